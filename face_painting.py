@@ -1,0 +1,253 @@
+"""Paints a whole picture of a `face_model.Shape`: from background to hair; projects its landmarks.
+
+Layers are painted back to front on a float32 RGB picture in 0..1; every mask is antialiased over one pixel. Nothing
+here knows about diseases."""
+
+import cv2
+import numpy as np
+
+from face_model import LANDMARK_NAMES, Look, Shape, View, bell, onset, shadowed, step
+from face_skin import Skin
+
+BEHIND = {"hair": -0.30, "neck": -0.25, "ear": -0.06}  # depths in face units, for the parallax of the pose
+
+
+def paint_face(z: dict[str, float], look: Look, view: View, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """One photograph before it is degraded.
+
+    z: parameters (standard normal deviates); size: side in px. Returns picture (size, size, 3) uint8 RGB and
+    landmarks (len(LANDMARK_NAMES), 2) px as x, y, the standard five first."""
+    canvas = Canvas(Shape(z, look.age_years, view.smile), look, view, size)
+    canvas.background()
+    canvas.back_hair()
+    canvas.neck_and_clothes()
+    canvas.ears()
+    canvas.head()
+    canvas.front_hair()
+    return canvas.finish(), canvas.landmarks()
+
+
+class Canvas:
+    """One picture in the making. `a`, `b` are the pixel's place in the projected face plane, with roll undone."""
+
+    def __init__(self, shape: Shape, look: Look, view: View, size: int):
+        self.shape, self.look, self.view, self.size = shape, look, view, size
+        self.scale = view.face_width * size / 2  # px per face unit
+        self.pixel = 1.0 / self.scale
+        angle = np.deg2rad(view.roll)
+        self.roll = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        self.turn = (np.sin(np.deg2rad(view.yaw)), np.cos(np.deg2rad(view.yaw)))
+        self.nod = (np.sin(np.deg2rad(view.pitch)), np.cos(np.deg2rad(view.pitch)))
+        y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+        x, y = (x + 0.5 - view.centre[0] * size) / self.scale, (y + 0.5 - view.centre[1] * size) / self.scale
+        self.a = (self.roll[0, 0] * x + self.roll[1, 0] * y).astype(np.float32)
+        self.b = (self.roll[0, 1] * x + self.roll[1, 1] * y).astype(np.float32)
+        self.rgb = np.empty((size, size, 3), np.float32)
+        self.hair_colour = (
+            np.array(look.hair, np.float32)
+            + 0.10 * np.clip(shape.z("hair_lightness"), -1, 4) * np.array([1.0, 0.86, 0.6], np.float32) * 0.6
+        )
+        self.hair_cover = float(np.clip(1.0 + 0.26 * (shape.z("hair_density") + 0.4), 0.12, 1.0))
+        pale = 0.02 * shape.z("skin_lightness")
+        self.skin = np.clip(np.array(look.skin, np.float32) * (1 + pale) + pale, 0.08, 0.97)
+
+    # ---- geometry of the view
+    def plane(self, depth: float) -> tuple[np.ndarray, np.ndarray]:
+        """(u, v) of each pixel on a plane `depth` face units in front of the ears."""
+        return (self.a - depth * self.turn[0]) / self.turn[1], (self.b - depth * self.nod[0]) / self.nod[1]
+
+    def surface(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+        """(u, v) of each pixel on the face itself: the depth is found by fixed-point iteration on a coarse grid."""
+        stride = max(1, self.size // 160)
+        a, b = self.a[rows, columns], self.b[rows, columns]
+        coarse_a, coarse_b = np.ascontiguousarray(a[::stride, ::stride]), np.ascontiguousarray(b[::stride, ::stride])
+        u, v = coarse_a.copy(), coarse_b.copy()
+        for _ in range(5):
+            depth = self.shape.depth(u, v)
+            u, v = (coarse_a - depth * self.turn[0]) / self.turn[1], (coarse_b - depth * self.nod[0]) / self.nod[1]
+        if stride == 1:
+            return u, v
+        # only the smooth displacement is interpolated; positions stay exact to the pixel
+        index_y, index_x = np.mgrid[0 : a.shape[0], 0 : a.shape[1]].astype(np.float32) / stride
+        du, dv = (
+            cv2.remap(d, index_x, index_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for d in (u - coarse_a, v - coarse_b)
+        )
+        return a + du, b + dv
+
+    def project(self, u: float, v: float, depth: float) -> tuple[float, float]:
+        """Image position (x, y) px of a point of the face."""
+        a, b = u * self.turn[1] + depth * self.turn[0], v * self.nod[1] + depth * self.nod[0]
+        x, y = self.roll @ np.array([a, b]) * self.scale
+        return self.view.centre[0] * self.size + x - 0.5, self.view.centre[1] * self.size + y - 0.5
+
+    def landmarks(self) -> np.ndarray:
+        points = self.shape.landmarks()
+        placed = []
+        for name in LANDMARK_NAMES:
+            u, v = points[name]
+            depth = (
+                BEHIND["ear"]
+                if name.startswith("ear")
+                else float(self.shape.depth(np.float32([u]), np.float32([v]))[0])
+            )
+            placed.append(self.project(u, v, depth))
+        return np.array(placed, np.float32)
+
+    def edge(self, distance: np.ndarray, soft: float = 0.0) -> np.ndarray:
+        """Coverage 0..1 from a signed distance in face units, positive inside; `soft` widens the antialiased edge."""
+        width = 0.7 * self.pixel + soft
+        return step(-width, width, distance)
+
+    def texture(self, name: int, u: np.ndarray, v: np.ndarray, per_unit: tuple[float, float]) -> np.ndarray:
+        """Smooth random values, mean 0, SD about 1, fixed to the face: `per_unit` cells a face unit along u and v."""
+        noise = np.random.default_rng([self.look.texture_seed, name]).standard_normal((128, 128), dtype=np.float32)
+        x, y = (u * per_unit[0] + 64).astype(np.float32), (v * per_unit[1] + 64).astype(np.float32)
+        return cv2.remap(noise, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP) * 1.5
+
+    def lay(self, colour, cover: np.ndarray, at: tuple = (slice(None), slice(None))) -> None:
+        """Paint `colour` over the picture where `cover` (h, w) in 0..1 says so."""
+        self.rgb[at] += (np.asarray(colour, np.float32) - self.rgb[at]) * cover[..., None]
+
+    # ---- layers
+    def background(self) -> None:
+        top, bottom = (np.array(c, np.float32) for c in self.view.background)
+        rng = np.random.default_rng(self.view.seed)
+        down = np.linspace(0, 1, self.size, dtype=np.float32)[:, None, None]
+        coarse = 0.3 * rng.standard_normal((6, 6, 3), dtype=np.float32) + rng.standard_normal(
+            (6, 6, 1), dtype=np.float32
+        )
+        clutter = cv2.resize(coarse, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
+        self.rgb[:] = top * (1 - down) + bottom * down + 0.05 * clutter
+
+    def strands(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Light and dark of hair: long streaks, which curls break up."""
+        curl = float(np.clip(self.shape.z("hair_curl"), -1, 4))
+        wave = 0.05 * max(0.0, curl) * np.sin(9 * v + 3 * u)
+        coarse = np.exp(-0.14 * self.shape.z("hair_coarseness"))
+        fine = self.texture(1, u + wave, v, (26 * coarse, 2.0 + 4.0 * max(0.0, curl)))
+        return 1 + 0.16 * fine + 0.10 * self.texture(2, u + wave, v, (9, 1.5 + 3 * max(0.0, curl)))
+
+    def hair_shade(self, u, v) -> np.ndarray:
+        light = 0.85 - 0.12 * v - 0.16 * np.sign(self.view.light[0]) * -u
+        forelock = 0.55 * onset(self.shape.z("white_forelock")) * bell(u - 0.12, 0.16) * step(0.0, -0.5, v)
+        colour = self.hair_colour * (self.strands(u, v) * np.clip(light, 0.4, 1.25))[..., None]
+        return np.clip(colour + forelock[..., None], 0.02, 0.98)
+
+    def back_hair(self) -> None:
+        u, v = self.plane(BEHIND["hair"])
+        rho, reach = self.shape.inside(u, v)
+        volume = (
+            0.07 + 0.05 * np.clip(self.shape.z("hair_curl"), 0, 3) + 0.03 * self.shape.z("hair_coarseness")
+        ) * self.hair_cover
+        round_head = (reach * (1.03 + max(0.02, volume)) - rho) + 0.02 * self.texture(3, u, v, (6, 6)) * max(
+            0.3, self.shape.z("hair_curl")
+        )
+        end = 0.15 + 1.7 * self.look.hair_length
+        falling = np.minimum(
+            self.shape.cranium_width * (1.02 + volume) - np.abs(u) + 0.05 * np.sin(3 * v) * self.look.hair_length,
+            end - v - 0.25 * np.square(u) + 0.03 * self.texture(8, u, v, (16, 1)),
+        )
+        falling = np.where(v > 0, falling, -1)
+        cover = np.maximum(
+            self.edge(np.where(v < 0.25, round_head, -1), 0.01),
+            self.edge(falling, 0.02) * (self.look.hair_length > 0.25),
+        )
+        dim = 0.95 - 0.35 * step(-0.6, 0.4, v)
+        self.lay(self.hair_shade(u, v) * dim[..., None], cover * self.hair_cover**1.4)
+
+    def neck_and_clothes(self) -> None:
+        u, v = self.plane(BEHIND["neck"])
+        chin = self.shape.chin_v
+        neck = self.edge(0.44 + 0.05 * np.clip(v - chin, 0, 1) - np.abs(u)) * step(0.6, 0.8, v)
+        shade = 0.78 - 0.30 * bell(v - chin - 0.05, 0.35) + 0.08 * bell(u, 0.3) + 0.1 * u * np.sign(self.view.light[0])
+        self.lay(shadowed(self.skin, shade), neck)
+        collar = v - (
+            chin + 0.42 + 0.38 * np.sqrt(np.square(np.clip(np.abs(u) - 0.42, 0, None)) + 0.02) - 0.24 * bell(u, 0.42)
+        )
+        weave = (
+            1
+            + 0.05 * self.texture(4, u, v, (30, 30))
+            + 0.10 * self.texture(5, u, v, (2.5, 1.2))
+            - 0.15 * bell(collar, 0.05)
+        )
+        self.lay(np.array(self.view.clothes, np.float32) * weave[..., None], self.edge(collar))
+
+    def ears(self) -> None:
+        z, shape = self.shape.z, self.shape
+        u, v = self.plane(BEHIND["ear"])
+        for side in (-1, 1):
+            centre_u, centre_v = shape.ear_centre(side)
+            x, y = side * (u - centre_u), v - centre_v
+            near = (np.abs(y) < 0.7) & (np.abs(x) < 0.6)
+            if not near.any():
+                continue
+            rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+            at = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            x, y = x[at], y[at]
+            tilt = shape.ear_tilt
+            along, across = y * np.cos(tilt) - x * np.sin(tilt) * 0.6, x * np.cos(tilt) + y * np.sin(tilt)
+            half, out = shape.ear_half, shape.ear_out + 0.13
+            t = along / half
+            width = out * np.clip(1 - np.square(t), 0, 1) ** 0.5 * (1 - 0.28 * t)
+            body = np.where(np.abs(t) < 1, width - np.abs(across), -1)
+            lobe = shape.lobe - np.hypot(across + 0.25 * out, (along - 0.86 * half) * 0.9)
+            distance = np.maximum(body, lobe)
+            fold = onset(z("helix_fold"))
+            rim = bell(np.abs(across) / np.maximum(width, 1e-3) - (0.84 - 0.10 * fold), 0.13 + 0.05 * fold) * step(
+                0.8, 0.5, t
+            )
+            concha = bell(across + 0.3 * out, 0.45 * out) * bell(along + 0.02, 0.42 * half)
+            fold_shadow = fold * bell(along + 0.62 * half, 0.10 * half) * bell(across, out)
+            shade = 0.80 + 0.16 * rim - 0.36 * concha - 0.42 * fold_shadow + 0.10 * np.sign(self.view.light[0]) * side
+            self.lay(shadowed(self.skin * [1.0, 0.95, 0.93], shade), self.edge(distance), at)
+            tag = onset(z("ear_tag"))
+            if tag:
+                bump = 0.05 * tag - np.hypot(x + out * 1.05 + 0.06, y - 0.10)
+                self.lay(shadowed(self.skin, 0.75 + 6 * np.clip(bump, 0, 0.06)), self.edge(bump), at)
+
+    def head(self) -> None:
+        shape = self.shape
+        reach = 1.12 * max(shape.cranium_width, shape.face_width, 1.0)
+        corners = np.array(
+            [
+                self.project(u, v, d)
+                for u in (-reach, reach)
+                for v in (shape.top_v * 1.1, shape.chin_v * 1.08)
+                for d in (0, 0.5)
+            ]
+        )
+        low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int) + 1
+        columns, rows = slice(max(0, low[0]), min(self.size, high[0])), slice(max(0, low[1]), min(self.size, high[1]))
+        at = (rows, columns)
+        u, v = self.surface(*at)
+        skin = Skin(self, u, v)
+        colour = skin.painted()
+        rho, outline = shape.inside(u, v)
+        cover = self.edge(outline - rho)
+        self.rgb[at] += (colour - self.rgb[at]) * cover[..., None]
+        self.head_at, self.head_uv = at, (u, v)
+
+    def front_hair(self) -> None:
+        shape, z, at = self.shape, self.shape.z, self.head_at
+        u, v = self.head_uv
+        rho, reach = shape.inside(u, v)
+        height = (
+            -shape.hairline_v
+            - 0.12 * onset(z("widows_peak")) * bell(u, 0.12)
+            + 0.14 * onset(z("frontal_upsweep")) * bell(u - 0.22, 0.22)
+        )
+        bare = (np.abs(u) / (0.95 * shape.forehead_width)) ** 3 + (
+            np.clip(-v, 0, None) / height
+        ) ** 3  # 1 on the hairline, a rounded arch
+        hairline = bare - 1 + 0.022 * self.texture(6, u, v, (26, 4))
+        crown = self.edge(0.3 * hairline, 0.022) * step(0.22, 0.0, v)
+        low_side = 0.8 * onset(z("facial_hair")) * self.edge(np.abs(u) - 0.80, 0.06) * step(0.75, 0.2, v)
+        inside = self.edge(1.02 * reach - rho, 0.01)
+        patches = np.clip(self.hair_cover + (1 - self.hair_cover) * 0.55 * self.texture(7, u, v, (18, 4)), 0, 1)
+        cover = np.clip(crown + low_side, 0, 1) * inside * patches
+        self.lay(self.hair_shade(u, v), cover, at)
+
+    def finish(self) -> np.ndarray:
+        tinted = np.clip(self.rgb * np.array(self.view.tint, np.float32), 0, 1)
+        return (tinted * 255 + 0.5).astype(np.uint8)
