@@ -24,6 +24,7 @@ def paint_face(z: dict[str, float], look: Look, view: View, size: int) -> tuple[
     canvas.ears()
     canvas.head()
     canvas.front_hair()
+    canvas.ear_tags()
     return canvas.finish(), canvas.landmarks()
 
 
@@ -201,10 +202,6 @@ class Canvas:
             fold_shadow = fold * bell(along + 0.62 * half, 0.10 * half) * bell(across, out)
             shade = 0.80 + 0.16 * rim - 0.36 * concha - 0.42 * fold_shadow + 0.10 * np.sign(self.view.light[0]) * side
             self.lay(shadowed(self.skin * [1.0, 0.95, 0.93], shade), self.edge(distance), at)
-            tag = onset(z("ear_tag"))
-            if tag:
-                bump = 0.05 * tag - np.hypot(x + out * 1.05 + 0.06, y - 0.10)
-                self.lay(shadowed(self.skin, 0.75 + 6 * np.clip(bump, 0, 0.06)), self.edge(bump), at)
 
     def head(self) -> None:
         shape = self.shape
@@ -247,6 +244,15 @@ class Canvas:
         patches = np.clip(self.hair_cover + (1 - self.hair_cover) * 0.55 * self.texture(7, u, v, (18, 4)), 0, 1)
         cover = np.clip(crown + low_side, 0, 1) * inside * patches
         self.lay(self.hair_shade(u, v), cover, at)
+
+    def ear_tags(self) -> None:
+        """Preauricular tags sit on the cheek, just in front of the ear."""
+        size, at = onset(self.shape.z("ear_tag")), self.head_at
+        if size:
+            u, v = self.head_uv
+            place = min(self.shape.half_width(side, self.shape.ear_v + 0.12) for side in (-1, 1)) - 0.075
+            bump = 0.055 * size - np.hypot(np.abs(u) - place, v - self.shape.ear_v - 0.12)
+            self.lay(shadowed(self.skin * [1.0, 0.9, 0.88], 0.7 + 9 * np.clip(bump, 0, 0.055)), self.edge(bump), at)
 
     def finish(self) -> np.ndarray:
         tinted = np.clip(self.rgb * np.array(self.view.tint, np.float32), 0, 1)

@@ -45,10 +45,10 @@ class Term:
     @property
     def wordings(self) -> tuple[str, ...]:
         """Every way a report may say it, the HPO name first, without repeats (case ignored)."""
-        unique = {
-            w.casefold(): w for w in reversed((self.name, *self.exact_synonyms, *self.lay_synonyms, *self.report_words))
-        }
-        return tuple(reversed(unique.values()))
+        unique: dict[str, str] = {}
+        for words in (self.name, *self.exact_synonyms, *self.lay_synonyms, *self.report_words):
+            unique.setdefault(words.casefold(), words)
+        return tuple(unique.values())
 
 
 @dataclass(frozen=True)

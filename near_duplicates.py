@@ -1,0 +1,205 @@
+"""Near duplicates: the same photograph again, re-encoded, scaled, cropped a little, framed, greyed or brightened.
+
+A perceptual hash proposes pairs, an aligned comparison confirms them, strictly: two photographs of one person in one
+room, taken seconds apart, are not duplicates. Thumbnails wait in an unnamed file, so memory hardly grows with them.
+"""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from scipy.cluster.hierarchy import DisjointSet
+from scipy.fft import dctn
+from tqdm import tqdm
+
+SIDE_PX = 128  # of the thumbnails compared
+COARSE_PX = 48
+HASH_BITS = 63  # signs of the 8 x 8 lowest DCT frequencies less the mean (Zauner, 2010)
+MAX_HAMMING = 14  # of HASH_BITS: a crop of 4 % changes up to 14 of them, chance about 31
+OUTLINE_PX = 16
+MIN_OUTLINE_AGREEMENT = 0.75  # cosine; 99.8 % of re-encodings have more, 3 of 4 other pairs with close hashes less
+MIN_CORRELATION = 0.8  # of the aligned thumbnails
+MIN_COARSE_SIMILARITY = 0.5  # at COARSE_PX, where alignment stops early; see `similarity`
+MIN_SIMILARITY = 0.93  # at SIDE_PX; re-encodings reach 0.96 and more, the next frame of a burst 0.88 at most
+BORDER_LEVEL = 28  # of 255: a border is darker than this, or brighter than 255 less this
+MIN_CONTRAST = 3.0  # standard deviation of a thumbnail, of 255; flat pictures are like one another
+MAX_REFUSALS = 3  # comparisons between two clusters of copies before they count as different photographs
+BLOCK_ROWS = 128
+
+
+class NearDuplicates:
+    """Collects thumbnails of photographs and finds the pairs that show the same photograph.
+
+    folder: where the unnamed file with the thumbnails is, SIDE_PX^2 bytes each."""
+
+    def __init__(self, folder: Path | None = None):
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as this object)
+        self._hashes: list[bytes] = []  # of each thumbnail
+        self._outlines: list[bytes] = []
+        self._rows: list[int] = []  # the photograph of each thumbnail
+
+    def add(self, row: int, thumbnails: list[np.ndarray]) -> None:
+        for thumbnail in thumbnails:
+            if thumbnail.std() >= MIN_CONTRAST:
+                self._file.write(thumbnail.tobytes())
+                self._hashes.append(perceptual_hash(thumbnail).tobytes())
+                self._outlines.append(outline(thumbnail).tobytes())
+                self._rows.append(row)
+
+    def pairs(self, known: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int]]:
+        """Confirmed pairs of rows, enough to connect each cluster of copies, beyond the known ones."""
+        clusters = DisjointSet({*self._rows, *(row for pair in known for row in pair)})
+        for a, b in known:
+            clusters.merge(a, b)
+        refusals: Counter[tuple[int, int]] = Counter()
+        found = []
+        self._file.flush()
+        for i, j in self._proposals():
+            a, b = self._rows[i], self._rows[j]
+            between = tuple(sorted((clusters[a], clusters[b])))
+            if between[0] == between[1] or refusals[between] >= MAX_REFUSALS:
+                continue
+            if same_photograph(self._thumbnail(i), self._thumbnail(j)):
+                clusters.merge(a, b)
+                found.append((min(a, b), max(a, b)))
+            else:
+                refusals[between] += 1
+        return found
+
+    def _proposals(self) -> Iterator[tuple[int, int]]:
+        """Pairs of thumbnails whose hashes and outlines are close, the closest hashes of each block first."""
+        n = len(self._hashes)
+        bits = np.frombuffer(b"".join(self._hashes), dtype=np.int8).reshape(n, HASH_BITS)
+        signs = np.where(bits, np.float32(1), np.float32(-1))  # so that signs @ signs = HASH_BITS - 2 * Hamming
+        outlines = np.frombuffer(b"".join(self._outlines), dtype=np.float16).reshape(n, OUTLINE_PX**2)
+        for start in tqdm(range(0, n, BLOCK_ROWS), desc="Comparing photographs", unit=" blocks", leave=False):
+            agreement = signs[start : start + BLOCK_ROWS] @ signs[start:].T
+            i, j = np.nonzero(agreement >= HASH_BITS - 2 * MAX_HAMMING)
+            i, j = i[i < j], j[i < j]
+            order = np.argsort(-agreement[i, j], kind="stable")
+            for part in np.array_split(order, len(order) // 20_000 + 1):
+                a, b = start + i[part], start + j[part]
+                cosine = np.einsum("pd,pd->p", outlines[a].astype(np.float32), outlines[b].astype(np.float32))
+                alike = cosine >= MIN_OUTLINE_AGREEMENT
+                yield from zip(a[alike].tolist(), b[alike].tolist(), strict=True)
+
+    def _thumbnail(self, i: int) -> np.ndarray:
+        pixels = os.pread(self._file.fileno(), SIDE_PX * SIDE_PX, i * SIDE_PX * SIDE_PX)
+        return np.frombuffer(pixels, dtype=np.uint8).reshape(SIDE_PX, SIDE_PX)
+
+
+def thumbnails(image: Image.Image) -> list[np.ndarray]:
+    """The grey thumbnail (SIDE_PX, SIDE_PX) uint8 of a photograph; a second one without its black or white border."""
+    factor = max(1, min(image.size) // (2 * SIDE_PX))
+    grey = image.convert("L").reduce(factor)
+    whole = (0, 0, *grey.size)
+    boxes = [whole, _inside_border(np.asarray(grey))]
+    resample = Image.Resampling.BOX if min(grey.size) >= 2 * SIDE_PX else Image.Resampling.BILINEAR
+    return [
+        np.asarray(grey.resize((SIDE_PX, SIDE_PX), resample, box=box))
+        for box in dict.fromkeys(boxes)
+        if box is not None
+    ]
+
+
+def _inside_border(grey: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom (px) of what black and white borders frame; None if that is less than 40 % a side."""
+    left, top, bottom, right = 0, 0, *grey.shape
+    while True:  # a white border may frame a black one
+        inner = grey[top:bottom, left:right]
+        peeled = _border_lines(inner), _border_lines(inner[::-1]), _border_lines(inner.T), _border_lines(inner.T[::-1])
+        if not any(peeled):
+            return left, top, right, bottom
+        soft = [2 if lines else 0 for lines in peeled]  # px of a border's edge that scaling and JPEG have blurred
+        top, bottom = top + peeled[0] + soft[0], bottom - peeled[1] - soft[1]
+        left, right = left + peeled[2] + soft[2], right - peeled[3] - soft[3]
+        if bottom - top < 0.4 * grey.shape[0] or right - left < 0.4 * grey.shape[1]:
+            return None
+
+
+def _border_lines(lines: np.ndarray) -> int:
+    """How many of the first lines are black or white border; 4 % of a line may be ringing or dust."""
+    dark, bright = (lines <= BORDER_LEVEL).mean(axis=1), (lines >= 255 - BORDER_LEVEL).mean(axis=1)
+    border = np.maximum(dark, bright) > 0.96
+    return len(border) if border.all() else int(np.argmin(border))
+
+
+def perceptual_hash(thumbnail: np.ndarray) -> np.ndarray:
+    """(HASH_BITS,) int8 of 0 and 1: which low frequencies of the thumbnail lie above their median."""
+    small = cv2.resize(thumbnail, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = dctn(small, norm="ortho")[:8, :8].ravel()[1:]
+    return (low > np.median(low)).astype(np.int8)
+
+
+def outline(thumbnail: np.ndarray) -> np.ndarray:
+    """(OUTLINE_PX^2,) float16 of length 1: the thumbnail's coarse edges, without its brightness."""
+    small = cv2.resize(thumbnail, (OUTLINE_PX, OUTLINE_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+    edges = (cv2.GaussianBlur(small, (0, 0), 1) - cv2.GaussianBlur(small, (0, 0), 4)).ravel()
+    return (edges / (np.linalg.norm(edges) + 1e-6)).astype(np.float16)
+
+
+def same_photograph(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two thumbnails (SIDE_PX, SIDE_PX) uint8 show one photograph, whatever was done to its file.
+
+    b is laid on a by the affine map of greatest correlation (Evangelidis and Psarakis, 2008), and then compared place
+    by place: a re-encoding agrees everywhere, another photograph differs at least at eyes or mouth. A coarse round
+    spares most pairs the fine one."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    small_a, small_b = (cv2.resize(x, (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA) for x in (a, b))
+    correlation, warp = _align(small_a, small_b, np.eye(2, 3, dtype=np.float32), iterations=30, epsilon=1e-3)
+    if correlation < MIN_CORRELATION or similarity(small_a, small_b, warp) < MIN_COARSE_SIMILARITY:
+        return False
+    warp[:, 2] *= SIDE_PX / COARSE_PX
+    correlation, warp = _align(a, b, warp, iterations=60, epsilon=1e-5)
+    return correlation >= MIN_CORRELATION and similarity(a, b, warp) >= MIN_SIMILARITY
+
+
+def _align(a: np.ndarray, b: np.ndarray, warp: np.ndarray, iterations: int, epsilon: float) -> tuple[float, np.ndarray]:
+    """Correlation of the aligned images (0 where there is no alignment) and the affine map (2, 3) from a to b."""
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, iterations, epsilon)
+    try:
+        return cv2.findTransformECC(a, b, warp, cv2.MOTION_AFFINE, criteria, None, 5)
+    except cv2.error:  # raised where it diverges, which means that the pictures differ
+        return 0.0, warp
+
+
+def similarity(a: np.ndarray, b: np.ndarray, warp: np.ndarray) -> float:
+    """Structural similarity (Wang et al., 2004) of a and the warped b, both (n, n), at its 1st percentile over places.
+
+    Both are blurred first, against JPEG noise, and b gets the grey values of a, against brightness and contrast.
+    Returns at most 1; 0 if less than 70 % of a is covered."""
+    side = len(a)
+    blur, window, margin = side / 80, side / 32, side // 50 + 1  # px
+    a, b = cv2.GaussianBlur(a, (0, 0), blur), cv2.GaussianBlur(b, (0, 0), blur)
+    backwards, size = cv2.WARP_INVERSE_MAP, (side, side)
+    b = cv2.warpAffine(b, warp, size, flags=cv2.INTER_CUBIC | backwards, borderMode=cv2.BORDER_REPLICATE)
+    shown = cv2.warpAffine(np.ones(size, np.uint8), warp, size, flags=cv2.INTER_NEAREST | backwards)
+    edge = np.ones((2 * margin - 1, 2 * margin - 1))
+    shown = cv2.erode(shown, edge, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    if shown.mean() < 0.7:
+        return 0.0
+    x, y = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    x[shown] = (a[shown] - a[shown].mean()) / (a[shown].std() + 1) * 50
+    y[shown] = _with_histogram_of(x[shown], b[shown])
+    weight = cv2.GaussianBlur(shown.astype(np.float32), (0, 0), window) + 1e-3
+
+    def local_mean(z: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(z, (0, 0), window) / weight
+
+    mean_x, mean_y = local_mean(x), local_mean(y)
+    var_x, var_y = local_mean(x * x) - mean_x**2, local_mean(y * y) - mean_y**2
+    covariance = local_mean(x * y) - mean_x * mean_y
+    floor = 200  # variance, where the whole picture has 2500: plain walls count little
+    return float(np.percentile(((2 * covariance + floor) / (var_x + var_y + floor))[shown], 1))
+
+
+def _with_histogram_of(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values (n,) in their own order of size, with the reference's (n,) distribution."""
+    matched = np.empty_like(reference)
+    matched[np.argsort(values, kind="stable")] = np.sort(reference)
+    return matched

@@ -1,0 +1,357 @@
+"""One photograph: read, checked, freed of metadata without touching its pixels, and described.
+
+Published bytes are the file's own, less EXIF, GPS, XMP, IPTC, comments, thumbnails and whatever follows the end of the
+image. Pixels are encoded anew only where they would be misread otherwise: an EXIF orientation is applied, 16-bit grey
+is scaled to 8 bits, transparency is laid on white, CMYK becomes RGB, and formats that cannot be cleaned byte by byte
+become PNG. Nothing damaged passes: no truncated JPEG, and no PNG whose missing rows a decoder would fill with black.
+"""
+
+import hashlib
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, JpegImagePlugin
+
+MIN_SIDE_PX = 32
+MAX_ASPECT = 8  # longer side over shorter side
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 200_000_000
+GREY_TOLERANCE = 6  # largest difference between colour channels, of 255, that JPEG leaves in a colourless picture
+EXTENSIONS = {  # extension -> true format; also the only formats Pillow is let to try, since some others run programs
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP",
+    ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".avif": "AVIF", ".jp2": "JPEG2000",
+}  # fmt: skip
+FORMATS = (*dict.fromkeys(EXTENSIONS.values()), "MPO")
+JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD} - {0xC8}  # frame, scan, Huffman, quantisation, restart
+PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT"}
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> samples a pixel
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+class PhotographError(ValueError):
+    """The photograph cannot be used: `reason` (said of the file: "is empty"), and `remedy` for the curator."""
+
+    def __init__(self, reason: str, remedy: str):
+        super().__init__(f"{reason}; {remedy}")
+        self.reason, self.remedy = reason, remedy
+
+
+@dataclass(slots=True)
+class Photograph:
+    """What is published of one photograph, apart from its bytes; width and height in px, after orientation."""
+
+    sha256: str  # of the published bytes
+    pixels_sha256: str  # of the RGB pixels, equal for two files that show exactly the same
+    extension: str  # of the published bytes, with the dot
+    width: int
+    height: int
+    is_grayscale: bool
+    rewritten: bool  # published bytes are encoded anew, not the file's own less metadata
+    notes: tuple[str, ...]
+
+
+def read(path: Path) -> tuple[Photograph, bytes, Image.Image]:
+    """The photograph, its publishable bytes, and its decoded image (mode L or RGB).
+
+    Raises PhotographError if it is missing, damaged, not a still photograph, or of an unusable size."""
+    data = _file_bytes(path)
+    notes = []
+    true_format, orientation = _judge_header(data, notes)
+    named = EXTENSIONS.get(path.suffix.lower())
+    if named is None:
+        raise PhotographError("has no image extension", f"rename it to end in one of {' '.join(EXTENSIONS)}")
+    if named != true_format:
+        notes.append(f"is named {path.suffix} but holds {true_format}")
+    published = strip_metadata(data)
+    image = _decode(data if published is None else published)
+    if published is None or orientation > 1 or _is_misread(image):
+        image = _upright_and_plain(image, orientation)
+        published = _encode(image, data if true_format == "JPEG" else None)
+        rewritten = True
+    else:
+        image = image if image.mode in ("L", "RGB") else image.convert("RGB")
+        rewritten = False
+    rgb = image.convert("RGB")
+    photograph = Photograph(
+        sha256=hashlib.sha256(published).hexdigest(),
+        pixels_sha256=hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest(),
+        extension=".jpg" if published[:2] == b"\xff\xd8" else ".png",
+        width=image.width,
+        height=image.height,
+        is_grayscale=is_grayscale(rgb),
+        rewritten=rewritten,
+        notes=tuple(notes),
+    )
+    return photograph, published, image
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise PhotographError("is empty", "copy the file again or delete the row")
+        if size > MAX_BYTES:
+            raise PhotographError(f"has more than {MAX_BYTES // 10**6} MB", "save it smaller")
+        return path.read_bytes()
+    except OSError as error:
+        raise PhotographError(f"cannot be read ({error.strerror})", "check the file's permissions") from error
+
+
+def _judge_header(data: bytes, notes: list[str]) -> tuple[str, int]:
+    """True format and EXIF orientation (1..8), judged before a pixel is decoded."""
+    try:
+        header = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _bomb() from error
+    except Exception as error:  # Pillow's parsers raise a dozen kinds over damaged headers
+        raise PhotographError(f"is not a readable image: {_kind(data)}", "export it as JPEG or PNG") from error
+    width, height = header.size
+    if width * height > MAX_PIXELS:
+        raise _bomb()
+    if min(width, height) < MIN_SIDE_PX:
+        raise PhotographError(
+            f"is {width} x {height} px, less than {MIN_SIDE_PX} px a side", "supply the photograph in full size"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise PhotographError(f"is {width} x {height} px, a strip", "supply the whole photograph")
+    true_format = "JPEG" if header.format == "MPO" else header.format
+    try:
+        frames = 1 if true_format == "JPEG" else getattr(header, "n_frames", 1)
+    except Exception as error:
+        raise PhotographError(f"is a damaged {true_format} file", "copy or export it again") from error
+    if frames > 1:
+        raise PhotographError(f"is animated or has {frames} pages", "save the one picture wanted")
+    return true_format, 1 if true_format == "TIFF" else _orientation(header, notes)  # Pillow turns a TIFF itself
+
+
+def _bomb() -> PhotographError:
+    return PhotographError(
+        f"declares more than {MAX_PIXELS // 10**6} million pixels (a decompression bomb?)", "save it smaller"
+    )
+
+
+def _kind(data: bytes) -> str:
+    """What unreadable bytes look like, in words; never their content."""
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+        return "its content is HEIC"
+    if data.startswith((b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")):
+        return "it is damaged or truncated"
+    sample = data[:512]
+    is_text = all(byte in b"\t\n\r" or byte >= 32 for byte in sample)
+    return "its content is text" if is_text else "its content is of no image format known here"
+
+
+def _orientation(header: Image.Image, notes: list[str]) -> int:
+    """EXIF orientation 1..8; unreadable EXIF counts as upright, with a note."""
+    exif = header.info.get("exif")
+    try:
+        if exif:
+            _check_exif(exif)
+        orientation = header.getexif().get(0x0112, 1)
+    except Exception:  # a maker's garbage may end in any error, and is dropped anyway
+        notes.append("has corrupt EXIF; it is taken as upright")
+        return 1
+    if orientation not in range(1, 9):
+        if orientation:  # 0 is what some cameras write for unknown
+            notes.append("has corrupt EXIF; it is taken as upright")
+        return 1
+    return orientation
+
+
+def _check_exif(exif: bytes) -> None:
+    """Raise if the first directory of an EXIF block does not hold together (TIFF 6.0, section 2)."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
+    (offset,) = struct.unpack_from(order + "I", tiff, 4)
+    (entries,) = struct.unpack_from(order + "H", tiff, offset)
+    if offset + 2 + 12 * entries > len(tiff):
+        raise ValueError("truncated EXIF directory")
+
+
+def _decode(data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+    except Exception as error:  # as above; LOAD_TRUNCATED_IMAGES stays off, so a cut file is an error
+        raise PhotographError("is damaged or truncated", "copy or export it again") from error
+    return image
+
+
+def _is_misread(image: Image.Image) -> bool:
+    """Whether `convert("RGB")`, which every consumer applies, would show something else than the photograph."""
+    return image.mode not in ("1", "L", "P", "RGB", "LA", "RGBA", "PA") or _is_transparent(image)
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    return False
+
+
+def _upright_and_plain(image: Image.Image, orientation: int) -> Image.Image:
+    """8-bit L or RGB without transparency, as a viewer shows it."""
+    if image.mode.startswith(("I", "F")):
+        image = _scale_to_8_bits(image)
+    if _is_transparent(image):
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode in ("1", "L", "LA"):
+        image = image.convert("L")
+    elif image.mode != "RGB":
+        profile = image.info.get("icc_profile") if image.mode in ("P", "PA", "RGBA") else None
+        image = image.convert("RGB")
+        image.info["icc_profile"] = profile  # a CMYK or Lab profile would spoil RGB
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(orientation)  # fmt: skip
+    if turn is None:
+        return image
+    profile = image.info.get("icc_profile")
+    image = image.transpose(turn)
+    image.info["icc_profile"] = profile
+    return image
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """The whole 16-bit range onto 0..255 (Pillow's own conversion clips at 255)."""
+    grey = np.asarray(image)
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise PhotographError(f"holds {image.mode} samples of unknown range", "save it with 8 bits a channel")
+    if image.mode == "I" and grey.max() <= 255:
+        return Image.fromarray(grey.astype(np.uint8))
+    return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _encode(image: Image.Image, source_jpeg: bytes | None) -> bytes:
+    """PNG, without loss; or JPEG with its source's own quantisation, where that gives back the same picture."""
+    if source_jpeg is not None:
+        source = Image.open(io.BytesIO(source_jpeg), formats=FORMATS)
+        if source.mode in ("L", "RGB"):
+            buffer = io.BytesIO()
+            sampling = JpegImagePlugin.get_sampling(source)
+            sampling = sampling if sampling in (0, 2) else 0  # 4:2:2 turned by 90 degrees has no name in Pillow
+            image.save(buffer, "JPEG", qtables=source.quantization, subsampling=sampling, icc_profile=_profile(image))
+            back = np.asarray(Image.open(buffer), dtype=np.int16)
+            if np.abs(back - np.asarray(image, dtype=np.int16)).mean() < 3:
+                return buffer.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", icc_profile=_profile(image))
+    assert ImageOps.exif_transpose(Image.open(buffer)).tobytes() == image.tobytes(), "PNG must give back its pixels"
+    return buffer.getvalue()
+
+
+def _profile(image: Image.Image) -> bytes | None:
+    return image.info.get("icc_profile")
+
+
+def is_grayscale(image: Image.Image) -> bool:
+    """Whether an RGB photograph has no colour: in 99 % of a 64 px reduction, so that JPEG noise averages out, the
+    channels differ by at most GREY_TOLERANCE of 255. A sepia print differs by 15 and more, and is not grey."""
+    small = np.asarray(image.reduce(max(1, min(image.size) // 64)), dtype=np.int16)  # (h, w, 3)
+    return bool(np.percentile(small.max(axis=-1) - small.min(axis=-1), 99) <= GREY_TOLERANCE)
+
+
+def strip_metadata(data: bytes) -> bytes | None:
+    """A JPEG's or PNG's bytes with only what decoding needs, pixels untouched; None for other formats.
+
+    Raises PhotographError if the file's structure is damaged or it ends early."""
+    if data[:2] == b"\xff\xd8":
+        return _strip_jpeg(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return _strip_png(data)
+    return None
+
+
+def _strip_jpeg(data: bytes) -> bytes:
+    """Segments up to the end-of-image marker (ITU-T T.81, annex B); JFIF without its thumbnail, ICC profile, Adobe."""
+    kept, at = [data[:2]], 2
+    while True:
+        while data[at : at + 2] == b"\xff\xff":  # fill bytes before a marker
+            at += 1
+        if len(data) < at + 2 or data[at] != 0xFF:
+            raise PhotographError("is a damaged or truncated JPEG", "copy or export it again")
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return b"".join([*kept, b"\xff\xd9"])
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        body, after = data[at + 4 : at + 2 + length], at + 2 + length
+        if length < 2 or after > len(data):
+            raise PhotographError("is a damaged or truncated JPEG", "copy or export it again")
+        if marker == 0xDA:
+            after = _end_of_scan(data, after)
+        if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
+            kept.append(b"\xff\xe0\x00\x10" + body[:12] + b"\x00\x00")
+        elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
+            kept.append(b"\xff\xee\x00\x0e" + body[:12])
+        elif marker in JPEG_KEPT or (marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")):
+            kept.append(data[at:after])
+        at = after
+
+
+def _end_of_scan(data: bytes, at: int) -> int:
+    """Where the entropy-coded data that begin at `at` end: at a marker that is neither a stuffed zero nor a restart."""
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 1 >= len(data):
+            raise PhotographError("is a truncated JPEG, without an end-of-image marker", "copy or export it again")
+        if data[at + 1] == 0 or 0xD0 <= data[at + 1] <= 0xD7:
+            at += 2
+        elif data[at + 1] == 0xFF:
+            at += 1
+        else:
+            return at
+
+
+def _strip_png(data: bytes) -> bytes:
+    """Critical and colour chunks, with their checksums verified, and all rows present (PNG specification, 2003)."""
+    damaged = PhotographError("is a damaged or truncated PNG", "copy or export it again")
+    kept, pixels, header, at = [data[:8]], [], b"", 8
+    while True:
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        after = at + 12 + length
+        if len(kind) < 4 or after > len(data):
+            raise damaged
+        if kind in PNG_KEPT:
+            if zlib.crc32(data[at + 4 : after - 4]) != int.from_bytes(data[after - 4 : after], "big"):
+                raise damaged
+            kept.append(data[at:after])
+            header = data[at + 8 : after - 4] if kind == b"IHDR" else header
+            if kind == b"IDAT":
+                pixels.append(data[at + 8 : after - 4])
+        if kind == b"IEND":
+            break
+        at = after
+    if len(header) != 13 or _inflated_bytes(pixels) < _png_raw_bytes(header):
+        raise damaged  # Pillow would fill the missing rows with black
+    return b"".join(kept)
+
+
+def _inflated_bytes(pieces: list[bytes]) -> int:
+    """Length of a zlib stream's content, in bounded memory; 0 if it is damaged."""
+    stream, total = zlib.decompressobj(), 0
+    try:
+        for piece in pieces:
+            while piece and not stream.eof:
+                total += len(stream.decompress(piece, 1 << 20))
+                piece = stream.unconsumed_tail
+        return total + len(stream.flush())
+    except zlib.error:
+        return 0
+
+
+def _png_raw_bytes(header: bytes) -> int:
+    """Bytes of a PNG's filtered rows, from its 13-byte IHDR."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    total = 0
+    for x0, y0, dx, dy in passes:
+        columns, rows = (width - x0 + dx - 1) // dx, (height - y0 + dy - 1) // dy
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * PNG_CHANNELS.get(colour, 1) * depth + 7) // 8)
+    return total

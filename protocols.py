@@ -1,0 +1,200 @@
+"""Folds of both protocols, subject and near-duplicate groups, and the guard that keeps held-out data out of training.
+
+`paper` repeats the published splits (Feng et al., RDFace, CVPR 2026, arXiv 2604.03454) with the library calls and seeds
+of its authors, so numbers can be compared; photographs of one patient may fall on both sides. `strict` never lets a
+group (one patient, or near-duplicate photographs) straddle, and tests each testable image once, out of fold. Both are
+drawn when the dataset is built, stored in its columns, and from then on only read back.
+"""
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+PROTOCOLS = ("strict", "paper")
+N_FOLDS = 5
+PAPER_SEED = 42  # the authors' random_state
+STRICT_SEED = 20260
+STRICT_DRAWS = 64  # draws tried where groups that span many conditions get in each other's way; one is enough otherwise
+
+
+class ProtocolError(ValueError):
+    """A protocol cannot be applied to these images; the message says why."""
+
+
+class LeakError(RuntimeError):
+    """A held-out image, or one of its group, is on the training side."""
+
+
+@dataclass
+class Fold:
+    """Row numbers of one fold: train, val and test are (n,) int arrays, sorted; val is empty under `strict`."""
+
+    number: int
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    protocol: str = "strict"
+
+
+def groups(subject_ids: Sequence[str | None], duplicate_pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Join rows of one subject and rows that are near duplicates, transitively.
+
+    subject_ids (n,): None is a subject of its own; duplicate_pairs: rows. Returns (n,): the group's first row."""
+    first_row: dict[str, int] = {}
+    links = [(first_row.setdefault(s, row), row) for row, s in enumerate(subject_ids) if s is not None]
+    links += duplicate_pairs
+    n = len(subject_ids)
+    rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
+    _, component = connected_components(coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n)), directed=False)
+    first: dict[int, int] = {}
+    return [first.setdefault(c, row) for row, c in enumerate(component.tolist())]
+
+
+def paper_split(labels: Sequence[Hashable]) -> tuple[list[str], list[int | None]]:
+    """The published split: `paper_split` ("train" or "test") and `paper_fold` (where a row is validation) of each row.
+
+    labels (n,): the condition of each row in CSV order. Conditions are numbered by first appearance, because the draws
+    depend on their order. paper_fold is None for test rows and for conditions that always train.
+    Raises ProtocolError where the images are too few for the rule. Source: Feng et al., RDFace, CVPR 2026."""
+    number: dict[Hashable, int] = {}
+    label = np.array([number.setdefault(value, len(number)) for value in labels], dtype=np.int64)
+    singletons, others = _singletons_first(np.arange(len(label)), label)
+    try:
+        train, test = train_test_split(others, test_size=0.25, random_state=PAPER_SEED, stratify=label[others])
+    except ValueError as error:
+        raise ProtocolError(f"the 25 % test split cannot be drawn: {error}") from error
+    _, in_folds = _singletons_first(np.concatenate([singletons, train]), label)
+    largest = max(Counter(label[in_folds].tolist()).values(), default=0)
+    if largest < N_FOLDS:  # StratifiedKFold refuses only then; a small class beside a large one is allowed
+        raise ProtocolError(
+            f"{N_FOLDS} validation folds cannot be drawn: after the test split the largest condition "
+            f"has {largest} training images, and at least {N_FOLDS} are needed"
+        )
+    fold: list[int | None] = [None] * len(label)
+    splitter = StratifiedKFold(N_FOLDS, shuffle=True, random_state=PAPER_SEED)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # so it is in the paper too
+        for k, (_, val) in enumerate(splitter.split(in_folds, label[in_folds])):
+            for row in in_folds[val].tolist():
+                fold[row] = k
+    held_out = set(test.tolist())
+    return ["test" if row in held_out else "train" for row in range(len(label))], fold
+
+
+def _singletons_first(rows: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of conditions with one row in the list, and the others grouped by condition; both by first appearance."""
+    by_label: dict[int, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        by_label[label[row]].append(row)
+    single = [members[0] for members in by_label.values() if len(members) == 1]
+    several = [row for members in by_label.values() if len(members) > 1 for row in members]
+    return np.array(single, dtype=np.int64), np.array(several, dtype=np.int64)
+
+
+def strict_folds(labels: Sequence[Hashable], groups: Sequence[Hashable], n_folds: int = N_FOLDS) -> list[int | None]:
+    """The fold in which each row is tested, or None for a condition with a single group, which always trains.
+
+    labels, groups (n,): condition and group of each row. A group is never divided; a condition's groups are spread over
+    as many folds as there are, so a tested image always has training images of its condition; folds are balanced.
+    Deterministic: the same rows give the same folds. A group may span conditions. Only where one spans so many that no
+    draw leaves a condition a second fold (never with four or fewer) is that condition not tested: None."""
+    conditions_of: dict[Hashable, set[Hashable]] = defaultdict(set)
+    groups_of: dict[Hashable, set[Hashable]] = defaultdict(set)
+    for label, group in zip(labels, groups, strict=True):
+        conditions_of[group].add(label)
+        groups_of[label].add(group)
+    testable = {label for label, members in groups_of.items() if len(members) > 1}
+    size = Counter(group for label, group in zip(labels, groups, strict=True) if label in testable)
+    spanned = {group: sorted(conditions_of[group] & testable, key=str) for group in size}
+    best = None
+    for draw in range(STRICT_DRAWS):
+        order = np.random.default_rng([STRICT_SEED, draw]).permutation(len(size))
+        drawn = list(size)
+        queue = sorted((drawn[i] for i in order), key=lambda group: (-len(spanned[group]), -size[group]))
+        fold_of = _spread(queue, spanned, groups_of, size, n_folds)
+        stuck = {c for c in testable if len({fold_of[group] for group in groups_of[c]}) < 2}
+        if best is None or len(stuck) < len(best[1]):
+            best = fold_of, stuck
+        if not stuck:
+            break
+    fold_of, stuck = best
+    return [fold_of[g] if c in testable and c not in stuck else None for c, g in zip(labels, groups, strict=True)]
+
+
+def _spread(queue: list, spanned: Mapping, groups_of: Mapping, size: Mapping, n_folds: int) -> dict[Hashable, int]:
+    """One draw: each group in turn goes where it leaves no condition in a single fold, then where its conditions have
+    the fewest groups, then where the fewest images are."""
+    taken: dict[Hashable, list[int]] = defaultdict(lambda: [0] * n_folds)  # condition -> groups in each fold
+    images = [0] * n_folds
+    fold_of: dict[Hashable, int] = {}
+    for group in queue:
+
+        def cost(k: int, group: Hashable = group) -> tuple[int, int, int]:
+            alone = sum(taken[c][k] == len(groups_of[c]) - 1 for c in spanned[group])
+            return alone, sum(taken[c][k] for c in spanned[group]), images[k]
+
+        k = min(range(n_folds), key=cost)
+        fold_of[group] = k
+        images[k] += size[group]
+        for condition in spanned[group]:
+            taken[condition][k] += 1
+    return fold_of
+
+
+def folds(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) -> list[Fold]:
+    """The folds stored in a dataset's columns, read without decoding an image.
+
+    columns: a `datasets.Dataset` or a mapping of columns (`strict_fold` and `group_id`, or `paper_split` and
+    `paper_fold`); n: only this fold. Raises ProtocolError where the dataset holds no folds of the protocol."""
+    if protocol not in PROTOCOLS:
+        raise ProtocolError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    if hasattr(columns, "with_format"):
+        columns = columns.with_format(None)  # a transform set for training would be asked for the columns too
+    fold_column = "strict_fold" if protocol == "strict" else "paper_fold"
+    fold = np.array([-1 if value is None else value for value in columns[fold_column]], dtype=np.int64)
+    if (fold < 0).all():
+        raise ProtocolError(
+            f"column {fold_column} holds nulls only: the dataset is too small for protocol {protocol}"
+            + ("; use --protocol strict" if protocol == "paper" else ": no condition has two groups of images")
+        )
+    numbers = sorted(set(fold[fold >= 0].tolist()))
+    if n is not None and n not in numbers:
+        raise ProtocolError(f"there is no fold {n} under protocol {protocol}; the dataset has {numbers}")
+    read = _strict_fold if protocol == "strict" else _paper_fold
+    return [read(columns, fold, k) for k in (numbers if n is None else [n])]
+
+
+def _strict_fold(columns: Mapping[str, Sequence], fold: np.ndarray, k: int) -> Fold:
+    group = np.array(list(columns["group_id"]), dtype=str)
+    test = fold == k
+    train = ~test & ~np.isin(group, group[test])  # a row without a fold, but of a held-out group, is on neither side
+    return Fold(k, np.flatnonzero(train), np.array([], dtype=np.int64), np.flatnonzero(test), "strict")
+
+
+def _paper_fold(columns: Mapping[str, Sequence], fold: np.ndarray, k: int) -> Fold:
+    side = np.array(list(columns["paper_split"]), dtype=str)
+    val = fold == k
+    train = (side == "train") & ~val
+    return Fold(k, np.flatnonzero(train), np.flatnonzero(val), np.flatnonzero(side == "test"), "paper")
+
+
+def check_fold(fold: Fold, group_ids: Sequence[str], image_ids: Sequence[str]) -> None:
+    """Raise LeakError if a held-out image, or under `strict` an image of its group, is on the fold's training side.
+
+    group_ids, image_ids (n,): of the dataset's rows, to which the fold's row numbers point."""
+    held_out = [*fold.val.tolist(), *fold.test.tolist()]
+    train = fold.train.tolist()
+    named = [("image_id", image_ids)] + ([("group_id", group_ids)] if fold.protocol == "strict" else [])
+    for column, values in named:
+        both = {values[row] for row in train} & {values[row] for row in held_out}
+        if both:
+            raise LeakError(
+                f"fold {fold.number} ({fold.protocol}): {column} {sorted(both)[0]} is held out and in training "
+                f"({len(both)} such); rebuild the dataset or draw the folds through protocols.folds"
+            )

@@ -1,0 +1,476 @@
+"""From a curator's folder to a dataset: the schema, the builder, and the commands `validate` and `build`.
+
+    python rdface_dataset.py validate FOLDER [--json]
+    python rdface_dataset.py build FOLDER --output_dir DIR [--skip_bad]
+
+FOLDER holds `disease_images.csv` and the photographs, `rd_images/<disease_abbr>/<image_name>`. DIR becomes a dataset
+that `load_dataset(DIR)` opens with no script. Every problem is reported in one go with file, row, column, reason and
+remedy. A build completes or leaves DIR as it was. Exit codes: 0 done, 1 failed, 2 wrong arguments or bad input.
+"""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import jinja2
+import yaml
+from datasets import ClassLabel, Features, Image, List, Value
+from filelock import FileLock, Timeout
+from PIL import Image as PILImage
+from tqdm import tqdm
+
+import curated_table
+import near_duplicates
+import photographs
+import protocols
+from curated_table import FolderError, Problem, Row
+
+GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
+MAX_SHARD_SIZE = "500MB"
+ROW_GROUP_ROWS = 100
+
+
+def features(class_names: list[str], extra_columns: Iterable[str] = ()) -> Features:
+    """The columns of config `real`, in order; extra_columns are the curator's own, kept as text.
+
+    class_names: abbreviations in order of first appearance. A value that is not known is null, whatever the column."""
+    columns = {
+        "image": Image(mode="RGB"),
+        "image_id": Value("string"),  # <ABBR>.<n>
+        "subject_id": Value("string"),
+        "label": ClassLabel(names=list(class_names)),
+        "disease_name": Value("string"),
+        "disease_abbr": Value("string"),
+        "sub_category": Value("string"),
+        "gene_names": List(Value("string")),
+        "orphanet_code": Value("string"),
+        "hpo_ids": List(Value("string")),  # seen in this photograph; null: nobody recorded any
+        "age_years": Value("float64"),
+        "age_group": Value("string"),  # 0-1, 2-5, 6-11, 12-17, 18+
+        "sex": Value("string"),  # female, male
+        "country": Value("string"),  # ISO 3166-1 alpha-3
+        "source_type": Value("string"),
+        "source_url": Value("string"),
+        "license": Value("string"),
+        "is_grayscale": Value("bool"),
+        "width": Value("int32"),  # px, as is height
+        "height": Value("int32"),
+        "sha256": Value("string"),  # of the image bytes
+        "group_id": Value("string"),  # image_id of the first image of the subject or of near duplicates
+        "paper_split": Value("string"),  # train, test
+        "paper_fold": Value("int8"),  # where a training image is validation; null: never
+        "strict_fold": Value("int8"),  # where an image is tested; null: never, its condition has one group
+    }
+    extra = list(extra_columns)
+    clashes = [name for name in extra if name in columns]
+    if clashes:
+        raise ValueError(f"columns {clashes} are columns of the dataset already; rename them in the CSV")
+    return Features(columns | {name: Value("string") for name in extra})
+
+
+class RDFaceBuilder(datasets.GeneratorBasedBuilder):
+    """Streams rows and their photographs into `datasets`' own Parquet writer; used directly, not through a script."""
+
+    DEFAULT_WRITER_BATCH_SIZE = ROW_GROUP_ROWS  # rows in memory at a time, and in a row group
+
+    def __init__(self, rows: list[Row], schema: Features, **kwargs):
+        self.rows = rows
+        self.schema = schema
+        super().__init__(**kwargs)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=self.schema)
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN)]
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
+        for key, row in enumerate(self.rows):
+            source = row.rewritten or row.path
+            data = source.read_bytes()
+            published = data if row.rewritten else photographs.strip_metadata(data)
+            if hashlib.sha256(published).hexdigest() != row.photograph.sha256:
+                raise FolderError(row.path.name, "changed while the dataset was being built", "build again")
+            # `datasets` keeps the path's last part, but would read a file of that path: below /dev/null there is none.
+            name = f"/dev/null/{row.values['image_id']}{row.photograph.extension}"
+            yield key, {"image": {"bytes": published, "path": name}, **row.values}
+
+
+def scan(rows: list[Row], problems: list[Problem], workspace: Path) -> tuple[list[Row], list[tuple[int, int]]]:
+    """Read every photograph once, in parallel. Returns the usable rows, and the pairs that show one photograph."""
+    near = near_duplicates.NearDuplicates(workspace)
+    usable: list[Row] = []
+    first_with: dict[str, int] = {}  # pixels_sha256 -> usable row
+    same: list[tuple[int, int]] = []
+    for row, outcome in zip(rows, _read_all(rows, workspace), strict=True):
+        if isinstance(outcome, photographs.PhotographError):
+            problems.append(row.problem("image_name", "row", f"{row.path.name} {outcome.reason}", outcome.remedy))
+            continue
+        row.photograph, row.rewritten, thumbnails = outcome
+        for note in row.photograph.notes:
+            problems.append(row.problem("image_name", "note", f"{row.path.name} {note}", "nothing needs doing"))
+        twin = first_with.get(row.photograph.pixels_sha256)
+        if twin is not None and usable[twin].abbreviation != row.abbreviation:
+            reason = f"{row.path.name} is the same photograph as row {usable[twin].line}, under another condition"
+            problems.append(row.problem("image_name", "row", reason, "delete the wrong one of the two rows"))
+            continue
+        if twin is None:
+            first_with[row.photograph.pixels_sha256] = len(usable)
+            near.add(len(usable), thumbnails)
+        else:
+            same.append((twin, len(usable)))
+            reason = f"{row.path.name} is the same photograph as row {usable[twin].line}"
+            problems.append(row.problem("image_name", "note", reason, "kept in one group; delete one of the two rows"))
+        usable.append(row)
+    pairs = near.pairs(same)
+    for a, b in pairs:
+        if usable[a].abbreviation != usable[b].abbreviation:
+            reason = f"{usable[b].path.name} is a near duplicate of row {usable[a].line}, under another condition"
+            problems.append(usable[b].problem("image_name", "note", reason, "kept in one group; check the diagnoses"))
+    return usable, same + pairs
+
+
+def _read_all(rows: list[Row], workspace: Path) -> Iterator:
+    """(photograph, file with re-encoded bytes or None, thumbnails) or a PhotographError, in the order of the rows."""
+
+    def read(number: int, row: Row):
+        try:
+            photograph, published, image = photographs.read(row.path)
+        except photographs.PhotographError as error:
+            return error
+        rewritten = None
+        if photograph.rewritten:
+            rewritten = workspace / f"{number}{photograph.extension}"
+            rewritten.write_bytes(published)
+        return photograph, rewritten, near_duplicates.thumbnails(image)
+
+    workers = os.cpu_count() or 1
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.filterwarnings("ignore", category=PILImage.DecompressionBombWarning)  # judged by our own limit
+        warnings.filterwarnings("ignore", module="PIL")  # corrupt metadata, which is dropped
+        waiting: deque = deque()
+        for number, row in enumerate(tqdm(rows, desc="Reading photographs", unit=" images")):
+            waiting.append(pool.submit(read, number, row))
+            if len(waiting) >= 4 * workers:  # bounded, so that results do not pile up
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def complete(rows: list[Row], pairs: list[tuple[int, int]]) -> str | None:
+    """Fill in what follows from all rows together: identifiers, groups, folds.
+
+    Returns why the `paper` columns are null, if they are."""
+    curated_table.assign_image_ids(rows)
+    labels = [row.abbreviation for row in rows]
+    groups = protocols.groups([row.values["subject_id"] for row in rows], pairs)
+    strict_fold = protocols.strict_folds(labels, groups)
+    paper_split, paper_fold, why_no_paper = [None] * len(rows), [None] * len(rows), None
+    try:
+        paper_split, paper_fold = protocols.paper_split(labels)
+    except protocols.ProtocolError as error:
+        why_no_paper = str(error)
+    for i, row in enumerate(rows):
+        row.values |= {
+            "label": row.abbreviation,
+            "is_grayscale": row.photograph.is_grayscale,
+            "width": row.photograph.width,
+            "height": row.photograph.height,
+            "sha256": row.photograph.sha256,
+            "group_id": rows[groups[i]].values["image_id"],
+            "paper_split": paper_split[i],
+            "paper_fold": paper_fold[i],
+            "strict_fold": strict_fold[i],
+        }
+    return why_no_paper
+
+
+def examine(folder: Path, workspace: Path) -> tuple[list[Row], list[str], list[tuple[int, int]], list[Problem]]:
+    """Usable rows, names of the curator's own columns, pairs of near duplicates, and all problems in the CSV's order.
+
+    Raises FolderError where the folder as a whole cannot be used."""
+    problems: list[Problem] = []
+    rows, extra_columns = curated_table.read(folder, problems)
+    clashes = set(extra_columns) & set(features([]))
+    if clashes:
+        name = sorted(clashes)[0]
+        raise FolderError(curated_table.CSV_NAME, f"column {name} has a name that the build writes", "rename it")
+    rows, pairs = scan(rows, problems, workspace)
+    problems.sort(key=lambda problem: problem.row or 0)
+    return rows, extra_columns, pairs, problems
+
+
+def validate(args: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory() as workspace:
+        try:
+            rows, _, _, problems = examine(args.folder, Path(workspace))
+        except FolderError as error:
+            if not args.json:
+                raise
+            rows, problems = [], [error.problem]
+    bad = [problem for problem in problems if problem.severity != "note"]
+    if args.json:
+        report = {
+            "images": len(rows),
+            "conditions": len({row.abbreviation for row in rows}),
+            "problems": [dataclasses.asdict(problem) for problem in problems],
+        }
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print_problems(problems, sys.stdout)
+        print(f"{len(rows)} usable images, {len(bad)} problems, {len(problems) - len(bad)} notes")
+    return 2 if bad else 0
+
+
+def print_problems(problems: list[Problem], stream) -> None:
+    """One line a problem; notes with one remedy are folded into their first, since they ask for nothing."""
+    alike = Counter((p.column, p.remedy) for p in problems if p.severity == "note")
+    for problem in problems:
+        count = alike.pop((problem.column, problem.remedy), 0) if problem.severity == "note" else 1
+        if count:
+            more = f" (and {count - 1} more such)" if count > 1 else ""
+            print(f"{problem}{more}", file=stream)
+
+
+def build(args: argparse.Namespace) -> int:
+    began = time.monotonic()
+    target = args.output_dir.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.parent / f".{target.name}.lock"
+    try:
+        with FileLock(lock, timeout=0):
+            recover(target)
+            check_target(target, args.folder)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}.building-", dir=target.parent) as workspace:
+                outcome = _build(args, target, Path(workspace), began)
+            lock.unlink()
+            return outcome
+    except Timeout:
+        raise FolderError(target.name, "is being written by another build", "wait for it to end") from None
+
+
+def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float) -> int:
+    rows, extra_columns, pairs, problems = examine(args.folder, workspace)
+    bad = [problem for problem in problems if problem.severity != "note"]
+    print_problems(problems, sys.stderr)
+    if bad and not args.skip_bad:
+        print(f"{len(bad)} problems; correct them, or leave those rows and cells out with --skip_bad", file=sys.stderr)
+        return 2
+    if not rows:
+        raise FolderError(curated_table.CSV_NAME, "has no usable row", "correct the problems above")
+    simulated = [(row.values["source_type"] or "").casefold() == "simulated" for row in rows]
+    if all(simulated) and target.name.casefold() == "rdface":
+        raise FolderError(target.name, "would shadow the real dataset with simulated images", "name it rdface-sim")
+    why_no_paper = complete(rows, pairs)
+    if why_no_paper:
+        print(f"warning: protocol paper cannot be applied, its columns are null: {why_no_paper}", file=sys.stderr)
+    made = workspace / "made"
+    made.mkdir()
+    schema = features(list(dict.fromkeys(row.abbreviation for row in rows)), extra_columns)
+    info = write_parquet(rows, schema, made / "real", workspace)
+    (made / "README.md").write_text(card(rows, info, all(simulated), why_no_paper), encoding="utf-8")
+    if bad:
+        write_rejected(made / "rejected.csv", bad)
+    write_record(made / "build_record.json", args, rows, problems, began)
+    replace(target, made)
+    print(f"{args.output_dir}: {len(rows)} images of {len(schema['label'].names)} conditions; load_dataset opens it")
+    return 0
+
+
+def write_parquet(rows: list[Row], schema: Features, folder: Path, workspace: Path) -> datasets.DatasetInfo:
+    """Write train-*.parquet, and nothing else, into a new folder."""
+    cache = str(workspace / "cache")  # or the builder would leave locks in the user's own
+    builder = RDFaceBuilder(rows, schema, dataset_name="rdface", config_name="real", cache_dir=cache)
+    written = workspace / "written"
+    try:
+        builder.download_and_prepare(str(written), file_format="parquet", max_shard_size=MAX_SHARD_SIZE)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from None
+    folder.mkdir()
+    shards = sorted(written.glob("*.parquet"))
+    for number, shard in enumerate(shards):
+        shard.rename(folder / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+    return builder.info
+
+
+class Quoted(str):
+    """A string that YAML must quote, or readers would take a class called NO or 1e3 for something else."""
+
+
+yaml.SafeDumper.add_representer(
+    Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, '"')
+)
+
+
+def card(rows: list[Row], info: datasets.DatasetInfo, simulated: bool, why_no_paper: str | None) -> str:
+    """README.md: what load_dataset and the Hub read, and a datasheet, both from the rows themselves."""
+    columns = info.features._to_yaml_list()
+    for column in columns:
+        if column["name"] == "label":
+            names = column["dtype"]["class_label"]["names"]
+            column["dtype"]["class_label"]["names"] = {key: Quoted(name) for key, name in names.items()}
+    split = info.splits["train"]
+    size = next((name for most, name in ((999, "n<1K"), (9_999, "1K<n<10K")) if len(rows) <= most), "10K<n<100K")
+    header = {
+        "pretty_name": "RDFace-sim" if simulated else "RDFace",
+        "license": "other",
+        "license_name": "rdface-simulated" if simulated else "rdface-controlled-access",
+        "task_categories": ["image-classification"],
+        "task_ids": ["multi-class-image-classification"],
+        "tags": ["image", "medical", "rare-diseases", "face"] + (["simulated"] if simulated else []),
+        "size_categories": [size],
+        "configs": [
+            {"config_name": "real", "default": True, "data_files": [{"split": "train", "path": "real/train-*.parquet"}]}
+        ],
+        "dataset_info": [
+            {
+                "config_name": "real",
+                "features": columns,
+                "splits": [{"name": "train", "num_bytes": split.num_bytes, "num_examples": split.num_examples}],
+            }
+        ],
+    }
+    values = [row.values for row in rows]
+    sizes = Counter(row.abbreviation for row in rows)
+    template = jinja2.Template(
+        (Path(__file__).parent / "dataset_card.md").read_text(encoding="utf-8"),
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
+    )  # fmt: skip
+    return template.render(
+        header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000),
+        generator=GENERATOR,
+        simulated=simulated,
+        n_images=len(rows),
+        n_conditions=len(sizes),
+        size_counts=sorted(Counter(sizes.values()).items()),
+        n_groups=len({v["group_id"] for v in values}),
+        n_shared=sum(count for count in Counter(v["group_id"] for v in values).values() if count > 1),
+        missing=[(name, sum(v[name] is None for v in values)) for name in curated_table.MAY_BE_NULL],
+        n_grey=sum(v["is_grayscale"] for v in values),
+        n_testable=sum(v["strict_fold"] is not None for v in values),
+        n_tested_conditions=len({v["label"] for v in values if v["strict_fold"] is not None}),
+        n_paper_train=sum(v["paper_split"] == "train" for v in values),
+        n_paper_test=sum(v["paper_split"] == "test" for v in values),
+        why_no_paper=why_no_paper,
+    )
+
+
+def write_rejected(path: Path, bad: list[Problem]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Problem)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(problem) for problem in bad)
+
+
+def write_record(path: Path, args: argparse.Namespace, rows: list[Row], problems: list[Problem], began: float) -> None:
+    """The run record. Names only, no absolute paths: the folder is published."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    versions = {name: importlib.metadata.version(name) for name in ("datasets", "pillow", "opencv-python", "hpo3")}
+    fingerprint = hashlib.sha256("".join(row.photograph.sha256 for row in rows).encode()).hexdigest()
+    record = {
+        "command": "build",
+        "arguments": {"folder": args.folder.resolve().name, "output_dir": args.output_dir.resolve().name}
+        | {"skip_bad": args.skip_bad},
+        "git_commit": commit or None,
+        "versions": {"python": platform.python_version()} | versions,
+        "images": len(rows),
+        "conditions": len({row.abbreviation for row in rows}),
+        "problems": dict(Counter(problem.severity for problem in problems)),
+        "fingerprint": fingerprint,
+        "device": "cpu",
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def check_target(target: Path, folder: Path) -> None:
+    """Raise FolderError unless the target is absent, empty, or an earlier build."""
+    if folder.resolve() == target or target in folder.resolve().parents:
+        raise FolderError(target.name, "holds the curator's folder", "choose another --output_dir")
+    if target.exists() and not target.is_dir():
+        raise FolderError(target.name, "is a file", "choose another --output_dir")
+    if target.is_dir() and any(target.iterdir()):
+        readme = target / "README.md"
+        if not (readme.is_file() and GENERATOR in readme.read_text(encoding="utf-8", errors="replace")):
+            raise FolderError(target.name, "is not empty and no earlier build", "choose another --output_dir")
+
+
+def _previous(target: Path) -> Path:
+    return target.parent / f".{target.name}.previous"
+
+
+def recover(target: Path) -> None:
+    """Undo what a killed build left behind: its workspace, and the old target if it was moved aside already."""
+    if _previous(target).exists() and not target.exists():
+        _previous(target).rename(target)
+    for leftover in (_previous(target), *target.parent.glob(f".{target.name}.building-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def replace(target: Path, made: Path) -> None:
+    """Put the finished folder in the target's place; a kill between the two renames is undone by `recover`."""
+    if target.exists():
+        target.rename(_previous(target))
+    made.rename(target)
+    shutil.rmtree(_previous(target), ignore_errors=True)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    checked = commands.add_parser("validate", help="report every problem of a folder, and change nothing")
+    checked.add_argument("--json", action="store_true", help="print the report as JSON")
+    built = commands.add_parser("build", help="make the dataset")
+    built.add_argument(
+        "--output_dir", type=Path, required=True, help="the dataset's folder; an earlier build is replaced"
+    )
+    built.add_argument(
+        "--skip_bad", action="store_true", help="leave bad rows and cells out and list them in rejected.csv"
+    )
+    for command in (checked, built):
+        command.add_argument("folder", type=Path, help="holds disease_images.csv and rd_images/")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        return {"validate": validate, "build": build}[args.command](args)
+    except FolderError as error:
+        print(error.problem, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main())

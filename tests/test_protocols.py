@@ -1,0 +1,186 @@
+"""Folds: the published rule against a second implementation, and what `strict` promises for any patients."""
+
+import warnings
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+import protocols
+
+
+def paper_columns_again(labels):
+    """PAPER.md, "Supervised benchmark", sentence by sentence, on image numbers; shares no code with protocols.py."""
+    conditions = list(dict.fromkeys(labels))
+    images = {c: [i for i, label in enumerate(labels) if label == c] for c in conditions}
+    always = [images[c][0] for c in conditions if len(images[c]) == 1]
+    others = [i for c in conditions if len(images[c]) > 1 for i in images[c]]
+    stratify = [conditions.index(labels[i]) for i in others]
+    train, test = train_test_split(others, test_size=0.25, random_state=42, stratify=stratify)
+    training_list = always + train
+    in_list = list(dict.fromkeys(labels[i] for i in training_list))
+    grouped = {c: [i for i in training_list if labels[i] == c] for c in in_list}
+    folded = [i for c in in_list if len(grouped[c]) > 1 for i in grouped[c]]
+    fold = dict.fromkeys(range(len(labels)))
+    splitter = StratifiedKFold(5, shuffle=True, random_state=42)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for k, (_, val) in enumerate(splitter.split(folded, [in_list.index(labels[i]) for i in folded])):
+            fold |= {folded[v]: k for v in val}
+    return ["test" if i in set(test) else "train" for i in range(len(labels))], list(fold.values())
+
+
+def paper_shape():
+    """456 images, 103 conditions of 1 to 7, five of them with one image: the published shape."""
+    sizes = [1] * 5 + [2] * 14 + [3] * 16 + [4] * 18 + [5] * 16 + [6] * 15 + [7] * 19
+    return [f"C{i:03d}" for i in np.random.default_rng(1).permutation(len(sizes)) for _ in range(sizes[i])]
+
+
+def many_singletons():
+    return [f"S{i}" for i in range(60)] + [f"M{i}" for i in range(12) for _ in range(8)]
+
+
+def shuffled():
+    labels = paper_shape()
+    return [labels[i] for i in np.random.default_rng(2).permutation(len(labels))]
+
+
+@pytest.mark.parametrize(
+    "labels", [paper_shape(), many_singletons(), shuffled()], ids=["grouped", "singletons", "shuffled"]
+)
+def test_paper_columns_equal_an_independent_implementation(labels):
+    assert protocols.paper_split(labels) == paper_columns_again(labels)
+
+
+def test_paper_split_depends_on_order_of_appearance_only_not_on_names():
+    labels = shuffled()
+    renamed = {label: f"{hash(label) % 997:03d}{label}" for label in labels}
+    assert protocols.paper_split(labels) == protocols.paper_split([renamed[label] for label in labels])
+
+
+def test_paper_shape_has_the_published_number_of_test_images():
+    labels = paper_shape()
+    side, fold = protocols.paper_split(labels)
+    single = [i for i, label in enumerate(labels) if labels.count(label) == 1]
+    assert (len(labels), side.count("train"), side.count("test")) == (456, 343, 113)
+    assert all(side[i] == "train" and fold[i] is None for i in single)
+    assert all(fold[i] is None for i in range(len(labels)) if side[i] == "test")
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        ([f"P{i:02d}" for i in range(14) for _ in range(5)], "5 validation folds"),
+        (["A", "B", "C"], "test split"),
+        (["A", "A", "B", "B", "C", "C"], "test split"),
+        ([], "test split"),
+    ],
+)
+def test_paper_split_says_why_it_cannot_be_drawn(labels, why):
+    with pytest.raises(protocols.ProtocolError, match=why):
+        protocols.paper_split(labels)
+
+
+def test_groups_join_subjects_and_duplicates_transitively():
+    subjects = ["p", None, None, "q", "p", None, "q", None]
+    assert protocols.groups(subjects, [(1, 2), (2, 3)]) == [0, 1, 1, 1, 0, 5, 1, 7]
+    assert protocols.groups([], []) == []
+    assert protocols.groups([None, None], []) == [0, 1]
+
+
+def test_strict_folds_of_the_published_shape_are_balanced():
+    labels = paper_shape()
+    fold = protocols.strict_folds(labels, range(len(labels)))
+    count = Counter(fold)
+    assert count.pop(None) == 5
+    assert max(count.values()) - min(count.values()) <= 2
+    assert fold == protocols.strict_folds(labels, range(len(labels)))
+
+
+def patient(condition, number, shared):
+    """A patient of one condition, or one of up to three conditions."""
+    return f"{condition // 3}+{number}" if shared else f"{condition}.{number}"
+
+
+images = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 5), st.booleans()), min_size=1, max_size=150)
+
+
+@settings(max_examples=150, deadline=None)
+@given(images)
+def test_strict_folds_keep_their_promises(rows):
+    labels, groups = [f"C{row[0]}" for row in rows], [patient(*row) for row in rows]
+    fold = protocols.strict_folds(labels, groups)
+    patients = defaultdict(set)
+    for label, group in zip(labels, groups, strict=True):
+        patients[label].add(group)
+    for i, label in enumerate(labels):  # each image of a condition with two groups is tested once, the others never
+        assert (fold[i] is not None) == (len(patients[label]) > 1)
+    used = defaultdict(set)
+    for i, group in enumerate(groups):
+        used[group] |= {fold[i]} - {None}
+    assert all(len(k) <= 1 for k in used.values()), "a group straddles"
+    if all(k is None for k in fold):
+        return
+    columns = {"strict_fold": fold, "group_id": groups}
+    tested = []
+    for part in protocols.folds(columns, "strict"):
+        protocols.check_fold(part, groups, [str(i) for i in range(len(rows))])
+        assert {labels[i] for i in part.test} <= {labels[i] for i in part.train}, "tested, but never trained"
+        assert not part.val.size
+        assert len(part.test) <= len(rows) / 5 + 3 * max(Counter(groups).values())
+        tested += part.test.tolist()
+    assert sorted(tested) == [i for i, k in enumerate(fold) if k is not None]
+
+
+def test_a_condition_spreads_over_as_many_folds_as_it_has_groups():
+    labels = ["A"] * 5 + ["B"] * 3 + ["C"] * 2 + ["D"]
+    fold = protocols.strict_folds(labels, range(len(labels)))
+    assert [len(set(fold[:5])), len(set(fold[5:8])), len(set(fold[8:10])), fold[10]] == [5, 3, 2, None]
+
+
+def test_untested_row_of_a_held_out_group_is_on_neither_side():
+    labels = ["A", "A", "B"]  # B's only image shows the patient of A's first
+    groups = ["p", "q", "p"]
+    columns = {"strict_fold": protocols.strict_folds(labels, groups), "group_id": groups}
+    assert columns["strict_fold"][2] is None
+    by_test = {tuple(part.test.tolist()): part.train.tolist() for part in protocols.folds(columns, "strict")}
+    assert by_test == {(0,): [1], (1,): [0, 2]}
+
+
+def test_paper_folds_read_the_stored_columns():
+    labels = many_singletons()
+    side, fold = protocols.paper_split(labels)
+    columns = {"paper_split": side, "paper_fold": fold, "group_id": [str(i) for i in range(len(labels))]}
+    parts = protocols.folds(columns, "paper")
+    assert [part.number for part in parts] == [0, 1, 2, 3, 4]
+    for part in parts:
+        assert sorted([*part.train, *part.val, *part.test]) == list(range(len(labels)))
+        assert part.val.tolist() == [i for i, k in enumerate(fold) if k == part.number]
+        protocols.check_fold(part, ["same"] * len(labels), columns["group_id"])  # patients may straddle here
+    assert len(protocols.folds(columns, "paper", 3)) == 1
+
+
+def test_folds_refuse_what_is_not_there():
+    empty = {"paper_split": [None], "paper_fold": [None], "strict_fold": [0], "group_id": ["a"]}
+    with pytest.raises(protocols.ProtocolError, match="too small"):
+        protocols.folds(empty, "paper")
+    with pytest.raises(protocols.ProtocolError, match="no fold 7"):
+        protocols.folds(empty, "strict", 7)
+    with pytest.raises(protocols.ProtocolError, match="no protocol"):
+        protocols.folds(empty, "loose")
+
+
+def test_guard_raises_for_a_leaked_image_and_a_leaked_group():
+    rows = np.arange(4)
+    ids, groups = ["a", "b", "c", "d"], ["p", "q", "q", "r"]
+    nothing = np.array([], dtype=int)
+    with pytest.raises(protocols.LeakError, match="image_id c"):
+        protocols.check_fold(protocols.Fold(0, rows, nothing, rows[2:3]), groups, ids)
+    with pytest.raises(protocols.LeakError, match="group_id q"):
+        protocols.check_fold(protocols.Fold(0, rows[:2], nothing, rows[2:3]), groups, ids)
+    protocols.check_fold(protocols.Fold(0, rows[:2], nothing, rows[2:3], "paper"), groups, ids)
+    with pytest.raises(protocols.LeakError, match="image_id d"):
+        protocols.check_fold(protocols.Fold(0, rows, rows[3:], rows[:0], "paper"), groups, ids)
