@@ -25,30 +25,37 @@ $(READY): requirements.txt
 demo: $(DEMO)/index.html
 	@echo && echo "open $(DEMO)/index.html (all data SIMULATED)"
 
-$(DEMO)/raw/disease_images.csv: simulate_faces.py face_model.py face_painting.py phenotypes.py phenotypes.csv conditions.csv | $(READY)
+$(DEMO)/raw/disease_images.csv: simulate_faces.py simulated_people.py face_model.py face_painting.py face_skin.py phenotypes.py phenotypes.csv conditions.csv | $(READY)
 	@rm -rf $(DEMO)/raw
 	$(BIN)/python simulate_faces.py --output_dir $(DEMO)/raw
 
-$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py photographs.py near_duplicates.py recorded_values.py protocols.py dataset_card.md
+$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curated_table.py photographs.py near_duplicates.py recorded_values.py protocols.py dataset_card.md
 	$(BIN)/python rdface_dataset.py build $(DEMO)/raw --output_dir $(SIM)
 	@touch $@
 
-$(DEMO)/linear_probe/results.json: $(SIM)/README.md train_classifier.py metrics.py protocols.py demo_models/backbone/model.safetensors
-	$(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --recipe linear_probe --protocol strict --output_dir $(@D)
-	@touch $@
+PROBE := $(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --recipe linear_probe --protocol strict
+PROBE_NEEDS := $(SIM)/README.md train_classifier.py backbones.py faces.py metrics.py protocols.py demo_models/backbone/model.safetensors
 
-$(DEMO)/shuffled_labels/results.json: $(DEMO)/linear_probe/results.json
-	$(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --recipe linear_probe --protocol strict --shuffle_labels --output_dir $(@D)
-	@touch $@
+$(DEMO)/aligned_faces/results.json: $(PROBE_NEEDS)
+	$(PROBE) --align_faces mtcnn --output_dir $(@D)
 
-$(DEMO)/index.html: $(DEMO)/linear_probe/results.json $(DEMO)/shuffled_labels/results.json make_report.py
-	$(BIN)/python make_report.py results $(DEMO)/linear_probe $(DEMO)/shuffled_labels --dataset_name $(SIM) --output_file $@
+$(DEMO)/whole_images/results.json: $(PROBE_NEEDS)
+	$(PROBE) --output_dir $(@D)
+
+$(DEMO)/shuffled_labels/results.json: $(PROBE_NEEDS)
+	$(PROBE) --align_faces mtcnn --shuffle_labels --output_dir $(@D)
+
+RUNS := $(DEMO)/aligned_faces $(DEMO)/whole_images $(DEMO)/shuffled_labels
+
+$(DEMO)/index.html: $(RUNS:=/results.json) make_report.py
+	$(BIN)/python make_report.py results $(RUNS) --dataset_name $(SIM) --output_file $@
 
 test: lint
 	$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis

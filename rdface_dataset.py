@@ -13,13 +13,9 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +38,7 @@ import near_duplicates
 import photographs
 import protocols
 from curated_table import FolderError, Problem, Row
+from runs import run_record, write_json
 
 GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
 MAX_SHARD_SIZE = "500MB"
@@ -382,30 +379,20 @@ def write_rejected(path: Path, bad: list[Problem]) -> None:
 
 def write_record(path: Path, args: argparse.Namespace, rows: list[Row], problems: list[Problem], began: float) -> None:
     """The run record. Names only, no absolute paths: the folder is published."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    versions = {name: importlib.metadata.version(name) for name in ("datasets", "pillow", "opencv-python", "hpo3")}
-    fingerprint = hashlib.sha256("".join(row.photograph.sha256 for row in rows).encode()).hexdigest()
-    record = {
-        "command": "build",
-        "arguments": {"folder": args.folder.resolve().name, "output_dir": args.output_dir.resolve().name}
-        | {"skip_bad": args.skip_bad},
-        "git_commit": commit or None,
-        "versions": {"python": platform.python_version()} | versions,
+    record = run_record(args, ("datasets", "pillow", "opencv-python", "hpo3"), began) | {
+        "arguments": {
+            "command": "build",
+            "folder": args.folder.resolve().name,
+            "output_dir": args.output_dir.resolve().name,
+            "skip_bad": args.skip_bad,
+        },
         "images": len(rows),
         "conditions": len({row.abbreviation for row in rows}),
         "problems": dict(Counter(problem.severity for problem in problems)),
-        "fingerprint": fingerprint,
+        "fingerprint": hashlib.sha256("".join(row.photograph.sha256 for row in rows).encode()).hexdigest(),
         "device": "cpu",
-        "seconds": round(time.monotonic() - began, 1),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(path, record)
 
 
 def check_target(target: Path, folder: Path) -> None:

@@ -9,209 +9,26 @@ run.json (arguments, versions, dataset fingerprint, device, seconds). Also runs 
 
 import argparse
 import dataclasses
-import difflib
-import json
-import os
-import platform
-import resource
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import datasets
-import huggingface_hub
 import numpy as np
-import timm
 import torch
-import torchvision
 from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
+import faces
 import metrics
 import protocols
+from backbones import Backbone, load_backbone
+from built_dataset import load_images
+from runs import InputError, fail, one_line, run_record, write_atomically, write_json
 
 RECIPES = ("linear_probe",)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class InputError(Exception):
-    """Something the user can put right; the message is one line that says what and how. Exit code 2."""
-
-
-# ---------------------------------------------------------------------------------------------------------- dataset
-
-
-def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
-    """The images of a built dataset: a folder, or ORG/NAME on the Hub. Raises InputError, at once, where it cannot."""
-    folder = Path(name).is_dir()
-    if not folder:
-        on_hub = name.startswith("hf://") or (name.count("/") == 1 and name[0] not in "./~")
-        if not on_hub:
-            raise InputError(
-                f"dataset {name}: there is no such folder; give a built one (rdface_dataset.py) or ORG/NAME"
-            )
-        work_offline_where_the_hub_is_unreachable()
-    try:
-        images = datasets.load_dataset(str(Path(name).resolve()) if folder else name, config_name, split="train")
-    except datasets.exceptions.DatasetNotFoundError as error:
-        reason = f"{_one_line(error)} If it is gated, ask for access on its page and log in with hf auth login"
-        raise InputError(f"dataset {name}: {reason}") from error
-    except ConnectionError as error:
-        reason = f"{_one_line(error)}, and there is no such folder; give the path of a copy"
-        raise InputError(f"dataset {name}: {reason}") from error
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise InputError(f"dataset {name}: {_one_line(error)}; build it with rdface_dataset.py") from error
-    missing = {"image", "image_id", "label", "group_id"} - set(images.column_names)
-    if missing:
-        raise InputError(f"dataset {name}: column {sorted(missing)[0]} is missing; build it with rdface_dataset.py")
-    if not isinstance(images.features["label"], datasets.ClassLabel):
-        raise InputError(f"dataset {name}: column label is no ClassLabel; build it with rdface_dataset.py")
-    return images
-
-
-def work_offline_where_the_hub_is_unreachable() -> None:
-    """One request of at most 5 s decides; otherwise every look-up of a cached file spends 25 s on retries."""
-    question = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(question, timeout=5).close()
-    except urllib.error.HTTPError:
-        pass  # it answered
-    except OSError:
-        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-# --------------------------------------------------------------------------------------------------------- backbone
-
-
-@dataclasses.dataclass
-class Backbone:
-    """A frozen network that turns (b, 3, image_size, image_size) normalised RGB into (b, d) features."""
-
-    network: torch.nn.Module
-    image_size: int  # px, square
-    mean: Sequence[float]  # of RGB in 0..1
-    std: Sequence[float]
-
-
-def load_backbone(name: str, weights: Path | None = None, image_size: int | None = None) -> Backbone:
-    """The pretrained network called `name`, in evaluation mode and without its classifier.
-
-    name: a timm name (`resnet152.tv2_in1k`), `torchvision/NAME`, or a folder with config.json and model.safetensors in
-    timm's layout; weights: a .safetensors or .pth file to read instead (only tensors, never unpickled); image_size:
-    side of the square input in px, where it should not be the backbone's own. Raises InputError where it cannot."""
-    if weights is not None and not weights.is_file():
-        raise InputError(f"--backbone_weights {weights}: no such file; give a .safetensors or .pth file")
-    if name.startswith("torchvision/"):
-        backbone = _torchvision_backbone(name.removeprefix("torchvision/"), weights)
-        backbone.image_size = image_size or backbone.image_size
-    else:
-        backbone = _timm_backbone(name, weights, image_size)
-    backbone.network.eval().requires_grad_(False)
-    return backbone
-
-
-def _torchvision_backbone(name: str, weights: Path | None) -> Backbone:
-    # Left out: two with another normalisation than ImageNet's, and one whose files need more than their tensors.
-    known = torchvision.models.list_models(torchvision.models, exclude=["googlenet", "inception_v3", "mnasnet*"])
-    if name not in known:
-        raise InputError(f"torchvision has no model {name!r}{_did_you_mean(name, known)}")
-    published = torchvision.models.get_model_weights(name).DEFAULT
-    network = torchvision.models.get_model(name, weights=None)
-    if weights is None:
-        try:
-            state = published.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
-        except OSError as error:
-            cache = Path(torch.hub.get_dir()) / "checkpoints"
-            raise InputError(
-                f"weights of torchvision/{name} are neither in {cache} nor to be had from {published.url} "
-                f"({_one_line(error)}); give a file with --backbone_weights"
-            ) from error
-    else:
-        state = read_weights(weights)
-    # The last Linear or Conv2d of every torchvision classifier makes the classes; what enters it is the feature.
-    makes_classes = torch.nn.Linear | torch.nn.Conv2d
-    classifier = [key for key, layer in network.named_modules() if isinstance(layer, makes_classes)][-1]
-    network.set_submodule(classifier, torch.nn.Identity())
-    load_weights(network, state, (classifier,), f"torchvision/{name}", weights or published.url)
-    return Backbone(network, published.transforms().crop_size[0], IMAGENET_MEAN, IMAGENET_STD)
-
-
-def _timm_backbone(name: str, weights: Path | None, image_size: int | None) -> Backbone:
-    folder = Path(name) if Path(name).is_dir() else None
-    if folder is None and not timm.is_model(name):
-        close = _did_you_mean(name, timm.list_models())
-        raise InputError(f"backbone {name}: no such folder or timm model{close}; torchvision's are torchvision/NAME")
-    if folder is not None and not (folder / "config.json").is_file():
-        raise InputError(f"backbone {name}: the folder has no config.json; save the model in timm's layout")
-    if folder is not None and weights is None:
-        weights = folder / "model.safetensors"
-        if not weights.is_file():
-            raise InputError(f"weights of {name}: {weights} is missing; put it there or give --backbone_weights FILE")
-    source = f"local-dir:{folder}" if folder else name
-    if weights is None:
-        work_offline_where_the_hub_is_unreachable()
-    try:
-        network = timm.create_model(source, pretrained=weights is None, num_classes=0)
-        if image_size is not None and network.pretrained_cfg.get("fixed_input_size"):  # position embeddings follow it
-            network = timm.create_model(source, pretrained=weights is None, num_classes=0, img_size=image_size)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if weights is not None:
-            raise InputError(f"backbone {name}: {_one_line(error)}") from error
-        cache = huggingface_hub.constants.HF_HUB_CACHE
-        raise InputError(
-            f"weights of {name} are neither in {cache} nor to be had from {huggingface_hub.constants.ENDPOINT} "
-            f"({type(error).__name__}); give a file with --backbone_weights or a folder with --backbone"
-        ) from error
-    if weights is not None:
-        classifier = network.pretrained_cfg.get("classifier") or ()
-        classifier = (classifier,) if isinstance(classifier, str) else classifier
-        load_weights(network, read_weights(weights), classifier, name, weights)
-    config = timm.data.resolve_model_data_config(network)
-    return Backbone(network, image_size or config["input_size"][-1], config["mean"], config["std"])
-
-
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file or a .pth state dict, also one inside a training checkpoint."""
-    try:
-        return timm.models.load_state_dict(str(file), weights_only=True)
-    except Exception as error:  # each format has its own: UnpicklingError, SafetensorError, RuntimeError, EOFError
-        reason = f"{type(error).__name__}, {_one_line(error).split('. ')[0]}"
-        raise InputError(f"weights {file}: {reason}; give a .safetensors file or a plain state dict") from error
-
-
-def load_weights(
-    network: torch.nn.Module, state: dict, classifier: Sequence[str], name: str, source: Path | str
-) -> None:
-    """Load `state`; its tensors must be the network's, except those of the classifier, which has been removed."""
-    removed = tuple(f"{part}." for part in classifier)
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(removed)}
-    own = network.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    resized = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    problems = [
-        f"{len(keys)} tensors {what} (first {sorted(keys)[0]})"
-        for keys, what in ((missing, "missing"), (unknown, "unknown"), (resized, "of another shape"))
-        if keys
-    ]
-    if problems:
-        raise InputError(f"weights {source} do not fit {name}: {', '.join(problems)}; check --backbone and the file")
-    network.load_state_dict(state)
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name.split(".")[0], known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+PACKAGES = ("torch", "torchvision", "timm", "datasets", "huggingface_hub", "accelerate", "numpy", "scikit-learn")
 
 
 # --------------------------------------------------------------------------------------------------------- features
@@ -220,48 +37,57 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 class Pixels(torch.utils.data.Dataset):
     """Rows of a dataset as (row, (3, size, size) float32): decoded on demand, one at a time, so memory stays flat."""
 
-    def __init__(self, images: datasets.Dataset, backbone: Backbone):
+    def __init__(self, images: datasets.Dataset, backbone: Backbone, detector: faces.Detector | None = None):
         self.images, self.image_ids = images.select_columns("image"), images["image_id"]
-        self.size = (backbone.image_size, backbone.image_size)
+        self.side_px, self.detector = backbone.image_size, detector
         self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, row: int) -> tuple[int, torch.Tensor]:
+    def __getitem__(self, row: int) -> tuple[int, torch.Tensor, bool]:
+        """Row, normalised pixels, and whether a face was looked for in vain (then the whole image is taken)."""
         try:
             image = self.images[row]["image"].convert("RGB")
         except (OSError, ValueError, AttributeError) as error:  # AttributeError: the image is null
-            reason = f"image {self.image_ids[row]} cannot be decoded ({_one_line(error)})"
+            reason = f"image {self.image_ids[row]} cannot be decoded ({one_line(error)})"
             raise InputError(f"{reason}; build the dataset again") from error
-        image = image.resize(self.size, Image.Resampling.BICUBIC)  # without keeping the aspect ratio, as in the paper
+        face = self.detector.detect([image])[0] if self.detector else None
+        if face is not None:
+            image = faces.align(np.asarray(image), face.landmarks, self.side_px)
+        else:  # without keeping the aspect ratio, as in the paper
+            image = image.resize((self.side_px, self.side_px), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-        return row, (pixels - self.mean) / self.std
+        return row, (pixels - self.mean) / self.std, self.detector is not None and face is None
 
 
 def extract_features(
-    accelerator: Accelerator, images: datasets.Dataset, backbone: Backbone, batch_size: int
-) -> np.ndarray:
-    """The backbone's features of every image, (n, d) float64 of unit length, the same on all processes.
+    accelerator: Accelerator, images: datasets.Dataset, backbone: Backbone, args: argparse.Namespace
+) -> tuple[np.ndarray, int]:
+    """The backbone's features of every image, (n, d) float64 of unit length, and how many faces were not found;
+    the same on all processes.
 
     Unit length takes away the overall contrast of a photograph, and the scale of backbones whose features are large."""
     network = accelerator.prepare_model(backbone.network, evaluation_mode=True)
-    loader = accelerator.prepare(torch.utils.data.DataLoader(Pixels(images, backbone), batch_size=batch_size))
-    features = None
+    detector = faces.load_detector(args.align_faces, accelerator.device) if args.align_faces else None
+    pixels = Pixels(images, backbone, detector)
+    loader = accelerator.prepare(torch.utils.data.DataLoader(pixels, batch_size=args.eval_batch_size))
+    features, missed = None, np.zeros(len(images), bool)
     with torch.inference_mode():
-        for rows, pixels in tqdm(loader, desc="features", unit="batch", disable=not accelerator.is_main_process):
-            rows, batch = accelerator.gather_for_metrics((rows, network(pixels).float()))
+        for rows, batch, in_vain in tqdm(
+            loader, desc="features", unit="batch", disable=not accelerator.is_main_process
+        ):
+            rows, batch, in_vain = accelerator.gather_for_metrics((rows, network(batch).float(), in_vain))
             if features is None:
                 features = np.full((len(images), batch.shape[1]), np.nan)
-            features[rows.cpu().numpy()] = (
-                batch.cpu().numpy()
-            )  # by row: one that fills up the last batch changes nothing
+            features[rows.cpu().numpy()] = batch.cpu().numpy()  # by row: what fills up the last batch changes nothing
+            missed[rows.cpu().numpy()] = in_vain.cpu().numpy()
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise InputError(
             f"image {images['image_id'][bad[0]]}: features are not finite; launch with --mixed_precision no"
         )
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), int(missed.sum())
 
 
 # ----------------------------------------------------------------------------------------------------- linear probe
@@ -390,47 +216,6 @@ def predictions_features(label: datasets.ClassLabel) -> datasets.Features:
     )
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a file of a temporary name beside `path`, which then takes its place: whole, or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)
-
-
-def write_json(path: Path, content: dict) -> None:
-    write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=2, default=str) + "\n"))
-
-
-def git_commit() -> str | None:
-    """The commit this script belongs to, with -dirty where files differ from it; None outside of a repository."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    folder = Path(__file__).resolve().parent
-    try:
-        run = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return None
-    return run.stdout.strip() or None
-
-
-def run_record(args: argparse.Namespace, accelerator: Accelerator, images: datasets.Dataset, started: float) -> dict:
-    """What is needed to repeat a run, and what it cost."""
-    packages = ("torch", "torchvision", "timm", "datasets", "huggingface_hub", "accelerate", "numpy", "scikit-learn")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    cuda = accelerator.device.type == "cuda"
-    return {
-        "arguments": vars(args),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "git_commit": git_commit(),
-        "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
-        "seeds": [args.seed],
-        "wall_s": round(time.monotonic() - started, 2),
-        "peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak,  # elsewhere it counts KiB
-        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(accelerator.device) if cuda else None,
-        "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
-        "n_processes": accelerator.num_processes,
-    }
-
-
 # ------------------------------------------------------------------------------------------------------------ script
 
 
@@ -445,6 +230,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backbone", required=True, help="timm name, torchvision/NAME, or folder of a model in timm's layout")
     add("--backbone_weights", type=Path, help=".safetensors or .pth file to read instead of downloading")
     add("--image_size", type=int, help="side of the square input in px; None is the backbone's own")
+    add("--align_faces", choices=sorted(faces.DETECTORS), help="detector to cut faces out with; None: the whole image")
     add("--recipe", choices=RECIPES, default="linear_probe", help="how a fold's classifier is made")
     add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's folds")
     add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
@@ -494,7 +280,9 @@ def main(args: argparse.Namespace) -> None:
         f"{accelerator.num_processes} processes on {accelerator.device}"
     )
 
-    features = extract_features(accelerator, images, backbone, args.eval_batch_size)
+    features, faces_missed = extract_features(accelerator, images, backbone, args)
+    if faces_missed:
+        accelerator.print(f"no face found in {faces_missed} of {len(images)} images: these are taken whole")
     if accelerator.is_main_process:
         constants = {
             "protocol": args.protocol,
@@ -508,7 +296,7 @@ def main(args: argparse.Namespace) -> None:
             probe = fit_linear_probe(features[train], labels[train], groups[train], len(label_names))
             rows += fold_predictions(images, labels, fold, probe, features, constants)
             heads.append({"fold": fold.number, "shrinkage": probe.shrinkage, "temperature": probe.temperature})
-        save_results(args, accelerator, images, rows, heads, started)
+        save_results(args, accelerator, images, rows, {"heads": heads, "faces_missed": faces_missed}, started)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -518,7 +306,7 @@ def save_results(
     accelerator: Accelerator,
     images: datasets.Dataset,
     rows: list[dict],
-    heads: list[dict],
+    findings: dict,
     started: float,
 ) -> None:
     """Predictions first; the scores are made from the file just written, so it alone is enough to repeat them."""
@@ -532,17 +320,18 @@ def save_results(
     write_atomically(predictions, lambda file: table.to_parquet(str(file)))
     scores = metrics.score(metrics.read_predictions(predictions))
     write_json(results, scores)
-    write_json(record, {**run_record(args, accelerator, images, started), "heads": heads})
+    cuda = accelerator.device.type == "cuda"
+    content = run_record(args, PACKAGES, started) | {
+        "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
+        "seeds": [args.seed],
+        **findings,
+        "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(accelerator.device) if cuda else None,
+        "n_processes": accelerator.num_processes,
+    }
+    write_json(record, content)
     print(metrics.format_table(scores))
     print(f"written: {predictions}, {results}, {record}")
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """One line on standard error, from the main process only, and exit."""
-    if int(os.environ.get("RANK", 0)) > 0:
-        time.sleep(30)  # the launcher ends this process once the main one has said why and left; otherwise it speaks
-    print(f"train_classifier.py: {message}", file=sys.stderr, flush=True)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -151,3 +151,29 @@ def test_a_batch_of_mixed_sizes_with_blanks_equals_single_images(mtcnn, photogra
             assert together.landmarks == pytest.approx(alone.landmarks, abs=0.05)
             assert together.n_faces == alone.n_faces
     assert batched[-3] is None and batched[-1] is None and batched[-2] is not None
+
+
+@pytest.mark.parametrize("size", [(90, 120), (480, 640), (1500, 1400)])
+def test_an_aligned_face_has_its_landmarks_in_their_places(size):
+    """A face drawn as five dots, turned by 20 degrees: the dots come out where ALIGNED_LANDMARKS says."""
+    height, width = size
+    angle, reach = np.deg2rad(20), 0.7 * min(size)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    landmarks = (faces.ALIGNED_LANDMARKS - 0.5) @ turn.T * reach + [width / 2, height / 2]
+    image = np.full((height, width, 3), 20, np.uint8)
+    y, x = np.mgrid[:height, :width]
+    for place in landmarks:
+        image[np.hypot(x - place[0], y - place[1]) < 0.03 * reach] = 255
+    aligned = faces.align(image, landmarks, 100)
+    assert aligned.shape == (100, 100, 3) and aligned.dtype == np.uint8
+    y, x = np.mgrid[:100, :100]
+    for place in faces.ALIGNED_LANDMARKS * 100 - 0.5:
+        near = np.hypot(x - place[0], y - place[1]) < 8
+        weight = (aligned[..., 0] - 20.0) * near
+        centre = np.array([(x * weight).sum(), (y * weight).sum()]) / weight.sum()
+        assert np.abs(centre - place).max() < 0.6  # px
+
+
+def test_landmarks_that_coincide_cannot_be_aligned():
+    with pytest.raises(ValueError, match="span no face"):
+        faces.align(np.zeros((50, 50, 3), np.uint8), np.full((5, 2), 7.0), 32)

@@ -17,8 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+import backbones
 import metrics
 import protocols
+import runs
 import train_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,7 +112,7 @@ def run_here(*flags: object) -> None:
 
 def refusal(*flags: object) -> str:
     """The one line with which main refuses."""
-    with pytest.raises((train_classifier.InputError, protocols.ProtocolError)) as error:
+    with pytest.raises((runs.InputError, protocols.ProtocolError)) as error:
         run_here(*flags)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -222,7 +224,7 @@ def test_torchvision_features_are_what_enters_the_classifier(name, width, tmp_pa
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
-    backbone = train_classifier.load_backbone(f"torchvision/{name}", tmp_path / "weights.pth", image_size=64)
+    backbone = backbones.load_backbone(f"torchvision/{name}", tmp_path / "weights.pth", image_size=64)
     pixels = torch.rand(2, 3, 64, 64)
     features = backbone.network(pixels)
     assert features.shape == (2, width) and backbone.image_size == 64
@@ -237,20 +239,20 @@ def test_torchvision_features_are_what_enters_the_classifier(name, width, tmp_pa
 def test_a_file_with_a_classifier_fits_and_one_with_other_tensors_does_not(tiny_backbone, tmp_path):
     state = load_file(tiny_backbone / "model.safetensors")
     save_file(state | {"fc.weight": torch.zeros(7, 384), "fc.bias": torch.zeros(7)}, tmp_path / "with_head.safetensors")
-    backbone = train_classifier.load_backbone("test_resnet", tmp_path / "with_head.safetensors")
+    backbone = backbones.load_backbone("test_resnet", tmp_path / "with_head.safetensors")
     assert all(torch.equal(tensor, state[key]) for key, tensor in backbone.network.state_dict().items())
 
     key = sorted(state)[0]
     save_file({("x." + k if k == key else k): tensor for k, tensor in state.items()}, tmp_path / "renamed.safetensors")
-    with pytest.raises(train_classifier.InputError) as error:
-        train_classifier.load_backbone("test_resnet", tmp_path / "renamed.safetensors")
+    with pytest.raises(runs.InputError) as error:
+        backbones.load_backbone("test_resnet", tmp_path / "renamed.safetensors")
     assert f"1 tensors missing (first {key}), 1 tensors unknown (first x.{key})" in str(error.value)
 
 
 def test_weights_are_never_unpickled(tmp_path):
     torch.save({"conv1.weight": Path("anything but a tensor")}, tmp_path / "pickle.pth")
-    with pytest.raises(train_classifier.InputError, match=r"weights .*pickle\.pth: .*give a \.safetensors file"):
-        train_classifier.load_backbone("test_resnet", tmp_path / "pickle.pth")
+    with pytest.raises(runs.InputError, match=r"weights .*pickle\.pth: .*give a \.safetensors file"):
+        backbones.load_backbone("test_resnet", tmp_path / "pickle.pth")
 
 
 # ---- guards and refusals

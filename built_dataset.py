@@ -1,0 +1,49 @@
+"""Opens a dataset that rdface_dataset.py built, from a folder or the Hub, and says in one line why it cannot."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+
+from runs import InputError, one_line
+
+
+def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
+    """The images of a built dataset: a folder, or ORG/NAME on the Hub. Raises InputError, at once, where it cannot."""
+    folder = Path(name).is_dir()
+    if not folder:
+        on_hub = name.startswith("hf://") or (name.count("/") == 1 and name[0] not in "./~")
+        if not on_hub:
+            raise InputError(
+                f"dataset {name}: there is no such folder; give a built one (rdface_dataset.py) or ORG/NAME"
+            )
+        work_offline_where_the_hub_is_unreachable()
+    try:
+        images = datasets.load_dataset(str(Path(name).resolve()) if folder else name, config_name, split="train")
+    except datasets.exceptions.DatasetNotFoundError as error:
+        reason = f"{one_line(error)} If it is gated, ask for access on its page and log in with hf auth login"
+        raise InputError(f"dataset {name}: {reason}") from error
+    except ConnectionError as error:
+        reason = f"{one_line(error)}, and there is no such folder; give the path of a copy"
+        raise InputError(f"dataset {name}: {reason}") from error
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise InputError(f"dataset {name}: {one_line(error)}; build it with rdface_dataset.py") from error
+    missing = {"image", "image_id", "label", "group_id"} - set(images.column_names)
+    if missing:
+        raise InputError(f"dataset {name}: column {sorted(missing)[0]} is missing; build it with rdface_dataset.py")
+    if not isinstance(images.features["label"], datasets.ClassLabel):
+        raise InputError(f"dataset {name}: column label is no ClassLabel; build it with rdface_dataset.py")
+    return images
+
+
+def work_offline_where_the_hub_is_unreachable() -> None:
+    """One request of at most 5 s decides; otherwise every look-up of a cached file spends 25 s on retries."""
+    question = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(question, timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # it answered
+    except OSError:
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

@@ -1,0 +1,287 @@
+"""Trains the miniature backbone of the offline demo on SIMULATED faces: it learns to read face parameters and to tell
+people apart.
+
+    accelerate launch demo_models/train_backbone.py
+
+The people are drawn from conditions and seeds that no demo or study corpus uses (condition ranks from 103 on). Two
+photographs a person, rendered once into a
+memory-mapped cache. Loss: mean squared error of the standardised parameters + NT-Xent between the two photographs of
+a person (Chen et al., SimCLR, ICML 2020),
+the latter on the pooled feature itself, so its cosine is a face similarity. Result: demo_models/backbone (timm's
+local-dir layout, half precision)."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+import faces
+import phenotypes
+from simulate_faces import Photograph, take
+from simulated_people import COUNTRY_ANCESTRY
+
+ARCHITECTURE, IMAGE_SIZE, MEAN, STD = "regnetx_002", 128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+DETECTOR_ERROR = 0.03  # SD of each landmark coordinate in eye distances, as MTCNN errs on these faces
+
+
+def photograph_person(person: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two photographs (2, side, side, 3) uint8 of one simulated person of a pretraining condition, and the face
+    parameters (n,) float32 in SD."""
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng([seed, 5, person])
+    pool = phenotypes.conditions()[phenotypes.NUM_STUDY_CONDITIONS :]
+    condition, country = pool[rng.integers(len(pool))], list(COUNTRY_ANCESTRY)[rng.integers(len(COUNTRY_ANCESTRY))]
+    pictures = []
+    for number in (2 * person, 2 * person + 1):
+        picture, points, drawn, _, quality = take(
+            Photograph(number, "", condition, person, number, None, country), 2 * IMAGE_SIZE, seed
+        )
+        _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+        eye_distance = np.linalg.norm(points[1] - points[0])
+        seen = points[:5] + rng.normal(0, DETECTOR_ERROR * eye_distance, (5, 2))
+        pictures.append(faces.align(np.ascontiguousarray(picture), seen, IMAGE_SIZE))
+    return np.stack(pictures), np.array([drawn.z[name] for name in phenotypes.parameters()], np.float32)
+
+
+def render(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Cached photographs (people, 2, side, side, 3) uint8, memory-mapped, and parameters (people, n); rendered where
+    the cache has none."""
+    args.cache_dir.mkdir(parents=True, exist_ok=True)
+    stem = args.cache_dir / f"faces_seed{args.seed}_{args.num_people}"
+    done = stem.with_suffix(".json")
+    if not done.exists():
+        pictures = np.lib.format.open_memmap(
+            f"{stem}_pictures.npy", "w+", np.uint8, (args.num_people, 2, IMAGE_SIZE, IMAGE_SIZE, 3)
+        )
+        targets = np.lib.format.open_memmap(
+            f"{stem}_targets.npy", "w+", np.float32, (args.num_people, len(phenotypes.parameters()))
+        )
+        with ProcessPoolExecutor(args.num_workers) as pool:
+            work = pool.map(partial(photograph_person, seed=args.seed), range(args.num_people), chunksize=16)
+            for i, (pair, z) in enumerate(tqdm(work, total=args.num_people, desc="simulated people", mininterval=10)):
+                pictures[i], targets[i] = pair, z
+        done.write_text(json.dumps({"parameters": phenotypes.parameters()}))
+    return np.load(f"{stem}_pictures.npy", mmap_mode="r"), np.load(f"{stem}_targets.npy")
+
+
+class ParameterReader(nn.Module):
+    """Backbone and a linear read-out of the face parameters. images (n, 3, side, side) -> features (n, width),
+    parameters (n, p)."""
+
+    def __init__(self, num_parameters: int):
+        super().__init__()
+        self.backbone = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=0)
+        self.read = nn.Linear(self.backbone.head_hidden_size, num_parameters)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.backbone(images)
+        return features, self.read(features)
+
+
+def prepared(pictures: np.ndarray, device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:
+    """uint8 (n, side, side, 3) -> normalised (n, 3, side, side); with a generator, moved by up to 2 %, scaled by 3 %,
+    brightened by 15 %."""
+    images = torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+    if generator is not None:
+        n = len(images)
+        scale, move = (
+            1 + 0.03 * (2 * torch.rand(n, generator=generator) - 1),
+            0.04 * (2 * torch.rand(n, 2, generator=generator) - 1),
+        )
+        theta = torch.zeros(n, 2, 3)
+        theta[:, 0, 0] = theta[:, 1, 1] = scale
+        theta[:, :, 2] = move
+        images = F.grid_sample(
+            images,
+            F.affine_grid(theta.to(device), images.shape, align_corners=False),
+            padding_mode="border",
+            align_corners=False,
+        )
+        images = images * (1 + 0.15 * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)).to(device)
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Each photograph must find the other one of its person among the batch. first, second: (n, width)."""
+    features = F.normalize(torch.cat([first, second]).float(), dim=1)
+    logits = features @ features.T / temperature
+    logits.fill_diagonal_(-torch.inf)
+    n = len(first)
+    return F.cross_entropy(logits, torch.cat([torch.arange(n, 2 * n), torch.arange(n)]).to(logits.device))
+
+
+@torch.no_grad()
+def evaluate(
+    model: ParameterReader, pictures: np.ndarray, targets: np.ndarray, device: torch.device
+) -> dict[str, float]:
+    """On held-out people: R2 of the parameters (mean and median over parameters) and how often a photograph's nearest
+    neighbour is the same person."""
+    model.eval()
+    features, read = zip(
+        *(
+            model(prepared(pictures[i : i + 64].reshape(-1, *pictures.shape[2:]), device))
+            for i in range(0, len(pictures), 64)
+        ),
+        strict=True,
+    )
+    features, read = F.normalize(torch.cat(features).float(), dim=1), torch.cat(read).float().cpu().numpy()
+    similarity = features @ features.T
+    similarity.fill_diagonal_(-1)
+    same = similarity.argmax(1).cpu().numpy() // 2 == np.arange(len(features)) // 2
+    truth = np.repeat(targets, 2, axis=0)
+    r2 = 1 - ((read - truth) ** 2).mean(0) / truth.var(0)
+    model.train()
+    return {
+        "r2_mean": float(r2.mean()),
+        "r2_median": float(np.median(r2)),
+        "same_person_top1": float(same.mean()),
+        "people": len(targets),
+    }
+
+
+def save(model: ParameterReader, folder: Path, figures: dict) -> None:
+    """timm local-dir layout: config.json + model.safetensors in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in model.backbone.state_dict().items()
+    }
+    save_file(
+        {name: tensor.contiguous().cpu() for name, tensor in state.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt", "simulated": "true"},
+    )
+    config = {
+        "architecture": ARCHITECTURE,
+        "num_classes": 0,
+        "num_features": model.backbone.num_features,
+        "pretrained_cfg": {
+            "tag": "rdface_sim",
+            "input_size": [3, IMAGE_SIZE, IMAGE_SIZE],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": MEAN,
+            "std": STD,
+            "num_classes": 0,
+            "pool_size": None,
+            "first_conv": "stem.conv",
+            "classifier": "head.fc",
+            "license": "apache-2.0",
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path(__file__).resolve().parent / "backbone")
+    parser.add_argument(
+        "--cache_dir", type=Path, default=Path("runs/backbone_cache"), help="rendered faces and checkpoints"
+    )
+    parser.add_argument(
+        "--num_people", type=int, default=14000, help="two photographs each; the last 1,000 (or a tenth) are held out"
+    )
+    parser.add_argument("--num_train_epochs", type=int, default=13)
+    parser.add_argument("--train_batch_size", type=int, default=64, help="people in a batch")
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--identity_weight", type=float, default=0.1)
+    parser.add_argument("--temperature", type=float, default=0.1)
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--num_workers", type=int, default=2, help="rendering processes")
+    parser.add_argument("--resume_from_checkpoint", choices=("latest",), help="continue after the last finished epoch")
+    parser.add_argument("--seed", type=int, default=1000, help="not a seed of any demo or study corpus")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    set_seed(args.seed)
+    pictures, targets = render(args)
+    held_out = min(1000, args.num_people // 10)
+    train = args.num_people - held_out
+    centre, spread = targets[:train].mean(0), targets[:train].std(0)
+    targets = (targets - centre) / spread
+
+    model = ParameterReader(targets.shape[1]).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.05)
+    steps = train // args.train_batch_size
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.learning_rate, total_steps=steps * args.num_train_epochs, pct_start=0.1
+    )
+    model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    started, checkpoints = time.time(), args.cache_dir / "checkpoints"
+    if not args.resume_from_checkpoint:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    finished = sorted(checkpoints.glob("epoch-??"))
+    first_epoch = int(finished[-1].name[-2:]) if finished else 0
+    if finished:
+        accelerator.load_state(str(finished[-1]))
+    print(
+        f"{train} simulated people to train on, {held_out} held out, {targets.shape[1]} parameters, "
+        f"epochs {first_epoch}..{args.num_train_epochs}, {accelerator.device}"
+    )
+
+    for epoch in range(first_epoch, args.num_train_epochs):
+        generator = torch.Generator().manual_seed(args.seed + epoch)
+        order = torch.randperm(train, generator=generator).numpy()
+        bar = tqdm(range(steps), desc=f"epoch {epoch}", disable=not accelerator.is_main_process, mininterval=10)
+        for step in bar:
+            people = np.sort(order[step * args.train_batch_size : (step + 1) * args.train_batch_size])
+            pair = pictures[people]
+            images = prepared(np.concatenate([pair[:, 0], pair[:, 1]]), accelerator.device, generator)
+            truth = torch.from_numpy(targets[people]).to(accelerator.device).repeat(2, 1)
+            with accelerator.autocast():
+                features, read = model(images)
+            regression = F.mse_loss(read.float(), truth)
+            identity = nt_xent(*features.chunk(2), args.temperature)
+            accelerator.backward(regression + args.identity_weight * identity)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            bar.set_postfix(parameters=f"{regression.item():.3f}", identity=f"{identity.item():.3f}", refresh=False)
+        unfinished = checkpoints / "unfinished"  # renamed when whole: a kill at any instant leaves the last good one
+        accelerator.save_state(str(unfinished))
+        unfinished.rename(checkpoints / f"epoch-{epoch + 1:02d}")
+        figures = evaluate(accelerator.unwrap_model(model), pictures[train:], targets[train:], accelerator.device)
+        print(f"epoch {epoch}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()), flush=True)
+        arguments = {k: (v.name if isinstance(v, Path) else v) for k, v in vars(args).items()}
+        save(
+            accelerator.unwrap_model(model),
+            args.output_dir,
+            {
+                "held_out": figures,
+                "arguments": arguments,
+                "seconds_this_run": round(time.time() - started),
+                "simulated": True,
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()

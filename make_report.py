@@ -1,0 +1,168 @@
+"""Results of finished runs as one self-contained HTML page: a table with intervals and chance, and example images.
+
+    python make_report.py results RUN [RUN ...] --dataset_name DIR --output_file page.html
+
+A RUN is a folder with `predictions.parquet` and `run.json`; every number is recomputed from the predictions here. The
+page needs no server and loads nothing; photographs appear as small re-encoded thumbnails."""
+
+import argparse
+import base64
+import io
+import json
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+import metrics
+from built_dataset import load_images
+from runs import InputError, fail, write_atomically
+
+THUMBNAIL_PX = 160
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
+ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
+ table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .35rem .8rem; text-align: right; }
+ th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #1c2430; }
+ tbody tr + tr td { border-top: 1px solid #d5dae1; } small, .quiet { color: #5b6675; } code { font-size: .85em; }
+ .simulated { background: #fff3d6; border-left: .4rem solid #e0a100; padding: .6rem 1rem; }
+ .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(165px, 1fr)); gap: 1rem; }
+ figure { margin: 0; } figure img { width: 100%; border-radius: .4rem; display: block; }
+ .hit { color: #14713d; } .miss { color: #a3261d; } figcaption { font-size: .8rem; }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% if simulated %}<p class="simulated"><b>SIMULATED data.</b> Every face on this page was drawn by a program. The numbers
+ show that the software works and how methods compare on a corpus with known truth; they say nothing about patients.</p>
+{% endif %}<p>{{ n_images }} images, {{ n_classes }} conditions, {{ n_subjects }} groups of one subject. Not for
+ clinical use.</p>
+<h2>Results</h2>
+<table><thead><tr><th>run</th><th>n</th><th>seeds</th>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+{% for run in runs %}<tr><td>{{ run.name }}<br><small>{{ run.backbone }}, {{ run.recipe }}, {{ run.protocol }}</small></td>
+<td>{{ run.n_test }}</td><td>{{ run.n_seeds }}</td>
+{% for cell in run.cells %}<td>{% if cell %}{{ "%.1f"|format(100 * cell.mean) }}<br>
+<small>{{ "%.1f"|format(100 * cell.low) }} to {{ "%.1f"|format(100 * cell.high) }}</small>{% endif %}</td>{% endfor %}</tr>
+{% endfor %}<tr class="quiet"><td>chance</td><td></td><td></td>{% for c in chance %}<td>{% if c is not none %}{{ "%.1f"|format(100 * c) }}{% endif %}</td>{% endfor %}</tr>
+</tbody></table>
+<p><small>Percent; below each number its 95 % bootstrap interval over subjects{{ ", simulated data" if simulated }}.
+ Chance: an image's class among k classes named at random.</small></p>
+<h2>How each run was started</h2>
+<ul>{% for run in runs %}<li>{{ run.name }}: <code>{{ run.command }}</code></li>{% endfor %}</ul>
+<h2>Examples from {{ runs[0].name }}{{ ", simulated" if simulated }}</h2>
+<p class="quiet">Drawn at random (seed 0) from the images that were held out when they were predicted.</p>
+<div class="faces">{% for face in faces %}<figure><img alt="{{ "simulated " if simulated }}face of {{ face.image_id }}" src="data:image/jpeg;base64,{{ face.jpeg }}">
+<figcaption><b>{{ face.image_id }}</b> {{ face.disease }}<br>
+{% for guess in face.guesses %}<span class="{{ "hit" if guess.right else "miss" }}">{{ guess.abbr }} {{ "%.0f"|format(100 * guess.p) }} %</span>{{ ", " if not loop.last }}{% endfor %}</figcaption></figure>
+{% endfor %}</div></body></html>
+"""  # noqa: E501  (HTML reads worse when it is folded)
+
+
+def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
+    """One row of the table and the predictions behind it. Raises ValueError or FileNotFoundError with the remedy."""
+    predictions = metrics.read_predictions(folder)
+    record_file = folder / "run.json"
+    record = json.loads(record_file.read_text()) if record_file.is_file() else {}
+    results = metrics.score(predictions)
+    arguments = record.get("arguments", {})
+    given = [f"--{name} {value}" for name, value in arguments.items() if value not in (None, False, True)]
+    given += [f"--{name}" for name, value in arguments.items() if value is True]
+    first = predictions.iloc[0]
+    return {
+        "name": folder.name,
+        "backbone": first["backbone"],
+        "recipe": first["recipe"],
+        "protocol": first["protocol"],
+        "n_test": results["n_test"],
+        "n_seeds": predictions["seed"].nunique(),
+        "metrics": results["metrics"],
+        "command": " ".join(["accelerate launch train_classifier.py", *given]),
+    }, predictions
+
+
+def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> list[dict]:
+    """`count` held-out images with the three most probable conditions of each."""
+    row_of = {image_id: row for row, image_id in enumerate(images["image_id"])}
+    held_out = predictions[predictions["split"] == "test"].drop_duplicates("image_id")
+    names = images.features["label"].names
+    faces = []
+    for _, prediction in held_out.sample(min(count, len(held_out)), random_state=0).iterrows():
+        if prediction["image_id"] not in row_of:
+            raise ValueError(
+                f"image {prediction['image_id']} is not in this dataset; give the one the run was made with"
+            )
+        image = images[row_of[prediction["image_id"]]]
+        picture = image["image"].convert("RGB")
+        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        jpeg = io.BytesIO()
+        picture.save(jpeg, "JPEG", quality=80)
+        probabilities = np.asarray(prediction["probabilities"])
+        guesses = [
+            {"abbr": names[c], "p": probabilities[c], "right": c == prediction["label"]}
+            for c in np.argsort(-probabilities, kind="stable")[:3]
+        ]
+        faces.append(
+            {
+                "image_id": image["image_id"],
+                "disease": image["disease_name"],
+                "guesses": guesses,
+                "jpeg": base64.b64encode(jpeg.getvalue()).decode(),
+            }
+        )
+    return faces
+
+
+def results_page(runs: list[Path], images: Dataset, count: int) -> str:
+    """The HTML page. runs: folders of finished runs; count: how many example images."""
+    rows, first_predictions = [], None
+    for folder in runs:
+        row, predictions = read_run(folder)
+        rows.append(row)
+        first_predictions = predictions if first_predictions is None else first_predictions
+    columns = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    n_classes = images.features["label"].num_classes
+    chance = [int(name[3:]) / n_classes if name.startswith("top") else None for name in columns]
+    for row in rows:
+        row["cells"] = [row["metrics"].get(name) for name in columns]
+    source = set(images["source_type"]) if "source_type" in images.column_names else set()
+    simulated = source == {"simulated"}
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(PAGE).render(
+        title="RDFace-sim results (simulated)" if simulated else "RDFace results",
+        simulated=simulated,
+        n_images=len(images),
+        n_classes=n_classes,
+        n_subjects=len(set(images["group_id"])),
+        columns=columns,
+        chance=chance,
+        runs=rows,
+        faces=example_faces(images, first_predictions, count),
+    )
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    results = commands.add_parser(
+        "results", help="table and examples of classifier runs", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    results.add_argument("runs", nargs="+", type=Path, help="folders that train_classifier.py wrote")
+    results.add_argument("--dataset_name", required=True, help="the dataset of these runs: a folder or a Hub id")
+    results.add_argument("--dataset_config_name", default=None, help="its config; none: the default one")
+    results.add_argument("--output_file", type=Path, required=True, help="the page to write")
+    results.add_argument("--num_examples", type=int, default=24, help="example images on the page")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    page = results_page(args.runs, load_images(args.dataset_name, args.dataset_config_name), args.num_examples)
+    args.output_file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.output_file, lambda file: file.write_text(page, encoding="utf-8"))
+    print(f"written: {args.output_file}")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (InputError, ValueError, FileNotFoundError) as error:
+        fail(str(error), 2)

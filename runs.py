@@ -1,0 +1,66 @@
+"""What every run shares: refusals in one line, files written whole or not at all, and the record beside results."""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+
+class InputError(Exception):
+    """Something the user can put right; the message is one line that says what and how. Exit code 2."""
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on standard error, from the main process only, and exit."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        time.sleep(30)  # the launcher ends this process once the main one has said why and left; otherwise it speaks
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """`write` fills a file of a temporary name beside `path`, which then takes its place: whole, or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=2, default=str) + "\n"))
+
+
+def git_commit() -> str | None:
+    """The commit this script belongs to, with -dirty where files differ from it; None outside of a repository."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    folder = Path(__file__).resolve().parent
+    try:
+        run = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return None
+    return run.stdout.strip() or None
+
+
+def run_record(args: argparse.Namespace, packages: Sequence[str], started: float) -> dict:
+    """What is needed to repeat a run, and what it cost, on any machine: see train_classifier.py for what it adds.
+
+    packages: whose versions matter; started: time.monotonic() at the start."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "arguments": vars(args),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "git_commit": git_commit(),
+        "wall_s": round(time.monotonic() - started, 2),
+        "peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak,  # elsewhere it counts KiB
+    }

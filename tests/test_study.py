@@ -1,0 +1,92 @@
+"""The newcomer's path in small, through the commands of `make demo`: simulate, build, load, probe, page."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(script: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    sizes = ["--num_images", 60, "--num_conditions", 10, "--image_size", 192, "--seed", 3]
+    run("simulate_faces.py", "--output_dir", folder / "raw", *sizes)
+    run("rdface_dataset.py", "build", folder / "raw", "--output_dir", folder / "rdface-sim")
+    probe = ["--dataset_name", folder / "rdface-sim", "--backbone", ROOT / "demo_models" / "backbone"]
+    run("train_classifier.py", *probe, "--align_faces", "mtcnn", "--output_dir", folder / "probe")
+    run("train_classifier.py", *probe, "--shuffle_labels", "--output_dir", folder / "shuffled")
+    runs = [folder / "probe", folder / "shuffled"]
+    run(
+        "make_report.py",
+        "results",
+        *runs,
+        "--dataset_name",
+        folder / "rdface-sim",
+        "--output_file",
+        folder / "page.html",
+    )
+    return folder
+
+
+def test_the_dataset_says_that_it_is_simulated(study):
+    images = load_dataset(str(study / "rdface-sim"), split="train")
+    assert set(images["source_type"]) == {"simulated"} and len(images) == 60
+    assert "SIMULATED" in (study / "rdface-sim" / "README.md").read_text()
+
+
+def test_simulated_images_are_refused_under_the_real_name(study):
+    command = [sys.executable, str(ROOT / "rdface_dataset.py"), "build", str(study / "raw"), "--output_dir"]
+    done = subprocess.run([*command, str(study / "rdface")], capture_output=True, text=True)
+    assert done.returncode == 2 and "shadow the real dataset" in done.stderr
+    assert "Traceback" not in done.stderr and not (study / "rdface").exists()
+
+
+def test_the_probe_beats_chance_and_shuffled_labels(study):
+    probe, shuffled = (json.loads((study / name / "results.json").read_text()) for name in ("probe", "shuffled"))
+    assert probe["metrics"]["top1"]["low"] > 2 * probe["chance"]
+    assert probe["metrics"]["top1"]["low"] > shuffled["metrics"]["top1"]["mean"]
+    record = json.loads((study / "probe" / "run.json").read_text())
+    assert record["arguments"]["align_faces"] == "mtcnn" and record["faces_missed"] <= 6
+
+
+def test_the_page_stands_alone_and_shows_what_the_results_say(study):
+    page = (study / "page.html").read_text()
+    assert "SIMULATED data" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)  # nothing is loaded from elsewhere
+    results = json.loads((study / "probe" / "results.json").read_text())
+    assert f"{100 * results['metrics']['top1']['mean']:.1f}" in page
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(pictures) == 24
+    for picture in pictures:
+        assert max(Image.open(io.BytesIO(base64.b64decode(picture))).size) <= 160
+
+
+def test_a_page_of_another_dataset_is_refused(study, tmp_path):
+    (tmp_path / "none").mkdir()
+    arguments = [
+        "results",
+        tmp_path / "none",
+        "--dataset_name",
+        study / "rdface-sim",
+        "--output_file",
+        tmp_path / "p.html",
+    ]
+    command = [sys.executable, str(ROOT / "make_report.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "no such file" in done.stderr and "Traceback" not in done.stderr
