@@ -1,0 +1,102 @@
+"""What the SIMULATED corpus allows: how well a detector finds its faces, and how well its true parameters classify.
+
+    python benchmarks/simulator_yardsticks.py --raw_dir runs/demo/raw --dataset_name runs/demo/rdface-sim
+
+Detection: MTCNN at threshold 0.9, largest face, mean distance of the five landmarks from the truth in inter-ocular
+distances. Classification: the benchmark's own linear probe on the true face parameters instead of an image's features,
+out of fold under `strict`; it bounds what any reader of these images can reach. Shuffled labels must give chance.
+Near duplicates: how many planted re-encodings the build has put into their original's group."""
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import faces
+import metrics
+import protocols
+from built_dataset import load_images
+from train_classifier import fit_linear_probe
+
+
+def detection(raw_dir: Path, truth: list[dict]) -> None:
+    """Print found faces and landmark errors, for undegraded and degraded photographs apart."""
+    detector = faces.load_detector("mtcnn")
+    errors: dict[str, list[float]] = defaultdict(list)
+    for true in tqdm(truth, desc="detecting"):
+        with Image.open(raw_dir / "rd_images" / true["disease_abbr"] / true["image_name"]) as picture:
+            face = detector.detect([picture])[0]
+        kind = "re-encoded copy" if true["duplicate_of"] else "degraded" if true["quality_level"] else "undegraded"
+        landmarks = np.array(true["landmarks"])
+        eye_distance = np.linalg.norm(landmarks[1] - landmarks[0])
+        missed = face is None
+        errors[kind].append(
+            np.nan if missed else np.linalg.norm(face.landmarks - landmarks, axis=1).mean() / eye_distance
+        )
+    for kind, found in sorted(errors.items()):
+        print(
+            f"{kind}: face found in {100 * np.mean(~np.isnan(found)):.1f} % of {len(found)}, "
+            f"landmarks within {100 * np.nanmean(found):.1f} % of the inter-ocular distance on average"
+        )
+
+
+def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
+    """Print out-of-fold scores of the linear probe on parameters (n, p) of the dataset's rows."""
+    labels, groups = np.array(images["label"][:]), np.array(images["group_id"][:])
+    if shuffle:
+        labels = np.random.default_rng(0).permutation(labels)
+    n_classes, image_ids, rows = len(images.features["label"].names), images["image_id"][:], []
+    constants = {"protocol": "strict", "split": "test", "seed": 0, "backbone": "truth", "recipe": "linear_probe"}
+    for fold in protocols.folds(images, "strict"):
+        protocols.check_fold(fold, groups, image_ids)
+        centre, spread = parameters[fold.train].mean(0), parameters[fold.train].std(0)
+        known = (parameters - centre) / spread
+        probe = fit_linear_probe(known[fold.train], labels[fold.train], groups[fold.train], n_classes)
+        for row, p in zip(fold.test.tolist(), probe.probabilities(known[fold.test], n_classes), strict=True):
+            own = {"image_id": image_ids[row], "label": int(labels[row]), "fold": fold.number, "subject": groups[row]}
+            rows.append(constants | own | {"probabilities": p})
+    scores = metrics.score(pd.DataFrame(rows))
+    top1 = scores["metrics"]["top1"]
+    print(
+        f"linear probe on the true parameters{', labels shuffled' if shuffle else ''}: top-1 {100 * top1['mean']:.1f} % "
+        f"[{100 * top1['low']:.1f}, {100 * top1['high']:.1f}], n {scores['n_test']}, chance {100 * scores['chance']:.1f} %"
+    )
+
+
+def duplicates(images, truth: list[dict]) -> None:
+    """Print how many planted re-encodings share their original's group (their subject is not in the CSV)."""
+    group_of = dict(zip(images["image_id"], images["group_id"], strict=True))
+    subjects = defaultdict(set)
+    for true in truth:
+        subjects[group_of[Path(true["image_name"]).stem]].add(true["subject"])
+    planted = [true for true in truth if true["duplicate_of"]]
+    found = sum(group_of[Path(t["image_name"]).stem] == group_of[Path(t["duplicate_of"]).stem] for t in planted)
+    wrong = sum(len(people) > 1 for people in subjects.values())
+    print(f"planted re-encodings found: {found} of {len(planted)}; groups that join different people: {wrong}")
+
+
+def main(args: argparse.Namespace) -> None:
+    truth = pq.read_table(args.raw_dir / "ground_truth.parquet").to_pylist()
+    images = load_images(args.dataset_name)
+    by_id = {Path(true["image_name"]).stem: true for true in truth}
+    parameters = np.array([by_id[image_id]["parameters"] for image_id in images["image_id"]])
+    print(f"{len(truth)} SIMULATED photographs")
+    duplicates(images, truth)
+    classification(images, parameters, shuffle=False)
+    classification(images, parameters, shuffle=True)
+    detection(args.raw_dir, truth)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--raw_dir", type=Path, required=True, help="what simulate_faces.py wrote")
+    parser.add_argument("--dataset_name", required=True, help="the dataset built from it")
+    main(parser.parse_args())
