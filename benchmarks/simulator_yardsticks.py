@@ -64,10 +64,10 @@ def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
             own = {"image_id": image_ids[row], "label": int(labels[row]), "fold": fold.number, "subject": groups[row]}
             rows.append(constants | own | {"probabilities": p})
     scores = metrics.score(pd.DataFrame(rows))
-    top1 = scores["metrics"]["top1"]
+    top1 = {name: f"{100 * value:.1f}" for name, value in scores["metrics"]["top1"].items() if value is not None}
     print(
-        f"linear probe on the true parameters{', labels shuffled' if shuffle else ''}: top-1 {100 * top1['mean']:.1f} % "
-        f"[{100 * top1['low']:.1f}, {100 * top1['high']:.1f}], n {scores['n_test']}, chance {100 * scores['chance']:.1f} %"
+        f"linear probe on the true parameters{', labels shuffled' if shuffle else ''}: top-1 {top1['mean']} % "
+        f"[{top1['low']}, {top1['high']}], n {scores['n_test']}, chance {100 * scores['chance']:.1f} %"
     )
 
 
