@@ -18,7 +18,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass
 class Backbone:
-    """A frozen network that turns (b, 3, image_size, image_size) normalised RGB into (b, d) features."""
+    """A frozen network: (b, 3, image_size, image_size) normalised RGB to features, (b, d) or a map (b, d, h, w)."""
 
     network: torch.nn.Module
     image_size: int  # px, square

@@ -77,7 +77,7 @@ def extract_features(
         for rows, batch, in_vain in tqdm(
             loader, desc="features", unit="batch", disable=not accelerator.is_main_process
         ):
-            rows, batch, in_vain = accelerator.gather_for_metrics((rows, network(batch).float(), in_vain))
+            rows, batch, in_vain = accelerator.gather_for_metrics((rows, network(batch).float().flatten(1), in_vain))
             if features is None:
                 features = np.full((len(images), batch.shape[1]), np.nan)
             features[rows.cpu().numpy()] = batch.cpu().numpy()  # by row: what fills up the last batch changes nothing
