@@ -37,13 +37,13 @@ PROBE := $(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_mod
 PROBE_NEEDS := $(SIM)/README.md train_classifier.py backbones.py faces.py metrics.py protocols.py demo_models/backbone/model.safetensors
 
 $(DEMO)/aligned_faces/results.json: $(PROBE_NEEDS)
-	$(PROBE) --align_faces mtcnn --output_dir $(@D)
-
-$(DEMO)/whole_images/results.json: $(PROBE_NEEDS)
 	$(PROBE) --output_dir $(@D)
 
+$(DEMO)/whole_images/results.json: $(PROBE_NEEDS)
+	$(PROBE) --align_faces none --output_dir $(@D)
+
 $(DEMO)/shuffled_labels/results.json: $(PROBE_NEEDS)
-	$(PROBE) --align_faces mtcnn --shuffle_labels --output_dir $(@D)
+	$(PROBE) --shuffle_labels --output_dir $(@D)
 
 RUNS := $(DEMO)/aligned_faces $(DEMO)/whole_images $(DEMO)/shuffled_labels
 

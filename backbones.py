@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,9 @@ class Backbone:
     image_size: int  # px, square
     mean: Sequence[float]  # of RGB in 0..1
     std: Sequence[float]
+    face_alignment: str | None = (
+        None  # detector with which the faces it was trained on were cut out; None: whole images
+    )
 
 
 def load_backbone(name: str, weights: Path | None = None, image_size: int | None = None) -> Backbone:
@@ -100,7 +104,8 @@ def _timm_backbone(name: str, weights: Path | None, image_size: int | None) -> B
         classifier = (classifier,) if isinstance(classifier, str) else classifier
         load_weights(network, read_weights(weights), classifier, name, weights)
     config = timm.data.resolve_model_data_config(network)
-    return Backbone(network, image_size or config["input_size"][-1], config["mean"], config["std"])
+    alignment = json.loads((folder / "config.json").read_text()).get("face_alignment") if folder else None
+    return Backbone(network, image_size or config["input_size"][-1], config["mean"], config["std"], alignment)
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:

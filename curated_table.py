@@ -1,7 +1,9 @@
 """The curator's table `disease_images.csv`: read row by row, every problem noted, every value in one form."""
 
+import codecs
 import csv
 import io
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -14,6 +16,7 @@ from photographs import Photograph
 
 CSV_NAME = "disease_images.csv"
 IMAGES = "rd_images"
+MAX_CELL_CHARACTERS = 1_000_000
 REQUIRED = ("image_name", "disease_name", "disease_abbr", "sub_category", "gene_name", "orphanet_code")
 OPTIONAL = ("subject_id", "age", "sex", "country", "hpo_ids", "source_type", "source_url", "license")
 MAY_BE_NULL = (  # columns of the dataset
@@ -89,6 +92,12 @@ class Folder:
         """The file of this name, also if its Unicode form differs; or the reason why there is none."""
         if name in ("", ".", "..") or re.search(r"[/\\\0]", name) or len(name.encode()) > 255:
             return f"{name!r} is not a bare file name"
+        try:
+            return self._find(abbreviation, name)
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror}: check the permissions)"
+
+    def _find(self, abbreviation: str, name: str) -> Path | str:
         path = self._condition(abbreviation) / name
         if not path.exists():
             names = self._names(path.parent)
@@ -98,8 +107,11 @@ class Folder:
             if unicodedata.normalize("NFC", names[key]) != unicodedata.normalize("NFC", name):
                 return f"{name} is missing (there is {names[key]})"
             path = path.with_name(names[key])
-        if not path.resolve().is_relative_to((self.root / IMAGES).resolve()):
+        inside = os.path.realpath(self.root / IMAGES)  # resolve() would raise RuntimeError over a link to itself
+        if not Path(os.path.realpath(path)).is_relative_to(inside):
             return f"{name} is a link that leads out of the folder"
+        if path.is_symlink() and not path.exists():
+            return f"{name} is a link that leads to no file"
         return path if path.is_file() else f"{name} is not a file"
 
     def _condition(self, abbreviation: str) -> Path:
@@ -123,33 +135,37 @@ def read(folder: Path, problems: list[Problem]) -> tuple[list[Row], list[str]]:
     """The usable rows and the names of the curator's own columns; all that is wrong is appended to the problems.
 
     Raises FolderError where nothing can be read: no table, a missing column, no rows, no photographs."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False also where nobody may look
         raise FolderError(folder.name, "is not a folder", f"give the folder that holds {CSV_NAME}")
     header, records = _records(folder, problems)
     missing = [name for name in REQUIRED if name not in header]
     if missing:
+        found = [other for other in header if other not in REQUIRED and other.casefold() in missing]
         hint = "separate the cells by commas" if any(c in header[0] for c in ";\t") else "add it"
+        hint = f"there is {', '.join(found)}: write it in small letters" if found else hint
         raise FolderError(CSV_NAME, f"column {', '.join(missing)} is missing", hint, row=1)
     repeated = [name for name, count in Counter(header).items() if name and count > 1]
     if repeated:
-        raise FolderError(CSV_NAME, f"column {repeated[0]} occurs twice", "rename one of them", row=1)
+        raise FolderError(CSV_NAME, f"column {', '.join(repeated)} occurs twice", "rename one of them", row=1)
     if not records:
         raise FolderError(CSV_NAME, "has no rows", "add one row an image")
     if not any((folder / IMAGES).glob("*/*")):
         raise FolderError(IMAGES, "holds no images", f"put them into {IMAGES}/<disease_abbr>/")
     extra = [name for name in header if name and name not in REQUIRED + OPTIONAL]
     if extra:
-        reason = f"unknown columns are kept as text: {', '.join(extra)}"
+        shown = (f"{name} (or is it {name.casefold()}?)" if name.casefold() in OPTIONAL else name for name in extra)
+        reason = f"unknown columns are kept as text: {', '.join(shown)}"
         problems.append(Problem(CSV_NAME, 1, None, "note", reason, "nothing needs doing"))
     rows = []
     files = Folder(folder)
-    seen: dict[Path, int] = {}
     for line, cells in records:
-        row = _usable_row(line, cells, header, files, seen, problems)
+        row = _usable_row(line, cells, header, files, problems)
         if row:
             _read_values(row, dict(zip(header, cells, strict=True)), extra, problems)
             rows.append(row)
-    return _agreeing(rows, problems), extra
+    rows = _once(_agreeing(rows, problems), problems)
+    _note_doubtful(rows, problems)
+    return rows, extra
 
 
 def _records(folder: Path, problems: list[Problem]) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -158,20 +174,12 @@ def _records(folder: Path, problems: list[Problem]) -> tuple[list[str], list[tup
         data = (folder / CSV_NAME).read_bytes()
     except FileNotFoundError:
         raise FolderError(CSV_NAME, "is missing", f"put it into {folder.name}") from None
-    encodings = ["utf-16"] if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "cp1252", "latin-1"]
-    for encoding in encodings:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        break
-    else:
-        raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8")
-    if encoding != "utf-8-sig":
-        reason = f"is not UTF-8 and was read as {encoding}"
-        problems.append(Problem(CSV_NAME, 1, None, "note", reason, "look over its accents, or save it as UTF-8"))
+    except OSError as error:
+        raise FolderError(CSV_NAME, f"cannot be read ({error.strerror})", "make it a readable file") from None
+    text = _text(data, problems)
     if "\0" in text:
         raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8")
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     records, start = [], 1
     try:
@@ -180,17 +188,52 @@ def _records(folder: Path, problems: list[Problem]) -> tuple[list[str], list[tup
                 records.append((start, cells))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise FolderError(
-            CSV_NAME, f"a quoted cell is not closed properly ({error})", "correct it", row=start
-        ) from None
+        reason = f"a quoted cell is not closed properly ({error})"
+        if "field limit" in str(error):
+            reason = f"a cell has more than {MAX_CELL_CHARACTERS:,} characters, or its quotation mark is not closed"
+        raise FolderError(CSV_NAME, reason, "correct it", row=start) from None
     if not records:
         raise FolderError(CSV_NAME, "is empty", f"add the columns {', '.join(REQUIRED)}, and one row an image")
     return [name.strip() for name in records[0][1]], records[1:]
 
 
-def _usable_row(
-    line: int, cells: list[str], header: list[str], files: Folder, seen: dict[Path, int], problems: list[Problem]
-) -> Row | None:
+def _text(data: bytes, problems: list[Problem]) -> str:
+    """UTF-8; bytes that are none, in a file saved as Latin-1 or pasted from one, are read as cp1252, with a note."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError:
+            raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8") from None
+    lines = data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
+    texts, stray, whole = [], [], 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.append(line.decode("utf-8"))
+            whole += not line.isascii()
+        except UnicodeDecodeError:
+            texts.append(line.decode("utf-8", errors="cp1252"))
+            stray.append(number)
+    if whole:
+        places = [(number, "has characters that are not UTF-8 and were read as cp1252") for number in stray]
+    else:
+        places = [(1, "is not UTF-8 and was read as cp1252")] if stray else []
+    for number, reason in places:
+        problems.append(Problem(CSV_NAME, number, None, "note", reason, "look over its accents, or save it as UTF-8"))
+    return "".join(texts)
+
+
+def _as_cp1252(error: UnicodeDecodeError) -> tuple[str, int]:
+    stray = error.object[error.start : error.end]
+    try:
+        return stray.decode("cp1252"), error.end
+    except UnicodeDecodeError:  # five bytes that cp1252 leaves out
+        return stray.decode("latin-1"), error.end
+
+
+codecs.register_error("cp1252", _as_cp1252)
+
+
+def _usable_row(line: int, cells: list[str], header: list[str], files: Folder, problems: list[Problem]) -> Row | None:
     """The row with its photograph's path, or None and a problem."""
 
     def refuse(column: str | None, reason: str, remedy: str) -> None:
@@ -209,9 +252,6 @@ def _usable_row(
     path = files.find(abbreviation, name)
     if isinstance(path, str):
         return refuse("image_name", path, "correct the name, add the file or delete the row")
-    if path in seen:
-        return refuse("image_name", f"{name} occurs already in row {seen[path]}", "delete one of the two rows")
-    seen[path] = line
     return Row(line, abbreviation, path, {"disease_abbr": abbreviation})
 
 
@@ -257,6 +297,32 @@ def _agreeing(rows: list[Row], problems: list[Problem]) -> list[Row]:
                 reason = f"is spelt otherwise than in row {members[0].line}, of the same abbreviation {abbreviation}"
                 problems.append(row.problem("disease_name", "note", reason, "use one spelling"))
     return [row for row in rows if row.line not in bad]
+
+
+def _once(rows: list[Row], problems: list[Problem]) -> list[Row]:
+    """Rows less those whose photograph an earlier one has; of rows that are kept already, or both might be lost."""
+    first: dict[Path, Row] = {}
+    for row in rows:
+        if first.setdefault(row.path, row) is not row:
+            reason = f"{row.path.name} occurs already in row {first[row.path].line}"
+            problems.append(row.problem("image_name", "row", reason, "delete one of the two rows"))
+    return list(first.values())
+
+
+def _note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
+    """Notes on one subject under several conditions, and on one ORPHA code under several abbreviations."""
+    for column, reason, remedy in (
+        ("subject_id", "subject {} has another condition in row {}", "kept as one; number subjects across conditions"),
+        ("orphanet_code", "ORPHA {} has another abbreviation in row {}", "use one abbreviation if they are one"),
+    ):
+        first: dict[str, Row] = {}
+        noted = set()
+        for row in rows:
+            value = row.values[column]
+            earlier = first.setdefault(value, row)
+            if value and earlier.abbreviation != row.abbreviation and (value, row.abbreviation) not in noted:
+                noted.add((value, row.abbreviation))
+                problems.append(row.problem(column, "note", reason.format(value, earlier.line), remedy))
 
 
 def assign_image_ids(rows: list[Row]) -> None:

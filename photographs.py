@@ -3,23 +3,27 @@
 Published bytes are the file's own, less EXIF, GPS, XMP, IPTC, comments, thumbnails and whatever follows the end of the
 image. Pixels are encoded anew only where they would be misread otherwise: an EXIF orientation is applied, 16-bit grey
 is scaled to 8 bits, transparency is laid on white, CMYK becomes RGB, and formats that cannot be cleaned byte by byte
-become PNG. Nothing damaged passes: no truncated JPEG, and no PNG whose missing rows a decoder would fill with black.
+become PNG. Nothing damaged passes: no JPEG or PNG whose missing rows a decoder would fill with grey or black.
 """
 
 import hashlib
 import io
+import re
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps, JpegImagePlugin
 
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8  # longer side over shorter side
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 200_000_000
+MAX_PADDING_BYTES = 64  # after a JPEG's last block; more are blocks that were not decoded
+DARK_BITS = 12  # 16-bit samples that use no more are nearly black in 8 bits
 GREY_TOLERANCE = 6  # largest difference between colour channels, of 255, that JPEG leaves in a colourless picture
 EXTENSIONS = {  # extension -> true format; also the only formats Pillow is let to try, since some others run programs
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP",
@@ -29,6 +33,8 @@ FORMATS = (*dict.fromkeys(EXTENSIONS.values()), "MPO")
 JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD} - {0xC8}  # frame, scan, Huffman, quantisation, restart
 PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT"}
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> samples a pixel
+JPEG_DAMAGE = re.compile("premature end|bad (huffman|arithmetic) code|found marker", re.IGNORECASE)  # libjpeg's words
+JPEG_EXTRA = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
@@ -68,8 +74,9 @@ def read(path: Path) -> tuple[Photograph, bytes, Image.Image]:
         notes.append(f"is named {path.suffix} but holds {true_format}")
     published = strip_metadata(data)
     image = _decode(data if published is None else published)
+    bits = _significant_bits(image, data, notes)
     if published is None or orientation > 1 or _is_misread(image):
-        image = _upright_and_plain(image, orientation)
+        image = _upright_and_plain(image, orientation, bits)
         published = _encode(image, data if true_format == "JPEG" else None)
         rewritten = True
     else:
@@ -175,10 +182,48 @@ def _check_exif(exif: bytes) -> None:
 def _decode(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.format == "JPEG":
+            image = _decode_jpeg(image, data)
         image.load()
     except Exception as error:  # as above; LOAD_TRUNCATED_IMAGES stays off, so a cut file is an error
         raise PhotographError("is damaged or truncated", "copy or export it again") from error
     return image
+
+
+def _decode_jpeg(opened: Image.Image, data: bytes) -> Image.Image:
+    """Decoded with libjpeg's warnings heeded, which Pillow passes over; the pixels are those that Pillow gives.
+
+    Raises ValueError where blocks are missing, which a decoder fills with grey."""
+    colours = {"L": "GRAY", "RGB": "RGB"}.get(opened.mode, "CMYK")
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colours, strict=True)
+    except ValueError as error:
+        extra = JPEG_EXTRA.search(str(error))
+        lost = extra and (int(extra[1]) > MAX_PADDING_BYTES or "d0" <= extra[2] <= "d7")  # a restart marker
+        if lost or JPEG_DAMAGE.search(str(error)):
+            raise
+        return opened  # padding, or a kind that only Pillow reads
+    if colours == "CMYK":
+        return opened
+    image = Image.fromarray(pixels if colours == "RGB" else pixels[..., 0])
+    image.info = opened.info
+    return image
+
+
+def _significant_bits(image: Image.Image, data: bytes, notes: list[str]) -> int:
+    """How many bits hold 16-bit grey: those of a PNG's sBIT chunk where all values keep within them, else 16."""
+    is_png = data[:4] == b"\x89PNG"
+    deep_colour = is_png and data[24] == 16 and not image.mode.startswith("I")  # of which Pillow keeps the high bytes
+    if not (image.mode.startswith("I;16") or deep_colour):
+        return 16
+    brightest = image.convert("RGB").getextrema() if deep_colour else ((0, int(np.asarray(image).max())),)
+    used = max(high for _, high in brightest).bit_length() + (8 if deep_colour else 0)
+    at = data.find(b"sBIT", 0, data.find(b"IDAT")) if is_png and not deep_colour else -1
+    if at > 0 and max(used, 1) <= data[at + 4] <= 16:
+        return data[at + 4]
+    if used <= DARK_BITS:
+        notes.append(f"is dark, since its values use only {used} of 16 bits")
+    return 16
 
 
 def _is_misread(image: Image.Image) -> bool:
@@ -192,10 +237,10 @@ def _is_transparent(image: Image.Image) -> bool:
     return False
 
 
-def _upright_and_plain(image: Image.Image, orientation: int) -> Image.Image:
-    """8-bit L or RGB without transparency, as a viewer shows it."""
+def _upright_and_plain(image: Image.Image, orientation: int, bits: int) -> Image.Image:
+    """8-bit L or RGB without transparency, as a viewer shows it; bits: of 16-bit grey, those that hold its values."""
     if image.mode.startswith(("I", "F")):
-        image = _scale_to_8_bits(image)
+        image = _scale_to_8_bits(image, bits)
     if _is_transparent(image):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -218,14 +263,15 @@ def _upright_and_plain(image: Image.Image, orientation: int) -> Image.Image:
     return image
 
 
-def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """The whole 16-bit range onto 0..255 (Pillow's own conversion clips at 255)."""
+def _scale_to_8_bits(image: Image.Image, bits: int) -> Image.Image:
+    """The whole range of so many bits onto 0..255 (Pillow's own conversion clips at 255)."""
     grey = np.asarray(image)
     if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
         raise PhotographError(f"holds {image.mode} samples of unknown range", "save it with 8 bits a channel")
     if image.mode == "I" and grey.max() <= 255:
         return Image.fromarray(grey.astype(np.uint8))
-    return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    most = 2**bits - 1
+    return Image.fromarray(((grey.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8))
 
 
 def _encode(image: Image.Image, source_jpeg: bytes | None) -> bytes:

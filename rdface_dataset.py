@@ -15,12 +15,13 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 import warnings
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +42,7 @@ from curated_table import FolderError, Problem, Row
 from runs import run_record, write_json
 
 GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
+WRITTEN = ("README.md", "real", "rejected.csv", "build_record.json")  # all that a build makes, with real/*.parquet
 MAX_SHARD_SIZE = "500MB"
 ROW_GROUP_ROWS = 100
 
@@ -208,8 +210,8 @@ def examine(folder: Path, workspace: Path) -> tuple[list[Row], list[str], list[t
     rows, extra_columns = curated_table.read(folder, problems)
     clashes = set(extra_columns) & set(features([]))
     if clashes:
-        name = sorted(clashes)[0]
-        raise FolderError(curated_table.CSV_NAME, f"column {name} has a name that the build writes", "rename it")
+        reason = f"column {', '.join(sorted(clashes))} has a name that the build writes"
+        raise FolderError(curated_table.CSV_NAME, reason, "rename it", row=1)
     rows, pairs = scan(rows, problems, workspace)
     problems.sort(key=lambda problem: problem.row or 0)
     return rows, extra_columns, pairs, problems
@@ -233,35 +235,65 @@ def validate(args: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         print_problems(problems, sys.stdout)
-        print(f"{len(rows)} usable images, {len(bad)} problems, {len(problems) - len(bad)} notes")
+        notes = len(problems) - len(bad)
+        print(f"{counted(len(rows), 'usable image')}, {counted(len(bad), 'problem')}, {counted(notes, 'note')}")
     return 2 if bad else 0
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def print_problems(problems: list[Problem], stream) -> None:
     """One line a problem; notes with one remedy are folded into their first, since they ask for nothing."""
-    alike = Counter((p.column, p.remedy) for p in problems if p.severity == "note")
+    alike: dict[tuple, list[int]] = defaultdict(list)
     for problem in problems:
-        count = alike.pop((problem.column, problem.remedy), 0) if problem.severity == "note" else 1
-        if count:
-            more = f" (and {count - 1} more such)" if count > 1 else ""
+        if problem.severity == "note":
+            alike[problem.column, problem.remedy].append(problem.row)
+    for problem in problems:
+        rows = alike.pop((problem.column, problem.remedy), []) if problem.severity == "note" else [problem.row]
+        if rows:
+            more = f" (also {named_rows(rows[1:])})" if rows[1:] else ""
             print(f"{problem}{more}", file=stream)
+
+
+def named_rows(rows: list[int]) -> str:
+    """ "row 3", "rows 3 and 4", or "rows 3, 4, ... and 66 more", where ten are named."""
+    numbers = list(dict.fromkeys(rows))
+    named = [str(number) for number in numbers[:10]]
+    last = f"{len(numbers) - 10} more" if len(numbers) > 10 else named.pop()
+    listed = f"{', '.join(named)} and {last}" if named else last
+    return f"row{'s' * (len(numbers) > 1)} {listed}"
 
 
 def build(args: argparse.Namespace) -> int:
     began = time.monotonic()
-    target = args.output_dir.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = target.parent / f".{target.name}.lock"
+    target = Path(os.path.realpath(args.output_dir))  # resolve() would raise RuntimeError over a link to itself
+    check_name(target)
+    key = hashlib.sha256(str(target).encode()).hexdigest()[:16]
+    lock = Path(tempfile.gettempdir()) / f"rdface-build-{key}.lock"  # elsewhere, so that none is left beside the target
     try:
-        with FileLock(lock, timeout=0):
-            recover(target)
-            check_target(target, args.folder)
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}.building-", dir=target.parent) as workspace:
-                outcome = _build(args, target, Path(workspace), began)
-            lock.unlink()
-            return outcome
+        with FileLock(lock, timeout=0, mode=0o666):  # any user may find it locked
+            try:
+                workspace = _workspace(target, args.folder)
+                return _build(args, target, Path(workspace), began)
+            finally:
+                recover(target)
+                lock.unlink(missing_ok=True)  # while it is held; FileLock takes no lock on a file without a name
     except Timeout:
         raise FolderError(target.name, "is being written by another build", "wait for it to end") from None
+
+
+def _workspace(target: Path, folder: Path) -> str:
+    """A new folder beside the target, in which a build may put all it writes before it takes the target's place."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        recover(target)
+        check_target(target, folder)
+        return tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent)
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror})"
+        raise FolderError(target.name, reason, "choose another --output_dir") from error
 
 
 def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float) -> int:
@@ -269,7 +301,8 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
     bad = [problem for problem in problems if problem.severity != "note"]
     print_problems(problems, sys.stderr)
     if bad and not args.skip_bad:
-        print(f"{len(bad)} problems; correct them, or leave those rows and cells out with --skip_bad", file=sys.stderr)
+        remedy = "correct what is wrong, or leave those rows and cells out with --skip_bad"
+        print(f"{counted(len(bad), 'problem')}; {remedy}", file=sys.stderr)
         return 2
     if not rows:
         raise FolderError(curated_table.CSV_NAME, "has no usable row", "correct the problems above")
@@ -288,7 +321,8 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
         write_rejected(made / "rejected.csv", bad)
     write_record(made / "build_record.json", args, rows, problems, began)
     replace(target, made)
-    print(f"{args.output_dir}: {len(rows)} images of {len(schema['label'].names)} conditions; load_dataset opens it")
+    made_of = f"{counted(len(rows), 'image')} of {counted(len(schema['label'].names), 'condition')}"
+    print(f"{args.output_dir}: {made_of}; load_dataset opens it")
     return 0
 
 
@@ -382,8 +416,8 @@ def write_record(path: Path, args: argparse.Namespace, rows: list[Row], problems
     record = run_record(args, ("datasets", "pillow", "opencv-python", "hpo3"), began) | {
         "arguments": {
             "command": "build",
-            "folder": args.folder.resolve().name,
-            "output_dir": args.output_dir.resolve().name,
+            "folder": Path(os.path.realpath(args.folder)).name,
+            "output_dir": Path(os.path.realpath(args.output_dir)).name,
             "skip_bad": args.skip_bad,
         },
         "images": len(rows),
@@ -395,16 +429,31 @@ def write_record(path: Path, args: argparse.Namespace, rows: list[Row], problems
     write_json(path, record)
 
 
+def check_name(target: Path) -> None:
+    """Raise FolderError if `load_dataset` would take the target's path for a pattern or a chain of addresses."""
+    if re.search(r"[\[\]*?]|::", str(target)):
+        reason = "has [, ], *, ? or :: in its path, so that load_dataset could not open it"
+        raise FolderError(target.name, reason, "choose another --output_dir")
+
+
 def check_target(target: Path, folder: Path) -> None:
-    """Raise FolderError unless the target is absent, empty, or an earlier build."""
-    if folder.resolve() == target or target in folder.resolve().parents:
+    """Raise FolderError unless the target is absent, empty, or an earlier build with nothing else in it."""
+    source = Path(os.path.realpath(folder))
+    if source == target or target in source.parents:
         raise FolderError(target.name, "holds the curator's folder", "choose another --output_dir")
+    if target.is_symlink():  # still, though its path was resolved
+        raise FolderError(target.name, "is a link that leads to itself", "choose another --output_dir")
     if target.exists() and not target.is_dir():
         raise FolderError(target.name, "is a file", "choose another --output_dir")
     if target.is_dir() and any(target.iterdir()):
         readme = target / "README.md"
         if not (readme.is_file() and GENERATOR in readme.read_text(encoding="utf-8", errors="replace")):
             raise FolderError(target.name, "is not empty and no earlier build", "choose another --output_dir")
+        for path in sorted(target.rglob("*")):
+            name = path.relative_to(target).as_posix()
+            if name not in WRITTEN and not re.fullmatch(r"real/train-\d{5}-of-\d{5}\.parquet", name):
+                reason = f"holds {name}, which no build writes and the next would delete"
+                raise FolderError(target.name, reason, "move it away, or choose another --output_dir")
 
 
 def _previous(target: Path) -> Path:
@@ -420,11 +469,16 @@ def recover(target: Path) -> None:
 
 
 def replace(target: Path, made: Path) -> None:
-    """Put the finished folder in the target's place; a kill between the two renames is undone by `recover`."""
+    """Put the finished folder in the target's place; a stop between the two renames is undone by `recover`."""
     if target.exists():
         target.rename(_previous(target))
     made.rename(target)
-    shutil.rmtree(_previous(target), ignore_errors=True)
+
+
+def folder_path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("names no folder")
+    return Path(text)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -436,13 +490,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     checked.add_argument("--json", action="store_true", help="print the report as JSON")
     built = commands.add_parser("build", help="make the dataset")
     built.add_argument(
-        "--output_dir", type=Path, required=True, help="the dataset's folder; an earlier build is replaced"
+        "--output_dir", type=folder_path, required=True, help="the dataset's folder; an earlier build is replaced"
     )
     built.add_argument(
         "--skip_bad", action="store_true", help="leave bad rows and cells out and list them in rejected.csv"
     )
     for command in (checked, built):
-        command.add_argument("folder", type=Path, help="holds disease_images.csv and rd_images/")
+        command.add_argument("folder", type=folder_path, help="holds disease_images.csv and rd_images/")
     return parser.parse_args(argv)
 
 
@@ -456,6 +510,10 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        left = f"; {args.output_dir} left as it was" if args.command == "build" else ""
+        print(f"\ninterrupted{left}", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

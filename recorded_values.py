@@ -37,9 +37,8 @@ NEWBORN = {"newborn", "new-born", "neonate", "birth", "at birth"}
 MONTHS_A_YEAR, WEEKS_A_YEAR, DAYS_A_YEAR = 12, 365.25 / 7, 365.25
 UNITS = {"y": 1, "m": MONTHS_A_YEAR, "w": WEEKS_A_YEAR, "d": DAYS_A_YEAR}  # by first letter: how many make a year
 MAX_AGE_YEARS = 120
-AGE_PART = re.compile(
-    r"(\d+(?:[.,]\d+)?)\s*(years?|yrs?|y/?o|y|months?|mos?|mths?|m|weeks?|wks?|w|days?|d)\b\.?|(\d+(?:[.,]\d+)?)$"
-)
+NUMBER = r"\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?"  # 6,5 is a decimal; in 1,000 the comma may part thousands
+AGE_PART = re.compile(rf"({NUMBER})\s*(years?|yrs?|y/?o|y|months?|mos?|mths?|m|weeks?|wks?|w|days?|d)\b\.?|({NUMBER})$")
 AGE_GROUPS = ((2, "0-1"), (6, "2-5"), (12, "6-11"), (18, "12-17"))  # first age above, and the group's name
 
 
@@ -94,12 +93,20 @@ def country(text: str) -> str | None:
     """ISO 3166-1 alpha-3, from an English name or a code. "NA" is a null spelling, so Namibia's code is NAM."""
     if is_null(text):
         return None
-    code = _country_converter().convert(text.strip(), to="ISO3", not_found=None)
-    if not isinstance(code, str) or not re.fullmatch("[A-Z]{3}", code) or code not in _country_converter().ISO3.values:
-        raise ValueError(
-            f"{_shown(text)} is no country"
-        )  # a list where several match, the input itself where none does
+    code = _country_code(text.strip())
+    if code is None:
+        raise ValueError(f"{_shown(text)} is no country")
+    # "Trinidad & Tobago" is one country, "GBR;FRA" are two.
+    parts = re.split(r"[;/|+,&()]|\band\b|\bor\b|(?<=\b[A-Z]{3})\s+(?=[A-Z]{3}\b)", text)
+    if re.search(r"[;/|+]", text) or len({_country_code(part.strip()) for part in parts} - {None}) > 1:
+        raise ValueError(f"{_shown(text)} names more than one country")
     return code
+
+
+def _country_code(text: str) -> str | None:
+    code = _country_converter().convert(text, to="ISO3", not_found=None) if text else None
+    # A list where several match, the input itself where none does.
+    return code if isinstance(code, str) and code in _country_converter().ISO3.values else None
 
 
 @functools.cache
@@ -117,7 +124,7 @@ def orphanet_code(text: str) -> str | None:
     """The digits of "192", "ORPHA:192", "Orphanet_192" or "192.0" (a number that went through a spreadsheet)."""
     if is_null(text):
         return None
-    code = re.fullmatch(r"(?:orpha(?:net|code)?)?[\s:_#-]*0*([1-9]\d{0,6})(?:\.0+)?", text.strip(), re.IGNORECASE)
+    code = re.fullmatch(r"(?:orpha(?:net|code)?[\s:_#-]*)?0*([1-9]\d{0,6})(?:\.0+)?", text.strip(), re.IGNORECASE)
     if not code:
         raise ValueError(f"{_shown(text)} is no ORPHA code")
     return code[1]

@@ -62,16 +62,16 @@ class Pixels(torch.utils.data.Dataset):
 
 
 def extract_features(
-    accelerator: Accelerator, images: datasets.Dataset, backbone: Backbone, args: argparse.Namespace
+    accelerator: Accelerator, images: datasets.Dataset, backbone: Backbone, batch_size: int
 ) -> tuple[np.ndarray, int]:
     """The backbone's features of every image, (n, d) float64 of unit length, and how many faces were not found;
     the same on all processes.
 
     Unit length takes away the overall contrast of a photograph, and the scale of backbones whose features are large."""
     network = accelerator.prepare_model(backbone.network, evaluation_mode=True)
-    detector = faces.load_detector(args.align_faces, accelerator.device) if args.align_faces else None
+    detector = faces.load_detector(backbone.face_alignment, accelerator.device) if backbone.face_alignment else None
     pixels = Pixels(images, backbone, detector)
-    loader = accelerator.prepare(torch.utils.data.DataLoader(pixels, batch_size=args.eval_batch_size))
+    loader = accelerator.prepare(torch.utils.data.DataLoader(pixels, batch_size=batch_size))
     features, missed = None, np.zeros(len(images), bool)
     with torch.inference_mode():
         for rows, batch, in_vain in tqdm(
@@ -230,7 +230,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backbone", required=True, help="timm name, torchvision/NAME, or folder of a model in timm's layout")
     add("--backbone_weights", type=Path, help=".safetensors or .pth file to read instead of downloading")
     add("--image_size", type=int, help="side of the square input in px; None is the backbone's own")
-    add("--align_faces", choices=sorted(faces.DETECTORS), help="detector to cut faces out with; None: the whole image")
+    how = "detector to cut faces out with, or none for the whole image; None is as the backbone's config.json says"
+    add("--align_faces", choices=[*sorted(faces.DETECTORS), "none"], help=how)
     add("--recipe", choices=RECIPES, default="linear_probe", help="how a fold's classifier is made")
     add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's folds")
     add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
@@ -273,14 +274,18 @@ def main(args: argparse.Namespace) -> None:
         protocols.check_fold(fold, groups, images["image_id"][:])
     with accelerator.main_process_first():
         backbone = load_backbone(args.backbone, args.backbone_weights, args.image_size)
+    if args.align_faces:
+        backbone.face_alignment = None if args.align_faces == "none" else args.align_faces
+    aligned = f"faces aligned by {backbone.face_alignment}" if backbone.face_alignment else "whole images"
     accelerator.print(
         f"{args.dataset_name} ({'folder' if Path(args.dataset_name).is_dir() else 'Hub'}, config {images.config_name}, "
         f"fingerprint {images._fingerprint}): {len(images)} images, {len(label_names)} classes\n"
-        f"{args.backbone} at {backbone.image_size} px, {args.recipe}, protocol {args.protocol}, {len(folds)} folds, "
+        f"{args.backbone} at {backbone.image_size} px, {aligned}, {args.recipe}, protocol {args.protocol}, "
+        f"{len(folds)} folds, "
         f"{accelerator.num_processes} processes on {accelerator.device}"
     )
 
-    features, faces_missed = extract_features(accelerator, images, backbone, args)
+    features, faces_missed = extract_features(accelerator, images, backbone, args.eval_batch_size)
     if faces_missed:
         accelerator.print(f"no face found in {faces_missed} of {len(images)} images: these are taken whole")
     if accelerator.is_main_process:
@@ -296,7 +301,14 @@ def main(args: argparse.Namespace) -> None:
             probe = fit_linear_probe(features[train], labels[train], groups[train], len(label_names))
             rows += fold_predictions(images, labels, fold, probe, features, constants)
             heads.append({"fold": fold.number, "shrinkage": probe.shrinkage, "temperature": probe.temperature})
-        save_results(args, accelerator, images, rows, {"heads": heads, "faces_missed": faces_missed}, started)
+        save_results(
+            args,
+            accelerator,
+            images,
+            rows,
+            {"heads": heads, "face_alignment": backbone.face_alignment, "faces_missed": faces_missed},
+            started,
+        )
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -20,6 +20,7 @@ from datasets import Image as ImageFeature
 from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
+import curated_table
 import near_duplicates
 import photographs
 import protocols
@@ -301,7 +302,7 @@ def test_build_record_names_no_path_of_the_user(curator, tmp_path):
     built(curator.save(), tmp_path / "out")
     record = (tmp_path / "out/build_record.json").read_text()
     assert str(tmp_path) not in record and str(ROOT) not in record
-    assert {"arguments", "versions", "fingerprint", "seconds", "peak_memory_mib", "images"} <= set(json.loads(record))
+    assert {"arguments", "versions", "fingerprint", "wall_s", "peak_memory_bytes", "images"} <= set(json.loads(record))
 
 
 # --- near duplicates
@@ -392,9 +393,25 @@ def black_png() -> bytes:
     )
 
 
+def cut_scan(jpeg: bytes, share: float = 0.5) -> bytes:
+    return jpeg[: int(share * len(jpeg))] + b"\xff\xd9"
+
+
+def zeroed(jpeg: bytes) -> bytes:
+    """The second half zeros, as after an interrupted copy, but for the end-of-image marker."""
+    half = len(jpeg) // 2
+    return jpeg[:half] + bytes(len(jpeg) - half - 2) + b"\xff\xd9"
+
+
 BAD_PHOTOGRAPHS = {
     "truncated jpeg": ("bad.jpg", encoded(picture(53))[:-900], "truncated"),
     "jpeg without its end": ("bad.jpg", encoded(picture(53))[:-2], "truncated"),
+    "jpeg cut in its scan, with an end": ("bad.jpg", cut_scan(encoded(picture(53))), "damaged or truncated"),
+    "grey jpeg cut": ("bad.jpg", cut_scan(encoded(picture(53).convert("L"))), "damaged or truncated"),
+    "CMYK jpeg cut": ("bad.jpg", cut_scan(encoded(picture(53).convert("CMYK"))), "damaged or truncated"),
+    "progressive jpeg cut": ("bad.jpg", cut_scan(encoded(picture(53), progressive=True), 0.95), "damaged or truncated"),
+    "jpeg with zeros": ("bad.jpg", zeroed(encoded(picture(53, (300, 300)), quality=75)), "damaged or truncated"),
+    "jpeg with zeros, fine": ("bad.jpg", zeroed(encoded(picture(53, (300, 300)), quality=100)), "damaged or truncated"),
     "truncated png": ("bad.png", DAMAGED[:-400], "truncated"),
     "png with a flipped byte": ("bad.png", DAMAGED[:300] + bytes([DAMAGED[300] ^ 1]) + DAMAGED[301:], "damaged"),
     "png without pixels": ("bad.png", black_png(), "damaged"),
@@ -474,6 +491,9 @@ BAD_CELLS = {
     "sex": ({"sex": "banana"}, "sex", "'banana' is no sex"),
     "country": ({"country": "Atlantis"}, "country", "'Atlantis' is no country"),
     "ORPHA text": ({"orphanet_code": "see notes"}, "orphanet_code", "'see notes' is no ORPHA code"),
+    "age with thousands": ({"age": "1,000"}, "age", "'1,000' is no age"),
+    "two countries": ({"country": "GBR;FRA"}, "country", "'GBR;FRA' names more than one country"),
+    "negative ORPHA": ({"orphanet_code": "-5"}, "orphanet_code", "'-5' is no ORPHA code"),
     "hpo_ids": ({"hpo_ids": "HP:0000316;HP:12"}, "hpo_ids", "'HP:12' is no current HPO term"),
 }
 
@@ -523,7 +543,9 @@ def test_latin_1_is_read_with_a_note_and_repeated_notes_are_folded(curator, caps
     folder = curator.save("latin-1")
     assert run("validate", folder) == 0
     report = capsys.readouterr().out
-    assert "was read as cp1252" in report and report.count("NOSUCHGENE") == 1 and "(and 5 more such)" in report
+    assert (
+        "was read as cp1252" in report and report.count("NOSUCHGENE") == 1 and "(also rows 3, 4, 5, 6 and 7)" in report
+    )
 
 
 def test_conflicting_orpha_code_is_refused_where_it_differs_from_the_others(curator, capsys):
@@ -543,7 +565,15 @@ def test_conflicting_orpha_code_is_refused_where_it_differs_from_the_others(cura
             "column disease_abbr, sub_category, gene_name, orphanet_code is missing",
         ),
         (";".join(HEADER) + "\na;b;c;d;e;f\n", "separate the cells by commas"),
-        (",".join(HEADER) + ",label\na,b,c,d,e,f,g\n", "column label has a name that the build writes"),
+        (
+            ",".join(HEADER) + ",width,label\na,b,c,d,e,f,g,h\n",
+            "disease_images.csv:1: column label, width has a name that the build writes",
+        ),
+        (",".join(HEADER).upper() + "\na,b,c,d,e,f\n", "there is IMAGE_NAME, DISEASE_NAME"),
+        (
+            ",".join(HEADER) + "\na,b,c,d,e," + 1_000_001 * "1" + "\n",
+            "csv:2: a cell has more than 1,000,000 characters",
+        ),
         (",".join(HEADER) + '\na.jpg,"b,c,d,e,f\n', "disease_images.csv:2: a quoted cell is not closed"),
         (",".join(HEADER) + "\nno.jpg,b,NONE,d,e,1\n", "has no usable row"),
     ],
@@ -576,7 +606,132 @@ def test_the_command_itself_exits_2_without_a_traceback(curator, tmp_path):
     assert subprocess.run(command[:3], capture_output=True).returncode == 2
 
 
+def test_links_that_lead_nowhere_are_row_problems_and_refusals(curator, tmp_path, capsys):
+    for name in ("loop.jpg", "dangling.jpg"):
+        curator.add(name)
+        (curator.folder / "rd_images/AAR" / name).symlink_to("loop.jpg" if name == "loop.jpg" else "nothing.jpg")
+    found = [p["reason"] for p in problems(curator.save(), capsys) if p["severity"] == "row"]
+    assert found == ["loop.jpg is a link that leads to no file", "dangling.jpg is a link that leads to no file"]
+    (tmp_path / "loop").symlink_to("loop")
+    assert run("build", curator.folder, "--output_dir", tmp_path / "loop", "--skip_bad") == 2
+    assert "is a link that leads to itself" in capsys.readouterr().err.splitlines()[-1]
+    assert run("validate", tmp_path / "loop") == 2 and "is not a folder" in capsys.readouterr().err
+
+
+def test_what_may_not_be_read_is_said_in_one_line(curator, tmp_path, capsys, monkeypatch):
+    folder, condition = curator.save(), curated_table.Folder._condition
+
+    def forbidden(files: curated_table.Folder, abbreviation: str) -> Path:  # permissions do not bind root
+        if abbreviation == "NA":
+            raise PermissionError(13, "Permission denied")
+        return condition(files, abbreviation)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(curated_table.Folder, "_condition", forbidden)
+        found = problems(folder, capsys)
+    assert [p["row"] for p in found if "Permission denied" in p["reason"] and p["severity"] == "row"] == [6, 7]
+    (folder / "disease_images.csv").unlink()
+    (folder / "disease_images.csv").mkdir()
+    assert run("validate", folder) == 2
+    assert "disease_images.csv: cannot be read (Is a directory)" in capsys.readouterr().err
+
+
+def test_duplicate_of_a_rejected_row_is_kept(curator, tmp_path):
+    curator.rows[0]["orphanet_code"] = "999"
+    good = curator.rows[0] | {"orphanet_code": curator.rows[1]["orphanet_code"]}
+    curator.rows.append(good)
+    dataset = built(curator.save(), tmp_path / "out", "--skip_bad")
+    assert sorted(dataset["image_id"][:]) == ["AAR.1", "AAR.2", "AAR.3", "AAR.4", "NA.1", "NA.2"]
+
+
+def test_one_stray_byte_spoils_no_other_row(curator, tmp_path, capsys):
+    for row in curator.rows:
+        row["camera"] = "Müller ☺"
+    path = curator.save() / "disease_images.csv"
+    path.write_bytes(path.read_bytes().replace("Müller".encode(), "Müller".encode("latin-1"), 1))
+    (note,) = [p for p in problems(curator.folder, capsys) if "cp1252" in p["reason"]]
+    assert note["row"] == 2
+    assert built(curator.folder, tmp_path / "out")["camera"][:] == ["Müller ☺"] * 6
+
+
+def test_doubtful_patients_and_codes_are_noted_and_folded(curator, capsys):
+    for row in curator.rows:
+        row["subject_id"] = f"p{row['image_name'].split('.')[1]}"
+        row["orphanet_code"] = "192"
+    assert run("validate", curator.save()) == 0
+    report = capsys.readouterr().out
+    assert "csv:6: note: subject_id: subject p1 has another condition in row 2" in report and "(also row 7)" in report
+    assert report.count("csv:6: note: orphanet_code: ORPHA 192 has another abbreviation in row 2") == 1
+    assert report.count("ORPHA 192") == 1 and report.endswith("6 usable images, 0 problems, 4 notes\n")
+
+
+def test_folded_notes_name_ten_rows():
+    assert rdface_dataset.named_rows([3]) == "row 3" and rdface_dataset.named_rows([3, 4, 4]) == "rows 3 and 4"
+    assert rdface_dataset.named_rows(range(3, 79)) == "rows 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 66 more"
+
+
+def test_jpeg_padding_is_no_damage_and_pixels_are_those_of_pillow(tmp_path):
+    padded = encoded(picture(1))[:-2] + bytes(9) + b"\xff\xd9"
+    kinds = [encoded(picture(1), subsampling=k, progressive=p) for k in (0, 1, 2) for p in (False, True)]
+    for jpeg in (padded, *kinds, encoded(picture(1).convert("L")), encoded(picture(1).convert("CMYK"))):
+        (tmp_path / "a.jpg").write_bytes(jpeg)
+        _, _, image = photographs.read(tmp_path / "a.jpg")
+        assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")))
+
+
+def test_twelve_bits_in_sixteen(tmp_path):
+    ramp = np.linspace(0, 4095, 96 * 80).reshape(80, 96)
+    png = encoded(Image.fromarray(ramp.astype(np.uint16)), "PNG")
+    path = tmp_path / "a.png"
+    path.write_bytes(png)
+    photograph, _, image = photographs.read(path)
+    assert photograph.notes == ("is dark, since its values use only 12 of 16 bits",) and np.asarray(image).max() == 16
+    at = png.index(b"IDAT") - 4
+    path.write_bytes(png[:at] + png_chunk(b"sBIT", b"\x0c") + png[at:])
+    photograph, _, image = photographs.read(path)
+    assert photograph.notes == () and np.abs(np.asarray(image) - ramp * 255 / 4095).max() <= 0.6
+
+
 # --- the target: replaced whole, or left as it was
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "real/notes.txt", "restored/train.parquet", "reports/fold0.json"])
+def test_earlier_build_with_other_files_is_not_replaced(curator, tmp_path, capsys, foreign):
+    folder, target = curator.save(), tmp_path / "out"
+    built(folder, target)
+    (target / foreign).parent.mkdir(exist_ok=True)
+    (target / foreign).write_text("mine")
+    assert run("build", folder, "--output_dir", target) == 2
+    assert f"out: holds {foreign.removesuffix('/train.parquet').removesuffix('/fold0.json')}" in capsys.readouterr().err
+    assert (target / foreign).read_text() == "mine" and load_dataset(str(target), split="train").num_rows == 6
+
+
+def test_targets_that_cannot_be_are_refused_and_leave_nothing(curator, tmp_path, capsys):
+    folder = curator.save()
+    (tmp_path / "file").write_text("")
+    for target, reason in (("a[1]/out", "load_dataset could not open"), ("file/out", "out: cannot be written (")):
+        assert run("build", folder, "--output_dir", tmp_path / target) == 2
+        assert reason in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit) as stopped:
+        run("build", folder, "--output_dir", "")
+    assert stopped.value.code == 2 and "names no folder" in capsys.readouterr().err
+    curator.add("bad.jpg", b"")
+    assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 2
+    assert {path.name for path in tmp_path.iterdir()} <= {"file", "folder", "hf_cache"}
+
+
+def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path):
+    for n in range(100, 300):
+        curator.add(f"AAR.{n}.png", encoded(picture(n, (256, 256)), "PNG", compress_level=0))
+    command = [sys.executable, ROOT / "rdface_dataset.py", "build", curator.save(), "--output_dir", tmp_path / "out"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not list(tmp_path.glob(".out.building-*")):
+        assert started.poll() is None, "ended before it could be interrupted"
+        time.sleep(0.01)
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate()
+    assert started.returncode == 130 and errors.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
+    assert "Traceback" not in errors and list(tmp_path.glob("*out*")) == []
 
 
 def test_only_an_earlier_build_is_replaced(curator, tmp_path, capsys):
@@ -644,9 +799,13 @@ def test_age_groups_are_completed_years():
 def test_codes_countries_and_genes():
     for text in ("192", "ORPHA:192", "Orphanet_192", "192.0", "00192"):
         assert recorded_values.orphanet_code(text) == "192"
-    countries = ["United States", "brazil", "UK", "840", "Namibia", "NA", "DEU", "Ivory Coast"]
-    codes = ["USA", "BRA", "GBR", "USA", "NAM", None, "DEU", "CIV"]
+    countries = ["United States", "brazil", "UK", "840", "Namibia", "NA", "DEU", "Ivory Coast", "Korea, South"]
+    codes = ["USA", "BRA", "GBR", "USA", "NAM", None, "DEU", "CIV", "KOR"]
     assert [recorded_values.country(text) for text in countries] == codes
+    for text in ("Ireland / UK", "UK, France", "GBR FRA", "Ireland (UK)"):
+        with pytest.raises(ValueError, match="more than one country"):
+            recorded_values.country(text)
+    assert recorded_values.country("Trinidad & Tobago") == recorded_values.country("Trinidad and Tobago") == "TTO"
     assert recorded_values.gene_names("fbn1|Kmt2d; new/FBN1") == ["FBN1", "KMT2D", "new"]
     assert recorded_values.gene_names("-") is None
     assert recorded_values.hpo_ids("HP:0000057, HP:0000316") == (
