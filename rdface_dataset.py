@@ -273,13 +273,11 @@ def build(args: argparse.Namespace) -> int:
     key = hashlib.sha256(str(target).encode()).hexdigest()[:16]
     lock = Path(tempfile.gettempdir()) / f"rdface-build-{key}.lock"  # elsewhere, so that none is left beside the target
     try:
-        with FileLock(lock, timeout=0, mode=0o666):  # any user may find it locked
-            try:
-                workspace = _workspace(target, args.folder)
-                return _build(args, target, Path(workspace), began)
-            finally:
-                recover(target)
-                lock.unlink(missing_ok=True)  # while it is held; FileLock takes no lock on a file without a name
+        with FileLock(lock, timeout=0, mode=0o666), contextlib.ExitStack() as afterwards:
+            afterwards.callback(lock.unlink, missing_ok=True)  # while held: FileLock locks no file without a name
+            workspace = _workspace(target, args.folder)
+            afterwards.callback(recover, target)
+            return _build(args, target, Path(workspace), began)
     except Timeout:
         raise FolderError(target.name, "is being written by another build", "wait for it to end") from None
 

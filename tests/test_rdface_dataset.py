@@ -720,7 +720,7 @@ def test_targets_that_cannot_be_are_refused_and_leave_nothing(curator, tmp_path,
     assert {path.name for path in tmp_path.iterdir()} <= {"file", "folder", "hf_cache"}
 
 
-def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path):
+def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path, capsys):
     for n in range(100, 300):
         curator.add(f"AAR.{n}.png", encoded(picture(n, (256, 256)), "PNG", compress_level=0))
     command = [sys.executable, ROOT / "rdface_dataset.py", "build", curator.save(), "--output_dir", tmp_path / "out"]
@@ -728,6 +728,8 @@ def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path):
     while not list(tmp_path.glob(".out.building-*")):
         assert started.poll() is None, "ended before it could be interrupted"
         time.sleep(0.01)
+    assert run("build", curator.folder, "--output_dir", tmp_path / "out") == 2
+    assert "out: is being written by another build" in capsys.readouterr().err
     started.send_signal(signal.SIGINT)
     _, errors = started.communicate()
     assert started.returncode == 130 and errors.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
