@@ -24,7 +24,7 @@ THUMBNAIL_PX = 160
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
- table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .35rem .8rem; text-align: right; }
+ table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .35rem .6rem; text-align: right; } td + td small { white-space: nowrap; }
  th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #1c2430; }
  tbody tr + tr td { border-top: 1px solid #d5dae1; } small, .quiet { color: #5b6675; } code { font-size: .85em; }
  .simulated { background: #fff3d6; border-left: .4rem solid #e0a100; padding: .6rem 1rem; }
@@ -65,7 +65,9 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
     record = json.loads(record_file.read_text()) if record_file.is_file() else {}
     results = metrics.score(predictions)
     arguments = record.get("arguments", {})
-    given = [f"--{name} {value}" for name, value in arguments.items() if value not in (None, False, True)]
+    given = [
+        f"--{name} {value}" for name, value in arguments.items() if value is not None and not isinstance(value, bool)
+    ]
     given += [f"--{name}" for name, value in arguments.items() if value is True]
     first = predictions.iloc[0]
     return {

@@ -728,9 +728,11 @@ def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path, capsys)
     while not list(tmp_path.glob(".out.building-*")):
         assert started.poll() is None, "ended before it could be interrupted"
         time.sleep(0.01)
+    started.send_signal(signal.SIGSTOP)  # held in the middle of its work, however slow this machine is
     assert run("build", curator.folder, "--output_dir", tmp_path / "out") == 2
     assert "out: is being written by another build" in capsys.readouterr().err
     started.send_signal(signal.SIGINT)
+    started.send_signal(signal.SIGCONT)
     _, errors = started.communicate()
     assert started.returncode == 130 and errors.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
     assert "Traceback" not in errors and list(tmp_path.glob("*out*")) == []
