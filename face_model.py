@@ -2,10 +2,8 @@
 
 The face lives in its own plane: `u` to the image's right, `v` down, origin between the eyes, unit = half the width of
 an average face. Every shape is a function of (u, v), evaluated at each pixel after the head pose is undone, so the
-drawing is sharp at
-any size and the landmarks are exact. A parameter is a standard normal deviate: 0 is the average child, +-1 one
-standard deviation of healthy variation
-(`phenotypes.parameters`)."""
+drawing is sharp at any size and the landmarks are exact. A parameter is a standard normal deviate: 0 is the average
+child, +-1 one standard deviation of healthy variation (`phenotypes.parameters`)."""
 
 from dataclasses import dataclass
 
@@ -95,8 +93,7 @@ class Shape:
     """Lengths and positions of one face, in face units, from its parameters and age.
 
     z: parameter name -> standard normal deviate (missing means 0, clipped to +-4.5). Proportions follow childhood: a
-    young child has a larger
-    forehead, larger eyes, fuller cheeks and a shorter nose and chin."""
+    young child has a larger forehead, larger eyes, fuller cheeks and a shorter nose and chin."""
 
     def __init__(self, z: dict[str, float], age_years: float, smile: float = 0.0):
         p = {k: float(np.clip(v, -4.5, 4.5)) for k, v in z.items()}

@@ -15,8 +15,8 @@ BEHIND = {"hair": -0.30, "neck": -0.25, "ear": -0.06}  # depths in face units, f
 def paint_face(z: dict[str, float], look: Look, view: View, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One photograph before it is degraded.
 
-    z: parameters (standard normal deviates); size: side in px. Returns picture (size, size, 3) uint8 RGB and
-    landmarks (len(LANDMARK_NAMES), 2) px as x, y, the standard five first."""
+    z: parameters (standard normal deviates); size: side in px. Returns picture (size, size, 3) uint8 RGB and landmarks
+    (len(LANDMARK_NAMES), 2) px as x, y, the standard five first."""
     canvas = Canvas(Shape(z, look.age_years, view.smile), look, view, size)
     canvas.background()
     canvas.back_hair()

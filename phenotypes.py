@@ -2,11 +2,10 @@
 
 `phenotypes.csv` (one row a term) and `conditions.csv` (one row a condition) are read here and nowhere else. Names,
 synonyms and frequencies are facts of the Human Phenotype Ontology and Orphanet, release 2025-01-16 (HPO: Gargano et
-al.,
-NAR 2024, hpo.jax.org; Orphanet annotations: CC BY 4.0, orphadata.com).
+al., NAR 2024, hpo.jax.org; Orphanet annotations: CC BY 4.0, orphadata.com).
 
-`python phenotypes.py HPO_DIR` rebuilds both tables from the facts of another release (three tables: terms,
-annotations, genes)."""
+`python phenotypes.py HPO_DIR` rebuilds both tables from the facts of another release (three tables: terms, annotations,
+genes)."""
 
 import argparse
 import csv

@@ -3,10 +3,9 @@
     python simulate_faces.py --output_dir rdface-sim-raw
 
 HPO terms move face parameters (`phenotypes.py`), a person is drawn with them (`simulated_people.py`), painted
-(`face_painting.py`), and the photograph is degraded as real ones are. Conditions, genes, codes and term frequencies
-are real ORPHA and HPO facts; every person and every photograph is SIMULATED. Output: disease_images.csv,
-rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.png,
-SIMULATED.txt."""
+(`face_painting.py`), and the photograph is degraded as real ones are. Conditions, genes, codes and term frequencies are
+real ORPHA and HPO facts; every person and every photograph is SIMULATED. Output: disease_images.csv,
+rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.png, SIMULATED.txt."""
 
 import argparse
 import csv
@@ -85,7 +84,7 @@ def degrade(
         framed[offset : offset + inner, offset : offset + inner] = cv2.resize(
             picture, (inner, inner), interpolation=cv2.INTER_AREA
         )
-        picture, points = framed, points * (inner / size) + offset
+        picture, points = framed, (points + 0.5) * (inner / size) - 0.5 + offset
     if "dark" in kinds:
         picture = (255 * np.power(picture / 255.0, rng.uniform(1.5, 2.1)) * rng.uniform(0.75, 1.0)).astype(np.uint8)
     if "low_resolution" in kinds:
@@ -137,16 +136,13 @@ def take(
         photograph.condition, photograph.country, np.random.default_rng([seed, 1, photograph.person]), effect
     )
     rng = np.random.default_rng([seed, 2, photograph.taken])
-    older = float(
-        np.clip(person.age_years + rng.choice([0.0, rng.uniform(0.1, 2.0)]), 0.05, 17.9)
-    )  # photographs of one person, years apart
-    person = replace(person, age_years=older, look=replace(person.look, age_years=older))
+    later = rng.choice([0.0, rng.uniform(0.1, 2.0)])  # photographs of one person may be years apart
+    age = float(np.clip(person.age_years + later, 0.05, 17.9))
+    person = replace(person, age_years=age, look=replace(person.look, age_years=age))
     view = draw_view(rng)
-    kinds = (
-        list(rng.choice(DEGRADATIONS, 1 if rng.random() < 0.6 else 2, replace=False))
-        if rng.random() < DEGRADED_RATE
-        else []
-    )
+    kinds = []
+    if rng.random() < DEGRADED_RATE:
+        kinds = rng.choice(DEGRADATIONS, 1 if rng.random() < 0.6 else 2, replace=False).tolist()
     picture, points = paint_face(person.z, person.look, view, size)
     picture, points = degrade(picture, points, kinds, rng)
     quality = int(rng.integers(18, 45)) if "jpeg" in kinds else int(rng.integers(86, 96))

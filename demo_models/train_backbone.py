@@ -4,11 +4,9 @@ people apart.
     accelerate launch demo_models/train_backbone.py
 
 The people are drawn from conditions and seeds that no demo or study corpus uses (condition ranks from 103 on). Two
-photographs a person, rendered once into a
-memory-mapped cache. Loss: mean squared error of the standardised parameters + NT-Xent between the two photographs of
-a person (Chen et al., SimCLR, ICML 2020),
-the latter on the feature itself, so its cosine is a face similarity. Result: demo_models/backbone (timm's
-local-dir layout, half precision)."""
+photographs a person, rendered once into a memory-mapped cache. Loss: mean squared error of the standardised parameters
++ NT-Xent between the two photographs of a person (Chen et al., SimCLR, ICML 2020), the latter on the feature itself, so
+its cosine is a face similarity. Result: demo_models/backbone (timm's local-dir layout, half precision)."""
 
 import argparse
 import json
