@@ -5,13 +5,14 @@
 HPO terms move face parameters (`phenotypes.py`), a person is drawn with them (`simulated_people.py`), painted
 (`face_painting.py`), and the photograph is degraded as real ones are. Conditions, genes, codes and term frequencies are
 real ORPHA and HPO facts; every person and every photograph is SIMULATED. Output: disease_images.csv,
-rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.png, SIMULATED.txt."""
+rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.png, SIMULATED.txt, run.json."""
 
 import argparse
 import csv
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from tqdm import tqdm
 import phenotypes
 from face_model import LANDMARK_NAMES
 from face_painting import paint_face
+from runs import run_record, write_json
 from simulated_people import COUNTRY_ANCESTRY, Person, draw_person, draw_view, write_report
 
 SHARED_PATIENT_RATE = 0.15  # of images whose patient has another image, re-encoded copies included
@@ -377,7 +379,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+    args, started = parse_args(argv), time.monotonic()
     conditions = phenotypes.conditions()[args.first_condition : args.first_condition + args.num_conditions]
     photographs = plan_corpus(args.num_images, conditions, args.seed)
     print(
@@ -391,6 +393,8 @@ def main(argv: list[str] | None = None) -> None:
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
     simulate(partial_folder, photographs, args)
+    record = run_record(args, ("numpy", "opencv-python", "pillow", "pyarrow"), started)
+    write_json(partial_folder / "run.json", record | {"seeds": [args.seed], "device": "cpu", "simulated": True})
     if args.output_dir.exists():
         args.output_dir.rmdir()
     partial_folder.rename(args.output_dir)
