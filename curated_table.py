@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import itertools
 import os
 import re
 import unicodedata
@@ -91,7 +92,7 @@ class Folder:
     def find(self, abbreviation: str, name: str) -> Path | str:
         """The file of this name, also if its Unicode form differs; or the reason why there is none."""
         if name in ("", ".", "..") or re.search(r"[/\\\0]", name) or len(name.encode()) > 255:
-            return f"{name!r} is not a bare file name"
+            return f"{name!r} is not a bare file name" if name else "is empty"
         try:
             return self._find(abbreviation, name)
         except OSError as error:
@@ -310,35 +311,49 @@ def _once(rows: list[Row], problems: list[Problem]) -> list[Row]:
 
 
 def _note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
-    """Notes on one subject under several conditions, and on one ORPHA code under several abbreviations."""
-    for column, reason, remedy in (
-        ("subject_id", "subject {} has another condition in row {}", "kept as one; number subjects across conditions"),
-        ("orphanet_code", "ORPHA {} has another abbreviation in row {}", "use one abbreviation if they are one"),
+    """Notes on one subject under several conditions or of two sexes, and on one ORPHA code under several
+    abbreviations."""
+    number_them = "kept as one; number subjects across conditions"
+    for column, other, reason, remedy in (
+        ("subject_id", "disease_abbr", "subject {} has another condition in row {}", number_them),
+        ("subject_id", "sex", "subject {} has another sex in row {}", "kept as one; correct the sex or the subject"),
+        ("orphanet_code", "disease_abbr", "ORPHA {} has another abbreviation in row {}", "use one if they are one"),
     ):
         first: dict[str, Row] = {}
         noted = set()
         for row in rows:
-            value = row.values[column]
+            value, differs = row.values[column], row.values[other]
+            if value is None or differs is None:
+                continue
             earlier = first.setdefault(value, row)
-            if value and earlier.abbreviation != row.abbreviation and (value, row.abbreviation) not in noted:
-                noted.add((value, row.abbreviation))
+            if earlier.values[other] != differs and (value, differs) not in noted:
+                noted.add((value, differs))
                 problems.append(row.problem(column, "note", reason.format(value, earlier.line), remedy))
 
 
-def assign_image_ids(rows: list[Row]) -> None:
+def assign_image_ids(rows: list[Row], problems: list[Problem]) -> None:
     """<ABBR>.<n>: the number in a file name like AAR.3.jpg, where it is the first of its condition to bear it; else the
-    condition's next free number."""
+    condition's next number that no file of its folder bears, with a note, since the published name is the id."""
     taken: dict[str, set[int]] = defaultdict(set)
-    numbers: list[int | None] = []
+    unnumbered = []
     for row in rows:
-        match = re.fullmatch(rf"{re.escape(row.abbreviation)}\.([0-9]{{1,9}})\.[^.]+", row.path.name)
-        number = int(match[1]) if match else None
-        numbers.append(None if number in taken[row.abbreviation] else number)
+        number = _number(row.abbreviation, row.path)
+        if number is None or number in taken[row.abbreviation]:
+            unnumbered.append(row)
+            continue
         taken[row.abbreviation].add(number)
-    last: Counter[str] = Counter()
-    for row, number in zip(rows, numbers, strict=True):
-        while number is None:
-            last[row.abbreviation] += 1
-            if last[row.abbreviation] not in taken[row.abbreviation]:
-                number = last[row.abbreviation]
         row.values["image_id"] = f"{row.abbreviation}.{number}"
+    for folder, abbreviation in {(row.path.parent, row.abbreviation): None for row in unnumbered}:
+        taken[abbreviation].update(n for path in folder.iterdir() if (n := _number(abbreviation, path)) is not None)
+    for row in unnumbered:
+        number = next(n for n in itertools.count(1) if n not in taken[row.abbreviation])
+        taken[row.abbreviation].add(number)
+        row.values["image_id"] = f"{row.abbreviation}.{number}"
+        reason = f"{row.path.name} has no number of its own and becomes {row.values['image_id']}"
+        problems.append(row.problem("image_name", "note", reason, "name it <disease_abbr>.<number> to choose its id"))
+
+
+def _number(abbreviation: str, path: Path) -> int | None:
+    """3 of AAR.3.jpg."""
+    match = re.fullmatch(rf"{re.escape(abbreviation)}\.([0-9]{{1,9}})\.[^.]+", path.name)
+    return int(match[1]) if match else None

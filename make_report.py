@@ -35,25 +35,28 @@ PAGE = """<!doctype html>
 <h1>{{ title }}</h1>
 {% if simulated %}<p class="simulated"><b>SIMULATED data.</b> Every face on this page was drawn by a program. The numbers
  show that the software works and how methods compare on a corpus with known truth; they say nothing about patients.</p>
-{% endif %}<p>{{ n_images }} images, {{ n_classes }} conditions, {{ n_subjects }} groups of one subject. Not for
+{% endif %}<p>{{ n_images }} images, {{ n_classes }} conditions, photographs of {{ n_subjects }} subjects as far as is known. Not for
  clinical use.</p>
 <h2>Results</h2>
 <table><thead><tr><th>run</th><th>n</th><th>seeds</th>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
-{% for run in runs %}<tr><td>{{ run.name }}<br><small>{{ run.backbone }}, {{ run.recipe }}, {{ run.protocol }}</small></td>
+{% for run in runs %}<tr><td>{{ run.name }}<br><small>{{ run.backbone }}, {{ run.input }}, {{ run.recipe }}, {{ run.protocol }}{{ run.folds }}</small></td>
 <td>{{ run.n_test }}</td><td>{{ run.n_seeds }}</td>
 {% for cell in run.cells %}<td>{% if cell %}{{ "%.1f"|format(100 * cell.mean) }}<br>
 <small>{{ "%.1f"|format(100 * cell.low) }} to {{ "%.1f"|format(100 * cell.high) }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}<tr class="quiet"><td>chance</td><td></td><td></td>{% for c in chance %}<td>{% if c is not none %}{{ "%.1f"|format(100 * c) }}{% endif %}</td>{% endfor %}</tr>
 </tbody></table>
 <p><small>Percent; below each number its 95 % bootstrap interval over subjects{{ ", simulated data" if simulated }}.
- Chance: an image's class among k classes named at random.</small></p>
+ Chance: an image's class among k classes named at random. n: held-out images;
+ conditions with photographs of a single subject only train. A run with shuffled labels is a control: it must come out at chance.
+ top-k: the right condition is among the k most probable; macro_f1 and balanced_accuracy count every condition alike.</small></p>
 <h2>How each run was started</h2>
 <ul>{% for run in runs %}<li>{{ run.name }}: <code>{{ run.command }}</code></li>{% endfor %}</ul>
 <h2>Examples from {{ runs[0].name }}{{ ", simulated" if simulated }}</h2>
-<p class="quiet">Drawn at random (seed 0) from the images that were held out when they were predicted.</p>
+<p class="quiet">Drawn at random (seed 0) from the images that were held out when they were predicted. Below each its true
+ condition, then the three most probable ones with their probability; the right one is green and marked &#10003;.</p>
 <div class="faces">{% for face in faces %}<figure><img alt="{{ "simulated " if simulated }}face of {{ face.image_id }}" src="data:image/jpeg;base64,{{ face.jpeg }}">
 <figcaption><b>{{ face.image_id }}</b> {{ face.disease }}<br>
-{% for guess in face.guesses %}<span class="{{ "hit" if guess.right else "miss" }}">{{ guess.abbr }} {{ "%.0f"|format(100 * guess.p) }} %</span>{{ ", " if not loop.last }}{% endfor %}</figcaption></figure>
+{% for guess in face.guesses %}<span class="{{ "hit" if guess.right else "miss" }}"><abbr title="{{ guess.name }}">{{ guess.abbr }}</abbr> {{ "%.0f"|format(100 * guess.p) }} %{{ " ✓" if guess.right }}</span>{{ ", " if not loop.last }}{% endfor %}</figcaption></figure>
 {% endfor %}</div></body></html>
 """  # noqa: E501  (HTML reads worse when it is folded)
 
@@ -73,10 +76,12 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
     return {
         "name": folder.name,
         "backbone": first["backbone"],
+        "input": "whole images" if not record.get("face_alignment") else f"faces aligned by {record['face_alignment']}",
         "recipe": first["recipe"],
         "protocol": first["protocol"],
         "n_test": results["n_test"],
         "n_seeds": predictions["seed"].nunique(),
+        "folds": "" if predictions["fold"].nunique() > 1 else f", fold {first['fold']} only",
         "metrics": results["metrics"],
         "command": " ".join(["accelerate launch train_classifier.py", *given]),
     }, predictions
@@ -87,6 +92,7 @@ def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> lis
     row_of = {image_id: row for row, image_id in enumerate(images["image_id"])}
     held_out = predictions[predictions["split"] == "test"].drop_duplicates("image_id")
     names = images.features["label"].names
+    name_of = dict(zip(images["disease_abbr"], images["disease_name"], strict=True))
     faces = []
     for _, prediction in held_out.sample(min(count, len(held_out)), random_state=0).iterrows():
         if prediction["image_id"] not in row_of:
@@ -100,7 +106,7 @@ def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> lis
         picture.save(jpeg, "JPEG", quality=80)
         probabilities = np.asarray(prediction["probabilities"])
         guesses = [
-            {"abbr": names[c], "p": probabilities[c], "right": c == prediction["label"]}
+            {"abbr": names[c], "name": name_of[names[c]], "p": probabilities[c], "right": c == prediction["label"]}
             for c in np.argsort(-probabilities, kind="stable")[:3]
         ]
         faces.append(

@@ -178,7 +178,6 @@ def complete(rows: list[Row], pairs: list[tuple[int, int]]) -> str | None:
     """Fill in what follows from all rows together: identifiers, groups, folds.
 
     Returns why the `paper` columns are null, if they are."""
-    curated_table.assign_image_ids(rows)
     labels = [row.abbreviation for row in rows]
     groups = protocols.groups([row.values["subject_id"] for row in rows], pairs)
     strict_fold = protocols.strict_folds(labels, groups)
@@ -213,6 +212,7 @@ def examine(folder: Path, workspace: Path) -> tuple[list[Row], list[str], list[t
         reason = f"column {', '.join(sorted(clashes))} has a name that the build writes"
         raise FolderError(curated_table.CSV_NAME, reason, "rename it", row=1)
     rows, pairs = scan(rows, problems, workspace)
+    curated_table.assign_image_ids(rows, problems)
     problems.sort(key=lambda problem: problem.row or 0)
     return rows, extra_columns, pairs, problems
 
@@ -320,7 +320,8 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
     write_record(made / "build_record.json", args, rows, problems, began)
     replace(target, made)
     made_of = f"{counted(len(rows), 'image')} of {counted(len(schema['label'].names), 'condition')}"
-    print(f"{args.output_dir}: {made_of}; load_dataset opens it")
+    left_out = f"; {counted(len(bad), 'problem')} left out, listed in rejected.csv" if bad else ""
+    print(f"{args.output_dir}: {made_of}; load_dataset opens it{left_out}")
     return 0
 
 
@@ -389,6 +390,9 @@ def card(rows: list[Row], info: datasets.DatasetInfo, simulated: bool, why_no_pa
         simulated=simulated,
         n_images=len(rows),
         n_conditions=len(sizes),
+        conditions=sorted(
+            {(row.abbreviation, row.values["disease_name"], row.values["orphanet_code"]) for row in rows}, key=str
+        ),
         size_counts=sorted(Counter(sizes.values()).items()),
         n_groups=len({v["group_id"] for v in values}),
         n_shared=sum(count for count in Counter(v["group_id"] for v in values).values() if count > 1),

@@ -354,7 +354,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--num_workers", type=int, default=os.cpu_count(), help="processes; the corpus does not depend on it"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     args = parser.parse_args(argv)
     available = len(phenotypes.conditions()) - args.first_condition
     if not 0 < args.num_conditions <= available or args.first_condition < 0:

@@ -1,12 +1,12 @@
-"""Trains the miniature backbone of the offline demo on SIMULATED faces: it learns to read face parameters and to tell
-people apart.
+"""Trains the miniature backbone of the offline demo on SIMULATED faces.
 
     accelerate launch demo_models/train_backbone.py
 
-The people are drawn from conditions and seeds that no demo or study corpus uses (condition ranks from 103 on). Two
-photographs a person, rendered once into a memory-mapped cache. Loss: mean squared error of the standardised parameters
-+ NT-Xent between the two photographs of a person (Chen et al., SimCLR, ICML 2020), the latter on the feature itself, so
-its cosine is a face similarity. Result: demo_models/backbone (timm's local-dir layout, half precision)."""
+It learns to read face parameters and to tell people apart. The people are drawn from conditions and seeds that no demo
+or study corpus uses (condition ranks from 103 on). Two photographs a person, rendered once into a memory-mapped cache.
+Loss: mean squared error of the standardised parameters + NT-Xent between the two photographs of a person (Chen et al.,
+SimCLR, ICML 2020), the latter on the feature itself, so its cosine is a face similarity. Result: demo_models/backbone
+(timm's local-dir layout, half precision)."""
 
 import argparse
 import json
@@ -202,19 +202,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--output_dir", type=Path, default=Path(__file__).resolve().parent / "backbone")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path(__file__).resolve().parent / "backbone", help="where the model goes"
+    )
     parser.add_argument(
         "--cache_dir", type=Path, default=Path("runs/backbone_cache"), help="rendered faces and checkpoints"
     )
     parser.add_argument(
         "--num_people", type=int, default=14000, help="two photographs each; the last 1,000 (or a tenth) are held out"
     )
-    parser.add_argument("--num_train_epochs", type=int, default=16)
+    parser.add_argument("--num_train_epochs", type=int, default=16, help="passes over all people")
     parser.add_argument("--train_batch_size", type=int, default=64, help="people in a batch")
-    parser.add_argument("--learning_rate", type=float, default=5e-3)
-    parser.add_argument("--identity_weight", type=float, default=0.1)
-    parser.add_argument("--temperature", type=float, default=0.1)
-    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--learning_rate", type=float, default=5e-3, help="highest, of a one-cycle schedule")
+    parser.add_argument("--identity_weight", type=float, default=0.1, help="of NT-Xent beside the parameters")
+    parser.add_argument("--temperature", type=float, default=0.1, help="of NT-Xent")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16", help="of the network")
     parser.add_argument("--num_workers", type=int, default=2, help="rendering processes")
     parser.add_argument("--resume_from_checkpoint", choices=("latest",), help="continue after the last finished epoch")
     parser.add_argument("--seed", type=int, default=1000, help="not a seed of any demo or study corpus")

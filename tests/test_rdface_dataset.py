@@ -831,3 +831,21 @@ def test_problem_is_one_line_whatever_the_cell_holds():
         "reason",
         "remedy",
     ]
+
+
+def test_a_photograph_without_a_number_takes_none_of_another_file_and_the_report_says_which(curator, tmp_path, capsys):
+    bad = curator.add("AAR.5.jpg", b"no picture")  # rejected, but its number stays its own
+    line = curator.add("scan.jpg", encoded(picture(40)))
+    dataset = built(curator.save(), tmp_path / "out", "--skip_bad")
+    assert dataset["image_id"][:] == ["AAR.1", "AAR.2", "AAR.3", "AAR.4", "NA.1", "NA.2", "AAR.6"]
+    capsys.readouterr()
+    found = {p["row"]: p for p in problems(curator.folder, capsys)}
+    assert found[bad]["severity"] == "row"
+    assert found[line]["severity"] == "note" and found[line]["reason"].endswith("becomes AAR.6")
+
+
+def test_one_subject_of_two_sexes_is_noted(curator, capsys):
+    for row, sex in zip(curator.rows[:3], ("female", "male", ""), strict=True):
+        row |= {"subject_id": "S1", "sex": sex}
+    (note,) = [p for p in problems(curator.save(), capsys) if p["column"] == "subject_id"]
+    assert note["row"] == 3 and note["reason"] == "subject S1 has another sex in row 2"
