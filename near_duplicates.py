@@ -4,6 +4,7 @@ A perceptual hash proposes pairs, an aligned comparison confirms them, strictly:
 room, taken seconds apart, are not duplicates. Thumbnails wait in an unnamed file, so memory hardly grows with them.
 """
 
+import itertools
 import os
 import tempfile
 from collections import Counter
@@ -21,6 +22,7 @@ SIDE_PX = 128  # of the thumbnails compared
 COARSE_PX = 48
 HASH_BITS = 63  # signs of the 8 x 8 lowest DCT frequencies less the mean (Zauner, 2010)
 MAX_HAMMING = 14  # of HASH_BITS: a crop of 4 % changes up to 14 of them, chance about 31
+CLOSE_HAMMING = 4  # most re-encodings have less, and few other pairs
 OUTLINE_PX = 16
 MIN_OUTLINE_AGREEMENT = 0.75  # cosine; 99.8 % of re-encodings have more, 3 of 4 other pairs with close hashes less
 SHIFT_PX, SHIFTED_PX = 4, 32  # how far, and at which side, thumbnails are moved over one another for a first look
@@ -61,22 +63,20 @@ class NearDuplicates:
         refusals: Counter[tuple[int, int]] = Counter()
         found = []
         self._file.flush()
-        for i, j in self._proposals():
+        # Close hashes first: once copies are clusters, two photographs with ten copies each are compared thrice only.
+        for i, j in itertools.chain(self._proposals(CLOSE_HAMMING), self._proposals(MAX_HAMMING)):
             a, b = self._rows[i], self._rows[j]
             between = tuple(sorted((clusters[a], clusters[b])))
             if between[0] == between[1] or refusals[between] >= MAX_REFUSALS:
                 continue
-            one, other = self._thumbnail(i), self._thumbnail(j)
-            if shifted_correlation(one, other) < MIN_SHIFTED_CORRELATION:
-                refusals[between] += 1  # perhaps only because one of the two still has its border
-            elif same_photograph(one, other):
+            if same_photograph(self._thumbnail(i), self._thumbnail(j)):
                 clusters.merge(a, b)
                 found.append((min(a, b), max(a, b)))
             else:
-                refusals[between] += 2  # aligned and yet different; one more look, in case that was with a border
+                refusals[between] += 1
         return found
 
-    def _proposals(self) -> Iterator[tuple[int, int]]:
+    def _proposals(self, max_hamming: int) -> Iterator[tuple[int, int]]:
         """Pairs of thumbnails whose hashes and outlines are close, the closest hashes of each block first."""
         n = len(self._hashes)
         bits = np.frombuffer(b"".join(self._hashes), dtype=np.int8).reshape(n, HASH_BITS)
@@ -84,7 +84,7 @@ class NearDuplicates:
         outlines = np.frombuffer(b"".join(self._outlines), dtype=np.float16).reshape(n, OUTLINE_PX**2)
         for start in tqdm(range(0, n, BLOCK_ROWS), desc="Comparing photographs", unit=" blocks", leave=False):
             agreement = signs[start : start + BLOCK_ROWS] @ signs[start:].T
-            i, j = np.nonzero(agreement >= HASH_BITS - 2 * MAX_HAMMING)
+            i, j = np.nonzero(agreement >= HASH_BITS - 2 * max_hamming)
             i, j = i[i < j], j[i < j]
             order = np.argsort(-agreement[i, j], kind="stable")
             for part in np.array_split(order, len(order) // 20_000 + 1):
@@ -152,9 +152,11 @@ def same_photograph(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two thumbnails (SIDE_PX, SIDE_PX) uint8 show one photograph, whatever was done to its file.
 
     b is laid on a by the affine map of greatest correlation (Evangelidis and Psarakis, 2008), and then compared place
-    by place: a re-encoding agrees everywhere, another photograph differs at least at eyes or mouth. A coarse round
-    spares most pairs the fine one."""
+    by place: a re-encoding agrees everywhere, another photograph differs at least at eyes or mouth. Two coarse looks
+    spare most pairs the fine one."""
     a, b = a.astype(np.float32), b.astype(np.float32)
+    if shifted_correlation(a, b) < MIN_SHIFTED_CORRELATION:
+        return False
     small_a, small_b = (cv2.resize(x, (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA) for x in (a, b))
     correlation, warp = _align(small_a, small_b, np.eye(2, 3, dtype=np.float32), iterations=30, epsilon=1e-3)
     if correlation < MIN_CORRELATION or similarity(small_a, small_b, warp) < MIN_COARSE_SIMILARITY:
@@ -168,7 +170,7 @@ def shifted_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Largest correlation, -1..1, of the edges of a and the middle of b, shifted by SHIFT_PX of SHIFTED_PX at most."""
     edges = []
     for thumbnail in (a, b):
-        small = cv2.resize(thumbnail, (SHIFTED_PX, SHIFTED_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+        small = cv2.resize(thumbnail, (SHIFTED_PX, SHIFTED_PX), interpolation=cv2.INTER_AREA)
         edges.append(cv2.GaussianBlur(small, (0, 0), 0.8) - cv2.GaussianBlur(small, (0, 0), 5))
     middle = edges[1][SHIFT_PX:-SHIFT_PX, SHIFT_PX:-SHIFT_PX]
     return float(cv2.matchTemplate(edges[0], middle, cv2.TM_CCOEFF_NORMED).max())
