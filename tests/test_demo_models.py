@@ -59,7 +59,6 @@ def test_nt_xent_is_zero_for_perfect_pairs_and_log_n_for_equal_ones():
     assert train_backbone.nt_xent(same, same, 0.1).item() == pytest.approx(np.log(7), abs=1e-5)
 
 
-@pytest.mark.skipif(not (BACKBONE / "model.safetensors").exists(), reason="demo_models/backbone is not trained yet")
 def test_committed_backbone_is_small_and_tells_new_people_apart():
     assert (BACKBONE / "model.safetensors").stat().st_size < 8 * 2**20
     model = timm.create_model(f"local-dir:{BACKBONE}", pretrained=True, num_classes=0).eval()
