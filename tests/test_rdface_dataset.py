@@ -724,7 +724,9 @@ def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path, capsys)
     for n in range(100, 300):
         curator.add(f"AAR.{n}.png", encoded(picture(n, (256, 256)), "PNG", compress_level=0))
     command = [sys.executable, ROOT / "rdface_dataset.py", "build", curator.save(), "--output_dir", tmp_path / "out"]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    # A job in the background of a script is started with SIGINT ignored, and would hand that on.
+    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, **heeded)
     while not list(tmp_path.glob(".out.building-*")):
         assert started.poll() is None, "ended before it could be interrupted"
         time.sleep(0.01)
