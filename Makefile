@@ -29,12 +29,12 @@ $(DEMO)/raw/disease_images.csv: simulate_faces.py simulated_people.py face_model
 	@rm -rf $(DEMO)/raw
 	$(BIN)/python simulate_faces.py --output_dir $(DEMO)/raw
 
-$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curated_table.py photographs.py near_duplicates.py recorded_values.py protocols.py dataset_card.md
+$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curated_table.py photographs.py near_duplicates.py recorded_values.py protocols.py runs.py dataset_card.md
 	$(BIN)/python rdface_dataset.py build $(DEMO)/raw --output_dir $(SIM)
 	@touch $@
 
 PROBE := $(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --recipe linear_probe --protocol strict
-PROBE_NEEDS := $(SIM)/README.md train_classifier.py backbones.py faces.py metrics.py protocols.py demo_models/backbone/model.safetensors
+PROBE_NEEDS := $(SIM)/README.md train_classifier.py backbones.py built_dataset.py faces.py metrics.py protocols.py demo_models/backbone/model.safetensors
 
 $(DEMO)/aligned_faces/results.json: $(PROBE_NEEDS)
 	$(PROBE) --output_dir $(@D)

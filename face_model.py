@@ -117,7 +117,7 @@ class Shape:
         self.eye_u = 0.455 * np.exp(0.05 * z("eye_spacing"))
         eye_scale = np.exp(0.05 * z("eye_size")) * (1 + 0.10 * young)
         half = 0.232 * np.exp(0.062 * z("palpebral_length")) * eye_scale
-        self.inner_u = self.eye_u - half * 1.0 + 0.018 * z("inner_canthal_distance")
+        self.inner_u = self.eye_u - half + 0.018 * z("inner_canthal_distance")
         self.outer_u = self.eye_u + half
         self.eye_opening = (
             0.122 * np.exp(0.12 * z("eye_opening") + 0.05 * z("eye_prominence")) * eye_scale * (1 + 0.05 * young)
@@ -254,7 +254,7 @@ class Shape:
     def brow_line(self, x: np.ndarray) -> np.ndarray:
         """Height v of the brow's middle line; x runs from -1 (inner end) to 1 (outer end)."""
         arch = self.brow_arch * (1 - np.square((x - 0.3) / 1.3)) * 1.6
-        return self.brow_v + 0.03 - arch + 0.02 * self.z("brow_medial_flare") * np.clip(-x, 0, 1) * -0.5
+        return self.brow_v + 0.03 - arch - 0.01 * self.z("brow_medial_flare") * np.clip(-x, 0, 1)
 
     def ear_centre(self, side: int) -> tuple[float, float]:
         return side * (self.half_width(side, self.ear_v) + 0.35 * self.ear_out), self.ear_v

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 import faces
 import phenotypes
+from runs import write_json
 from simulate_faces import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY
 
@@ -194,8 +195,8 @@ def save(model: ParameterReader, folder: Path, figures: dict) -> None:
             "license": "apache-2.0",
         },
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "training.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(folder / "config.json", config)
+    write_json(folder / "training.json", figures)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
