@@ -9,7 +9,7 @@ drawn when the dataset is built, stored in its columns, and from then on only re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -28,7 +28,7 @@ class ProtocolError(ValueError):
 
 
 class LeakError(RuntimeError):
-    """A held-out image, or one of its group, is on the training side."""
+    """A held-out image, or one of its group, reaches what is fitted, chosen or generated."""
 
 
 @dataclass
@@ -184,17 +184,81 @@ def _paper_fold(columns: Mapping[str, Sequence], fold: np.ndarray, k: int) -> Fo
     return Fold(k, np.flatnonzero(train), np.flatnonzero(val), np.flatnonzero(side == "test"), "paper")
 
 
-def check_fold(fold: Fold, group_ids: Sequence[str], image_ids: Sequence[str]) -> None:
-    """Raise LeakError if a held-out image, or under `strict` an image of its group, is on the fold's training side.
+def k_shot(fold: Fold, labels: Sequence[Hashable], k: int, seed: int) -> Fold:
+    """The fold with a support set in place of its training side: `k` images of each condition, drawn by `seed`.
 
-    group_ids, image_ids (n,): of the dataset's rows, to which the fold's row numbers point."""
+    labels (n,): the condition of each row of the dataset. A condition with fewer training images gives all it has. A
+    larger k draws the same images and further ones, so curves over k are nested. No validation rows are left, because
+    whatever is trained may see the support set only; the test side stays whole. Raises ProtocolError for k < 1."""
+    if k < 1:
+        raise ProtocolError(f"k-shot needs at least 1 image a condition, not {k}")
+    order = np.random.default_rng([seed, fold.number, 1]).permutation(len(labels))  # of all rows, whatever trains
+    taken: Counter[Hashable] = Counter()
+    support = []
+    for row in order[np.isin(order, fold.train)].tolist():
+        if taken[labels[row]] < k:
+            taken[labels[row]] += 1
+            support.append(row)
+    nothing = np.array([], dtype=np.int64)
+    return replace(fold, train=np.sort(np.array(support, dtype=np.int64)), val=nothing)
+
+
+class Guard:
+    """Lets only a fold's training side through to whatever is fitted, chosen or generated; everything else raises.
+
+        guard = Guard(fold, images)
+        rows = guard.admit(rows, "prototypes")             # rows to fit, or to choose a regularisation, on
+        rows = guard.admit_for_choice(rows, "checkpoint")  # rows on which a trained model is compared with another
+
+    columns: a `datasets.Dataset` or a mapping with `image_id` and `group_id`, and, where there are, `subject_id` and
+    `sha256`. Raises LeakError at once where the fold's own sides overlap; see check_fold."""
+
+    def __init__(self, fold: Fold, columns: Mapping[str, Sequence]):
+        check_fold(fold, columns)
+        self.fold = fold
+        self._image_ids = _column(columns, "image_id")
+        self._training = set(fold.train.tolist())
+        self._validation = set(fold.val.tolist())
+
+    def admit(self, rows: Sequence[int] | np.ndarray, purpose: str) -> np.ndarray:
+        """The same rows, (n,) int64; raises LeakError for a row that is not of the training (or support) side."""
+        return self._admit(rows, purpose, self._training, "training")
+
+    def admit_for_choice(self, rows: Sequence[int] | np.ndarray, purpose: str) -> np.ndarray:
+        """As admit, but for validation rows, which exist under `paper` only: raises LeakError for any other row."""
+        return self._admit(rows, purpose, self._validation, "validation")
+
+    def _admit(self, rows: Sequence[int] | np.ndarray, purpose: str, allowed: set[int], side: str) -> np.ndarray:
+        rows = np.asarray(rows, dtype=np.int64)
+        outside = [row for row in rows.tolist() if row not in allowed]
+        if outside:
+            raise LeakError(
+                f"fold {self.fold.number} ({self.fold.protocol}): image {self._image_ids[outside[0]]} is not on the "
+                f"{side} side and must not reach {purpose} ({len(outside)} such); hand over fold.train only"
+            )
+        return rows
+
+
+def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
+    """Raise LeakError if a held-out image is on the fold's training side, and under `strict` also if another image of
+    its group or subject is, or one with the same bytes.
+
+    columns: as for Guard. Under `paper` patients and copies may straddle: that is the published protocol."""
     held_out = [*fold.val.tolist(), *fold.test.tolist()]
     train = fold.train.tolist()
-    named = [("image_id", image_ids)] + ([("group_id", group_ids)] if fold.protocol == "strict" else [])
-    for column, values in named:
-        both = {values[row] for row in train} & {values[row] for row in held_out}
+    for column in ("image_id", "group_id", "subject_id", "sha256") if fold.protocol == "strict" else ("image_id",):
+        values = _column(columns, column)
+        both = ({values[row] for row in train} & {values[row] for row in held_out}) - {None} if values else None
         if both:
             raise LeakError(
-                f"fold {fold.number} ({fold.protocol}): {column} {sorted(both)[0]} is held out and in training "
-                f"({len(both)} such); rebuild the dataset or draw the folds through protocols.folds"
+                f"fold {fold.number} ({fold.protocol}): {column} {min(both)} is held out and in training "
+                f"({len(both)} such); build the dataset again, or draw the folds through protocols.folds"
             )
+
+
+def _column(columns: Mapping[str, Sequence], name: str) -> list | None:
+    """A whole column, untransformed; None where there is none, which only the optional ones may be."""
+    known = columns.column_names if hasattr(columns, "column_names") else columns
+    if name not in known and name in ("subject_id", "sha256"):
+        return None
+    return list((columns.with_format(None) if hasattr(columns, "with_format") else columns)[name])

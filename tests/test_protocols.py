@@ -127,7 +127,7 @@ def test_strict_folds_keep_their_promises(rows):
     columns = {"strict_fold": fold, "group_id": groups}
     tested = []
     for part in protocols.folds(columns, "strict"):
-        protocols.check_fold(part, groups, [str(i) for i in range(len(rows))])
+        protocols.check_fold(part, columns | {"image_id": [str(i) for i in range(len(rows))]})
         assert {labels[i] for i in part.test} <= {labels[i] for i in part.train}, "tested, but never trained"
         assert not part.val.size
         assert len(part.test) <= len(rows) / 5 + 3 * max(Counter(groups).values())
@@ -159,7 +159,9 @@ def test_paper_folds_read_the_stored_columns():
     for part in parts:
         assert sorted([*part.train, *part.val, *part.test]) == list(range(len(labels)))
         assert part.val.tolist() == [i for i, k in enumerate(fold) if k == part.number]
-        protocols.check_fold(part, ["same"] * len(labels), columns["group_id"])  # patients may straddle here
+        protocols.check_fold(
+            part, {"image_id": columns["group_id"], "group_id": ["same"] * len(labels)}
+        )  # patients may straddle here
     assert len(protocols.folds(columns, "paper", 3)) == 1
 
 
@@ -173,14 +175,86 @@ def test_folds_refuse_what_is_not_there():
         protocols.folds(empty, "loose")
 
 
-def test_guard_raises_for_a_leaked_image_and_a_leaked_group():
-    rows = np.arange(4)
-    ids, groups = ["a", "b", "c", "d"], ["p", "q", "q", "r"]
-    nothing = np.array([], dtype=int)
-    with pytest.raises(protocols.LeakError, match="image_id c"):
-        protocols.check_fold(protocols.Fold(0, rows, nothing, rows[2:3]), groups, ids)
-    with pytest.raises(protocols.LeakError, match="group_id q"):
-        protocols.check_fold(protocols.Fold(0, rows[:2], nothing, rows[2:3]), groups, ids)
-    protocols.check_fold(protocols.Fold(0, rows[:2], nothing, rows[2:3], "paper"), groups, ids)
+def sides(train, test, val=(), protocol="strict"):
+    return protocols.Fold(0, *(np.array(rows, dtype=np.int64) for rows in (train, val, test)), protocol)
+
+
+COLUMNS = {
+    "image_id": ["a", "b", "c", "d"],
+    "group_id": ["p", "q", "r", "s"],
+    "subject_id": [None, "S1", None, "S2"],
+    "sha256": ["0", "1", "2", "3"],
+}
+
+
+def test_a_test_row_in_training_raises():
+    with pytest.raises(protocols.LeakError, match="image_id c is held out and in training"):
+        protocols.Guard(sides([0, 1, 2], [2, 3]), COLUMNS)
     with pytest.raises(protocols.LeakError, match="image_id d"):
-        protocols.check_fold(protocols.Fold(0, rows, rows[3:], rows[:0], "paper"), groups, ids)
+        protocols.Guard(sides([0, 1, 3], [2], [3], "paper"), COLUMNS)
+
+
+def test_another_photograph_of_a_test_subject_in_training_raises():
+    for column, same in (("group_id", "p"), ("subject_id", "S1")):  # subject_id: should the groups be wrong
+        columns = COLUMNS | {column: [same, "q", same, "s"]}
+        with pytest.raises(protocols.LeakError, match=f"{column} {same} is held out and in training"):
+            protocols.Guard(sides([0, 1], [2, 3]), columns)
+        protocols.Guard(sides([0, 1], [2, 3], protocol="paper"), columns)  # published so
+
+
+def test_a_copy_of_a_test_image_in_training_raises():
+    with pytest.raises(protocols.LeakError, match="sha256 1 is held out and in training"):
+        protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"sha256": ["0", "1", "2", "1"]})
+    with pytest.raises(protocols.LeakError, match="group_id q"):  # near duplicates are of one group
+        protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"group_id": ["p", "q", "r", "q"]})
+
+
+def test_unknown_subjects_are_not_one_subject():
+    protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"subject_id": [None] * 4})
+
+
+def test_only_the_training_side_is_admitted():
+    guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
+    assert guard.admit([1, 0], "training").tolist() == [1, 0]
+    for rows in ([0, 2], [3]):
+        with pytest.raises(protocols.LeakError, match="is not on the training side and must not reach prototypes"):
+            guard.admit(rows, "prototypes")
+
+
+def test_only_validation_rows_choose_and_strict_has_none():
+    guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
+    assert guard.admit_for_choice([3], "checkpoints").tolist() == [3]
+    for row in (0, 2):
+        with pytest.raises(protocols.LeakError, match="must not reach checkpoints"):
+            guard.admit_for_choice([row], "checkpoints")
+    labels = [f"C{i % 6}" for i in range(60)]
+    columns = {"group_id": [str(i) for i in range(60)], "image_id": [str(i) for i in range(60)]}
+    columns["strict_fold"] = protocols.strict_folds(labels, columns["group_id"])
+    for fold in protocols.folds(columns, "strict"):
+        for row in range(60):
+            with pytest.raises(protocols.LeakError):
+                protocols.Guard(fold, columns).admit_for_choice([row], "checkpoints")
+
+
+@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+def test_a_support_set_is_k_images_a_condition_of_the_training_side(protocol):
+    labels = paper_shape()
+    n = len(labels)
+    columns = {"group_id": [str(i) for i in range(n)], "image_id": [str(i) for i in range(n)]}
+    columns["paper_split"], columns["paper_fold"] = protocols.paper_split(labels)
+    columns["strict_fold"] = protocols.strict_folds(labels, columns["group_id"])
+    for fold in protocols.folds(columns, protocol):
+        available = Counter(labels[row] for row in fold.train)
+        support = [protocols.k_shot(fold, labels, k, seed=4) for k in (1, 2, 100)]
+        for k, part in zip((1, 2, 100), support, strict=True):
+            assert Counter(labels[row] for row in part.train) == {c: min(k, have) for c, have in available.items()}
+            assert set(part.train) <= set(fold.train) and not part.val.size
+            assert part.test.tolist() == fold.test.tolist()
+        assert set(support[0].train) < set(support[1].train)  # nested
+        assert support[2].train.tolist() == fold.train.tolist()
+        outside = np.setdiff1d(fold.train, support[0].train)[:1]
+        with pytest.raises(protocols.LeakError):  # what was not drawn is not seen either
+            protocols.Guard(support[0], columns).admit(outside, "training")
+        assert protocols.k_shot(fold, labels, 1, seed=5).train.tolist() != support[0].train.tolist()
+    with pytest.raises(protocols.ProtocolError, match="at least 1 image"):
+        protocols.k_shot(fold, labels, 0, seed=0)
