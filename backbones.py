@@ -1,8 +1,13 @@
-"""Pretrained networks by name, without their classifier: timm's, torchvision's, or a local folder in timm's layout."""
+"""Pretrained networks by name, without their classifier: the paper's six, any of timm or torchvision, or a folder.
+
+The paper's names come before timm's own: `densenet169` and `resnet152` without a tag are the weights the paper used.
+"""
 
 import dataclasses
 import difflib
 import json
+import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +20,21 @@ from built_dataset import work_offline_where_the_hub_is_unreachable
 from runs import InputError, one_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+CLIP_IMAGE_TOWER = "vit_base_patch32_clip_quickgelu_224.openai"  # without quickgelu it is another network
+PAPER_BACKBONES = {
+    "densenet169": "densenet169.tv_in1k",
+    "resnet152": "resnet152.tv2_in1k",
+    "swin_t": "torchvision/swin_t",  # timm's swin_tiny has Microsoft's weights; the paper had torchvision's
+    "clip_vit_b32": CLIP_IMAGE_TOWER,
+    "facenet": "facenet",
+    "vggface": "vggface",
+}
+RESAMPLED = timm.models.VisionTransformer | timm.models.Eva  # timm interpolates their position embeddings
+PAPER_IMAGE_SIZE = 224  # px; with ImageNet's mean and standard deviation it fed this to all six
+
+FACENET_URL = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt"
+VGGFACE_MEAN = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)  # of RGB; the network takes 0..255 less the mean
 
 
 @dataclasses.dataclass
@@ -30,82 +50,157 @@ class Backbone:
     )
 
 
-def load_backbone(name: str, weights: Path | None = None, image_size: int | None = None) -> Backbone:
+def load_backbone(
+    name: str,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    paper_input: bool = False,
+    pretrained: bool = True,
+) -> Backbone:
     """The pretrained network called `name`, in evaluation mode and without its classifier.
 
-    name: a timm name (`resnet152.tv2_in1k`), `torchvision/NAME`, or a folder with config.json and model.safetensors in
-    timm's layout; weights: a .safetensors or .pth file to read instead (only tensors, never unpickled); image_size:
-    side of the square input in px, where it should not be the backbone's own. Raises InputError where it cannot."""
+    name: one of PAPER_BACKBONES, a timm name (`resnet152.tv2_in1k`), `torchvision/NAME`, or a folder with config.json
+    and model.safetensors in timm's layout; weights: a .safetensors or .pth file to read instead (only tensors, never
+    unpickled); image_size: side of the square input in px, where it should not be the backbone's own; paper_input: the
+    paper's six at 224 px with ImageNet's mean and standard deviation, also where they were trained on others (for any
+    other name it changes nothing); pretrained: False leaves the weights random. Features of the six: (1664,)
+    densenet169, (2048,) resnet152, (768,) swin_t, (512,) clip_vit_b32, (1792,) facenet and at 224 px (512, 7, 7)
+    vggface. Raises InputError where it cannot."""
     if weights is not None and not weights.is_file():
         raise InputError(f"--backbone_weights {weights}: no such file; give a .safetensors or .pth file")
-    if name.startswith("torchvision/"):
-        backbone = _torchvision_backbone(name.removeprefix("torchvision/"), weights)
-        backbone.image_size = image_size or backbone.image_size
+    source = PAPER_BACKBONES.get(name, name)
+    if paper_input and name in PAPER_BACKBONES:
+        image_size = image_size or PAPER_IMAGE_SIZE
+    if source in ("facenet", "vggface"):
+        backbone = {"facenet": _facenet, "vggface": _vggface}[source](weights, pretrained)
+    elif source.startswith("torchvision/"):
+        backbone = _torchvision_backbone(source.removeprefix("torchvision/"), weights, pretrained)
     else:
-        backbone = _timm_backbone(name, weights, image_size)
+        backbone = _timm_backbone(source, weights, image_size, pretrained)
+    backbone.image_size = image_size or backbone.image_size
+    if paper_input and name in PAPER_BACKBONES:
+        backbone.mean, backbone.std = IMAGENET_MEAN, IMAGENET_STD
     backbone.network.eval().requires_grad_(False)
     return backbone
 
 
-def _torchvision_backbone(name: str, weights: Path | None) -> Backbone:
+def _facenet(weights: Path | None, pretrained: bool) -> Backbone:
+    """Inception-ResNet-v1 trained on VGGFace2 (facenet-pytorch, MIT): the pooled feature, of unit length.
+
+    The embedding layers behind it (last_linear, last_bn) are left out, as in the paper."""
+    import facenet_pytorch  # here, so that other backbones cost no import of it
+
+    network = facenet_pytorch.InceptionResnetV1()
+    network.last_linear = network.last_bn = torch.nn.Identity()  # forward ends with a division by the norm
+    if pretrained:
+        # The package would unpickle the file, and looks in a folder of its own, not torch.hub's.
+        cache = Path(facenet_pytorch.models.inception_resnet_v1.get_torch_home()) / "checkpoints"
+        state = read_weights(weights) if weights else _download(FACENET_URL, cache, "facenet")
+        load_weights(network, state, ("last_linear", "last_bn", "logits"), "facenet", weights or FACENET_URL)
+    half = (127.5 / 255,) * 3
+    return Backbone(network, 160, half, (128 / 255,) * 3)
+
+
+def _vggface(weights: Path | None, pretrained: bool) -> Backbone:
+    """VGG-16 trained on 2,622 people (Parkhi, Vedaldi and Zisserman, Deep Face Recognition, BMVC 2015): its pool5 map.
+
+    The authors publish Caffe and MatConvNet files (https://www.robots.ox.ac.uk/~vgg/software/vgg_face), for
+    non-commercial use. weights is their widely used conversion vgg_face_dag.pth
+    (https://www.robots.ox.ac.uk/~albanie/pytorch-models.html), whose conv1_1 ... conv5_3 are renamed here to
+    torchvision's layers, or a file with torchvision's own names; the fully connected layers are not used."""
+    if pretrained and weights is None:
+        raise InputError("vggface: its weights cannot be downloaded; give vgg_face_dag.pth with --backbone_weights")
+    network = torchvision.models.vgg16(init_weights=not pretrained).features
+    if pretrained:
+        convolutions = [key for key, layer in network.named_children() if isinstance(layer, torch.nn.Conv2d)]
+        published = [f"conv{block}_{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
+        torchvision_name = dict(zip(published, convolutions, strict=True))
+        state = {}
+        for key, tensor in read_weights(weights).items():
+            layer, _, parameter = key.removeprefix("features.").rpartition(".")
+            state[f"{torchvision_name.get(layer, layer)}.{parameter}"] = tensor
+        load_weights(network, state, ("fc6", "fc7", "fc8", "classifier"), "vggface", weights)
+    return Backbone(network, 224, VGGFACE_MEAN, (1 / 255,) * 3)
+
+
+def _download(url: str, cache: Path, name: str) -> dict[str, torch.Tensor]:
+    """The state dict behind `url`, kept in the folder `cache`; only tensors, never unpickled."""
+    try:
+        return torch.hub.load_state_dict_from_url(url, cache, "cpu", progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # the latter two: a file cut short or changed
+        raise InputError(
+            f"weights of {name} are neither in {cache} nor to be had from {url} ({one_line(error)}); "
+            "give a file with --backbone_weights"
+        ) from error
+
+
+def _torchvision_backbone(name: str, weights: Path | None, pretrained: bool) -> Backbone:
     # Left out: two with another normalisation than ImageNet's, and one whose files need more than their tensors.
     known = torchvision.models.list_models(torchvision.models, exclude=["googlenet", "inception_v3", "mnasnet*"])
     if name not in known:
         raise InputError(f"torchvision has no model {name!r}{_did_you_mean(name, known)}")
     published = torchvision.models.get_model_weights(name).DEFAULT
     network = torchvision.models.get_model(name, weights=None)
-    if weights is None:
-        try:
-            state = published.get_state_dict(progress=False, check_hash=True, weights_only=True, map_location="cpu")
-        except OSError as error:
-            cache = Path(torch.hub.get_dir()) / "checkpoints"
-            raise InputError(
-                f"weights of torchvision/{name} are neither in {cache} nor to be had from {published.url} "
-                f"({one_line(error)}); give a file with --backbone_weights"
-            ) from error
-    else:
-        state = read_weights(weights)
     # The last Linear or Conv2d of every torchvision classifier makes the classes; what enters it is the feature.
     makes_classes = torch.nn.Linear | torch.nn.Conv2d
     classifier = [key for key, layer in network.named_modules() if isinstance(layer, makes_classes)][-1]
     network.set_submodule(classifier, torch.nn.Identity())
-    load_weights(network, state, (classifier,), f"torchvision/{name}", weights or published.url)
+    if pretrained:
+        cache = Path(torch.hub.get_dir()) / "checkpoints"
+        state = read_weights(weights) if weights else _download(published.url, cache, f"torchvision/{name}")
+        load_weights(network, state, (classifier,), f"torchvision/{name}", weights or published.url)
     return Backbone(network, published.transforms().crop_size[0], IMAGENET_MEAN, IMAGENET_STD)
 
 
-def _timm_backbone(name: str, weights: Path | None, image_size: int | None) -> Backbone:
+def _timm_backbone(name: str, weights: Path | None, image_size: int | None, pretrained: bool) -> Backbone:
     folder = Path(name) if Path(name).is_dir() else None
     if folder is None and not timm.is_model(name):
         close = _did_you_mean(name, timm.list_models())
         raise InputError(f"backbone {name}: no such folder or timm model{close}; torchvision's are torchvision/NAME")
     if folder is not None and not (folder / "config.json").is_file():
         raise InputError(f"backbone {name}: the folder has no config.json; save the model in timm's layout")
-    if folder is not None and weights is None:
+    if folder is not None and weights is None and pretrained:
         weights = folder / "model.safetensors"
         if not weights.is_file():
             raise InputError(f"weights of {name}: {weights} is missing; put it there or give --backbone_weights FILE")
-    source = f"local-dir:{folder}" if folder else name
-    if weights is None:
+    network = _timm_network(f"local-dir:{folder}" if folder else name, name, weights, image_size, pretrained)
+    config = timm.data.resolve_model_data_config(network)
+    alignment = json.loads((folder / "config.json").read_text()).get("face_alignment") if folder else None
+    return Backbone(network, config["input_size"][-1], config["mean"], config["std"], alignment)
+
+
+def _timm_network(
+    source: str, name: str, weights: Path | None, image_size: int | None, pretrained: bool
+) -> torch.nn.Module:
+    """timm's network, its weights read from the file `weights`, or from the Hub or its cache, or random."""
+    from_hub = pretrained and weights is None
+    if from_hub:
         work_offline_where_the_hub_is_unreachable()
+    # Of CLIP the paper took the image embedding: what timm calls the head is the projection to it.
+    options = {"num_classes": 512 if name == CLIP_IMAGE_TOWER else 0}
     try:
-        network = timm.create_model(source, pretrained=weights is None, num_classes=0)
-        if image_size is not None and network.pretrained_cfg.get("fixed_input_size"):  # position embeddings follow it
-            network = timm.create_model(source, pretrained=weights is None, num_classes=0, img_size=image_size)
+        network = timm.create_model(source, pretrained=from_hub, **options)
+        own_size = image_size in (None, network.pretrained_cfg["input_size"][-1])
+        resize = network.pretrained_cfg.get("fixed_input_size") and not own_size
+        resample = resize and isinstance(network, RESAMPLED)
+        if resize and not resample:
+            network = timm.create_model(source, pretrained=from_hub, img_size=image_size, **options)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if weights is not None:
+        if not from_hub:
             raise InputError(f"backbone {name}: {one_line(error)}") from error
         cache = huggingface_hub.constants.HF_HUB_CACHE
         raise InputError(
             f"weights of {name} are neither in {cache} nor to be had from {huggingface_hub.constants.ENDPOINT} "
             f"({type(error).__name__}); give a file with --backbone_weights or a folder with --backbone"
         ) from error
-    if weights is not None:
+    if pretrained and weights is not None:
         classifier = network.pretrained_cfg.get("classifier") or ()
         classifier = (classifier,) if isinstance(classifier, str) else classifier
-        load_weights(network, read_weights(weights), classifier, name, weights)
-    config = timm.data.resolve_model_data_config(network)
-    alignment = json.loads((folder / "config.json").read_text()).get("face_alignment") if folder else None
-    return Backbone(network, image_size or config["input_size"][-1], config["mean"], config["std"], alignment)
+        state = read_weights(weights)
+        load_weights(network, state, () if options["num_classes"] else classifier, name, weights)
+    if resample:  # after the weights, whose position embeddings are those of the published size
+        network.set_input_size(img_size=(image_size, image_size))
+    return network
 
 
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -122,8 +217,12 @@ def load_weights(
 ) -> None:
     """Load `state`; its tensors must be the network's, except those of the classifier, which has been removed."""
     removed = tuple(f"{part}." for part in classifier)
+    # torchvision's DenseNet files say norm.1 where the layers say norm1.
+    state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", key): tensor for key, tensor in state.items()}
     state = {key: tensor for key, tensor in state.items() if not key.startswith(removed)}
     own = network.state_dict()
+    # Files older than PyTorch 0.4.1 lack this counter, which nothing here reads.
+    state = {key: tensor for key, tensor in own.items() if key.endswith("num_batches_tracked")} | state
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     resized = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     problems = [

@@ -1,24 +1,38 @@
 """Scores of a classifier from its kept predictions, with intervals over subjects; nothing else makes numbers of them.
 
     python metrics.py score runs/probe/predictions.parquet      # prints what results.json holds
+    python metrics.py compare runs/a/predictions.parquet runs/b/predictions.parquet
 
 A predictions file has one row for each image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`,
 `split` (val, test), `seed`, `backbone`, `recipe`, `probabilities` (one for each class), and `subject` (the group of one
-patient and near-duplicate photographs, the unit of the bootstrap). Only rows with split "test" are scored.
+patient and near-duplicate photographs, the unit of the bootstrap); perhaps also `sex`, `age_group` and `region`, null
+where not known. Only rows with split "test" are scored.
+
+An interval is about the classifiers given, tested on new subjects of the same population: their training images are
+fixed. The luck of training is the spread over seeds (`sd`), and a claim about a recipe needs several of them.
+benchmarks/interval_coverage.py measures how often the intervals hold.
 """
 
 import argparse
+import itertools
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
+
+from intervals import bootstrap_interval, corrected_interval, swap_p_value
 
 COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]
+SUBGROUPS = ["sex", "age_group", "region"]
 TOP_K = (1, 5, 10, 30)
-RESAMPLES_AT_ONCE = 100  # bounds the weights in memory to 100 numbers an image
+UNITS = "% (nll, ece: not)"
+NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # in the images: a percentile interval misses these, see score
 
 
 def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
@@ -70,18 +84,77 @@ def topk_hits(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarr
 
     probabilities (n, C); labels (n,) in 0..C-1; returns (n,) in 0..1: 0 or 1 unless a tie straddles the k-th place.
     Hence a constant predictor scores k / C, which is chance, and the order of classes or of a sort never matters."""
+    ahead, tied = _places(probabilities, labels)
+    return np.clip((k - ahead) / tied, 0.0, 1.0)
+
+
+def reciprocal_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1 / rank of each image's class, in expectation over random orders of equal probabilities; 1 is the best rank.
+
+    Shapes as in topk_hits; returns (n,) in 0..1. A class that shares t places after a others gets the mean of
+    1/(a+1) .. 1/(a+t), so a constant predictor scores (1 + 1/2 + .. + 1/C) / C, which is chance."""
+    ahead, tied = _places(probabilities, labels)
+    harmonic = np.cumsum([0.0, *(1 / np.arange(1, np.shape(probabilities)[1] + 1))])  # 1 + 1/2 + .. + 1/i at place i
+    return (harmonic[ahead + tied] - harmonic[ahead]) / tied
+
+
+def _places(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many classes are more probable than each image's own, and how many are equally so, itself included: (n,)."""
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     own = probabilities[np.arange(len(labels)), labels][:, None]
-    ahead, tied = (
-        (probabilities > own).sum(axis=1),
-        (probabilities == own).sum(axis=1),
-    )  # tied includes the class itself
-    return np.clip((k - ahead) / tied, 0.0, 1.0)
+    return (probabilities > own).sum(axis=1), (probabilities == own).sum(axis=1)
 
 
 def topk_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Mean of topk_hits: the share of images whose class is among the k most probable, 0..1."""
     return float(topk_hits(probabilities, labels, k).mean())
+
+
+def _weighted_topk(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, *, k: int
+) -> np.ndarray:
+    """topk_accuracy with the signature of macro_f1."""
+    return _weighted_mean(topk_hits(probabilities, labels, k), weights)
+
+
+def mean_reciprocal_rank(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of reciprocal_ranks; shapes as in macro_f1, returns (b,) in 0..1."""
+    return _weighted_mean(reciprocal_ranks(probabilities, labels), weights)
+
+
+def negative_log_likelihood(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of -ln p of the right class, in nats; shapes as in macro_f1, returns (b,) >= 0; a uniform guess has ln C.
+
+    A probability below 1e-12 counts as 1e-12, so one image adds at most 27.6: a single 0 must not hide all others."""
+    own = np.asarray(probabilities, float)[np.arange(len(labels)), labels]
+    return _weighted_mean(-np.log(np.maximum(own, 1e-12)), weights)
+
+
+def _weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Mean of values (n,) under each row of weights (b, n), or plain where None: (b,)."""
+    weights = np.ones((1, len(values))) if weights is None else weights
+    return weights @ values / weights.sum(axis=1)
+
+
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, n_bins: int = 15
+) -> np.ndarray:
+    """How far the highest probability is from the accuracy of the class that has it: mean over bins, by their images.
+
+    Shapes as in macro_f1; returns (b,) in 0..1. Bins are equally wide and closed above: (0, 1/15], (1/15, 2/15], ..
+    Of classes that tie for the highest probability one is guessed at random: the hit counts in equal parts.
+    Sampling error never cancels in a mean of absolute values, so the estimate is too high: see corrected_interval.
+    Source: Naeini, Cooper and Hauskrecht, AAAI 2015; Guo, Pleiss, Sun and Weinberger, ICML 2017."""
+    probabilities = np.asarray(probabilities, float)
+    confidence = probabilities.max(axis=1)
+    which = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    excess = confidence - topk_hits(probabilities, labels, 1)
+    weights = np.ones((1, len(excess))) if weights is None else weights
+    return np.abs(weights @ _columns(excess, which, n_bins)).sum(axis=1) / weights.sum(axis=1)
 
 
 def macro_f1(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -92,10 +165,16 @@ def macro_f1(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray 
     average="macro", zero_division=0) where no probabilities tie; tied classes share the prediction. In a resample the
     average runs over the conditions drawn and is scaled by the share of all C that has test images: otherwise
     every condition that happens not to be drawn would count as a failure and the interval would miss its estimate."""
+    f1, tested = _f1_by_class(probabilities, labels, weights)
+    return f1.sum(axis=1) / tested.sum(axis=1) * len(np.unique(labels)) / f1.shape[1]
+
+
+def _f1_by_class(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """F1 of each class, 0 where none of its images is drawn, and whether one is; each (b, C), as in macro_f1."""
     hit, predicted, true = _confusion(probabilities, labels, weights)
-    f1 = 2 * hit / np.maximum(predicted + true, 1e-12)  # (b, C); 0 where nothing is true
-    tested_share = len(np.unique(labels)) / true.shape[1]
-    return f1.sum(axis=1) / (true > 0).sum(axis=1) * tested_share
+    return 2 * hit / np.maximum(predicted + true, 1e-12), true > 0
 
 
 def balanced_accuracy(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -108,35 +187,24 @@ def balanced_accuracy(probabilities: np.ndarray, labels: np.ndarray, weights: np
 
 def _confusion(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """Weighted number of hits, predictions and images of each class, each (b, C); weights as in macro_f1."""
+    share = _predicted_share(probabilities)
+    n, n_classes = share.shape
+    hits = share[np.arange(n), labels]
+    weights = np.ones((1, n)) if weights is None else weights
+    parts = _columns(hits, labels, n_classes), csr_array(share), _columns(np.ones(n), labels, n_classes)
+    return tuple(weights @ part for part in parts)  # sparse: nearly all of the (n, C) is 0
+
+
+def _predicted_share(probabilities: np.ndarray) -> np.ndarray:
+    """(n, C), in each row a 1 at the most probable class, or equal parts of it where several tie."""
     probabilities = np.asarray(probabilities)
     best = probabilities == probabilities.max(axis=1, keepdims=True)
-    share = best / best.sum(axis=1, keepdims=True)  # (n, C) one 1 in a row, or equal parts of it where classes tie
-    true = np.eye(probabilities.shape[1])[labels]  # (n, C)
-    weights = np.ones((1, len(share))) if weights is None else weights
-    return weights @ (share * true), weights @ share, weights @ true
+    return best / best.sum(axis=1, keepdims=True)
 
 
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    subjects: Sequence[str],
-    n_boot: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of a statistic when whole subjects are drawn with replacement.
-
-    statistic maps weights (b, n), a count of every image in each of b resamples, to (b,) values; subjects (n,) names
-    each image's subject: its images are drawn together, because they are not independent. Returns (low, high)."""
-    _, subject = np.unique(np.asarray(subjects, dtype=str), return_inverse=True)
-    n_subjects = int(subject.max()) + 1
-    generator = np.random.default_rng(seed)
-    values = []
-    for start in range(0, n_boot, RESAMPLES_AT_ONCE):
-        size = min(RESAMPLES_AT_ONCE, n_boot - start)
-        counts = generator.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), size=size)  # (b, subjects)
-        values.append(statistic(counts[:, subject].astype(float)))
-    low, high = np.quantile(np.concatenate(values), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _columns(values: np.ndarray, column: np.ndarray, n_columns: int) -> csr_array:
+    """Sparse (n, n_columns) with each of n values in its row and its own column."""
+    return csr_array((values, (np.arange(len(values)), column)), shape=(len(values), n_columns))
 
 
 def score(predictions: pd.DataFrame) -> dict:
@@ -144,8 +212,33 @@ def score(predictions: pd.DataFrame) -> dict:
 
     A replicate is one seed's pooled out-of-fold predictions under `strict`, and one fold's model (and seed) under
     `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates; `low` and `high` are the 95 %
-    bootstrap over subjects of the mean over replicates. All scores are fractions 0..1; top-k is given for k below the
-    number of classes. Raises ValueError where settings are mixed or replicates did not test the same images."""
+    interval over subjects of the mean over replicates, null for a single subject: bootstrap_interval, but
+    corrected_interval for macro F1, balanced accuracy and calibration error, which are no means over images. All scores
+    are fractions 0..1 but `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and top-5 for
+    each value of sex, age_group and region where the predictions have these columns.
+    Raises ValueError where settings are mixed or replicates did not test the same images."""
+    settings, images, probabilities = _replicates(predictions)
+    labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
+    statistics = statistics_of(n_classes)
+    by = _by_subgroup(images, probabilities)
+    return {
+        **settings,
+        "n_test": len(images),
+        "n_subjects": int(images["subject"].nunique()),
+        "n_classes": n_classes,
+        "n_classes_tested": len(np.unique(labels)),
+        "seeds": sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist()),
+        "n_replicates": len(probabilities),
+        "chance": 1 / n_classes,
+        "metrics": {
+            name: _summary(name, of, probabilities, labels, images["subject"]) for name, of in statistics.items()
+        },
+        **({"by": by} if by else {}),
+    }
+
+
+def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
+    """Protocol, recipe and backbone; the test images by image_id; each replicate's probabilities (n, C) of them."""
     test = predictions[predictions["split"] == "test"]
     settings = {column: test[column].unique().tolist() for column in ("protocol", "recipe", "backbone")}
     for column, values in settings.items():
@@ -158,46 +251,183 @@ def score(predictions: pd.DataFrame) -> dict:
         not np.array_equal(rows[["image_id", "label"]], first[["image_id", "label"]]) for rows in replicates
     ):
         raise ValueError("the replicates did not test the same images once each; run the missing folds or seeds")
-    labels = first["label"].to_numpy()
-    probabilities = [np.stack(rows["probabilities"].tolist()) for rows in replicates]  # of (n, C) each
-    n_classes = probabilities[0].shape[1]
-    statistics = {f"top{k}": _weighted_topk(k) for k in TOP_K if k < n_classes}
-    statistics |= {"macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy}
-    return {
-        **{column: values[0] for column, values in settings.items()},
-        "n_test": len(first),
-        "n_subjects": int(first["subject"].nunique()),
-        "n_classes": n_classes,
-        "n_classes_tested": len(np.unique(labels)),
-        "seeds": sorted(test["seed"].unique().tolist()),
-        "n_replicates": len(replicates),
-        "chance": 1 / n_classes,
-        "metrics": {
-            name: _summary(statistic, probabilities, labels, first["subject"]) for name, statistic in statistics.items()
-        },
+    known = test.groupby("image_id")[[column for column in SUBGROUPS if column in test]].first()  # by any replicate
+    images = first.drop(columns=known.columns).join(known, on="image_id")
+    probabilities = [np.stack(rows["probabilities"].tolist()) for rows in replicates]
+    return {column: values[0] for column, values in settings.items()}, images, probabilities
+
+
+def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
+    """What is scored, by its name in results.json."""
+    return {f"top{k}": partial(_weighted_topk, k=k) for k in TOP_K if k < n_classes} | {
+        "macro_f1": macro_f1,
+        "balanced_accuracy": balanced_accuracy,
+        "mrr": mean_reciprocal_rank,
+        "nll": negative_log_likelihood,
+        "ece": expected_calibration_error,
     }
 
 
-def _weighted_topk(k: int) -> Callable[..., np.ndarray]:
-    """topk_accuracy with the signature of macro_f1."""
-
-    def accuracy(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        hits = topk_hits(probabilities, labels, k)
-        weights = np.ones((1, len(hits))) if weights is None else weights
-        return weights @ hits / weights.sum(axis=1)
-
-    return accuracy
+def _mean_over(statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray) -> Callable:
+    """The statistic's mean over replicates, as a function of weights (b, n)."""
+    return lambda weights: np.mean([statistic(replicate, labels, weights) for replicate in probabilities], axis=0)
 
 
-def _summary(statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray, subjects: Sequence[str]) -> dict:
+def interval_of(name: str) -> Callable[..., tuple[float, float]]:
+    """The interval for the score of this name, or for a difference of two: by what bias allows, see score."""
+    return corrected_interval if name in NOT_LINEAR else bootstrap_interval
+
+
+def _low_and_high(name: str, weighted: Callable, subjects: pd.Series) -> dict:
+    """low and high of the score of this name, or of a difference of two."""
+    if subjects.nunique() < 2:
+        return {"low": None, "high": None}  # nothing is known about other subjects
+    return dict(zip(("low", "high"), interval_of(name)(weighted, subjects), strict=True))
+
+
+def _summary(
+    name: str, statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray, subjects: pd.Series
+) -> dict:
     """mean, sd, low, high of one statistic; see score."""
     values = [float(statistic(replicate, labels)[0]) for replicate in probabilities]
-    low, high = bootstrap_interval(
-        lambda weights: np.mean([statistic(replicate, labels, weights) for replicate in probabilities], axis=0),
-        subjects,
-    )
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "low": low, "high": high}
+    interval = _low_and_high(name, _mean_over(statistic, probabilities, labels), subjects)
+    if name in NOT_LINEAR and interval["low"] is not None:  # the corrected interval knows no bounds
+        interval = {"low": max(0.0, interval["low"]), "high": min(1.0, interval["high"])}
+    return {"mean": float(np.mean(values)), "sd": sd, **interval}
+
+
+def _by_subgroup(images: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
+    """n, n_subjects, top1 and top5 for each value of each column of SUBGROUPS there is; see score."""
+    statistics = {name: of for name, of in statistics_of(probabilities[0].shape[1]).items() if name in ("top1", "top5")}
+    by = {}
+    for column in [column for column in SUBGROUPS if column in images]:
+        values = images[column].astype(object).where(images[column].notna(), "not known").astype(str).to_numpy()
+        by[column] = {}
+        for value in sorted(np.unique(values), key=_by_age_then_name):
+            rows = values == value
+            labels, subjects = images["label"].to_numpy()[rows], images["subject"][rows]
+            by[column][str(value)] = {"n": int(rows.sum()), "n_subjects": int(subjects.nunique())} | {
+                name: _summary(name, statistic, [replicate[rows] for replicate in probabilities], labels, subjects)
+                for name, statistic in statistics.items()
+            }
+    return by
+
+
+def _by_age_then_name(value: str) -> tuple[bool, int, str]:
+    """Sorts 6-11 before 12-17, words by the alphabet, and what is not known last."""
+    years = "".join(itertools.takewhile(str.isdigit, value))
+    return value == "not known", int(years or 0), value
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
+    """Two methods on the same test images: each score of both, the difference b - a, its interval and a p-value.
+
+    a, b: predictions of one backbone, recipe and protocol each, as for score; seeds may differ in number and value.
+    Scores are means over replicates; `low` and `high` are the 95 % interval of the difference over subjects, drawn for
+    both at once, by the functions that score uses; `p_value` is swap_p_value's. Raises ValueError where the protocol,
+    the number of classes, the test images, their labels or their subjects differ."""
+    (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = _replicates(a), _replicates(b)
+    if of_a["protocol"] != of_b["protocol"]:
+        raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
+    if not np.array_equal(images["image_id"], images_b["image_id"]):
+        only = sorted(set(images["image_id"]) ^ set(images_b["image_id"]))
+        raise ValueError(f"{len(only)} test images are in one file only, the first {only[0]}; test both on the same")
+    n_classes = probabilities_a[0].shape[1]
+    same = np.array_equal(images[["label", "subject"]], images_b[["label", "subject"]])
+    if n_classes != probabilities_b[0].shape[1] or not same:
+        raise ValueError(
+            "classes, labels or subjects of the same images differ; compare runs on one build of a dataset"
+        )
+    labels, subjects = images["label"].to_numpy(), images["subject"]
+    scores = {}
+    for name, statistic in statistics_of(n_classes).items():
+        mean_a, mean_b = (_mean_over(statistic, each, labels) for each in (probabilities_a, probabilities_b))
+        once = np.ones((1, len(labels)))
+        value_a, value_b = float(mean_a(once)[0]), float(mean_b(once)[0])
+        scores[name] = {
+            "a": value_a,
+            "b": value_b,
+            "difference": value_b - value_a,
+            **_low_and_high(name, lambda weights, a=mean_a, b=mean_b: b(weights) - a(weights), subjects),
+            "p_value": swap_p_value(statistic, probabilities_a, probabilities_b, labels, subjects),
+        }
+    return {
+        "protocol": of_a["protocol"],
+        "n_test": len(labels),
+        "n_subjects": int(subjects.nunique()),
+        "a": {"backbone": of_a["backbone"], "recipe": of_a["recipe"], "n_replicates": len(probabilities_a)},
+        "b": {"backbone": of_b["backbone"], "recipe": of_b["recipe"], "n_replicates": len(probabilities_b)},
+        "metrics": scores,
+    }
+
+
+def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Test images of each true class (rows) by their most probable class (columns), averaged over replicates.
+
+    names: of the C classes in their order; returns C x C counts, not whole where replicates differ or classes tie.
+    Raises ValueError where names and probabilities differ in number, and as score does."""
+    _, images, probabilities = _replicates(predictions)
+    _check_names(names, probabilities)
+    true = np.eye(len(names))[images["label"]]
+    counts = true.T @ np.mean([_predicted_share(replicate) for replicate in probabilities], axis=0)
+    return pd.DataFrame(counts, index=pd.Index(names, name="true"), columns=pd.Index(names, name="predicted"))
+
+
+def per_class_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """One row a class: images, subjects, recall (top-1, top-5), F1, mean reciprocal rank, most frequent wrong class.
+
+    names as in confusion_table. Scores are fractions 0..1, averaged over replicates; recall and reciprocal rank are
+    missing for a class without test images, but its F1 is 0: so f1 averages to macro_f1 and recall_top1 to
+    balanced_accuracy. Of wrong classes named equally often the first is given; it is missing where all are right."""
+    _, images, probabilities = _replicates(predictions)
+    _check_names(names, probabilities)
+    labels = images["label"].to_numpy()
+    of_each = np.eye(len(names))[labels].T  # (C, n)
+    n_images = of_each.sum(axis=1)
+
+    def mean_by_class(values: list[np.ndarray]) -> np.ndarray:
+        return np.where(n_images > 0, of_each @ np.mean(values, axis=0) / np.maximum(n_images, 1), np.nan)
+
+    subjects = images.groupby("label")["subject"].nunique().reindex(range(len(names)), fill_value=0)
+    wrong = confusion_table(predictions, names).to_numpy() * (1 - np.eye(len(names)))
+    return pd.DataFrame(
+        {
+            "class": list(names),
+            "images": n_images.astype(int),
+            "subjects": subjects.to_numpy(),
+            "recall_top1": mean_by_class([topk_hits(replicate, labels, 1) for replicate in probabilities]),
+            "recall_top5": mean_by_class([topk_hits(replicate, labels, 5) for replicate in probabilities]),
+            "f1": np.mean([_f1_by_class(replicate, labels, None)[0][0] for replicate in probabilities], axis=0),
+            "mrr": mean_by_class([reciprocal_ranks(replicate, labels) for replicate in probabilities]),
+            "most_frequent_wrong_class": [names[row.argmax()] if row.any() else None for row in wrong],
+        }
+    )
+
+
+def _check_names(names: Sequence[str], probabilities: list[np.ndarray]) -> None:
+    if len(names) != probabilities[0].shape[1]:
+        raise ValueError(f"{len(names)} names for {probabilities[0].shape[1]} classes; give the dataset of the run")
+
+
+def chance(name: str, n_classes: int) -> float | None:
+    """What a constant predictor scores, the same probability for every class; None where the labels decide."""
+    if name.startswith("top"):
+        return min(1.0, int(name.removeprefix("top")) / n_classes)
+    harmonic = sum(1 / rank for rank in range(1, n_classes + 1))
+    return {"balanced_accuracy": 1 / n_classes, "mrr": harmonic / n_classes, "nll": math.log(n_classes)}.get(name)
+
+
+def shown(name: str, value: float | None, sign: str = "") -> str:
+    """A score as text: in percent, but nats and calibration error as they are; a dash for None. sign: "+" shows it."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.3f}" if name in ("nll", "ece") else f"{100 * value:{sign}.2f}"
+
+
+def shown_interval(name: str, values: dict, sign: str = "") -> str:
+    """low .. high, as shown."""
+    return f"{shown(name, values['low'], sign)} .. {shown(name, values['high'], sign)}"
 
 
 def format_table(results: dict) -> str:
@@ -206,14 +436,37 @@ def format_table(results: dict) -> str:
         f"{results['backbone']}, {results['recipe']}, protocol {results['protocol']}: {results['n_test']} test images "
         f"of {results['n_subjects']} subjects, {results['n_classes_tested']} of {results['n_classes']} classes tested, "
         f"seeds {', '.join(map(str, results['seeds']))}",
-        f"{'percent':<18} {'mean':>6} {'sd':>6}   {'95 % interval':<15} {'chance':>6}",
+        f"{UNITS:<18} {'mean':>6} {'sd':>6}   {'95 % interval':<15} {'chance':>6}",
     ]
     for name, values in results["metrics"].items():
-        sd = "-" if values["sd"] is None else f"{100 * values['sd']:.2f}"
-        interval = f"{100 * values['low']:.2f} .. {100 * values['high']:.2f}"
-        k = int(name.removeprefix("top")) if name.startswith("top") else None
-        chance = "-" if k is None else f"{100 * k * results['chance']:.2f}"
-        lines.append(f"{name:<18} {100 * values['mean']:>6.2f} {sd:>6}   {interval:<15} {chance:>6}")
+        mean, sd, by_chance = (
+            shown(name, value) for value in (values["mean"], values["sd"], chance(name, results["n_classes"]))
+        )
+        lines.append(f"{name:<18} {mean:>6} {sd:>6}   {shown_interval(name, values):<15} {by_chance:>6}")
+    for column, groups in results.get("by", {}).items():
+        for value, group in groups.items():
+            tops = [
+                f"{name} {shown(name, group[name]['mean'])} ({shown_interval(name, group[name])})"
+                for name in ("top1", "top5")
+                if name in group
+            ]
+            lines.append(f"{column} {value}: {group['n']} images of {group['n_subjects']} subjects, {', '.join(tops)}")
+    return "\n".join(lines)
+
+
+def format_comparison(comparison: dict) -> str:
+    """compare's content as a text table, in percent (nll in nats, ece 0..1)."""
+    a, b = ("{backbone}, {recipe}, mean of {n_replicates}".format(**comparison[letter]) for letter in "ab")
+    lines = [
+        f"protocol {comparison['protocol']}: {comparison['n_test']} test images of {comparison['n_subjects']} subjects",
+        f"A: {a}",
+        f"B: {b}",
+        f"{UNITS:<18} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<17} {'p':>6}",
+    ]
+    for name, values in comparison["metrics"].items():
+        a, b = (shown(name, values[letter]) for letter in "ab")
+        difference, interval = shown(name, values["difference"], "+"), shown_interval(name, values, "+")
+        lines.append(f"{name:<18} {a:>6} {b:>6} {difference:>7}   {interval:<17} {values['p_value']:.4f}")
     return "\n".join(lines)
 
 
@@ -224,11 +477,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     scoring.add_argument(
         "predictions", nargs="+", type=Path, help="predictions.parquet of one or more seeds, or folders"
     )
+    comparing = commands.add_parser("compare", help="print the paired differences of two runs on the same test images")
+    comparing.add_argument("a", type=Path, help="predictions.parquet, or the folder that holds it")
+    comparing.add_argument("b", type=Path, help="the same of the other run; differences are b - a")
+    comparing.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
-    print(json.dumps(score(read_predictions(args.predictions)), indent=2))
+    if args.command == "score":
+        print(json.dumps(score(read_predictions(args.predictions)), indent=2))
+    else:
+        comparison = compare(read_predictions(args.a), read_predictions(args.b))
+        print(json.dumps(comparison, indent=2) if args.json else format_comparison(comparison))
 
 
 if __name__ == "__main__":

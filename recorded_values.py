@@ -110,6 +110,13 @@ def _country_code(text: str) -> str | None:
 
 
 @functools.cache
+def region(country_code: str | None) -> str | None:
+    """UN M49 region (Africa, America, Asia, Europe, Oceania) of an ISO 3166-1 alpha-3 code; None where not known."""
+    found = _country_converter().convert(country_code, to="continent", not_found=None) if country_code else None
+    return found if found != country_code else None
+
+
+@functools.cache
 def _country_converter() -> country_converter.CountryConverter:
     logging.getLogger("country_converter").setLevel(logging.CRITICAL)  # it would log each name it does not know
     # Read here because, with pandas 3, its own loader takes empty cells for nan and fails on them.

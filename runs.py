@@ -58,7 +58,7 @@ def run_record(args: argparse.Namespace, packages: Sequence[str], started: float
     packages: whose versions matter; started: time.monotonic() at the start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "arguments": vars(args),
+        "arguments": {name: value for name, value in vars(args).items() if not name.endswith("token")},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "git_commit": git_commit(),
         "wall_s": round(time.monotonic() - started, 2),

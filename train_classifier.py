@@ -1,219 +1,199 @@
-"""Cross-validated supervised benchmark: backbone features, a classifier per fold, predictions of every held-out image.
+"""Cross-validated supervised benchmark: a classifier for every fold and seed, predictions of every held-out image.
 
-    accelerate launch train_classifier.py --dataset_name ./rdface --backbone densenet169.tv_in1k \\
-        --recipe linear_probe --protocol strict --output_dir runs/probe
+    accelerate launch train_classifier.py --dataset_name ./rdface --backbone densenet169 \\
+        --recipe finetune --protocol paper --seeds 0 1 2 --output_dir runs/densenet169
 
-Writes predictions.parquet (probabilities of each held-out image), results.json (metrics.py's scores of that file) and
-run.json (arguments, versions, dataset fingerprint, device, seconds). Also runs as plain `python train_classifier.py`.
+Recipes: finetune (the paper's), linear_probe (discriminant analysis on frozen features), lora (attention only). Each
+process takes folds of its own, so the results do not depend on how many there are. Writes predictions.parquet
+(probabilities of each held-out image), results.json (metrics.py's scores of that file), per_class.csv, confusion.csv,
+learning_curves.csv and .png, run.json, and a model for each fold. Also runs as plain `python train_classifier.py`.
 """
 
 import argparse
 import dataclasses
+import itertools
+import json
+import shutil
 import time
+import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from accelerate.utils import InitProcessGroupKwargs, LoggerType, set_seed
 from tqdm import tqdm
 
+import augmentations
+import classifier_results as results
+import corruptions
 import faces
+import heat_maps
+import hub_models
 import metrics
 import protocols
-from backbones import Backbone, load_backbone
+from backbones import PAPER_BACKBONES, Backbone, load_backbone
 from built_dataset import load_images
-from runs import InputError, fail, one_line, run_record, write_atomically, write_json
+from classifiers import build_classifier, load_classifier, save_classifier
+from fine_tuning import LAST_LEARNING_RATE, derived_seed, fit, predict
+from linear_probe import fit_linear_probe
+from pixel_cache import Pixels, cached_pixels, default_cache_dir, normalise
+from runs import InputError, fail, run_record, write_json
 
-RECIPES = ("linear_probe",)
-PACKAGES = ("torch", "torchvision", "timm", "datasets", "huggingface_hub", "accelerate", "numpy", "scikit-learn")
-
-
-# --------------------------------------------------------------------------------------------------------- features
-
-
-class Pixels(torch.utils.data.Dataset):
-    """Rows of a dataset as (row, (3, size, size) float32): decoded on demand, one at a time, so memory stays flat."""
-
-    def __init__(self, images: datasets.Dataset, backbone: Backbone, detector: faces.Detector | None = None):
-        self.images, self.image_ids = images.select_columns("image"), images["image_id"]
-        self.side_px, self.detector = backbone.image_size, detector
-        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, row: int) -> tuple[int, torch.Tensor, bool]:
-        """Row, normalised pixels, and whether a face was looked for in vain (then the whole image is taken)."""
-        try:
-            image = self.images[row]["image"].convert("RGB")
-        except (OSError, ValueError, AttributeError) as error:  # AttributeError: the image is null
-            reason = f"image {self.image_ids[row]} cannot be decoded ({one_line(error)})"
-            raise InputError(f"{reason}; build the dataset again") from error
-        face = self.detector.detect([image])[0] if self.detector else None
-        if face is not None:
-            image = faces.align(np.asarray(image), face.landmarks, self.side_px)
-        else:  # without keeping the aspect ratio, as in the paper
-            image = image.resize((self.side_px, self.side_px), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-        return row, (pixels - self.mean) / self.std, self.detector is not None and face is None
+RECIPES = ("finetune", "linear_probe", "lora")
+LEARNING_RATES = {"finetune": 1e-4, "lora": 1e-3, "linear_probe": None}  # the paper's; low-rank updates want more
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "peft",
+    "datasets",
+    "huggingface_hub",
+    "accelerate",
+    "numpy",
+    "scikit-learn",
+)
+# What may differ between a run and the one it goes on from: none of it changes a prediction.
+FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs", "cache_dir", "report_to", "explain")
+FREE_SETTINGS += ("push_to_hub", "hub_model_id", "hub_token", "eval_batch_size", "seeds", "fold")
 
 
-def extract_features(
-    accelerator: Accelerator, images: datasets.Dataset, backbone: Backbone, batch_size: int
-) -> tuple[np.ndarray, int]:
-    """The backbone's features of every image, (n, d) float64 of unit length, and how many faces were not found;
-    the same on all processes.
-
-    Unit length takes away the overall contrast of a photograph, and the scale of backbones whose features are large."""
-    network = accelerator.prepare_model(backbone.network, evaluation_mode=True)
-    detector = faces.load_detector(backbone.face_alignment, accelerator.device) if backbone.face_alignment else None
-    pixels = Pixels(images, backbone, detector)
-    loader = accelerator.prepare(torch.utils.data.DataLoader(pixels, batch_size=batch_size))
-    features, missed = None, np.zeros(len(images), bool)
-    with torch.inference_mode():
-        for rows, batch, in_vain in tqdm(
-            loader, desc="features", unit="batch", disable=not accelerator.is_main_process
-        ):
-            rows, batch, in_vain = accelerator.gather_for_metrics((rows, network(batch).float().flatten(1), in_vain))
-            if features is None:
-                features = np.full((len(images), batch.shape[1]), np.nan)
-            features[rows.cpu().numpy()] = batch.cpu().numpy()  # by row: what fills up the last batch changes nothing
-            missed[rows.cpu().numpy()] = in_vain.cpu().numpy()
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise InputError(
-            f"image {images['image_id'][bad[0]]}: features are not finite; launch with --mixed_precision no"
-        )
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12), int(missed.sum())
-
-
-# ----------------------------------------------------------------------------------------------------- linear probe
-# The head is linear discriminant analysis. With two to four photographs of each of a hundred conditions a logistic
-# regression has nothing to learn the directions of pose, light and age from but the few images of each class; the
-# covariance *within* classes pools them over all classes, and is what discriminant analysis divides by. It is shrunk
-# towards a sphere (Friedman, JASA 1989), by an amount chosen on inner folds, and each class mean is drawn towards the
-# overall mean as if one more image of the class lay there: a mean of one image is mostly that image's noise.
-
-SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0)  # 1 is the nearest class mean
-TEMPERATURES = tuple(2.0**power for power in range(-4, 9))  # scores are divided by it: calibration, ranks stay
-INNER_FOLDS = 3
-FALLBACK = (0.6, 1.0)  # where no condition of a training side has two groups, nothing can be chosen
+# ------------------------------------------------------------------------------------------------------------- data
 
 
 @dataclasses.dataclass
-class LinearProbe:
-    """softmax((features @ weights.T + biases) / temperature) over the classes it was trained on."""
+class Study:
+    """What all folds share: the dataset's columns, its pixels, and how a network wants them."""
 
-    classes: np.ndarray  # (c,) class numbers with training images
-    weights: np.ndarray  # (c, d)
-    biases: np.ndarray  # (c,)
-    shrinkage: float
-    temperature: float = 1.0
+    images: datasets.Dataset
+    labels: np.ndarray  # (n,)
+    kept: pd.DataFrame  # (n,) what predictions.parquet says of each image
+    pixels: Pixels
+    corrupted: dict[tuple[str, int], Pixels]
+    backbone: Backbone
+    features: np.ndarray | None = None  # (n, d) of unit length, for a linear probe
 
-    def probabilities(self, features: np.ndarray, n_classes: int) -> np.ndarray:
-        """features (n, d) to (n, n_classes), rows add up to 1; a class without training images gets 0."""
-        scores = (features @ self.weights.T + self.biases) / self.temperature
-        likelihoods = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities = np.zeros((len(features), n_classes))
-        probabilities[:, self.classes] = likelihoods / likelihoods.sum(axis=1, keepdims=True)
-        return probabilities
+    @property
+    def groups(self) -> np.ndarray:
+        """(n,) the group of each image."""
+        return self.kept["subject"].to_numpy()
 
-
-def fit_discriminants(features: np.ndarray, labels: np.ndarray, shrinkages: Sequence[float]) -> list[LinearProbe]:
-    """Shrunk linear discriminants, one for each shrinkage in 0..1 (not 0), all from one decomposition.
-
-    features (n, d), labels (n,). Covariance (1 - s) W + s tr(W)/d I with W the covariance within classes."""
-    classes, label, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    centre = features.mean(axis=0)
-    centred = features - centre
-    means = np.stack([centred[label == c].mean(axis=0) for c in range(len(classes))])  # (c, d)
-    _, scales, axes = np.linalg.svd(centred - means[label], full_matrices=False)  # axes (r, d), r = min(n, d)
-    variances = scales**2 / max(len(features) - len(classes), 1)
-    mean_variance = variances.sum() / features.shape[1] or centred.var()  # no class with two images: overall variance
-    means *= (counts / (counts + 1))[:, None]
-    probes = []
-    for shrinkage in shrinkages:
-        outside = 1 / (shrinkage * mean_variance)  # precision where no residual points
-        inside = 1 / ((1 - shrinkage) * variances + shrinkage * mean_variance)
-        weights = means * outside + ((means @ axes.T) * (inside - outside)) @ axes  # means @ precision
-        biases = -0.5 * (means * weights).sum(axis=1) - weights @ centre
-        probes.append(LinearProbe(classes, weights, biases, shrinkage))
-    return probes
+    @property
+    def label(self) -> datasets.ClassLabel:
+        return self.images.features["label"]
 
 
-def fit_linear_probe(features: np.ndarray, labels: np.ndarray, groups: Sequence[str], n_classes: int) -> LinearProbe:
-    """A linear probe whose shrinkage and temperature have the least log loss on inner folds of the images given.
+def extract_features(accelerator: Accelerator, study: Study, batch_size: int) -> np.ndarray:
+    """The backbone's features of every image, (n, d) float32 of unit length, each computed once; the same on all
+    processes.
 
-    features (n, d), labels (n,), groups (n,) of one training side: nothing else is looked at, and a group never
-    straddles inner folds. Deterministic."""
-    fold = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
-    loss = np.zeros((len(SHRINKAGES), len(TEMPERATURES)))
-    for k in sorted(set(fold[fold >= 0].tolist())):
-        held_out = fold == k
-        train = ~held_out & ~np.isin(groups, np.asarray(groups)[held_out])
-        for i, probe in enumerate(fit_discriminants(features[train], labels[train], SHRINKAGES)):
-            for j, probe.temperature in enumerate(TEMPERATURES):
-                own = probe.probabilities(features[held_out], n_classes)[np.arange(held_out.sum()), labels[held_out]]
-                loss[i, j] -= np.log(np.maximum(own, 1e-12)).sum()
-    shrinkage, temperature = FALLBACK
-    if (fold >= 0).any():
-        i, j = np.unravel_index(loss.argmin(), loss.shape)
-        shrinkage, temperature = SHRINKAGES[i], TEMPERATURES[j]
-    (probe,) = fit_discriminants(features, labels, [shrinkage])
-    probe.temperature = temperature
-    return probe
+    Unit length takes away the overall contrast of a photograph, and the scale of backbones whose features are large.
+    Raises InputError for features that are not finite."""
+    network = study.backbone.network.to(accelerator.device, memory_format=torch.channels_last)
+    network = accelerator.prepare_model(network, evaluation_mode=True)
+    rows = torch.utils.data.TensorDataset(torch.arange(len(study.labels)))
+    loader = accelerator.prepare(torch.utils.data.DataLoader(rows, batch_size=batch_size))
+    features = None
+    with torch.inference_mode():
+        for (batch,) in tqdm(loader, desc="features", unit="batch", disable=not accelerator.is_main_process):
+            pixels = normalise(study.pixels.uint8[batch.cpu().numpy()], study.backbone, accelerator.device)
+            batch, found = accelerator.gather_for_metrics((batch, network(pixels).float().flatten(1)))
+            if features is None:
+                features = np.full((len(rows), found.shape[1]), np.nan, np.float32)
+            features[batch.cpu().numpy()] = found.cpu().numpy()  # by row: what fills up the last batch changes nothing
+    accelerator.free_memory()
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise InputError(f"image {study.kept['image_id'][bad[0]]}: features are not finite; use --mixed_precision no")
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-# ---------------------------------------------------------------------------------------------------------- results
+# ------------------------------------------------------------------------------------------------------------ folds
 
 
-def fold_predictions(
-    images: datasets.Dataset,
-    labels: np.ndarray,
+def train(
+    accelerator: Accelerator,
+    study: Study,
     fold: protocols.Fold,
-    probe: LinearProbe,
-    features: np.ndarray,
-    constants: dict,
-) -> list[dict]:
-    """One row of predictions.parquet for each held-out image of a fold."""
-    n_classes = images.features["label"].num_classes
-    image_ids, groups = images["image_id"][:], images["group_id"][:]
-    return [
-        {
-            "image_id": image_ids[row],
-            "label": int(labels[row]),
-            "fold": fold.number,
-            "split": split,
-            "probabilities": probabilities,
-            "subject": groups[row],
-            **constants,
-        }
-        for split, side in (("val", fold.val), ("test", fold.test))
-        if len(side)
-        for row, probabilities in zip(side.tolist(), probe.probabilities(features[side], n_classes), strict=True)
-    ]
+    seed: int,
+    args: argparse.Namespace,
+    folder: Path,
+) -> tuple[torch.nn.Module, dict]:
+    """A classifier of the fold's training side, ready to predict, and what is worth noting of it."""
+    guard = protocols.Guard(fold, study.images)
+    n_classes = study.label.num_classes
+    if args.recipe == "linear_probe":
+        probe = fit_linear_probe(study.features, study.labels, study.groups, fold.train, guard, n_classes)
+        chosen = {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
+        classifier = probe.classifier(study.backbone, n_classes).to(accelerator.device)
+        return accelerator.prepare_model(classifier, evaluation_mode=True), chosen
+    set_seed(derived_seed(seed, fold.number))  # of the head, so that a fold can be trained alone
+    classifier = build_classifier(study.backbone, n_classes, args.recipe, args.backbone)
+    data = (study.backbone, study.pixels, study.labels)
+    model, curve = fit(accelerator, classifier, *data, guard, seed, args, folder / "checkpoint.pt")
+    return model, {"learning_curve": curve}
 
 
-def predictions_features(label: datasets.ClassLabel) -> datasets.Features:
-    """Columns of predictions.parquet; label keeps the class names."""
-    text, number = datasets.Value("string"), datasets.Value("int32")
-    return datasets.Features(
-        {
-            "image_id": text,
-            "label": label,
-            "protocol": text,
-            "fold": number,
-            "split": text,
-            "seed": datasets.Value("int64"),
-            "backbone": text,
-            "recipe": text,
-            "probabilities": datasets.List(datasets.Value("float32"), length=label.num_classes),
-            "subject": text,
-        }
-    )
+def run_fold(
+    accelerator: Accelerator,
+    study: Study,
+    fold: protocols.Fold,
+    seed: int,
+    args: argparse.Namespace,
+    folder: Path,
+) -> None:
+    """Train and predict one fold for one seed; its folder then holds all that the results are made of.
+
+    predictions.parquet is written last: its presence means that the fold is done."""
+    if args.k_shot:
+        fold = protocols.k_shot(fold, study.labels.tolist(), args.k_shot, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    model, findings = train(accelerator, study, fold, seed, args, folder)
+    wall_s = round(time.monotonic() - started, 2)
+    findings = {"seed": seed, "fold": fold.number, "n_train": len(fold.train), "wall_s": wall_s, **findings}
+    if args.save_models:
+        names = {"backbone": args.backbone, "label_names": study.label.names}
+        where = {"protocol": fold.protocol, "fold": fold.number, "seed": seed}
+        classifier = accelerator.unwrap_model(model)
+        save_classifier(folder / "model", classifier, names | where | results.network_input(study.backbone))
+    constants = {"protocol": args.protocol, "fold": fold.number, "seed": seed}
+    constants |= {"backbone": args.backbone, "recipe": recipe_name(args)}
+    for (kind, severity), pixels in study.corrupted.items():
+        probabilities = predict(accelerator, model, study.backbone, pixels, fold.test, args.eval_batch_size)
+        table = study.kept.iloc[fold.test].assign(split="test", probabilities=list(probabilities), **constants)
+        results.write_predictions(folder / f"corrupted_{kind}_{severity}.parquet", table, study.label)
+    tables = []
+    for split, rows in (("val", fold.val), ("test", fold.test)):
+        if not len(rows):
+            continue
+        if study.features is None:
+            probabilities = predict(accelerator, model, study.backbone, study.pixels, rows, args.eval_batch_size)
+        else:  # known already
+            probabilities = probe_probabilities(model, study.features[rows], accelerator.device)
+        tables.append(study.kept.iloc[rows].assign(split=split, probabilities=list(probabilities), **constants))
+    write_json(folder / "fold.json", findings)
+    results.write_predictions(folder / "predictions.parquet", pd.concat(tables), study.label)
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    accelerator.free_memory()
+
+
+@torch.inference_mode()
+def probe_probabilities(model: torch.nn.Module, features: np.ndarray, device: torch.device) -> np.ndarray:
+    """What `predict` gives for images (r,) whose features (r, d) are known."""
+    return model.head(torch.from_numpy(features).to(device)).double().softmax(dim=1).cpu().numpy()
+
+
+def recipe_name(args: argparse.Namespace) -> str:
+    """The recipe with what makes it another one: it keeps predictions apart that must not be averaged."""
+    parts = [args.recipe, f"{args.k_shot}-shot" if args.k_shot else None]
+    parts += ["gentle augmentation" if args.augmentation == "gentle" else None]
+    parts += ["shuffled labels" if args.shuffle_labels else None]
+    return ", ".join(part for part in parts if part)
 
 
 # ------------------------------------------------------------------------------------------------------------ script
@@ -227,25 +207,65 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
-    add("--backbone", required=True, help="timm name, torchvision/NAME, or folder of a model in timm's layout")
+    named = ", ".join(PAPER_BACKBONES)
+    how = f"the paper's ({named}), a timm name, torchvision/NAME, or a folder in timm's layout"
+    add("--backbone", required=True, help=how)
     add("--backbone_weights", type=Path, help=".safetensors or .pth file to read instead of downloading")
     add("--image_size", type=int, help="side of the square input in px; None is the backbone's own")
     how = "detector to cut faces out with, or none for the whole image; None is as the backbone's config.json says"
     add("--align_faces", choices=[*sorted(faces.DETECTORS), "none"], help=how)
-    add("--recipe", choices=RECIPES, default="linear_probe", help="how a fold's classifier is made")
+    how = "how a fold's classifier is made; finetune is the paper's"
+    add("--recipe", choices=RECIPES, default="linear_probe", help=how)
     add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's folds")
     add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
+    add("--k_shot", type=int, help="train on this many images of each condition, drawn by seed; None is all")
+    how = "of initial weights, order, dropout and k-shot draws; the folds stay"
+    add("--seeds", "--seed", type=int, nargs="+", default=[0], help=how)
+    add("--num_train_epochs", type=int, default=50, help="finetune and lora")
+    add("--train_batch_size", type=int, default=32, help="images in a step; each process trains folds of its own")
+    how = f"at the start, then cosine to {LAST_LEARNING_RATE}; None is {LEARNING_RATES}"
+    add("--learning_rate", type=float, help=how)
+    how = "small crops and rotations, mirror, light; see augmentations.py"
+    add("--augmentation", choices=("none", "gentle"), default="none", help=how)
+    add("--mixed_precision", choices=("no", "fp16", "bf16"), help="None is as accelerate launch says")
     add("--eval_batch_size", type=int, default=32, help="images in a step of one process")
+    how = "re-score the test side under blur, noise, JPEG, darkness, grey and occlusion"
+    add("--corruptions", action="store_true", help=how)
+    add("--explain", nargs="+", default=[], metavar="IMAGE_ID", help="held-out images to draw heat maps of")
     add("--shuffle_labels", action="store_true", help="control: labels permuted over all images; expect chance")
-    add("--seed", type=int, default=0, help="of training; the linear probe has no randomness but --shuffle_labels")
     add("--output_dir", type=Path, required=True, help="folder for the results; those of an earlier run are replaced")
+    add("--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept between runs")
+    add("--save_models", action=argparse.BooleanOptionalAction, default=True, help="keep each fold's classifier")
+    how = "epochs between checkpoints inside a fold; 0: finished folds only"
+    add("--checkpointing_epochs", type=int, default=10, help=how)
+    how = "go on where the run in output_dir stopped"
+    add("--resume_from_checkpoint", choices=("latest",), help=how)
+    trackers = ["none", *(str(kind.value) for kind in LoggerType if kind != LoggerType.ALL)]
+    add("--report_to", choices=trackers, default="none", help="tracker for the learning curves")
+    add("--push_to_hub", action="store_true", help="upload models, scores and card to a private repository")
+    add("--hub_model_id", help="ORG/NAME; None is the folder's name under your account")
+    add("--hub_token", help="None is HF_TOKEN or the login")
     args = parser.parse_args(argv)
-    for flag in ("eval_batch_size", "image_size"):
+    check_args(parser, args)
+    return args
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    for flag in ("eval_batch_size", "image_size", "k_shot", "num_train_epochs"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1")
-    if args.seed < 0:
-        parser.error("--seed must not be negative")
-    return args
+    if args.train_batch_size < 2:
+        parser.error("--train_batch_size must be at least 2, for batch norm")
+    if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
+        parser.error("--seeds must be different and not negative")
+    if args.learning_rate is not None and not args.learning_rate > 0:
+        parser.error("--learning_rate must be positive")
+    if args.recipe == "linear_probe" and (args.learning_rate or args.augmentation != "none"):
+        parser.error("--learning_rate and --augmentation are for --recipe finetune and lora")
+    for flag in ("explain", "push_to_hub"):
+        if getattr(args, flag) and not args.save_models:
+            parser.error(f"--{flag} needs the saved models; leave out --no-save_models")
+    args.learning_rate = args.learning_rate or LEARNING_RATES[args.recipe]
 
 
 def fold_number(text: str) -> int | None:
@@ -255,95 +275,188 @@ def fold_number(text: str) -> int | None:
     return None if text == "all" else int(text)
 
 
-def main(args: argparse.Namespace) -> None:
-    started = time.monotonic()
-    accelerator = Accelerator()
+def prepare_output(args: argparse.Namespace, fingerprint: str) -> None:
+    """Start the folder anew, or make sure that what is in it belongs to this run; else raise InputError."""
+    folder, file = args.output_dir, args.output_dir / "settings.json"
+    settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
+    settings |= {"fingerprint": fingerprint, "seed_of_labels": args.seeds[0] if args.shuffle_labels else None}
+    settings = json.loads(json.dumps(settings, default=str))
+    if args.resume_from_checkpoint and file.is_file():
+        earlier = json.loads(file.read_text())
+        for name in settings:
+            if settings[name] != earlier.get(name):
+                reason = f"{folder} was started with {name} {earlier.get(name)}, not {settings[name]}"
+                raise InputError(f"--resume_from_checkpoint: {reason}; give the same flags or another --output_dir")
+    elif (folder / "folds").exists():
+        if not file.is_file():
+            raise InputError(f"{folder / 'folds'} is not of an earlier run; give another --output_dir")
+        shutil.rmtree(folder / "folds")
+    for stale in ("results.json", "run.json"):  # numbers of an earlier run must not stand beside other predictions
+        (folder / stale).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
+
+
+def open_accelerator(args: argparse.Namespace) -> Accelerator:
+    kwargs = [InitProcessGroupKwargs(timeout=timedelta(days=7))]  # processes finish their folds hours apart
+    log_with = None if args.report_to == "none" else args.report_to
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no supported trackers")  # refused below
+        accelerator = Accelerator(
+            mixed_precision=args.mixed_precision, log_with=log_with, project_dir=args.output_dir, kwargs_handlers=kwargs
+        )
+    if log_with and not accelerator.log_with:
+        raise InputError(f"--report_to {log_with}: it is not installed; pip install {log_with}, or --report_to none")
     if not accelerator.is_main_process:
         datasets.disable_progress_bars()
+    return accelerator
 
+
+def open_folds(images: datasets.Dataset, args: argparse.Namespace) -> list[protocols.Fold]:
+    """The folds asked for, none of which leaks, and which hold out every image to be explained."""
+    folds = protocols.folds(images, args.protocol, args.fold)
+    for fold in folds:
+        protocols.check_fold(fold, images)
+    image_ids = np.array(images["image_id"][:])
+    held_out = {image_id for fold in folds for image_id in image_ids[fold.test]}
+    for image_id in args.explain:
+        if image_id not in held_out:
+            raise InputError(f"--explain {image_id}: no image of that name is held out in these folds")
+    return folds
+
+
+def open_study(
+    accelerator: Accelerator, images: datasets.Dataset, labels: np.ndarray, backbone: Backbone, args: argparse.Namespace
+) -> Study:
+    """The pixels, decoded once, and for a linear probe their features, computed once."""
+    size = (backbone.image_size, backbone.face_alignment, args.cache_dir)
+    pixels = cached_pixels(accelerator, images, *size)
+    missed = pixels.faces_missed.sum()
+    if missed:
+        accelerator.print(f"no face found in {missed} of {len(images)} images: these are taken whole")
+    kinds = itertools.product(corruptions.CORRUPTIONS, corruptions.SEVERITIES) if args.corruptions else ()
+    corrupted = {kind: cached_pixels(accelerator, images, *size, kind) for kind in kinds}
+    study = Study(images, labels, results.columns_to_keep(images, labels), pixels, corrupted, backbone)
+    if args.recipe == "linear_probe":
+        study.features = extract_features(accelerator, study, args.eval_batch_size)
+    return study
+
+
+def main(args: argparse.Namespace) -> None:
+    started = time.monotonic()
+    accelerator = open_accelerator(args)
+
+    # ---- dataset, folds, backbone: nothing slow before everything that can be refused has been
     with accelerator.main_process_first():  # the first one fills the caches
         images = load_images(args.dataset_name, args.dataset_config_name)
-    label_names, groups = images.features["label"].names, np.array(images["group_id"][:], dtype=str)
+    folds = open_folds(images, args)
     labels = np.array(images["label"][:])
     # Permuted over all images, before fitting and scoring: only the link of face and condition is cut. Top-30 then lies
     # a little below chance, because holding an image out leaves its own condition one image less to learn from.
     if args.shuffle_labels:
-        labels = np.random.default_rng(args.seed).permutation(labels)
-    folds = protocols.folds(images, args.protocol, args.fold)
-    for fold in folds:
-        protocols.check_fold(fold, groups, images["image_id"][:])
+        labels = np.random.default_rng(args.seeds[0]).permutation(labels)
+    if args.push_to_hub:
+        args.hub_model_id = hub_models.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     with accelerator.main_process_first():
-        backbone = load_backbone(args.backbone, args.backbone_weights, args.image_size)
+        paper_input = args.recipe == "finetune"
+        backbone = load_backbone(args.backbone, args.backbone_weights, args.image_size, paper_input=paper_input)
     if args.align_faces:
         backbone.face_alignment = None if args.align_faces == "none" else args.align_faces
+    if accelerator.is_main_process:
+        prepare_output(args, images._fingerprint)
+    accelerator.wait_for_everyone()
+
+    # ---- what is to be done
+    folder_of = "folds/seed{}_fold{}".format
+    jobs = [(s, fold, args.output_dir / folder_of(s, fold.number)) for s in args.seeds for fold in folds]
+    pending = [job for job in jobs if not (job[-1] / "predictions.parquet").is_file()]
+    accelerator.wait_for_everyone()  # nobody finishes a fold before everybody has counted them
     aligned = f"faces aligned by {backbone.face_alignment}" if backbone.face_alignment else "whole images"
     accelerator.print(
         f"{args.dataset_name} ({'folder' if Path(args.dataset_name).is_dir() else 'Hub'}, config {images.config_name}, "
-        f"fingerprint {images._fingerprint}): {len(images)} images, {len(label_names)} classes\n"
-        f"{args.backbone} at {backbone.image_size} px, {aligned}, {args.recipe}, protocol {args.protocol}, "
-        f"{len(folds)} folds, "
-        f"{accelerator.num_processes} processes on {accelerator.device}"
+        f"fingerprint {images._fingerprint}): {len(images)} images, {images.features['label'].num_classes} classes\n"
+        f"{args.backbone} at {backbone.image_size} px, {aligned}, {recipe_name(args)}, protocol {args.protocol}, "
+        f"{len(folds)} folds x {len(args.seeds)} seeds ({len(jobs) - len(pending)} done before), "
+        f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision"
     )
+    accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
+    study = open_study(accelerator, images, labels, backbone, args)
 
-    features, faces_missed = extract_features(accelerator, images, backbone, args.eval_batch_size)
-    if faces_missed:
-        accelerator.print(f"no face found in {faces_missed} of {len(images)} images: these are taken whole")
+    # ---- every fold of every seed
+    for seed, fold, folder in pending[accelerator.process_index :: accelerator.num_processes]:
+        run_fold(accelerator, study, fold, seed, args, folder)
+    accelerator.wait_for_everyone()
+
+    # ---- results
     if accelerator.is_main_process:
-        constants = {
-            "protocol": args.protocol,
-            "seed": args.seed,
-            "backbone": args.backbone,
-            "recipe": args.recipe + (", shuffled labels" if args.shuffle_labels else ""),
-        }
-        rows, heads = [], []
-        for fold in folds:
-            train = fold.train
-            probe = fit_linear_probe(features[train], labels[train], groups[train], len(label_names))
-            rows += fold_predictions(images, labels, fold, probe, features, constants)
-            heads.append({"fold": fold.number, "shrinkage": probe.shrinkage, "temperature": probe.temperature})
-        save_results(
-            args,
-            accelerator,
-            images,
-            rows,
-            {"heads": heads, "face_alignment": backbone.face_alignment, "faces_missed": faces_missed},
-            started,
-        )
+        finish(accelerator, study, args, [folder for *_, folder in jobs], started)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def save_results(
-    args: argparse.Namespace,
-    accelerator: Accelerator,
-    images: datasets.Dataset,
-    rows: list[dict],
-    findings: dict,
-    started: float,
+def finish(
+    accelerator: Accelerator, study: Study, args: argparse.Namespace, folders: list[Path], started: float
 ) -> None:
-    """Predictions first; the scores are made from the file just written, so it alone is enough to repeat them."""
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    names = ("predictions.parquet", "results.json", "run.json")
-    predictions, results, record = (args.output_dir / name for name in names)
-    for stale in (results, record):  # numbers of an earlier run must not stand beside other predictions
-        stale.unlink(missing_ok=True)
+    """Results of all folds, the record of the run, and what is said on screen."""
     datasets.disable_progress_bars()  # what is left takes a moment
-    table = datasets.Dataset.from_list(rows, features=predictions_features(images.features["label"]))
-    write_atomically(predictions, lambda file: table.to_parquet(str(file)))
-    scores = metrics.score(metrics.read_predictions(predictions))
-    write_json(results, scores)
+    scores = results.save_results(args.output_dir, folders, study.label)
+    findings = results.save_learning_curves(args.output_dir, folders)
+    table = metrics.format_table(scores)
+    print(table)
+    if study.corrupted:
+        missed = {which: float(pixels.faces_missed.mean()) for which, pixels in study.corrupted.items()}
+        print(results.save_corruption_scores(args.output_dir, folders, study.label, missed))
+    if args.explain:
+        explain(accelerator, study, args, folders)
+    published = results.published_row(study.images, args, scores)
+    if published:
+        print(published)
     cuda = accelerator.device.type == "cuda"
+    images = study.images
     content = run_record(args, PACKAGES, started) | {
         "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
-        "seeds": [args.seed],
-        **findings,
+        "seeds": args.seeds,
+        "folds": [{name: value for name, value in fold.items() if name != "learning_curve"} for fold in findings],
+        "input": results.network_input(study.backbone),
+        "faces_missed": int(study.pixels.faces_missed.sum()),
+        "augmentation": augmentations.AMOUNTS if args.augmentation == "gentle" else None,
+        "mixed_precision": accelerator.mixed_precision,
         "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(accelerator.device) if cuda else None,
         "n_processes": accelerator.num_processes,
     }
-    write_json(record, content)
-    print(metrics.format_table(scores))
-    print(f"written: {predictions}, {results}, {record}")
+    write_json(args.output_dir / "run.json", content)
+    print(f"written: {args.output_dir}: " + ", ".join(sorted(file.name for file in args.output_dir.glob("*.*"))))
+    if args.push_to_hub:
+        facts = [f"{len(images)} images, {study.label.num_classes} conditions", f"recipe {recipe_name(args)}"]
+        simulated = results.is_simulated(images)
+        card = hub_models.model_card("RDFace classifier", args.backbone, facts, table, simulated)
+        print(f"uploaded: {hub_models.push(args.output_dir, args.hub_model_id, args.hub_token, card)} (private)")
+
+
+def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, folders: list[Path]) -> None:
+    """heat_maps.png: where the model that was tested on each chosen image (of the first seed) looked."""
+    rows = []
+    for folder in folders[: len(folders) // len(args.seeds)]:
+        tested = pd.read_parquet(folder / "predictions.parquet").query("split == 'test'").set_index("image_id")
+        chosen = [image_id for image_id in args.explain if image_id in tested.index]
+        if not chosen:
+            continue
+        classifier = load_classifier(folder / "model", study.backbone).to(accelerator.device)
+        for image_id in chosen:
+            row = int(np.flatnonzero(study.kept["image_id"] == image_id)[0])
+            probabilities = tested.loc[image_id, "probabilities"]
+            true, predicted = int(study.labels[row]), int(np.argmax(probabilities))
+            pixels = normalise(study.pixels.uint8[[row, row]], study.backbone, accelerator.device)
+            heat = heat_maps.heat_maps(classifier, pixels, [true, predicted])
+            names = {"image_id": image_id, "true": study.label.names[true], "predicted": study.label.names[predicted]}
+            sure = {"p_true": probabilities[true], "p_predicted": probabilities[predicted]}
+            heat_predicted = None if true == predicted else heat[1]
+            rows.append(names | sure | {"heat_true": heat[0], "heat_predicted": heat_predicted})
+            rows[-1]["pixels"] = np.array(study.pixels.uint8[row])
+    simulated = "SIMULATED faces, " if results.is_simulated(study.images) else ""
+    title = f"{simulated}{args.backbone}, {recipe_name(args)}, held-out images"
+    heat_maps.heat_map_sheet(rows, args.output_dir / "heat_maps.png", title)
 
 
 if __name__ == "__main__":

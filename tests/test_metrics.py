@@ -1,5 +1,6 @@
 """metrics.py: known values, equality with scikit-learn, what an interval over subjects must do, and refusals."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -8,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
+from scipy.stats import rankdata
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
+import intervals
 import metrics
+from benchmarks import interval_coverage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,10 +81,69 @@ def test_weights_count_images():
     probabilities, labels = random_predictions(n=30)
     weights = np.random.default_rng(1).integers(0, 3, 30)
     repeated = np.repeat(np.arange(30), weights)
-    for statistic in (metrics.balanced_accuracy, metrics.macro_f1):
-        scale = len(np.unique(labels)) / len(np.unique(labels[repeated])) if statistic is metrics.macro_f1 else 1
+    for name, statistic in metrics.statistics_of(12).items():
+        scale = len(np.unique(labels)) / len(np.unique(labels[repeated])) if name == "macro_f1" else 1
         (expected,) = statistic(probabilities[repeated], labels[repeated])
-        assert statistic(probabilities, labels, weights[None].astype(float)) == pytest.approx([expected * scale])
+        assert statistic(probabilities, labels, weights[None].astype(float)) == pytest.approx([expected * scale]), name
+
+
+def test_reciprocal_rank_is_that_of_scipys_ranking():
+    probabilities, labels = random_predictions()
+    ranks = rankdata(-probabilities, axis=1)[np.arange(len(labels)), labels]
+    assert metrics.reciprocal_ranks(probabilities, labels) == pytest.approx(1 / ranks)
+    assert metrics.mean_reciprocal_rank(probabilities, labels) == pytest.approx([np.mean(1 / ranks)])
+
+
+def test_reciprocal_rank_of_ties_is_the_mean_over_random_orders():
+    probabilities = np.array([[0.4, 0.2, 0.2, 0.2], [0.25, 0.25, 0.25, 0.25]])
+    expected = [np.mean([1 / 2, 1 / 3, 1 / 4]), np.mean([1, 1 / 2, 1 / 3, 1 / 4])]
+    assert metrics.reciprocal_ranks(probabilities, [2, 0]) == pytest.approx(expected)
+
+
+def test_negative_log_likelihood_equals_scikit_learn_and_survives_a_zero():
+    probabilities, labels = random_predictions()
+    expected = log_loss(labels, probabilities, labels=range(12))
+    assert metrics.negative_log_likelihood(probabilities, labels) == pytest.approx([expected])
+    certainly_wrong = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
+    assert metrics.negative_log_likelihood(certainly_wrong, [0, 0]) == pytest.approx([-np.log(1e-12) / 2])
+
+
+def test_calibration_error_of_known_bins():
+    sure, unsure = [0.9, 0.1], [0.6, 0.4]  # nine times of ten right, and two of five: too sure by 0 and by 0.2
+    probabilities = np.array([sure] * 10 + [unsure] * 5)
+    labels = np.array([0] * 9 + [1] + [0] * 2 + [1] * 3)
+    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([5 / 15 * 0.2])
+    assert metrics.expected_calibration_error(probabilities, labels, n_bins=1) == pytest.approx([5 / 15 * 0.2])
+    labels = np.array([0] * 9 + [1] + [0] * 5)  # now the second five are not sure enough, by 0.4
+    assert metrics.expected_calibration_error(probabilities, labels, n_bins=15) == pytest.approx([5 / 15 * 0.4])
+
+
+def test_calibration_bins_are_closed_above():
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.75, 0.15, 0.1]])
+    labels = np.array([0, 1])  # right at 0.5, wrong at 0.75: in one bin they nearly cancel
+    for n_bins, expected in ((2, (0.5 + 0.75) / 2), (1, (0.75 - 0.5) / 2)):
+        assert metrics.expected_calibration_error(probabilities, labels, n_bins=n_bins) == pytest.approx([expected])
+
+
+def test_calibration_error_bin_by_bin():
+    probabilities, labels = random_predictions()
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    expected = 0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([expected])
+
+
+def test_a_constant_predictor_scores_what_is_called_chance():
+    labels = np.arange(40) % 8
+    scores = metrics.score(as_table(np.full((40, 8), 1 / 8), labels))["metrics"]
+    known = {name: metrics.chance(name, 8) for name in scores}
+    assert [name for name, value in known.items() if value is None] == ["macro_f1", "ece"]
+    for name, value in known.items():
+        assert value is None or scores[name]["mean"] == pytest.approx(value, abs=1e-7)
+    assert scores["ece"]["mean"] == pytest.approx(0)  # as sure as it is right
 
 
 def hit_rate(hits: np.ndarray):
@@ -114,11 +177,67 @@ def test_interval_is_repeatable_and_surrounds_the_estimate():
         assert low < statistic(probabilities, labels)[0] < high
 
 
+def test_corrected_interval_of_a_plain_mean_is_the_binomial_one():
+    hits, subjects = np.repeat([1.0, 0.0], [60, 140]), [str(i) for i in range(200)]
+    half_width = 1.96 * np.sqrt(0.3 * 0.7 / 200)
+    low, high = metrics.corrected_interval(hit_rate(hits), subjects)
+    assert (low, high) == pytest.approx((0.3 - half_width, 0.3 + half_width), abs=0.002)
+    four_photographs_each = metrics.corrected_interval(hit_rate(np.repeat(hits, 4)), np.repeat(subjects, 4))
+    assert four_photographs_each == pytest.approx((low, high))
+
+
+def test_corrected_interval_of_a_calibration_error_knows_its_bias():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(5), 300)
+    labels = np.array([rng.choice(5, p=row) for row in probabilities])  # perfectly calibrated: the truth is 0
+    subjects = [str(i) for i in range(300)]
+
+    def weighted(weights):
+        return metrics.expected_calibration_error(probabilities, labels, weights)
+
+    assert metrics.bootstrap_interval(weighted, subjects)[0] > 0.03
+    assert metrics.corrected_interval(weighted, subjects)[0] < 0
+    shown = metrics.score(as_table(probabilities, labels))["metrics"]["ece"]
+    assert shown["low"] == 0 < shown["high"] < 0.1
+
+
+def test_intervals_do_not_depend_on_how_much_fits_in_memory(monkeypatch):
+    probabilities, labels = random_predictions(n=60)
+    subjects = [str(i // 2) for i in range(60)]
+
+    def everything():
+        return [
+            metrics.bootstrap_interval(lambda w: metrics.macro_f1(probabilities, labels, w), subjects, n_boot=50),
+            metrics.corrected_interval(lambda w: metrics.macro_f1(probabilities, labels, w), subjects, n_boot=50),
+            intervals.swap_p_value(metrics.macro_f1, [probabilities], [probabilities[::-1]], labels, subjects, 50),
+        ]
+
+    at_once = everything()
+    monkeypatch.setattr(intervals, "WEIGHTS_AT_ONCE", 7 * 60)
+    assert everything() == at_once
+
+
+def test_intervals_hold_in_simulated_repetitions():
+    population = interval_coverage.Population(interval_coverage.SKILL[0.3])
+    scores = interval_coverage.coverage(population, "n >= 400", "drawn", repetitions=120, n_boot=200)
+    assert scores["top1"]["n"] > 400 and 0.25 < scores["top1"]["true"] < 0.35
+    for name, values in scores.items():  # of 120 at 95 %, fewer than 106 happen once in 300 times
+        assert values["covered"] >= 0.88, name
+
+
+def test_methods_of_equal_skill_are_seldom_told_apart():
+    population = interval_coverage.Population(interval_coverage.SKILL[0.3])
+    found = interval_coverage.told_apart(population, "n = 113", 150, n_swaps=99, names=["top1", "macro_f1", "ece"])
+    assert 0 < max(found.values()) <= 0.11  # of 150 at 5 %, more than 16 happen once in 500 times
+
+
 def test_a_perfect_classifier_has_a_sure_score():
     labels = np.repeat(np.arange(11), 3)
     scores = metrics.score(as_table(np.eye(12)[labels], labels))  # a class of 12 is not tested
-    for name in ("top1", "top5", "top10", "balanced_accuracy"):
+    for name in ("top1", "top5", "top10", "balanced_accuracy", "mrr"):
         assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": 1.0, "high": 1.0}
+    for name in ("nll", "ece"):
+        assert scores["metrics"][name] == {"mean": 0.0, "sd": None, "low": 0.0, "high": 0.0}
     assert {scores["metrics"]["macro_f1"][key] for key in ("mean", "low", "high")} == {11 / 12}
     assert "top30" not in scores["metrics"]  # there are 12 classes
     assert (scores["n_test"], scores["n_classes"], scores["n_classes_tested"]) == (33, 12, 11)
@@ -210,3 +329,229 @@ def test_the_command_prints_the_scores_of_several_seeds(tmp_path):
 
     run = subprocess.run([*command[:3], tmp_path / "nothing"], capture_output=True, text=True, check=False)
     assert run.returncode == 2 and run.stderr.count("\n") == 1 and "no such file" in run.stderr
+
+
+def two_methods(n: int = 150, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Three seeds of one method and two of a better one, on 150 images of 75 subjects in 12 classes."""
+    probabilities, labels = random_predictions(n, seed=seed)
+    rng = np.random.default_rng(seed + 1)
+    subjects = [f"p{i // 2}" for i in range(n)]
+
+    def seeds(numbers, gain, backbone):
+        tables = []
+        for number in numbers:
+            noisy = probabilities + rng.uniform(0, 0.1, probabilities.shape) + gain * np.eye(12)[labels]
+            noisy /= noisy.sum(axis=1, keepdims=True)
+            tables.append(as_table(noisy, labels, seed=number, subject=subjects, backbone=backbone))
+        return pd.concat(tables)
+
+    return seeds([0, 1, 2], 0, "tiny"), seeds([5, 6], 0.1, "other")
+
+
+def test_compare_gives_the_difference_of_the_scores():
+    a, b = two_methods()
+    comparison = metrics.compare(a, b)
+    scores_a, scores_b = (metrics.score(each)["metrics"] for each in (a, b))
+    assert list(comparison["metrics"]) == list(scores_a)
+    for name, values in comparison["metrics"].items():
+        assert (values["a"], values["b"]) == pytest.approx((scores_a[name]["mean"], scores_b[name]["mean"]))
+        assert values["difference"] == values["b"] - values["a"]
+        if name != "ece":  # whose interval is about the difference without bias
+            assert values["low"] <= values["difference"] <= values["high"]
+    top1 = comparison["metrics"]["top1"]
+    assert top1["low"] > 0 and top1["p_value"] < 0.01
+    assert top1["high"] - top1["low"] < scores_a["top1"]["high"] - scores_a["top1"]["low"]  # it is paired
+    assert comparison["a"] == {"backbone": "tiny", "recipe": "linear_probe", "n_replicates": 3}
+    assert (comparison["n_test"], comparison["n_subjects"]) == (150, 75)
+
+
+def test_compare_the_other_way_round_and_in_any_order_of_rows():
+    a, b = two_methods()
+    forth, back = metrics.compare(a, b)["metrics"], metrics.compare(b.sample(frac=1, random_state=0), a)["metrics"]
+    for name in forth:
+        assert back[name]["difference"] == -forth[name]["difference"]
+        assert back[name]["p_value"] == pytest.approx(forth[name]["p_value"], abs=0.02)
+        assert (back[name]["low"], back[name]["high"]) == pytest.approx((-forth[name]["high"], -forth[name]["low"]))
+
+
+def test_a_file_compared_with_itself_does_not_differ():
+    a, _ = two_methods()
+    for values in metrics.compare(a, a)["metrics"].values():
+        assert (values["difference"], values["low"], values["high"], values["p_value"]) == (0, 0, 0, 1)
+
+
+def test_the_swap_test_equals_all_sign_changes_counted():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 16)
+    a, b = rng.dirichlet(np.ones(3), 16), rng.dirichlet(np.ones(3), 16)
+    subjects = np.repeat(np.arange(8), 2)
+    gain = metrics.reciprocal_ranks(b, labels) - metrics.reciprocal_ranks(a, labels)
+    of_subject = gain.reshape(8, 2).sum(axis=1)
+    signs = np.array(list(itertools.product([1, -1], repeat=8)))
+    exact = np.mean(np.abs(signs @ of_subject) >= abs(of_subject.sum()) - 1e-9)
+    found = intervals.swap_p_value(metrics.mean_reciprocal_rank, [a], [b], labels, subjects)
+    assert found == pytest.approx(exact, abs=0.02)
+
+
+def test_the_swap_test_knows_that_images_of_one_subject_are_not_independent():
+    right, wrong = np.array([0.9, 0.1]), np.array([0.1, 0.9])
+    a, b, labels = np.stack([wrong] * 12), np.stack([right] * 12), np.zeros(12, int)
+    p_values = [
+        intervals.swap_p_value(metrics.macro_f1, [a], [b], labels, np.arange(12) // photographs)
+        for photographs in (1, 3)
+    ]
+    assert p_values == pytest.approx([2 / 2**12, 2 / 2**4], abs=0.01)
+
+
+def test_the_swap_test_uses_all_replicates_of_unequal_numbers():
+    right, wrong, labels = np.tile([0.9, 0.1], (12, 1)), np.tile([0.1, 0.9], (12, 1)), np.zeros(12, int)
+    a, b = [right, wrong, wrong], [right, right]  # the first ones do not differ
+    assert intervals.swap_p_value(metrics.mean_reciprocal_rank, a, b, labels, np.arange(12)) < 0.01
+    assert intervals.swap_p_value(metrics.mean_reciprocal_rank, a[:1], b[:1], labels, np.arange(12)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(protocol="paper", fold=0), "protocols differ: strict and paper"),
+        (lambda t: t[t["image_id"] != "A.7"], r"1 test images are in one file only, the first A\.7"),
+        (lambda t: t.assign(label=(t["label"] + 1) % 12), "classes, labels or subjects"),
+        (lambda t: t.assign(subject="p0"), "classes, labels or subjects"),
+        (
+            lambda t: t.assign(probabilities=[np.append(p, 0) for p in t["probabilities"]]),
+            "classes, labels or subjects",
+        ),
+        (lambda t: t.assign(recipe=["lora"] + ["finetune"] * (len(t) - 1)), "2 values of recipe"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change, message):
+    a, b = two_methods(n=20)
+    with pytest.raises(ValueError, match=message) as refusal:
+        metrics.compare(a, change(b))
+    assert "\n" not in str(refusal.value)
+
+
+def test_subgroups_are_scored_apart_and_disturb_nothing():
+    probabilities, labels = random_predictions(n=90)
+    plain = as_table(probabilities, labels)
+    assert "by" not in metrics.score(plain)
+    ages = ["12-17", "6-11", "18+"] * 30
+    table = plain.assign(
+        sex=["male", "female", None] * 30, age_group=ages, region=[*["Asia"] * 89, "Europe"], camera="x"
+    )
+    scores = metrics.score(table)
+    by = scores.pop("by")
+    assert scores == metrics.score(plain)
+    assert {column: list(groups) for column, groups in by.items()} == {
+        "sex": ["female", "male", "not known"],
+        "age_group": ["6-11", "12-17", "18+"],
+        "region": ["Asia", "Europe"],
+    }
+    alone = metrics.score(plain[table["sex"] == "female"])
+    expected = {"n": 30, "n_subjects": 30} | {name: alone["metrics"][name] for name in ("top1", "top5")}
+    assert by["sex"]["female"] == expected
+    assert by["region"]["Europe"]["n"] == 1 and by["region"]["Europe"]["top1"]["low"] is None  # a single subject
+    shown = metrics.format_table(scores | {"by": by})
+    assert f"sex not known: 30 images of 30 subjects, top1 {100 * by['sex']['not known']['top1']['mean']:.2f}" in shown
+
+
+def test_what_one_of_several_files_knows_of_a_subject_is_known(tmp_path):
+    table = as_table(*random_predictions(n=20))
+    files = [tmp_path / f"{seed}.parquet" for seed in range(3)]
+    table.to_parquet(files[0])  # without the column
+    table.assign(seed=1, sex=None).to_parquet(files[1])
+    table.assign(seed=2, sex=["male", "female"] * 10).to_parquet(files[2])
+    by = metrics.score(metrics.read_predictions(files))["by"]
+    assert {sex: group["n"] for sex, group in by["sex"].items()} == {"female": 10, "male": 10}
+
+
+def test_the_table_shows_nats_as_nats_and_chance_where_there_is_one():
+    scores = metrics.score(as_table(*random_predictions()))
+    lines = {line.split()[0]: line.split() for line in metrics.format_table(scores).splitlines()[2:]}
+    assert lines["nll"][1] == f"{scores['metrics']['nll']['mean']:.3f}" and lines["nll"][-1] == f"{np.log(12):.3f}"
+    assert lines["top1"][1] == f"{100 * scores['metrics']['top1']['mean']:.2f}" and lines["top1"][-1] == "8.33"
+    assert lines["ece"][1] == f"{scores['metrics']['ece']['mean']:.3f}" and lines["ece"][-1] == "-"
+
+
+def test_class_tables_add_up_to_the_scores():
+    table, _ = two_methods()
+    names = [f"C{i}" for i in range(12)]
+    scores = metrics.score(table)["metrics"]
+    classes, confusion = metrics.per_class_table(table, names), metrics.confusion_table(table, names)
+    assert classes["class"].tolist() == names and classes["images"].sum() == 150
+    assert classes["recall_top1"].mean() == pytest.approx(scores["balanced_accuracy"]["mean"])  # of 11 classes
+    assert classes["f1"].mean() == pytest.approx(scores["macro_f1"]["mean"])  # of 12
+    for column, name in (("recall_top1", "top1"), ("recall_top5", "top5"), ("mrr", "mrr")):
+        assert (classes[column] * classes["images"]).sum() / 150 == pytest.approx(scores[name]["mean"])
+    assert classes.loc[11, ["images", "subjects", "f1"]].tolist() == [0, 0, 0] and np.isnan(
+        classes.loc[11, "recall_top1"]
+    )
+    assert confusion.sum(axis=1).tolist() == pytest.approx(classes["images"].tolist())
+    assert np.diag(confusion).sum() / 150 == pytest.approx(scores["top1"]["mean"])
+
+
+def test_class_tables_of_a_known_confusion():
+    one_hot = np.eye(3)[[0, 1, 1, 1, 2]]  # C2 is predicted for the only C1: its wrong class
+    one_hot[3] = [0, 0.5, 0.5]
+    labels = np.array([0, 0, 0, 1, 2])
+    table = as_table(one_hot, labels, subject=["a", "b", "b", "c", "d"])
+    confusion = metrics.confusion_table(table, ["C0", "C1", "C2"])
+    assert confusion.to_numpy().tolist() == [[1, 2, 0], [0, 0.5, 0.5], [0, 0, 1]]
+    assert (confusion.index.name, confusion.columns.tolist()) == ("true", ["C0", "C1", "C2"])
+    classes = metrics.per_class_table(table, ["C0", "C1", "C2"])
+    assert classes["most_frequent_wrong_class"].tolist()[:2] == ["C1", "C2"]
+    assert classes["most_frequent_wrong_class"].isna().tolist() == [False, False, True]
+    assert classes["subjects"].tolist() == [2, 1, 1]
+    assert classes["recall_top1"].tolist() == pytest.approx([1 / 3, 0.5, 1])
+    with pytest.raises(ValueError, match="2 names for 3 classes"):
+        metrics.per_class_table(table, ["C0", "C1"])
+
+
+def test_the_command_compares_two_runs(tmp_path):
+    for folder, table in zip("ab", two_methods(), strict=True):
+        (tmp_path / folder).mkdir()
+        table.to_parquet(tmp_path / folder / "predictions.parquet")
+    command = [sys.executable, ROOT / "metrics.py", "compare", tmp_path / "a", tmp_path / "b" / "predictions.parquet"]
+    run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    comparison = json.loads(run.stdout)
+    assert comparison == metrics.compare(*(metrics.read_predictions(tmp_path / folder) for folder in "ab"))
+    shown = metrics.format_comparison(comparison).splitlines()
+    assert "B - A" in shown[3] and shown[4].split()[:3] == [
+        "top1",
+        *(f"{100 * comparison['metrics']['top1'][x]:.2f}" for x in "ab"),
+    ]
+
+    pd.read_parquet(tmp_path / "b").query("image_id != 'A.3'").to_parquet(tmp_path / "b" / "predictions.parquet")
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "the first A.3" in run.stderr
+
+
+def test_evaluate_metrics_give_the_same_numbers(tmp_path):
+    import evaluate_metrics  # takes seconds, so only here
+
+    metric_classes = {
+        "top1": evaluate_metrics.TopKAccuracy,
+        "balanced_accuracy": evaluate_metrics.BalancedAccuracy,
+        "macro_f1": evaluate_metrics.MacroF1,
+        "mrr": evaluate_metrics.MeanReciprocalRank,
+        "nll": evaluate_metrics.NegativeLogLikelihood,
+        "ece": evaluate_metrics.ExpectedCalibrationError,
+    }
+    for n_classes in (4, 12):
+        probabilities, labels = random_predictions(n_classes=n_classes)
+        for name, metric_class in metric_classes.items():
+            metric = metric_class(cache_dir=str(tmp_path))
+            expected = {name: pytest.approx(float(metrics.statistics_of(n_classes)[name](probabilities, labels)[0]))}
+            assert metric.compute(references=labels, prediction_scores=probabilities) == expected
+            for part in (slice(0, 70), slice(70, None)):
+                metric.add_batch(references=labels[part].tolist(), prediction_scores=probabilities[part])
+            assert metric.compute() == expected
+    top5 = evaluate_metrics.TopKAccuracy(keep_in_memory=True)
+    assert list(top5.compute(references=labels, prediction_scores=probabilities, k=5)) == ["top5"]
+    with pytest.raises(ValueError, match="class numbers from 0"):
+        evaluate_metrics.MacroF1(keep_in_memory=True).compute(references=[0, 2], prediction_scores=[[0.5, 0.5]] * 2)
+
+
+def test_importing_metrics_does_not_import_evaluate_or_torch():
+    run = [sys.executable, "-c", "import metrics, sys; print(sorted({'evaluate', 'torch'} & set(sys.modules)))"]
+    assert subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"

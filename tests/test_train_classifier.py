@@ -12,12 +12,10 @@ import pandas as pd
 import pytest
 import timm
 import torch
-import torchvision
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-import backbones
 import metrics
 import protocols
 import runs
@@ -214,45 +212,6 @@ def test_a_training_side_of_single_images_still_gives_a_probe():
     features = np.eye(4)
     probe = train_classifier.fit_linear_probe(features, np.arange(4), np.array(list("abcd")), n_classes=5)
     assert probe.probabilities(features, 5).argmax(axis=1).tolist() == [0, 1, 2, 3]
-
-
-# ---- backbones
-
-
-@pytest.mark.parametrize(("name", "width"), [("squeezenet1_1", 512), ("mobilenet_v3_small", 1024), ("resnet18", 512)])
-def test_torchvision_features_are_what_enters_the_classifier(name, width, tmp_path):
-    torch.manual_seed(0)
-    network = torchvision.models.get_model(name, weights=None).eval()
-    torch.save(network.state_dict(), tmp_path / "weights.pth")
-    backbone = backbones.load_backbone(f"torchvision/{name}", tmp_path / "weights.pth", image_size=64)
-    pixels = torch.rand(2, 3, 64, 64)
-    features = backbone.network(pixels)
-    assert features.shape == (2, width) and backbone.image_size == 64
-    if name == "resnet18":
-        assert torch.allclose(network.fc(features), network(pixels), atol=1e-4)
-    else:
-        trunk = network.features(pixels).mean((2, 3))
-        expected = trunk if name == "squeezenet1_1" else network.classifier[:-1](trunk)
-        assert torch.allclose(features, expected, atol=1e-4)
-
-
-def test_a_file_with_a_classifier_fits_and_one_with_other_tensors_does_not(tiny_backbone, tmp_path):
-    state = load_file(tiny_backbone / "model.safetensors")
-    save_file(state | {"fc.weight": torch.zeros(7, 384), "fc.bias": torch.zeros(7)}, tmp_path / "with_head.safetensors")
-    backbone = backbones.load_backbone("test_resnet", tmp_path / "with_head.safetensors")
-    assert all(torch.equal(tensor, state[key]) for key, tensor in backbone.network.state_dict().items())
-
-    key = sorted(state)[0]
-    save_file({("x." + k if k == key else k): tensor for k, tensor in state.items()}, tmp_path / "renamed.safetensors")
-    with pytest.raises(runs.InputError) as error:
-        backbones.load_backbone("test_resnet", tmp_path / "renamed.safetensors")
-    assert f"1 tensors missing (first {key}), 1 tensors unknown (first x.{key})" in str(error.value)
-
-
-def test_weights_are_never_unpickled(tmp_path):
-    torch.save({"conv1.weight": Path("anything but a tensor")}, tmp_path / "pickle.pth")
-    with pytest.raises(runs.InputError, match=r"weights .*pickle\.pth: .*give a \.safetensors file"):
-        backbones.load_backbone("test_resnet", tmp_path / "pickle.pth")
 
 
 # ---- guards and refusals

@@ -1,0 +1,270 @@
+"""Networks that turn pixels into class scores: a backbone, a head on its features, and how both are kept on disk.
+
+backbone = load_backbone("densenet169")
+classifier = build_classifier(backbone, n_classes=103, recipe="finetune", name="densenet169")
+logits = classifier(pixels)                      # (b, 3, 224, 224) normalised to (b, 103)
+save_classifier(folder, classifier, {"backbone": "densenet169"})
+classifier = load_classifier(folder, backbone)   # the same logits, bit for bit
+"""
+
+import copy
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from backbones import Backbone, load_weights, read_weights
+from runs import InputError, one_line, write_atomically, write_json
+
+LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")  # peft's names
+
+
+# ------------------------------------------------------------------------------------------------------------ heads
+
+
+class Gate(nn.Module):
+    """Channels weighted by what the whole image shows, then flattened: (b, c) or (b, c, h, w) to (b, c * h * w).
+
+    Squeeze-and-excitation (Hu, Shen and Sun, CVPR 2018) with reduction 16: channel means, linear, ReLU, linear,
+    sigmoid."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.excitation = torchvision.ops.SqueezeExcitation(channels, max(1, channels // 16))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        maps = features if features.ndim == 4 else features[:, :, None, None]
+        return self.excitation(maps).flatten(1)
+
+
+class GatedHead(nn.Sequential):
+    """The paper's head: gate, batch norm, dropout, linear; features of shape (b, *feature_shape) to (b, n_classes).
+
+    Batch norm needs at least two images in a training step."""
+
+    def __init__(self, feature_shape: tuple[int, ...], n_classes: int):
+        width = int(np.prod(feature_shape))
+        norm, linear = nn.BatchNorm1d(width), nn.Linear(width, n_classes)
+        super().__init__(Gate(feature_shape[0]), norm, nn.Dropout(0.5), linear)
+
+
+class FaceNetHead(nn.Sequential):
+    """The paper's head for FaceNet, with a hidden layer of 256; shapes as for GatedHead."""
+
+    def __init__(self, feature_shape: tuple[int, ...], n_classes: int):
+        width = int(np.prod(feature_shape))
+        hidden = (nn.Linear(width, 256), nn.ReLU(), nn.Dropout(0.5))
+        super().__init__(
+            Gate(feature_shape[0]), nn.BatchNorm1d(width), nn.Dropout(0.5), *hidden, nn.Linear(256, n_classes)
+        )
+
+
+class LinearHead(nn.Module):
+    """What a fitted linear probe becomes: features, flattened and of unit length, to (b, n_classes) logits.
+
+    weights (c, d), biases (c,): scores of the c classes that had training images; classes (c,): their numbers in
+    0..n_classes-1; every other class gets the logit -inf, so probability 0. Scores are divided by temperature."""
+
+    def __init__(
+        self, weights: np.ndarray, biases: np.ndarray, classes: np.ndarray, temperature: float, n_classes: int
+    ):
+        super().__init__()
+        self.n_classes = n_classes
+        self.linear = nn.Linear(weights.shape[1], weights.shape[0])
+        self.linear.weight.data = torch.tensor(weights, dtype=torch.float32)
+        self.linear.bias.data = torch.tensor(biases, dtype=torch.float32)
+        self.register_buffer("classes", torch.tensor(classes, dtype=torch.int64))
+        self.register_buffer("temperature", torch.tensor(float(temperature)))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        # Never in half precision: differences between discriminant scores are small beside the scores themselves.
+        with torch.autocast(features.device.type, enabled=False):
+            features = nn.functional.normalize(features.float().flatten(1), eps=1e-12)
+            scores = self.linear(features) / self.temperature
+        logits = scores.new_full((len(scores), self.n_classes), -torch.inf)
+        return logits.index_copy(1, self.classes, scores)
+
+
+# ------------------------------------------------------------------------------------------------------- classifier
+
+
+class FaceClassifier(nn.Module):
+    """Normalised pixels (b, 3, s, s) to logits (b, n_classes): head(backbone(pixels)).
+
+    recipe: finetune, lora or linear_probe. Unless all of the backbone is trained, its batch norm keeps the statistics
+    it came with also in training mode; of a linear probe the whole backbone stays in evaluation mode."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, recipe: str):
+        super().__init__()
+        self.backbone, self.head, self.recipe = backbone, head, recipe
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(pixels))
+
+    def train(self, mode: bool = True) -> "FaceClassifier":
+        super().train(mode)
+        for layer in self.backbone.modules() if self.recipe != "finetune" else ():
+            if self.recipe == "linear_probe" or isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.training = False
+        return self
+
+
+def build_classifier(backbone: Backbone, n_classes: int, recipe: str, name: str) -> FaceClassifier:
+    """A copy of the backbone with the paper's head, in float32 and ready to train.
+
+    recipe: finetune (everything is trained) or lora (the backbone is frozen, low-rank updates of its attention
+    projections and the head are trained); name: the backbone's, for the choice of its head and for messages. The new
+    weights are drawn from torch's global generator. Raises InputError for lora without attention."""
+    network = copy.deepcopy(backbone.network).float()  # a copy: every fold starts from the same weights
+    shape, called = probe_forward(network, backbone.image_size)
+    network.requires_grad_(recipe == "finetune")
+    if recipe == "lora":
+        layers = layers_to_adapt(network, called, name)
+        network = peft.get_peft_model(network, peft.LoraConfig(target_modules=layers, **LORA))
+    head = (FaceNetHead if name == "facenet" else GatedHead)(shape, n_classes)
+    return FaceClassifier(network, head, recipe).train()
+
+
+def probe_forward(network: nn.Module, image_size: int) -> tuple[tuple[int, ...], list[str]]:
+    """Shape of the features of one image, (d,) or (c, h, w), and the names of the linear layers called on the way.
+
+    Raises InputError where the network cannot take images of this size (px)."""
+    called = []
+    hooks = [
+        layer.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    network.eval()
+    device = next(network.parameters()).device
+    try:
+        with torch.no_grad():
+            features = network(torch.zeros(1, 3, image_size, image_size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = one_line(error)
+        raise InputError(f"the backbone takes no {image_size} px images ({reason}); change --image_size") from error
+    for hook in hooks:
+        hook.remove()
+    return tuple(features.shape[1:]), called
+
+
+def layers_to_adapt(network: nn.Module, called: list[str], name: str) -> list[str]:
+    """Names of the linear layers that get LoRA: those of attention, else those of the transformer's MLPs.
+
+    Some attention reads the weights of its projections instead of calling them (torchvision's Swin and ViT all of
+    them, timm's BEiT the first), and LoRA in a layer that is not called would train without any effect; so only layers
+    in `called` count. Raises InputError where there is no attention."""
+    parents = {layer: type(network.get_submodule(layer.rpartition(".")[0])).__name__.lower() for layer in called}
+    if any("attention" in kind or "attn" in kind for kind in (type(m).__name__.lower() for m in network.modules())):
+        for part in (("attention", "attn"), ("mlp",)):
+            layers = [layer for layer, parent in parents.items() if any(word in parent for word in part)]
+            if layers:
+                return layers
+    raise InputError(f"backbone {name} has no attention layers for --recipe lora; use --recipe finetune")
+
+
+# ------------------------------------------------------------------------------------------------------------- disk
+
+
+def save_classifier(folder: Path, classifier: FaceClassifier, config: dict) -> None:
+    """Write the classifier into `folder`, each file whole or not at all, config.json last.
+
+    finetune: model.safetensors; linear_probe: model.safetensors with the head alone, since the backbone is as it came;
+    lora: adapter_model.safetensors and adapter_config.json as peft writes them, and head.safetensors. config.json is
+    `config` and what load_classifier needs. classifier: not wrapped (accelerator.unwrap_model)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)  # its presence means that the rest is there
+    if classifier.recipe == "lora":
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
+            classifier.backbone.save_pretrained(partial)
+            for name in ADAPTER_FILES:
+                os.replace(Path(partial) / name, folder / name)
+    saved = classifier if classifier.recipe == "finetune" else classifier.head
+    # safetensors takes no channels_last
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in saved.state_dict().items()}
+    write_atomically(folder / weights_name(classifier.recipe), lambda file: save_file(state, file))
+    head, whole = classifier.head, classifier.recipe == "finetune"
+    needed = {"recipe": classifier.recipe, "head": type(head).__name__, "backbone_saved": whole}
+    if isinstance(head, LinearHead):
+        needed |= {"n_classes": head.n_classes, "n_trained_classes": len(head.classes)}
+    else:
+        needed["n_classes"] = head[-1].out_features
+    if not whole:
+        needed["backbone_sha256"] = weights_sha256(classifier.backbone)
+    write_json(folder / "config.json", config | needed)
+
+
+def load_classifier(folder: Path, backbone: Backbone) -> FaceClassifier:
+    """What save_classifier wrote, in evaluation mode; the backbone given is left as it is.
+
+    Raises InputError where a file is missing or damaged, or where the backbone is not the one that was saved."""
+    config = read_config(folder)
+    recipe, name = config["recipe"], config.get("backbone", "the backbone")
+    weights = folder / weights_name(recipe)
+    for file in (weights, *(folder / adapter for adapter in ADAPTER_FILES if recipe == "lora")):
+        if not file.is_file():
+            raise InputError(f"classifier {folder}: {file.name} is missing; train again")
+    network = copy.deepcopy(backbone.network).float()
+    if not config["backbone_saved"] and config["backbone_sha256"] != weights_sha256(network):
+        raise InputError(
+            f"classifier {folder} was trained on other weights or another input size of {name}; give the same backbone"
+        )
+    shape, _ = probe_forward(network, backbone.image_size)
+    if recipe == "lora":
+        network = load_adapter(network, folder)
+    classifier = FaceClassifier(network, empty_head(config, shape), recipe)
+    saved = classifier if recipe == "finetune" else classifier.head
+    load_weights(saved, read_weights(weights), (), f"a classifier on {name}", weights)
+    return classifier.eval()
+
+
+def weights_name(recipe: str) -> str:
+    return "head.safetensors" if recipe == "lora" else "model.safetensors"
+
+
+def read_config(folder: Path) -> dict:
+    """config.json of a folder that save_classifier wrote."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"classifier {folder}: no readable config.json ({one_line(error)}); train again") from error
+    missing = {"recipe", "head", "n_classes", "backbone_saved"} - config.keys()
+    if missing:
+        raise InputError(f"classifier {folder}: its config.json lacks {min(missing)}; give a folder of this script")
+    return config
+
+
+def load_adapter(network: nn.Module, folder: Path) -> nn.Module:
+    """The network with the LoRA layers that peft wrote into `folder`."""
+    try:
+        return peft.PeftModel.from_pretrained(network, str(folder))
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"classifier {folder}: its adapter does not fit the backbone ({one_line(error)})") from error
+
+
+def empty_head(config: dict, feature_shape: tuple[int, ...]) -> nn.Module:
+    """A head of the kind and size that `config` names, its weights still to be loaded."""
+    if config["head"] == "LinearHead":
+        c, d = config["n_trained_classes"], int(np.prod(feature_shape))
+        return LinearHead(np.zeros((c, d)), np.zeros(c), np.zeros(c), 1.0, config["n_classes"])
+    return {"GatedHead": GatedHead, "FaceNetHead": FaceNetHead}[config["head"]](feature_shape, config["n_classes"])
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Digest of the tensors of a backbone in their order, LoRA left out: whether a saved head belongs to it."""
+    digest = hashlib.sha256()
+    for key, tensor in network.state_dict().items():
+        if "lora_" not in key:
+            tensor = tensor.float() if tensor.is_floating_point() else tensor
+            digest.update(str(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

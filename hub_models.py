@@ -1,0 +1,86 @@
+"""Trained models to the Hub: always private, with a card, and never with a photograph or an image's name.
+
+repo_id = check_access("ORG/name", token)      # before the training, so that a typo does not cost a night
+push(folder, repo_id, token, card)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx2
+import huggingface_hub
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from runs import InputError, one_line
+
+# By name, so that what is added to a run's folder later (predictions, heat maps) is not published by accident.
+PUBLISHED_FILES = ("README.md", "results.json", "per_class.csv", "corruptions.json", "folds/*/model/*")
+
+
+def check_access(name: str, token: str | None) -> str:
+    """ORG/NAME of a repository that the token may write to: NAME alone is put under the token's account.
+
+    Raises InputError, in one line and without the token, where there is no valid token, no connection or no such
+    name."""
+    try:
+        huggingface_hub.utils.validate_repo_id(name)
+        account = HfApi(token=token).whoami()["name"]
+    except HFValidationError as error:
+        raise InputError(f"--hub_model_id {name}: {one_line(error)}") from error
+    except LocalTokenNotFoundError as error:
+        raise InputError("--push_to_hub: there is no token; run hf auth login, or set HF_TOKEN") from error
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, httpx2.HTTPError) as error:
+        endpoint = huggingface_hub.constants.ENDPOINT
+        reason = f"{endpoint} does not know the token or cannot be reached ({type(error).__name__})"
+        raise InputError(f"--push_to_hub: {reason}; run hf auth login, or leave the flag out") from error
+    return name if "/" in name else f"{account}/{name}"
+
+
+def push(folder: Path, repo_id: str, token: str | None, card: str) -> str:
+    """Upload PUBLISHED_FILES of `folder` with `card` as README.md; returns the repository's address.
+
+    The repository is made private, and is looked at again before anything is sent: one that is not private is refused,
+    since models of patients' faces can give training images away. Raises InputError."""
+    api = HfApi(token=token)
+    try:
+        url = api.create_repo(repo_id, private=True, exist_ok=True)
+        if not api.model_info(repo_id).private:
+            raise InputError(f"{repo_id} is public and models of faces go to private repositories only; name another")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(PUBLISHED_FILES))
+    except (HfHubHTTPError, OSError, httpx2.HTTPError) as error:
+        raise InputError(f"{repo_id}: not uploaded ({one_line(error)}); the results are in {folder}") from error
+    return str(url)
+
+
+def model_card(title: str, backbone: str, facts: Sequence[str], table: str, simulated: bool) -> str:
+    """The card of a classifier: what it is, how it scored on held-out images, what it must not be used for."""
+    metadata = ModelCardData(
+        license="other",
+        license_name="rdface-research",
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["medical", "rare-diseases", "faces", *(["simulated"] if simulated else [])],
+    )
+    warning = "**Trained on SIMULATED faces, drawn by a program.** " if simulated else ""
+    return str(
+        ModelCard(
+            f"""---
+{metadata.to_yaml()}
+---
+# {title}
+
+{warning}Research only: it must not be used to diagnose anybody, nor to identify a person. The folds' models are in
+`folds/seed<S>_fold<F>/model`, each trained without the images that it was scored on; the backbone is `{backbone}`.
+
+{chr(10).join(f"- {fact}" for fact in facts)}
+
+## Scores on held-out images
+
+```
+{table}
+```
+"""
+        )
+    )

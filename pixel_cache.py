@@ -1,0 +1,132 @@
+"""Photographs decoded, cut out and resized once, into a memory-mapped file of uint8 pixels.
+
+    pixels = cached_pixels(accelerator, images, side_px=224, face_alignment=None, cache_dir=default_cache_dir())
+    batch = normalise(pixels.uint8[rows], backbone, device)      # (b, 3, side, side), read from the file
+
+The file's name is a digest of the dataset's fingerprint and of everything that shapes the pixels, so another dataset,
+size, detector or corruption gets another file and nothing is ever stale. It holds photographs: its folder is readable
+by its owner only, and deleting the folder loses nothing but time.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator
+from filelock import FileLock
+from PIL import Image
+from tqdm import tqdm
+
+import corruptions
+import faces
+from backbones import Backbone
+from runs import InputError, one_line, write_json
+
+BLOCK_ROWS = 16  # photographs in one call of the detector: the same ones, whatever the number of processes
+LAYOUT = 1  # to be raised when the same settings give other pixels
+
+
+@dataclasses.dataclass
+class Pixels:
+    """Square RGB pictures of a dataset's rows, in its order."""
+
+    uint8: np.ndarray  # (n, side, side, 3), memory-mapped
+    faces_missed: np.ndarray  # (n,) bool: a face was looked for in vain, so the whole photograph was taken
+
+
+def default_cache_dir() -> Path:
+    """Beside the Arrow files that `datasets` keeps of the same photographs."""
+    return Path(datasets.config.HF_CACHE_HOME) / "rdface_pixels"
+
+
+def cached_pixels(
+    accelerator: Accelerator,
+    images: datasets.Dataset,
+    side_px: int,
+    face_alignment: str | None,
+    cache_dir: Path,
+    corruption: tuple[str, int] | None = None,
+) -> Pixels:
+    """The pixels of all images; made now, by all processes together, unless a file holds them already.
+
+    face_alignment: detector with which faces are cut out, upright (faces.align); None: the whole photograph, resized
+    without keeping its aspect ratio, bilinear, as the paper does. corruption: kind and severity done to the photograph
+    before anything else. Raises InputError naming an image that cannot be decoded."""
+    settings = {
+        "layout": LAYOUT,
+        "fingerprint": images._fingerprint,
+        "side_px": side_px,
+        "face_alignment": face_alignment,
+        "corruption": corruption,
+        "versions": {name: version(name) for name in ("pillow", "opencv-python", "facenet-pytorch", "scikit-image")},
+    }
+    stem = cache_dir / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+    files = stem.with_suffix(".npy"), stem.with_suffix(".missed.npy"), stem.with_suffix(".json")
+    if accelerator.is_main_process:
+        cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with FileLock(stem.with_suffix(".lock")) if accelerator.is_main_process else contextlib.nullcontext():
+        accelerator.wait_for_everyone()  # the others wait here while another run makes the same file
+        if not files[-1].exists():
+            accelerator.wait_for_everyone()  # nobody looks for the record after somebody could have written it
+            _fill(accelerator, images, settings, files)
+    accelerator.wait_for_everyone()
+    return Pixels(np.load(files[0], mmap_mode="r"), np.load(files[1]))
+
+
+def normalise(uint8: np.ndarray | torch.Tensor, backbone: Backbone, device: torch.device) -> torch.Tensor:
+    """Pixels (b, s, s, 3) uint8 to (b, 3, s, s) float32 on the device, as the backbone wants them; channels_last."""
+    pixels = torch.as_tensor(uint8).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (backbone.mean, backbone.std))
+    return (pixels - mean) / std
+
+
+def _fill(accelerator: Accelerator, images: datasets.Dataset, settings: dict, files: tuple[Path, ...]) -> None:
+    """Each process fills its blocks of rows; the record is written last, so its presence means done."""
+    n, side_px = len(images), settings["side_px"]
+    if accelerator.is_main_process:
+        np.lib.format.open_memmap(files[0], "w+", np.uint8, (n, side_px, side_px, 3)).flush()
+        np.lib.format.open_memmap(files[1], "w+", bool, (n,)).flush()
+        for file in files[:2]:
+            os.chmod(file, 0o600)
+    accelerator.wait_for_everyone()
+    pixels, missed = (np.load(file, mmap_mode="r+") for file in files[:2])
+    alignment = settings["face_alignment"]
+    detector = faces.load_detector(alignment, accelerator.device) if alignment else None
+    blocks = range(accelerator.process_index * BLOCK_ROWS, n, accelerator.num_processes * BLOCK_ROWS)
+    described = " ".join(map(str, settings["corruption"] or ["photographs"]))
+    for start in tqdm(blocks, desc=described, unit="block", disable=not accelerator.is_main_process):
+        rows = range(start, min(start + BLOCK_ROWS, n))
+        decoded = [_decode(images, row, settings["corruption"]) for row in rows]
+        found = detector.detect(decoded) if detector else [None] * len(rows)
+        for row, image, face in zip(rows, decoded, found, strict=True):
+            if face is not None:
+                pixels[row] = faces.align(np.asarray(image), face.landmarks, side_px)
+            else:
+                pixels[row] = np.asarray(image.resize((side_px, side_px), Image.Resampling.BILINEAR))
+            missed[row] = detector is not None and face is None
+    pixels.flush()
+    missed.flush()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_json(files[-1], settings | {"n_images": n})
+
+
+def _decode(images: datasets.Dataset, row: int, corruption: tuple[str, int] | None) -> Image.Image:
+    try:
+        image = images[row]["image"].convert("RGB")
+    except (OSError, ValueError, AttributeError) as error:  # AttributeError: the image is null
+        name = images.select_columns("image_id")[row]["image_id"]
+        raise InputError(
+            f"image {name} cannot be decoded ({one_line(error)}); build the dataset again with rdface_dataset.py"
+        ) from error
+    if corruption is None:
+        return image
+    name = images.select_columns("image_id")[row]["image_id"]
+    return corruptions.corrupt(image, *corruption, corruptions.corruption_rng(name, *corruption))

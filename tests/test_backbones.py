@@ -1,0 +1,266 @@
+"""backbones.py: the paper's six against published figures and the libraries' own networks, weight files, refusals."""
+
+import functools
+import json
+from pathlib import Path
+
+import facenet_pytorch
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+import backbones
+import runs
+
+# Parameters of the whole published network, of its classifier (left out here), and the shape of the features.
+PUBLISHED = {
+    "densenet169": (14_149_480, 1664 * 1000 + 1000, (1664,)),
+    "resnet152": (60_192_808, 2048 * 1000 + 1000, (2048,)),
+    "swin_t": (28_288_354, 768 * 1000 + 1000, (768,)),
+    "clip_vit_b32": (87_849_216, -512, (512,)),  # timm's projection has a bias of 512 zeros, OpenAI's has none
+    "facenet": (23_482_624, 1792 * 512 + 2 * 512, (1792,)),
+    "vggface": (14_714_688, 0, (512, 7, 7)),
+}
+
+
+@functools.cache
+def random_backbone(name: str) -> backbones.Backbone:
+    torch.manual_seed(0)
+    return backbones.load_backbone(name, pretrained=False)
+
+
+@pytest.fixture
+def tiny_backbone(tmp_path) -> Path:
+    """A folder in timm's layout: random weights, 32 px input, no classifier."""
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    network = timm.create_model("test_resnet", num_classes=0)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    input_config = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 1.0}
+    config = {"architecture": "test_resnet", "num_classes": 0, "num_features": 384, "pretrained_cfg": input_config}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def evaluate(network: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return network.eval()(pixels)
+
+
+def refusal(*arguments: object, **options: object) -> str:
+    """The one line with which load_backbone refuses."""
+    with pytest.raises(runs.InputError) as error:
+        backbones.load_backbone(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ---- the paper's six
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_papers_networks_have_the_published_size_and_feature(name):
+    whole, classifier, feature = PUBLISHED[name]
+    backbone = random_backbone(name)
+    assert sum(parameter.numel() for parameter in backbone.network.parameters()) == whole - classifier
+    side_px = backbone.image_size if name in ("clip_vit_b32", "vggface") else 96  # the others take any
+    assert evaluate(backbone.network, torch.rand(1, 3, side_px, side_px)).shape == (1, *feature)
+    assert not any(parameter.requires_grad for parameter in backbone.network.parameters())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_papers_input_is_224_px_and_imagenets_statistics_for_all(name):
+    backbone = backbones.load_backbone(name, pretrained=False, paper_input=True)
+    assert backbone.image_size == 224
+    assert (backbone.mean, backbone.std) == (backbones.IMAGENET_MEAN, backbones.IMAGENET_STD)
+
+
+def test_the_papers_input_changes_no_other_backbone():
+    own, paper = (backbones.load_backbone("test_resnet", pretrained=False, paper_input=flag) for flag in (False, True))
+    assert (own.image_size, own.mean, own.std) == (paper.image_size, paper.mean, paper.std)
+    assert own.image_size != 224
+
+
+@pytest.mark.parametrize(
+    ("name", "side_px", "black", "white"),
+    [
+        ("facenet", 160, [(0 - 127.5) / 128] * 3, [(255 - 127.5) / 128] * 3),
+        ("vggface", 224, [-129.1863, -104.7624, -93.594], [255 - 129.1863, 255 - 104.7624, 255 - 93.594]),
+        ("clip_vit_b32", 224, [-1.7923, -1.7521, -1.4802], [1.9303, 2.0749, 2.1459]),  # OpenAI's transform
+    ],
+)
+def test_own_statistics_are_those_of_training(name, side_px, black, white):
+    backbone = random_backbone(name)
+    assert backbone.image_size == side_px
+    mean, std = np.array(backbone.mean), np.array(backbone.std)
+    assert (0 - mean) / std == pytest.approx(black, rel=1e-4)
+    assert (1 - mean) / std == pytest.approx(white, rel=1e-4)
+
+
+def test_densenet_from_torchvisions_file_equals_torchvisions(tmp_path):
+    network = torchvision.models.densenet169()
+    pixels = torch.rand(1, 3, 64, 64)
+    expected = evaluate(network.features, pixels).relu().mean((2, 3))
+    # The published file is of an old release: denselayer1.norm.1 for denselayer1.norm1, and no num_batches_tracked.
+    state = {}
+    for key, tensor in network.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        *path, layer, parameter = key.split(".")
+        old = f"{layer[:-1]}.{layer[-1]}" if "denselayer" in key else layer
+        state[".".join([*path, old, parameter])] = tensor
+    assert "features.denseblock1.denselayer1.norm.1.weight" in state
+    torch.save(state, tmp_path / "densenet.pth")
+    for name in ("densenet169", "torchvision/densenet169"):
+        backbone = backbones.load_backbone(name, tmp_path / "densenet.pth")
+        assert torch.allclose(evaluate(backbone.network, pixels), expected, atol=1e-5), name
+
+
+def test_resnet_and_swin_from_a_file_equal_torchvisions(tmp_path):
+    pixels = torch.rand(1, 3, 64, 64)
+    for name, reference, classifier in (
+        ("resnet152", torchvision.models.resnet152(), "fc"),
+        ("swin_t", torchvision.models.swin_t(), "head"),
+    ):
+        save_file(reference.state_dict(), tmp_path / f"{name}.safetensors")
+        backbone = backbones.load_backbone(name, tmp_path / f"{name}.safetensors")
+        setattr(reference, classifier, torch.nn.Identity())
+        ours, theirs = evaluate(backbone.network, pixels), evaluate(reference, pixels)
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max()), name
+
+
+def test_clip_is_timms_projected_image_embedding(tmp_path):
+    reference = timm.create_model(backbones.CLIP_IMAGE_TOWER)
+    save_file(reference.state_dict(), tmp_path / "clip.safetensors")
+    backbone = backbones.load_backbone("clip_vit_b32", tmp_path / "clip.safetensors")
+    pixels = torch.rand(1, 3, 224, 224)
+    expected = evaluate(reference, pixels)
+    assert expected.std() > 0 and torch.equal(evaluate(backbone.network, pixels), expected)
+
+
+def test_facenet_is_facenet_pytorchs_pooled_feature_of_unit_length(tmp_path):
+    reference = facenet_pytorch.InceptionResnetV1(classify=True, num_classes=20).eval()
+    torch.save(reference.state_dict(), tmp_path / "vggface2.pt")  # with last_linear, last_bn and logits
+    pooled = []
+    reference.avgpool_1a.register_forward_hook(lambda _, __, output: pooled.append(output.flatten(1)))
+    pixels = torch.rand(2, 3, 96, 96)
+    evaluate(reference, pixels)
+    features = evaluate(backbones.load_backbone("facenet", tmp_path / "vggface2.pt").network, pixels)
+    assert torch.allclose(features, pooled[0] / pooled[0].norm(dim=1, keepdim=True), atol=1e-6)
+    assert torch.allclose(features.norm(dim=1), torch.ones(2))
+
+
+def test_facenet_is_read_from_the_packages_own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = facenet_pytorch.InceptionResnetV1()
+    (tmp_path / "checkpoints").mkdir()
+    file = tmp_path / "checkpoints" / "20180402-114759-vggface2.pt"
+    torch.save(network.state_dict(), file)
+    loaded = backbones.load_backbone("facenet").network.state_dict()
+    assert all(torch.equal(tensor, network.state_dict()[key]) for key, tensor in loaded.items())
+
+    torch.save({"conv2d_1a.conv.weight": Path("anything but a tensor")}, file)
+    assert "weights of facenet" in refusal("facenet")  # never unpickled
+
+
+def test_vggface_takes_the_published_conversion_and_torchvisions_names(tmp_path):
+    torch.manual_seed(0)
+    trunk = random_backbone("vggface").network
+    convolutions = [layer for layer in trunk if isinstance(layer, torch.nn.Conv2d)]
+    names = ["1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2", "4_3", "5_1", "5_2", "5_3"]
+    dag = {f"conv{n}.weight": layer.weight.data for n, layer in zip(names, convolutions, strict=True)}
+    dag |= {f"conv{n}.bias": torch.randn_like(layer.bias) for n, layer in zip(names, convolutions, strict=True)}
+    torch.save(dag | {"fc6.weight": torch.zeros(4, 9), "fc8.bias": torch.zeros(2)}, tmp_path / "dag.pth")
+    save_file(dag, tmp_path / "dag.safetensors")
+    pixels = torch.rand(1, 3, 64, 64)
+    expected = pixels
+    for block in (names[:2], names[2:4], names[4:7], names[7:10], names[10:]):
+        for n in block:
+            expected = torch.nn.functional.conv2d(expected, dag[f"conv{n}.weight"], dag[f"conv{n}.bias"], padding=1)
+            expected = expected.relu()
+        expected = torch.nn.functional.max_pool2d(expected, 2)
+    for file in ("dag.pth", "dag.safetensors"):
+        network = backbones.load_backbone("vggface", tmp_path / file).network
+        assert torch.allclose(evaluate(network, pixels), expected, atol=1e-5)
+
+    own_names = {f"features.{key}": tensor for key, tensor in network.state_dict().items()}
+    torch.save(own_names | {"classifier.6.bias": torch.zeros(2622)}, tmp_path / "torchvision.pth")
+    again = backbones.load_backbone("vggface", tmp_path / "torchvision.pth").network
+    assert torch.equal(evaluate(again, pixels), evaluate(network, pixels))
+
+    torch.save({key: tensor for key, tensor in dag.items() if key != "conv5_3.bias"}, tmp_path / "short.pth")
+    assert "do not fit vggface: 1 tensors missing (first 28.bias)" in refusal("vggface", tmp_path / "short.pth")
+
+
+def test_weights_that_cannot_be_had_are_refused_with_the_place_and_the_flag(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(backbones, "FACENET_URL", "http://127.0.0.1:9/vggface2.pt")
+    message = refusal("facenet")
+    assert str(tmp_path / "checkpoints") in message and "http://127.0.0.1:9/vggface2.pt" in message
+    assert "--backbone_weights" in message
+    assert "give vgg_face_dag.pth with --backbone_weights" in refusal("vggface")
+    assert "no such file" in refusal("vggface", tmp_path / "none.pth")
+
+
+# ---- other networks and their files
+
+
+@pytest.mark.parametrize(("name", "width"), [("squeezenet1_1", 512), ("mobilenet_v3_small", 1024), ("resnet18", 512)])
+def test_torchvision_features_are_what_enters_the_classifier(name, width, tmp_path):
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    backbone = backbones.load_backbone(f"torchvision/{name}", tmp_path / "weights.pth", image_size=64)
+    pixels = torch.rand(2, 3, 64, 64)
+    features = backbone.network(pixels)
+    assert features.shape == (2, width) and backbone.image_size == 64
+    if name == "resnet18":
+        assert torch.allclose(network.fc(features), network(pixels), atol=1e-4)
+    else:
+        trunk = network.features(pixels).mean((2, 3))
+        expected = trunk if name == "squeezenet1_1" else network.classifier[:-1](trunk)
+        assert torch.allclose(features, expected, atol=1e-4)
+
+
+def test_position_embeddings_of_a_file_follow_the_image_size(tmp_path):
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=0)
+    side_px = network.pretrained_cfg["input_size"][-1]
+    save_file(network.state_dict(), tmp_path / "vit.safetensors")
+    backbone = backbones.load_backbone("test_vit", tmp_path / "vit.safetensors", image_size=side_px // 2)
+    resized = timm.create_model("test_vit", num_classes=0, img_size=side_px // 2)
+    interpolate = timm.models.vision_transformer.checkpoint_filter_fn
+    timm.models.load_checkpoint(resized, str(tmp_path / "vit.safetensors"), filter_fn=interpolate)
+    pixels = torch.rand(1, 3, side_px // 2, side_px // 2)
+    assert torch.allclose(evaluate(backbone.network, pixels), evaluate(resized, pixels), atol=1e-6)
+    assert backbone.image_size == side_px // 2
+
+
+def test_half_precision_files_become_float32(tiny_backbone, tmp_path):
+    state = load_file(tiny_backbone / "model.safetensors")
+    half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    save_file(half, tmp_path / "half.safetensors")
+    network = backbones.load_backbone(str(tiny_backbone), tmp_path / "half.safetensors").network
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert all(torch.equal(tensor, half[key].to(tensor.dtype)) for key, tensor in network.state_dict().items())
+
+
+def test_a_file_with_a_classifier_fits_and_one_with_other_tensors_does_not(tiny_backbone, tmp_path):
+    state = load_file(tiny_backbone / "model.safetensors")
+    save_file(state | {"fc.weight": torch.zeros(7, 384), "fc.bias": torch.zeros(7)}, tmp_path / "with_head.safetensors")
+    backbone = backbones.load_backbone("test_resnet", tmp_path / "with_head.safetensors")
+    assert all(torch.equal(tensor, state[key]) for key, tensor in backbone.network.state_dict().items())
+
+    key = sorted(state)[0]
+    save_file({("x." + k if k == key else k): tensor for k, tensor in state.items()}, tmp_path / "renamed.safetensors")
+    message = refusal("test_resnet", tmp_path / "renamed.safetensors")
+    assert f"1 tensors missing (first {key}), 1 tensors unknown (first x.{key})" in message
+
+
+def test_weights_are_never_unpickled(tmp_path):
+    torch.save({"conv1.weight": Path("anything but a tensor")}, tmp_path / "pickle.pth")
+    message = refusal("test_resnet", tmp_path / "pickle.pth")
+    assert "pickle.pth: " in message and "give a .safetensors file" in message
