@@ -159,6 +159,6 @@ def restore(
         classifier.load_state_dict(content.pop("weights"))
         optimizer.load_state_dict(content.pop("optimizer"))
         scheduler.load_state_dict(content.pop("scheduler"))
-    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(f"checkpoint {file}: {one_line(error)}; delete it, the fold then starts anew") from error
     return content

@@ -97,12 +97,10 @@ def _last_map(classifier: torch.nn.Module, pixels: torch.Tensor, target: torch.T
     is the one that enters it. Of equal width as the last one, because queries, keys and values are no features."""
     outputs: dict[torch.nn.Module, torch.Tensor] = {}  # of the last call of each, in the order of these calls
 
-    def keep(module: torch.nn.Module, _inputs: tuple, output: object) -> torch.Tensor | None:
+    def keep(module: torch.nn.Module, _inputs: tuple, output: object) -> None:
         outputs.pop(module, None)
-        if not isinstance(output, torch.Tensor):
-            return None
-        outputs[module] = output
-        return output.clone()  # what is kept stays as it is when the next layer works in place
+        if isinstance(output, torch.Tensor):
+            outputs[module] = output
 
     hooks = [module.register_forward_hook(keep) for module in classifier.modules() if module is not classifier]
     try:

@@ -11,15 +11,16 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import logsumexp
 
 import protocols
 from backbones import Backbone
 from classifiers import FaceClassifier, LinearHead
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0)  # 1 is the nearest class mean
-TEMPERATURES = tuple(2.0**power for power in range(-4, 9))  # scores are divided by it: calibration, ranks stay
+TEMPERATURES = tuple(2.0**power for power in range(-4, 13))  # scores are divided by it: calibration, ranks stay
 INNER_FOLDS = 3
-FALLBACK = (0.6, 1.0)  # where no condition of a training side has two groups, nothing can be chosen
+FALLBACK_SHRINKAGE = 0.6  # where no condition of a training side has two groups, so that nothing can be chosen
 
 
 @dataclasses.dataclass
@@ -32,9 +33,13 @@ class LinearProbe:
     shrinkage: float
     temperature: float = 1.0
 
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """features (n, d) to (n, c)."""
+        return features @ self.weights.T + self.biases
+
     def probabilities(self, features: np.ndarray, n_classes: int) -> np.ndarray:
         """features (n, d) to (n, n_classes), rows add up to 1; a class without training images gets 0."""
-        scores = (features @ self.weights.T + self.biases) / self.temperature
+        scores = self.scores(features) / self.temperature
         likelihoods = np.exp(scores - scores.max(axis=1, keepdims=True))
         probabilities = np.zeros((len(features), n_classes))
         probabilities[:, self.classes] = likelihoods / likelihoods.sum(axis=1, keepdims=True)
@@ -79,30 +84,41 @@ def fit_linear_probe(
     """A linear probe whose shrinkage and temperature have the least log loss on inner folds of `rows`.
 
     features (n, d), labels (n,), groups (n,): of the whole dataset; rows (r,): those to learn from, which the guard
-    must admit, so nothing else is looked at; a group never straddles inner folds. Raises LeakError for a row that is not of
-    the training side. Deterministic."""
+    must admit, so nothing else is looked at; a group never straddles inner folds. Raises LeakError for a row that is
+    not of the training side. Deterministic."""
     rows = guard.admit(rows, "class means (prototypes)")
     features, labels, groups = features[rows], labels[rows], groups[rows]
-    shrinkage, temperature = choose_regularisation(features, labels, groups, n_classes)
+    chosen = choose_regularisation(features, labels, groups)
+    shrinkage, temperature = chosen or (FALLBACK_SHRINKAGE, None)
     (probe,) = fit_discriminants(features, labels, [shrinkage])
-    probe.temperature = temperature
+    probe.temperature = temperature or spread_of_scores(probe, features, labels)
     return probe
 
 
-def choose_regularisation(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_classes: int
-) -> tuple[float, float]:
-    """Shrinkage and temperature of least log loss on inner folds of the images given, FALLBACK where there are none."""
+def choose_regularisation(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[float, float] | None:
+    """Shrinkage and temperature of least log loss on inner folds of the images given, None where there are none."""
     fold = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
     if (fold < 0).all():
-        return FALLBACK
+        return None
     loss = np.zeros((len(SHRINKAGES), len(TEMPERATURES)))
     for k in sorted(set(fold[fold >= 0].tolist())):
         held_out = fold == k
         train = ~held_out & ~np.isin(groups, groups[held_out])
         for i, probe in enumerate(fit_discriminants(features[train], labels[train], SHRINKAGES)):
-            for j, probe.temperature in enumerate(TEMPERATURES):
-                own = probe.probabilities(features[held_out], n_classes)[np.arange(held_out.sum()), labels[held_out]]
-                loss[i, j] -= np.log(np.maximum(own, 1e-12)).sum()
+            scores = probe.scores(features[held_out])
+            own = scores[np.arange(len(scores)), np.searchsorted(probe.classes, labels[held_out])]
+            for j, temperature in enumerate(TEMPERATURES):
+                loss[i, j] += (logsumexp(scores / temperature, axis=1) - own / temperature).sum()
     i, j = np.unravel_index(loss.argmin(), loss.shape)
     return SHRINKAGES[i], TEMPERATURES[j]
+
+
+def spread_of_scores(probe: LinearProbe, features: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature where none can be chosen: scores of the wrong classes then have a standard deviation of 1.
+
+    With one image a class nothing says how far images of one condition lie apart, and discriminant scores in thousands
+    of correlated dimensions are much too sure of themselves."""
+    scores = probe.scores(features)
+    wrong = scores - scores.mean(axis=1, keepdims=True)
+    wrong = wrong[labels[:, None] != probe.classes]
+    return float(wrong.std()) if wrong.size and wrong.std() > 0 else 1.0

@@ -10,7 +10,7 @@ expectation at this size of test set, because with four images a condition F1 is
 "drawn": conditions as common as in the population, which is what drawing subjects with replacement imitates. "fixed":
 every condition has its fixed number of subjects, at least two where n is large; intervals should then be rather wide,
 since no condition can be drawn too often. The paired test compares two classifiers of equal skill whose errors go
-together in part; it should tell them apart (p < 0.05) in 5 % of the repetitions. Three to five minutes on one thread."""
+together in part; it should tell them apart (p < 0.05) in 5 % of the repetitions. Under five minutes on one thread."""
 
 import argparse
 import os

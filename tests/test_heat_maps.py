@@ -134,17 +134,29 @@ def test_convolutional_and_transformer_networks_have_a_gradcam_of_their_own(name
     assert not [warning for warning in recwarn if "integrated gradients" in str(warning.message)]
 
 
-def test_a_transformer_read_at_its_class_token_is_explained_before_its_last_attention():
+@pytest.mark.parametrize(
+    ("arguments", "layer", "prefix", "grid"),
+    [
+        ({"img_size": 96}, "blocks.5.norm1", 1, 6),  # read at its class token: patches matter up to the last attention
+        (  # 7 registers and 9 patches, which could be taken for 16 patches
+            {"img_size": 48, "class_token": False, "global_pool": "avg", "reg_tokens": 7}, "norm", 7, 3
+        ),
+    ],
+)  # fmt: skip
+def test_a_transformer_is_explained_by_the_last_patches_that_matter(arguments, layer, prefix, grid):
     torch.manual_seed(1)
-    network = timm.create_model("test_vit", num_classes=3, img_size=96).eval()
-    images = torch.randn(1, 3, 96, 96)
-    before = {}
-    network.blocks[-1].norm1.register_forward_hook(lambda _module, _inputs, output: before.update(tokens=output))
-    score = network(images)[0, 1]
-    gradient = torch.autograd.grad(score, before["tokens"])[0][0, 1:]  # (36, d)
-    coarse = (before["tokens"][0, 1:] @ gradient.mean(dim=0)).relu().reshape(1, 1, 6, 6)
-    fine = nn.functional.interpolate(coarse, (96, 96), mode="bilinear")[:, 0].detach()
-    assert heat_maps(network, images, [1]) == pytest.approx((fine / fine.max()).numpy(), abs=1e-5)
+    network = timm.create_model("test_vit", num_classes=3, **arguments).eval()
+    nn.init.normal_(network.blocks[-1].attn.qkv.bias)  # at 0 queries, keys and values would give the same map
+    images = torch.randn(1, 3, arguments["img_size"], arguments["img_size"])
+    seen = {}
+    network.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: seen.update(tokens=output))
+    for target in range(3):
+        score = network(images)[0, target]
+        gradient = torch.autograd.grad(score, seen["tokens"])[0][0, prefix:]  # (h w, d)
+        coarse = (seen["tokens"][0, prefix:] @ gradient.mean(dim=0)).relu().reshape(1, 1, grid, grid)
+        fine = nn.functional.interpolate(coarse, images.shape[2:], mode="bilinear")[:, 0].detach()
+        expected = fine / fine.max().clamp(min=1e-12)
+        assert heat_maps(network, images, [target]) == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_a_network_without_a_map_is_explained_by_integrated_gradients_and_says_so(pixels):
