@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -94,7 +95,8 @@ def _last_map(classifier: torch.nn.Module, pixels: torch.Tensor, target: torch.T
     """The last layer whose output is a map that the scores depend on, or None.
 
     In a transformer read out at its class token the patches have no say any more after the last attention, so the map
-    is the one that enters it. Of equal width as the last one, because queries, keys and values are no features."""
+    is the one that enters it. Projections to queries, keys and values, and what an adapter does inside of them, see
+    a part of the score only: hence no linear layers, and only maps as wide as the last one."""
     outputs: dict[torch.nn.Module, torch.Tensor] = {}  # of the last call of each, in the order of these calls
 
     def keep(module: torch.nn.Module, _inputs: tuple, output: object) -> None:
@@ -102,7 +104,9 @@ def _last_map(classifier: torch.nn.Module, pixels: torch.Tensor, target: torch.T
         if isinstance(output, torch.Tensor):
             outputs[module] = output
 
-    hooks = [module.register_forward_hook(keep) for module in classifier.modules() if module is not classifier]
+    linear = [module for module in classifier.modules() if isinstance(module, torch.nn.Linear | BaseTunerLayer)]
+    left_out = {classifier, *(part for module in linear for part in module.modules())}
+    hooks = [module.register_forward_hook(keep) for module in classifier.modules() if module not in left_out]
     try:
         logits = classifier(pixels)
     finally:

@@ -121,4 +121,5 @@ def spread_of_scores(probe: LinearProbe, features: np.ndarray, labels: np.ndarra
     scores = probe.scores(features)
     wrong = scores - scores.mean(axis=1, keepdims=True)
     wrong = wrong[labels[:, None] != probe.classes]
-    return float(wrong.std()) if wrong.size and wrong.std() > 0 else 1.0
+    spread = float(wrong.std()) if wrong.size else 0.0
+    return spread if spread > 1e-6 * np.abs(scores).max() else 1.0  # less is rounding: all wrong scores are equal

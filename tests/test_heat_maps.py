@@ -1,6 +1,7 @@
 """heat_maps.py: networks that look at one corner only, the three layouts of a map, timm's architectures, the sheet."""
 
 import numpy as np
+import peft
 import pytest
 import timm
 import torch
@@ -135,19 +136,24 @@ def test_convolutional_and_transformer_networks_have_a_gradcam_of_their_own(name
 
 
 @pytest.mark.parametrize(
-    ("arguments", "layer", "prefix", "grid"),
+    ("arguments", "layer", "prefix", "grid", "adapted"),
     [
-        ({"img_size": 96}, "blocks.5.norm1", 1, 6),  # read at its class token: patches matter up to the last attention
+        ({"img_size": 96}, "blocks.5.norm1", 1, 6, True),
+        ({"img_size": 96}, "blocks.5.norm1", 1, 6, False),  # read at its class token
         (  # 7 registers and 9 patches, which could be taken for 16 patches
-            {"img_size": 48, "class_token": False, "global_pool": "avg", "reg_tokens": 7}, "norm", 7, 3
+            {"img_size": 48, "class_token": False, "global_pool": "avg", "reg_tokens": 7}, "norm", 7, 3, False
         ),
     ],
 )  # fmt: skip
-def test_a_transformer_is_explained_by_the_last_patches_that_matter(arguments, layer, prefix, grid):
+def test_a_transformer_is_explained_by_the_last_patches_that_matter(arguments, layer, prefix, grid, adapted):
     torch.manual_seed(1)
     network = timm.create_model("test_vit", num_classes=3, **arguments).eval()
     nn.init.normal_(network.blocks[-1].attn.qkv.bias)  # at 0 queries, keys and values would give the same map
     images = torch.randn(1, 3, arguments["img_size"], arguments["img_size"])
+    if adapted:
+        settings = peft.LoraConfig(target_modules=["qkv"], r=4, init_lora_weights=False)  # random, not 0
+        network = peft.get_peft_model(network, settings).eval()
+        layer = f"base_model.model.{layer}"
     seen = {}
     network.get_submodule(layer).register_forward_hook(lambda _module, _inputs, output: seen.update(tokens=output))
     for target in range(3):

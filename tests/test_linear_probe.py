@@ -118,13 +118,13 @@ def test_regularisation_follows_from_the_images_given():
 def test_a_group_never_straddles_the_inner_folds():
     """Two copies of each photograph, whose features say nothing of the condition: whoever validates on a copy of what
     was learnt believes in them."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(6), 8)
     groups = np.arange(48) // 2
     features = rng.normal(size=(24, 40))[groups]
     _, temperature = choose_regularisation(features, labels, groups)
     _, deceived = choose_regularisation(features, labels, np.arange(48))
-    assert temperature > 4 * deceived
+    assert temperature > 8 * deceived
 
 
 def test_a_training_side_of_single_images_still_gives_a_probe():

@@ -1,0 +1,201 @@
+"""What the incumbent's way of training costs beside ours, measured side by side in one run, on one process.
+
+    python benchmarks/incumbent_way.py --dataset_name runs/demo/rdface-sim
+
+The incumbent's way, as public notebooks of the field go about it: every epoch of every fold opens, decodes and resizes
+each image, float32, channels first, 5 folds x 50 epochs, the validation fold decoded and scored after each epoch. Ours:
+pixels decoded once into the cache, channels_last, bf16 where the processor has it; and for a frozen backbone one pass
+over all images. An epoch of each is measured, alternately, and the rest is arithmetic. Weights are random: time does not care.
+The last part trains one fold both in float32 and in bf16 and compares what they predict."""
+
+import argparse
+import io
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from PIL import Image
+
+import metrics
+import protocols
+from backbones import Backbone, load_backbone
+from built_dataset import load_images
+from classifiers import build_classifier
+from fine_tuning import fit, predict, training_batches
+from linear_probe import fit_linear_probe
+from pixel_cache import Pixels, cached_pixels, normalise
+from train_classifier import Study, extract_features
+
+FOLDS, EPOCHS = 5, 50  # the paper's
+
+
+def incumbent_epoch(
+    classifier: torch.nn.Module, photographs: list[bytes], labels: torch.Tensor, backbone: Backbone, n_val: int
+) -> tuple[float, float]:
+    """Seconds spent on data, and in all, by one epoch that validates on the first n_val photographs and trains on the
+    others; labels (n,)."""
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-4, weight_decay=1e-4)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    side = backbone.image_size
+
+    def opened(encoded: bytes) -> torch.Tensor:
+        image = Image.open(io.BytesIO(encoded)).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+        return (torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255 - mean) / std
+
+    data_s, started = 0.0, time.perf_counter()
+    n = len(photographs)
+    for train, rows in ((True, n_val + torch.randperm(n - n_val)), (False, torch.arange(n_val))):
+        classifier.train(train)
+        for batch in rows.split(32):
+            before = time.perf_counter()
+            pixels = torch.stack([opened(photographs[row]) for row in batch.tolist()])
+            data_s += time.perf_counter() - before
+            with torch.set_grad_enabled(train):
+                loss = torch.nn.functional.cross_entropy(classifier(pixels), labels[batch])
+            if train:
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return data_s, time.perf_counter() - started
+
+
+def our_data_s(pixels: Pixels, train: np.ndarray, held_out: np.ndarray, backbone: Backbone) -> float:
+    """Seconds to bring an epoch's pixels before the network."""
+    started = time.perf_counter()
+    for rows in (train, held_out):
+        for batch in training_batches(rows, 32, torch.Generator().manual_seed(0)):
+            normalise(pixels.uint8[batch], backbone, torch.device("cpu"))
+    return time.perf_counter() - started
+
+
+def our_fit(precision: str, study: Study, guard: protocols.Guard, epochs: int, name: str) -> tuple[float, np.ndarray]:
+    """Seconds of the product's own training loop, and its probabilities of the fold's test images."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process otherwise
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    settings = {"learning_rate": 1e-4, "train_batch_size": 32, "eval_batch_size": 32, "augmentation": "none"}
+    args = argparse.Namespace(num_train_epochs=epochs, checkpointing_epochs=0, **settings)
+    set_seed(0)
+    classifier = build_classifier(study.backbone, study.label.num_classes, "finetune", name)
+    started = time.perf_counter()
+    data = (study.backbone, study.pixels, study.labels)
+    model, _ = fit(accelerator, classifier, *data, guard, 0, args, Path("no checkpoint"))
+    seconds = time.perf_counter() - started
+    return seconds, predict(accelerator, model, study.backbone, study.pixels, guard.fold.test, 32)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--dataset_name", required=True, help="folder of a built dataset")
+    parser.add_argument("--backbone", default="torchvision/resnet18", help="built with random weights, unless a folder")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="epochs measured of each way, in turn; medians are shown"
+    )
+    parser.add_argument("--num_images", type=int, default=160, help="images in a measured epoch; scaled to the fold's")
+    parser.add_argument(
+        "--quality_epochs", type=int, default=10, help="epochs of the float32 and bf16 comparison; 0: none"
+    )
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    datasets.disable_progress_bars()
+    images = load_images(args.dataset_name)
+    backbone = load_backbone(args.backbone, pretrained=Path(args.backbone).is_dir())
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    print(
+        f"{args.dataset_name}: {len(images)} images; {args.backbone} at {backbone.image_size} px, whole images; "
+        f"{torch.get_num_threads()} threads; the processor has {'' if has_bf16 else 'no '}bf16"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        started = time.perf_counter()
+        pixels = cached_pixels(Accelerator(cpu=True), images, backbone.image_size, None, Path(cache))
+        cache_s = time.perf_counter() - started
+        kept = pd.DataFrame({"image_id": images["image_id"][:], "subject": images["group_id"][:]})
+        study = Study(images, np.array(images["label"][:]), kept, pixels, {}, backbone)
+        epoch = epochs_side_by_side(args, study, cache_s)
+        frozen_backbone(study, epoch, cache_s)
+        if args.quality_epochs:
+            quality(args, study)
+
+
+def epochs_side_by_side(args: argparse.Namespace, study: Study, cache_s: float) -> float:
+    """Print what an epoch of each way costs; returns the incumbent's, in seconds, of a whole fold."""
+    (fold,) = protocols.folds(study.images, "strict", 0)
+    measured = np.sort(np.random.default_rng(0).permutation(fold.train)[: args.num_images])
+    held_out, train = np.split(measured, [len(measured) // FOLDS])  # the share that a fold of five holds out
+    guard = protocols.Guard(protocols.Fold(0, train, held_out[:0], held_out), study.images)
+    encoded = study.images.cast_column("image", datasets.Image(decode=False))
+    photographs = [encoded[int(row)]["image"]["bytes"] for row in measured]
+    targets = torch.from_numpy(study.labels[measured])
+    seconds: dict[str, list[float]] = {}
+    for _ in range(args.repeats):
+        classifier = build_classifier(study.backbone, study.label.num_classes, "finetune", args.backbone)
+        data_s, epoch_s = incumbent_epoch(classifier, photographs, targets, study.backbone, len(held_out))
+        seconds.setdefault("incumbent's data", []).append(data_s)
+        seconds.setdefault("incumbent", []).append(epoch_s)
+        seconds.setdefault("our data", []).append(our_data_s(study.pixels, train, held_out, study.backbone))
+        for precision, name in (("no", "ours, float32"), ("bf16", "ours, bf16")):
+            started = time.perf_counter()
+            our_fit(precision, study, guard, 1, args.backbone)  # with the pass over the held-out part
+            seconds.setdefault(name, []).append(time.perf_counter() - started)
+    scale = len(fold.train) / len(train)
+    median = {name: scale * statistics.median(values) for name, values in seconds.items()}
+    print(f"an epoch of {len(fold.train)} images (scaled from {len(train)}), medians of {args.repeats}:")
+    for name in ("incumbent", "ours, float32", "ours, bf16"):
+        data_s = median["incumbent's data" if name == "incumbent" else "our data"]
+        print(
+            f"  {name:<14}{median[name]:8.2f} s: data {data_s:.3f} s, model compute "
+            f"{100 * (1 - data_s / median[name]):.1f} %, {median['incumbent'] / median[name]:.2f} x the speed"
+        )
+    less = median["incumbent's data"] / median["our data"]
+    print(f"  data: {less:.1f} x less an epoch, after decoding {len(study.labels)} images once in {cache_s:.1f} s")
+    return median["incumbent"]
+
+
+def frozen_backbone(study: Study, incumbent_epoch_s: float, cache_s: float) -> None:
+    """One pass over all images, then five probes with their inner folds."""
+    started = time.perf_counter()
+    study.features = extract_features(Accelerator(cpu=True), study, 32)
+    features_s = time.perf_counter() - started
+    for fold in protocols.folds(study.images, "strict"):
+        data = (study.features, study.labels, study.groups, fold.train)
+        fit_linear_probe(*data, protocols.Guard(fold, study.images), study.label.num_classes)
+    probe_s = time.perf_counter() - started + cache_s
+    fine_tuning_s = FOLDS * EPOCHS * incumbent_epoch_s
+    print(
+        f"linear probe, {FOLDS} folds: {probe_s:.1f} s, of it decoding {cache_s:.1f} s and features {features_s:.1f} s"
+    )
+    print(
+        f"incumbent's fine-tuning, {FOLDS} folds x {EPOCHS} epochs, extrapolated: {fine_tuning_s:.0f} s, "
+        f"{fine_tuning_s / probe_s:.0f} x the probe"
+    )
+
+
+def quality(args: argparse.Namespace, study: Study) -> None:
+    """Do float32 and bf16 learn the same? One fold, the same seed."""
+    (fold,) = protocols.folds(study.images, "strict", 0)
+    truth = study.labels[fold.test]
+    print(f"fold 0, {args.quality_epochs} epochs, the same seed, {len(truth)} held-out images:")
+    for precision, name in (("no", "float32"), ("bf16", "bf16")):
+        guard = protocols.Guard(fold, study.images)
+        fit_s, probabilities = our_fit(precision, study, guard, args.quality_epochs, args.backbone)
+        top1, top5 = (100 * metrics.topk_accuracy(probabilities, truth, k) for k in (1, 5))
+        loss = float(metrics.negative_log_likelihood(probabilities, truth)[0])
+        print(f"  {name:<8} {fit_s:.0f} s: top-1 {top1:.1f} %, top-5 {top5:.1f} %, log loss {loss:.3f}")
+
+
+if __name__ == "__main__":
+    main(parse_args())
