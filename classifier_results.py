@@ -83,11 +83,11 @@ def save_corruption_scores(output_dir: Path, folders: Sequence[Path], label: dat
         scored = metrics.score(join(folders, name, label, file))
         scores.setdefault(kind, {})[severity] = scored | {"faces_missed": missed[kind, severity]}
     write_json(output_dir / "corruptions.json", scores)
-    lines = [f"{'top-1, percent':<18}" + "".join(f"{f'severity {severity}':>22}" for severity in SEVERITIES)]
+    lines = [f"{'top-1, percent':<18}" + "".join(f"{f'severity {severity}':>26}" for severity in SEVERITIES)]
     for kind, by_severity in scores.items():
         cells = [by_severity[severity]["metrics"]["top1"] for severity in SEVERITIES]
-        texts = [f"{100 * c['mean']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}]" for c in cells]
-        lines.append(f"{kind:<18}" + "".join(f"{text:>22}" for text in texts))
+        texts = [f"{metrics.shown('top1', cell['mean'])} ({metrics.shown_interval('top1', cell)})" for cell in cells]
+        lines.append(f"{kind:<18}" + "".join(f"{text:>26}" for text in texts))
     return "\n".join(lines)
 
 
@@ -145,6 +145,13 @@ def published_row(images: datasets.Dataset, args: argparse.Namespace, scores: di
         sd = "" if ours["sd"] is None else f" ± {100 * ours['sd']:.2f}"
         published_text = f"{row[f'top{k}']:.2f} ± {row[f'top{k}_sd']:.2f}"
         lines.append(f"top-{k:<4}{published_text:>16}{100 * ours['mean']:>10.2f}{sd}")
-    if args.protocol != "paper" or args.recipe != "finetune" or args.k_shot or args.fold is not None:
+    # scores["recipe"] also tells of support sets, augmentation and shuffled labels
+    as_published = (scores["protocol"], scores["recipe"], args.fold, args.num_train_epochs) == (
+        "paper",
+        "finetune",
+        None,
+        50,
+    )
+    if not as_published:
         lines.append("(not comparable: the published row is --recipe finetune --protocol paper, all folds and images)")
     return "\n".join(lines)

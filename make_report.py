@@ -9,6 +9,7 @@ import argparse
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -41,15 +42,21 @@ PAGE = """<!doctype html>
 <table><thead><tr><th>run</th><th>n</th><th>seeds</th>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for run in runs %}<tr><td>{{ run.name }}<br><small>{{ run.backbone }}, {{ run.input }}, {{ run.recipe }}, {{ run.protocol }}{{ run.folds }}</small></td>
 <td>{{ run.n_test }}</td><td>{{ run.n_seeds }}</td>
-{% for cell in run.cells %}<td>{% if cell %}{{ "%.1f"|format(100 * cell.mean) }}<br>
-<small>{{ "%.1f"|format(100 * cell.low) }} to {{ "%.1f"|format(100 * cell.high) }}</small>{% endif %}</td>{% endfor %}</tr>
-{% endfor %}<tr class="quiet"><td>chance</td><td></td><td></td>{% for c in chance %}<td>{% if c is not none %}{{ "%.1f"|format(100 * c) }}{% endif %}</td>{% endfor %}</tr>
+{% for cell in run.cells %}<td>{{ cell.mean }}<br><small>{{ cell.low }} to {{ cell.high }}</small></td>{% endfor %}</tr>
+{% endfor %}<tr class="quiet"><td>chance</td><td></td><td></td>{% for c in chance %}<td>{{ c }}</td>{% endfor %}</tr>
 </tbody></table>
-<p><small>Percent; below each number its 95 % bootstrap interval over subjects{{ ", simulated data" if simulated }}.
+<p><small>Percent, but nll in nats and ece from 0 to 1; below each number its 95 % interval over subjects{{ ", simulated data" if simulated }}.
  Chance: an image's class among k classes named at random. n: held-out images;
  conditions with photographs of a single subject only train. A run with shuffled labels is a control: it must come out at chance.
- top-k: the right condition is among the k most probable; macro_f1 and balanced_accuracy count every condition alike.</small></p>
-<h2>How each run was started</h2>
+ top-k: the right condition is among the k most probable; macro_f1 and balanced_accuracy count every condition alike;
+ mrr: mean reciprocal rank; nll: negative log-likelihood, and ece: expected calibration error, lower is better.</small></p>
+{% if pairs %}<h2>Paired differences of top-1{{ ", simulated" if simulated }}</h2>
+<table><thead><tr><th>run</th><th>less run</th><th>percentage points</th><th>95 % interval</th><th>p</th></tr></thead><tbody>
+{% for pair in pairs %}<tr><td>{{ pair.b }}</td><td>{{ pair.a }}</td><td>{{ pair.difference }}</td><td>{{ pair.interval }}</td><td>{{ pair.p }}</td></tr>
+{% endfor %}</tbody></table>
+<p><small>The same held-out images; interval over subjects; p of a two-sided permutation test that swaps the two runs'
+ predictions subject by subject.</small></p>
+{% endif %}<h2>How each run was started</h2>
 <ul>{% for run in runs %}<li>{{ run.name }}: <code>{{ run.command }}</code></li>{% endfor %}</ul>
 <h2>Examples from {{ runs[0].name }}{{ ", simulated" if simulated }}</h2>
 <p class="quiet">Drawn at random (seed 0) from the images that were held out when they were predicted. Below each its true
@@ -69,14 +76,17 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
     results = metrics.score(predictions)
     arguments = record.get("arguments", {})
     given = [
-        f"--{name} {value}" for name, value in arguments.items() if value is not None and not isinstance(value, bool)
+        f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in arguments.items()
+        if value not in (None, []) and not isinstance(value, bool)
     ]
     given += [f"--{name}" for name, value in arguments.items() if value is True]
     first = predictions.iloc[0]
+    alignment = record.get("input", {}).get("face_alignment")
     return {
         "name": folder.name,
         "backbone": first["backbone"],
-        "input": "whole images" if not record.get("face_alignment") else f"faces aligned by {record['face_alignment']}",
+        "input": f"faces aligned by {alignment}" if alignment else "whole images",
         "recipe": first["recipe"],
         "protocol": first["protocol"],
         "n_test": results["n_test"],
@@ -120,18 +130,34 @@ def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> lis
     return faces
 
 
+def paired_differences(rows: Sequence[dict], predictions: Sequence[pd.DataFrame]) -> list[dict]:
+    """Each run less the first one of its protocol with the same test images, in top-1."""
+    pairs = []
+    for b, row in enumerate(rows):
+        for a in range(b):
+            try:
+                top1 = metrics.compare(predictions[a], predictions[b])["metrics"]["top1"]
+            except ValueError:  # not the same images, or other labels: shuffled ones, for instance
+                continue
+            names = {"a": rows[a]["name"], "b": row["name"], "p": f"{top1['p_value']:.4f}"}
+            difference = metrics.shown("top1", top1["difference"], "+")
+            pairs.append(names | {"difference": difference, "interval": metrics.shown_interval("top1", top1, "+")})
+            break
+    return pairs
+
+
 def results_page(runs: list[Path], images: Dataset, count: int) -> str:
     """The HTML page. runs: folders of finished runs; count: how many example images."""
-    rows, first_predictions = [], None
-    for folder in runs:
-        row, predictions = read_run(folder)
-        rows.append(row)
-        first_predictions = predictions if first_predictions is None else first_predictions
+    rows, predictions = zip(*map(read_run, runs), strict=True)
     columns = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     n_classes = images.features["label"].num_classes
-    chance = [int(name[3:]) / n_classes if name.startswith("top") else None for name in columns]
+    chance = [metrics.shown(name, metrics.chance(name, n_classes)) for name in columns]
     for row in rows:
-        row["cells"] = [row["metrics"].get(name) for name in columns]
+        scores = {name: row["metrics"].get(name, {}) for name in columns}
+        row["cells"] = [
+            {part: metrics.shown(name, values.get(part)) for part in ("mean", "low", "high")}
+            for name, values in scores.items()
+        ]
     source = set(images["source_type"]) if "source_type" in images.column_names else set()
     simulated = source == {"simulated"}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -144,7 +170,8 @@ def results_page(runs: list[Path], images: Dataset, count: int) -> str:
         columns=columns,
         chance=chance,
         runs=rows,
-        faces=example_faces(images, first_predictions, count),
+        pairs=paired_differences(rows, predictions),
+        faces=example_faces(images, predictions[0], count),
     )
 
 

@@ -5,8 +5,8 @@
 The incumbent's way, as public notebooks of the field go about it: every epoch of every fold opens, decodes and resizes
 each image, float32, channels first, 5 folds x 50 epochs, the validation fold decoded and scored after each epoch. Ours:
 pixels decoded once into the cache, channels_last, bf16 where the processor has it; and for a frozen backbone one pass
-over all images. An epoch of each is measured, alternately, and the rest is arithmetic. Weights are random: time does not care.
-The last part trains one fold both in float32 and in bf16 and compares what they predict."""
+over all images. An epoch of each is measured, alternately, and the rest is arithmetic. Weights may be random, since
+time does not care. The last part trains one fold both in float32 and in bf16 and compares what they predict."""
 
 import argparse
 import io

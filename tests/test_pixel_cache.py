@@ -1,0 +1,152 @@
+"""pixel_cache.py: the pixels are Pillow's, are made once, are nobody else's to read, and are never half of a file."""
+
+import io
+import stat
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+import corruptions
+import faces
+import runs
+from backbones import Backbone
+from pixel_cache import BLOCK_ROWS, Pixels, cached_pixels, normalise
+
+N, SIDE = BLOCK_ROWS + 3, 24  # one block and part of another
+
+
+def photographs() -> list[Image.Image]:
+    """Of several sizes and modes, among them grey ones and one with an alpha channel."""
+    rng = np.random.default_rng(0)
+    made = []
+    for n in range(N):
+        picture = Image.fromarray(rng.integers(0, 256, (40 + n, 61, 3), np.uint8))
+        made.append(picture.convert({3: "L", 5: "RGBA"}.get(n, "RGB")))
+    return made
+
+
+def dataset_of(pictures: list[Image.Image | bytes | None], fingerprint: str | None = None) -> datasets.Dataset:
+    rows = []
+    for n, picture in enumerate(pictures):
+        if isinstance(picture, Image.Image):
+            encoded = io.BytesIO()
+            picture.save(encoded, "PNG")
+            picture = encoded.getvalue()
+        rows.append({"image": None if picture is None else {"bytes": picture, "path": None}, "image_id": f"P.{n}"})
+    features = datasets.Features({"image": datasets.Image(), "image_id": datasets.Value("string")})
+    images = datasets.Dataset.from_list(rows, features=features)
+    images._fingerprint = fingerprint or images._fingerprint
+    return images
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Accelerator:
+    return Accelerator()
+
+
+def cached(accelerator: Accelerator, images: datasets.Dataset, folder: Path, **changes: object) -> Pixels:
+    return cached_pixels(accelerator, images, **({"side_px": SIDE, "face_alignment": None} | changes), cache_dir=folder)
+
+
+def resized(image: Image.Image, side_px: int = SIDE) -> np.ndarray:
+    return np.asarray(image.convert("RGB").resize((side_px, side_px), Image.Resampling.BILINEAR))
+
+
+def test_pixels_are_pillows_bilinear_resize_in_the_order_of_the_dataset(accelerator, tmp_path):
+    pixels = cached(accelerator, dataset_of(photographs()), tmp_path)
+    assert np.array_equal(pixels.uint8, np.stack([resized(image) for image in photographs()]))
+    assert isinstance(pixels.uint8, np.memmap) and not pixels.uint8.flags.writeable
+    assert not pixels.faces_missed.any() and pixels.faces_missed.shape == (N,)
+
+
+def test_each_image_is_decoded_once_for_good(accelerator, tmp_path):
+    first = cached(accelerator, dataset_of(photographs(), "the-same"), tmp_path)
+    before = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.glob("*.npy")}
+    assert len(before) == 2
+    no_images = dataset_of([b"cannot be decoded"] * N, "the-same")
+    again = cached(accelerator, no_images, tmp_path)
+    assert np.array_equal(again.uint8, first.uint8)
+    assert {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.glob("*.npy")} == before
+
+
+def test_whatever_shapes_the_pixels_has_a_file_of_its_own(accelerator, tmp_path):
+    pictures = photographs()
+    cached(accelerator, dataset_of(pictures, "one"), tmp_path)
+    known = 1
+    for fingerprint, changes in (
+        ("two", {}),
+        ("one", {"side_px": 16}),
+        ("one", {"corruption": ("noise", 1)}),
+        ("one", {"corruption": ("noise", 2)}),
+        ("one", {"corruption": ("blur", 1)}),
+        ("one", {"face_alignment": "mtcnn"}),
+    ):
+        cached(accelerator, dataset_of(pictures, fingerprint), tmp_path, **changes)
+        known += 1
+        assert len(list(tmp_path.glob("*.json"))) == known, f"{changes} took another's file"
+    assert len(list(tmp_path.glob("*.npy"))) == 2 * known
+
+
+def test_corrupted_pixels_are_those_of_the_damaged_photograph(accelerator, tmp_path):
+    pixels = cached(accelerator, dataset_of(photographs()), tmp_path, corruption=("noise", 2))
+    for n in (0, 3, N - 1):
+        rng = corruptions.corruption_rng(f"P.{n}", "noise", 2)
+        worse = corruptions.corrupt(photographs()[n].convert("RGB"), "noise", 2, rng)
+        assert np.array_equal(pixels.uint8[n], resized(worse))
+
+
+def test_a_face_is_cut_out_upright_and_where_none_is_found_the_photograph_is_whole(accelerator, tmp_path):
+    astronaut = Image.fromarray(skimage.data.astronaut())
+    nobody = Image.fromarray(skimage.data.coffee())
+    pixels = cached(accelerator, dataset_of([astronaut, nobody]), tmp_path, side_px=64, face_alignment="mtcnn")
+    assert pixels.faces_missed.tolist() == [False, True]
+    (face,) = faces.load_detector("mtcnn", accelerator.device).detect([astronaut])
+    assert np.array_equal(pixels.uint8[0], faces.align(np.asarray(astronaut), face.landmarks, 64))
+    assert np.array_equal(pixels.uint8[1], resized(nobody, 64))
+
+
+def test_photographs_are_readable_by_their_owner_only(accelerator, tmp_path):
+    folder = tmp_path / "new" / "cache"
+    cached(accelerator, dataset_of(photographs()[:2]), folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = list(folder.glob("*.npy"))
+    assert len(files) == 2 and all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
+
+
+def test_a_file_that_was_not_finished_is_made_again(accelerator, tmp_path):
+    images = dataset_of(photographs())
+    cached(accelerator, images, tmp_path)
+    (record,) = tmp_path.glob("*.json")
+    record.unlink()  # it is written last
+    half = np.load(record.with_suffix(".npy"), mmap_mode="r+")
+    half[N // 2 :] = 0
+    half.flush()
+    pixels = cached(accelerator, images, tmp_path)
+    assert np.array_equal(pixels.uint8[-1], resized(photographs()[-1])) and record.exists()
+
+
+@pytest.mark.parametrize("damaged", [b"\xff\xd8\xff no photograph", None], ids=["not an image", "null"])
+def test_an_image_that_cannot_be_decoded_is_named_and_nothing_counts_as_done(damaged, accelerator, tmp_path):
+    images = dataset_of([*photographs()[:2], damaged])
+    for _ in range(2):  # the second time as well
+        with pytest.raises(
+            runs.InputError, match=r"^image P\.2 cannot be decoded \(.+\); build the dataset again"
+        ) as no:
+            cached(accelerator, images, tmp_path)
+        assert "\n" not in str(no.value)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_normalised_pixels_are_what_the_backbone_wants():
+    uint8 = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
+    backbone = Backbone(torch.nn.Identity(), 5, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1 / 255))
+    pixels = normalise(uint8, backbone, torch.device("cpu"))
+    expected = (uint8 / 255 - np.array(backbone.mean)) / np.array(backbone.std)
+    assert pixels.dtype == torch.float32 and pixels.is_contiguous(memory_format=torch.channels_last)
+    assert pixels.permute(0, 2, 3, 1).numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
