@@ -35,6 +35,19 @@ UNITS = "% (nll, ece: not)"
 NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # in the images: a percentile interval misses these, see score
 
 
+EVALUATE_METRICS = ("TopKAccuracy", "BalancedAccuracy", "MacroF1", "MeanReciprocalRank", "NegativeLogLikelihood")
+EVALUATE_METRICS += ("ExpectedCalibrationError",)
+
+
+def __getattr__(name: str) -> type:
+    """metrics.TopKAccuracy and the others: `evaluate.Metric` classes, which take seconds to import, on first use."""
+    if name not in EVALUATE_METRICS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import evaluate_metrics
+
+    return getattr(evaluate_metrics, name)
+
+
 def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """The predictions of one file, or of several runs (seeds) together; a folder stands for its predictions.parquet.
 

@@ -529,6 +529,8 @@ def test_the_command_compares_two_runs(tmp_path):
 def test_evaluate_metrics_give_the_same_numbers(tmp_path):
     import evaluate_metrics  # takes seconds, so only here
 
+    assert metrics.MacroF1 is evaluate_metrics.MacroF1
+
     metric_classes = {
         "top1": evaluate_metrics.TopKAccuracy,
         "balanced_accuracy": evaluate_metrics.BalancedAccuracy,
