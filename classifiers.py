@@ -69,8 +69,19 @@ class FaceNetHead(nn.Sequential):
         )
 
 
+def probe_features(features: torch.Tensor) -> torch.Tensor:
+    """What a linear probe sees of features (b, d) or (b, c, h, w): (b, c * h * w) float32, of unit length.
+
+    Before that the signed square root of each, so that a few large ones do not decide alone (power normalisation:
+    Perronnin, Sanchez and Mensink, ECCV 2010). Unit length takes away the overall contrast of a photograph, and the
+    scale of backbones whose features are large."""
+    flat = features.float().flatten(1)
+    rooted = flat.sign() * (flat.abs() + 1e-12).sqrt()  # without it the slope at 0 would be infinite, for heat maps
+    return nn.functional.normalize(rooted, eps=1e-12)
+
+
 class LinearHead(nn.Module):
-    """What a fitted linear probe becomes: features, flattened and of unit length, to (b, n_classes) logits.
+    """What a fitted linear probe becomes: a backbone's features to (b, n_classes) logits, through probe_features.
 
     weights (c, d), biases (c,): scores of the c classes that had training images; classes (c,): their numbers in
     0..n_classes-1; every other class gets the logit -inf, so probability 0. Scores are divided by temperature."""
@@ -89,8 +100,11 @@ class LinearHead(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         # Never in half precision: differences between discriminant scores are small beside the scores themselves.
         with torch.autocast(features.device.type, enabled=False):
-            features = nn.functional.normalize(features.float().flatten(1), eps=1e-12)
-            scores = self.linear(features) / self.temperature
+            return self.logits(probe_features(features))
+
+    def logits(self, probed: torch.Tensor) -> torch.Tensor:
+        """Of what probe_features gave, (b, d) float32."""
+        scores = self.linear(probed) / self.temperature
         logits = scores.new_full((len(scores), self.n_classes), -torch.inf)
         return logits.index_copy(1, self.classes, scores)
 

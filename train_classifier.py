@@ -38,7 +38,7 @@ import metrics
 import protocols
 from backbones import PAPER_BACKBONES, Backbone, load_backbone
 from built_dataset import load_images
-from classifiers import build_classifier, load_classifier, save_classifier
+from classifiers import build_classifier, load_classifier, probe_features, save_classifier
 from fine_tuning import LAST_LEARNING_RATE, derived_seed, fit, predict
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, normalise
@@ -75,7 +75,7 @@ class Study:
     pixels: Pixels
     corrupted: dict[tuple[str, int], Pixels]
     backbone: Backbone
-    features: np.ndarray | None = None  # (n, d) of unit length, for a linear probe
+    features: np.ndarray | None = None  # (n, d) probe_features, for a linear probe
 
     @property
     def groups(self) -> np.ndarray:
@@ -88,10 +88,8 @@ class Study:
 
 
 def extract_features(accelerator: Accelerator, study: Study, batch_size: int) -> np.ndarray:
-    """The backbone's features of every image, (n, d) float32 of unit length, each computed once; the same on all
-    processes.
+    """What a linear probe sees of every image, (n, d) float32, each computed once; the same on all processes.
 
-    Unit length takes away the overall contrast of a photograph, and the scale of backbones whose features are large.
     Raises InputError for features that are not finite."""
     network = study.backbone.network.to(accelerator.device, memory_format=torch.channels_last)
     network = accelerator.prepare_model(network, evaluation_mode=True)
@@ -101,7 +99,7 @@ def extract_features(accelerator: Accelerator, study: Study, batch_size: int) ->
     with torch.inference_mode():
         for (batch,) in tqdm(loader, desc="features", unit="batch", disable=not accelerator.is_main_process):
             pixels = normalise(study.pixels.uint8[batch.cpu().numpy()], study.backbone, accelerator.device)
-            batch, found = accelerator.gather_for_metrics((batch, network(pixels).float().flatten(1)))
+            batch, found = accelerator.gather_for_metrics((batch, probe_features(network(pixels))))
             if features is None:
                 features = np.full((len(rows), found.shape[1]), np.nan, np.float32)
             features[batch.cpu().numpy()] = found.cpu().numpy()  # by row: what fills up the last batch changes nothing
@@ -109,7 +107,7 @@ def extract_features(accelerator: Accelerator, study: Study, batch_size: int) ->
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise InputError(f"image {study.kept['image_id'][bad[0]]}: features are not finite; use --mixed_precision no")
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return features
 
 
 # ------------------------------------------------------------------------------------------------------------ folds
@@ -185,7 +183,7 @@ def run_fold(
 @torch.inference_mode()
 def probe_probabilities(model: torch.nn.Module, features: np.ndarray, device: torch.device) -> np.ndarray:
     """What `predict` gives for images (r,) whose features (r, d) are known."""
-    return model.head(torch.from_numpy(features).to(device)).double().softmax(dim=1).cpu().numpy()
+    return model.head.logits(torch.from_numpy(features).to(device)).double().softmax(dim=1).cpu().numpy()
 
 
 def recipe_name(args: argparse.Namespace) -> str:

@@ -24,7 +24,7 @@ import faces
 import metrics
 import protocols
 from built_dataset import load_images
-from train_classifier import fit_linear_probe
+from linear_probe import fit_linear_probe
 
 
 def detection(raw_dir: Path, truth: list[dict]) -> None:
@@ -56,10 +56,10 @@ def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
     n_classes, image_ids, rows = len(images.features["label"].names), images["image_id"][:], []
     constants = {"protocol": "strict", "split": "test", "seed": 0, "backbone": "truth", "recipe": "linear_probe"}
     for fold in protocols.folds(images, "strict"):
-        protocols.check_fold(fold, groups, image_ids)
+        guard = protocols.Guard(fold, images)
         centre, spread = parameters[fold.train].mean(0), parameters[fold.train].std(0)
         known = (parameters - centre) / spread
-        probe = fit_linear_probe(known[fold.train], labels[fold.train], groups[fold.train], n_classes)
+        probe = fit_linear_probe(known, labels, groups, fold.train, guard, n_classes)
         for row, p in zip(fold.test.tolist(), probe.probabilities(known[fold.test], n_classes), strict=True):
             own = {"image_id": image_ids[row], "label": int(labels[row]), "fold": fold.number, "subject": groups[row]}
             rows.append(constants | own | {"probabilities": p})

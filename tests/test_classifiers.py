@@ -101,11 +101,18 @@ def test_a_fitted_linear_probe_as_a_network():
     features[4] = 0  # has no direction: only the biases are left
     with torch.inference_mode():
         scores = head(torch.tensor(features, dtype=torch.float32).reshape(5, 3, 2, 2))
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    rooted = np.sign(features) * np.sqrt(np.abs(features))
+    unit = rooted / np.maximum(np.linalg.norm(rooted, axis=1, keepdims=True), 1e-12)
     weights, biases = head.linear.weight.detach().double().numpy(), head.linear.bias.detach().double().numpy()
     assert scores[:, [1, 4, 5]].numpy() == pytest.approx((unit @ weights.T + biases) / 0.5, abs=1e-5)
     probabilities = scores.softmax(dim=1)
     assert (probabilities[:, [0, 2, 3, 6]] == 0).all() and torch.allclose(probabilities.sum(dim=1), torch.ones(5))
+
+
+def test_heat_maps_have_finite_slopes_where_a_feature_is_zero():
+    features = torch.tensor([[0.0, 4.0, 0.0, -9.0]], requires_grad=True)
+    classifiers.probe_features(features)[0, 1].backward()
+    assert torch.isfinite(features.grad).all() and features.grad[0, 1] > 0
 
 
 def test_a_linear_probe_is_scored_in_single_precision_also_under_autocast():
