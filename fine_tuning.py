@@ -119,7 +119,9 @@ def fit(
         state["curve"].append(point)
         state["epoch"] = epoch + 1
         bar.set_postfix(loss=f"{point['loss']:.3f}")
-        accelerator.log({f"{name}/seed{seed}_fold{number}": value for name, value in point.items()}, step=epoch)
+        fold_count = args.seeds.index(seed) * protocols.N_FOLDS + number
+        step = fold_count * args.num_train_epochs + epoch  # trackers want steps that only grow
+        accelerator.log({f"{name}/seed{seed}_fold{number}": value for name, value in point.items()}, step=step)
         if state["epoch"] in range(0, args.num_train_epochs, args.checkpointing_epochs or args.num_train_epochs):
             save_checkpoint(checkpoint, state, classifier, optimizer, scheduler)
     if state["best"] is not None:

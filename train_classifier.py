@@ -239,7 +239,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how = "go on where the run in output_dir stopped"
     add("--resume_from_checkpoint", choices=("latest",), help=how)
     trackers = ["none", *(str(kind.value) for kind in LoggerType if kind != LoggerType.ALL)]
-    add("--report_to", choices=trackers, default="none", help="tracker for the learning curves")
+    add(
+        "--report_to",
+        choices=trackers,
+        default="none",
+        help="tracker of the main process's folds; learning_curves.csv has all",
+    )
     add("--push_to_hub", action="store_true", help="upload models, scores and card to a private repository")
     add("--hub_model_id", help="ORG/NAME; None is the folder's name under your account")
     add("--hub_token", help="None is HF_TOKEN or the login")
@@ -379,6 +384,7 @@ def main(args: argparse.Namespace) -> None:
     )
     accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
     study = open_study(accelerator, images, labels, backbone, args)
+    datasets.disable_progress_bars()  # the files written from here on take a moment
 
     # ---- every fold of every seed
     for seed, fold, folder in pending[accelerator.process_index :: accelerator.num_processes]:
@@ -396,7 +402,6 @@ def finish(
     accelerator: Accelerator, study: Study, args: argparse.Namespace, folders: list[Path], started: float
 ) -> None:
     """Results of all folds, the record of the run, and what is said on screen."""
-    datasets.disable_progress_bars()  # what is left takes a moment
     scores = results.save_results(args.output_dir, folders, study.label)
     findings = results.save_learning_curves(args.output_dir, folders)
     table = metrics.format_table(scores)

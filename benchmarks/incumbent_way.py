@@ -84,7 +84,7 @@ def our_fit(precision: str, study: Study, guard: protocols.Guard, epochs: int, n
     AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process otherwise
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
     settings = {"learning_rate": 1e-4, "train_batch_size": 32, "eval_batch_size": 32, "augmentation": "none"}
-    args = argparse.Namespace(num_train_epochs=epochs, checkpointing_epochs=0, **settings)
+    args = argparse.Namespace(seeds=[0], num_train_epochs=epochs, checkpointing_epochs=0, **settings)
     set_seed(0)
     classifier = build_classifier(study.backbone, study.label.num_classes, "finetune", name)
     started = time.perf_counter()
