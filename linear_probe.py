@@ -79,7 +79,6 @@ def fit_linear_probe(
     groups: np.ndarray,
     rows: np.ndarray,
     guard: protocols.Guard,
-    n_classes: int,
 ) -> LinearProbe:
     """A linear probe whose shrinkage and temperature have the least log loss on inner folds of `rows`.
 

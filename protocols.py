@@ -244,6 +244,13 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
     its group or subject is, or one with the same bytes.
 
     columns: as for Guard. Under `paper` patients and copies may straddle: that is the published protocol."""
+    # A tested image must not choose a checkpoint; under strict nothing may.
+    chooses = fold.val if fold.protocol == "strict" else np.intersect1d(fold.val, fold.test)
+    if len(chooses):
+        raise LeakError(
+            f"fold {fold.number} ({fold.protocol}): image {_column(columns, 'image_id')[chooses[0]]} would choose a "
+            f"checkpoint ({len(chooses)} such); build the dataset again, or draw the folds through protocols.folds"
+        )
     held_out = [*fold.val.tolist(), *fold.test.tolist()]
     train = fold.train.tolist()
     for column in ("image_id", "group_id", "subject_id", "sha256") if fold.protocol == "strict" else ("image_id",):

@@ -57,6 +57,9 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+# Made of the folds at the end of a run.
+RESULTS = ("predictions.parquet", "results.json", "run.json", "per_class.csv", "confusion.csv", "learning_curves.csv")
+RESULTS += ("learning_curves.png", "corruptions.json", "heat_maps.png", "README.md")
 # What may differ between a run and the one it goes on from: none of it changes a prediction.
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs", "cache_dir", "report_to", "explain")
 FREE_SETTINGS += ("push_to_hub", "hub_model_id", "hub_token", "eval_batch_size", "seeds", "fold")
@@ -125,7 +128,7 @@ def train(
     guard = protocols.Guard(fold, study.images)
     n_classes = study.label.num_classes
     if args.recipe == "linear_probe":
-        probe = fit_linear_probe(study.features, study.labels, study.groups, fold.train, guard, n_classes)
+        probe = fit_linear_probe(study.features, study.labels, study.groups, fold.train, guard)
         chosen = {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
         classifier = probe.classifier(study.backbone, n_classes).to(accelerator.device)
         return accelerator.prepare_model(classifier, evaluation_mode=True), chosen
@@ -155,12 +158,12 @@ def run_fold(
     wall_s = round(time.monotonic() - started, 2)
     findings = {"seed": seed, "fold": fold.number, "n_train": len(fold.train), "wall_s": wall_s, **findings}
     if args.save_models:
-        names = {"backbone": args.backbone, "label_names": study.label.names}
+        names = {"backbone": backbone_name(args), "label_names": study.label.names}
         where = {"protocol": fold.protocol, "fold": fold.number, "seed": seed}
         classifier = accelerator.unwrap_model(model)
         save_classifier(folder / "model", classifier, names | where | results.network_input(study.backbone))
     constants = {"protocol": args.protocol, "fold": fold.number, "seed": seed}
-    constants |= {"backbone": args.backbone, "recipe": recipe_name(args)}
+    constants |= {"backbone": backbone_name(args), "recipe": recipe_name(args)}
     for (kind, severity), pixels in study.corrupted.items():
         probabilities = predict(accelerator, model, study.backbone, pixels, fold.test, args.eval_batch_size)
         table = study.kept.iloc[fold.test].assign(split="test", probabilities=list(probabilities), **constants)
@@ -184,6 +187,11 @@ def run_fold(
 def probe_probabilities(model: torch.nn.Module, features: np.ndarray, device: torch.device) -> np.ndarray:
     """What `predict` gives for images (r,) whose features (r, d) are known."""
     return model.head.logits(torch.from_numpy(features).to(device)).double().softmax(dim=1).cpu().numpy()
+
+
+def backbone_name(args: argparse.Namespace) -> str:
+    """As given, but of an absolute path the last part only: predictions and models may be published."""
+    return Path(args.backbone).name if Path(args.backbone).is_absolute() else args.backbone
 
 
 def recipe_name(args: argparse.Namespace) -> str:
@@ -257,6 +265,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     for flag in ("eval_batch_size", "image_size", "k_shot", "num_train_epochs"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1")
+    if args.checkpointing_epochs < 0:
+        parser.error("--checkpointing_epochs must not be negative")
     if args.train_batch_size < 2:
         parser.error("--train_batch_size must be at least 2, for batch norm")
     if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
@@ -294,7 +304,7 @@ def prepare_output(args: argparse.Namespace, fingerprint: str) -> None:
         if not file.is_file():
             raise InputError(f"{folder / 'folds'} is not of an earlier run; give another --output_dir")
         shutil.rmtree(folder / "folds")
-    for stale in ("results.json", "run.json"):  # numbers of an earlier run must not stand beside other predictions
+    for stale in RESULTS:  # numbers of an earlier run must not stand beside other predictions, nor be uploaded
         (folder / stale).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
@@ -433,7 +443,7 @@ def finish(
     if args.push_to_hub:
         facts = [f"{len(images)} images, {study.label.num_classes} conditions", f"recipe {recipe_name(args)}"]
         simulated = results.is_simulated(images)
-        card = hub_models.model_card("RDFace classifier", args.backbone, facts, table, simulated)
+        card = hub_models.model_card("RDFace classifier", backbone_name(args), facts, table, simulated)
         print(f"uploaded: {hub_models.push(args.output_dir, args.hub_model_id, args.hub_token, card)} (private)")
 
 
@@ -458,7 +468,7 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
             rows.append(names | sure | {"heat_true": heat[0], "heat_predicted": heat_predicted})
             rows[-1]["pixels"] = np.array(study.pixels.uint8[row])
     simulated = "SIMULATED faces, " if results.is_simulated(study.images) else ""
-    title = f"{simulated}{args.backbone}, {recipe_name(args)}, held-out images"
+    title = f"{simulated}{backbone_name(args)}, {recipe_name(args)}, held-out images"
     heat_maps.heat_map_sheet(rows, args.output_dir / "heat_maps.png", title)
 
 

@@ -172,7 +172,7 @@ def frozen_backbone(study: Study, incumbent_epoch_s: float, cache_s: float) -> N
     features_s = time.perf_counter() - started
     for fold in protocols.folds(study.images, "strict"):
         data = (study.features, study.labels, study.groups, fold.train)
-        fit_linear_probe(*data, protocols.Guard(fold, study.images), study.label.num_classes)
+        fit_linear_probe(*data, protocols.Guard(fold, study.images))
     probe_s = time.perf_counter() - started + cache_s
     fine_tuning_s = FOLDS * EPOCHS * incumbent_epoch_s
     print(

@@ -59,7 +59,7 @@ def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
         guard = protocols.Guard(fold, images)
         centre, spread = parameters[fold.train].mean(0), parameters[fold.train].std(0)
         known = (parameters - centre) / spread
-        probe = fit_linear_probe(known, labels, groups, fold.train, guard, n_classes)
+        probe = fit_linear_probe(known, labels, groups, fold.train, guard)
         for row, p in zip(fold.test.tolist(), probe.probabilities(known[fold.test], n_classes), strict=True):
             own = {"image_id": image_ids[row], "label": int(labels[row]), "fold": fold.number, "subject": groups[row]}
             rows.append(constants | own | {"probabilities": p})

@@ -66,7 +66,13 @@ def uint8() -> np.ndarray:
 
 
 def settings(**changes: object) -> argparse.Namespace:
-    given = {"learning_rate": 1e-3, "num_train_epochs": 3, "train_batch_size": 5, "eval_batch_size": 4}
+    given = {
+        "seeds": list(range(10)),
+        "learning_rate": 1e-3,
+        "num_train_epochs": 3,
+        "train_batch_size": 5,
+        "eval_batch_size": 4,
+    }
     return argparse.Namespace(**(given | {"augmentation": "none", "checkpointing_epochs": 0} | changes))
 
 

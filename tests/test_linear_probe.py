@@ -8,6 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import protocols
 from backbones import Backbone
+from classifiers import probe_features
 from linear_probe import FALLBACK_SHRINKAGE, TEMPERATURES, choose_regularisation, fit_discriminants, fit_linear_probe
 
 
@@ -59,8 +60,7 @@ def test_the_network_of_a_probe_is_the_same_function():
     backbone = Backbone(timm.create_model("test_resnet", num_classes=0).eval(), 32, (0.5,) * 3, (0.5,) * 3)
     pixels = torch.randn(6, 3, 32, 32)
     with torch.inference_mode():
-        features = backbone.network(pixels).numpy()
-        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        features = probe_features(backbone.network(pixels)).numpy()
         (probe,) = fit_discriminants(features, np.array([0, 0, 1, 1, 3, 3]), [0.3])
         probe.temperature = 4.0
         probabilities = probe.classifier(backbone, n_classes=5)(pixels).softmax(dim=1).numpy()
@@ -85,7 +85,7 @@ def test_an_image_outside_the_training_side_in_a_class_mean_raises(side):
         columns["group_id"][rows[0]] = columns["group_id"][fold.test[0]]
         fold = protocols.folds(columns, "strict")[1]
     with pytest.raises(protocols.LeakError, match=r"must not reach class means \(prototypes\)"):
-        fit_linear_probe(features, labels, groups, rows, protocols.Guard(fold, columns), 6)
+        fit_linear_probe(features, labels, groups, rows, protocols.Guard(fold, columns))
 
 
 def test_what_is_not_of_the_training_side_changes_nothing():
@@ -93,12 +93,12 @@ def test_what_is_not_of_the_training_side_changes_nothing():
     features, labels, groups, columns = study()
     for fold in protocols.folds(columns, "strict"):
         guard = protocols.Guard(fold, columns)
-        probe = fit_linear_probe(features, labels, groups, fold.train, guard, 6)
+        probe = fit_linear_probe(features, labels, groups, fold.train, guard)
         others = np.setdiff1d(np.arange(len(labels)), fold.train)
         assert others.size
         spoilt = [values.copy() for values in (features, labels, groups)]
         spoilt[0][others], spoilt[1][others], spoilt[2][others] = np.nan, -7, groups[fold.train[0]]
-        again = fit_linear_probe(*spoilt, fold.train, guard, 6)
+        again = fit_linear_probe(*spoilt, fold.train, guard)
         assert (again.shrinkage, again.temperature) == (probe.shrinkage, probe.temperature)
         assert np.array_equal(again.weights, probe.weights) and np.array_equal(again.biases, probe.biases)
 
@@ -133,7 +133,7 @@ def test_a_training_side_of_single_images_still_gives_a_probe():
     fold = protocols.Fold(0, np.arange(4), np.array([], dtype=np.int64), np.array([4]), "strict")
     guard = protocols.Guard(fold, columns)
     features, groups, labels = np.vstack([features, np.ones(4)]), np.append(groups, "e"), np.array([0, 1, 2, 3, 4])
-    probe = fit_linear_probe(features, labels, groups, fold.train, guard, n_classes=5)
+    probe = fit_linear_probe(features, labels, groups, fold.train, guard)
     assert probe.probabilities(features[:4], 5).argmax(axis=1).tolist() == [0, 1, 2, 3]
     assert probe.shrinkage == FALLBACK_SHRINKAGE
     wrong = probe.scores(features[:4])[~np.eye(4, dtype=bool)] / probe.temperature

@@ -302,7 +302,15 @@ def test_build_record_names_no_path_of_the_user(curator, tmp_path):
     built(curator.save(), tmp_path / "out")
     record = (tmp_path / "out/build_record.json").read_text()
     assert str(tmp_path) not in record and str(ROOT) not in record
-    assert {"arguments", "versions", "fingerprint", "wall_s", "peak_memory_bytes", "images"} <= set(json.loads(record))
+    assert {"arguments", "versions", "content", "wall_s", "peak_memory_bytes", "images"} <= set(json.loads(record))
+
+
+def test_a_corrected_value_is_seen_after_another_build(curator, tmp_path):
+    """load_dataset tells local datasets apart by name and card only; a plain one must not show its old copy."""
+    curator.rows[0]["sex"] = "male"
+    assert built(curator.save(), tmp_path / "out")[0]["sex"] == "male"
+    curator.rows[0]["sex"] = "female"  # nothing else changes, not even a length in the card
+    assert built(curator.save(), tmp_path / "out")[0]["sex"] == "female"
 
 
 # --- near duplicates
