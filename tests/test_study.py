@@ -62,7 +62,7 @@ def test_the_probe_beats_chance_and_shuffled_labels(study):
     assert probe["metrics"]["top1"]["low"] > 2 * probe["chance"]
     assert probe["metrics"]["top1"]["low"] > shuffled["metrics"]["top1"]["mean"]
     record = json.loads((study / "probe" / "run.json").read_text())
-    assert record["face_alignment"] == "mtcnn" and record["faces_missed"] <= 6  # as the backbone's config asks
+    assert record["input"]["face_alignment"] == "mtcnn" and record["faces_missed"] <= 6  # as the backbone's config asks
 
 
 def test_the_page_stands_alone_and_shows_what_the_results_say(study):
@@ -70,7 +70,8 @@ def test_the_page_stands_alone_and_shows_what_the_results_say(study):
     assert "SIMULATED data" in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)  # nothing is loaded from elsewhere
     results = json.loads((study / "probe" / "results.json").read_text())
-    assert f"{100 * results['metrics']['top1']['mean']:.1f}" in page
+    assert f"<td>{100 * results['metrics']['top1']['mean']:.2f}<br>" in page
+    assert f"<td>{results['metrics']['nll']['mean']:.3f}<br>" in page  # nats, not percent
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     assert len(pictures) == 24
     for picture in pictures:
