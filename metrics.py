@@ -24,9 +24,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 
 from intervals import bootstrap_interval, corrected_interval, swap_p_value
+from scores import (
+    balanced_accuracy,
+    expected_calibration_error,
+    f1_by_class,
+    macro_f1,
+    mean_reciprocal_rank,
+    negative_log_likelihood,
+    predicted_share,
+    reciprocal_ranks,
+    topk_hits,
+    weighted_topk,
+)
+from scores import (
+    topk_accuracy as topk_accuracy,  # part of what this module offers
+)
 
 COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]
 SUBGROUPS = ["sex", "age_group", "region"]
@@ -92,134 +106,6 @@ def _read_file(file: Path) -> pd.DataFrame:
     return predictions
 
 
-def topk_hits(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """The chance that each image's class is among its k most probable ones, equal probabilities drawn in random order.
-
-    probabilities (n, C); labels (n,) in 0..C-1; returns (n,) in 0..1: 0 or 1 unless a tie straddles the k-th place.
-    Hence a constant predictor scores k / C, which is chance, and the order of classes or of a sort never matters."""
-    ahead, tied = _places(probabilities, labels)
-    return np.clip((k - ahead) / tied, 0.0, 1.0)
-
-
-def reciprocal_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """1 / rank of each image's class, in expectation over random orders of equal probabilities; 1 is the best rank.
-
-    Shapes as in topk_hits; returns (n,) in 0..1. A class that shares t places after a others gets the mean of
-    1/(a+1) .. 1/(a+t), so a constant predictor scores (1 + 1/2 + .. + 1/C) / C, which is chance."""
-    ahead, tied = _places(probabilities, labels)
-    harmonic = np.cumsum([0.0, *(1 / np.arange(1, np.shape(probabilities)[1] + 1))])  # 1 + 1/2 + .. + 1/i at place i
-    return (harmonic[ahead + tied] - harmonic[ahead]) / tied
-
-
-def _places(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many classes are more probable than each image's own, and how many are equally so, itself included: (n,)."""
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
-    own = probabilities[np.arange(len(labels)), labels][:, None]
-    return (probabilities > own).sum(axis=1), (probabilities == own).sum(axis=1)
-
-
-def topk_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Mean of topk_hits: the share of images whose class is among the k most probable, 0..1."""
-    return float(topk_hits(probabilities, labels, k).mean())
-
-
-def _weighted_topk(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, *, k: int
-) -> np.ndarray:
-    """topk_accuracy with the signature of macro_f1."""
-    return _weighted_mean(topk_hits(probabilities, labels, k), weights)
-
-
-def mean_reciprocal_rank(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Mean of reciprocal_ranks; shapes as in macro_f1, returns (b,) in 0..1."""
-    return _weighted_mean(reciprocal_ranks(probabilities, labels), weights)
-
-
-def negative_log_likelihood(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Mean of -ln p of the right class, in nats; shapes as in macro_f1, returns (b,) >= 0; a uniform guess has ln C.
-
-    A probability below 1e-12 counts as 1e-12, so one image adds at most 27.6: a single 0 must not hide all others."""
-    own = np.asarray(probabilities, float)[np.arange(len(labels)), labels]
-    return _weighted_mean(-np.log(np.maximum(own, 1e-12)), weights)
-
-
-def _weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Mean of values (n,) under each row of weights (b, n), or plain where None: (b,)."""
-    weights = np.ones((1, len(values))) if weights is None else weights
-    return weights @ values / weights.sum(axis=1)
-
-
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, n_bins: int = 15
-) -> np.ndarray:
-    """How far the highest probability is from the accuracy of the class that has it: mean over bins, by their images.
-
-    Shapes as in macro_f1; returns (b,) in 0..1. Bins are equally wide and closed above: (0, 1/15], (1/15, 2/15], ..
-    Of classes that tie for the highest probability one is guessed at random: the hit counts in equal parts.
-    Sampling error never cancels in a mean of absolute values, so the estimate is too high: see corrected_interval.
-    Source: Naeini, Cooper and Hauskrecht, AAAI 2015; Guo, Pleiss, Sun and Weinberger, ICML 2017."""
-    probabilities = np.asarray(probabilities, float)
-    confidence = probabilities.max(axis=1)
-    which = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    excess = confidence - topk_hits(probabilities, labels, 1)
-    weights = np.ones((1, len(excess))) if weights is None else weights
-    return np.abs(weights @ _columns(excess, which, n_bins)).sum(axis=1) / weights.sum(axis=1)
-
-
-def macro_f1(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """F1 of the most probable class, averaged over all C classes; a class without test images counts as 0.
-
-    probabilities (n, C); labels (n,); weights (b, n): b resamples, each a count for every image (one resample with
-    every image once where None); returns (b,) in 0..1. Equals scikit-learn's f1_score(labels=range(C),
-    average="macro", zero_division=0) where no probabilities tie; tied classes share the prediction. In a resample the
-    average runs over the conditions drawn and is scaled by the share of all C that has test images: otherwise
-    every condition that happens not to be drawn would count as a failure and the interval would miss its estimate."""
-    f1, tested = _f1_by_class(probabilities, labels, weights)
-    return f1.sum(axis=1) / tested.sum(axis=1) * len(np.unique(labels)) / f1.shape[1]
-
-
-def _f1_by_class(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of each class, 0 where none of its images is drawn, and whether one is; each (b, C), as in macro_f1."""
-    hit, predicted, true = _confusion(probabilities, labels, weights)
-    return 2 * hit / np.maximum(predicted + true, 1e-12), true > 0
-
-
-def balanced_accuracy(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Recall of the most probable class, averaged over the classes with test images (those drawn, in a resample).
-
-    Shapes, range and ties as in macro_f1. Equals scikit-learn's balanced_accuracy_score where nothing ties."""
-    hit, _, true = _confusion(probabilities, labels, weights)
-    return (hit / np.maximum(true, 1e-12)).sum(axis=1) / (true > 0).sum(axis=1)
-
-
-def _confusion(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    """Weighted number of hits, predictions and images of each class, each (b, C); weights as in macro_f1."""
-    share = _predicted_share(probabilities)
-    n, n_classes = share.shape
-    hits = share[np.arange(n), labels]
-    weights = np.ones((1, n)) if weights is None else weights
-    parts = _columns(hits, labels, n_classes), csr_array(share), _columns(np.ones(n), labels, n_classes)
-    return tuple(weights @ part for part in parts)  # sparse: nearly all of the (n, C) is 0
-
-
-def _predicted_share(probabilities: np.ndarray) -> np.ndarray:
-    """(n, C), in each row a 1 at the most probable class, or equal parts of it where several tie."""
-    probabilities = np.asarray(probabilities)
-    best = probabilities == probabilities.max(axis=1, keepdims=True)
-    return best / best.sum(axis=1, keepdims=True)
-
-
-def _columns(values: np.ndarray, column: np.ndarray, n_columns: int) -> csr_array:
-    """Sparse (n, n_columns) with each of n values in its row and its own column."""
-    return csr_array((values, (np.arange(len(values)), column)), shape=(len(values), n_columns))
-
-
 def score(predictions: pd.DataFrame) -> dict:
     """The content of results.json, from predictions of one backbone, recipe and protocol.
 
@@ -272,7 +158,7 @@ def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.
 
 def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
     """What is scored, by its name in results.json."""
-    return {f"top{k}": partial(_weighted_topk, k=k) for k in TOP_K if k < n_classes} | {
+    return {f"top{k}": partial(weighted_topk, k=k) for k in TOP_K if k < n_classes} | {
         "macro_f1": macro_f1,
         "balanced_accuracy": balanced_accuracy,
         "mrr": mean_reciprocal_rank,
@@ -383,7 +269,7 @@ def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
     _, images, probabilities = _replicates(predictions)
     _check_names(names, probabilities)
     true = np.eye(len(names))[images["label"]]
-    counts = true.T @ np.mean([_predicted_share(replicate) for replicate in probabilities], axis=0)
+    counts = true.T @ np.mean([predicted_share(replicate) for replicate in probabilities], axis=0)
     return pd.DataFrame(counts, index=pd.Index(names, name="true"), columns=pd.Index(names, name="predicted"))
 
 
@@ -411,7 +297,7 @@ def per_class_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
             "subjects": subjects.to_numpy(),
             "recall_top1": mean_by_class([topk_hits(replicate, labels, 1) for replicate in probabilities]),
             "recall_top5": mean_by_class([topk_hits(replicate, labels, 5) for replicate in probabilities]),
-            "f1": np.mean([_f1_by_class(replicate, labels, None)[0][0] for replicate in probabilities], axis=0),
+            "f1": np.mean([f1_by_class(replicate, labels, None)[0][0] for replicate in probabilities], axis=0),
             "mrr": mean_by_class([reciprocal_ranks(replicate, labels) for replicate in probabilities]),
             "most_frequent_wrong_class": [names[row.argmax()] if row.any() else None for row in wrong],
         }
