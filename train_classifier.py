@@ -38,7 +38,7 @@ import metrics
 import protocols
 from backbones import PAPER_BACKBONES, Backbone, load_backbone
 from built_dataset import load_images
-from classifiers import build_classifier, load_classifier, probe_features, save_classifier
+from classifiers import build_classifier, load_classifier, probe_features, save_classifier, weights_sha256
 from fine_tuning import LAST_LEARNING_RATE, derived_seed, fit, predict
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, normalise
@@ -46,17 +46,7 @@ from runs import InputError, fail, run_record, write_json
 
 RECIPES = ("finetune", "linear_probe", "lora")
 LEARNING_RATES = {"finetune": 1e-4, "lora": 1e-3, "linear_probe": None}  # the paper's; low-rank updates want more
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "peft",
-    "datasets",
-    "huggingface_hub",
-    "accelerate",
-    "numpy",
-    "scikit-learn",
-)
+PACKAGES = ("torch", "torchvision", "timm", "peft", "datasets", "huggingface_hub", "accelerate", "numpy")
 # Made of the folds at the end of a run.
 RESULTS = ("predictions.parquet", "results.json", "run.json", "per_class.csv", "confusion.csv", "learning_curves.csv")
 RESULTS += ("learning_curves.png", "corruptions.json", "heat_maps.png", "README.md")
@@ -288,11 +278,13 @@ def fold_number(text: str) -> int | None:
     return None if text == "all" else int(text)
 
 
-def prepare_output(args: argparse.Namespace, fingerprint: str) -> None:
-    """Start the folder anew, or make sure that what is in it belongs to this run; else raise InputError."""
+def prepare_output(args: argparse.Namespace, given: dict) -> None:
+    """Start the folder anew, or make sure that what is in it belongs to this run; else raise InputError.
+
+    given: what predictions depend on besides the arguments."""
     folder, file = args.output_dir, args.output_dir / "settings.json"
     settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
-    settings |= {"fingerprint": fingerprint, "seed_of_labels": args.seeds[0] if args.shuffle_labels else None}
+    settings |= given | {"seed_of_labels": args.seeds[0] if args.shuffle_labels else None}
     settings = json.loads(json.dumps(settings, default=str))
     if args.resume_from_checkpoint and file.is_file():
         earlier = json.loads(file.read_text())
@@ -375,8 +367,11 @@ def main(args: argparse.Namespace) -> None:
         backbone = load_backbone(args.backbone, args.backbone_weights, args.image_size, paper_input=paper_input)
     if args.align_faces:
         backbone.face_alignment = None if args.align_faces == "none" else args.align_faces
+    backbone_sha256 = weights_sha256(backbone.network)
     if accelerator.is_main_process:
-        prepare_output(args, images._fingerprint)
+        precision = accelerator.mixed_precision  # also where the launcher set it
+        given = {"fingerprint": images._fingerprint, "backbone_sha256": backbone_sha256, "mixed_precision": precision}
+        prepare_output(args, given)
     accelerator.wait_for_everyone()
 
     # ---- what is to be done
@@ -403,13 +398,18 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- results
     if accelerator.is_main_process:
-        finish(accelerator, study, args, [folder for *_, folder in jobs], started)
+        finish(accelerator, study, args, [folder for *_, folder in jobs], backbone_sha256, started)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
 def finish(
-    accelerator: Accelerator, study: Study, args: argparse.Namespace, folders: list[Path], started: float
+    accelerator: Accelerator,
+    study: Study,
+    args: argparse.Namespace,
+    folders: list[Path],
+    backbone_sha256: str,
+    started: float,
 ) -> None:
     """Results of all folds, the record of the run, and what is said on screen."""
     scores = results.save_results(args.output_dir, folders, study.label)
@@ -430,6 +430,7 @@ def finish(
         "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
         "seeds": args.seeds,
         "folds": [{name: value for name, value in fold.items() if name != "learning_curve"} for fold in findings],
+        "backbone_sha256": backbone_sha256,
         "input": results.network_input(study.backbone),
         "faces_missed": int(study.pixels.faces_missed.sum()),
         "augmentation": augmentations.AMOUNTS if args.augmentation == "gentle" else None,
