@@ -357,7 +357,8 @@ def main(args: argparse.Namespace) -> None:
     folds = open_folds(images, args)
     labels = np.array(images["label"][:])
     # Permuted over all images, before fitting and scoring: only the link of face and condition is cut. Top-30 then lies
-    # a little below chance, because holding an image out leaves its own condition one image less to learn from.
+    # a little below chance, because holding an image out leaves its own condition one image less to learn from; the log
+    # loss lies above, since folds made for the true labels leave some conditions nothing to learn from.
     if args.shuffle_labels:
         labels = np.random.default_rng(args.seeds[0]).permutation(labels)
     if args.push_to_hub:
