@@ -32,6 +32,9 @@ def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
     except ConnectionError as error:
         reason = f"{one_line(error)}, and there is no such folder; give the path of a copy"
         raise InputError(f"dataset {name}: {reason}") from error
+    except datasets.exceptions.SplitsVerificationError as error:
+        reason = "the Parquet files hold another number of rows than README.md says; build it with rdface_dataset.py"
+        raise InputError(f"dataset {name}: {reason}") from error
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise InputError(f"dataset {name}: {one_line(error)}; build it with rdface_dataset.py") from error
     missing = {"image", "image_id", "label", "group_id"} - set(images.column_names)
@@ -39,6 +42,10 @@ def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
         raise InputError(f"dataset {name}: column {sorted(missing)[0]} is missing; build it with rdface_dataset.py")
     if not isinstance(images.features["label"], datasets.ClassLabel):
         raise InputError(f"dataset {name}: column label is no ClassLabel; build it with rdface_dataset.py")
+    for column in ("image_id", "label", "group_id"):
+        empty = [row for row, value in enumerate(images[column][:]) if value is None or value == -1]
+        if empty:
+            raise InputError(f"dataset {name}, row {empty[0] + 1}: {column} is empty; build it with rdface_dataset.py")
     return images
 
 

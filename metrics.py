@@ -140,6 +140,8 @@ def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.
     """Protocol, recipe and backbone; the test images by image_id; each replicate's probabilities (n, C) of them."""
     test = predictions[predictions["split"] == "test"]
     settings = {column: test[column].unique().tolist() for column in ("protocol", "recipe", "backbone")}
+    if "settings" in test and test["settings"].nunique(dropna=False) > 1:  # of train_classifier.py
+        raise ValueError("the files are of runs with different settings (their settings.json); score one at a time")
     for column, values in settings.items():
         if len(values) != 1:
             raise ValueError(f"{len(values)} values of {column} among the test rows: {values}; score one at a time")

@@ -69,8 +69,10 @@ def cached_pixels(
     }
     stem = cache_dir / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     files = stem.with_suffix(".npy"), stem.with_suffix(".missed.npy"), stem.with_suffix(".json")
-    if accelerator.is_main_process:
+    try:
         cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InputError(f"--cache_dir {cache_dir}: {one_line(error)}; name another folder") from error
     with FileLock(stem.with_suffix(".lock")) if accelerator.is_main_process else contextlib.nullcontext():
         accelerator.wait_for_everyone()  # the others wait here while another run makes the same file
         if not files[-1].exists():

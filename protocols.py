@@ -158,6 +158,7 @@ def folds(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) 
         columns = columns.with_format(None)  # a transform set for training would be asked for the columns too
     fold_column = "strict_fold" if protocol == "strict" else "paper_fold"
     fold = np.array([-1 if value is None else value for value in columns[fold_column]], dtype=np.int64)
+    _check_stored(columns, fold, fold_column)
     if (fold < 0).all():
         raise ProtocolError(
             f"column {fold_column} holds nulls only: the dataset is too small for protocol {protocol}"
@@ -168,6 +169,33 @@ def folds(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) 
         raise ProtocolError(f"there is no fold {n} under protocol {protocol}; the dataset has {numbers}")
     read = _strict_fold if protocol == "strict" else _paper_fold
     return [read(columns, fold, k) for k in (numbers if n is None else [n])]
+
+
+def _check_stored(columns: Mapping[str, Sequence], fold: np.ndarray, fold_column: str) -> None:
+    """Raise ProtocolError for a value that no build writes, so that no image leaves a run without a word."""
+
+    known = columns.column_names if hasattr(columns, "column_names") else columns  # `in` a Dataset would decode rows
+
+    def refuse(row: int, what: str) -> None:
+        name = columns["image_id"][row] if "image_id" in known else f"in row {row}"
+        raise ProtocolError(f"image {name}: {what}; build the dataset again with rdface_dataset.py")
+
+    for row in np.flatnonzero((fold < -1) | (fold >= N_FOLDS))[:1]:
+        refuse(row, f"{fold_column} is {fold[row]}, not one of 0..{N_FOLDS - 1}")
+    if fold_column == "paper_fold":
+        side = list(columns["paper_split"])
+        unknown = [row for row, value in enumerate(side) if value not in ("train", "test")]
+        if unknown and (fold >= 0).any():
+            refuse(unknown[0], f"paper_split is {side[unknown[0]]}, neither train nor test")
+        return
+    group = list(columns["group_id"])
+    if None in group:
+        refuse(group.index(None), "it has no group_id")
+    if "label" in known:  # all images of a condition are tested, or none
+        label = list(columns["label"])
+        tested = {label[row] for row in np.flatnonzero(fold >= 0)}
+        for row in [row for row in np.flatnonzero(fold < 0).tolist() if label[row] in tested][:1]:
+            refuse(row, "it has no strict_fold, but others of its condition have")
 
 
 def _strict_fold(columns: Mapping[str, Sequence], fold: np.ndarray, k: int) -> Fold:
@@ -182,6 +210,13 @@ def _paper_fold(columns: Mapping[str, Sequence], fold: np.ndarray, k: int) -> Fo
     val = fold == k
     train = (side == "train") & ~val
     return Fold(k, np.flatnonzero(train), np.flatnonzero(val), np.flatnonzero(side == "test"), "paper")
+
+
+def straddling(folds: Iterable[Fold], group_ids: Sequence[str]) -> int:
+    """How many test images share a group with training or validation in some fold: 0 under `strict`."""
+    group = np.array(group_ids, dtype=str)
+    leaks = [fold.test[np.isin(group[fold.test], group[np.union1d(fold.train, fold.val)])] for fold in folds]
+    return len(np.unique(np.concatenate(leaks))) if leaks else 0
 
 
 def k_shot(fold: Fold, labels: Sequence[Hashable], k: int, seed: int) -> Fold:
@@ -210,8 +245,9 @@ class Guard:
         rows = guard.admit(rows, "prototypes")             # rows to fit, or to choose a regularisation, on
         rows = guard.admit_for_choice(rows, "checkpoint")  # rows on which a trained model is compared with another
 
-    columns: a `datasets.Dataset` or a mapping with `image_id` and `group_id`, and, where there are, `subject_id` and
-    `sha256`. Raises LeakError at once where the fold's own sides overlap; see check_fold."""
+    columns: a `datasets.Dataset` or a mapping with `image_id` and `group_id`, and, where there are, `subject_id`,
+    `sha256` and `pixels` (digests of the published bytes and of the decoded picture). Raises LeakError at once
+    where the fold's own sides overlap; see check_fold."""
 
     def __init__(self, fold: Fold, columns: Mapping[str, Sequence]):
         check_fold(fold, columns)
@@ -253,7 +289,8 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
         )
     held_out = [*fold.val.tolist(), *fold.test.tolist()]
     train = fold.train.tolist()
-    for column in ("image_id", "group_id", "subject_id", "sha256") if fold.protocol == "strict" else ("image_id",):
+    identities = ("image_id", "group_id", "subject_id", "sha256", "pixels")
+    for column in identities if fold.protocol == "strict" else identities[:1]:
         values = _column(columns, column)
         both = ({values[row] for row in train} & {values[row] for row in held_out}) - {None} if values else None
         if both:
@@ -266,6 +303,6 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
 def _column(columns: Mapping[str, Sequence], name: str) -> list | None:
     """A whole column, untransformed; None where there is none, which only the optional ones may be."""
     known = columns.column_names if hasattr(columns, "column_names") else columns
-    if name not in known and name in ("subject_id", "sha256"):
+    if name not in known and name in ("subject_id", "sha256", "pixels"):
         return None
     return list((columns.with_format(None) if hasattr(columns, "with_format") else columns)[name])

@@ -11,8 +11,11 @@ learning_curves.csv and .png, run.json, and a model for each fold. Also runs as 
 
 import argparse
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
+import os
 import shutil
 import time
 import warnings
@@ -38,21 +41,32 @@ import metrics
 import protocols
 from backbones import PAPER_BACKBONES, Backbone, load_backbone
 from built_dataset import load_images
-from classifiers import build_classifier, load_classifier, probe_features, save_classifier, weights_sha256
+from classifiers import (
+    build_classifier,
+    load_classifier,
+    probe_features,
+    probe_forward,
+    save_classifier,
+    weights_sha256,
+)
 from fine_tuning import LAST_LEARNING_RATE, derived_seed, fit, predict
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, normalise
-from runs import InputError, fail, run_record, write_json
+from runs import InputError, fail, one_line, run_record, write_json
 
+MAX_IMAGE_SIZE = 2048  # px
 RECIPES = ("finetune", "linear_probe", "lora")
 LEARNING_RATES = {"finetune": 1e-4, "lora": 1e-3, "linear_probe": None}  # the paper's; low-rank updates want more
 PACKAGES = ("torch", "torchvision", "timm", "peft", "datasets", "huggingface_hub", "accelerate", "numpy")
 # Made of the folds at the end of a run.
 RESULTS = ("predictions.parquet", "results.json", "run.json", "per_class.csv", "confusion.csv", "learning_curves.csv")
 RESULTS += ("learning_curves.png", "corruptions.json", "heat_maps.png", "README.md")
+IN_FOLDERS = ("learning_curve", "train_image_ids")  # of a fold's notes: too long for run.json
 # What may differ between a run and the one it goes on from: none of it changes a prediction.
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs", "cache_dir", "report_to", "explain")
 FREE_SETTINGS += ("push_to_hub", "hub_model_id", "hub_token", "eval_batch_size", "seeds", "fold")
+PLACES = ("dataset_name", "backbone", "backbone_weights")  # their content has digests of its own
+EXTRAS = ("save_models", "corruptions")
 
 
 # ------------------------------------------------------------------------------------------------------------- data
@@ -68,12 +82,20 @@ class Study:
     pixels: Pixels
     corrupted: dict[tuple[str, int], Pixels]
     backbone: Backbone
+    settings_sha256: str  # tells the predictions of different experiments apart
     features: np.ndarray | None = None  # (n, d) probe_features, for a linear probe
 
     @property
     def groups(self) -> np.ndarray:
         """(n,) the group of each image."""
         return self.kept["subject"].to_numpy()
+
+    @functools.cached_property
+    def columns(self) -> dict[str, list]:
+        """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date."""
+        known = ("image_id", "group_id", "subject_id", "sha256")
+        columns = {name: self.images[name][:] for name in known if name in self.images.column_names}
+        return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in self.pixels.uint8]}
 
     @property
     def label(self) -> datasets.ClassLabel:
@@ -115,7 +137,7 @@ def train(
     folder: Path,
 ) -> tuple[torch.nn.Module, dict]:
     """A classifier of the fold's training side, ready to predict, and what is worth noting of it."""
-    guard = protocols.Guard(fold, study.images)
+    guard = protocols.Guard(fold, study.columns)
     n_classes = study.label.num_classes
     if args.recipe == "linear_probe":
         probe = fit_linear_probe(study.features, study.labels, study.groups, fold.train, guard)
@@ -147,16 +169,18 @@ def run_fold(
     model, findings = train(accelerator, study, fold, seed, args, folder)
     wall_s = round(time.monotonic() - started, 2)
     findings = {"seed": seed, "fold": fold.number, "n_train": len(fold.train), "wall_s": wall_s, **findings}
+    findings["train_image_ids"] = study.kept["image_id"].iloc[fold.train].tolist()
     if args.save_models:
         names = {"backbone": backbone_name(args), "label_names": study.label.names}
         where = {"protocol": fold.protocol, "fold": fold.number, "seed": seed}
         classifier = accelerator.unwrap_model(model)
         save_classifier(folder / "model", classifier, names | where | results.network_input(study.backbone))
-    constants = {"protocol": args.protocol, "fold": fold.number, "seed": seed}
+    constants = {"protocol": args.protocol, "fold": fold.number, "seed": seed, "settings": study.settings_sha256}
     constants |= {"backbone": backbone_name(args), "recipe": recipe_name(args)}
     for (kind, severity), pixels in study.corrupted.items():
         probabilities = predict(accelerator, model, study.backbone, pixels, fold.test, args.eval_batch_size)
         table = study.kept.iloc[fold.test].assign(split="test", probabilities=list(probabilities), **constants)
+        table["recipe"] += f", {kind} {severity}"
         results.write_predictions(folder / f"corrupted_{kind}_{severity}.parquet", table, study.label)
     tables = []
     for split, rows in (("val", fold.val), ("test", fold.test)):
@@ -188,6 +212,8 @@ def recipe_name(args: argparse.Namespace) -> str:
     """The recipe with what makes it another one: it keeps predictions apart that must not be averaged."""
     parts = [args.recipe, f"{args.k_shot}-shot" if args.k_shot else None]
     parts += ["gentle augmentation" if args.augmentation == "gentle" else None]
+    parts += [f"{args.image_size} px" if args.image_size else None]
+    parts += [{None: None, "none": "whole images"}.get(args.align_faces, f"faces aligned by {args.align_faces}")]
     parts += ["shuffled labels" if args.shuffle_labels else None]
     return ", ".join(part for part in parts if part)
 
@@ -255,6 +281,11 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     for flag in ("eval_batch_size", "image_size", "k_shot", "num_train_epochs"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1")
+    if (args.image_size or 0) > MAX_IMAGE_SIZE:
+        parser.error(f"--image_size must be at most {MAX_IMAGE_SIZE}")
+    for flag in ("dataset_name", "backbone", "output_dir"):
+        if str(getattr(args, flag)) in ("", "."):
+            parser.error(f"--{flag} must name a folder, not the current one")
     if args.checkpointing_epochs < 0:
         parser.error("--checkpointing_epochs must not be negative")
     if args.train_batch_size < 2:
@@ -278,27 +309,33 @@ def fold_number(text: str) -> int | None:
     return None if text == "all" else int(text)
 
 
-def prepare_output(args: argparse.Namespace, given: dict) -> None:
-    """Start the folder anew, or make sure that what is in it belongs to this run; else raise InputError.
-
-    given: what predictions depend on besides the arguments."""
-    folder, file = args.output_dir, args.output_dir / "settings.json"
+def settings_of(args: argparse.Namespace, given: dict) -> dict:
+    """What predictions depend on, as JSON reads it back; given: what is not among the arguments."""
     settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
     settings |= given | {"seed_of_labels": args.seeds[0] if args.shuffle_labels else None}
-    settings = json.loads(json.dumps(settings, default=str))
+    return json.loads(json.dumps(settings, default=str))
+
+
+def prepare_output(args: argparse.Namespace, settings: dict) -> None:
+    """Start the folder anew, or make sure that what is in it belongs to this run; else raise InputError."""
+    folder, file = args.output_dir, args.output_dir / "settings.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = not file.is_file() and any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
+    if foreign:
+        raise InputError(f"--output_dir {folder} holds files that no earlier run made; name a new or empty folder")
     if args.resume_from_checkpoint and file.is_file():
         earlier = json.loads(file.read_text())
         for name in settings:
             if settings[name] != earlier.get(name):
                 reason = f"{folder} was started with {name} {earlier.get(name)}, not {settings[name]}"
                 raise InputError(f"--resume_from_checkpoint: {reason}; give the same flags or another --output_dir")
-    elif (folder / "folds").exists():
-        if not file.is_file():
-            raise InputError(f"{folder / 'folds'} is not of an earlier run; give another --output_dir")
-        shutil.rmtree(folder / "folds")
+    else:
+        shutil.rmtree(folder / "folds", ignore_errors=True)
     for stale in RESULTS:  # numbers of an earlier run must not stand beside other predictions, nor be uploaded
         (folder / stale).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
 
 
@@ -314,6 +351,10 @@ def open_accelerator(args: argparse.Namespace) -> Accelerator:
         raise InputError(f"--report_to {log_with}: it is not installed; pip install {log_with}, or --report_to none")
     if not accelerator.is_main_process:
         datasets.disable_progress_bars()
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != accelerator.num_processes:  # each would do, and write, everything
+        how = f"ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes {started}"
+        raise InputError(f"{started} processes were started that know nothing of each other; on a CPU: {how}")
     return accelerator
 
 
@@ -331,7 +372,12 @@ def open_folds(images: datasets.Dataset, args: argparse.Namespace) -> list[proto
 
 
 def open_study(
-    accelerator: Accelerator, images: datasets.Dataset, labels: np.ndarray, backbone: Backbone, args: argparse.Namespace
+    accelerator: Accelerator,
+    images: datasets.Dataset,
+    labels: np.ndarray,
+    backbone: Backbone,
+    settings_sha256: str,
+    args: argparse.Namespace,
 ) -> Study:
     """The pixels, decoded once, and for a linear probe their features, computed once."""
     size = (backbone.image_size, backbone.face_alignment, args.cache_dir)
@@ -341,7 +387,8 @@ def open_study(
         accelerator.print(f"no face found in {missed} of {len(images)} images: these are taken whole")
     kinds = itertools.product(corruptions.CORRUPTIONS, corruptions.SEVERITIES) if args.corruptions else ()
     corrupted = {kind: cached_pixels(accelerator, images, *size, kind) for kind in kinds}
-    study = Study(images, labels, results.columns_to_keep(images, labels), pixels, corrupted, backbone)
+    kept = results.columns_to_keep(images, labels)
+    study = Study(images, labels, kept, pixels, corrupted, backbone, settings_sha256)
     if args.recipe == "linear_probe":
         study.features = extract_features(accelerator, study, args.eval_batch_size)
     return study
@@ -368,11 +415,15 @@ def main(args: argparse.Namespace) -> None:
         backbone = load_backbone(args.backbone, args.backbone_weights, args.image_size, paper_input=paper_input)
     if args.align_faces:
         backbone.face_alignment = None if args.align_faces == "none" else args.align_faces
+    if args.recipe == "linear_probe":  # a network that cannot be used is refused before any photograph is decoded
+        probe_forward(backbone.network, backbone.image_size)
+    else:
+        build_classifier(backbone, images.features["label"].num_classes, args.recipe, args.backbone)
     backbone_sha256 = weights_sha256(backbone.network)
+    given = {"fingerprint": images._fingerprint, "backbone_sha256": backbone_sha256}
+    settings = settings_of(args, given | {"mixed_precision": accelerator.mixed_precision})  # or the launcher's
     if accelerator.is_main_process:
-        precision = accelerator.mixed_precision  # also where the launcher set it
-        given = {"fingerprint": images._fingerprint, "backbone_sha256": backbone_sha256, "mixed_precision": precision}
-        prepare_output(args, given)
+        prepare_output(args, settings)
     accelerator.wait_for_everyone()
 
     # ---- what is to be done
@@ -388,8 +439,13 @@ def main(args: argparse.Namespace) -> None:
         f"{len(folds)} folds x {len(args.seeds)} seeds ({len(jobs) - len(pending)} done before), "
         f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision"
     )
+    straddling = protocols.straddling(folds, images["group_id"][:])
+    if straddling:
+        accelerator.print(f"protocol {args.protocol}: {straddling} test images share a patient or copy with training")
     accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
-    study = open_study(accelerator, images, labels, backbone, args)
+    same = {name: value for name, value in settings.items() if name not in PLACES + EXTRAS}
+    settings_sha256 = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+    study = open_study(accelerator, images, labels, backbone, settings_sha256, args)
     datasets.disable_progress_bars()  # the files written from here on take a moment
 
     # ---- every fold of every seed
@@ -430,7 +486,7 @@ def finish(
     content = run_record(args, PACKAGES, started) | {
         "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
         "seeds": args.seeds,
-        "folds": [{name: value for name, value in fold.items() if name != "learning_curve"} for fold in findings],
+        "folds": [{name: fold[name] for name in fold if name not in IN_FOLDERS} for fold in findings],
         "backbone_sha256": backbone_sha256,
         "input": results.network_input(study.backbone),
         "faces_missed": int(study.pixels.faces_missed.sum()),
@@ -441,7 +497,7 @@ def finish(
         "n_processes": accelerator.num_processes,
     }
     write_json(args.output_dir / "run.json", content)
-    print(f"written: {args.output_dir}: " + ", ".join(sorted(file.name for file in args.output_dir.glob("*.*"))))
+    print(f"written: {args.output_dir}: " + ", ".join(name for name in RESULTS if (args.output_dir / name).is_file()))
     if args.push_to_hub:
         facts = [f"{len(images)} images, {study.label.num_classes} conditions", f"recipe {recipe_name(args)}"]
         simulated = results.is_simulated(images)
@@ -472,6 +528,7 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
     simulated = "SIMULATED faces, " if results.is_simulated(study.images) else ""
     title = f"{simulated}{backbone_name(args)}, {recipe_name(args)}, held-out images"
     heat_maps.heat_map_sheet(rows, args.output_dir / "heat_maps.png", title)
+    (args.output_dir / "heat_maps.png").chmod(0o600)  # photographs
 
 
 if __name__ == "__main__":
@@ -481,3 +538,5 @@ if __name__ == "__main__":
         fail(str(error), 2)
     except protocols.LeakError as error:
         fail(str(error), 1)
+    except KeyboardInterrupt:
+        fail("stopped; --resume_from_checkpoint latest goes on from here", 130)

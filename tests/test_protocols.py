@@ -165,6 +165,28 @@ def test_paper_folds_read_the_stored_columns():
     assert len(protocols.folds(columns, "paper", 3)) == 1
 
 
+@pytest.mark.parametrize(
+    ("protocol", "change", "message"),
+    [
+        ("strict", {"strict_fold": [0, 9, 1]}, "image b: strict_fold is 9"),
+        ("strict", {"strict_fold": [0, None, 1]}, "image b: it has no strict_fold, but others of its condition have"),
+        ("strict", {"group_id": ["p", None, "r"]}, "image b: it has no group_id"),
+        ("paper", {"paper_split": ["train", "validation", "test"]}, "image b: paper_split is validation"),
+    ],
+)
+def test_no_image_leaves_a_run_without_a_word(protocol, change, message):
+    columns = {"image_id": ["a", "b", "c"], "label": [0, 0, 0], "group_id": ["p", "q", "r"], "strict_fold": [0, 1, 2]}
+    columns |= {"paper_split": ["train", "train", "test"], "paper_fold": [0, 1, None]}
+    protocols.folds(columns, protocol)
+    with pytest.raises(protocols.ProtocolError, match=message):
+        protocols.folds(columns | change, protocol)
+
+
+def test_images_that_straddle_are_counted():
+    fold = protocols.Fold(0, np.array([0, 1]), np.array([2]), np.array([3, 4, 5]), "paper")
+    assert protocols.straddling([fold], ["p", "q", "r", "p", "r", "s"]) == 2
+
+
 def test_folds_refuse_what_is_not_there():
     empty = {"paper_split": [None], "paper_fold": [None], "strict_fold": [0], "group_id": ["a"]}
     with pytest.raises(protocols.ProtocolError, match="too small"):

@@ -398,8 +398,37 @@ def test_what_an_earlier_run_left_does_not_stand_beside_other_predictions(tiny, 
 def test_a_folder_that_is_no_run_is_left_alone(tiny, tmp_path):
     (tmp_path / "folds").mkdir()
     (tmp_path / "folds" / "thesis.txt").write_text("all of it")
-    assert "is not of an earlier run; give another --output_dir" in refusal(*tiny, "--output_dir", tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    assert "holds files that no earlier run made" in refusal(*tiny, "--output_dir", tmp_path)
     assert (tmp_path / "folds" / "thesis.txt").read_text() == "all of it"
+    assert (tmp_path / "README.md").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+    assert "name a new folder" in refusal(*tiny, "--output_dir", tmp_path / "README.md")  # a file
+    assert "name another folder" in refusal(
+        *tiny, "--output_dir", tmp_path / "new", "--cache_dir", tmp_path / "README.md"
+    )
+
+
+def test_the_same_picture_in_two_folds_is_seen_though_its_digest_is_out_of_date(tiny_backbone, tmp_path):
+    rows = painted_faces()
+    trained, tested = (next(row for row in rows if row["strict_fold"] == fold) for fold in (1, 0))
+    trained["image"] = tested["image"]
+    folder = save_dataset(tmp_path / "doctored", rows)
+    flags = ("--dataset_name", folder, "--backbone", tiny_backbone, "--output_dir", tmp_path / "out")
+    with pytest.raises(protocols.LeakError, match=r"pixels .* is held out and in training"):
+        run_here(*flags, "--cache_dir", tmp_path / "cache")
+
+
+def test_runs_of_different_settings_are_not_taken_for_seeds_of_one(tiny, tmp_path):
+    for seed, size in ((0, 32), (1, 48)):
+        run_here(*tiny, "--output_dir", tmp_path / str(seed), "--seed", seed, "--image_size", size)
+    both = metrics.read_predictions([tmp_path / "0", tmp_path / "1"])
+    with pytest.raises(ValueError, match="runs with different settings"):
+        metrics.score(both)
+
+
+def test_processes_that_know_nothing_of_each_other_are_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "2 processes were started that know nothing of each other" in refusal(*tiny, "--output_dir", tmp_path / "o")
 
 
 # ---- paper
