@@ -82,7 +82,7 @@ class Study:
     pixels: Pixels
     corrupted: dict[tuple[str, int], Pixels]
     backbone: Backbone
-    settings_sha256: str  # tells the predictions of different experiments apart
+    settings_sha256: str = ""  # tells the predictions of different experiments apart
     features: np.ndarray | None = None  # (n, d) probe_features, for a linear probe
 
     @property
