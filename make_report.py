@@ -24,10 +24,11 @@ from runs import InputError, fail, write_atomically
 THUMBNAIL_PX = 160
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
- body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
+ body { font: 16px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
  table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .35rem .6rem; text-align: right; } td + td small { white-space: nowrap; }
  th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #1c2430; }
- tbody tr + tr td { border-top: 1px solid #d5dae1; } small, .quiet { color: #5b6675; } code { font-size: .85em; }
+ tbody tr + tr td { border-top: 1px solid #d5dae1; } small, .quiet { color: #5b6675; } code { font-size: .85em; overflow-wrap: anywhere; }
+ .wide { overflow-x: auto; }
  .simulated { background: #fff3d6; border-left: .4rem solid #e0a100; padding: .6rem 1rem; }
  .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(165px, 1fr)); gap: 1rem; }
  figure { margin: 0; } figure img { width: 100%; border-radius: .4rem; display: block; }
@@ -39,16 +40,16 @@ PAGE = """<!doctype html>
 {% endif %}<p>{{ n_images }} images, {{ n_classes }} conditions, photographs of {{ n_subjects }} subjects as far as is known. Not for
  clinical use.</p>
 <h2>Results</h2>
-<table><thead><tr><th>run</th><th>n</th><th>seeds</th>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+<div class="wide"><table><thead><tr><th>run</th><th>n</th><th>seeds</th>{% for name in columns %}<th>{{ name|replace("_", " ") }}</th>{% endfor %}</tr></thead><tbody>
 {% for run in runs %}<tr><td>{{ run.name }}<br><small>{{ run.backbone }}, {{ run.input }}, {{ run.recipe }}, {{ run.protocol }}{{ run.folds }}</small></td>
 <td>{{ run.n_test }}</td><td>{{ run.n_seeds }}</td>
 {% for cell in run.cells %}<td>{{ cell.mean }}<br><small>{{ cell.low }} to {{ cell.high }}</small></td>{% endfor %}</tr>
 {% endfor %}<tr class="quiet"><td>chance</td><td></td><td></td>{% for c in chance %}<td>{{ c }}</td>{% endfor %}</tr>
-</tbody></table>
+</tbody></table></div>
 <p><small>Percent, but nll in nats and ece from 0 to 1; below each number its 95 % interval over subjects{{ ", simulated data" if simulated }}.
  Chance: an image's class among k classes named at random. n: held-out images;
  conditions with photographs of a single subject only train. A run with shuffled labels is a control: it must come out at chance.
- top-k: the right condition is among the k most probable; macro_f1 and balanced_accuracy count every condition alike;
+ top-k: the right condition is among the k most probable; macro F1 and balanced accuracy count every condition alike;
  mrr: mean reciprocal rank; nll: negative log-likelihood, and ece: expected calibration error, lower is better.</small></p>
 {% if pairs %}<h2>Paired differences of top-1{{ ", simulated" if simulated }}</h2>
 <table><thead><tr><th>run</th><th>less run</th><th>percentage points</th><th>95 % interval</th><th>p</th></tr></thead><tbody>
@@ -80,7 +81,8 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
         for name, value in arguments.items()
         if value not in (None, []) and not isinstance(value, bool)
     ]
-    given += [f"--{name}" for name, value in arguments.items() if value is True]
+    given += [f"--{name}" for name, value in arguments.items() if value is True and name != "save_models"]
+    given += ["--no-save_models"] if arguments.get("save_models") is False else []  # on unless it is switched off
     first = predictions.iloc[0]
     alignment = record.get("input", {}).get("face_alignment")
     return {
