@@ -1,10 +1,11 @@
-"""What every run shares: refusals in one line, files written whole or not at all, and the record beside results."""
+"""What every run shares: refusals in one line, its folder, files written whole or not at all, the run record."""
 
 import argparse
 import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +40,33 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=2, default=str) + "\n"))
+
+
+def prepare_output(folder: Path, settings: dict, parts: str, results: Sequence[str], resume: bool) -> None:
+    """Start a run's folder anew, or make sure that what is in it belongs to this run; else raise InputError.
+
+    settings: what the results depend on, kept in settings.json, by which a folder of ours is known, and which must be
+    the same to go on (resume); parts: the subfolder of what was finished, removed unless resuming; results: names of
+    the files made of the parts, always removed, for numbers of an earlier run must not stand beside others."""
+    file = folder / "settings.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = not file.is_file() and any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
+    if foreign:
+        raise InputError(f"--output_dir {folder} holds files that no earlier run made; name a new or empty folder")
+    if resume and file.is_file():
+        earlier = json.loads(file.read_text())
+        for name in settings:
+            if settings[name] != earlier.get(name):
+                reason = f"{folder} was started with {name} {earlier.get(name)}, not {settings[name]}"
+                raise InputError(f"--resume_from_checkpoint: {reason}; give the same flags or another --output_dir")
+    else:
+        shutil.rmtree(folder / parts, ignore_errors=True)
+    for name in results:
+        (folder / name).unlink(missing_ok=True)
+    write_json(file, settings)
 
 
 def git_commit() -> str | None:

@@ -16,7 +16,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -52,7 +51,7 @@ from classifiers import (
 from fine_tuning import LAST_LEARNING_RATE, derived_seed, fit, predict
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, normalise
-from runs import InputError, fail, one_line, run_record, write_json
+from runs import InputError, fail, prepare_output, run_record, write_json
 
 MAX_IMAGE_SIZE = 2048  # px
 RECIPES = ("finetune", "linear_probe", "lora")
@@ -316,29 +315,6 @@ def settings_of(args: argparse.Namespace, given: dict) -> dict:
     return json.loads(json.dumps(settings, default=str))
 
 
-def prepare_output(args: argparse.Namespace, settings: dict) -> None:
-    """Start the folder anew, or make sure that what is in it belongs to this run; else raise InputError."""
-    folder, file = args.output_dir, args.output_dir / "settings.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        foreign = not file.is_file() and any(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
-    if foreign:
-        raise InputError(f"--output_dir {folder} holds files that no earlier run made; name a new or empty folder")
-    if args.resume_from_checkpoint and file.is_file():
-        earlier = json.loads(file.read_text())
-        for name in settings:
-            if settings[name] != earlier.get(name):
-                reason = f"{folder} was started with {name} {earlier.get(name)}, not {settings[name]}"
-                raise InputError(f"--resume_from_checkpoint: {reason}; give the same flags or another --output_dir")
-    else:
-        shutil.rmtree(folder / "folds", ignore_errors=True)
-    for stale in RESULTS:  # numbers of an earlier run must not stand beside other predictions, nor be uploaded
-        (folder / stale).unlink(missing_ok=True)
-    write_json(file, settings)
-
-
 def open_accelerator(args: argparse.Namespace) -> Accelerator:
     kwargs = [InitProcessGroupKwargs(timeout=timedelta(days=7))]  # processes finish their folds hours apart
     log_with = None if args.report_to == "none" else args.report_to
@@ -423,7 +399,7 @@ def main(args: argparse.Namespace) -> None:
     given = {"fingerprint": images._fingerprint, "backbone_sha256": backbone_sha256}
     settings = settings_of(args, given | {"mixed_precision": accelerator.mixed_precision})  # or the launcher's
     if accelerator.is_main_process:
-        prepare_output(args, settings)
+        prepare_output(args.output_dir, settings, "folds", RESULTS, bool(args.resume_from_checkpoint))
     accelerator.wait_for_everyone()
 
     # ---- what is to be done
