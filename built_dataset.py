@@ -67,6 +67,11 @@ def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:
     return images
 
 
+def is_simulated(images: datasets.Dataset) -> bool:
+    """Whether every image was drawn by a program, so that whatever is shown of them must say so."""
+    return "source_type" in images.column_names and set(images["source_type"]) == {"simulated"}
+
+
 def work_offline_where_the_hub_is_unreachable() -> None:
     """One request of at most 5 s decides; otherwise every look-up of a cached file spends 25 s on retries."""
     question = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import metrics
 import recorded_values
 from backbones import Backbone
+from built_dataset import is_simulated
 from corruptions import SEVERITIES
 from runs import write_atomically, write_json
 
@@ -125,10 +126,6 @@ def draw(curves: pd.DataFrame) -> Figure:
     n_folds = len(curves.groupby(["seed", "fold"]))
     axis.set_title(f"{n_folds} folds" + (" (the checkpoint is chosen by validation accuracy)" if right else ""))
     return figure
-
-
-def is_simulated(images: datasets.Dataset) -> bool:
-    return "source_type" in images.column_names and set(images["source_type"]) == {"simulated"}
 
 
 def published_row(images: datasets.Dataset, args: argparse.Namespace, scores: dict) -> str | None:

@@ -18,7 +18,7 @@ import pandas as pd
 from datasets import Dataset
 
 import metrics
-from built_dataset import load_images
+from built_dataset import is_simulated, load_images
 from runs import InputError, fail, write_atomically
 
 THUMBNAIL_PX = 160
@@ -160,8 +160,7 @@ def results_page(runs: list[Path], images: Dataset, count: int) -> str:
             {part: metrics.shown(name, values.get(part)) for part in ("mean", "low", "high")}
             for name, values in scores.items()
         ]
-    source = set(images["source_type"]) if "source_type" in images.column_names else set()
-    simulated = source == {"simulated"}
+    simulated = is_simulated(images)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(PAGE).render(
         title="RDFace-sim results (simulated)" if simulated else "RDFace results",

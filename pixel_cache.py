@@ -122,7 +122,8 @@ def _fill(accelerator: Accelerator, images: datasets.Dataset, settings: dict, fi
 
 def _decode(images: datasets.Dataset, row: int, corruption: tuple[str, int] | None) -> Image.Image:
     try:
-        image = images[row]["image"].convert("RGB")
+        photograph = images[row]
+        image = photograph["image"].convert("RGB")
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: the image is null
         name = images.select_columns("image_id")[row]["image_id"]
         raise InputError(
@@ -130,5 +131,5 @@ def _decode(images: datasets.Dataset, row: int, corruption: tuple[str, int] | No
         ) from error
     if corruption is None:
         return image
-    name = images.select_columns("image_id")[row]["image_id"]
-    return corruptions.corrupt(image, *corruption, corruptions.corruption_rng(name, *corruption))
+    noise = corruptions.corruption_rng(photograph["image_id"], *corruption)
+    return corruptions.corrupt(image, *corruption, noise)

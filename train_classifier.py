@@ -39,7 +39,7 @@ import hub_models
 import metrics
 import protocols
 from backbones import PAPER_BACKBONES, Backbone, load_backbone
-from built_dataset import load_images
+from built_dataset import is_simulated, load_images
 from classifiers import (
     build_classifier,
     load_classifier,
@@ -476,7 +476,7 @@ def finish(
     print(f"written: {args.output_dir}: " + ", ".join(name for name in RESULTS if (args.output_dir / name).is_file()))
     if args.push_to_hub:
         facts = [f"{len(images)} images, {study.label.num_classes} conditions", f"recipe {recipe_name(args)}"]
-        simulated = results.is_simulated(images)
+        simulated = is_simulated(images)
         card = hub_models.model_card("RDFace classifier", backbone_name(args), facts, table, simulated)
         print(f"uploaded: {hub_models.push(args.output_dir, args.hub_model_id, args.hub_token, card)} (private)")
 
@@ -501,7 +501,7 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
             heat_predicted = None if true == predicted else heat[1]
             rows.append(names | sure | {"heat_true": heat[0], "heat_predicted": heat_predicted})
             rows[-1]["pixels"] = np.array(study.pixels.uint8[row])
-    simulated = "SIMULATED faces, " if results.is_simulated(study.images) else ""
+    simulated = "SIMULATED faces, " if is_simulated(study.images) else ""
     title = f"{simulated}{backbone_name(args)}, {recipe_name(args)}, held-out images"
     heat_maps.heat_map_sheet(rows, args.output_dir / "heat_maps.png", title)
     (args.output_dir / "heat_maps.png").chmod(0o600)  # photographs
