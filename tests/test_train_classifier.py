@@ -17,7 +17,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from test_hub_models import TOKEN, committed, hub_environment, serving
+from test_hub_models import TOKEN, committed, hub_of_somebody
 
 import augmentations
 import backbones
@@ -572,8 +572,8 @@ def test_an_image_that_is_never_held_out_is_not_explained(name, tiny, tmp_path):
 def test_a_run_is_uploaded_without_images_names_token_or_folders(tiny, tmp_path):
     command = [sys.executable, SCRIPT, *tiny, "--output_dir", tmp_path / "out", "--fold", 0]
     command += ["--push_to_hub", "--hub_model_id", "lab/faces", "--hub_token", TOKEN]
-    with serving() as hub:
-        environment = hub_environment(hub, tmp_path / "home") | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    with hub_of_somebody() as hub:
+        environment = hub.environment(tmp_path / "home", TOKEN) | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
         arguments = [str(part) for part in command]
         run = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=200, check=False)
     assert run.returncode == 0, run.stderr
