@@ -1,6 +1,5 @@
 """Opens a dataset that rdface_dataset.py built, from a folder or the Hub, and says in one line why it cannot."""
 
-import hashlib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 
+from parquet_files import parquet_digest, shard_digests
 from runs import InputError, one_line
 
 
@@ -54,13 +54,7 @@ def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:
 
     By itself it knows a local dataset by its folder's name and card alone: after a corrected label and another build it
     would go on with its copy of the old rows, under the old fingerprint."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*/*.parquet")):
-        with file.open("rb") as content:
-            digest.update(
-                file.relative_to(folder).as_posix().encode() + hashlib.file_digest(content, "sha256").digest()
-            )
-    fingerprint = digest.hexdigest()[:16]
+    fingerprint = parquet_digest(shard_digests(folder))[:16]
     cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / f"{folder.name}-{fingerprint}"
     images = datasets.load_dataset(str(folder), config_name, split="train", cache_dir=cache_dir)
     images._fingerprint = fingerprint

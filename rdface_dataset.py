@@ -27,24 +27,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
-import jinja2
-import yaml
+import numpy as np
 from datasets import ClassLabel, Features, Image, List, Value
 from filelock import FileLock, Timeout
 from PIL import Image as PILImage
 from tqdm import tqdm
 
 import curated_table
+import dataset_figures
+import datasheet
 import near_duplicates
 import photographs
 import protocols
 from curated_table import FolderError, Problem, Row
-from runs import run_record, write_json
+from parquet_files import parquet_digest, shard_digests
+from runs import InputError, run_record, write_json
 
-GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
-WRITTEN = ("README.md", "real", "rejected.csv", "build_record.json")  # all that a build makes, with real/*.parquet
+WRITTEN = {  # all that a build makes, with real/*.parquet
+    "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
+    *(f"figures/{name}" for name in dataset_figures.FIGURES),
+}  # fmt: skip
+_OF_EARLIER = "it was made of the earlier build: choose another --output_dir, or delete it and make it again afterwards"
+REMEDIES = {  # what stands beside an earlier build and would be lost with it
+    "restored": _OF_EARLIER,
+    "reports": _OF_EARLIER,
+    "withdrawn.csv": "take what it lists out of disease_images.csv, and choose another --output_dir",
+}
 MAX_SHARD_SIZE = "500MB"
-ROW_GROUP_ROWS = 100
+ROW_GROUP_ROWS = (100, 50, 20, 10, 5, 2, 1)  # the first that keeps every row group below MAX_ROW_GROUP_BYTES
+MAX_ROW_GROUP_BYTES = 100_000_000  # of image files; the Hub's viewer reads a whole group to show a row
 
 
 def features(class_names: list[str], extra_columns: Iterable[str] = ()) -> Features:
@@ -87,8 +98,6 @@ def features(class_names: list[str], extra_columns: Iterable[str] = ()) -> Featu
 
 class RDFaceBuilder(datasets.GeneratorBasedBuilder):
     """Streams rows and their photographs into `datasets`' own Parquet writer; used directly, not through a script."""
-
-    DEFAULT_WRITER_BATCH_SIZE = ROW_GROUP_ROWS  # rows in memory at a time, and in a row group
 
     def __init__(self, rows: list[Row], schema: Features, **kwargs):
         self.rows = rows
@@ -295,6 +304,7 @@ def _workspace(target: Path, folder: Path) -> str:
 
 
 def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float) -> int:
+    earlier = datasheet.card_header(target)  # refused now if it cannot be read, not after the work
     rows, extra_columns, pairs, problems = examine(args.folder, workspace)
     bad = [problem for problem in problems if problem.severity != "note"]
     print_problems(problems, sys.stderr)
@@ -313,11 +323,11 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
     made = workspace / "made"
     made.mkdir()
     schema = features(list(dict.fromkeys(row.abbreviation for row in rows)), extra_columns)
-    info = write_parquet(rows, schema, made / "real", workspace)
-    (made / "README.md").write_text(card(rows, info, all(simulated), why_no_paper), encoding="utf-8")
+    write_parquet(rows, schema, made / "real", workspace)
+    datasheet.write_datasheet(made, datasheet.version_after(target, made), args.contact or earlier.get("contact"))
     if bad:
         write_rejected(made / "rejected.csv", bad)
-    write_record(made / "build_record.json", args, rows, problems, began)
+    write_record(made, args, rows, problems, began)
     replace(target, made)
     made_of = f"{counted(len(rows), 'image')} of {counted(len(schema['label'].names), 'condition')}"
     left_out = f"; {counted(len(bad), 'problem')} left out, listed in rejected.csv" if bad else ""
@@ -325,10 +335,11 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
     return 0
 
 
-def write_parquet(rows: list[Row], schema: Features, folder: Path, workspace: Path) -> datasets.DatasetInfo:
+def write_parquet(rows: list[Row], schema: Features, folder: Path, workspace: Path) -> None:
     """Write train-*.parquet, and nothing else, into a new folder."""
     cache = str(workspace / "cache")  # or the builder would leave locks in the user's own
-    builder = RDFaceBuilder(rows, schema, dataset_name="rdface", config_name="real", cache_dir=cache)
+    options = {"dataset_name": "rdface", "config_name": "real", "writer_batch_size": row_group_rows(rows)}
+    builder = RDFaceBuilder(rows, schema, cache_dir=cache, **options)
     written = workspace / "written"
     try:
         builder.download_and_prepare(str(written), file_format="parquet", max_shard_size=MAX_SHARD_SIZE)
@@ -338,79 +349,15 @@ def write_parquet(rows: list[Row], schema: Features, folder: Path, workspace: Pa
     shards = sorted(written.glob("*.parquet"))
     for number, shard in enumerate(shards):
         shard.rename(folder / f"train-{number:05d}-of-{len(shards):05d}.parquet")
-    return builder.info
 
 
-class Quoted(str):
-    """A string that YAML must quote, or readers would take a class called NO or 1e3 for something else."""
-
-
-yaml.SafeDumper.add_representer(
-    Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, '"')
-)
-
-
-def card(rows: list[Row], info: datasets.DatasetInfo, simulated: bool, why_no_paper: str | None) -> str:
-    """README.md: what load_dataset and the Hub read, and a datasheet, both from the rows themselves."""
-    columns = info.features._to_yaml_list()
-    for column in columns:
-        if column["name"] == "label":
-            names = column["dtype"]["class_label"]["names"]
-            column["dtype"]["class_label"]["names"] = {key: Quoted(name) for key, name in names.items()}
-    split = info.splits["train"]
-    size = next((name for most, name in ((999, "n<1K"), (9_999, "1K<n<10K")) if len(rows) <= most), "10K<n<100K")
-    header = {
-        "pretty_name": "RDFace-sim" if simulated else "RDFace",
-        "license": "other",
-        "license_name": "rdface-simulated" if simulated else "rdface-controlled-access",
-        "task_categories": ["image-classification"],
-        "task_ids": ["multi-class-image-classification"],
-        "tags": ["image", "medical", "rare-diseases", "face"] + (["simulated"] if simulated else []),
-        "size_categories": [size],
-        "configs": [
-            {
-                "config_name": "real",
-                "default": True,
-                # load_dataset knows a local dataset by its folder's name and this header alone: without the digest it
-                # would show its copy of the old rows after another build.
-                "description": f"content {content_digest(rows)}",
-                "data_files": [{"split": "train", "path": "real/train-*.parquet"}],
-            }
-        ],
-        "dataset_info": [
-            {
-                "config_name": "real",
-                "features": columns,
-                "splits": [{"name": "train", "num_bytes": split.num_bytes, "num_examples": split.num_examples}],
-            }
-        ],
-    }
-    values = [row.values for row in rows]
-    sizes = Counter(row.abbreviation for row in rows)
-    template = jinja2.Template(
-        (Path(__file__).parent / "dataset_card.md").read_text(encoding="utf-8"),
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True,
-    )  # fmt: skip
-    return template.render(
-        header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000),
-        generator=GENERATOR,
-        simulated=simulated,
-        n_images=len(rows),
-        n_conditions=len(sizes),
-        conditions=sorted(
-            {(row.abbreviation, row.values["disease_name"], row.values["orphanet_code"]) for row in rows}, key=str
-        ),
-        size_counts=sorted(Counter(sizes.values()).items()),
-        n_groups=len({v["group_id"] for v in values}),
-        n_shared=sum(count for count in Counter(v["group_id"] for v in values).values() if count > 1),
-        missing=[(name, sum(v[name] is None for v in values)) for name in curated_table.MAY_BE_NULL],
-        n_grey=sum(v["is_grayscale"] for v in values),
-        n_testable=sum(v["strict_fold"] is not None for v in values),
-        n_tested_conditions=len({v["label"] for v in values if v["strict_fold"] is not None}),
-        n_paper_train=sum(v["paper_split"] == "train" for v in values),
-        n_paper_test=sum(v["paper_split"] == "test" for v in values),
-        why_no_paper=why_no_paper,
-    )
+def row_group_rows(rows: list[Row]) -> int:
+    """How many rows a row group, and the writer's memory, may hold: one at least, however large its photograph is."""
+    size = np.array([(row.rewritten or row.path).stat().st_size for row in rows])
+    for n in ROW_GROUP_ROWS:
+        if np.add.reduceat(size, np.arange(0, len(size), n)).max() <= MAX_ROW_GROUP_BYTES:
+            return n
+    return 1
 
 
 def write_rejected(path: Path, bad: list[Problem]) -> None:
@@ -420,13 +367,7 @@ def write_rejected(path: Path, bad: list[Problem]) -> None:
         writer.writerows(dataclasses.asdict(problem) for problem in bad)
 
 
-def content_digest(rows: list[Row]) -> str:
-    """Of all published values and the digests of the photographs, in the order of the rows; 64 hexadecimal digits."""
-    values = [row.values | {"sha256": row.photograph.sha256} for row in rows]
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def write_record(path: Path, args: argparse.Namespace, rows: list[Row], problems: list[Problem], began: float) -> None:
+def write_record(made: Path, args: argparse.Namespace, rows: list[Row], problems: list[Problem], began: float) -> None:
     """The run record. Names only, no absolute paths: the folder is published."""
     record = run_record(args, ("datasets", "pillow", "opencv-python", "hpo3"), began) | {
         "arguments": {
@@ -438,10 +379,10 @@ def write_record(path: Path, args: argparse.Namespace, rows: list[Row], problems
         "images": len(rows),
         "conditions": len({row.abbreviation for row in rows}),
         "problems": dict(Counter(problem.severity for problem in problems)),
-        "content": content_digest(rows),
+        "content": parquet_digest(shard_digests(made)),
         "device": "cpu",
     }
-    write_json(path, record)
+    write_json(made / "build_record.json", record)
 
 
 def check_name(target: Path) -> None:
@@ -462,13 +403,14 @@ def check_target(target: Path, folder: Path) -> None:
         raise FolderError(target.name, "is a file", "choose another --output_dir")
     if target.is_dir() and any(target.iterdir()):
         readme = target / "README.md"
-        if not (readme.is_file() and GENERATOR in readme.read_text(encoding="utf-8", errors="replace")):
+        if not (readme.is_file() and datasheet.GENERATOR in readme.read_text(encoding="utf-8", errors="replace")):
             raise FolderError(target.name, "is not empty and no earlier build", "choose another --output_dir")
         for path in sorted(target.rglob("*")):
             name = path.relative_to(target).as_posix()
             if name not in WRITTEN and not re.fullmatch(r"real/train-\d{5}-of-\d{5}\.parquet", name):
                 reason = f"holds {name}, which no build writes and the next would delete"
-                raise FolderError(target.name, reason, "move it away, or choose another --output_dir")
+                remedy = REMEDIES.get(name, "move it away, or choose another --output_dir")
+                raise FolderError(target.name, reason, remedy)
 
 
 def _previous(target: Path) -> Path:
@@ -510,6 +452,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     built.add_argument(
         "--skip_bad", action="store_true", help="leave bad rows and cells out and list them in rejected.csv"
     )
+    built.add_argument(
+        "--contact",
+        help="where to ask for an image's removal, shown on the card (public); the earlier build's if not given",
+    )
     for command in (checked, built):
         command.add_argument("folder", type=folder_path, help="holds disease_images.csv and rd_images/")
     return parser.parse_args(argv)
@@ -521,6 +467,9 @@ def main(argv: list[str] | None = None) -> int:
         return {"validate": validate, "build": build}[args.command](args)
     except FolderError as error:
         print(error.problem, file=sys.stderr)
+        return 2
+    except InputError as error:
+        print(error, file=sys.stderr)
         return 2
     except OSError as error:
         print(f"failed: {error}", file=sys.stderr)

@@ -21,6 +21,7 @@ from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
 import curated_table
+import datasheet
 import near_duplicates
 import photographs
 import protocols
@@ -156,10 +157,43 @@ def test_row_groups_have_100_rows_and_nothing_is_left_beside_the_dataset(tmp_pat
     (tmp_path / "place").mkdir()
     assert run("build", curator.save(), "--output_dir", tmp_path / "place" / "out") == 0
     files = {str(path.relative_to(tmp_path / "place")) for path in (tmp_path / "place").rglob("*") if path.is_file()}
-    assert files == {"out/README.md", "out/build_record.json", "out/real/train-00000-of-00001.parquet"}
+    names = ("README.md", "LICENSE", "croissant.json", "build_record.json", "figures/class_sizes.png")
+    assert files == {f"out/{name}" for name in (*names, "real/train-00000-of-00001.parquet")}
     parquet = pq.ParquetFile(tmp_path / "place/out/real/train-00000-of-00001.parquet").metadata
     assert [parquet.row_group(i).num_rows for i in range(parquet.num_row_groups)] == [100, 30]
     assert parquet.row_group(0).column(1).has_column_index, "page index"
+
+
+def test_row_groups_of_large_photographs_have_fewer_rows(tmp_path, monkeypatch):
+    curator = Curator(tmp_path / "folder")
+    for n in range(1, 25):
+        curator.add(f"B.{n}.png", encoded(picture(n, (40, 40)), "PNG", compress_level=0), abbr="B")
+    size = sum(path.stat().st_size for path in (curator.folder / "rd_images/B").iterdir()) / 24
+    monkeypatch.setattr(rdface_dataset, "MAX_ROW_GROUP_BYTES", 11 * size)
+    assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 0
+    parquet = pq.ParquetFile(tmp_path / "out/real/train-00000-of-00001.parquet").metadata
+    groups = [parquet.row_group(i) for i in range(parquet.num_row_groups)]
+    assert [group.num_rows for group in groups] == [10, 10, 4]
+    assert max(group.column(0).total_uncompressed_size for group in groups) <= 11 * size
+    monkeypatch.setattr(rdface_dataset, "MAX_ROW_GROUP_BYTES", 1)  # less than one photograph
+    assert run("build", curator.folder, "--output_dir", tmp_path / "out") == 0
+    assert pq.ParquetFile(tmp_path / "out/real/train-00000-of-00001.parquet").num_row_groups == 24
+
+
+def test_a_rebuild_keeps_version_and_contact_and_new_content_raises_the_version(curator, tmp_path, capsys):
+    target = tmp_path / "out"
+    assert run("build", curator.save(), "--output_dir", target, "--contact", "the data office") == 0
+    assert run("build", curator.folder, "--output_dir", target) == 0
+    header = datasheet.card_header(target)
+    assert (header["version"], header["contact"]) == ("1.0.0", "the data office")
+    assert json.loads((target / "build_record.json").read_text())["content"] in header["configs"][0]["description"]
+    curator.rows[0]["sex"] = "male"
+    assert run("build", curator.save(), "--output_dir", target, "--contact", "Room 2") == 0
+    header = datasheet.card_header(target)
+    assert (header["version"], header["contact"]) == ("1.1.0", "Room 2")
+    (target / "README.md").write_text(f"---\n{{[\n---\n{datasheet.GENERATOR}")
+    assert run("build", curator.folder, "--output_dir", target) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("README.md: its header cannot be read")
 
 
 def test_folder_name_loads_with_fresh_cache_and_without_network(curator, tmp_path):
@@ -703,14 +737,20 @@ def test_twelve_bits_in_sixteen(tmp_path):
 # --- the target: replaced whole, or left as it was
 
 
-@pytest.mark.parametrize("foreign", ["notes.txt", "real/notes.txt", "restored/train.parquet", "reports/fold0.json"])
+@pytest.mark.parametrize(
+    "foreign", ["notes.txt", "real/notes.txt", "restored/train.parquet", "reports/fold0.json", "withdrawn.csv"]
+)
 def test_earlier_build_with_other_files_is_not_replaced(curator, tmp_path, capsys, foreign):
     folder, target = curator.save(), tmp_path / "out"
     built(folder, target)
     (target / foreign).parent.mkdir(exist_ok=True)
     (target / foreign).write_text("mine")
     assert run("build", folder, "--output_dir", target) == 2
-    assert f"out: holds {foreign.removesuffix('/train.parquet').removesuffix('/fold0.json')}" in capsys.readouterr().err
+    assert f"out: holds {foreign.removesuffix('/train.parquet').removesuffix('/fold0.json')}" in (
+        told := capsys.readouterr().err
+    )
+    remedy = {"notes.txt": "move it away", "withdrawn.csv": "out of disease_images.csv"}.get(Path(foreign).name)
+    assert (remedy or "it was made of the earlier build") in told
     assert (target / foreign).read_text() == "mine" and load_dataset(str(target), split="train").num_rows == 6
 
 

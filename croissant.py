@@ -1,0 +1,133 @@
+"""A dataset's Croissant record: its files with their digests, and every column of every config with its type.
+
+Croissant (https://docs.mlcommons.org/croissant/) describes a dataset for programs and search engines; its properties
+for responsible AI say what is sensitive, biased or out of bounds.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+
+import datasets
+import mlcroissant
+
+from dataset_facts import Config
+from runs import InputError, one_line
+
+SPECIFICATIONS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
+PARQUET = mlcroissant.EncodingFormat.PARQUET
+NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
+TYPES = {name: getattr(mlcroissant.DataType, name.upper()) for name in NUMBERS} | {
+    "string": mlcroissant.DataType.TEXT, "large_string": mlcroissant.DataType.TEXT, "bool": mlcroissant.DataType.BOOL,
+}  # fmt: skip
+DESCRIPTIONS = {
+    "rdface": "Photographs of children with rare genetic conditions, under controlled access, for research.",
+    "rdface-sim": "SIMULATED faces of rare genetic conditions, drawn by a program; none shows a person.",
+    "rdface-synthetic": "Faces made by generators that were trained on gated photographs; none shows a person.",
+}
+USES = (
+    "Research on few-shot recognition, synthetic images and phenotype description; not for clinical use, and not for "
+    "identifying anybody."
+)
+
+
+def record(facts: Mapping) -> str:
+    """The record as JSON-LD. facts: dataset_facts.facts_of a folder, with `version` and `citation`.
+
+    Raises InputError where the library's own validation fails."""
+    context = mlcroissant.Context(conforms_to=SPECIFICATIONS[0])
+    configs = facts["configs"].values()
+    names = next((config.class_names for config in configs if config.class_names), [])
+    licence = "https://creativecommons.org/publicdomain/zero/1.0/" if facts["kind"] == "cc0-1.0" else "LICENSE"
+    try:
+        labels = [classes(context, names)] if names else []
+        metadata = mlcroissant.Metadata(
+            ctx=context,
+            name=facts["name"],
+            conforms_to=SPECIFICATIONS,
+            version=facts["version"],
+            description=f"{DESCRIPTIONS[facts['name']]} Not for clinical use.",
+            license=[licence],
+            cite_as=facts["citation"],
+            keywords=["rare diseases", "faces", "medical images"] + ["simulated"] * facts["simulated"],
+            distribution=[file for config in configs for file in files_of(context, config)],
+            record_sets=[*labels, *(record_set(context, config) for config in configs)],
+            **responsible_use(facts),
+        )
+    except mlcroissant.ValidationError as error:
+        raise InputError(f"croissant.json cannot be made: {one_line(error)}") from error
+    return json.dumps(metadata.to_json(), indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def files_of(context: mlcroissant.Context, config: Config) -> list:
+    """Each file with its digest, and the set of them that the columns are read from."""
+    shards = [
+        mlcroissant.FileObject(
+            ctx=context, id=name, name=name, content_url=name, encoding_formats=[PARQUET], sha256=digest
+        )
+        for name, digest in config.shards.items()
+    ]
+    name, pattern = f"{config.name}-files", f"{config.name}/train-*.parquet"
+    together = mlcroissant.FileSet(ctx=context, id=name, name=name, encoding_formats=[PARQUET], includes=[pattern])
+    return [*shards, together]
+
+
+def record_set(context: mlcroissant.Context, config: Config) -> mlcroissant.RecordSet:
+    fields = []
+    for number, (name, feature) in enumerate(config.features.items()):
+        is_image = isinstance(feature, datasets.Image)  # stored as {bytes, path}
+        source = mlcroissant.Source(
+            ctx=context,
+            file_set=f"{config.name}-files",
+            extract=mlcroissant.Extract(ctx=context, column=name),
+            transforms=[mlcroissant.Transform(ctx=context, json_path="bytes")] if is_image else [],
+        )
+        # No `references` to the classes: a reader would join the tables, and drop the rows without a label.
+        said = "Number of the class; `classes` has its name." if isinstance(feature, datasets.ClassLabel) else None
+        in_id = number if re.search(r"\s", name) else name  # a curator's own column may have blanks, an identifier not
+        column = {"id": f"{config.name}/{in_id}", "name": name, "description": said} | type_of(name, feature)
+        fields.append(mlcroissant.Field(ctx=context, source=source, **column))
+    return mlcroissant.RecordSet(ctx=context, id=config.name, name=config.name, fields=fields)
+
+
+def type_of(name: str, feature) -> dict:
+    """Croissant's type of a column; lists may be nested. Raises InputError for a type that no config has."""
+    dimensions = 0
+    while isinstance(feature, datasets.List | datasets.LargeList):
+        feature, dimensions = feature.feature, dimensions + 1
+    array = {"is_array": True, "array_shape": ",".join(["-1"] * dimensions)} if dimensions else {}
+    if isinstance(feature, datasets.Image):
+        return {"data_types": [mlcroissant.DataType.IMAGE_OBJECT], **array}
+    if isinstance(feature, datasets.ClassLabel):
+        return {"data_types": [mlcroissant.DataType.INTEGER], **array}
+    if isinstance(feature, datasets.Value) and feature.dtype in TYPES:
+        return {"data_types": [TYPES[feature.dtype]], **array}
+    raise InputError(f"column {name}: {feature} has no type in Croissant; store it as text, number or list")
+
+
+def classes(context: mlcroissant.Context, names: list[str]) -> mlcroissant.RecordSet:
+    """The names of `label`, which the files hold as numbers."""
+    fields = [
+        mlcroissant.Field(ctx=context, id="classes/number", name="number", data_types=[mlcroissant.DataType.INTEGER]),
+        mlcroissant.Field(ctx=context, id="classes/name", name="name", data_types=[mlcroissant.DataType.TEXT]),
+    ]
+    rows = [{"classes/number": number, "classes/name": name} for number, name in enumerate(names)]
+    kind = ["https://schema.org/Enumeration"]
+    return mlcroissant.RecordSet(
+        ctx=context, id="classes", name="classes", data_types=kind, key=["classes/number"], fields=fields, data=rows
+    )
+
+
+def responsible_use(facts: Mapping) -> dict:
+    """Croissant's properties for responsible AI, as far as they are known."""
+    said = {"data_use_cases": [USES], "data_biases": facts.get("limits")}
+    if facts["kind"] != "synthetic":
+        said["data_collection_missing_data"] = "A value that is not known is null."
+        said["data_imputation_protocol"] = "Nothing is imputed."
+    if facts["kind"] == "controlled":
+        said["personal_sensitive_information"] = [
+            "Faces, age, sex, country and diagnosis of patients, mostly children."
+        ]
+        plan = "A photograph may be withdrawn at any time; the version then rises, and users delete older copies."
+        said["data_release_maintenance_plan"] = plan
+    return said

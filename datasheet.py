@@ -1,0 +1,192 @@
+"""A dataset's README, licence, figures and Croissant record, made from the Parquet files in its folder alone.
+
+Whoever changes the files (rdface_dataset.py, restore_images.py, a withdrawal) calls `write_datasheet` afterwards, so
+card and data cannot disagree. README.md, file names and figures are public on a gated repository: see dataset_facts.py.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import jinja2
+import yaml
+
+import dataset_facts
+import dataset_figures
+from dataset_facts import Config
+from parquet_files import parquet_digest, shard_digests
+from runs import InputError, one_line, write_atomically
+
+GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
+FIRST_VERSION = "1.0.0"
+PRETTY_NAMES = {"rdface": "RDFace", "rdface-sim": "RDFace-sim", "rdface-synthetic": "RDFace synthetic"}
+LICENCE_NAMES = {
+    "controlled": "rdface-controlled-access",
+    "simulated": "rdface-simulated",
+    "synthetic": "rdface-synthetic-open",
+}
+CITATION = """@inproceedings{rdface,
+  title     = {RDFace},
+  author    = {Feng and Long and Ali and Lou and Butt and Liu and Wang and Hu},
+  booktitle = {CVPR},
+  year      = {2026},
+  note      = {arXiv:2604.03454}
+}"""
+
+
+class Quoted(str):
+    """A string that YAML must quote, or readers would take a class called NO or 1e3 for something else."""
+
+
+yaml.SafeDumper.add_representer(
+    Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, '"')
+)
+
+
+def write_datasheet(folder: Path, version: str | None = None, contact: str | None = None) -> None:
+    """Write README.md, LICENSE, croissant.json and figures/*.png beside a folder's Parquet files.
+
+    folder: holds `real`, `restored`, `reports` (any of them), or `synthetic` alone, each with train-*.parquet.
+    version, contact: None keeps what README.md says; without one, the version is 1.0.0 and no contact is named.
+    Raises InputError where the files are no such dataset."""
+    import croissant  # mlcroissant takes most of a second
+
+    facts = dataset_facts.facts_of(folder)
+    facts |= {
+        "version": version or version_of(folder) or FIRST_VERSION,
+        "contact": contact or card_header(folder).get("contact"),
+        "citation": CITATION,
+        "generator": GENERATOR if "real" in facts["configs"] else None,
+    }
+    figures = dataset_figures.draw(facts) if "ages" in facts else {}
+    facts["figures"] = {name: alternative for name, (alternative, _) in figures.items()}
+    facts["header"] = yaml.safe_dump(header(facts), sort_keys=False, allow_unicode=True, width=1000)
+    texts = {
+        "LICENSE": render("dataset_license.txt", facts),
+        "croissant.json": croissant.record(facts),
+        "README.md": render("synthetic_card.md" if facts["kind"] == "synthetic" else "dataset_card.md", facts),
+    }
+    write_figures(folder / "figures", {name: png for name, (_, png) in figures.items()})
+    for name, text in texts.items():  # the card comes last: it never shows a figure that is not there yet
+        write_atomically(folder / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+
+
+# --- versions
+
+
+def version_of(folder: Path) -> str | None:
+    """The version that the card of a folder names; None where there is no card, or none with a version."""
+    version = card_header(folder).get("version")
+    return None if version is None else str(version)
+
+
+def next_version(version: str | None) -> str:
+    """The version after a change of the data; a dataset without one counts as the first. InputError if it is none."""
+    parts = (version or FIRST_VERSION).split(".")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise InputError(f"README.md: version {version} is not of the form MAJOR.MINOR.PATCH; correct it")
+    return f"{parts[0]}.{int(parts[1]) + 1}.0"
+
+
+def version_after(replaced: Path, made: Path) -> str:
+    """The version of a folder that takes another's place: that one's own if the content is the same, else the next."""
+    earlier = version_of(replaced)
+    if earlier is None:
+        return FIRST_VERSION
+    same = parquet_digest(shard_digests(made)) == parquet_digest(shard_digests(replaced))
+    return earlier if same else next_version(earlier)
+
+
+def card_header(folder: Path) -> dict:
+    """The YAML of a folder's card; empty where there is none. Raises InputError where it cannot be read."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return {}
+    try:
+        return huggingface_hub.metadata_load(readme) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(
+            f"{readme.name}: its header cannot be read ({one_line(error)}); correct or remove it"
+        ) from error
+
+
+# --- what is written
+
+
+def header(facts: Mapping) -> dict:
+    """The card's YAML but for the form of a gated dataset: what the Hub and load_dataset read."""
+    configs, kind = list(facts["configs"].values()), facts["kind"]
+    tags = ["simulated"] * facts["simulated"] + ["synthetic"] * (kind == "synthetic")
+    said = {
+        "pretty_name": PRETTY_NAMES[facts["name"]],
+        "version": facts["version"],
+        "contact": facts["contact"],
+        "license": "other" if kind in LICENCE_NAMES else kind,
+        "license_name": LICENCE_NAMES.get(kind),
+        "license_link": "LICENSE" if kind in LICENCE_NAMES else None,
+        "annotations_creators": ["machine-generated"] if tags else None,  # of photographs, it is not known
+        "source_datasets": ["original"] if facts["simulated"] else None,
+        "task_categories": ["image-classification"] + ["image-to-text"] * ("reports" in facts["configs"]),
+        "task_ids": ["multi-class-image-classification"],
+        "tags": ["image", "medical", "rare-diseases", "face", *tags],
+        "size_categories": [size_category(facts["configs"][facts["default"]].num_rows)],
+        "configs": [config_header(config, facts["default"]) for config in configs],
+        "dataset_info": [dataset_info(config) for config in configs],
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def config_header(config: Config, default: str) -> dict:
+    return {
+        "config_name": config.name,
+        **({"default": True} if config.name == default else {}),
+        # load_dataset knows a local dataset by its folder's name and this header alone: without the digest it would
+        # show its copy of the old rows after another build.
+        "description": f"content {parquet_digest(config.shards)}",
+        "data_files": [{"split": "train", "path": f"{config.name}/train-*.parquet"}],
+    }
+
+
+def dataset_info(config: Config) -> dict:
+    columns = config.features._to_yaml_list()
+    for column in columns:
+        if isinstance(config.features[column["name"]], datasets.ClassLabel):
+            names = column["dtype"]["class_label"]["names"]
+            column["dtype"]["class_label"]["names"] = {key: Quoted(name) for key, name in names.items()}
+    split = {"name": "train", "num_bytes": config.num_bytes, "num_examples": config.num_rows}
+    return {"config_name": config.name, "features": columns, "splits": [split]}
+
+
+def size_category(rows: int) -> str:
+    """The Hub's class of sizes: n<1K, 1K<n<10K, ... 100B<n<1T, n>1T."""
+    names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+    class_number = max(0, len(str(rows)) - 3)
+    if class_number == 0:
+        return "n<1K"
+    return "n>1T" if class_number >= len(names) else f"{names[class_number - 1]}<n<{names[class_number]}"
+
+
+def cell(text: str | None) -> str:
+    """A curator's text for a cell of a Markdown table: shown as it is, never read as Markdown or HTML."""
+    special = "\\`*_[]<>&|!#~$"
+    return "".join(f"&#{ord(character)};" if character in special else character for character in str(text or ""))
+
+
+def render(template: str, facts: Mapping) -> str:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
+    )
+    environment.filters |= {"cell": cell, "few": dataset_facts.public_count}
+    text = (Path(__file__).parent / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(facts)
+
+
+def write_figures(folder: Path, figures: Mapping[str, bytes]) -> None:
+    """Write these PNG files, and remove earlier ones that no longer say anything."""
+    for name in dataset_figures.FIGURES - set(figures):
+        (folder / name).unlink(missing_ok=True)
+    if figures:
+        folder.mkdir(exist_ok=True)
+    for name, png in figures.items():
+        write_atomically(folder / name, lambda file, png=png: file.write_bytes(png))
