@@ -1,0 +1,189 @@
+"""One dataset repository on the Hub: what it is, what is in it, who is refused; every question asked, none assumed.
+
+The Hub's client has no call that creates a gated repository, and its defaults are public and a model's: here each call
+says `repo_type="dataset"`, and each setting is read back.
+"""
+
+import functools
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi, RepoFile, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session, get_token, hf_raise_for_status
+from huggingface_hub.utils.sha import git_hash
+
+from publishable import sha256_of
+from runs import InputError, one_line
+
+HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, OSError, httpx2.HTTPError)
+HIDING_ATTEMPTS, HIDING_PAUSE_S = 5, 2.0
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+class HubError(Exception):
+    """The Hub did not do what was asked, in one line. Exit code 1."""
+
+
+def explained(error: Exception, token: str | None = None) -> str:
+    """An error of the client in one line, without the token and without what follows ? in an address (signatures)."""
+    text = re.sub(r"\?[^\s'\")]*", "", one_line(error))
+    return text.replace(token, "***") if token else text
+
+
+class Repository:
+    """ORG/NAME. token: of an account that may write to it; None: the client's own (HF_TOKEN, hf auth login)."""
+
+    def __init__(self, name: str, token: str | None = None):
+        self.name = name
+        self.token = token or get_token()
+        self.api = HfApi(token=self.token or False)  # explicitly: a user may have switched off the client's default
+        self.url = f"{huggingface_hub.constants.ENDPOINT}/datasets/{name}"
+
+    def call(self, method: str, *args: object, **kwargs: object) -> object:
+        """A method of HfApi for this repository."""
+        return getattr(self.api, method)(self.name, *args, repo_type="dataset", **kwargs)
+
+    def state(self) -> DatasetInfo | None:
+        """What the Hub says of it now; None: there is none that this account may see."""
+        try:
+            return self.api.dataset_info(self.name)
+        except GatedRepoError as error:
+            reason = "is somebody else's, and gated"
+            raise InputError(f"{self.name}: {reason}; use a token that may write to it, or name another") from error
+        except RepositoryNotFoundError:
+            return None
+
+    def create(self) -> DatasetInfo:
+        """A new private repository."""
+        self.call("create_repo", private=True, exist_ok=True)
+        state = self.state()
+        if state is None:
+            raise HubError(f"{self.name}: was created, but the Hub does not show it; run the same command again")
+        return state
+
+    def must_be_writable(self) -> None:
+        """Raise InputError unless the token may write to the repository."""
+        try:
+            self.call("auth_check", write=True)
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (401, 403, 404):
+                raise
+            raise InputError(
+                f"{self.name}: this token may not write to it; use one that may, or another name"
+            ) from error
+
+    def must_be(self, private: bool, gated: str | bool) -> str | None:
+        """The current commit, of a repository that is exactly so; else raises HubError."""
+        state = self.state()
+        if state is None:
+            raise HubError(f"{self.name}: the Hub shows no such repository any more; nothing more was sent")
+        if (state.private, state.gated) != (private, gated):
+            found = f"private {state.private} and gated {state.gated}"
+            raise HubError(f"{self.name}: should be private {private} and gated {gated}, but the Hub says {found}")
+        return state.sha
+
+    def hide(self) -> None:
+        """Make it private, and see that it is; tried several times, for much depends on it."""
+        reason = "the Hub still says that it is public"
+        for attempt in range(HIDING_ATTEMPTS):
+            try:
+                self.call("update_repo_settings", private=True)
+                if self.api.dataset_info(self.name).private:
+                    return
+            except HUB_ERRORS as error:
+                reason = explained(error, self.token)
+            time.sleep(HIDING_PAUSE_S * (attempt + 1 < HIDING_ATTEMPTS))
+        raise HubError(f"{self.name}: COULD NOT BE MADE PRIVATE ({reason}); do it by hand now: {self.url}/settings")
+
+    def strangers_must_be_refused(self, paths: list[str]) -> None:
+        """Ask for the repository and for each of these files as somebody without an account would.
+
+        Raises HubError at anything but the refusal of a gated repository, be it an answer or another error."""
+        self._must_be_gated("the repository", functools.partial(self.call, "auth_check", token=False))
+        for path in paths:
+            self._must_be_gated(path, functools.partial(self._ask_as_stranger, path))
+
+    def _must_be_gated(self, what: str, ask: Callable[[], object]) -> None:
+        try:
+            ask()
+            found = "was served"
+        except GatedRepoError:
+            return
+        except HUB_ERRORS as error:
+            found = f"was refused for another reason ({type(error).__name__})"
+        raise HubError(f"{self.name}: asked for without an account, {what} {found}, not by the gate")
+
+    def _ask_as_stranger(self, path: str) -> None:
+        headers = build_hf_headers(token=False) | {"Range": "bytes=0-0"}
+        address = hf_hub_url(self.name, path, repo_type="dataset")
+        with get_session().stream("GET", address, headers=headers, follow_redirects=False) as response:
+            if response.status_code >= 400:  # hf_raise_for_status lets a redirect to the content pass, as do we: served
+                response.read()
+            hf_raise_for_status(response)
+
+    def read(self, path: str) -> bytes:
+        """A small file at main, past all caches."""
+        address = hf_hub_url(self.name, path, repo_type="dataset")
+        response = get_session().get(address, headers=build_hf_headers(token=self.token), follow_redirects=True)
+        hf_raise_for_status(response)
+        return response.content
+
+    def files(self) -> dict[str, str]:
+        """Path -> digest of each file at main: sha256 (64 digits) of a large one, git's (40) of another."""
+        entries = self.call("list_repo_tree", recursive=True)
+        files = [entry for entry in entries if isinstance(entry, RepoFile)]
+        return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
+
+    def commit(self, changed: dict[str, Path], gone: list[str], parent: str | None, message: str) -> None:
+        """Upload and delete in one commit, so that a reader sees the old files or the new ones.
+
+        What was uploaded before an interruption is not sent again. parent: the commit that the changes were decided on;
+        if another one came meanwhile, this one is refused."""
+        operations = [CommitOperationAdd(name, str(file)) for name, file in changed.items()]
+        operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
+        parent = parent if parent and COMMIT.fullmatch(parent) else None
+        if operations:
+            self.call("create_commit", operations, commit_message=message, parent_commit=parent)
+
+    def forget_history(self) -> list[str]:
+        """Leave nothing but the newest commit of main: other branches, tags, old commits and their large files go.
+
+        Returns what a person must do by hand."""
+        left = []
+        refs = self.call("list_repo_refs", include_pull_requests=True)
+        for branch in [ref.name for ref in refs.branches if ref.name != "main"]:
+            self.call("delete_branch", branch=branch)
+        for tag in [ref.name for ref in refs.tags]:
+            self.call("delete_tag", tag=tag)
+        if refs.pull_requests:
+            left.append(f"{len(refs.pull_requests)} pull requests may hold old files; delete their refs: {self.url}")
+        self.call("super_squash_history", commit_message="Earlier versions withdrawn")
+        kept = set(self.files().values())
+        old = [file for file in self.call("list_lfs_files") if file.file_oid not in kept]
+        self.call("permanently_delete_lfs_files", old)
+        return left
+
+    def is_gone(self, path: str, commit: str | None) -> bool:
+        """Whether a file of an old commit can no longer be had, even with this token."""
+        address = hf_hub_url(self.name, path, repo_type="dataset", revision=commit)
+        headers = build_hf_headers(token=self.token) | {"Range": "bytes=0-0"}
+        with get_session().stream("GET", address, headers=headers, follow_redirects=True) as response:
+            return response.status_code in (404, 410)
+
+
+def is_same(digest: str | None, file: Path) -> bool:
+    """Whether a local file has the content that the Hub's digest stands for (see Repository.files)."""
+    if digest is None:
+        return False
+    return digest == (sha256_of(file) if len(digest) == 64 else git_hash(file.read_bytes()))

@@ -1,0 +1,394 @@
+"""To the Hub, failing closed: publish a dataset's folder, decide who may have it, withdraw a photograph.
+
+    python publish_dataset.py publish DIR ORG/NAME [--visible] [--open] [--dry_run]
+    python publish_dataset.py access list|grant|reject|revoke ORG/NAME [--user U]
+    python publish_dataset.py withdraw DIR IMAGE_ID [ORG/NAME] [--derived DIR [ORG/NAME]] [--dry_run]
+
+Photographs go to a repository that is private, or gated with manual approval, at every moment: it is made private,
+gated, looked at, filled, looked at again, and shown (--visible) only as long as strangers are refused. The token comes
+from HF_TOKEN or `hf auth login`, the server from HF_ENDPOINT. Exit codes: 0 done, 1 failed, 2 refused.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import DatasetInfo
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import get_token
+
+import access_requests
+import hub_models
+import publishable
+import withdrawal
+from hub_repository import HUB_ERRORS, HubError, Repository, explained, is_same
+from publishable import REAL_CONFIGS, Contents
+from runs import InputError, fail, one_line
+
+NAMED_PROBLEMS = 20
+
+
+# ---- publish
+
+
+def publish(args: argparse.Namespace) -> int:
+    contents = publishable.examine(args.folder)
+    problems = contents.problems + unfit_for_its_audience(contents, args.open)
+    if args.dry_run:
+        show_plan(contents, args)
+    if problems:
+        for problem in problems[:NAMED_PROBLEMS]:
+            print(problem, file=sys.stderr)
+        more = f" and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
+        raise InputError(f"{args.folder}: not published, for the reasons above{more}; nothing was sent")
+    if args.dry_run:
+        return 0
+    repository = open_repository(args.repo_id)
+    hidden, gated = prepare(repository, args.open, args.ungated)
+    if not hidden and gated:
+        close_unless_strangers_are_refused(repository)
+    contents = with_earlier_withdrawals(repository, contents)
+    send(repository, contents, hidden, gated, f"Publish {contents.folder.name}")
+    if args.visible and hidden:
+        show(repository, contents, gated)
+    elif not hidden and gated:
+        close_unless_strangers_are_refused(repository)
+    seen = "private" if hidden and not args.visible else "visible"
+    print(f"published: {repository.url} ({seen}{', gated with manual approval' if gated else ', open to everybody'})")
+    if hidden and not args.visible:
+        print("nobody but its members can see it; --visible shows the page, and lets people ask for access")
+    return 0
+
+
+def unfit_for_its_audience(contents: Contents, to_everybody: bool) -> list[str]:
+    """Why these images must not go where they are meant to."""
+    if to_everybody and not contents.is_synthetic:
+        return [f"--open: {contents.folder.name} holds config {contents.configs[0]}, and photographs are never open"]
+    if contents.is_synthetic and not to_everybody:
+        return [f"{contents.folder.name}: synthetic images go to a repository of their own; publish them with --open"]
+    return publishable.privacy_problems(contents) if to_everybody else []
+
+
+def open_repository(repo_id: str) -> Repository:
+    """The repository, once the Hub has recognised the token."""
+    repository = Repository(repo_id)
+    hub_models.check_access(repo_id, repository.token)
+    return repository
+
+
+def prepare(repository: Repository, to_everybody: bool, ungated: bool) -> tuple[bool, str | bool]:
+    """Make the repository fit to take the images, before any is sent; returns what `private` and `gated` are now."""
+    state = repository.state()
+    if state is None:
+        state = repository.create()
+    else:
+        repository.must_be_writable()
+    hidden = bool(state.private)
+    if to_everybody:
+        if state.gated or any(name.split("/")[0] in REAL_CONFIGS for name in repository.files()):
+            raise InputError(f"{repository.name}: holds or is meant for photographs; name another for synthetic images")
+        return hidden, False
+    if not hidden and not state.gated:
+        if ungated:
+            return hidden, False
+        reason = "is public and not gated, so that everybody could download the photographs"
+        raise InputError(f"{repository.name}: {reason}; make it private (hf repos settings), or name another")
+    if state.gated != "manual":
+        repository.call("update_repo_settings", gated="manual", private=hidden)
+    repository.must_be(hidden, "manual")
+    return hidden, "manual"
+
+
+def send(repository: Repository, contents: Contents, hidden: bool, gated: str | bool, message: str) -> None:
+    """Upload what differs, and only that, into a repository that is what it should be, before and after."""
+    parent = repository.must_be(hidden, gated)
+    changed, gone = differences(contents, repository.files())
+    repository.commit(changed, gone, parent, message)
+    try:
+        repository.must_be(hidden, gated)
+    except HubError:
+        if gated:  # somebody opened it meanwhile
+            repository.hide()
+        raise
+    changed_still, gone_still = differences(contents, repository.files())
+    if changed_still or gone_still:
+        names = ", ".join([*changed_still, *gone_still][:5])
+        raise HubError(f"{repository.name}: after the upload these files are not as they should be: {names}; run again")
+    print(f"{len(changed)} files uploaded, {len(contents.files) - len(changed)} unchanged, {len(gone)} deleted")
+
+
+def differences(contents: Contents, remote: dict[str, str]) -> tuple[dict[str, Path], list[str]]:
+    """Local files that the Hub has not, or has otherwise; and paths of ours there that are no longer here."""
+    changed = {name: file for name, file in contents.files.items() if not is_same(remote.get(name), file)}
+    return changed, [name for name in remote if publishable.is_ours(name) and name not in contents.files]
+
+
+def show(repository: Repository, contents: Contents, gated: str | bool) -> None:
+    """Make the repository visible; hidden again, whatever happens, unless strangers are refused by the gate."""
+    done = False
+    try:
+        repository.call("update_repo_settings", gated=gated, private=False)
+        repository.must_be(private=False, gated=gated)
+        if gated:
+            repository.strangers_must_be_refused(contents.shards)
+        done = True
+    finally:
+        if not done:
+            repository.hide()
+            print(f"{repository.name}: made private again", file=sys.stderr)
+
+
+def close_unless_strangers_are_refused(repository: Repository) -> None:
+    """For a repository that is visible already."""
+    try:
+        repository.strangers_must_be_refused([name for name in repository.files() if name.endswith(".parquet")])
+    except HubError:
+        repository.hide()
+        print(f"{repository.name}: made private", file=sys.stderr)
+        raise
+
+
+def with_earlier_withdrawals(repository: Repository, contents: Contents) -> Contents:
+    """The contents with the Hub's list of withdrawn photographs joined to the folder's own.
+
+    Raises InputError where a photograph that was withdrawn is in the folder still."""
+    if withdrawal.LIST_NAME not in repository.files():
+        return contents
+    theirs = withdrawal.read_list(repository.read(withdrawal.LIST_NAME).decode())
+    for line in theirs:
+        image_id = contents.photograph_sha256.get(line.sha256)
+        if image_id:
+            reason = f"{image_id} was withdrawn from {repository.name} on {line.withdrawn_on}"
+            raise InputError(f"{reason}; run: python publish_dataset.py withdraw {contents.folder} {image_id}")
+    ours = withdrawal.listed(contents.folder)
+    missing = [line for line in theirs if line not in ours]
+    if not missing:
+        return contents
+    withdrawal.write_list(contents.folder, [*missing, *ours])
+    rewrite_card(contents.folder)
+    return publishable.examine(contents.folder)
+
+
+def rewrite_card(folder: Path, version: str | None = None) -> str:
+    """Card, figures and Croissant record of a folder whose files have changed; returns the version they name."""
+    import datasheet  # slow to import, and needed by few commands
+
+    version = version or datasheet.version_of(folder)
+    datasheet.write_datasheet(folder, version)
+    return version
+
+
+def show_plan(contents: Contents, args: argparse.Namespace) -> None:
+    """What `publish` would do, file by file; the Hub is asked where it can be, and nothing is changed."""
+    state, remote = None, {}
+    try:
+        repository = Repository(args.repo_id)
+        state = repository.state()
+        remote = repository.files() if state else {}
+        what = described(state)
+    except HUB_ERRORS as error:
+        what = f"not looked at ({explained(error)}); taken as new"
+    print(f"{args.repo_id}: {what}")
+    changed, gone = differences(contents, remote)
+    for name, file in contents.files.items():
+        print(f"  {'upload' if name in changed else 'keep':8}{name:44}{file.stat().st_size:>14,} bytes")
+    for name in gone:
+        print(f"  {'delete':8}{name}")
+    for name in contents.stays:
+        print(f"  {'stays':8}{name}")
+    for config, columns in contents.columns.items():
+        print(f"  config {config}: {contents.rows[config]} rows, columns {', '.join(columns)}")
+    if not args.open:
+        print("  the curator's own columns are published too: see that none of them tells who a patient is")
+        print("  card, figures, names and sizes of files can be read by everybody once the repository is visible")
+    then = "shown, and made private again unless strangers are refused" if args.visible else "left as visible as it is"
+    print(f"  then {then}; {'open to everybody' if args.open else 'access by manual approval'}")
+    print("dry run: nothing was sent")
+
+
+def described(state: DatasetInfo | None) -> str:
+    if state is None:
+        return "does not exist; would be made, private"
+    return (
+        f"exists, {'private' if state.private else 'public'}, {f'gated ({state.gated})' if state.gated else 'ungated'}"
+    )
+
+
+# ---- access
+
+
+def access(args: argparse.Namespace) -> int:
+    repository = open_repository(args.repo_id)
+    state = repository.state()
+    if state is None or not state.gated:
+        raise InputError(f"{repository.name}: {described(state)}, so that nobody can ask for access; publish it first")
+    requests = access_requests.requests_of(repository)
+    if args.action == "list":
+        print(access_requests.table(requests, args.json))
+    else:
+        print(access_requests.decide(repository, requests, args.action, args.user, args.reason))
+    return 0
+
+
+# ---- withdraw
+
+
+def withdraw(args: argparse.Namespace) -> int:
+    contents = publishable.examine(args.folder)
+    if contents.is_synthetic:
+        raise InputError(f"{args.folder}: holds synthetic images; give the folder of the photographs")
+    known = args.image_id in {line.image_id for line in withdrawal.listed(args.folder)}
+    if not known and args.image_id not in contents.photograph_sha256.values():
+        raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
+    found = {folder: withdrawal.derived(folder, args.image_id) for folder, _ in args.derived}
+    print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if known else ""))
+    for folder, made in found.items():
+        for line in made.lines(folder):
+            print(f"{folder}/{line}")
+    if args.dry_run:
+        print("dry run: nothing was removed")
+        return 0
+    homes = {args.folder: args.repo_id} | dict(args.derived)
+    repositories = {name: open_repository(name) for name in homes.values() if name}  # all must answer before we begin
+
+    version = withdraw_from(args.folder, args.image_id, known)
+    print(f"{args.folder}: version {version} is without {args.image_id}")
+    for made in found.values():
+        remove_derived(made, args.image_id)
+    for folder, name in homes.items():
+        if name:
+            replace_on_hub(repositories[name], folder)
+    print(
+        "not removed by this: classifiers that were trained with it; copies in caches (HF_HOME, rdface_pixels); row and"
+        " file in the curator's folder, whose next build refuses them; other people's copies: ask for their deletion"
+    )
+    return 0
+
+
+def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
+    """Remove the photograph's rows and give the folder a new version, once, however often this is interrupted."""
+    import datasheet
+
+    version = datasheet.version_of(folder)
+    if not known:
+        version = datasheet.next_version(version)
+    else:
+        given = next(line.version for line in withdrawal.listed(folder) if line.image_id == image_id)
+        version = max(version, given, key=lambda text: [int(part) for part in text.split(".")])
+    withdrawal.withdraw(folder, image_id, version)
+    return rewrite_card(folder, version)
+
+
+def remove_derived(made: withdrawal.Derived, image_id: str) -> None:
+    import datasheet
+
+    withdrawal.remove(made, image_id)
+    for home in sorted({path.parents[1] for path in made.rows}):
+        if (home / "README.md").is_file() and any(home.glob("*/train-*.parquet")):
+            rewrite_card(home, datasheet.next_version(datasheet.version_of(home)))
+
+
+def replace_on_hub(repository: Repository, folder: Path) -> None:
+    """Bring the Hub to what the folder is now, and leave no way to what it was."""
+    contents = publishable.examine(folder)
+    state = repository.state()
+    if state is None:
+        raise HubError(f"{repository.name}: the Hub shows no such repository; the folder itself is done")
+    if contents.problems:
+        raise HubError(f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again")
+    before = repository.files()
+    contents = with_earlier_withdrawals(repository, contents)
+    changed, gone = differences(contents, before)
+    send(repository, contents, bool(state.private), state.gated, "Withdraw a photograph")
+    for line in repository.forget_history():
+        print(f"by hand: {line}")
+    replaced = [name for name in before if name.endswith(".parquet") and (name in changed or name in gone)]
+    reachable = [name for name in replaced if not repository.is_gone(name, state.sha)]
+    if reachable:
+        raise HubError(f"{repository.name}: {reachable[0]} of the earlier version can still be read; run this again")
+    print(f"{repository.url}: up to date, and without its history")
+
+
+# ---- the command
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    published = commands.add_parser("publish", help="upload what has changed", allow_abbrev=False)
+    published.add_argument("folder", type=Path, metavar="DIR", help="what rdface_dataset.py build made")
+    published.add_argument("repo_id", type=repo_id, metavar="ORG/NAME")
+    published.add_argument("--visible", action="store_true", help="show the page, so that people can ask for access")
+    published.add_argument("--open", action="store_true", help="synthetic images, which passed the privacy filter")
+    published.add_argument(
+        "--ungated", action="store_true", help="photographs into a public repository that everybody can download"
+    )
+    published.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
+    asked = commands.add_parser("access", help="requests for access, with the answers to the form", allow_abbrev=False)
+    asked.add_argument("action", choices=("list", "grant", "reject", "revoke"))
+    asked.add_argument("repo_id", type=repo_id, metavar="ORG/NAME")
+    asked.add_argument("--user", help="a user's name on the Hub, or the identifier of a request")
+    asked.add_argument("--reason", default="", help="what the user is told, at most 200 characters")
+    asked.add_argument("--json", action="store_true", help="list as JSON")
+    taken = commands.add_parser("withdraw", help="remove a photograph and what was made from it", allow_abbrev=False)
+    taken.add_argument("folder", type=Path, metavar="DIR")
+    taken.add_argument("image_id", metavar="IMAGE_ID")
+    taken.add_argument("repo_id", type=repo_id, metavar="ORG/NAME", nargs="?", help="where DIR is published")
+    taken.add_argument(
+        "--derived", nargs="+", action="append", default=[], metavar=("DIR", "ORG/NAME"),
+        help="a folder with synthetic or restored images, adapters or generators, and where it is published",
+    )  # fmt: skip
+    taken.add_argument("--dry_run", action="store_true", help="list what would be removed, and do nothing")
+    args = parser.parse_args(argv)
+    if args.command == "publish" and args.ungated and (args.open or args.visible):
+        parser.error("--ungated is for a repository that is public already; leave out --open and --visible")
+    if args.command == "access" and (args.user is None) != (args.action == "list"):
+        parser.error("list takes no --user" if args.user else f"{args.action} needs --user")
+    if args.command == "access" and len(args.reason) > 200:
+        parser.error(f"--reason has {len(args.reason)} characters; the Hub takes 200")
+    if args.command == "withdraw":
+        if any(len(given) > 2 for given in args.derived):
+            parser.error("--derived takes a folder and, where it is published, ORG/NAME")
+        args.derived = [(Path(given[0]), repo_id(given[1]) if given[1:] else None) for given in args.derived]
+    return args
+
+
+def repo_id(text: str) -> str:
+    """ORG/NAME: a name alone would be a folder's for load_dataset."""
+    try:
+        huggingface_hub.utils.validate_repo_id(text)
+    except HFValidationError as error:
+        raise argparse.ArgumentTypeError(one_line(error)) from error
+    if text.count("/") != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ORG/NAME")
+    return text
+
+
+def remedy(error: Exception) -> str:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403):
+        return "use a token that may write there"
+    return "run the same command again: what was done is kept"
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that --visible can undo what it did
+    try:
+        return {"publish": publish, "access": access, "withdraw": withdraw}[args.command](args)
+    except InputError as error:
+        fail(str(error), 2)
+    except HubError as error:
+        fail(str(error), 1)
+    except HUB_ERRORS as error:
+        fail(f"failed: {explained(error, get_token())}; {remedy(error)}", 1)
+    except KeyboardInterrupt:
+        fail("interrupted; run the same command again: what was done is kept", 130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""What of a dataset's folder may leave it, and whether its bytes are fit to: by the files, whoever wrote them.
+
+Published are the card, the licence, the Croissant record, the figures, the list of withdrawn photographs and the
+Parquet files of the known configs; whatever else lies in the folder (rejected.csv, records of runs) stays there.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+import photographs
+from dataset_figures import FIGURES
+from parquet_files import parquet_digest, sha256_of, shard_digests
+from runs import InputError, one_line
+
+REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository
+OPEN_CONFIGS = ("synthetic",)  # in a repository of their own
+TEXTS = ("README.md", "LICENSE", "croissant.json", "withdrawn.csv")
+SHARD = re.compile(rf"({'|'.join(REAL_CONFIGS + OPEN_CONFIGS)})/train-\d{{5}}-of-\d{{5}}\.parquet")
+PRIVACY_REPORT = "privacy_report.json"  # filter_synthetic.py's: {"verdict": "green" or "red", "files": {path: sha256}}
+BATCH_ROWS = 50
+# What tells about a person or a machine and is no part of any column's meaning. A web address may hold /home/ or @.
+PRIVATE_TEXT = {
+    "the path of a file on some machine": re.compile(
+        r"(?<![\w/.:-])/(?:home|Users|root|tmp|var|mnt|media|data|srv|opt|private|Volumes)/\S"
+        r"|(?<!\w)[A-Za-z]:\\|(?<!\S)\\\\\w|\bfile:/",
+    ),
+    "an e-mail address": re.compile(r"(?<![\w./])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+}
+
+
+@dataclasses.dataclass
+class Contents:
+    """A folder's publishable part. problems: one line each, why it must not be published as it is."""
+
+    folder: Path
+    files: dict[str, Path]  # path in the repository -> file
+    stays: list[str]  # what else is in the folder
+    configs: list[str]
+    rows: dict[str, int]  # config -> rows
+    columns: dict[str, list[str]]  # config -> columns
+    photograph_sha256: dict[str, str]  # of config real: sha256 -> image_id
+    problems: list[str]
+
+    @property
+    def is_synthetic(self) -> bool:
+        return bool(set(self.configs) & set(OPEN_CONFIGS))
+
+    @property
+    def shards(self) -> list[str]:
+        return [name for name in self.files if name.endswith(".parquet")]
+
+
+def examine(folder: Path) -> Contents:
+    """Look at every file and, within Parquet, at every row and picture; memory does not grow with their number.
+
+    Raises InputError where the folder is no dataset of ours at all."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; give one that rdface_dataset.py build made")
+    files, stays, problems = {}, [], []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() and is_ours(name):
+            problems.append(f"{name}: is a link; put the file itself there")
+        elif path.is_file() and is_ours(name):
+            files[name] = path
+        elif not path.is_dir():
+            stays.append(name)
+    configs = [name for name in REAL_CONFIGS + OPEN_CONFIGS if any(file.startswith(f"{name}/") for file in files)]
+    if not configs or "README.md" not in files:
+        what = "README.md" if configs else "Parquet file of a config (real, restored, reports, synthetic)"
+        raise InputError(f"{folder}: holds no {what}; build the dataset with rdface_dataset.py")
+    contents = Contents(folder, files, stays, configs, {}, {}, {}, problems)
+    if contents.is_synthetic and set(configs) & set(REAL_CONFIGS):
+        problems.append(f"{folder.name}: holds synthetic images beside {configs[0]}; give them a folder of their own")
+    for name in contents.shards:
+        _examine_shard(contents, name)
+    for name in [name for name in TEXTS if name in files and name != "README.md"]:
+        text = files[name].read_text(encoding="utf-8", errors="replace")
+        problems += [f"{name}: holds {what}; take it out" for what in private_text(text)]
+    problems += _examine_card(contents)
+    return contents
+
+
+def is_ours(name: str) -> bool:
+    """Whether a path within a dataset's repository is one that this project publishes."""
+    return bool(name in TEXTS or SHARD.fullmatch(name) or name.removeprefix("figures/") in FIGURES)
+
+
+def private_text(text: str) -> list[str]:
+    """What of PRIVATE_TEXT is in a text, in words."""
+    return [what for what, pattern in PRIVATE_TEXT.items() if pattern.search(text)]
+
+
+def _examine_shard(contents: Contents, name: str) -> None:
+    config = name.split("/")[0]
+    try:
+        with pq.ParquetFile(contents.files[name]) as file:
+            contents.columns[config] = file.schema_arrow.names
+            contents.rows[config] = contents.rows.get(config, 0) + file.metadata.num_rows
+            number = 0
+            for batch in file.iter_batches(BATCH_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    where = f"{name}: row {number} ({row.get('image_id') or row.get('synthetic_id')})"
+                    contents.problems += [f"{where}: {problem}" for problem in _row_problems(row)]
+                    if config == "real":
+                        contents.photograph_sha256[row["sha256"]] = row["image_id"]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        contents.problems.append(f"{name}: cannot be read ({one_line(error)}); make the dataset again")
+
+
+def _row_problems(row: dict) -> Iterator[str]:
+    if "image" in row:
+        yield from _picture_problems(row.pop("image") or {"bytes": None, "path": None}, row)
+    for column, value in row.items():
+        for text in value if isinstance(value, list) else [value]:
+            for what in private_text(text) if isinstance(text, str) else ():
+                yield f"{column} holds {what}; correct it where the dataset is made from, and make it again"
+
+
+def _picture_problems(image: dict, row: dict) -> Iterator[str]:
+    data, remedy = image["bytes"], "make the dataset again with the scripts of this project"
+    if not data:
+        yield f"the picture itself is not in the file; {remedy}"
+        return
+    extension = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
+    own_name = row.get("image_id") or row.get("synthetic_id")
+    if image["path"] not in (None, f"{own_name}{extension}"):
+        yield f"the picture goes by another name than its identifier; {remedy}"
+    try:
+        clean = photographs.strip_metadata(data)
+    except photographs.PhotographError as error:
+        yield f"the picture {error.reason}; {remedy}"
+        return
+    if clean is None:
+        yield f"the picture is neither JPEG nor PNG; {remedy}"
+    elif clean != data:
+        yield f"the picture holds metadata (EXIF, GPS, XMP, a comment or a thumbnail); {remedy}"
+    if row.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+        yield f"the picture is not the one that sha256 was taken of; {remedy}"
+
+
+def _examine_card(contents: Contents) -> list[str]:
+    """Why the card does not fit the files; it is public, and load_dataset goes by it."""
+    text = contents.files["README.md"].read_text(encoding="utf-8", errors="replace")
+    paths = [what for what in private_text(text) if "path" in what]  # an address to write to may well stand there
+    problems = [f"README.md: holds {what}; take it out" for what in paths]
+    try:
+        header = yaml.safe_load(text.split("---\n")[1])
+        described = {config["config_name"]: config["description"] for config in header["configs"]}
+    except (yaml.YAMLError, LookupError, TypeError):
+        return [*problems, "README.md: has no header that load_dataset could read; make the dataset again"]
+    digests = {name: shard_digests(contents.folder, f"{name}/train-*.parquet") for name in contents.configs}
+    if described != {name: f"content {parquet_digest(shards)}" for name, shards in digests.items()}:
+        problems.append("README.md: was not made of these Parquet files; make the dataset again")
+    return problems
+
+
+def privacy_problems(contents: Contents) -> list[str]:
+    """Why synthetic images must not be shown to everybody: every one must have passed the filter as it is now."""
+    remedy = "run filter_synthetic.py, and publish what it keeps"
+    file = contents.folder / PRIVACY_REPORT
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        verdict, examined = report["verdict"], dict(report["files"])
+    except FileNotFoundError:
+        return [f"{PRIVACY_REPORT}: is missing, so nobody knows whether patients can be recognised; {remedy}"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return [f"{PRIVACY_REPORT}: cannot be read ({one_line(error)}); {remedy}"]
+    problems = []
+    if verdict != "green":
+        problems.append(f"{PRIVACY_REPORT}: its verdict is not green; {remedy}")
+    for name in contents.shards:
+        if examined.get(name) != sha256_of(contents.files[name]):
+            problems.append(f"{PRIVACY_REPORT}: is about another {name} than this one; {remedy}")
+        kept = pq.read_table(contents.files[name], columns=["kept"] if "kept" in contents.columns["synthetic"] else [])
+        if "kept" not in kept.column_names or not all(kept["kept"].to_pylist()):
+            problems.append(f"{name}: holds images that the filter has not kept; {remedy}")
+    return problems

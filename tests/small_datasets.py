@@ -1,0 +1,84 @@
+"""Small datasets for tests of what is done with them: photographs, restored ones, reports; synthetic images."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Image, List, Value
+from PIL import Image as PILImage
+from test_rdface_dataset import Curator, encoded, picture
+
+import datasheet
+import publishable
+import rdface_dataset
+
+CONDITIONS = {"AAR": 4, "NA": 3, "WS": 2, "CSY": 2}
+
+
+def photographs(folder: Path, name: str = "rdface") -> Path:
+    """Config real, built as a curator builds it, of photographs with EXIF data; AAR.1 and AAR.2 are one person's."""
+    curator = Curator(folder / f"{name}-input", ["subject_id", "age", "sex", "country", "camera"])
+    for abbr, count in CONDITIONS.items():
+        for n in range(1, count + 1):
+            exif = PILImage.Exif()
+            exif[0x010E], exif[0x8825] = "a description that tells a name", {1: "N", 2: (51.0, 30.0, 0.0)}
+            subject = "AAR-first" if (abbr, n) in (("AAR", 1), ("AAR", 2)) else f"{abbr}-{n}"
+            data = encoded(picture(100 * len(abbr) + 10 * ord(abbr[0]) + n), exif=exif)
+            curator.add(f"{abbr}.{n}.jpg", data, abbr, subject_id=subject, age=str(n), sex="F", country="Brazil")
+    assert rdface_dataset.main(["build", str(curator.save()), "--output_dir", str(folder / name)]) == 0
+    return folder / name
+
+
+def with_restored_and_reports(dataset: Path) -> Path:
+    """Two more configs: copies of the photographs as if restored, and a report on each."""
+    for shard in sorted((dataset / "real").glob("*.parquet")):
+        (dataset / "restored").mkdir(exist_ok=True)
+        (dataset / "restored" / shard.name).write_bytes(shard.read_bytes())
+    image_ids = pq.read_table(dataset / "real", columns=["image_id"])["image_id"].to_pylist()
+    columns = {"image_id": image_ids, "reporter": ["a tester"] * len(image_ids)}
+    columns["report"] = [f"The eyes of {image_id} are wide apart." for image_id in image_ids]
+    write(dataset / "reports", columns, Features({name: Value("string") for name in columns}))
+    datasheet.write_datasheet(dataset, datasheet.version_of(dataset))
+    return dataset
+
+
+def synthetic(folder: Path, sources: list[list[str]], kept: list[bool] | None = None) -> Path:
+    """Synthetic images of which each was made from the images named, with the privacy report of the filter: green."""
+    images = []
+    for n in range(len(sources)):
+        file = io.BytesIO()
+        picture(900 + n).save(file, "PNG")
+        images.append({"bytes": file.getvalue(), "path": f"S{n}.png"})
+    columns = {"image": images, "synthetic_id": [f"S{n}" for n in range(len(sources))], "source_image_ids": sources}
+    columns |= {"label": [0] * len(sources), "generator": ["dreambooth"] * len(sources)}
+    columns |= {"adapter_sha256": [adapter_sha256(ids) for ids in sources], "kept": kept or [True] * len(sources)}
+    kinds = {"image": Image(), "synthetic_id": Value("string"), "source_image_ids": List(Value("string"))}
+    kinds |= {"label": ClassLabel(names=["AAR"]), "generator": Value("string")}
+    kinds |= {"adapter_sha256": Value("string"), "kept": Value("bool")}
+    write(folder / "synthetic", columns, Features(kinds))
+    datasheet.write_datasheet(folder, "1.0.0")
+    report_on(folder)
+    return folder
+
+
+def report_on(folder: Path, verdict: str = "green") -> None:
+    files = {f"synthetic/{path.name}": path for path in (folder / "synthetic").glob("*.parquet")}
+    report = {"verdict": verdict, "files": {name: publishable.sha256_of(path) for name, path in files.items()}}
+    (folder / publishable.PRIVACY_REPORT).write_text(json.dumps(report))
+
+
+def adapter_bytes(sources: list[str]) -> bytes:
+    return f"an adapter trained on {sources}".encode()
+
+
+def adapter_sha256(sources: list[str]) -> str:
+    return hashlib.sha256(adapter_bytes(sources)).hexdigest()
+
+
+def write(config: Path, columns: dict[str, list], features: Features) -> None:
+    config.mkdir(parents=True)
+    schema = features.arrow_schema
+    pq.write_table(pa.table(columns, schema=schema), config / "train-00000-of-00001.parquet", write_page_index=True)

@@ -1,0 +1,399 @@
+"""publish_dataset.py against a Hub on this machine, in processes of its own: what is sent, shown, refused, undone."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import small_datasets
+from loopback_hub import (
+    Hub,
+    answer,
+    cut_upload,
+    forget_gate_when_visible,
+    ignore_gated,
+    lose_answer,
+    serve_anybody,
+    serving,
+)  # fmt: skip
+
+import datasheet
+import publishable
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = str(ROOT / "publish_dataset.py")
+OWNER, GUEST = "hf_" + "owner" * 6, "hf_" + "guest" * 6
+NAME = "lab/rdface"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    return small_datasets.with_restored_and_reports(small_datasets.photographs(folder))
+
+
+@pytest.fixture
+def dataset(built, tmp_path) -> Path:
+    shutil.copytree(built, tmp_path / "rdface")
+    return tmp_path / "rdface"
+
+
+@pytest.fixture
+def hub():
+    with serving({OWNER: "owner", GUEST: "guest"}, {"lab": {"owner"}}) as hub:
+        yield hub
+        assert not hub.errors
+        assert not hub.leaks()
+
+
+@pytest.fixture
+def start(hub, tmp_path):
+    """Starts the script as a user does; nothing that it says may hold a token."""
+
+    def start(*arguments: object, token: str | None = OWNER, **options: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, SCRIPT, *map(str, arguments)]
+        environment = hub.environment(tmp_path / f"home-{token}", token, **options)
+        run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        said = run.stdout + run.stderr
+        assert "Traceback" not in said and OWNER not in said and GUEST not in said
+        return run
+
+    return start
+
+
+def ours(hub: Hub, name: str = NAME) -> dict[str, bytes]:
+    """The files of a repository that the project publishes."""
+    return {path: content for path, content in hub.repository(name).files.items() if path != ".gitattributes"}
+
+
+def local(folder: Path) -> dict[str, bytes]:
+    return {name: file.read_bytes() for name, file in publishable.examine(folder).files.items()}
+
+
+# ---- publish
+
+
+def test_photographs_are_gated_before_the_first_byte_and_stay_private_until_they_are_shown(hub, start, dataset):
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 0, run.stderr
+    repository = hub.repository(NAME)
+    assert repository.private and repository.gated == "manual" and not repository.was_exposed
+    assert ours(hub) == local(dataset)
+    gated = next(e.number for e in hub.asked("PUT .*/settings"))
+    looked = [e.number for e in hub.asked(rf"GET /api/datasets/{NAME}$")]
+    sent = [e.number for e in hub.asked("preupload|/storage/|/commit/")]
+    assert any(gated < number < min(sent) for number in looked) and max(looked) > max(sent)
+    run = start("publish", dataset, NAME, "--visible")
+    assert run.returncode == 0, run.stderr
+    assert not repository.private and repository.gated == "manual" and not repository.was_exposed
+    assert any(e.user is None and e.status == 401 for e in hub.asked("auth-check"))
+    assert any(e.user is None and e.status == 401 for e in hub.asked(r"resolve/main/real/.*\.parquet"))
+
+
+def test_publishing_again_sends_only_what_changed_and_deletes_what_went(hub, start, dataset):
+    start("publish", dataset, NAME, "--visible")
+    before = len(hub.ledger)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 0 and "0 files uploaded" in run.stdout, run.stderr
+    assert not [e for e in hub.ledger[before:] if "/commit/" in e.target or ("/storage/" in e.target and e.received)]
+    shutil.rmtree(dataset / "reports")
+    datasheet.write_datasheet(dataset, "1.1.0")
+    before = len(hub.ledger)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 0, run.stderr
+    assert ours(hub) == local(dataset) and not any(path.startswith("reports/") for path in ours(hub))
+    parquet = sum(path.stat().st_size for path in dataset.rglob("*.parquet"))
+    assert sum(e.received for e in hub.ledger[before:]) < parquet  # the photographs were not sent again
+    assert not hub.repository(NAME).private
+
+
+def test_a_dry_run_tells_what_would_happen_and_changes_nothing(hub, start, dataset):
+    run = start("publish", dataset, NAME, "--dry_run", "--visible")
+    assert run.returncode == 0 and hub.repository(NAME) is None
+    assert "does not exist; would be made, private" in run.stdout and "dry run: nothing was sent" in run.stdout
+    assert "upload  real/train-00000-of-00001.parquet" in run.stdout and "stays   build_record.json" in run.stdout
+    assert "camera" in run.stdout  # a column of the curator's own
+    start("publish", dataset, NAME)
+    run = start("publish", dataset, NAME, "--dry_run")
+    assert "keep    real/train-00000-of-00001.parquet" in run.stdout and "upload" not in run.stdout
+    assert not [e for e in hub.ledger if e.method == "PUT" and e.number > hub.asked("/commit/")[-1].number]
+
+
+def test_a_dry_run_needs_neither_a_token_nor_the_hub(dataset, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    command = [sys.executable, SCRIPT, "publish", str(dataset), NAME, "--dry_run"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert "not looked at" in run.stdout and "dry run: nothing was sent" in run.stdout
+
+
+def test_what_must_not_leave_the_folder_keeps_all_of_it_here(hub, start, dataset):
+    path = next((dataset / "real").glob("*.parquet"))
+    table = pq.read_table(path)
+    index = table.column_names.index("camera")
+    pq.write_table(table.set_column(index, "camera", [["/home/clinic/doe.jpg"] * len(table)]), path)
+    datasheet.write_datasheet(dataset)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 2 and not hub.ledger
+    assert "row 1 (AAR.1): camera holds the path of a file on some machine" in run.stderr
+    assert run.stderr.splitlines()[-1].endswith("not published, for the reasons above; nothing was sent")
+    assert start("publish", dataset / "none", NAME).returncode == 2
+    assert start("publish", dataset, "rdface").returncode == 2  # a name alone is a folder for load_dataset
+
+
+def test_a_public_repository_without_a_gate_gets_no_photograph(hub, start, dataset):
+    hub.fault("GET .*", answer(404), times=0)
+    make(start, hub, NAME, private=False, gated=False)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 2 and "is public and not gated" in run.stderr
+    assert not ours(hub) and hub.repository(NAME).gated is False
+    run = start("publish", dataset, NAME, "--ungated")
+    assert run.returncode == 0 and ours(hub) == local(dataset) and "open to everybody" in run.stdout
+
+
+def make(start, hub: Hub, name: str, private: bool, gated: str | bool) -> None:
+    """A repository as somebody may have left it."""
+    program = (
+        "import sys; from huggingface_hub import HfApi, get_token; api = HfApi(token=get_token());"
+        f"api.create_repo({name!r}, repo_type='dataset', private={private});"
+        f"api.update_repo_settings({name!r}, repo_type='dataset', gated={gated!r})"
+    )
+    environment = hub.environment(Path("/nonexistent"), OWNER)
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("private", "gated"), [(True, False), (False, "auto"), (True, "auto")])
+def test_a_repository_private_or_gated_otherwise_gets_manual_approval_first(hub, start, dataset, private, gated):
+    make(start, hub, NAME, private, gated)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 0, run.stderr
+    repository = hub.repository(NAME)
+    assert repository.gated == "manual" and repository.private is private and not repository.was_exposed
+
+
+def test_without_a_right_to_write_nothing_is_sent(hub, start, dataset):
+    start("publish", dataset, NAME, "--visible")
+    for token, name, words in (
+        (GUEST, NAME, "may not write to it"),
+        (GUEST, "lab/other", "use a token that may write there"),
+        (None, NAME, "there is no token; run hf auth login, or set HF_TOKEN"),
+        ("hf_unknown", NAME, "does not know the token"),
+    ):
+        before = len(hub.asked("/commit/|/storage/"))
+        run = start("publish", dataset, name, token=token)
+        assert run.returncode in (1, 2) and words in run.stderr, run.stderr
+        assert len(run.stderr.splitlines()) == 1 and len(hub.asked("/commit/|/storage/")) == before
+
+
+def test_the_token_is_used_where_the_client_does_not_send_it_by_itself(hub, start, dataset):
+    assert start("publish", dataset, NAME, implicit_token=False).returncode == 0
+    assert ours(hub) == local(dataset)
+
+
+# ---- a Hub that does not do what it is asked
+
+
+@pytest.mark.parametrize("lie", [ignore_gated, forget_gate_when_visible, serve_anybody])
+def test_a_hub_that_lies_about_the_gate_ends_with_a_private_repository(hub, start, dataset, lie):
+    hub.fault(r"PUT .*/settings" if lie is not serve_anybody else r"GET /datasets/.*resolve", lie, times=None)
+    run = start("publish", dataset, NAME, "--visible")
+    assert run.returncode == 1 and run.stderr.splitlines()[-1].startswith("publish_dataset.py: lab/rdface: ")
+    repository = hub.repository(NAME)
+    assert repository.private
+    if lie is ignore_gated:
+        assert not ours(hub) and "should be private True and gated manual" in run.stderr
+    if lie is forget_gate_when_visible:
+        assert "made private again" in run.stderr
+    if lie is serve_anybody:
+        assert "asked for without an account" in run.stderr and "was served, not by the gate" in run.stderr
+    hub.events.clear()  # what this Hub did is its own fault
+    hub.ledger.clear()
+
+
+@pytest.mark.parametrize("status", [500, 404, 200])
+def test_anything_but_the_gates_refusal_hides_the_repository_again(hub, start, dataset, status):
+    hub.fault("GET .*/auth-check$", answer(status), times=None)
+    run = start("publish", dataset, NAME, "--visible")
+    assert run.returncode == 1 and "made private again" in run.stderr
+    assert hub.repository(NAME).private and ours(hub) == local(dataset)
+
+
+def test_hiding_is_tried_until_it_works(hub, start, dataset):
+    hub.fault("GET .*/auth-check$", answer(500), times=None)
+    hub.fault("PUT .*/settings", answer(503), skip=2, times=2)  # after those that gate and show
+    run = start("publish", dataset, NAME, "--visible")
+    assert run.returncode == 1 and hub.repository(NAME).private, run.stderr
+
+
+def test_a_visible_repository_whose_gate_is_open_is_closed_before_anything_is_sent(hub, start, dataset):
+    start("publish", dataset, NAME, "--visible")
+    shutil.rmtree(dataset / "reports")
+    datasheet.write_datasheet(dataset, "1.1.0")
+    before = dict(ours(hub))
+    hub.fault("GET /datasets/.*resolve", serve_anybody, times=None)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 1 and hub.repository(NAME).private and ours(hub) == before
+    hub.events.clear()
+    hub.ledger.clear()
+
+
+# ---- interruptions
+
+
+def killed_after(hub: Hub, n: int, home: Path, *arguments: object) -> int:
+    """The script, killed once its n-th request from now has been answered; returns its exit status."""
+    environment = hub.environment(home, OWNER)
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    hub.kill_after(n, process.pid)
+    return process.wait(timeout=120)
+
+
+def test_killed_after_any_request_no_photograph_is_public_and_the_next_run_finishes(hub, start, dataset, tmp_path):
+    for n in range(1, 100):
+        name = f"lab/rdface{n}"
+        if killed_after(hub, n, tmp_path / "home", "publish", dataset, name, "--visible") == 0:
+            break  # it makes fewer requests
+        repository = hub.repository(name)
+        assert repository is None or (
+            not repository.was_exposed and (repository.private or repository.gated == "manual")
+        )
+        if n % 3 == 0:
+            run = start("publish", dataset, name, "--visible")
+            assert run.returncode == 0, run.stderr
+            repository = hub.repository(name)
+            assert ours(hub, name) == local(dataset) and not repository.private and repository.gated == "manual"
+            assert not repository.was_exposed
+    assert 15 < n < 99
+
+
+@pytest.mark.parametrize(
+    ("pattern", "act"),
+    [("PUT /storage/", cut_upload(2000)), ("POST .*/commit/", cut_upload(100)), ("POST .*/commit/", lose_answer)],
+)
+def test_an_upload_cut_off_is_finished_by_the_same_command(hub, start, dataset, pattern, act):
+    hub.fault(pattern, act)
+    run = start("publish", dataset, NAME)
+    if run.returncode:
+        assert run.returncode == 1 and run.stderr.strip().endswith("run the same command again: what was done is kept")
+        large = {e.target: e.received for e in hub.asked("PUT /storage/") if e.status == 200}
+        before = len(hub.ledger)
+        run = start("publish", dataset, NAME)
+        again = sum(e.received for e in hub.ledger[before:] if "/storage/" in e.target)
+        assert again == 0 or not large
+    assert run.returncode == 0, run.stderr
+    assert ours(hub) == local(dataset) and not hub.repository(NAME).was_exposed
+
+
+# ---- synthetic images
+
+
+def test_synthetic_images_go_open_to_a_repository_of_their_own(hub, start, dataset, tmp_path):
+    folder, name = (
+        small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"], ["NA.1"]]),
+        "lab/rdface-synthetic",
+    )
+    assert "publish them with --open" in start("publish", folder, name).stderr
+    run = start("publish", folder, name, "--open", "--visible")
+    assert run.returncode == 0, run.stderr
+    repository = hub.repository(name)
+    assert not repository.private and not repository.gated and ours(hub, name) == local(folder)
+    assert publishable.PRIVACY_REPORT not in ours(hub, name)
+    start("publish", dataset, NAME)
+    run = start("publish", folder, NAME, "--open")
+    assert run.returncode == 2 and "name another for synthetic images" in run.stderr
+    assert start("publish", dataset, "lab/more", "--open").returncode == 2
+
+
+def test_while_the_privacy_report_is_red_nothing_goes_open(hub, start, tmp_path):
+    folder = small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"], ["NA.1"]])
+    small_datasets.report_on(folder, "red")
+    run = start("publish", folder, "lab/synthetic", "--open")
+    assert run.returncode == 2 and "its verdict is not green" in run.stderr and not hub.ledger
+
+
+# ---- access
+
+
+def test_requests_are_shown_granted_rejected_and_revoked(hub, start, dataset):
+    assert "nobody can ask for access" in start("access", "list", NAME).stderr
+    start("publish", dataset, NAME, "--visible")
+    hub.ask_access(NAME, GUEST, Institution="A clinic\x1b[2J", Purpose="to compare methods")
+    shown = start("access", "list", NAME).stdout
+    assert "guest" in shown and "A clinic [2J" in shown and "to compare methods" in shown and "\x1b" not in shown
+    assert shown.splitlines()[-1] == "1 pending, 0 accepted, 0 rejected"
+    assert start("access", "grant", NAME, "--user", "guest").stdout.startswith("guest has access")
+    assert "already" in start("access", "grant", NAME, "--user", "guest").stdout
+    (row,) = json.loads(start("access", "list", NAME, "--json").stdout)
+    assert (row["status"], row["user"], row["Purpose"]) == ("accepted", "guest", "to compare methods")
+    assert "revoke takes access away" in start("access", "reject", NAME, "--user", "guest").stderr
+    assert "no access" in start("access", "revoke", NAME, "--user", "guest", "--reason", "The study ended.").stdout
+    assert start("access", "list", NAME).stdout.endswith("0 pending, 0 accepted, 1 rejected\n")
+    assert start("access", "revoke", NAME, "--user", "guest").returncode == 2
+    assert start("access", "reject", NAME, "--user", "nobody").returncode == 2
+    assert start("access", "grant", NAME).returncode == 2 and start("access", "list", NAME, token=GUEST).returncode
+
+
+# ---- withdraw
+
+
+def test_a_withdrawn_photograph_can_no_longer_be_had_in_any_version(hub, start, dataset, tmp_path):
+    synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"], ["NA.1", "NA.2"]])
+    start("publish", dataset, NAME, "--visible")
+    start("publish", synthetic, "lab/synthetic", "--open", "--visible")
+    image_of = {row["image_id"]: row["image"]["bytes"] for row in pq.read_table(dataset / "real").to_pylist()}
+    picture = image_of["NA.2"][-150:-10]
+    synthetic_picture = pq.read_table(synthetic / "synthetic")["image"][0].as_py()["bytes"][-150:-10]
+    assert any(picture in content for content in ours(hub).values())
+    derived = ("--derived", synthetic, "lab/synthetic")
+    listed = start("withdraw", dataset, "NA.2", NAME, *derived, "--dry_run")
+    assert listed.returncode == 0 and "2 images or reports" in listed.stdout and "nothing was removed" in listed.stdout
+    run = start("withdraw", dataset, "NA.2", NAME, *derived)
+    assert run.returncode == 0, run.stderr
+    for name, folder, needle in ((NAME, dataset, picture), ("lab/synthetic", synthetic, synthetic_picture)):
+        repository = hub.repository(name)
+        assert ours(hub, name) == local(folder) and len(repository.reachable()) == 1
+        assert not any(needle in content for content in ours(hub, name).values())
+        assert not any(needle in content for content in repository.large_files.values())
+    assert datasheet.version_of(dataset) == "1.1.0" and b"NA.2" in ours(hub)["withdrawn.csv"]
+    assert hub.repository(NAME).gated == "manual" and not hub.repository(NAME).private
+    again = start("withdraw", dataset, "NA.2", NAME)
+    assert again.returncode == 0 and "withdrawn before" in again.stdout and datasheet.version_of(dataset) == "1.1.0"
+
+
+def test_an_earlier_copy_of_the_folder_cannot_bring_a_withdrawn_photograph_back(hub, start, dataset, built, tmp_path):
+    start("publish", dataset, NAME)
+    assert start("withdraw", dataset, "NA.2", NAME).returncode == 0
+    shutil.copytree(built, tmp_path / "earlier" / "rdface")
+    before = ours(hub)
+    run = start("publish", tmp_path / "earlier" / "rdface", NAME)
+    assert run.returncode == 2 and "NA.2 was withdrawn from lab/rdface on " in run.stderr and ours(hub) == before
+
+
+def test_the_hubs_list_of_withdrawn_photographs_is_never_lost(hub, start, dataset):
+    start("publish", dataset, NAME)
+    assert start("withdraw", dataset, "NA.2", NAME).returncode == 0
+    (dataset / "withdrawn.csv").unlink()  # as in a folder that was built anew, without the photograph
+    datasheet.write_datasheet(dataset, "1.1.0")
+    assert start("publish", dataset, NAME).returncode == 0
+    assert b"NA.2" in ours(hub)["withdrawn.csv"] and b"NA.2" in (dataset / "withdrawn.csv").read_bytes()
+
+
+def test_where_the_history_cannot_be_squashed_it_says_so_and_the_next_run_does_it(hub, start, dataset):
+    start("publish", dataset, NAME)
+    hub.fault("POST .*/super-squash/", answer(404))
+    run = start("withdraw", dataset, "NA.2", NAME)
+    assert run.returncode == 1 and "run the same command again" in run.stderr
+    run = start("withdraw", dataset, "NA.2", NAME)
+    assert run.returncode == 0 and len(hub.repository(NAME).reachable()) == 1, run.stderr
+
+
+def test_withdrawing_what_is_not_there_changes_nothing(hub, start, dataset):
+    before = local(dataset)
+    run = start("withdraw", dataset, "XX.9", NAME)
+    assert run.returncode == 2 and "holds no photograph XX.9" in run.stderr and local(dataset) == before
+    run = start("withdraw", dataset, "NA.2", NAME)  # which was never published
+    assert run.returncode == 1 and "no such repository" in run.stderr

@@ -1,0 +1,192 @@
+"""withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import small_datasets
+from datasets import load_dataset
+
+import protocols
+import publishable
+import runs
+import withdrawal
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    return small_datasets.with_restored_and_reports(small_datasets.photographs(folder))
+
+
+@pytest.fixture
+def dataset(built, tmp_path) -> Path:
+    shutil.copytree(built, tmp_path / "rdface")
+    return tmp_path / "rdface"
+
+
+def rows(dataset: Path, config: str) -> list[dict]:
+    return pq.read_table(dataset / config).to_pylist()
+
+
+def in_bytes(folder: Path, *needles: bytes) -> list[str]:
+    """Files below a folder that hold one of these byte strings."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [path.name for path in files if any(needle in path.read_bytes() for needle in needles)]
+
+
+def test_the_photograph_leaves_every_config_and_nothing_else_changes(dataset):
+    before = {config: rows(dataset, config) for config in ("real", "restored", "reports")}
+    picture = next(row["image"]["bytes"] for row in before["real"] if row["image_id"] == "NA.2")
+    assert in_bytes(dataset, picture[-150:-10])
+    changed = withdrawal.withdraw(dataset, "NA.2", "1.1.0")
+    assert changed == [f"{config}/train-00000-of-00001.parquet" for config in ("real", "restored", "reports")]
+    for config, earlier in before.items():
+        assert rows(dataset, config) == [row for row in earlier if row["image_id"] != "NA.2"]
+    assert not in_bytes(dataset, picture[-150:-10]) and not in_bytes(dataset / "reports", b"The eyes of NA.2")
+    (line,) = withdrawal.listed(dataset)
+    assert (line.image_id, line.version) == ("NA.2", "1.1.0") and line.sha256 in {r["sha256"] for r in before["real"]}
+
+
+def test_the_files_keep_their_layout_and_schema(dataset, built):
+    withdrawal.withdraw(dataset, "NA.2", "1.1.0")
+    for config in ("real", "reports"):
+        old, new = (pq.ParquetFile(next((home / config).glob("*.parquet"))) for home in (built, dataset))
+        assert new.schema_arrow.equals(old.schema_arrow, check_metadata=True)
+        for n in range(old.metadata.num_columns):
+            a, b = (file.metadata.row_group(0).column(n) for file in (old, new))
+            assert (a.path_in_schema, a.compression, a.encodings) == (b.path_in_schema, b.compression, b.encodings)
+            assert b.has_offset_index
+
+
+def test_a_condition_left_with_one_group_is_tested_no_longer_and_all_other_folds_stay(dataset):
+    before = {row["image_id"]: row["strict_fold"] for row in rows(dataset, "real")}
+    assert before["WS.1"] is not None and before["WS.2"] is not None
+    withdrawal.withdraw(dataset, "WS.1", "1.1.0")
+    after = {row["image_id"]: row["strict_fold"] for row in rows(dataset, "real")}
+    assert after == {name: None if name == "WS.2" else fold for name, fold in before.items() if name != "WS.1"}
+    columns = pq.read_table(dataset / "real").to_pydict()
+    for fold in protocols.folds(columns, "strict"):
+        protocols.check_fold(fold, columns)
+        labels = columns["label"]
+        assert {labels[row] for row in fold.test} <= {labels[row] for row in fold.train}
+
+
+def test_what_was_withdrawn_half_is_withdrawn_whole_by_the_next_call(dataset, monkeypatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    done = []
+
+    def rewrite_once(path: Path, change) -> bool:
+        if done:
+            stop()
+        done.append(path)
+        return real_rewrite(path, change)
+
+    real_rewrite = withdrawal.rewrite
+    monkeypatch.setattr(withdrawal, "rewrite", rewrite_once)
+    with pytest.raises(KeyboardInterrupt):
+        withdrawal.withdraw(dataset, "WS.1", "1.1.0")
+    monkeypatch.undo()
+    assert [line.image_id for line in withdrawal.listed(dataset)] == ["WS.1"]
+    withdrawal.withdraw(dataset, "WS.1", "1.1.0")
+    assert [line.image_id for line in withdrawal.listed(dataset)] == ["WS.1"]
+    assert all(
+        "WS.1" not in {row["image_id"] for row in rows(dataset, name)} for name in ("real", "restored", "reports")
+    )
+    assert {row["strict_fold"] for row in rows(dataset, "real") if row["image_id"] == "WS.2"} == {None}
+
+
+def test_an_unknown_photograph_and_the_last_one_are_refused(dataset):
+    with pytest.raises(runs.InputError, match=r"holds no photograph XX\.1"):
+        withdrawal.withdraw(dataset, "XX.1", "1.1.0")
+    *others, last = [row["image_id"] for row in rows(dataset, "real")]
+    for image_id in others:
+        withdrawal.withdraw(dataset, image_id, "1.1.0")
+    with pytest.raises(runs.InputError, match="is the last photograph; delete the dataset itself"):
+        withdrawal.withdraw(dataset, last, "1.1.0")
+    assert len(rows(dataset, "real")) == 1
+
+
+def test_shards_that_lose_their_last_row_go_and_the_others_are_numbered_anew(dataset):
+    shard = dataset / "real" / "train-00000-of-00001.parquet"
+    table = pq.read_table(shard)
+    for number, part in enumerate((table.slice(0, 4), table.slice(4, 1), table.slice(5))):
+        pq.write_table(part, dataset / "real" / f"train-{number:05d}-of-00003.parquet")
+    shard.unlink()
+    image_id = table["image_id"][4].as_py()
+    withdrawal.withdraw(dataset, image_id, "1.1.0")
+    names = sorted(path.name for path in (dataset / "real").iterdir())
+    assert names == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    assert [row["image_id"] for row in rows(dataset, "real")] == [
+        name for name in table["image_id"].to_pylist() if name != image_id
+    ]
+
+
+# ---- what was made from it
+
+
+@pytest.fixture
+def made(tmp_path) -> Path:
+    """A generator's output: two adapters with a sources.json, one known only from its images, synthetic images."""
+    folder = tmp_path / "made"
+    small_datasets.synthetic(folder / "fold0" / "synthetic-sim", [["AAR.1", "AAR.2"], ["AAR.3"], ["AAR.1"], ["NA.1"]])
+    for name, sources, told in (("AAR", ["AAR.1", "AAR.2"], True), ("NA", ["NA.1"], True), ("WS", ["AAR.1"], False)):
+        home = folder / "fold0" / "adapters" / name
+        home.mkdir(parents=True)
+        (home / "pytorch_lora_weights.safetensors").write_bytes(small_datasets.adapter_bytes(sources))
+        if told:
+            (home / withdrawal.SOURCES_NAME).write_text(json.dumps({"source_image_ids": sources}))
+    return folder
+
+
+def test_synthetic_images_and_models_made_from_it_are_listed_and_removed(made):
+    found = withdrawal.derived(made, "AAR.1")
+    assert found.lines(made) == [
+        "fold0/synthetic-sim/synthetic/train-00000-of-00001.parquet: 2 images or reports",
+        "fold0/adapters/AAR/pytorch_lora_weights.safetensors: a model trained on it",
+        "fold0/adapters/WS/pytorch_lora_weights.safetensors: a model trained on it",
+    ]
+    withdrawal.remove(found, "AAR.1")
+    left = pq.read_table(made / "fold0" / "synthetic-sim" / "synthetic").to_pylist()
+    assert [row["source_image_ids"] for row in left] == [["AAR.3"], ["NA.1"]]
+    assert [path.parent.name for path in made.rglob("*.safetensors")] == ["NA"]
+    assert withdrawal.derived(made, "AAR.1").lines(made) == []
+
+
+def test_the_filters_verdict_holds_for_the_images_that_are_left(made):
+    folder = made / "fold0" / "synthetic-sim"
+    withdrawal.remove(withdrawal.derived(made, "AAR.1"), "AAR.1")
+    contents = publishable.examine(folder)
+    assert publishable.privacy_problems(contents) == []
+    small_datasets.report_on(folder, "red")
+    withdrawal.remove(withdrawal.derived(made, "AAR.3"), "AAR.3")
+    assert any("not green" in problem for problem in publishable.privacy_problems(publishable.examine(folder)))
+
+
+def test_restored_photographs_elsewhere_count_as_derived_and_predictions_do_not(dataset, tmp_path):
+    shutil.copytree(dataset / "restored", tmp_path / "elsewhere" / "restored")
+    shutil.copytree(dataset / "reports", tmp_path / "elsewhere" / "probe")  # as predictions: rows with an image_id
+    found = withdrawal.derived(tmp_path / "elsewhere", "NA.2")
+    assert [path.parent.name for path in found.rows] == ["restored"]
+    withdrawal.remove(found, "NA.2")
+    assert "NA.2" not in {row["image_id"] for row in rows(tmp_path / "elsewhere", "restored")}
+
+
+def test_sources_that_cannot_be_read_stop_before_anything_is_removed(made):
+    (made / "fold0" / "adapters" / "NA" / withdrawal.SOURCES_NAME).write_text("{}")
+    with pytest.raises(runs.InputError, match="does not say what a model was trained on"):
+        withdrawal.derived(made, "AAR.1")
+
+
+def test_the_dataset_opens_as_before(dataset):
+    small_datasets.datasheet.write_datasheet(dataset, "1.0.0")
+    withdrawal.withdraw(dataset, "NA.2", "1.1.0")
+    small_datasets.datasheet.write_datasheet(dataset, "1.1.0")
+    for config, n in (("real", 10), ("restored", 10), ("reports", 10)):
+        assert len(load_dataset(str(dataset), config, split="train")) == n
+    assert publishable.examine(dataset).problems == []
+    assert small_datasets.datasheet.version_of(dataset) == "1.1.0"

@@ -1,0 +1,200 @@
+"""One photograph taken out of a dataset's folder, with all that was derived from it, and remembered as withdrawn.
+
+The rows of the photograph leave every config (real, restored, reports). `withdrawn.csv` keeps its identifier and
+digest, so that owners of copies can find theirs, no build takes it in again and no other photograph gets its name.
+Synthetic images, adapters and generators that were made from it go too, wherever their `source_image_ids` say so.
+"""
+
+import csv
+import dataclasses
+import datetime
+import functools
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import publishable
+from parquet_files import renumber, rewrite, sha256_of
+from publishable import REAL_CONFIGS
+from runs import InputError, write_atomically, write_json
+
+LIST_NAME = "withdrawn.csv"
+SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: {"source_image_ids": [...]}
+MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A line of withdrawn.csv; sha256: of the published bytes, withdrawn_on: ISO 8601, version: the first without."""
+
+    image_id: str
+    sha256: str
+    withdrawn_on: str
+    version: str
+
+
+def read_list(text: str) -> list[Withdrawn]:
+    """The lines of a withdrawn.csv."""
+    names = [field.name for field in dataclasses.fields(Withdrawn)]
+    return [Withdrawn(**{name: row[name] for name in names}) for row in csv.DictReader(text.splitlines())]
+
+
+def listed(folder: Path) -> list[Withdrawn]:
+    """What was withdrawn from a folder's dataset so far."""
+    file = folder / LIST_NAME
+    return read_list(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
+def write_list(folder: Path, withdrawn: list[Withdrawn]) -> None:
+    def write(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Withdrawn)], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(dataclasses.asdict(line) for line in withdrawn)
+
+    write_atomically(folder / LIST_NAME, write)
+
+
+def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
+    """Take a photograph out of a dataset's folder, whose card is then out of date.
+
+    Returns the paths of the files that were written anew. version: the dataset's next one. A call that was interrupted
+    is completed by the next. Raises InputError where there is no such photograph, or no other one."""
+    entry = next((line for line in listed(folder) if line.image_id == image_id), None)
+    shards = [path for name in REAL_CONFIGS for path in sorted(folder.glob(f"{name}/*.parquet"))]
+    if entry is None:
+        entry = Withdrawn(image_id, _digest_of(folder, image_id), datetime.date.today().isoformat(), version)
+        write_list(folder, [*listed(folder), entry])  # first: whatever happens now, it is known as withdrawn
+    untested = _untested(folder, image_id)
+    changed = [path for path in shards if rewrite(path, lambda table: _without(table, image_id, untested))]
+    for config in REAL_CONFIGS:
+        renumber(folder / config)
+    return [path.relative_to(folder).as_posix() for path in changed]
+
+
+def _columns(folder: Path, *names: str) -> list[dict]:
+    rows = []
+    for path in sorted(folder.glob("real/*.parquet")):
+        rows += pq.read_table(path, columns=list(names)).to_pylist()
+    return rows
+
+
+def _digest_of(folder: Path, image_id: str) -> str:
+    rows = _columns(folder, "image_id", "sha256")
+    found = [row["sha256"] for row in rows if row["image_id"] == image_id]
+    if not found:
+        raise InputError(f"{folder}: holds no photograph {image_id}; give an image_id of its config real")
+    if len(rows) == 1:
+        raise InputError(f"{image_id} is the last photograph; delete the dataset itself")
+    return found[0]
+
+
+def _untested(folder: Path, image_id: str) -> set[int]:
+    """Labels of the conditions that can no longer be tested under `strict`: their groups lie in fewer than two folds,
+    so that a tested image would have no training images of its condition.
+
+    All other folds and all group_ids stay as they are, so that results of two versions can be compared."""
+    folds_of: dict[int, set[int]] = {}
+    for row in _columns(folder, "image_id", "label", "strict_fold"):
+        if row["image_id"] != image_id and row["strict_fold"] is not None:
+            folds_of.setdefault(row["label"], set()).add(row["strict_fold"])
+    return {label for label, folds in folds_of.items() if len(folds) < 2}
+
+
+def _without(table: pa.Table, image_id: str, untested: set[int]) -> pa.Table:
+    table = table.filter(pc.not_equal(table["image_id"], image_id))
+    if "strict_fold" not in table.column_names or not untested:
+        return table
+    index, fold = table.column_names.index("strict_fold"), table["strict_fold"]
+    is_untested = pc.is_in(table["label"], pa.array(sorted(untested), table["label"].type))
+    return table.set_column(index, table.schema.field(index), pc.if_else(is_untested, pa.scalar(None, fold.type), fold))
+
+
+@dataclasses.dataclass
+class Derived:
+    """What below a folder was made from a photograph. rows: Parquet file -> number of its rows; files: models."""
+
+    rows: dict[Path, int]
+    files: list[Path]
+
+    def lines(self, folder: Path) -> list[str]:
+        rows = [
+            f"{path.relative_to(folder).as_posix()}: {count} images or reports" for path, count in self.rows.items()
+        ]
+        return rows + [f"{path.relative_to(folder).as_posix()}: a model trained on it" for path in self.files]
+
+
+def derived(folder: Path, image_id: str) -> Derived:
+    """Everything below a folder that was made from the photograph.
+
+    Synthetic images are known by their `source_image_ids`, restored ones and reports by their `image_id`, models by the
+    sources.json beside them or by the digest that those synthetic images give of their adapter. Raises InputError where
+    a sources.json cannot be read."""
+    if not folder.is_dir():
+        raise InputError(f"--derived {folder}: there is no such folder")
+    rows, adapters = {}, set()
+    for path in sorted(folder.rglob("*.parquet")):
+        with pq.ParquetFile(path) as file:
+            key = _key(path, file.schema_arrow.names)
+            if key is None:
+                continue
+            table = file.read(columns=[key, *({"adapter_sha256"} & set(file.schema_arrow.names))])
+        table = table.filter(_made_from(table, key, image_id))
+        if table.num_rows:
+            rows[path] = table.num_rows
+            adapters |= set(table["adapter_sha256"].to_pylist()) if "adapter_sha256" in table.column_names else set()
+    trained = {path.parent for path in sorted(folder.rglob(SOURCES_NAME)) if image_id in _sources(path)}
+    models = [path for path in sorted(folder.rglob("*")) if path.suffix in MODEL_SUFFIXES and path.is_file()]
+    adapted = {path for path in models if adapters and sha256_of(path) in adapters}
+    return Derived(rows, [path for path in models if path.parent in trained or path in adapted])
+
+
+def _key(path: Path, columns: list[str]) -> str | None:
+    """The column that tells what a row was made from; None for files of another kind, such as predictions."""
+    if "source_image_ids" in columns:
+        return "source_image_ids"
+    return "image_id" if path.parent.name in REAL_CONFIGS and "image_id" in columns else None
+
+
+def _made_from(table: pa.Table, key: str, image_id: str) -> pa.Array:
+    values = table[key].to_pylist()
+    made = [value == image_id if isinstance(value, str) else image_id in (value or ()) for value in values]
+    return pa.array(made, pa.bool_())
+
+
+def _sources(path: Path) -> list[str]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["source_image_ids"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: does not say what a model was trained on; delete the model by hand") from error
+
+
+def remove(found: Derived, image_id: str) -> None:
+    """Delete what `derived` found; the cards of the folders are then out of date."""
+    for path in found.rows:
+        before = sha256_of(path)
+        rewrite(path, functools.partial(_rest, path=path, image_id=image_id))
+        if path.parent.name in publishable.OPEN_CONFIGS:
+            _carry_report_over(path, before)
+        if path.parent.name in REAL_CONFIGS + publishable.OPEN_CONFIGS:
+            renumber(path.parent)
+    for path in found.files:
+        path.unlink(missing_ok=True)
+
+
+def _rest(table: pa.Table, path: Path, image_id: str) -> pa.Table:
+    return table.filter(pc.invert(_made_from(table, _key(path, table.column_names), image_id)))
+
+
+def _carry_report_over(shard: Path, before: str) -> None:
+    """What the filter said of the images that are left still holds, if it was about this file; a file that changed its
+    name or went needs a new report."""
+    report_file, name = shard.parents[1] / publishable.PRIVACY_REPORT, f"{shard.parent.name}/{shard.name}"
+    if report_file.is_file() and shard.is_file():
+        report = json.loads(report_file.read_text(encoding="utf-8"))
+        if report.get("files", {}).get(name) == before:
+            report["files"][name] = sha256_of(shard)
+            write_json(report_file, report)
