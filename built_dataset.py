@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from parquet_files import parquet_digest, shard_digests
 from runs import InputError, one_line
@@ -27,8 +28,7 @@ def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
         else:
             images = datasets.load_dataset(name, config_name, split="train")
     except datasets.exceptions.DatasetNotFoundError as error:
-        reason = f"{one_line(error)} If it is gated, ask for access on its page and log in with hf auth login"
-        raise InputError(f"dataset {name}: {reason}") from error
+        raise InputError(f"dataset {name}: {why_not_found(name)}") from error
     except ConnectionError as error:
         reason = f"{one_line(error)}, and there is no such folder; give the path of a copy"
         raise InputError(f"dataset {name}: {reason}") from error
@@ -63,7 +63,26 @@ def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:
 
 def is_simulated(images: datasets.Dataset) -> bool:
     """Whether every image was drawn by a program, so that whatever is shown of them must say so."""
-    return "source_type" in images.column_names and set(images["source_type"]) == {"simulated"}
+    kinds = images["source_type"][:] if "source_type" in images.column_names else [None]
+    return {str(kind).casefold() for kind in kinds} == {"simulated"}
+
+
+def why_not_found(name: str) -> str:
+    """Why the Hub does not give a dataset to this user, and what to do: log in, ask for access, wait, or spell it."""
+    repo_id = name.removeprefix("hf://datasets/").partition("@")[0]
+    token = huggingface_hub.get_token()
+    try:
+        huggingface_hub.auth_check(repo_id, repo_type="dataset", token=token or False)
+    except GatedRepoError:
+        if not token:
+            return "it is gated and nobody is logged in here; run hf auth login (or set HF_TOKEN), and ask on its page"
+        page = f"{huggingface_hub.constants.ENDPOINT}/datasets/{repo_id}"
+        return f"it is gated and this account has no access; ask for it at {page}, or wait for the decision"
+    except RepositoryNotFoundError:
+        return "the Hub shows no such dataset to this account; check the name ORG/NAME and the token"
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        return f"the Hub does not say why it cannot be had ({type(error).__name__}); try again"
+    return "it holds no data that can be read; tell its maintainers"
 
 
 def work_offline_where_the_hub_is_unreachable() -> None:

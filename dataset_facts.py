@@ -4,8 +4,6 @@ A gated dataset's card is public. So nothing here names an image or a person, re
 condition's name, crosses two columns, or tells a count of persons' properties below FEWEST.
 """
 
-import csv
-import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import pyarrow.parquet as pq
 import curated_table
 import protocols
 import recorded_values
+import withdrawal
 from parquet_files import shard_digests
 from runs import InputError, one_line
 
@@ -100,7 +99,12 @@ def facts_of(folder: Path) -> dict:
     described = configs[next(name for name in ("real", "restored", "reports", "synthetic") if name in configs)]
     if not described.num_rows:
         raise InputError(f"{folder.name}: config {described.name} holds no rows; delete the dataset, or build it again")
-    facts = {"configs": configs, "default": described.name, "fewest": FEWEST, "n_withdrawn": count_withdrawn(folder)}
+    facts = {
+        "configs": configs,
+        "default": described.name,
+        "fewest": FEWEST,
+        "n_withdrawn": len(withdrawal.listed(folder)),
+    }
     facts |= kind_of(configs) | facts_of_images(described) | facts_of_models(configs)
     if described.name in ("real", "restored"):
         facts |= facts_of_people(described) | facts_of_protocols(described)
@@ -249,16 +253,10 @@ def regions(codes: Iterable[str | None]) -> list[dict]:
     rows = []
     for region, total in shown.items():
         countries, rest = pooled(of_region[region])
-        named = [(country_name(code), count) for code, count in countries.items()]
+        named = [(recorded_values.country_name(code), count) for code, count in countries.items()]
         rows.append({"name": region, "images": total, "countries": named + ([(OTHERS, rest)] if rest else [])})
     rows += [{"name": "other regions", "images": public_count(others), "countries": []}] if others else []
     return rows + ([{"name": "not recorded", "images": unknown, "countries": []}] if unknown else [])
-
-
-@functools.cache
-def country_name(code: str) -> str:
-    """English short name of an ISO 3166-1 alpha-3 code; the code itself where it is none."""
-    return recorded_values._country_converter().convert(code, to="name_short", not_found=None)
 
 
 def limits(facts: Mapping) -> list[str]:
@@ -288,11 +286,3 @@ def limits(facts: Mapping) -> list[str]:
         chosen = "How photographs were chosen is not recorded"
         said.append(f"{chosen}; clinical and published ones tend to show marked cases.")
     return said
-
-
-def count_withdrawn(folder: Path) -> int:
-    file = folder / "withdrawn.csv"
-    if not file.is_file():
-        return 0
-    with file.open(encoding="utf-8", newline="") as lines:
-        return sum(1 for _ in csv.DictReader(lines))

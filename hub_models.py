@@ -27,13 +27,13 @@ def check_access(name: str, token: str | None) -> str:
         huggingface_hub.utils.validate_repo_id(name)
         account = HfApi(token=token).whoami()["name"]
     except HFValidationError as error:
-        raise InputError(f"--hub_model_id {name}: {one_line(error)}") from error
+        raise InputError(f"{name} is no name for a repository: {one_line(error)}") from error
     except LocalTokenNotFoundError as error:
-        raise InputError("--push_to_hub: there is no token; run hf auth login, or set HF_TOKEN") from error
+        raise InputError(f"{name}: there is no token; run hf auth login, or set HF_TOKEN") from error
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, httpx2.HTTPError) as error:
         endpoint = huggingface_hub.constants.ENDPOINT
         reason = f"{endpoint} does not know the token or cannot be reached ({type(error).__name__})"
-        raise InputError(f"--push_to_hub: {reason}; run hf auth login, or leave the flag out") from error
+        raise InputError(f"{name}: {reason}; run hf auth login, or set HF_TOKEN") from error
     return name if "/" in name else f"{account}/{name}"
 
 

@@ -166,6 +166,8 @@ class Repository:
             self.call("delete_branch", branch=branch)
         for tag in [ref.name for ref in refs.tags]:
             self.call("delete_tag", tag=tag)
+        for ref in refs.converts:
+            left.append(f"{ref.ref} is the dataset viewer's copy; see that it is made anew: {self.url}/tree/{ref.name}")
         if refs.pull_requests:
             left.append(f"{len(refs.pull_requests)} pull requests may hold old files; delete their refs: {self.url}")
         self.call("super_squash_history", commit_message="Earlier versions withdrawn")

@@ -10,6 +10,7 @@ from HF_TOKEN or `hf auth login`, the server from HF_ENDPOINT. Exit codes: 0 don
 """
 
 import argparse
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -271,6 +272,8 @@ def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
     """Remove the photograph's rows and give the folder a new version, once, however often this is interrupted."""
     import datasheet
 
+    unfinished = folder.resolve().parent / f".{folder.resolve().name}.restoring"  # what restore_images.py left there
+    shutil.rmtree(unfinished, ignore_errors=True)
     version = datasheet.version_of(folder)
     if not known:
         version = datasheet.next_version(version)

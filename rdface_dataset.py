@@ -39,19 +39,20 @@ import datasheet
 import near_duplicates
 import photographs
 import protocols
+import withdrawal
 from curated_table import FolderError, Problem, Row
 from parquet_files import parquet_digest, shard_digests
 from runs import InputError, run_record, write_json
 
 WRITTEN = {  # all that a build makes, with real/*.parquet
     "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
+    withdrawal.LIST_NAME,
     *(f"figures/{name}" for name in dataset_figures.FIGURES),
 }  # fmt: skip
 _OF_EARLIER = "it was made of the earlier build: choose another --output_dir, or delete it and make it again afterwards"
 REMEDIES = {  # what stands beside an earlier build and would be lost with it
     "restored": _OF_EARLIER,
     "reports": _OF_EARLIER,
-    "withdrawn.csv": "take what it lists out of disease_images.csv, and choose another --output_dir",
 }
 MAX_SHARD_SIZE = "500MB"
 ROW_GROUP_ROWS = (100, 50, 20, 10, 5, 2, 1)  # the first that keeps every row group below MAX_ROW_GROUP_BYTES
@@ -306,6 +307,8 @@ def _workspace(target: Path, folder: Path) -> str:
 def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float) -> int:
     earlier = datasheet.card_header(target)  # refused now if it cannot be read, not after the work
     rows, extra_columns, pairs, problems = examine(args.folder, workspace)
+    withdrawn = withdrawal.listed(target)
+    rows, pairs = without_withdrawn(rows, pairs, withdrawn, problems)
     bad = [problem for problem in problems if problem.severity != "note"]
     print_problems(problems, sys.stderr)
     if bad and not args.skip_bad:
@@ -322,6 +325,8 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
         print(f"warning: protocol paper cannot be applied, its columns are null: {why_no_paper}", file=sys.stderr)
     made = workspace / "made"
     made.mkdir()
+    if withdrawn:
+        withdrawal.write_list(made, withdrawn)
     schema = features(list(dict.fromkeys(row.abbreviation for row in rows)), extra_columns)
     write_parquet(rows, schema, made / "real", workspace)
     datasheet.write_datasheet(made, datasheet.version_after(target, made), args.contact or earlier.get("contact"))
@@ -333,6 +338,27 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
     left_out = f"; {counted(len(bad), 'problem')} left out, listed in rejected.csv" if bad else ""
     print(f"{args.output_dir}: {made_of}; load_dataset opens it{left_out}")
     return 0
+
+
+def without_withdrawn(
+    rows: list[Row], pairs: list[tuple[int, int]], withdrawn: list[withdrawal.Withdrawn], problems: list[Problem]
+) -> tuple[list[Row], list[tuple[int, int]]]:
+    """The rows, and pairs among them, less those of photographs that were withdrawn from the earlier build."""
+    dates, names = ({getattr(line, key): line.withdrawn_on for line in withdrawn} for key in ("sha256", "image_id"))
+    kept: dict[int, int] = {}  # number before -> number after
+    for number, row in enumerate(rows):
+        image_id, remedy = row.values["image_id"], "delete the row and the file"
+        if row.photograph.sha256 in dates:
+            reason = f"{row.path.name} was withdrawn on {dates[row.photograph.sha256]}"
+        elif image_id in names:
+            reason = f"{row.path.name} would be {image_id}, which was another photograph's until {names[image_id]}"
+            remedy = "delete the row and the file, or give the file another number if it shows somebody else"
+        else:
+            kept[number] = len(kept)
+            continue
+        problems.append(row.problem("image_name", "row", reason, remedy))
+    problems.sort(key=lambda problem: problem.row or 0)
+    return [rows[number] for number in kept], [(kept[a], kept[b]) for a, b in pairs if a in kept and b in kept]
 
 
 def write_parquet(rows: list[Row], schema: Features, folder: Path, workspace: Path) -> None:

@@ -117,6 +117,12 @@ def region(country_code: str | None) -> str | None:
 
 
 @functools.cache
+def country_name(country_code: str | None) -> str | None:
+    """English short name of an ISO 3166-1 alpha-3 code; the code itself where it is none; None where not known."""
+    return _country_converter().convert(country_code, to="name_short", not_found=None) if country_code else None
+
+
+@functools.cache
 def _country_converter() -> country_converter.CountryConverter:
     logging.getLogger("country_converter").setLevel(logging.CRITICAL)  # it would log each name it does not know
     # Read here because, with pandas 3, its own loader takes empty cells for nan and fails on them.

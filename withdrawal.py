@@ -37,9 +37,15 @@ class Withdrawn:
 
 
 def read_list(text: str) -> list[Withdrawn]:
-    """The lines of a withdrawn.csv."""
+    """The lines of a withdrawn.csv. Raises InputError where it is none, since nothing may go on without knowing."""
     names = [field.name for field in dataclasses.fields(Withdrawn)]
-    return [Withdrawn(**{name: row[name] for name in names}) for row in csv.DictReader(text.splitlines())]
+    table = csv.DictReader(text.splitlines())
+    rows = list(table)
+    if table.fieldnames != names or not all(row[name] for row in rows for name in names):
+        raise InputError(
+            f"{LIST_NAME}: is not the list that a withdrawal writes ({','.join(names)}); put that one back"
+        )
+    return [Withdrawn(**row) for row in rows]
 
 
 def listed(folder: Path) -> list[Withdrawn]:

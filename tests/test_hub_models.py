@@ -104,20 +104,18 @@ def test_without_a_token_the_remedy_is_named(monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(runs.InputError) as error:
         hub_models.check_access("lab/faces", None)
-    assert str(error.value) == "--push_to_hub: there is no token; run hf auth login, or set HF_TOKEN"
+    assert str(error.value) == "lab/faces: there is no token; run hf auth login, or set HF_TOKEN"
 
 
 def test_where_the_hub_cannot_be_reached_the_token_is_not_shown():
-    with pytest.raises(
-        runs.InputError, match=r"cannot be reached .*; run hf auth login, or leave the flag out"
-    ) as error:
+    with pytest.raises(runs.InputError, match=r"cannot be reached .*; run hf auth login, or set HF_TOKEN") as error:
         hub_models.check_access("lab/faces", TOKEN)  # tests are offline
     assert TOKEN not in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["lab/faces/more", "no blanks", "-", "a..b"])
 def test_a_name_that_cannot_be_one_is_refused(name):
-    with pytest.raises(runs.InputError, match=re.escape(f"--hub_model_id {name}: ")) as error:
+    with pytest.raises(runs.InputError, match=re.escape(f"{name} is no name for a repository: ")) as error:
         hub_models.check_access(name, TOKEN)
     assert "\n" not in str(error.value)
 

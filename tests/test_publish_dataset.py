@@ -337,6 +337,39 @@ def test_requests_are_shown_granted_rejected_and_revoked(hub, start, dataset):
     assert start("access", "grant", NAME).returncode == 2 and start("access", "list", NAME, token=GUEST).returncode
 
 
+PROGRAM = """
+import sys
+from built_dataset import load_images
+from runs import InputError
+for config in (None, "restored"):
+    try:
+        images = load_images("lab/rdface", config)
+        print(config, len(images), images[0]["image"].size)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_who_has_access_loads_the_dataset_and_who_has_not_learns_what_to_do(hub, start, dataset, tmp_path):
+    def load(name: str, token: str | None) -> str:
+        environment = hub.environment(tmp_path / f"home-{name}", token)
+        command = [sys.executable, "-c", PROGRAM]
+        run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    start("publish", dataset, NAME, "--visible")
+    assert load("nobody", None).count("nobody is logged in here; run hf auth login") == 2
+    hub.ask_access(NAME, GUEST)
+    assert load("waiting", GUEST).count("this account has no access; ask for it at ") == 2
+    assert hub.bytes_served_to("guest") == hub.bytes_served_to(None) == 0
+    start("access", "grant", NAME, "--user", "guest")
+    assert load("granted", GUEST) == "None 11 (96, 80)\nrestored 11 (96, 80)\n"
+    start("access", "revoke", NAME, "--user", "guest")
+    before = hub.bytes_served_to("guest")
+    assert "this account has no access" in load("revoked", GUEST) and hub.bytes_served_to("guest") == before
+
+
 # ---- withdraw
 
 

@@ -27,6 +27,7 @@ import photographs
 import protocols
 import rdface_dataset
 import recorded_values
+import withdrawal
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_FACES = ROOT.parent / "shared" / "real_faces"
@@ -737,9 +738,7 @@ def test_twelve_bits_in_sixteen(tmp_path):
 # --- the target: replaced whole, or left as it was
 
 
-@pytest.mark.parametrize(
-    "foreign", ["notes.txt", "real/notes.txt", "restored/train.parquet", "reports/fold0.json", "withdrawn.csv"]
-)
+@pytest.mark.parametrize("foreign", ["notes.txt", "real/notes.txt", "restored/train.parquet", "reports/fold0.json"])
 def test_earlier_build_with_other_files_is_not_replaced(curator, tmp_path, capsys, foreign):
     folder, target = curator.save(), tmp_path / "out"
     built(folder, target)
@@ -749,9 +748,31 @@ def test_earlier_build_with_other_files_is_not_replaced(curator, tmp_path, capsy
     assert f"out: holds {foreign.removesuffix('/train.parquet').removesuffix('/fold0.json')}" in (
         told := capsys.readouterr().err
     )
-    remedy = {"notes.txt": "move it away", "withdrawn.csv": "out of disease_images.csv"}.get(Path(foreign).name)
-    assert (remedy or "it was made of the earlier build") in told
+    assert ("move it away" if foreign.endswith("notes.txt") else "it was made of the earlier build") in told
     assert (target / foreign).read_text() == "mine" and load_dataset(str(target), split="train").num_rows == 6
+
+
+def test_what_was_withdrawn_is_not_built_in_again(curator, tmp_path, capsys):
+    folder, target = curator.save(), tmp_path / "out"
+    built(folder, target)
+    withdrawal.withdraw(target, "AAR.2", "1.1.0")
+    assert run("build", folder, "--output_dir", target) == 2
+    told = capsys.readouterr().err
+    assert (
+        "disease_images.csv:3: image_name: AAR.2.jpg was withdrawn on " in told
+        and "delete the row and the file" in told
+    )
+    (folder / "rd_images" / "AAR" / "AAR.2.jpg").write_bytes(encoded(picture(77)))  # somebody else's, under its name
+    assert run("build", folder, "--output_dir", target) == 2
+    assert "AAR.2.jpg would be AAR.2, which was another photograph's until " in capsys.readouterr().err
+    again = built(folder, target, "--skip_bad")
+    assert "AAR.2" not in again["image_id"][:] and len(again) == 5
+    assert [line.image_id for line in withdrawal.listed(target)] == ["AAR.2"]
+    (target / "withdrawn.csv").write_text("mine")
+    assert run("build", folder, "--output_dir", target) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("withdrawn.csv: is not the list that a withdrawal writes")
+    )
 
 
 def test_targets_that_cannot_be_are_refused_and_leave_nothing(curator, tmp_path, capsys):

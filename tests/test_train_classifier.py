@@ -682,8 +682,8 @@ def test_an_image_that_cannot_be_decoded_is_named(tiny, tmp_path):
         (("--backbone", "torchvision/resnett18"), "torchvision has no model 'resnett18'; did you mean resnet18"),
         (("--backbone_weights", "none.pth"), "--backbone_weights none.pth: no such file"),
         (("--report_to", "clearml"), "--report_to clearml: it is not installed; pip install clearml, or"),
-        (("--push_to_hub",), "--push_to_hub: "),
-        (("--push_to_hub", "--hub_model_id", "a/b/c"), "--hub_model_id a/b/c: "),
+        (("--push_to_hub",), "run hf auth login, or set HF_TOKEN"),
+        (("--push_to_hub", "--hub_model_id", "a/b/c"), "a/b/c is no name for a repository: "),
     ],
 )
 def test_bad_input_is_refused_in_one_line(flags, message, tiny, tmp_path):
