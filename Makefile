@@ -22,14 +22,14 @@ $(READY): requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-demo: $(DEMO)/index.html
-	@echo && echo "open $(DEMO)/index.html (all data SIMULATED)"
+demo: $(DEMO)/index.html $(DEMO)/gallery.html
+	@echo && echo "open $(DEMO)/index.html and $(DEMO)/gallery.html (all data SIMULATED)"
 
 $(DEMO)/raw/disease_images.csv: simulate_faces.py simulated_people.py face_model.py face_painting.py face_skin.py phenotypes.py phenotypes.csv conditions.csv | $(READY)
 	@rm -rf $(DEMO)/raw
 	$(BIN)/python simulate_faces.py --output_dir $(DEMO)/raw
 
-$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curated_table.py photographs.py near_duplicates.py recorded_values.py protocols.py runs.py dataset_card.md
+$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curated_table.py photographs.py near_duplicates.py recorded_values.py protocols.py runs.py parquet_files.py withdrawal.py datasheet.py dataset_facts.py dataset_figures.py croissant.py dataset_card.md dataset_license.txt
 	$(BIN)/python rdface_dataset.py build $(DEMO)/raw --output_dir $(SIM)
 	@touch $@
 
@@ -60,6 +60,9 @@ RUNS := $(addprefix $(DEMO)/,probe_strict finetune_strict probe_paper finetune_p
 
 $(DEMO)/index.html: $(RUNS:=/run.json) make_report.py
 	$(BIN)/python make_report.py results $(RUNS) --dataset_name $(SIM) --output_file $@
+
+$(DEMO)/gallery.html: $(SIM)/README.md make_report.py gallery.py gallery_page.html
+	$(BIN)/python make_report.py gallery $(SIM) --output_file $@
 
 test: lint
 	$(BIN)/python -m pytest

@@ -1,14 +1,16 @@
-"""Results of finished runs as one self-contained HTML page: a table with intervals and chance, and example images.
+"""Self-contained HTML pages: results of finished runs, with intervals and chance; and a gallery of a dataset.
 
     python make_report.py results RUN [RUN ...] --dataset_name DIR --output_file page.html
+    python make_report.py gallery DIR [--dataset_config_name restored] --output_file gallery.html
 
 A RUN is a folder with `predictions.parquet` and `run.json`; every number is recomputed from the predictions here. The
-page needs no server and loads nothing; photographs appear as small re-encoded thumbnails."""
+pages need no server and load nothing; photographs appear as small re-encoded thumbnails, and only the user who made a
+page may read it. gallery.py fills the gallery."""
 
 import argparse
 import base64
-import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +19,11 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+import gallery
 import metrics
 from built_dataset import is_simulated, load_images
-from runs import InputError, fail, write_atomically
+from runs import InputError, fail, one_line, write_atomically
 
-THUMBNAIL_PX = 160
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
@@ -112,10 +114,6 @@ def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> lis
                 f"image {prediction['image_id']} is not in this dataset; give the one the run was made with"
             )
         image = images[row_of[prediction["image_id"]]]
-        picture = image["image"].convert("RGB")
-        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        jpeg = io.BytesIO()
-        picture.save(jpeg, "JPEG", quality=80)
         probabilities = np.asarray(prediction["probabilities"])
         guesses = [
             {"abbr": names[c], "name": name_of[names[c]], "p": probabilities[c], "right": c == prediction["label"]}
@@ -126,7 +124,7 @@ def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> lis
                 "image_id": image["image_id"],
                 "disease": image["disease_name"],
                 "guesses": guesses,
-                "jpeg": base64.b64encode(jpeg.getvalue()).decode(),
+                "jpeg": base64.b64encode(gallery.thumbnail(image["image"])).decode(),
             }
         )
     return faces
@@ -176,6 +174,21 @@ def results_page(runs: list[Path], images: Dataset, count: int) -> str:
     )
 
 
+def write_page(output_file: Path, page: str) -> None:
+    """Whole or not at all, and from its first byte for this user alone (mode 0600): a page holds photographs."""
+
+    def write(file: Path) -> None:
+        file.unlink(missing_ok=True)  # what a killed run left may have another mode
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as private:
+            private.write(page)
+
+    try:
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output_file, write)
+    except OSError as error:
+        raise InputError(f"--output_file {output_file}: {one_line(error)}; name another file") from error
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -184,16 +197,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     results.add_argument("runs", nargs="+", type=Path, help="folders that train_classifier.py wrote")
     results.add_argument("--dataset_name", required=True, help="the dataset of these runs: a folder or a Hub id")
-    results.add_argument("--dataset_config_name", default=None, help="its config; none: the default one")
     results.add_argument("--output_file", type=Path, required=True, help="the page to write")
     results.add_argument("--num_examples", type=int, default=24, help="example images on the page")
+    browsed = commands.add_parser(
+        "gallery", help="thumbnails to browse, for people without the Hub", formatter_class=results.formatter_class
+    )
+    browsed.add_argument("dataset_name", metavar="DIR", help="the dataset: a folder or a Hub id")
+    browsed.add_argument("--output_file", type=Path, default=Path("gallery.html"), help="the page to write")
+    for command in (results, browsed):
+        command.add_argument("--dataset_config_name", default=None, help="its config; none: the default one")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
-    page = results_page(args.runs, load_images(args.dataset_name, args.dataset_config_name), args.num_examples)
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.output_file, lambda file: file.write_text(page, encoding="utf-8"))
+    if args.command == "gallery":
+        gallery.check_output(args.output_file, args.dataset_name)
+    images = load_images(args.dataset_name, args.dataset_config_name)
+    if args.command == "gallery":
+        page = gallery.gallery_page(images)
+    else:
+        page = results_page(args.runs, images, args.num_examples)
+    write_page(args.output_file, page)
     print(f"written: {args.output_file}")
 
 

@@ -1,14 +1,17 @@
-"""The Parquet files of a dataset's folder: what tells their content apart, and rows taken out without a trace."""
+"""The Parquet files of a dataset's folder: their layout, what tells their content apart, rows taken out of them."""
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from runs import write_atomically
+
+# The Hub's viewer reads a whole row group to show a row of it.
+MAX_ROW_GROUP_ROWS, MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES = 100, 100_000_000, 500_000_000
 
 
 def sha256_of(file: Path) -> str:
@@ -44,18 +47,20 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> bool:
 
 
 def _write_groups(file: pq.ParquetFile, path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """As the builder writes: pictures as they are, other columns compressed, a page index for the Hub's viewer."""
-    first = file.metadata.row_group(0)
-    columns = [first.column(n) for n in range(first.num_columns)]
-    compression = {c.path_in_schema: c.compression.replace("UNCOMPRESSED", "NONE") for c in columns}
-    dictionary = [column.path_in_schema for column in columns if "RLE_DICTIONARY" in column.encodings]
-    schema = file.schema_arrow
-    layout = {"compression": compression, "use_dictionary": dictionary, "use_content_defined_chunking": True}
-    with pq.ParquetWriter(path, schema, write_page_index=True, **layout) as writer:
+    with open_writer(path, file.schema_arrow) as writer:
         for number in range(file.num_row_groups):
             table = change(file.read_row_group(number))
             if table.num_rows:
                 writer.write_table(table, row_group_size=table.num_rows)
+
+
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Writes as `datasets` does: pictures as they are, other columns compressed, a page index for the Hub's viewer."""
+    from datasets import Features  # slow to import, and not needed to read
+    from datasets.arrow_writer import get_parquet_column_options
+
+    columns = get_parquet_column_options(Features.from_arrow_schema(schema), schema)
+    return pq.ParquetWriter(path, schema, write_page_index=True, use_content_defined_chunking=True, **columns)
 
 
 def renumber(config: Path) -> None:
@@ -65,3 +70,36 @@ def renumber(config: Path) -> None:
         os.replace(path, config / f"train-{number:05d}-of-{len(shards):05d}.parquet")
     if not shards and config.is_dir():
         config.rmdir()
+
+
+def write_shards(parts: list[Path], folder: Path) -> None:
+    """All parts, in their order, as train-*.parquet in the builder's layout; one row group is held in memory."""
+    folder.mkdir(parents=True)
+    shards, writer = [], None
+    for table in row_groups(parts):
+        if writer is None:
+            shards.append(folder / f"shard-{len(shards):05d}.parquet")
+            writer = open_writer(shards[-1], table.schema)
+        writer.write_table(table, row_group_size=len(table))
+        if shards[-1].stat().st_size >= MAX_SHARD_BYTES:
+            writer.close()
+            writer = None
+    if writer is not None:
+        writer.close()
+    for number, shard in enumerate(shards):
+        shard.rename(folder / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+
+
+def row_groups(parts: list[Path]) -> Iterator[pa.Table]:
+    """The rows of all parts in groups bounded in rows and in bytes, but for a row that exceeds the bound alone."""
+    waiting, waiting_bytes = [], 0
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            for number in range(file.num_row_groups):  # of one row each
+                row = file.read_row_group(number)
+                if waiting and (len(waiting) == MAX_ROW_GROUP_ROWS or waiting_bytes + row.nbytes > MAX_ROW_GROUP_BYTES):
+                    yield pa.concat_tables(waiting)
+                    waiting, waiting_bytes = [], 0
+                waiting.append(row)
+                waiting_bytes += row.nbytes
+    yield pa.concat_tables(waiting)

@@ -41,7 +41,7 @@ import photographs
 import protocols
 import withdrawal
 from curated_table import FolderError, Problem, Row
-from parquet_files import parquet_digest, shard_digests
+from parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES, parquet_digest, shard_digests
 from runs import InputError, run_record, write_json
 
 WRITTEN = {  # all that a build makes, with real/*.parquet
@@ -54,9 +54,7 @@ REMEDIES = {  # what stands beside an earlier build and would be lost with it
     "restored": _OF_EARLIER,
     "reports": _OF_EARLIER,
 }
-MAX_SHARD_SIZE = "500MB"
-ROW_GROUP_ROWS = (100, 50, 20, 10, 5, 2, 1)  # the first that keeps every row group below MAX_ROW_GROUP_BYTES
-MAX_ROW_GROUP_BYTES = 100_000_000  # of image files; the Hub's viewer reads a whole group to show a row
+ROW_GROUP_ROWS = (100, 50, 20, 10, 5, 2, 1)  # the first that keeps every row group within MAX_ROW_GROUP_BYTES
 
 
 def features(class_names: list[str], extra_columns: Iterable[str] = ()) -> Features:
@@ -368,7 +366,7 @@ def write_parquet(rows: list[Row], schema: Features, folder: Path, workspace: Pa
     builder = RDFaceBuilder(rows, schema, cache_dir=cache, **options)
     written = workspace / "written"
     try:
-        builder.download_and_prepare(str(written), file_format="parquet", max_shard_size=MAX_SHARD_SIZE)
+        builder.download_and_prepare(str(written), file_format="parquet", max_shard_size=MAX_SHARD_BYTES)
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None
     folder.mkdir()

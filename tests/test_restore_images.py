@@ -27,10 +27,12 @@ from spandrel_extra_arches.architectures.DDColor import DDColor
 import built_dataset
 import datasheet
 import faces
+import parquet_files
 import photographs
 import rdface_dataset
 import restoration
 import restore_images
+import restored_rows
 import runs
 import simulate_faces
 from demo_models import train_restorers
@@ -209,7 +211,7 @@ def test_old_photographs_are_coloured_and_their_lightness_stays(restored):
 def test_load_dataset_opens_both_configs(restored):
     opened = datasets.load_dataset(str(restored), "restored", split="train")
     real = datasets.load_dataset(str(restored), "real", split="train")
-    assert opened.column_names == [*real.column_names, *restore_images.PROVENANCE]
+    assert opened.column_names == [*real.column_names, *restored_rows.PROVENANCE]
     assert opened.features["label"] == real.features["label"] and opened[0]["image"].mode == "RGB"
     assert len(built_dataset.load_images(str(restored), "restored")) == len(real) == 20
 
@@ -242,9 +244,9 @@ def test_row_groups_and_shards_are_bounded_by_bytes(restored, tmp_path, monkeypa
     parts = [tmp_path / "part.parquet"]
     pq.write_table(pq.read_table(file), parts[0], row_group_size=1)
     size = file.stat().st_size
-    monkeypatch.setattr(restore_images, "ROW_GROUP_BYTES", size // 5)
-    monkeypatch.setattr(restore_images, "SHARD_BYTES", size // 2)
-    restore_images.write_shards(parts, tmp_path / "shards")
+    monkeypatch.setattr(parquet_files, "MAX_ROW_GROUP_BYTES", size // 5)
+    monkeypatch.setattr(parquet_files, "MAX_SHARD_BYTES", size // 2)
+    parquet_files.write_shards(parts, tmp_path / "shards")
     shards = sorted((tmp_path / "shards").iterdir())
     n = len(shards)
     assert n >= 2 and [shard.name for shard in shards] == [f"train-{i:05d}-of-{n:05d}.parquet" for i in range(n)]
@@ -555,13 +557,13 @@ def test_gfpgan_is_given_and_gives_the_range_it_was_trained_on(portrait, landmar
 def test_the_face_enhancer_is_used_where_there_is_a_face(face_enhancer, portrait):
     network = restoration.load_network(str(face_enhancer), "face_enhancer")
     upscaler = restoration.load_network(str(UPSCALER), "upscaler")
-    networks = restore_images.Networks(upscaler, network, faces.load_detector("mtcnn"))
+    networks = restored_rows.Networks(upscaler, network, faces.load_detector("mtcnn"))
     with_face = np.array(Image.fromarray(portrait).resize((128, 128)))
     without = np.full((128, 128, 3), 128, np.uint8)
     args = restore_images.parse_args(
         ["--dataset_name", "d", "--output_dir", "o", "--upscaler", "u", "--pad_to", "0", "--output_scale", "2"]
     )
-    one, none = restore_images.restore([with_face, without], networks, args, contextlib.nullcontext)
+    one, none = restored_rows.restore([with_face, without], networks, args, contextlib.nullcontext)
     assert (one["faces_enhanced"], one["face_enhancer"]) == (1, face_enhancer.name)
     assert (none["faces_enhanced"], none["face_enhancer"], none["face_enhancer_sha256"]) == (0, None, None)
     assert one["picture"].shape == (256, 256, 3)
@@ -578,7 +580,7 @@ def flags_of(**changed: object) -> object:
 
 def test_a_large_photograph_is_enlarged_less_and_a_very_large_one_not_at_all():
     args = flags_of(max_side=4096, output_scale=3.5)
-    assert [restore_images.restored_scale(px, args) for px in (512, 1024, 2048, 5000)] == [3.5, 3.5, 2.0, 1.0]
+    assert [restored_rows.restored_scale(px, args) for px in (512, 1024, 2048, 5000)] == [3.5, 3.5, 2.0, 1.0]
 
 
 def test_one_photograph_that_fails_does_not_take_its_batch_along(upscaler, portrait):
@@ -593,24 +595,24 @@ def test_one_photograph_that_fails_does_not_take_its_batch_along(upscaler, portr
         Image.fromarray(picture).save(encoded, "PNG")
         rows.append({"image": {"bytes": encoded.getvalue(), "path": None}, "image_id": f"C.{number}"})
     rows.append({"image": {"bytes": rows[0]["image"]["bytes"][:60], "path": None}, "image_id": "C.3"})
-    networks = restore_images.Networks(with_model(upscaler, Painted(fails_on_white)))
+    networks = restored_rows.Networks(with_model(upscaler, Painted(fails_on_white)))
     args = flags_of(pad_to=0, batch_size=3)
-    restored, failures = restore_images.restore_block(rows, networks, args, contextlib.nullcontext)
+    restored, failures = restored_rows.restore_block(rows, networks, args, contextlib.nullcontext)
     assert [row["image_id"] for row in restored] == ["C.0", "C.2"]
     assert [failure.split()[0] for failure in failures] == ["C.3", "C.1:"]
 
 
 def test_a_photograph_that_is_large_already_says_that_no_network_touched_it(upscaler, portrait):
     args = flags_of(max_side=512, pad_to=0)
-    (found,) = restore_images.restore([portrait], restore_images.Networks(upscaler), args, None)
+    (found,) = restored_rows.restore([portrait], restored_rows.Networks(upscaler), args, None)
     assert (found["upscaler"], found["upscaler_sha256"], found["scale"]) == (None, None, 1.0)
     assert np.array_equal(found["picture"], portrait)
 
 
 def test_grey_stays_grey_without_a_colorizer(upscaler, portrait):
     grey = np.array(Image.fromarray(portrait[:80, :80]).convert("L").convert("RGB"))
-    (found,) = restore_images.restore(
-        [grey], restore_images.Networks(upscaler), flags_of(pad_to=0), contextlib.nullcontext
+    (found,) = restored_rows.restore(
+        [grey], restored_rows.Networks(upscaler), flags_of(pad_to=0), contextlib.nullcontext
     )
     assert np.ptp(found["picture"], axis=2).max() == 0 and found["colorizer"] is None
 
@@ -618,11 +620,11 @@ def test_grey_stays_grey_without_a_colorizer(upscaler, portrait):
 @pytest.mark.parametrize("shape", [(60, 40), (41, 60), (64, 64), (90, 30)])
 def test_padding_centres_and_the_border_ends_black(shape):
     picture = np.full((*shape, 3), 200, np.uint8)
-    padded = restore_images.square(picture, 64)
+    padded = restored_rows.square(picture, 64)
     side = max(64, *shape)
     assert padded.shape == (side, side, 3) and padded.sum() == picture.sum()
     enlarged = np.full((2 * side, 2 * side, 3), 200, np.uint8)
-    restore_images.blacken_border(enlarged, picture, padded)
+    restored_rows.blacken_border(enlarged, picture, padded)
     assert np.array_equal(enlarged[::2, ::2], padded)
 
 

@@ -1,0 +1,180 @@
+"""Rows of config `real` restored: a block of photographs through the networks, and what is recorded of each."""
+
+import argparse
+import dataclasses
+import hashlib
+import io
+import warnings
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+import faces
+import photographs
+import restoration
+from restoration import Network
+from runs import InputError, one_line
+
+FACE_THRESHOLD = 0.9  # of MTCNN: what may be no face is left as it is
+PROVENANCE = {
+    "original_sha256": datasets.Value("string"),  # of the photograph's bytes in config real
+    "original_width": datasets.Value("int32"),  # px, as is height
+    "original_height": datasets.Value("int32"),
+    "upscaler": datasets.Value("string"),  # file name, or ORG/NAME/FILE on the Hub; null: not applied
+    "upscaler_sha256": datasets.Value("string"),  # of the weights' file
+    "scale": datasets.Value("float64"),  # px of the restored picture for one of the photograph
+    "face_enhancer": datasets.Value("string"),
+    "face_enhancer_sha256": datasets.Value("string"),
+    "faces_enhanced": datasets.Value("int32"),
+    "colorizer": datasets.Value("string"),
+    "colorizer_sha256": datasets.Value("string"),
+}
+
+
+@dataclasses.dataclass
+class Networks:
+    """What restores a photograph, in the order of its use; None where it was not asked for."""
+
+    upscaler: Network
+    face_enhancer: Network | None = None
+    face_detector: faces.Detector | None = None
+    colorizer: Network | None = None
+
+
+def restored_features(features: datasets.Features) -> datasets.Features:
+    """The columns of config restored: those of real, in their order, and where the picture comes from.
+
+    Raises InputError where real has a column of one of these names."""
+    clash = next((name for name in PROVENANCE if name in features), None)
+    if clash:
+        raise InputError(f"the dataset has a column {clash} already; restore config real, or rename it in the CSV")
+    return datasets.Features({**features, "image": datasets.Image(mode="RGB"), **PROVENANCE})
+
+
+def restore_block(
+    rows: list[dict], networks: Networks, args: argparse.Namespace, autocast: Callable
+) -> tuple[list[dict], list[str]]:
+    """The restored rows of a block, in its order, and for each photograph that failed its name and the reason.
+
+    rows: of config real, with the image as {bytes, path}. Photographs of one size go through the upscaler together."""
+    pictures, restored, failures = {}, {}, []
+    rows_by_size = defaultdict(list)
+    for i, row in enumerate(rows):
+        try:
+            pictures[i] = decode(row["image"])
+            rows_by_size[square(pictures[i], args.pad_to).shape].append(i)
+        except Exception as error:  # Pillow's parsers raise a dozen kinds over damaged files
+            failures.append(f"{row['image_id']} cannot be decoded ({one_line(error)})")
+    batches = deque()
+    for same_size in rows_by_size.values():
+        batches += [same_size[start : start + args.batch_size] for start in range(0, len(same_size), args.batch_size)]
+    while batches:
+        batch = batches.popleft()
+        try:
+            found = restore([pictures[i] for i in batch], networks, args, autocast)
+            for i, changes in zip(batch, found, strict=True):
+                restored[i] = changed_row(rows[i], changes)
+        except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+            if len(batch) > 1:
+                batches += [[i] for i in batch]  # alone, it shows whose fault it is
+            else:
+                failures.append(f"{rows[batch[0]]['image_id']}: {one_line(error)}")
+    return [restored[i] for i in sorted(restored)], failures
+
+
+def decode(image: dict | None) -> np.ndarray:
+    """The upright photograph (h, w, 3) uint8. Raises OSError or ValueError where there is none."""
+    if not image or not image["bytes"]:
+        raise ValueError("it holds no bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large pictures and of metadata
+        photograph = Image.open(io.BytesIO(image["bytes"]), formats=photographs.FORMATS)
+        return np.array(ImageOps.exif_transpose(photograph).convert("RGB"))
+
+
+def square(picture: np.ndarray, pad_to_px: int) -> np.ndarray:
+    """The picture in the middle of a black square with a side of at least pad_to_px; 0 leaves it as it is."""
+    if not pad_to_px:
+        return picture
+    height, width = picture.shape[:2]
+    side = max(pad_to_px, height, width)
+    padded = np.zeros((side, side, 3), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    padded[top : top + height, left : left + width] = picture
+    return padded
+
+
+def restored_scale(longer_side_px: int, args: argparse.Namespace) -> float:
+    """--output_scale, or less where the result would exceed --max_side; 1 where there is nothing to enlarge."""
+    return max(1.0, min(args.output_scale, args.max_side / longer_side_px))
+
+
+def restore(
+    originals: list[np.ndarray], networks: Networks, args: argparse.Namespace, autocast: Callable
+) -> Iterator[dict]:
+    """Photographs (h, w, 3) uint8 whose squares are equally large, restored: the picture and what is noted of it.
+
+    Padding comes first, as the paper lists it: the networks see the square, which also makes most photographs equally
+    large. Its border is blackened again at the end, since no network leaves black as black as it was."""
+    padded = np.stack([square(original, args.pad_to) for original in originals])
+    scale = restored_scale(max(padded.shape[1:3]), args)
+    enlarged = padded
+    if scale > 1:
+        enlarged = restoration.upscale(networks.upscaler, padded, args.tile, autocast)
+    found = [None] * len(padded)
+    if networks.face_enhancer:
+        found = networks.face_detector.detect(list(padded), FACE_THRESHOLD)
+    for original, before, after, face in zip(originals, padded, enlarged, found, strict=True):
+        size = round(before.shape[1] * scale), round(before.shape[0] * scale)
+        picture = np.array(Image.fromarray(after).resize(size, Image.Resampling.LANCZOS))
+        if face:
+            picture = restoration.enhance_face(networks.face_enhancer, picture, before, face.landmarks)
+        original_image = Image.fromarray(original)
+        colorized = networks.colorizer is not None and restoration.is_monochrome(original_image)
+        if colorized:
+            picture = restoration.colorize(networks.colorizer, picture)
+        elif photographs.is_grayscale(original_image):  # the upscaler has three channels and may tint what had no tint
+            picture = np.array(Image.fromarray(picture).convert("L").convert("RGB"))
+        blacken_border(picture, original, before)
+        used = {
+            "upscaler": networks.upscaler if scale > 1 else None,
+            "face_enhancer": networks.face_enhancer if face else None,
+            "colorizer": networks.colorizer if colorized else None,
+        }
+        yield {
+            "picture": picture,
+            "scale": scale,
+            "faces_enhanced": int(face is not None),
+            "original_width": original.shape[1],
+            "original_height": original.shape[0],
+            **{role: network and network.name for role, network in used.items()},
+            **{f"{role}_sha256": network and network.sha256 for role, network in used.items()},
+        }
+
+
+def blacken_border(picture: np.ndarray, original: np.ndarray, padded: np.ndarray) -> None:
+    """Set to 0, in place, what of a restored picture lies outside of the photograph in its square."""
+    for axis in (0, 1):
+        scale = picture.shape[axis] / padded.shape[axis]
+        first = (padded.shape[axis] - original.shape[axis]) // 2
+        last = first + original.shape[axis]
+        along = np.moveaxis(picture, axis, 0)  # a view
+        along[: round(first * scale)] = 0
+        along[round(last * scale) :] = 0
+
+
+def changed_row(row: dict, changes: dict) -> dict:
+    """The row of config restored: that of real, with what is different about the picture."""
+    picture = Image.fromarray(changes.pop("picture"))
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    restored = row | changes | {"original_sha256": hashlib.sha256(row["image"]["bytes"]).hexdigest()}
+    restored["image"] = {"bytes": encoded.getvalue(), "path": f"{row['image_id']}.png"}
+    restored |= {"width": picture.width, "height": picture.height}
+    restored["is_grayscale"] = photographs.is_grayscale(picture)
+    restored["sha256"] = hashlib.sha256(encoded.getvalue()).hexdigest()
+    return restored
