@@ -159,10 +159,11 @@ def with_earlier_withdrawals(repository: Repository, contents: Contents) -> Cont
         return contents
     theirs = withdrawal.read_list(repository.read(withdrawal.LIST_NAME).decode())
     for line in theirs:
-        image_id = contents.photograph_sha256.get(line.sha256)
-        if image_id:
-            reason = f"{image_id} was withdrawn from {repository.name} on {line.withdrawn_on}"
-            raise InputError(f"{reason}; run: python publish_dataset.py withdraw {contents.folder} {image_id}")
+        found = [name for name, digest in contents.image_ids.items() if line.sha256 == digest or line.image_id == name]
+        if found:
+            reason = f"{found[0]} was withdrawn from {repository.name} on {line.withdrawn_on}"
+            remedy = f"run: python publish_dataset.py withdraw {contents.folder} {found[0]}"
+            raise InputError(f"{reason}; {remedy} (another photograph of that name needs another number)")
     ours = withdrawal.listed(contents.folder)
     missing = [line for line in theirs if line not in ours]
     if not missing:
@@ -241,7 +242,7 @@ def withdraw(args: argparse.Namespace) -> int:
     if contents.is_synthetic:
         raise InputError(f"{args.folder}: holds synthetic images; give the folder of the photographs")
     known = args.image_id in {line.image_id for line in withdrawal.listed(args.folder)}
-    if not known and args.image_id not in contents.photograph_sha256.values():
+    if not known and args.image_id not in contents.image_ids:
         raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
     found = {folder: withdrawal.derived(folder, args.image_id) for folder, _ in args.derived}
     print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if known else ""))

@@ -46,7 +46,7 @@ class Contents:
     configs: list[str]
     rows: dict[str, int]  # config -> rows
     columns: dict[str, list[str]]  # config -> columns
-    photograph_sha256: dict[str, str]  # of config real: sha256 -> image_id
+    image_ids: dict[str, str | None]  # of all configs -> sha256 of the photograph, None where only a report is here
     problems: list[str]
 
     @property
@@ -111,10 +111,25 @@ def _examine_shard(contents: Contents, name: str) -> None:
                     number += 1
                     where = f"{name}: row {number} ({row.get('image_id') or row.get('synthetic_id')})"
                     contents.problems += [f"{where}: {problem}" for problem in _row_problems(row)]
-                    if config == "real":
-                        contents.photograph_sha256[row["sha256"]] = row["image_id"]
+                    if config in REAL_CONFIGS:
+                        contents.problems += [
+                            f"{where}: {problem}" for problem in _origin_problems(contents, config, row)
+                        ]
     except (pa.ArrowException, OSError, KeyError) as error:
         contents.problems.append(f"{name}: cannot be read ({one_line(error)}); make the dataset again")
+
+
+def _origin_problems(contents: Contents, config: str, row: dict) -> Iterator[str]:
+    """Whether a restored photograph or a report belongs to one that config real holds, which is examined first."""
+    image_id, digest = row["image_id"], row.get("original_sha256") or row.get("sha256")
+    known = contents.image_ids.get(image_id)
+    if config != "real" and "real" in contents.configs:
+        if image_id not in contents.image_ids:
+            yield "config real holds no such photograph; make this config again"
+            return
+        if digest and known and digest != known:
+            yield "was made from another photograph than config real holds; make this config again"
+    contents.image_ids[image_id] = known or digest
 
 
 def _row_problems(row: dict) -> Iterator[str]:

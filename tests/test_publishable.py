@@ -50,7 +50,7 @@ def test_what_a_build_makes_is_fit_and_its_records_stay(dataset):
     assert contents.problems == [] and contents.rows == {"real": 11} and not contents.is_synthetic
     assert {"README.md", "LICENSE", "croissant.json", "real/train-00000-of-00001.parquet"} <= set(contents.files)
     assert set(contents.stays) == {"build_record.json", "rejected.csv", "real/notes.txt"}
-    assert len(contents.photograph_sha256) == 11
+    assert len(contents.image_ids) == 11
 
 
 def with_exif(image: dict) -> dict:
@@ -126,6 +126,17 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
     for folder in (tmp_path / "none", tmp_path):
         with pytest.raises(runs.InputError, match=r"rdface_dataset\.py"):
             publishable.examine(folder)
+
+
+def test_what_was_made_from_photographs_that_are_not_here_stays(dataset):
+    small_datasets.with_restored_and_reports(dataset)
+    assert problems(dataset) == []
+    path = next((dataset / "real").glob("*.parquet"))
+    pq.write_table(pq.read_table(path).slice(1), path)
+    datasheet.write_datasheet(dataset)
+    found = problems(dataset)
+    assert [line.split("/")[0] for line in found] == ["reports", "restored"]
+    assert all("row 1 (AAR.1): config real holds no such photograph" in line for line in found)
 
 
 # ---- synthetic images
