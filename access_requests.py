@@ -3,11 +3,13 @@
 import json
 import re
 
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import AccessRequest
 
 from hub_repository import Repository
 from runs import InputError
 
+MAX_CELL = 60  # characters of an answer in the table; --json shows all
 STATUSES = ("pending", "accepted", "rejected")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
@@ -28,7 +30,12 @@ def decide(repository: Repository, requests: list[AccessRequest], action: str, u
         if status == "accepted":
             return f"{user} has access to {repository.name} already"
         if request is None:
-            repository.call("grant_access", user)  # without having asked
+            try:
+                repository.call("grant_access", user)  # without having asked
+            except HfHubHTTPError as error:
+                if error.response.status_code not in (400, 404):
+                    raise
+                raise InputError(f"{user}: the Hub knows no such user; check the spelling of the name") from error
         else:
             repository.call("accept_access_request", **who)
         return f"{user} has access to {repository.name} now"
@@ -61,5 +68,6 @@ def table(requests: list[AccessRequest], as_json: bool = False) -> str:
 
 
 def _printable(value: object) -> str:
-    """In one line, without what could rewrite the terminal: strangers wrote it."""
-    return "-" if value is None else CONTROL_CHARACTERS.sub(" ", str(value))
+    """In one line, not too long, without what could rewrite the terminal: strangers wrote it."""
+    text = "-" if value is None else CONTROL_CHARACTERS.sub(" ", str(value))
+    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 3]}..."

@@ -44,11 +44,14 @@ yaml.SafeDumper.add_representer(
 )
 
 
-def write_datasheet(folder: Path, version: str | None = None, contact: str | None = None) -> None:
+def write_datasheet(
+    folder: Path, version: str | None = None, contact: str | None = None, repository: str | None = None
+) -> None:
     """Write README.md, LICENSE, croissant.json and figures/*.png beside a folder's Parquet files.
 
     folder: holds `real`, `restored`, `reports` (any of them), or `synthetic` alone, each with train-*.parquet.
-    version, contact: None keeps what README.md says; without one, the version is 1.0.0 and no contact is named.
+    version, contact, repository (ORG/NAME): None keeps what README.md says; without one, the version is 1.0.0, no
+    contact is named, and the owner is called ORG.
     Raises InputError where the files are no such dataset."""
     import croissant  # mlcroissant takes most of a second
 
@@ -56,6 +59,7 @@ def write_datasheet(folder: Path, version: str | None = None, contact: str | Non
     facts |= {
         "version": version or version_of(folder) or FIRST_VERSION,
         "contact": contact or card_header(folder).get("contact"),
+        "repository": repository or card_header(folder).get("repository") or f"ORG/{facts['name']}",
         "citation": CITATION,
         "generator": GENERATOR if "real" in facts["configs"] else None,
     }
@@ -122,6 +126,7 @@ def header(facts: Mapping) -> dict:
         "pretty_name": PRETTY_NAMES[facts["name"]],
         "version": facts["version"],
         "contact": facts["contact"],
+        "repository": facts["repository"] if facts["repository"].partition("/")[0] != "ORG" else None,
         "license": "other" if kind in LICENCE_NAMES else kind,
         "license_name": LICENCE_NAMES.get(kind),
         "license_link": "LICENSE" if kind in LICENCE_NAMES else None,

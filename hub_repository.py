@@ -5,6 +5,7 @@ says `repo_type="dataset"`, and each setting is read back.
 """
 
 import functools
+import inspect
 import re
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ class HubError(Exception):
 
 def explained(error: Exception, token: str | None = None) -> str:
     """An error of the client in one line, without the token and without what follows ? in an address (signatures)."""
-    text = re.sub(r"\?[^\s'\")]*", "", one_line(error))
+    text = re.sub(r"\?[^\s'\")]*| For more information check: \S+", "", one_line(error))
     return text.replace(token, "***") if token else text
 
 
@@ -51,13 +52,22 @@ class Repository:
         self.url = f"{huggingface_hub.constants.ENDPOINT}/datasets/{name}"
 
     def call(self, method: str, *args: object, **kwargs: object) -> object:
-        """A method of HfApi for this repository."""
-        return getattr(self.api, method)(self.name, *args, repo_type="dataset", **kwargs)
+        """A method of HfApi for this repository; what it would list page by page is listed. HubError where the answer
+        is not what the client knows how to read."""
+        try:
+            answer = getattr(self.api, method)(self.name, *args, repo_type="dataset", **kwargs)
+            return list(answer) if inspect.isgenerator(answer) else answer
+        except HUB_ERRORS:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise HubError(
+                f"{self.name}: the Hub's answer to {method} makes no sense ({type(error).__name__})"
+            ) from error
 
     def state(self) -> DatasetInfo | None:
         """What the Hub says of it now; None: there is none that this account may see."""
         try:
-            return self.api.dataset_info(self.name)
+            return self.call("repo_info")
         except GatedRepoError as error:
             reason = "is somebody else's, and gated"
             raise InputError(f"{self.name}: {reason}; use a token that may write to it, or name another") from error
@@ -99,9 +109,9 @@ class Repository:
         for attempt in range(HIDING_ATTEMPTS):
             try:
                 self.call("update_repo_settings", private=True)
-                if self.api.dataset_info(self.name).private:
+                if self.call("repo_info").private is True:
                     return
-            except HUB_ERRORS as error:
+            except (*HUB_ERRORS, HubError) as error:
                 reason = explained(error, self.token)
             time.sleep(HIDING_PAUSE_S * (attempt + 1 < HIDING_ATTEMPTS))
         raise HubError(f"{self.name}: COULD NOT BE MADE PRIVATE ({reason}); do it by hand now: {self.url}/settings")
@@ -184,8 +194,8 @@ class Repository:
             return response.status_code in (404, 410)
 
 
-def is_same(digest: str | None, file: Path) -> bool:
+def is_same(digest: str | None, file: Path | None) -> bool:
     """Whether a local file has the content that the Hub's digest stands for (see Repository.files)."""
-    if digest is None:
+    if digest is None or file is None:
         return False
     return digest == (sha256_of(file) if len(digest) == 64 else git_hash(file.read_bytes()))

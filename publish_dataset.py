@@ -22,10 +22,11 @@ from huggingface_hub.utils import get_token
 
 import access_requests
 import hub_models
+import publication
 import publishable
 import withdrawal
-from hub_repository import HUB_ERRORS, HubError, Repository, explained, is_same
-from publishable import REAL_CONFIGS, Contents
+from hub_repository import HUB_ERRORS, HubError, Repository, explained
+from publishable import Contents
 from runs import InputError, fail, one_line
 
 NAMED_PROBLEMS = 20
@@ -47,15 +48,15 @@ def publish(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     repository = open_repository(args.repo_id)
-    hidden, gated = prepare(repository, args.open, args.ungated)
+    hidden, gated = publication.prepare(repository, contents, args.ungated)
     if not hidden and gated:
-        close_unless_strangers_are_refused(repository)
-    contents = with_earlier_withdrawals(repository, contents)
-    send(repository, contents, hidden, gated, f"Publish {contents.folder.name}")
+        publication.close_unless_strangers_are_refused(repository)
+    contents = publication.bring_into_line(repository, contents)
+    publication.upload(repository, contents, hidden, gated, "Publish", args.forget_history)
     if args.visible and hidden:
-        show(repository, contents, gated)
+        publication.show(repository, contents, gated)
     elif not hidden and gated:
-        close_unless_strangers_are_refused(repository)
+        publication.close_unless_strangers_are_refused(repository)
     seen = "private" if hidden and not args.visible else "visible"
     print(f"published: {repository.url} ({seen}{', gated with manual approval' if gated else ', open to everybody'})")
     if hidden and not args.visible:
@@ -79,109 +80,6 @@ def open_repository(repo_id: str) -> Repository:
     return repository
 
 
-def prepare(repository: Repository, to_everybody: bool, ungated: bool) -> tuple[bool, str | bool]:
-    """Make the repository fit to take the images, before any is sent; returns what `private` and `gated` are now."""
-    state = repository.state()
-    if state is None:
-        state = repository.create()
-    else:
-        repository.must_be_writable()
-    hidden = bool(state.private)
-    if to_everybody:
-        if state.gated or any(name.split("/")[0] in REAL_CONFIGS for name in repository.files()):
-            raise InputError(f"{repository.name}: holds or is meant for photographs; name another for synthetic images")
-        return hidden, False
-    if not hidden and not state.gated:
-        if ungated:
-            return hidden, False
-        reason = "is public and not gated, so that everybody could download the photographs"
-        raise InputError(f"{repository.name}: {reason}; make it private (hf repos settings), or name another")
-    if state.gated != "manual":
-        repository.call("update_repo_settings", gated="manual", private=hidden)
-    repository.must_be(hidden, "manual")
-    return hidden, "manual"
-
-
-def send(repository: Repository, contents: Contents, hidden: bool, gated: str | bool, message: str) -> None:
-    """Upload what differs, and only that, into a repository that is what it should be, before and after."""
-    parent = repository.must_be(hidden, gated)
-    changed, gone = differences(contents, repository.files())
-    repository.commit(changed, gone, parent, message)
-    try:
-        repository.must_be(hidden, gated)
-    except HubError:
-        if gated:  # somebody opened it meanwhile
-            repository.hide()
-        raise
-    changed_still, gone_still = differences(contents, repository.files())
-    if changed_still or gone_still:
-        names = ", ".join([*changed_still, *gone_still][:5])
-        raise HubError(f"{repository.name}: after the upload these files are not as they should be: {names}; run again")
-    print(f"{len(changed)} files uploaded, {len(contents.files) - len(changed)} unchanged, {len(gone)} deleted")
-
-
-def differences(contents: Contents, remote: dict[str, str]) -> tuple[dict[str, Path], list[str]]:
-    """Local files that the Hub has not, or has otherwise; and paths of ours there that are no longer here."""
-    changed = {name: file for name, file in contents.files.items() if not is_same(remote.get(name), file)}
-    return changed, [name for name in remote if publishable.is_ours(name) and name not in contents.files]
-
-
-def show(repository: Repository, contents: Contents, gated: str | bool) -> None:
-    """Make the repository visible; hidden again, whatever happens, unless strangers are refused by the gate."""
-    done = False
-    try:
-        repository.call("update_repo_settings", gated=gated, private=False)
-        repository.must_be(private=False, gated=gated)
-        if gated:
-            repository.strangers_must_be_refused(contents.shards)
-        done = True
-    finally:
-        if not done:
-            repository.hide()
-            print(f"{repository.name}: made private again", file=sys.stderr)
-
-
-def close_unless_strangers_are_refused(repository: Repository) -> None:
-    """For a repository that is visible already."""
-    try:
-        repository.strangers_must_be_refused([name for name in repository.files() if name.endswith(".parquet")])
-    except HubError:
-        repository.hide()
-        print(f"{repository.name}: made private", file=sys.stderr)
-        raise
-
-
-def with_earlier_withdrawals(repository: Repository, contents: Contents) -> Contents:
-    """The contents with the Hub's list of withdrawn photographs joined to the folder's own.
-
-    Raises InputError where a photograph that was withdrawn is in the folder still."""
-    if withdrawal.LIST_NAME not in repository.files():
-        return contents
-    theirs = withdrawal.read_list(repository.read(withdrawal.LIST_NAME).decode())
-    for line in theirs:
-        found = [name for name, digest in contents.image_ids.items() if line.sha256 == digest or line.image_id == name]
-        if found:
-            reason = f"{found[0]} was withdrawn from {repository.name} on {line.withdrawn_on}"
-            remedy = f"run: python publish_dataset.py withdraw {contents.folder} {found[0]}"
-            raise InputError(f"{reason}; {remedy} (another photograph of that name needs another number)")
-    ours = withdrawal.listed(contents.folder)
-    missing = [line for line in theirs if line not in ours]
-    if not missing:
-        return contents
-    withdrawal.write_list(contents.folder, [*missing, *ours])
-    rewrite_card(contents.folder)
-    return publishable.examine(contents.folder)
-
-
-def rewrite_card(folder: Path, version: str | None = None) -> str:
-    """Card, figures and Croissant record of a folder whose files have changed; returns the version they name."""
-    import datasheet  # slow to import, and needed by few commands
-
-    version = version or datasheet.version_of(folder)
-    datasheet.write_datasheet(folder, version)
-    return version
-
-
 def show_plan(contents: Contents, args: argparse.Namespace) -> None:
     """What `publish` would do, file by file; the Hub is asked where it can be, and nothing is changed."""
     state, remote = None, {}
@@ -189,11 +87,11 @@ def show_plan(contents: Contents, args: argparse.Namespace) -> None:
         repository = Repository(args.repo_id)
         state = repository.state()
         remote = repository.files() if state else {}
-        what = described(state)
-    except HUB_ERRORS as error:
-        what = f"not looked at ({explained(error)}); taken as new"
+        what, refused = described(state), publication.refusal(repository, state, contents, args.ungated)
+    except (*HUB_ERRORS, HubError) as error:
+        what, refused = f"not looked at ({explained(error)}); taken as new", None
     print(f"{args.repo_id}: {what}")
-    changed, gone = differences(contents, remote)
+    changed, gone = publication.differences(contents, remote)
     for name, file in contents.files.items():
         print(f"  {'upload' if name in changed else 'keep':8}{name:44}{file.stat().st_size:>14,} bytes")
     for name in gone:
@@ -208,6 +106,8 @@ def show_plan(contents: Contents, args: argparse.Namespace) -> None:
     then = "shown, and made private again unless strangers are refused" if args.visible else "left as visible as it is"
     print(f"  then {then}; {'open to everybody' if args.open else 'access by manual approval'}")
     print("dry run: nothing was sent")
+    if refused:
+        raise InputError(f"{args.repo_id}: {refused}")
 
 
 def described(state: DatasetInfo | None) -> str:
@@ -252,21 +152,35 @@ def withdraw(args: argparse.Namespace) -> int:
     if args.dry_run:
         print("dry run: nothing was removed")
         return 0
-    homes = {args.folder: args.repo_id} | dict(args.derived)
-    repositories = {name: open_repository(name) for name in homes.values() if name}  # all must answer before we begin
+    homes = {folder: name for folder, name in [(args.folder, args.repo_id), *args.derived] if name}
+    published = {folder: open_published(name, folder) for folder, name in homes.items()}
 
     version = withdraw_from(args.folder, args.image_id, known)
     print(f"{args.folder}: version {version} is without {args.image_id}")
     for made in found.values():
         remove_derived(made, args.image_id)
-    for folder, name in homes.items():
-        if name:
-            replace_on_hub(repositories[name], folder)
+    for folder, (repository, hidden, gated) in published.items():
+        contents = publishable.examine(folder)
+        if contents.problems:
+            raise HubError(f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again")
+        contents = publication.bring_into_line(repository, contents)
+        publication.upload(repository, contents, hidden, gated, "Withdraw a photograph", forget=True)
     print(
         "not removed by this: classifiers that were trained with it; copies in caches (HF_HOME, rdface_pixels); row and"
         " file in the curator's folder, whose next build refuses them; other people's copies: ask for their deletion"
     )
     return 0
+
+
+def open_published(repo_id: str, folder: Path) -> tuple[Repository, bool, str | bool]:
+    """The repository that a folder was published to, fit for what is left of it, with its `private` and `gated`.
+
+    Asked before anything is removed. Raises InputError where it does not hold this dataset."""
+    repository, contents = open_repository(repo_id), publishable.examine(folder)
+    if repository.state() is None or not publishable.shards_in(repository.files()):
+        reason = f"does not hold what {folder.name} holds"
+        raise InputError(f"{repo_id}: {reason}; name the repository where it is published, or leave it out")
+    return repository, *publication.prepare(repository, contents)
 
 
 def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
@@ -282,7 +196,8 @@ def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
         given = next(line.version for line in withdrawal.listed(folder) if line.image_id == image_id)
         version = max(version, given, key=lambda text: [int(part) for part in text.split(".")])
     withdrawal.withdraw(folder, image_id, version)
-    return rewrite_card(folder, version)
+    datasheet.write_datasheet(folder, version)
+    return version
 
 
 def remove_derived(made: withdrawal.Derived, image_id: str) -> None:
@@ -291,28 +206,7 @@ def remove_derived(made: withdrawal.Derived, image_id: str) -> None:
     withdrawal.remove(made, image_id)
     for home in sorted({path.parents[1] for path in made.rows}):
         if (home / "README.md").is_file() and any(home.glob("*/train-*.parquet")):
-            rewrite_card(home, datasheet.next_version(datasheet.version_of(home)))
-
-
-def replace_on_hub(repository: Repository, folder: Path) -> None:
-    """Bring the Hub to what the folder is now, and leave no way to what it was."""
-    contents = publishable.examine(folder)
-    state = repository.state()
-    if state is None:
-        raise HubError(f"{repository.name}: the Hub shows no such repository; the folder itself is done")
-    if contents.problems:
-        raise HubError(f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again")
-    before = repository.files()
-    contents = with_earlier_withdrawals(repository, contents)
-    changed, gone = differences(contents, before)
-    send(repository, contents, bool(state.private), state.gated, "Withdraw a photograph")
-    for line in repository.forget_history():
-        print(f"by hand: {line}")
-    replaced = [name for name in before if name.endswith(".parquet") and (name in changed or name in gone)]
-    reachable = [name for name in replaced if not repository.is_gone(name, state.sha)]
-    if reachable:
-        raise HubError(f"{repository.name}: {reachable[0]} of the earlier version can still be read; run this again")
-    print(f"{repository.url}: up to date, and without its history")
+            datasheet.write_datasheet(home, datasheet.next_version(datasheet.version_of(home)))
 
 
 # ---- the command
@@ -330,6 +224,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     published.add_argument("--open", action="store_true", help="synthetic images, which passed the privacy filter")
     published.add_argument(
         "--ungated", action="store_true", help="photographs into a public repository that everybody can download"
+    )
+    published.add_argument(
+        "--forget_history", action="store_true", help="leave no earlier version on the Hub, nor what only it held"
     )
     published.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
     asked = commands.add_parser("access", help="requests for access, with the answers to the form", allow_abbrev=False)

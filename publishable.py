@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,14 +25,19 @@ OPEN_CONFIGS = ("synthetic",)  # in a repository of their own
 TEXTS = ("README.md", "LICENSE", "croissant.json", "withdrawn.csv")
 SHARD = re.compile(rf"({'|'.join(REAL_CONFIGS + OPEN_CONFIGS)})/train-\d{{5}}-of-\d{{5}}\.parquet")
 PRIVACY_REPORT = "privacy_report.json"  # filter_synthetic.py's: {"verdict": "green" or "red", "files": {path: sha256}}
+FOLDERS = (*REAL_CONFIGS, *OPEN_CONFIGS, "figures")
+MAX_CARD_BYTES = 1_000_000
 BATCH_ROWS = 50
 # What tells about a person or a machine and is no part of any column's meaning. A web address may hold /home/ or @.
 PRIVATE_TEXT = {
     "the path of a file on some machine": re.compile(
         r"(?<![\w/.:-])/(?:home|Users|root|tmp|var|mnt|media|data|srv|opt|private|Volumes)/\S"
-        r"|(?<!\w)[A-Za-z]:\\|(?<!\S)\\\\\w|\bfile:/",
+        r"|(?<!\w)[A-Za-z]:\\|(?<!\S)\\\\\w|\bfile:/|(?<![\w/])~/\w",
     ),
-    "an e-mail address": re.compile(r"(?<![\w./])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
+    "a token or key": re.compile(
+        r"\b(?:hf_\w{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.eyJ[\w-]+)"
+    ),
+    "an e-mail address": re.compile(r"(?<![\w./])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"),
 }
 
 
@@ -67,7 +72,7 @@ def examine(folder: Path) -> Contents:
     files, stays, problems = {}, [], []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_symlink() and is_ours(name):
+        if path.is_symlink() and (is_ours(name) or name in FOLDERS):
             problems.append(f"{name}: is a link; put the file itself there")
         elif path.is_file() and is_ours(name):
             files[name] = path
@@ -92,6 +97,20 @@ def examine(folder: Path) -> Contents:
 def is_ours(name: str) -> bool:
     """Whether a path within a dataset's repository is one that this project publishes."""
     return bool(name in TEXTS or SHARD.fullmatch(name) or name.removeprefix("figures/") in FIGURES)
+
+
+def shards_in(names: Iterable[str]) -> list[str]:
+    return [name for name in names if SHARD.fullmatch(name)]
+
+
+def class_names(header: dict) -> set[str]:
+    """The conditions that a card's header tells of."""
+    try:
+        columns = [column for info in header["dataset_info"] for column in info["features"]]
+        labels = [column["dtype"]["class_label"]["names"] for column in columns if column["name"] == "label"]
+        return {str(name) for names in labels for name in names.values()}
+    except (LookupError, TypeError, AttributeError):
+        return set()
 
 
 def private_text(text: str) -> list[str]:
@@ -163,20 +182,44 @@ def _picture_problems(image: dict, row: dict) -> Iterator[str]:
         yield f"the picture is not the one that sha256 was taken of; {remedy}"
 
 
-def _examine_card(contents: Contents) -> list[str]:
-    """Why the card does not fit the files; it is public, and load_dataset goes by it."""
-    text = contents.files["README.md"].read_text(encoding="utf-8", errors="replace")
-    paths = [what for what in private_text(text) if "path" in what]  # an address to write to may well stand there
-    problems = [f"README.md: holds {what}; take it out" for what in paths]
+def header_of(card: str) -> dict:
+    """The YAML of a card's text; empty where it has none that could be read."""
     try:
-        header = yaml.safe_load(text.split("---\n")[1])
-        described = {config["config_name"]: config["description"] for config in header["configs"]}
-    except (yaml.YAMLError, LookupError, TypeError):
-        return [*problems, "README.md: has no header that load_dataset could read; make the dataset again"]
-    digests = {name: shard_digests(contents.folder, f"{name}/train-*.parquet") for name in contents.configs}
-    if described != {name: f"content {parquet_digest(shards)}" for name, shards in digests.items()}:
-        problems.append("README.md: was not made of these Parquet files; make the dataset again")
-    return problems
+        header = yaml.safe_load(card.split("---\n")[1])
+    except (yaml.YAMLError, IndexError):
+        return {}
+    return header if isinstance(header, dict) else {}
+
+
+def _examine_card(contents: Contents) -> Iterator[str]:
+    """Why the card must not be shown: everybody can read it, load_dataset goes by it, people agree to its terms."""
+    data = contents.files["README.md"].read_bytes()
+    text = data.decode("utf-8", errors="replace")
+    header = header_of(text)
+    if len(data) > MAX_CARD_BYTES or "\N{REPLACEMENT CHARACTER}" in text or ";base64," in text:
+        yield "README.md: is no text of a card's size; make the dataset again"
+        return
+    found = private_text(text.replace(str(header.get("contact") or ""), ""))
+    yield from (f"README.md: holds {what}; take it out (build --contact names an address)" for what in found)
+    named = sorted(set(re.findall(r"(?<![\w-])[\w-]{1,64}\.\d{1,9}", text)) & set(contents.image_ids))
+    if named:
+        yield f"README.md: names the photograph {named[0]}; everybody can read the card, so take it out"
+    if not header:
+        yield "README.md: has no header that load_dataset could read; make the dataset again"
+        return
+    configs = header.get("configs")
+    found = {c.get("config_name"): c for c in configs if isinstance(c, dict)} if isinstance(configs, list) else {}
+    for name in dict.fromkeys([*contents.configs, *found]):
+        digest = parquet_digest(shard_digests(contents.folder, f"{name}/train-*.parquet"))
+        files = [{"split": "train", "path": f"{name}/train-*.parquet"}]
+        told = found.get(name, {})
+        if told.get("description") != f"content {digest}" or told.get("data_files") != files:
+            yield "README.md: was not made of these Parquet files; make the dataset again"
+            break
+    form = header.get("extra_gated_fields")
+    agreed = isinstance(form, dict) and "checkbox" in form.values() and header.get("extra_gated_prompt")
+    if not contents.is_synthetic and not (agreed and "LICENSE" in contents.files):
+        yield "README.md: lacks the form or the licence that people have to agree to; make the dataset again"
 
 
 def privacy_problems(contents: Contents) -> list[str]:
@@ -185,11 +228,11 @@ def privacy_problems(contents: Contents) -> list[str]:
     file = contents.folder / PRIVACY_REPORT
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
-        verdict, examined = report["verdict"], dict(report["files"])
+        verdict, examined = report.get("verdict"), dict(report.get("files", {}))
     except FileNotFoundError:
         return [f"{PRIVACY_REPORT}: is missing, so nobody knows whether patients can be recognised; {remedy}"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        return [f"{PRIVACY_REPORT}: cannot be read ({one_line(error)}); {remedy}"]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return [f"{PRIVACY_REPORT}: is not what filter_synthetic.py writes; {remedy}"]
     problems = []
     if verdict != "green":
         problems.append(f"{PRIVACY_REPORT}: its verdict is not green; {remedy}")

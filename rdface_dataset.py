@@ -327,7 +327,8 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
         withdrawal.write_list(made, withdrawn)
     schema = features(list(dict.fromkeys(row.abbreviation for row in rows)), extra_columns)
     write_parquet(rows, schema, made / "real", workspace)
-    datasheet.write_datasheet(made, datasheet.version_after(target, made), args.contact or earlier.get("contact"))
+    version, contact = datasheet.version_after(target, made), args.contact or earlier.get("contact")
+    datasheet.write_datasheet(made, version, contact, earlier.get("repository"))
     if bad:
         write_rejected(made / "rejected.csv", bad)
     write_record(made, args, rows, problems, began)

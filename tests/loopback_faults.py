@@ -119,6 +119,17 @@ def answer(status: int, message: str = "as the test wants it", **headers: str) -
     return act
 
 
+def say(content: object) -> Callable[[Exchange], None]:
+    """Answer with something else than what was asked for."""
+
+    def act(exchange: Exchange) -> None:
+        refusal = Refusal(200, "")
+        refusal.content = content
+        raise refusal
+
+    return act
+
+
 def cut_upload(after: int, pid: int | None = None) -> Callable[[Exchange], None]:
     """End the connection after so many bytes of the body; pid: and the client's process with it."""
 

@@ -38,6 +38,7 @@ from loopback_faults import (
     ignore_gated,
     kill,
     lose_answer,
+    say,
     serve_anybody,
 )
 from loopback_repositories import Event, Repository, histories
@@ -52,6 +53,7 @@ __all__ = [
     "forget_gate_when_visible",
     "ignore_gated",
     "lose_answer",
+    "say",
     "serve_anybody",
     "serving",
 ]

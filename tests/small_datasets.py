@@ -18,10 +18,10 @@ import rdface_dataset
 CONDITIONS = {"AAR": 4, "NA": 3, "WS": 2, "CSY": 2}
 
 
-def photographs(folder: Path, name: str = "rdface") -> Path:
+def photographs(folder: Path, name: str = "rdface", conditions: dict[str, int] | None = None) -> Path:
     """Config real, built as a curator builds it, of photographs with EXIF data; AAR.1 and AAR.2 are one person's."""
     curator = Curator(folder / f"{name}-input", ["subject_id", "age", "sex", "country", "camera"])
-    for abbr, count in CONDITIONS.items():
+    for abbr, count in (conditions or CONDITIONS).items():
         for n in range(1, count + 1):
             exif = PILImage.Exif()
             exif[0x010E], exif[0x8825] = "a description that tells a name", {1: "N", 2: (51.0, 30.0, 0.0)}

@@ -16,6 +16,7 @@ from loopback_hub import (
     forget_gate_when_visible,
     ignore_gated,
     lose_answer,
+    say,
     serve_anybody,
     serving,
 )  # fmt: skip
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "publish_dataset.py")
 OWNER, GUEST = "hf_" + "owner" * 6, "hf_" + "guest" * 6
 NAME = "lab/rdface"
+PEOPLE = {OWNER: "owner", GUEST: "guest"}, {"lab": {"owner"}}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def dataset(built, tmp_path) -> Path:
 
 @pytest.fixture
 def hub():
-    with serving({OWNER: "owner", GUEST: "guest"}, {"lab": {"owner"}}) as hub:
+    with serving(*PEOPLE) as hub:
         yield hub
         assert not hub.errors
         assert not hub.leaks()
@@ -150,6 +152,7 @@ def test_a_public_repository_without_a_gate_gets_no_photograph(hub, start, datas
     run = start("publish", dataset, NAME)
     assert run.returncode == 2 and "is public and not gated" in run.stderr
     assert not ours(hub) and hub.repository(NAME).gated is False
+    assert start("publish", dataset, NAME, "--dry_run").returncode == 2  # it promises nothing that would be refused
     run = start("publish", dataset, NAME, "--ungated")
     assert run.returncode == 0 and ours(hub) == local(dataset) and "open to everybody" in run.stdout
 
@@ -193,6 +196,49 @@ def test_the_token_is_used_where_the_client_does_not_send_it_by_itself(hub, star
     assert ours(hub) == local(dataset)
 
 
+def test_another_dataset_is_not_overwritten_by_a_slip_in_the_name(hub, start, dataset, tmp_path):
+    other = small_datasets.photographs(tmp_path, "other", {"XYZ": 3, "QRS": 2})
+    start("publish", other, "lab/other")
+    theirs = ours(hub, "lab/other")
+    for command in (("publish", dataset, "lab/other"), ("withdraw", dataset, "NA.2", "lab/other")):
+        run = start(*command)
+        assert run.returncode == 2 and "holds another dataset" in run.stderr and ours(hub, "lab/other") == theirs
+    assert publishable.examine(dataset).rows["real"] == 11
+
+
+def test_people_whom_nobody_approved_are_named_before_anything_is_sent(hub, start, dataset):
+    make(start, hub, NAME, private=False, gated="auto")
+    hub.ask_access(NAME, GUEST)
+    hub.repository(NAME).set_access("guest", "accepted")
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 1 and "which let in guest" in run.stderr and not ours(hub)
+    assert hub.repository(NAME).gated == "manual"
+    assert start("access", "revoke", NAME, "--user", "guest").returncode == 0
+    assert start("publish", dataset, NAME).returncode == 0 and ours(hub) == local(dataset)
+
+
+def test_the_card_names_its_repository_and_its_version_never_falls(hub, start, dataset, built, tmp_path):
+    assert start("publish", dataset, NAME).returncode == 0
+    assert b'load_dataset("lab/rdface"' in ours(hub)["README.md"] and b"datasheets--lab" not in ours(hub)["README.md"]
+    assert start("withdraw", dataset, "NA.2", NAME).returncode == 0
+    fresh = small_datasets.photographs(tmp_path, "fresh", {"AAR": 4, "NA": 1, "WS": 2, "CSY": 2})
+    assert start("publish", fresh, NAME).returncode == 0
+    assert datasheet.version_of(fresh) == "1.2.0" and b"version: 1.2.0" in ours(hub)["README.md"]
+
+
+def test_an_earlier_version_is_forgotten_where_that_is_asked_for(hub, start, dataset):
+    start("publish", dataset, NAME)
+    old = next(content for name, content in ours(hub).items() if name.startswith("reports/"))
+    shutil.rmtree(dataset / "reports")
+    datasheet.write_datasheet(dataset, "1.1.0")
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 0 and "--forget_history removes it" in run.stdout
+    assert old in hub.repository(NAME).large_files.values()
+    run = start("publish", dataset, NAME, "--forget_history")
+    assert run.returncode == 0 and "no earlier version is left" in run.stdout, run.stderr
+    assert old not in hub.repository(NAME).large_files.values() and len(hub.repository(NAME).reachable()) == 1
+
+
 # ---- a Hub that does not do what it is asked
 
 
@@ -211,6 +257,17 @@ def test_a_hub_that_lies_about_the_gate_ends_with_a_private_repository(hub, star
         assert "asked for without an account" in run.stderr and "was served, not by the gate" in run.stderr
     hub.events.clear()  # what this Hub did is its own fault
     hub.ledger.clear()
+
+
+def test_nonsense_from_the_hub_ends_in_one_line_and_in_private(hub, start, dataset):
+    hub.fault(f"GET /api/datasets/{NAME}$", say([]), times=1, skip=1)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 1 and "the Hub's answer to repo_info makes no sense" in run.stderr and not ours(hub)
+    assert start("publish", dataset, NAME).returncode == 0
+    hub.fault(f"GET /api/datasets/{NAME}$", say({"id": NAME}), skip=5, times=None)  # since it was made visible
+    run = start("publish", dataset, NAME, "--visible")
+    assert run.returncode == 1 and "COULD NOT BE MADE PRIVATE" in run.stderr.splitlines()[-1]
+    assert hub.repository(NAME).private and any(e.json.get("visibility") == "public" for e in hub.asked("PUT .*/sett"))
 
 
 @pytest.mark.parametrize("status", [500, 404, 200])
@@ -252,21 +309,23 @@ def killed_after(hub: Hub, n: int, home: Path, *arguments: object) -> int:
     return process.wait(timeout=120)
 
 
-def test_killed_after_any_request_no_photograph_is_public_and_the_next_run_finishes(hub, start, dataset, tmp_path):
+def test_killed_after_any_request_no_photograph_is_public_and_the_next_run_finishes(dataset, tmp_path):
+    datasheet.write_datasheet(dataset, repository=NAME)  # else every run would begin with that
     for n in range(1, 100):
-        name = f"lab/rdface{n}"
-        if killed_after(hub, n, tmp_path / "home", "publish", dataset, name, "--visible") == 0:
+        with serving(*PEOPLE) as hub:
+            killed = killed_after(hub, n, tmp_path / "home", "publish", dataset, NAME, "--visible")
+            repository = hub.repository(NAME)
+            if repository is not None:
+                assert not repository.was_exposed and (repository.private or repository.gated == "manual")
+            if n % 3 == 0:
+                command = [sys.executable, SCRIPT, "publish", str(dataset), NAME, "--visible"]
+                subprocess.run(command, check=True, env=hub.environment(tmp_path / "home", OWNER), timeout=120)
+                repository = hub.repository(NAME)
+                assert ours(hub) == local(dataset) and not repository.private and repository.gated == "manual"
+                assert not repository.was_exposed
+            assert not hub.leaks()
+        if killed == 0:
             break  # it makes fewer requests
-        repository = hub.repository(name)
-        assert repository is None or (
-            not repository.was_exposed and (repository.private or repository.gated == "manual")
-        )
-        if n % 3 == 0:
-            run = start("publish", dataset, name, "--visible")
-            assert run.returncode == 0, run.stderr
-            repository = hub.repository(name)
-            assert ours(hub, name) == local(dataset) and not repository.private and repository.gated == "manual"
-            assert not repository.was_exposed
     assert 15 < n < 99
 
 
@@ -334,6 +393,7 @@ def test_requests_are_shown_granted_rejected_and_revoked(hub, start, dataset):
     assert start("access", "list", NAME).stdout.endswith("0 pending, 0 accepted, 1 rejected\n")
     assert start("access", "revoke", NAME, "--user", "guest").returncode == 2
     assert start("access", "reject", NAME, "--user", "nobody").returncode == 2
+    assert "the Hub knows no such user" in start("access", "grant", NAME, "--user", "nobody").stderr
     assert start("access", "grant", NAME).returncode == 2 and start("access", "list", NAME, token=GUEST).returncode
 
 
@@ -415,6 +475,18 @@ def test_the_hubs_list_of_withdrawn_photographs_is_never_lost(hub, start, datase
     assert b"NA.2" in ours(hub)["withdrawn.csv"] and b"NA.2" in (dataset / "withdrawn.csv").read_bytes()
 
 
+def test_a_withdrawal_that_did_not_reach_the_hub_is_finished_by_the_next_publication(hub, start, dataset):
+    start("publish", dataset, NAME)
+    rows = pq.read_table(dataset / "real").to_pylist()
+    picture = next(row["image"]["bytes"][-150:-10] for row in rows if row["image_id"] == "NA.2")
+    assert start("withdraw", dataset, "NA.2").returncode == 0  # here only
+    assert any(picture in content for content in hub.repository(NAME).large_files.values())
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 0 and "no earlier version is left" in run.stdout, run.stderr
+    assert not any(picture in content for content in hub.repository(NAME).large_files.values())
+    assert ours(hub) == local(dataset) and len(hub.repository(NAME).reachable()) == 1
+
+
 def test_where_the_history_cannot_be_squashed_it_says_so_and_the_next_run_does_it(hub, start, dataset):
     start("publish", dataset, NAME)
     hub.fault("POST .*/super-squash/", answer(404))
@@ -429,4 +501,29 @@ def test_withdrawing_what_is_not_there_changes_nothing(hub, start, dataset):
     run = start("withdraw", dataset, "XX.9", NAME)
     assert run.returncode == 2 and "holds no photograph XX.9" in run.stderr and local(dataset) == before
     run = start("withdraw", dataset, "NA.2", NAME)  # which was never published
-    assert run.returncode == 1 and "no such repository" in run.stderr
+    assert run.returncode == 2 and "does not hold what rdface holds" in run.stderr and local(dataset) == before
+
+
+def test_a_withdrawal_never_takes_photographs_where_they_are_not_or_lie_open(hub, start, dataset, tmp_path):
+    synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"]])
+    start("publish", synthetic, "lab/synthetic", "--open", "--visible")
+    before, theirs = local(dataset), ours(hub, "lab/synthetic")
+    run = start("withdraw", dataset, "NA.2", "lab/synthetic")
+    assert run.returncode == 2 and "lab/synthetic: is public and not gated" in run.stderr
+    assert local(dataset) == before and ours(hub, "lab/synthetic") == theirs
+    start("publish", dataset, NAME, "--visible")
+    before = local(dataset)
+    hub.repository(NAME).set_gated(False)  # by somebody in the browser
+    run = start("withdraw", dataset, "NA.2", NAME)
+    assert run.returncode == 1 and "it was made private" in run.stderr
+    assert hub.repository(NAME).private and local(dataset) == before
+    assert start("withdraw", dataset, "NA.2", NAME).returncode == 0 and hub.repository(NAME).gated == "manual"
+
+
+def test_photographs_found_open_are_hidden_by_the_next_command(hub, start, dataset):
+    start("publish", dataset, NAME, "--visible")
+    hub.repository(NAME).set_gated(False)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 1 and "it was made private" in run.stderr and hub.repository(NAME).private
+    run = start("publish", dataset, NAME, "--visible")
+    assert run.returncode == 0 and hub.repository(NAME).gated == "manual" and not hub.repository(NAME).private

@@ -103,6 +103,39 @@ def test_ordinary_text_is_no_path_and_no_address(text):
     assert publishable.private_text(text) == []
 
 
+@pytest.mark.parametrize(
+    ("added", "reason"),
+    [
+        ("Photograph AAR.2 shows her best.", "names the photograph AAR.2"),
+        ("Write to doe@clinic.org.", "holds an e-mail address"),
+        ("Token hf_" + "x" * 30, "holds a token or key"),
+        ("See ~/scans/doe.jpg", "holds the path of a file"),
+        ("![x](data:image/png;base64,aGVsbG8=)", "is no text of a card's size"),
+        ("a" * 2_000_000, "is no text of a card's size"),
+        (b"\xff\xfe", "is no text of a card's size"),
+    ],
+)
+def test_the_card_which_everybody_reads_gives_nothing_away(dataset, added, reason):
+    with (dataset / "README.md").open("ab") as card:
+        card.write(added if isinstance(added, bytes) else added.encode())
+    assert any(reason in problem for problem in problems(dataset))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("extra_gated_fields:", "fields:"), ("real/train-*.parquet", "real/*.bin"), ("extra_gated_prompt", "prompt")],
+)
+def test_a_card_without_its_form_or_its_files_is_refused(dataset, old, new):
+    readme = dataset / "README.md"
+    readme.write_text(readme.read_text().replace(old, new))
+    assert problems(dataset)
+
+
+def test_the_contact_may_be_an_address(dataset):
+    datasheet.write_datasheet(dataset, contact="faces@clinic.org")
+    assert problems(dataset) == []
+
+
 def test_a_card_of_other_files_is_refused(dataset):
     path = next((dataset / "real").glob("*.parquet"))
     pq.write_table(pq.read_table(path).slice(0, 5), path)
@@ -116,7 +149,7 @@ def test_links_are_not_followed_and_damaged_files_are_named(dataset, tmp_path):
     secret.write_text("something else of this machine")
     (dataset / "LICENSE").unlink()
     (dataset / "LICENSE").symlink_to(secret)
-    assert problems(dataset) == ["LICENSE: is a link; put the file itself there"]
+    assert "LICENSE: is a link; put the file itself there" in problems(dataset)
     path = next((dataset / "real").glob("*.parquet"))
     path.write_bytes(path.read_bytes()[:2000])
     assert any("cannot be read" in problem for problem in problems(dataset))
@@ -158,9 +191,11 @@ def test_without_a_green_report_on_these_very_files_they_are_not(tmp_path):
     assert "its verdict is not green" in reasons()
     report.write_text(json.dumps({"verdict": "green", "files": {"synthetic/train-00000-of-00001.parquet": "0" * 64}}))
     assert "is about another synthetic/train-00000-of-00001.parquet" in reasons()
-    for broken in ("", "[]", '{"verdict": "green"}', '{"verdict": "green", "files": 3}'):
+    for broken in ("", "[]", "null", '{"verdict": "green", "files": 3}'):
         report.write_text(broken)
-        assert "cannot be read" in reasons()
+        assert "is not what filter_synthetic.py writes" in reasons()
+    report.write_text('{"verdict": "green"}')
+    assert "is about another synthetic/train-00000-of-00001.parquet" in reasons()
     report.unlink()
     assert "is missing" in reasons()
 
