@@ -22,15 +22,17 @@ def refusal(repository: Repository, state: DatasetInfo | None, contents: Content
     if not contents.is_synthetic and not state.private and not state.gated and not ungated:
         return "is public and not gated, so that everybody could download photographs; make it private, or name another"
     if publishable.shards_in(remote) and not _is_same_dataset(repository, remote, contents):
-        return "holds another dataset, of other conditions; name another"
+        return "holds another dataset; name another repository"
     return None
 
 
 def _is_same_dataset(repository: Repository, remote: dict[str, str], contents: Contents) -> bool:
-    """Whether the conditions of the one are among those of the other."""
+    """Whether they share a kind of data, and the conditions of the one are among those of the other."""
+    if not {name.split("/")[0] for name in publishable.shards_in(remote)} & set(contents.configs):
+        return False
     theirs = publishable.class_names(_remote_header(repository, remote))
     ours = publishable.class_names(publishable.header_of(contents.files["README.md"].read_text(encoding="utf-8")))
-    return theirs <= ours or ours <= theirs
+    return bool(theirs) == bool(ours) and (theirs <= ours or ours <= theirs)
 
 
 def _remote_header(repository: Repository, remote: dict[str, str]) -> dict:

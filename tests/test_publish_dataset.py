@@ -199,10 +199,13 @@ def test_the_token_is_used_where_the_client_does_not_send_it_by_itself(hub, star
 def test_another_dataset_is_not_overwritten_by_a_slip_in_the_name(hub, start, dataset, tmp_path):
     other = small_datasets.photographs(tmp_path, "other", {"XYZ": 3, "QRS": 2})
     start("publish", other, "lab/other")
-    theirs = ours(hub, "lab/other")
-    for command in (("publish", dataset, "lab/other"), ("withdraw", dataset, "NA.2", "lab/other")):
-        run = start(*command)
-        assert run.returncode == 2 and "holds another dataset" in run.stderr and ours(hub, "lab/other") == theirs
+    synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["AAR.1"]])
+    start("publish", synthetic, "lab/synthetic", "--open")
+    for name in ("lab/other", "lab/synthetic"):
+        theirs = ours(hub, name)
+        for command in (("publish", dataset, name), ("withdraw", dataset, "NA.2", name)):
+            run = start(*command)
+            assert run.returncode == 2 and "holds another dataset" in run.stderr and ours(hub, name) == theirs
     assert publishable.examine(dataset).rows["real"] == 11
 
 
