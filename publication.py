@@ -31,8 +31,12 @@ def _is_same_dataset(repository: Repository, remote: dict[str, str], contents: C
     if not {name.split("/")[0] for name in publishable.shards_in(remote)} & set(contents.configs):
         return False
     theirs = publishable.class_names(_remote_header(repository, remote))
-    ours = publishable.class_names(publishable.header_of(contents.files["README.md"].read_text(encoding="utf-8")))
+    ours = publishable.class_names(_header(contents))
     return bool(theirs) == bool(ours) and (theirs <= ours or ours <= theirs)
+
+
+def _header(contents: Contents) -> dict:
+    return publishable.header_of(contents.files["README.md"].read_text(encoding="utf-8"))
 
 
 def _remote_header(repository: Repository, remote: dict[str, str]) -> dict:
@@ -95,10 +99,10 @@ def bring_into_line(repository: Repository, contents: Contents) -> Contents:
             remedy = f"run: python publish_dataset.py withdraw {contents.folder} {found[0]}"
             raise InputError(f"{reason}; {remedy} (another photograph of that name needs another number)")
     ours = withdrawal.listed(contents.folder)
-    missing = [line for line in theirs if line not in ours]
+    missing = [line for line in theirs if line.image_id not in {line.image_id for line in ours}]
     if missing:
         withdrawal.write_list(contents.folder, [*missing, *ours])
-    here, there = publishable.header_of(contents.files["README.md"].read_text()), _remote_header(repository, remote)
+    here, there = _header(contents), _remote_header(repository, remote)
     changed, gone = differences(contents, remote)
     outdated = publishable.shards_in([*changed, *gone]) and _number(there) >= _number(here) and there.get("version")
     if not missing and not outdated and here.get("repository") == repository.name:
@@ -125,8 +129,8 @@ def upload(
     """Upload what differs, and only that. Where photographs were withdrawn, or with `forget`, no way is left to what
     the repository held before: the list of withdrawn photographs goes last, and says on the Hub that this was done."""
     remote, commit = repository.files(), repository.must_be(hidden, gated)
-    known = _withdrawn_on_hub(repository, remote)
-    unfinished = [line for line in withdrawal.listed(contents.folder) if line not in known]
+    known = {line.image_id for line in _withdrawn_on_hub(repository, remote)}
+    unfinished = [line for line in withdrawal.listed(contents.folder) if line.image_id not in known]
     replaced = [name for name in publishable.shards_in(remote) if not is_same(remote[name], contents.files.get(name))]
     if not publishable.shards_in(remote) or not (forget or unfinished):
         send(repository, contents, hidden, gated, message)
