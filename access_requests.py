@@ -33,7 +33,9 @@ def decide(repository: Repository, requests: list[AccessRequest], action: str, u
             try:
                 repository.call("grant_access", user)  # without having asked
             except HfHubHTTPError as error:
-                if error.response.status_code not in (400, 404):
+                if error.response.status_code == 400:  # a grant that the lists do not show yet
+                    return f"{user} has access to {repository.name} already"
+                if error.response.status_code != 404:
                     raise
                 raise InputError(f"{user}: the Hub knows no such user; check the spelling of the name") from error
         else:
