@@ -20,7 +20,7 @@ import protocols
 from backbones import Backbone
 from classifiers import FaceClassifier
 from pixel_cache import Pixels, normalise
-from runs import InputError, one_line, write_atomically
+from runs import InputError, derived_seed, one_line, write_atomically
 
 WEIGHT_DECAY, LAST_LEARNING_RATE = 1e-4, 1e-6  # the paper's
 
@@ -41,11 +41,6 @@ def predict(
         batch = normalise(pixels.uint8[rows[start : start + batch_size]], backbone, accelerator.device)
         parts.append(classifier(batch).double().softmax(dim=1).cpu().numpy())
     return np.concatenate(parts)
-
-
-def derived_seed(*numbers: int) -> int:
-    """One 32-bit seed from several numbers (run seed, fold, epoch), unlike that of any neighbour."""
-    return int(np.random.SeedSequence([len(numbers), *numbers]).generate_state(1)[0])  # it ignores zeros at the end
 
 
 def training_batches(rows: np.ndarray, batch_size: int, generator: torch.Generator) -> list[np.ndarray]:

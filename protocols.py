@@ -35,7 +35,7 @@ class LeakError(RuntimeError):
 class Fold:
     """Row numbers of one fold: train, val and test are (n,) int arrays, sorted; val is empty under `strict`."""
 
-    number: int
+    number: int | None  # None: under `paper`, whatever is made once for all folds
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
@@ -169,6 +169,20 @@ def folds(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) 
         raise ProtocolError(f"there is no fold {n} under protocol {protocol}; the dataset has {numbers}")
     read = _strict_fold if protocol == "strict" else _paper_fold
     return [read(columns, fold, k) for k in (numbers if n is None else [n])]
+
+
+def training_sides(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) -> list[Fold]:
+    """What a generator may see: the folds under `strict`, and under `paper` one fold without a number, whose training
+    side is all that the published test side leaves.
+
+    columns, n: as for folds; raises ProtocolError as folds does, and for a numbered fold under `paper`."""
+    if protocol == "strict":
+        return folds(columns, protocol, n)
+    if n is not None:
+        raise ProtocolError("under protocol paper there is one generator for all folds; leave out the fold's number")
+    paper = folds(columns, protocol)
+    train = np.unique(np.concatenate([np.concatenate([fold.train, fold.val]) for fold in paper]))
+    return [Fold(None, train, np.array([], dtype=np.int64), paper[0].test, protocol)]
 
 
 def _check_stored(columns: Mapping[str, Sequence], fold: np.ndarray, fold_column: str) -> None:

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
 
 class InputError(Exception):
     """Something the user can put right; the message is one line that says what and how. Exit code 2."""
@@ -67,6 +69,11 @@ def prepare_output(folder: Path, settings: dict, parts: str, results: Sequence[s
     for name in results:
         (folder / name).unlink(missing_ok=True)
     write_json(file, settings)
+
+
+def derived_seed(*numbers: int) -> int:
+    """One 32-bit seed from several numbers (run seed, fold, epoch), unlike that of any neighbour."""
+    return int(np.random.SeedSequence([len(numbers), *numbers]).generate_state(1)[0])  # it ignores zeros at the end
 
 
 def git_commit() -> str | None:

@@ -46,11 +46,11 @@ from classifiers import (
     save_classifier,
     weights_sha256,
 )
-from fine_tuning import LAST_LEARNING_RATE, derived_seed, fit, predict
+from fine_tuning import LAST_LEARNING_RATE, fit, predict
 from launched import open_accelerator
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, normalise
-from runs import InputError, fail, prepare_output, run_record, write_json
+from runs import InputError, derived_seed, fail, prepare_output, run_record, write_json
 
 MAX_IMAGE_SIZE = 2048  # px
 RECIPES = ("finetune", "linear_probe", "lora")

@@ -15,7 +15,7 @@ import metrics
 import protocols
 import runs
 from backbones import Backbone
-from fine_tuning import derived_seed, fit, predict, training_batches
+from fine_tuning import fit, predict, training_batches
 from pixel_cache import Pixels
 
 SIDE, N_CLASSES = 32, 4
@@ -263,5 +263,5 @@ def test_batches_hold_each_row_once_and_never_a_row_alone(n):
 def test_derived_seeds_differ():
     numbers = [(s, f, e) for s in range(3) for f in range(5) for e in range(20)]
     numbers += [(s, f) for s in range(3) for f in range(5)] + [(s, f, e, 1) for s, f, e in numbers]
-    assert len({derived_seed(*each) for each in numbers}) == len(numbers)
-    assert derived_seed(0, 1) == derived_seed(0, 1)
+    assert len({runs.derived_seed(*each) for each in numbers}) == len(numbers)
+    assert runs.derived_seed(0, 1) == runs.derived_seed(0, 1)

@@ -1,0 +1,82 @@
+"""Synthetic images with their provenance: the schema, and how a generator leaves them as a dataset.
+
+A generator writes a part (rows of a condition, or of a snapshot) at a time; `write_dataset` then joins the parts into
+`FOLDER/synthetic/train-*.parquet` with a card, so that `load_dataset(FOLDER)` opens them. Every row names all real
+images that its generator saw: by them the guard in protocols.py keeps held-out patients out of training.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, List, Value
+from PIL import Image
+
+import datasheet
+from parquet_files import write_shards
+from runs import derived_seed, write_atomically
+
+BLANK_SPREAD = 2.0  # grey levels, standard deviation over a picture: below, it is of one colour
+
+
+def features(class_names: Sequence[str]) -> Features:
+    """The columns of config `synthetic`, in order; class_names as in the real dataset. Unknown is null."""
+    return Features(
+        {
+            "image": datasets.Image(mode="RGB"),
+            "synthetic_id": Value("string"),  # <ABBR>_<n>; without a condition <GENERATOR>_<n>
+            "label": ClassLabel(names=list(class_names)),  # null: not known until filtered
+            "generator": Value("string"),
+            "base_model": Value("string"),
+            "adapter_sha256": Value("string"),  # of the file with the trained weights
+            "prompt": Value("string"),
+            "seed": Value("int64"),  # of this image's noise
+            "protocol": Value("string"),
+            "fold": Value("int8"),  # null under `paper`
+            "source_image_ids": List(Value("string")),  # every real image that the generator saw
+        }
+    )
+
+
+def image_seed(seed: int, condition: str, index: int) -> int:
+    """Seed of image number `index` of a condition: it depends on nothing else, so neither a stop nor another number of
+    processes or of images in a batch changes an image."""
+    return derived_seed(seed, int.from_bytes(hashlib.sha256(condition.encode()).digest()[:4]), index)
+
+
+def is_blank(picture: np.ndarray) -> bool:
+    """Whether a picture (h, w, 3) uint8 shows nothing: of one colour all over, as a safety checker leaves it."""
+    return bool(picture.reshape(-1, 3).std(axis=0).max() < BLANK_SPREAD)
+
+
+def png(picture: np.ndarray, synthetic_id: str) -> dict:
+    """A picture (h, w, 3) uint8 as a value of column `image`."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "PNG")
+    return {"bytes": encoded.getvalue(), "path": f"{synthetic_id}.png"}
+
+
+def write_part(file: Path, rows: list[dict], class_names: Sequence[str]) -> None:
+    """Rows with all columns of `features`, written whole or not at all; label is a class's name or None."""
+    schema = features(class_names)
+    encoded = [row | {"label": None if row["label"] is None else class_names.index(row["label"])} for row in rows]
+    table = pa.Table.from_pylist(encoded, schema.arrow_schema)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda partial: pq.write_table(table, partial, row_group_size=1))
+
+
+def write_dataset(folder: Path, parts: Sequence[Path]) -> None:
+    """All parts in their order as the dataset `folder`, whole or not at all; an earlier one is replaced."""
+    made = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(made, ignore_errors=True)
+    write_shards(list(parts), made / "synthetic")
+    datasheet.write_datasheet(made)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(made, folder)
