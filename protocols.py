@@ -10,6 +10,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -17,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 PROTOCOLS = ("strict", "paper")
+DRAWS_NEW_PEOPLE = "simulate_faces"  # the one generator of synthetic images that saw no photograph
 N_FOLDS = 5
 PAPER_SEED = 42  # the authors' random_state
 STRICT_SEED = 20260
@@ -62,29 +64,74 @@ def paper_split(labels: Sequence[Hashable]) -> tuple[list[str], list[int | None]
     labels (n,): the condition of each row in CSV order. Conditions are numbered by first appearance, because the draws
     depend on their order. paper_fold is None for test rows and for conditions that always train.
     Raises ProtocolError where the images are too few for the rule. Source: Feng et al., RDFace, CVPR 2026."""
+    label = _numbered(labels)
+    training_list, test = _paper_training_list(label)
+    fold = _paper_validation_folds(training_list, label).tolist()
+    held_out = set(test.tolist())
+    side = ["test" if row in held_out else "train" for row in range(len(label))]
+    return side, [None if k < 0 else k for k in fold]
+
+
+def paper_folds_with_synthetic(
+    columns: Mapping[str, Sequence], labels: Sequence[Hashable], synthetic_rows: np.ndarray
+) -> list[Fold]:
+    """The five published folds, drawn again with synthetic images in front of the training list.
+
+    columns: as for folds; labels (n + m,): the condition of each of its n rows, and of m synthetic images that count as
+    the rows behind them; synthetic_rows (s,): those to train on, numbers in n..n + m - 1, in the order of the list.
+    Validation sides then hold synthetic images, and checkpoints are chosen on them: that is the published procedure.
+    Raises ProtocolError as paper_split does, and where the stored test side is not the one that the rule gives, since
+    the order of the training list is then not known. Source: Feng et al., RDFace, CVPR 2026."""
+    stored = list(columns["paper_split"])
+    label = _numbered(labels)
+    training_list, test = _paper_training_list(label[: len(stored)])
+    test = np.sort(test)
+    if [row for row, side in enumerate(stored) if side == "test"] != test.tolist():
+        raise ProtocolError(
+            "column paper_split is not what the published rule gives for these rows (was one added or taken away?), so "
+            "the folds cannot be drawn again with synthetic images; use --protocol strict"
+        )
+    training_list = np.concatenate([np.asarray(synthetic_rows, dtype=np.int64), training_list])
+    fold = _paper_validation_folds(training_list, label)
+    trains = np.zeros(len(label), dtype=bool)
+    trains[training_list] = True
+    drawn = range(N_FOLDS)
+    return [Fold(k, np.flatnonzero(trains & (fold != k)), np.flatnonzero(fold == k), test, "paper") for k in drawn]
+
+
+def _numbered(labels: Sequence[Hashable]) -> np.ndarray:
+    """Conditions as numbers in order of first appearance, (n,) int64."""
     number: dict[Hashable, int] = {}
-    label = np.array([number.setdefault(value, len(number)) for value in labels], dtype=np.int64)
+    return np.array([number.setdefault(value, len(number)) for value in labels], dtype=np.int64)
+
+
+def _paper_training_list(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the training list, in its order (conditions with one image first), and those of the test side."""
     singletons, others = _singletons_first(np.arange(len(label)), label)
     try:
         train, test = train_test_split(others, test_size=0.25, random_state=PAPER_SEED, stratify=label[others])
     except ValueError as error:
         raise ProtocolError(f"the 25 % test split cannot be drawn: {error}") from error
-    _, in_folds = _singletons_first(np.concatenate([singletons, train]), label)
+    return np.concatenate([singletons, train]), test
+
+
+def _paper_validation_folds(training_list: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Where each row is validation, (n,) int64: -1 for a row that is not in the list, or of a condition with one image
+    in it. The draw depends on the order of the list."""
+    _, in_folds = _singletons_first(training_list, label)
     largest = max(Counter(label[in_folds].tolist()).values(), default=0)
     if largest < N_FOLDS:  # StratifiedKFold refuses only then; a small class beside a large one is allowed
         raise ProtocolError(
             f"{N_FOLDS} validation folds cannot be drawn: after the test split the largest condition "
             f"has {largest} training images, and at least {N_FOLDS} are needed"
         )
-    fold: list[int | None] = [None] * len(label)
+    fold = np.full(len(label), -1)
     splitter = StratifiedKFold(N_FOLDS, shuffle=True, random_state=PAPER_SEED)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")  # so it is in the paper too
         for k, (_, val) in enumerate(splitter.split(in_folds, label[in_folds])):
-            for row in in_folds[val].tolist():
-                fold[row] = k
-    held_out = set(test.tolist())
-    return ["test" if row in held_out else "train" for row in range(len(label))], fold
+            fold[in_folds[val]] = k
+    return fold
 
 
 def _singletons_first(rows: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,6 +303,7 @@ class Guard:
     """Lets only a fold's training side through to whatever is fitted, chosen or generated; everything else raises.
 
         guard = Guard(fold, images)
+        guard.admit_synthetic(columns)                     # synthetic images, before any is drawn or decoded
         rows = guard.admit(rows, "prototypes")             # rows to fit, or to choose a regularisation, on
         rows = guard.admit_for_choice(rows, "checkpoint")  # rows on which a trained model is compared with another
 
@@ -267,6 +315,7 @@ class Guard:
         check_fold(fold, columns)
         self.fold = fold
         self._image_ids = _column(columns, "image_id")
+        self._pixels = _column(columns, "pixels")
         self._training = set(fold.train.tolist())
         self._validation = set(fold.val.tolist())
 
@@ -277,6 +326,40 @@ class Guard:
     def admit_for_choice(self, rows: Sequence[int] | np.ndarray, purpose: str) -> np.ndarray:
         """As admit, but for validation rows, which exist under `paper` only: raises LeakError for any other row."""
         return self._admit(rows, purpose, self._validation, "validation")
+
+    def admit_synthetic(self, images: Mapping[str, Sequence], simulated: bool = False) -> None:
+        """Raise LeakError, naming the image, unless every synthetic image may be trained on in this fold.
+
+        images: columns (m,) `synthetic_id`, `generator`, `protocol`, `fold`, `source_image_ids` and, once the pictures
+        are decoded, `pixels`. An image must be of this protocol and fold (null under `paper`, where one generator
+        serves all folds), and all that its generator saw must be on the training side, or in validation under `paper`.
+        Without sources nobody can tell what was seen, so that raises too; simulated: the dataset's photographs are
+        simulated themselves, and then further people of simulate_faces.py, who have no sources, are admitted. None may
+        show the same pixels as a test image, under either protocol."""
+        seen = {self._image_ids[row] for row in self._training | self._validation}
+        number = None if self.fold.protocol == "paper" else self.fold.number
+        known = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids")
+        for synthetic_id, generator, protocol, fold, sources in zip(*(images[name] for name in known), strict=True):
+            sources = [] if sources is None else sources
+            outside = [source for source in sources if source not in seen]
+            if (protocol, fold) != (self.fold.protocol, number):
+                self._refuse(synthetic_id, f"was made for fold {fold} of protocol {protocol}")
+            if outside:
+                what = "is not on the training side" if outside[0] in self._image_ids else "is not in the dataset"
+                self._refuse(synthetic_id, f"was made from image {outside[0]}, which {what} ({len(outside)} such)")
+            if not len(sources) and not (simulated and generator == DRAWS_NEW_PEOPLE):
+                self._refuse(synthetic_id, "names no source_image_ids, so nobody can tell what its generator saw")
+        shown = _column(images, "pixels")
+        if shown and self._pixels:
+            tested = {self._pixels[row]: self._image_ids[row] for row in self.fold.test.tolist()}
+            for synthetic_id, pixels in zip(images["synthetic_id"], shown, strict=True):
+                if pixels in tested:
+                    self._refuse(synthetic_id, f"is a copy of image {tested[pixels]}, which is held out")
+
+    def _refuse(self, synthetic_id: str, why: str) -> NoReturn:
+        where = f"fold {self.fold.number} ({self.fold.protocol})"
+        remedy = "generate images from this fold's training side only"
+        raise LeakError(f"{where}: synthetic image {synthetic_id} {why}, and must not be trained on; {remedy}")
 
     def _admit(self, rows: Sequence[int] | np.ndarray, purpose: str, allowed: set[int], side: str) -> np.ndarray:
         rows = np.asarray(rows, dtype=np.int64)

@@ -280,3 +280,131 @@ def test_a_support_set_is_k_images_a_condition_of_the_training_side(protocol):
         assert protocols.k_shot(fold, labels, 1, seed=5).train.tolist() != support[0].train.tolist()
     with pytest.raises(protocols.ProtocolError, match="at least 1 image"):
         protocols.k_shot(fold, labels, 0, seed=0)
+
+
+# ---- synthetic images
+
+
+def synthetic(**changed):
+    """Columns of two images that fold 0 of `sides([0, 1], [2, 3])` may train on; changed: values of the second."""
+    row = {"synthetic_id": "A_1", "generator": "dreambooth", "protocol": "strict", "fold": 0}
+    row |= {"source_image_ids": ["a", "b"], "pixels": "of its own"}
+    return {name: [value, ({"synthetic_id": "A_2"} | changed).get(name, value)] for name, value in row.items()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"source_image_ids": ["a", "c"]}, "was made from image c, which is not on the training side"),
+        ({"source_image_ids": ["z"]}, "was made from image z, which is not in the dataset"),
+        ({"source_image_ids": ["a", None]}, "was made from image None, which is not in the dataset"),
+        ({"source_image_ids": []}, "names no source_image_ids"),
+        ({"source_image_ids": None}, "names no source_image_ids"),
+        ({"source_image_ids": [], "generator": "simulate_faces"}, "names no source_image_ids"),
+        ({"protocol": "paper"}, "was made for fold 0 of protocol paper"),
+        ({"protocol": None}, "was made for fold 0 of protocol None"),
+        ({"fold": 1}, "was made for fold 1 of protocol strict"),
+        ({"fold": None}, "was made for fold None of protocol strict"),
+        ({"pixels": "P3"}, "is a copy of image d, which is held out"),
+    ],
+)
+def test_a_synthetic_image_that_saw_or_shows_what_is_held_out_raises(changed, why):
+    guard = protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"pixels": ["P0", "P1", "P2", "P3"]})
+    guard.admit_synthetic(synthetic())
+    with pytest.raises(
+        protocols.LeakError, match=rf"fold 0 \(strict\): synthetic image A_2 {why}.*must not be trained"
+    ):
+        guard.admit_synthetic(synthetic(**changed))
+
+
+def test_further_simulated_people_are_admitted_beside_simulated_photographs_only():
+    guard = protocols.Guard(sides([0, 1], [2, 3]), COLUMNS)
+    guard.admit_synthetic(synthetic(source_image_ids=[], generator="simulate_faces"), simulated=True)
+    for changed in ({"source_image_ids": []}, {"source_image_ids": ["c"], "generator": "simulate_faces"}):
+        with pytest.raises(protocols.LeakError, match="A_2"):
+            guard.admit_synthetic(synthetic(**changed), simulated=True)
+
+
+def test_under_paper_a_generator_may_have_seen_validation_but_not_test_images():
+    guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
+    columns = synthetic(source_image_ids=["a", "d"]) | {"protocol": ["paper"] * 2, "fold": [None] * 2}
+    guard.admit_synthetic(columns)
+    with pytest.raises(protocols.LeakError, match="A_2 was made from image c, which is not on the training side"):
+        guard.admit_synthetic(columns | {"source_image_ids": [["a"], ["a", "c"]]})
+    with pytest.raises(protocols.LeakError, match="A_2 was made for fold 0 of protocol paper"):
+        guard.admit_synthetic(columns | {"fold": [None, 0]})
+
+
+def test_what_a_support_set_leaves_out_must_not_have_been_seen():
+    labels = [f"C{i % 6}" for i in range(60)]
+    columns = {"image_id": [str(i) for i in range(60)], "group_id": [str(i) for i in range(60)]}
+    columns["strict_fold"] = protocols.strict_folds(labels, columns["group_id"])
+    fold = protocols.folds(columns, "strict")[0]
+    support = protocols.k_shot(fold, labels, 2, seed=0)
+    outside = str(np.setdiff1d(fold.train, support.train)[0])
+    inside = [str(row) for row in support.train]
+    saw_more = synthetic() | {"source_image_ids": [inside, [*inside, outside]]}
+    protocols.Guard(support, columns).admit_synthetic(saw_more | {"source_image_ids": [inside, inside]})
+    protocols.Guard(fold, columns).admit_synthetic(saw_more)
+    with pytest.raises(protocols.LeakError, match=f"A_2 was made from image {outside}, which is not on the training"):
+        protocols.Guard(support, columns).admit_synthetic(saw_more)
+
+
+def paper_folds_again(labels, synthetic_rows):
+    """PAPER.md, "Supervised benchmark" and "With synthetic images", on image numbers; shares no code."""
+    n = len(labels) - len(synthetic_rows)
+    conditions = list(dict.fromkeys(labels[:n]))
+    images = {c: [i for i in range(n) if labels[i] == c] for c in conditions}
+    others = [i for c in conditions if len(images[c]) > 1 for i in images[c]]
+    stratify = [conditions.index(labels[i]) for i in others]
+    train, test = train_test_split(others, test_size=0.25, random_state=42, stratify=stratify)
+    training_list = [*synthetic_rows, *(images[c][0] for c in conditions if len(images[c]) == 1), *train]
+    grouped = defaultdict(list)
+    for i in training_list:
+        grouped[labels[i]].append(i)
+    folded = [i for members in grouped.values() if len(members) > 1 for i in members]
+    always = {members[0] for members in grouped.values() if len(members) == 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        splits = list(StratifiedKFold(5, shuffle=True, random_state=42).split(folded, [labels[i] for i in folded]))
+    drawn = [({folded[i] for i in train} | always, {folded[i] for i in val}) for train, val in splits]
+    return [(sorted(train), sorted(val), sorted(test)) for train, val in drawn]
+
+
+@pytest.mark.parametrize(
+    "labels", [paper_shape(), many_singletons(), shuffled()], ids=["grouped", "single", "shuffled"]
+)
+@pytest.mark.parametrize("n_synthetic", [0, 1, 300])
+def test_paper_folds_with_synthetic_images_equal_an_independent_implementation(labels, n_synthetic):
+    rng = np.random.default_rng(n_synthetic)
+    classes = sorted(set(labels))[:-2]  # one condition gets no synthetic image
+    all_labels = [*labels, *(classes[i] for i in rng.integers(0, len(classes), n_synthetic))]
+    columns = {"paper_split": protocols.paper_split(labels)[0]}
+    rows = len(labels) + rng.permutation(n_synthetic)
+    drawn = protocols.paper_folds_with_synthetic(columns, all_labels, rows)
+    assert [fold.number for fold in drawn] == [0, 1, 2, 3, 4] and {fold.protocol for fold in drawn} == {"paper"}
+    got = [(fold.train.tolist(), fold.val.tolist(), fold.test.tolist()) for fold in drawn]
+    assert got == paper_folds_again(all_labels, rows.tolist())
+    if not n_synthetic:  # then they are those that the dataset stores
+        stored = columns | {"paper_fold": protocols.paper_split(labels)[1]}
+        assert got == [(f.train.tolist(), f.val.tolist(), f.test.tolist()) for f in protocols.folds(stored, "paper")]
+
+
+def test_the_draw_depends_on_the_order_of_the_list_and_test_rows_stay():
+    labels = [*shuffled(), *(["C005", "C050"] * 40)]
+    columns = {"paper_split": protocols.paper_split(shuffled())[0]}
+    rows = np.arange(len(shuffled()), len(labels))
+    one, other = (protocols.paper_folds_with_synthetic(columns, labels, order) for order in (rows, rows[::-1]))
+    assert one[0].val.tolist() != other[0].val.tolist()
+    assert one[0].test.tolist() == [i for i, side in enumerate(columns["paper_split"]) if side == "test"]
+    left_out = protocols.paper_folds_with_synthetic(columns, labels, rows[:40])
+    assert not {row for fold in left_out for row in (*fold.train, *fold.val)} & set(rows[40:].tolist())
+
+
+def test_folds_are_not_drawn_again_for_other_rows_than_the_stored_split_is_of():
+    labels = many_singletons()
+    side = protocols.paper_split(labels)[0]
+    gone = 100  # of a condition with eight images
+    columns = {"paper_split": side[:gone] + side[gone + 1 :]}
+    with pytest.raises(protocols.ProtocolError, match="is not what the published rule gives for these rows"):
+        protocols.paper_folds_with_synthetic(columns, labels[:gone] + labels[gone + 1 :], np.array([], dtype=int))
