@@ -1,52 +1,80 @@
-"""Opens a dataset that rdface_dataset.py built, from a folder or the Hub, and says in one line why it cannot."""
+"""Opens a built dataset, or synthetic images, from a folder or the Hub, and says in one line why it cannot."""
 
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 import huggingface_hub
+import numpy as np
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from parquet_files import parquet_digest, shard_digests
 from runs import InputError, one_line
 
+BUILD = "build it with rdface_dataset.py"
+GENERATE = "make it with a generator's script, such as train_dreambooth.py"
+
 
 def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
     """The images of a built dataset: a folder, or ORG/NAME on the Hub. Raises InputError, at once, where it cannot."""
+    images = _open(name, config_name, BUILD)
+    never_empty = ("image_id", "label", "group_id")
+    _check_columns(name, images, ("image", *never_empty), never_empty, BUILD)
+    return images
+
+
+def load_synthetic(name: str) -> datasets.Dataset:
+    """Synthetic images with their provenance (synthetic_images.py): a folder, or ORG/NAME on the Hub.
+
+    Raises InputError, at once, where it cannot, or where an image does not say what it is or what it was made from;
+    whether that may be trained on is for protocols.Guard to say."""
+    images = _open(name, "synthetic", GENERATE)
+    never_empty = ("synthetic_id", "generator", "protocol", "source_image_ids")
+    _check_columns(name, images, ("image", "label", "fold", *never_empty), never_empty, GENERATE)
+    return images
+
+
+def _open(name: str, config_name: str | None, remedy: str) -> datasets.Dataset:
+    """One config of a folder or of ORG/NAME; remedy: how such a dataset is made, for whoever has none."""
     folder = Path(name).is_dir()
     if not folder:
         on_hub = name.startswith("hf://") or (name.count("/") == 1 and name[0] not in "./~")
         if not on_hub:
-            raise InputError(
-                f"dataset {name}: there is no such folder; give a built one (rdface_dataset.py) or ORG/NAME"
-            )
+            raise InputError(f"dataset {name}: there is no such folder; {remedy}, or give ORG/NAME")
         work_offline_where_the_hub_is_unreachable()
     try:
         if folder:
-            images = _load_folder(Path(name).resolve(), config_name)
-        else:
-            images = datasets.load_dataset(name, config_name, split="train")
+            return _load_folder(Path(name).resolve(), config_name)
+        return datasets.load_dataset(name, config_name, split="train")
     except datasets.exceptions.DatasetNotFoundError as error:
         raise InputError(f"dataset {name}: {why_not_found(name)}") from error
     except ConnectionError as error:
         reason = f"{one_line(error)}, and there is no such folder; give the path of a copy"
         raise InputError(f"dataset {name}: {reason}") from error
     except datasets.exceptions.SplitsVerificationError as error:
-        reason = "the Parquet files hold another number of rows than README.md says; build it with rdface_dataset.py"
+        reason = f"the Parquet files hold another number of rows than README.md says; {remedy}"
         raise InputError(f"dataset {name}: {reason}") from error
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise InputError(f"dataset {name}: {one_line(error)}; build it with rdface_dataset.py") from error
-    missing = {"image", "image_id", "label", "group_id"} - set(images.column_names)
+        raise InputError(f"dataset {name}: {one_line(error)}; {remedy}") from error
+
+
+def _check_columns(
+    name: str, images: datasets.Dataset, required: Sequence[str], never_empty: Sequence[str], remedy: str
+) -> None:
+    """Raise InputError for a column that is missing, a label that is no class, or a value that must be there."""
+    missing = [column for column in sorted(required) if column not in images.column_names]
     if missing:
-        raise InputError(f"dataset {name}: column {sorted(missing)[0]} is missing; build it with rdface_dataset.py")
+        raise InputError(f"dataset {name}: column {missing[0]} is missing; {remedy}")
     if not isinstance(images.features["label"], datasets.ClassLabel):
-        raise InputError(f"dataset {name}: column label is no ClassLabel; build it with rdface_dataset.py")
-    for column in ("image_id", "label", "group_id"):
-        empty = [row for row, value in enumerate(images[column][:]) if value is None or value == -1]
-        if empty:
-            raise InputError(f"dataset {name}, row {empty[0] + 1}: {column} is empty; build it with rdface_dataset.py")
-    return images
+        raise InputError(f"dataset {name}: column label is no ClassLabel; {remedy}")
+    for column in never_empty:
+        empty = images.data[column].is_null().to_numpy()  # as yet no row is selected
+        if column == "label":
+            empty |= np.array([label == -1 for label in images["label"][:]], dtype=bool)
+        if empty.any():
+            raise InputError(f"dataset {name}, row {int(empty.argmax()) + 1}: {column} is empty; {remedy}")
 
 
 def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:

@@ -65,9 +65,10 @@ def fit(
 ) -> tuple[torch.nn.Module, list[dict]]:
     """Train the classifier on the training side of the guard's fold; returns it, prepared, and its learning curve.
 
-    pixels, labels (n,): of the whole dataset; checkpoint: file to go on from, if it is there, and to write every
-    args.checkpointing_epochs. Everything random is derived from (seed, fold, epoch), so an epoch can be repeated after
-    a stop, and a fold alone. Raises InputError for a loss that is not finite or fewer than two images."""
+    pixels, labels (n,): of the whole dataset, and of synthetic images behind it; checkpoint: file to go on from, if it
+    is there, and to write every args.checkpointing_epochs. Everything random is derived from (seed, fold, epoch), so an
+    epoch can be repeated after a stop, and a fold alone. Raises InputError for a loss that is not finite or fewer than
+    two images."""
     number = guard.fold.number
     rows = guard.admit(guard.fold.train, "training")
     val = guard.admit_for_choice(guard.fold.val, "the choice of a checkpoint")

@@ -79,18 +79,22 @@ def fit_linear_probe(
     groups: np.ndarray,
     rows: np.ndarray,
     guard: protocols.Guard,
+    synthetic_rows: Sequence[int] | np.ndarray = (),
 ) -> LinearProbe:
     """A linear probe whose shrinkage and temperature have the least log loss on inner folds of `rows`.
 
     features (n, d), labels (n,), groups (n,): of the whole dataset; rows (r,): those to learn from, which the guard
-    must admit, so nothing else is looked at; a group never straddles inner folds. Raises LeakError for a row that is
-    not of the training side. Deterministic."""
+    must admit, so nothing else is looked at; a group never straddles inner folds. synthetic_rows (s,): synthetic images
+    to learn from besides, which choose nothing: each was made from photographs on both sides of an inner fold. Raises
+    LeakError for a row that is not of the training side. Deterministic."""
     rows = guard.admit(rows, "class means (prototypes)")
-    features, labels, groups = features[rows], labels[rows], groups[rows]
-    chosen = choose_regularisation(features, labels, groups)
+    learnt = np.concatenate([rows, guard.admit(synthetic_rows, "class means (prototypes)")])
+    chosen = choose_regularisation(features[rows], labels[rows], groups[rows])
     shrinkage, temperature = chosen or (FALLBACK_SHRINKAGE, None)
-    (probe,) = fit_discriminants(features, labels, [shrinkage])
-    probe.temperature = temperature or spread_of_scores(probe, features, labels)
+    (probe,) = fit_discriminants(features[learnt], labels[learnt], [shrinkage])
+    if temperature is None:
+        temperature = spread_of_scores(probe, features[rows], labels[rows])
+    probe.temperature = temperature
     return probe
 
 

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,8 +38,40 @@ LAYOUT = 1  # to be raised when the same settings give other pixels
 class Pixels:
     """Square RGB pictures of a dataset's rows, in its order."""
 
-    uint8: np.ndarray  # (n, side, side, 3), memory-mapped
+    uint8: "np.ndarray | JoinedArrays"  # (n, side, side, 3), memory-mapped
     faces_missed: np.ndarray  # (n,) bool: a face was looked for in vain, so the whole photograph was taken
+
+
+class JoinedArrays:
+    """Arrays (n_i, ...) one behind another as one (n, ...), read where they lie, so memory maps are not copied."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        self.arrays = list(arrays)
+        self.starts = np.cumsum([0, *map(len, self.arrays)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, rows: int | Sequence[int] | np.ndarray) -> np.ndarray:
+        """One row (...), or rows (r,) by their numbers 0..n - 1 as (r, ...); raises IndexError outside of these."""
+        numbers = np.asarray(rows, dtype=np.int64)
+        if ((numbers < 0) | (numbers >= len(self))).any():
+            raise IndexError(f"row {rows} is not one of 0..{len(self) - 1}")
+        part = np.searchsorted(self.starts, numbers, side="right") - 1
+        if numbers.ndim == 0:
+            return self.arrays[part][numbers - self.starts[part]]
+        taken = np.empty((len(numbers), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
+        for i in np.unique(part):
+            taken[part == i] = self.arrays[i][numbers[part == i] - self.starts[i]]
+        return taken
+
+
+def join(parts: Sequence[Pixels]) -> Pixels:
+    """The rows of several datasets one behind another; those of one as they are."""
+    if len(parts) == 1:
+        return parts[0]
+    faces_missed = np.concatenate([part.faces_missed for part in parts])
+    return Pixels(JoinedArrays([part.uint8 for part in parts]), faces_missed)
 
 
 def default_cache_dir() -> Path:
@@ -125,10 +158,11 @@ def _decode(images: datasets.Dataset, row: int, corruption: tuple[str, int] | No
         photograph = images[row]
         image = photograph["image"].convert("RGB")
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: the image is null
-        name = images.select_columns("image_id")[row]["image_id"]
-        raise InputError(
-            f"image {name} cannot be decoded ({one_line(error)}); build the dataset again with rdface_dataset.py"
-        ) from error
+        id_column, kind, remedy = "image_id", "image", "build the dataset again with rdface_dataset.py"
+        if id_column not in images.column_names:
+            id_column, kind, remedy = "synthetic_id", "synthetic image", "make its dataset again"
+        name = images.select_columns(id_column)[row][id_column]
+        raise InputError(f"{kind} {name} cannot be decoded ({one_line(error)}); {remedy}") from error
     if corruption is None:
         return image
     noise = corruptions.corruption_rng(photograph["image_id"], *corruption)

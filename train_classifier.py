@@ -4,7 +4,8 @@
         --recipe finetune --protocol paper --seeds 0 1 2 --output_dir runs/densenet169
 
 Recipes: finetune (the paper's), linear_probe (discriminant analysis on frozen features), lora (attention only). Each
-process takes folds of its own, so the results do not depend on how many there are. Writes predictions.parquet
+process takes folds of its own, so the results do not depend on how many there are. With --synthetic_dataset the
+training sides gain synthetic images, each of which was made from that training side. Writes predictions.parquet
 (probabilities of each held-out image), results.json (metrics.py's scores of that file), per_class.csv, confusion.csv,
 learning_curves.csv and .png, run.json, and a model for each fold. Also runs as plain `python train_classifier.py`.
 """
@@ -49,8 +50,9 @@ from classifiers import (
 from fine_tuning import LAST_LEARNING_RATE, fit, predict
 from launched import open_accelerator
 from linear_probe import fit_linear_probe
-from pixel_cache import Pixels, cached_pixels, default_cache_dir, normalise
+from pixel_cache import Pixels, cached_pixels, default_cache_dir, join, normalise
 from runs import InputError, derived_seed, fail, prepare_output, run_record, write_json
+from synthetic_mix import SyntheticMix, open_mix
 
 MAX_IMAGE_SIZE = 2048  # px
 RECIPES = ("finetune", "linear_probe", "lora")
@@ -63,7 +65,8 @@ IN_FOLDERS = ("learning_curve", "train_image_ids")  # of a fold's notes: too lon
 # What may differ between a run and the one it goes on from: none of it changes a prediction.
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs", "cache_dir", "report_to", "explain")
 FREE_SETTINGS += ("push_to_hub", "hub_model_id", "hub_token", "eval_batch_size", "seeds", "fold")
-PLACES = ("dataset_name", "backbone", "backbone_weights")  # their content has digests of its own
+# Their content has digests of its own.
+PLACES = ("dataset_name", "backbone", "backbone_weights", "synthetic_dataset")
 EXTRAS = ("save_models", "corruptions")
 
 
@@ -72,16 +75,19 @@ EXTRAS = ("save_models", "corruptions")
 
 @dataclasses.dataclass
 class Study:
-    """What all folds share: the dataset's columns, its pixels, and how a network wants them."""
+    """What all folds share: the dataset's columns, its pixels, and how a network wants them.
 
-    images: datasets.Dataset
+    n rows: of the dataset, and behind them those of the synthetic images, if there are any."""
+
+    images: datasets.Dataset  # the photographs alone
     labels: np.ndarray  # (n,)
     kept: pd.DataFrame  # (n,) what predictions.parquet says of each image
     pixels: Pixels
-    corrupted: dict[tuple[str, int], Pixels]
+    corrupted: dict[tuple[str, int], Pixels]  # of the photographs
     backbone: Backbone
     settings_sha256: str = ""  # tells the predictions of different experiments apart
-    features: np.ndarray | None = None  # (n, d) probe_features, for a linear probe
+    features: np.ndarray | None = None  # (n, d) probe_features, for a linear probe; nan where no fold needs them
+    mix: SyntheticMix | None = None
 
     @property
     def groups(self) -> np.ndarray:
@@ -93,6 +99,9 @@ class Study:
         """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date."""
         known = ("image_id", "group_id", "subject_id", "sha256")
         columns = {name: self.images[name][:] for name in known if name in self.images.column_names}
+        if self.mix:
+            behind = self.mix.as_guarded()
+            columns = {name: values + behind[name] for name, values in columns.items()}
         return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in self.pixels.uint8]}
 
     @property
@@ -100,13 +109,14 @@ class Study:
         return self.images.features["label"]
 
 
-def extract_features(accelerator: Accelerator, study: Study, batch_size: int) -> np.ndarray:
+def extract_features(accelerator: Accelerator, study: Study, numbers: np.ndarray, batch_size: int) -> np.ndarray:
     """What a linear probe sees of every image, (n, d) float32, each computed once; the same on all processes.
 
-    Raises InputError for features that are not finite."""
+    numbers (r,): of the rows that are needed; the others stay nan. Raises InputError for features that are not
+    finite."""
     network = study.backbone.network.to(accelerator.device, memory_format=torch.channels_last)
     network = accelerator.prepare_model(network, evaluation_mode=True)
-    rows = torch.utils.data.TensorDataset(torch.arange(len(study.labels)))
+    rows = torch.utils.data.TensorDataset(torch.from_numpy(numbers))
     loader = accelerator.prepare(torch.utils.data.DataLoader(rows, batch_size=batch_size))
     features = None
     with torch.inference_mode():
@@ -114,10 +124,10 @@ def extract_features(accelerator: Accelerator, study: Study, batch_size: int) ->
             pixels = normalise(study.pixels.uint8[batch.cpu().numpy()], study.backbone, accelerator.device)
             batch, found = accelerator.gather_for_metrics((batch, probe_features(network(pixels))))
             if features is None:
-                features = np.full((len(rows), found.shape[1]), np.nan, np.float32)
+                features = np.full((len(study.labels), found.shape[1]), np.nan, np.float32)
             features[batch.cpu().numpy()] = found.cpu().numpy()  # by row: what fills up the last batch changes nothing
     accelerator.free_memory()
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    bad = numbers[~np.isfinite(features[numbers]).all(axis=1)]
     if len(bad):
         raise InputError(f"image {study.kept['image_id'][bad[0]]}: features are not finite; use --mixed_precision no")
     return features
@@ -138,7 +148,9 @@ def train(
     guard = protocols.Guard(fold, study.columns)
     n_classes = study.label.num_classes
     if args.recipe == "linear_probe":
-        probe = fit_linear_probe(study.features, study.labels, study.groups, fold.train, guard)
+        synthetic = fold.train >= len(study.images)
+        data = (study.features, study.labels, study.groups)
+        probe = fit_linear_probe(*data, fold.train[~synthetic], guard, fold.train[synthetic])
         chosen = {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
         classifier = probe.classifier(study.backbone, n_classes).to(accelerator.device)
         return accelerator.prepare_model(classifier, evaluation_mode=True), chosen
@@ -160,13 +172,12 @@ def run_fold(
     """Train and predict one fold for one seed; its folder then holds all that the results are made of.
 
     predictions.parquet is written last: its presence means that the fold is done."""
-    if args.k_shot:
-        fold = protocols.k_shot(fold, study.labels.tolist(), args.k_shot, seed)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     model, findings = train(accelerator, study, fold, seed, args, folder)
     wall_s = round(time.monotonic() - started, 2)
     findings = {"seed": seed, "fold": fold.number, "n_train": len(fold.train), "wall_s": wall_s, **findings}
+    findings |= study.mix.notes(fold) if study.mix else {}
     findings["train_image_ids"] = study.kept["image_id"].iloc[fold.train].tolist()
     if args.save_models:
         names = {"backbone": backbone_name(args), "label_names": study.label.names}
@@ -174,7 +185,7 @@ def run_fold(
         classifier = accelerator.unwrap_model(model)
         save_classifier(folder / "model", classifier, names | where | results.network_input(study.backbone))
     constants = {"protocol": args.protocol, "fold": fold.number, "seed": seed, "settings": study.settings_sha256}
-    constants |= {"backbone": backbone_name(args), "recipe": recipe_name(args)}
+    constants |= {"backbone": backbone_name(args), "recipe": recipe_name(args, study.mix)}
     for (kind, severity), pixels in study.corrupted.items():
         probabilities = predict(accelerator, model, study.backbone, pixels, fold.test, args.eval_batch_size)
         table = study.kept.iloc[fold.test].assign(split="test", probabilities=list(probabilities), **constants)
@@ -206,13 +217,14 @@ def backbone_name(args: argparse.Namespace) -> str:
     return Path(args.backbone).name if Path(args.backbone).is_absolute() else args.backbone
 
 
-def recipe_name(args: argparse.Namespace) -> str:
+def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None) -> str:
     """The recipe with what makes it another one: it keeps predictions apart that must not be averaged."""
     parts = [args.recipe, f"{args.k_shot}-shot" if args.k_shot else None]
     parts += ["gentle augmentation" if args.augmentation == "gentle" else None]
     parts += [f"{args.image_size} px" if args.image_size else None]
     parts += [{None: None, "none": "whole images"}.get(args.align_faces, f"faces aligned by {args.align_faces}")]
     parts += ["shuffled labels" if args.shuffle_labels else None]
+    parts += [mix.name() if mix else None]
     return ", ".join(part for part in parts if part)
 
 
@@ -239,6 +251,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's folds")
     add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
     add("--k_shot", type=int, help="train on this many images of each condition, drawn by seed; None is all")
+    how = "folders (or ORG/NAME) of synthetic images to train on besides, each made from its fold's training side"
+    add("--synthetic_dataset", nargs="+", metavar="DIR", help=how)
+    how = "synthetic images in each fold: the highest cosines, or without that column a draw by seed; None is all"
+    add("--synthetic_top_n", type=int, metavar="N", help=how)
     how = "of initial weights, order, dropout and k-shot draws; the folds stay"
     add("--seeds", "--seed", type=int, nargs="+", default=[0], help=how)
     add("--num_train_epochs", type=int, default=50, help="finetune and lora")
@@ -276,7 +292,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    for flag in ("eval_batch_size", "image_size", "k_shot", "num_train_epochs"):
+    for flag in ("eval_batch_size", "image_size", "k_shot", "num_train_epochs", "synthetic_top_n"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1")
     if (args.image_size or 0) > MAX_IMAGE_SIZE:
@@ -294,6 +310,12 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--learning_rate must be positive")
     if args.recipe == "linear_probe" and (args.learning_rate or args.augmentation != "none"):
         parser.error("--learning_rate and --augmentation are for --recipe finetune and lora")
+    if args.synthetic_top_n and not args.synthetic_dataset:
+        parser.error("--synthetic_top_n is of --synthetic_dataset; name the folder of the synthetic images")
+    if args.synthetic_dataset and args.shuffle_labels:
+        parser.error("--shuffle_labels is without --synthetic_dataset: its images show what their true labels say")
+    if args.synthetic_dataset and args.k_shot and args.protocol == "paper":
+        parser.error("--k_shot with --synthetic_dataset is for --protocol strict: under paper one generator sees all")
     for flag in ("explain", "push_to_hub"):
         if getattr(args, flag) and not args.save_models:
             parser.error(f"--{flag} needs the saved models; leave out --no-save_models")
@@ -337,15 +359,32 @@ def open_folds(images: datasets.Dataset, args: argparse.Namespace) -> list[proto
     return folds
 
 
+def training_folds(
+    folds: list[protocols.Fold],
+    images: datasets.Dataset,
+    labels: np.ndarray,
+    mix: SyntheticMix | None,
+    seed: int,
+    args: argparse.Namespace,
+) -> list[protocols.Fold]:
+    """The folds as they are trained for a seed: cut down to support sets, with synthetic images that the guard admits.
+
+    labels (n,): of the images. Raises LeakError before anything is decoded."""
+    if args.k_shot:
+        folds = [protocols.k_shot(fold, labels.tolist(), args.k_shot, seed) for fold in folds]
+    return mix.extend(folds, images, seed) if mix else folds
+
+
 def open_study(
     accelerator: Accelerator,
     images: datasets.Dataset,
     labels: np.ndarray,
+    mix: SyntheticMix | None,
     backbone: Backbone,
     settings_sha256: str,
     args: argparse.Namespace,
 ) -> Study:
-    """The pixels, decoded once, and for a linear probe their features, computed once."""
+    """The pixels, decoded once, of the photographs and the synthetic images."""
     size = (backbone.image_size, backbone.face_alignment, args.cache_dir)
     pixels = cached_pixels(accelerator, images, *size)
     missed = pixels.faces_missed.sum()
@@ -354,10 +393,14 @@ def open_study(
     kinds = itertools.product(corruptions.CORRUPTIONS, corruptions.SEVERITIES) if args.corruptions else ()
     corrupted = {kind: cached_pixels(accelerator, images, *size, kind) for kind in kinds}
     kept = results.columns_to_keep(images, labels)
-    study = Study(images, labels, kept, pixels, corrupted, backbone, settings_sha256)
-    if args.recipe == "linear_probe":
-        study.features = extract_features(accelerator, study, args.eval_batch_size)
-    return study
+    if mix:
+        pixels = join([pixels, *(cached_pixels(accelerator, part, *size) for part in mix.parts)])
+        missed = pixels.faces_missed[len(images) :].sum()
+        if missed:
+            accelerator.print(f"no face found in {missed} of {len(mix.labels)} synthetic images: these are taken whole")
+        labels = np.concatenate([labels, mix.labels])
+        kept = pd.concat([kept, mix.as_predicted()], ignore_index=True)
+    return Study(images, labels, kept, pixels, corrupted, backbone, settings_sha256, mix=mix)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -369,11 +412,21 @@ def main(args: argparse.Namespace) -> None:
         images = load_images(args.dataset_name, args.dataset_config_name)
     folds = open_folds(images, args)
     labels = np.array(images["label"][:])
+    mix = None
+    if args.synthetic_dataset:
+        with accelerator.main_process_first():
+            mix = open_mix(args.synthetic_dataset, args.synthetic_top_n, images, args.protocol)
     # Permuted over all images, before fitting and scoring: only the link of face and condition is cut. Top-30 then lies
     # a little below chance, because holding an image out leaves its own condition one image less to learn from; the log
     # loss lies above, since folds made for the true labels leave some conditions nothing to learn from.
     if args.shuffle_labels:
         labels = np.random.default_rng(args.seeds[0]).permutation(labels)
+    folder_of = "folds/seed{}_fold{}".format
+    jobs = [
+        (seed, fold, args.output_dir / folder_of(seed, fold.number))
+        for seed in args.seeds
+        for fold in training_folds(folds, images, labels, mix, seed, args)
+    ]
     if args.push_to_hub:
         args.hub_model_id = hub_models.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     with accelerator.main_process_first():
@@ -387,31 +440,43 @@ def main(args: argparse.Namespace) -> None:
         build_classifier(backbone, images.features["label"].num_classes, args.recipe, args.backbone)
     backbone_sha256 = weights_sha256(backbone.network)
     given = {"fingerprint": images._fingerprint, "backbone_sha256": backbone_sha256}
+    given |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
     settings = settings_of(args, given | {"mixed_precision": accelerator.mixed_precision})  # or the launcher's
     if accelerator.is_main_process:
         prepare_output(args.output_dir, settings, "folds", RESULTS, bool(args.resume_from_checkpoint))
     accelerator.wait_for_everyone()
 
     # ---- what is to be done
-    folder_of = "folds/seed{}_fold{}".format
-    jobs = [(s, fold, args.output_dir / folder_of(s, fold.number)) for s in args.seeds for fold in folds]
     pending = [job for job in jobs if not (job[-1] / "predictions.parquet").is_file()]
     accelerator.wait_for_everyone()  # nobody finishes a fold before everybody has counted them
     aligned = f"faces aligned by {backbone.face_alignment}" if backbone.face_alignment else "whole images"
     accelerator.print(
         f"{args.dataset_name} ({'folder' if Path(args.dataset_name).is_dir() else 'Hub'}, config {images.config_name}, "
         f"fingerprint {images._fingerprint}): {len(images)} images, {images.features['label'].num_classes} classes\n"
-        f"{args.backbone} at {backbone.image_size} px, {aligned}, {recipe_name(args)}, protocol {args.protocol}, "
+        f"{args.backbone} at {backbone.image_size} px, {aligned}, {recipe_name(args, mix)}, protocol {args.protocol}, "
         f"{len(folds)} folds x {len(args.seeds)} seeds ({len(jobs) - len(pending)} done before), "
         f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision"
     )
     straddling = protocols.straddling(folds, images["group_id"][:])
     if straddling:
         accelerator.print(f"protocol {args.protocol}: {straddling} test images share a patient or copy with training")
+    if mix:
+        accelerator.print(mix.summary())
     accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
     same = {name: value for name, value in settings.items() if name not in PLACES + EXTRAS}
+    if same["synthetic_top_n"] is None:  # as in runs before there was this flag, so that they can be gone on with
+        del same["synthetic_top_n"]
+    if args.k_shot:  # each seed has a generator of its own, which saw that seed's support sets only
+        same.pop("synthetic_fingerprints", None)
     settings_sha256 = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
-    study = open_study(accelerator, images, labels, backbone, settings_sha256, args)
+    study = open_study(accelerator, images, labels, mix, backbone, settings_sha256, args)
+    if mix:
+        for fold in folds:
+            mix.admit(fold, study.columns, study.columns["pixels"])  # none is a copy of a held-out photograph
+    if args.recipe == "linear_probe":
+        chosen = np.concatenate([rows for _, fold, _ in jobs for rows in (fold.train, fold.val)])
+        needed = np.union1d(np.arange(len(images)), chosen)  # of the synthetic images only those in some fold
+        study.features = extract_features(accelerator, study, needed, args.eval_batch_size)
     datasets.disable_progress_bars()  # the files written from here on take a moment
 
     # ---- every fold of every seed
@@ -453,9 +518,10 @@ def finish(
         "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
         "seeds": args.seeds,
         "folds": [{name: fold[name] for name in fold if name not in IN_FOLDERS} for fold in findings],
+        "synthetic": study.mix.record() if study.mix else None,
         "backbone_sha256": backbone_sha256,
         "input": results.network_input(study.backbone),
-        "faces_missed": int(study.pixels.faces_missed.sum()),
+        "faces_missed": int(study.pixels.faces_missed[: len(images)].sum()),
         "augmentation": augmentations.AMOUNTS if args.augmentation == "gentle" else None,
         "mixed_precision": accelerator.mixed_precision,
         "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
@@ -465,7 +531,8 @@ def finish(
     write_json(args.output_dir / "run.json", content)
     print(f"written: {args.output_dir}: " + ", ".join(name for name in RESULTS if (args.output_dir / name).is_file()))
     if args.push_to_hub:
-        facts = [f"{len(images)} images, {study.label.num_classes} conditions", f"recipe {recipe_name(args)}"]
+        facts = [f"{len(images)} images, {study.label.num_classes} conditions"]
+        facts += [f"recipe {recipe_name(args, study.mix)}"]
         simulated = is_simulated(images)
         card = hub_models.model_card("RDFace classifier", backbone_name(args), facts, table, simulated)
         print(f"uploaded: {hub_models.push(args.output_dir, args.hub_model_id, args.hub_token, card)} (private)")
@@ -492,7 +559,7 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
             rows.append(names | sure | {"heat_true": heat[0], "heat_predicted": heat_predicted})
             rows[-1]["pixels"] = np.array(study.pixels.uint8[row])
     simulated = "SIMULATED faces, " if is_simulated(study.images) else ""
-    title = f"{simulated}{backbone_name(args)}, {recipe_name(args)}, held-out images"
+    title = f"{simulated}{backbone_name(args)}, {recipe_name(args, study.mix)}, held-out images"
     heat_maps.heat_map_sheet(rows, args.output_dir / "heat_maps.png", title)
     (args.output_dir / "heat_maps.png").chmod(0o600)  # photographs
 

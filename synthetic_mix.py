@@ -1,0 +1,195 @@
+"""Synthetic images for training: opened, passed by each fold's guard, chosen, and put behind the photographs.
+
+A mix numbers its images 0..m - 1 in a fixed order, whatever the order of the folders on the command line; in a fold,
+and in arrays over everything (labels, pixels, features), image i is row n + i behind the dataset's n photographs.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import datasets
+import numpy as np
+import pandas as pd
+
+import protocols
+from built_dataset import is_simulated, load_synthetic
+from runs import InputError
+
+LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "cosine")
+REGISTER_DIGITS = 8  # of a folder's fingerprint, before the synthetic_id: two folders may both hold an AAR_1
+
+
+@dataclasses.dataclass
+class SyntheticMix:
+    """Synthetic images (m,) that may be chosen, of one or more datasets, for a dataset of n photographs."""
+
+    n_photographs: int
+    simulated: bool  # the photographs are
+    protocol: str
+    top_n: int | None  # images in each fold; None: all
+    parts: list[datasets.Dataset]
+    fingerprints: list[str]  # of the datasets as they were opened, whatever was selected of them
+    columns: dict[str, list]  # (m,) LIGHT_COLUMNS (cosine may be missing) and `image_id`, unique in a fold
+    labels: np.ndarray  # (m,) class numbers of the photographs' dataset
+
+    @property
+    def generators(self) -> list[str]:
+        return sorted(set(self.columns["generator"]))
+
+    def candidates(self, fold: protocols.Fold) -> np.ndarray:
+        """Images that say they were made for the fold, (c,) increasing. Raises InputError where there are none."""
+        number = None if fold.protocol == "paper" else fold.number
+        made_for = [row for row, of in enumerate(self.columns["fold"]) if of == number]
+        if not made_for:
+            where = f"fold {number} of protocol {fold.protocol}"
+            raise InputError(f"--synthetic_dataset: no image there was made for {where}; generate some, or name --fold")
+        return np.array(made_for)
+
+    def admit(self, fold: protocols.Fold, columns: Mapping[str, Sequence], pixels: Sequence[str] | None = None) -> None:
+        """Raise LeakError where an image made for the fold must not be trained on in it, drawn or not.
+
+        columns: as for protocols.Guard; pixels (n + m,): digests of all pictures, once they are decoded, so that copies
+        of test images raise too."""
+        rows = self.candidates(fold).tolist()
+        images = {name: [values[row] for row in rows] for name, values in self.columns.items()}
+        if pixels is not None:
+            images["pixels"] = [pixels[self.n_photographs + row] for row in rows]
+        protocols.Guard(fold, columns).admit_synthetic(images, self.simulated)
+
+    def choose(self, fold: protocols.Fold, seed: int) -> np.ndarray:
+        """Images to train on in a fold, (s,): the highest cosines over all classes, highest first; without the filter's
+        cosines a draw by seed and fold, in increasing order. A larger top_n holds the choice of a smaller one."""
+        rows = self.candidates(fold)
+        if "cosine" in self.columns:
+            cosines = np.array([self.columns["cosine"][row] for row in rows], dtype=float)  # null is nan, and last
+            return rows[np.argsort(-cosines, kind="stable")][: self.top_n]
+        number = protocols.N_FOLDS if fold.protocol == "paper" else fold.number  # one draw for all folds
+        return np.sort(np.random.default_rng([seed, number, 2]).permutation(rows)[: self.top_n])
+
+    def extend(self, folds: Sequence[protocols.Fold], photographs: datasets.Dataset, seed: int) -> list[protocols.Fold]:
+        """The folds with the chosen images on their training sides, after every one made for them has been admitted.
+
+        Under `strict` nothing else changes; under `paper` the validation folds are drawn again, as published, and hold
+        synthetic images. Raises LeakError, InputError and ProtocolError."""
+        for fold in folds:
+            self.admit(fold, photographs)
+        n = self.n_photographs
+        if self.protocol == "paper":
+            labels = [*photographs["label"][:], *self.labels.tolist()]
+            drawn = protocols.paper_folds_with_synthetic(photographs, labels, n + self.choose(folds[0], seed))
+            numbers = {fold.number for fold in folds}
+            return [fold for fold in drawn if fold.number in numbers]
+        trains = [np.concatenate([fold.train, n + np.sort(self.choose(fold, seed))]) for fold in folds]
+        return [dataclasses.replace(fold, train=train) for fold, train in zip(folds, trains, strict=True)]
+
+    def as_predicted(self) -> pd.DataFrame:
+        """What predictions say of the images, where they are validation under `paper`: each is a subject of its own."""
+        image_ids = self.columns["image_id"]
+        return pd.DataFrame({"image_id": image_ids, "label": self.labels, "subject": image_ids})
+
+    def as_guarded(self) -> dict[str, list]:
+        """Columns that a guard looks at; no image is of a group or person of the dataset."""
+        nothing = [None] * len(self.labels)
+        image_ids = self.columns["image_id"]
+        return {"image_id": image_ids, "group_id": image_ids, "subject_id": nothing, "sha256": nothing}
+
+    def numbers(self) -> list[int]:
+        """The fewest and the most images in a fold, of all folds that the folders serve, whichever of them is run."""
+        served = Counter(self.columns["fold"]).values()
+        return sorted({min(n, self.top_n or n) for n in (min(served), max(served))})
+
+    def name(self) -> str:
+        """For the recipe: how many synthetic images, from which generators."""
+        return f"+ {'-'.join(map(str, self.numbers()))} synthetic ({' and '.join(self.generators)})"
+
+    def summary(self) -> str:
+        """For the screen: what was opened, how it is chosen, and the weakness of the published procedure."""
+        how = "the highest cosines" if "cosine" in self.columns else "a random draw"
+        chosen = f"{how}, {self.top_n} a fold" if self.top_n else "all"
+        opened = ", ".join(self.fingerprints)
+        lines = [f"synthetic images (fingerprints {opened}): {len(self.labels)} to choose from, taken: {chosen}"]
+        if self.protocol == "paper":
+            lines.append("protocol paper: validation folds hold synthetic images, and checkpoints are chosen on them")
+        return "\n".join(lines)
+
+    def record(self) -> dict:
+        """For the run's record: what was opened, and how many images of it could be chosen, from which generators."""
+        generators = dict(sorted(Counter(self.columns["generator"]).items()))
+        return {"fingerprints": self.fingerprints, "n_images": len(self.labels), "generators": generators}
+
+    def notes(self, fold: protocols.Fold) -> dict:
+        """For a fold's record: how many synthetic images it trains and validates on, from where."""
+        trained = fold.train[fold.train >= self.n_photographs] - self.n_photographs
+        generators = dict(sorted(Counter(self.columns["generator"][row] for row in trained.tolist()).items()))
+        n_val = int((fold.val >= self.n_photographs).sum())
+        synthetic = {"n_train": len(trained), "n_val": n_val, "generators": generators}
+        return {"synthetic": synthetic | {"fingerprints": self.fingerprints}}
+
+
+def open_mix(names: Sequence[str], top_n: int | None, photographs: datasets.Dataset, protocol: str) -> SyntheticMix:
+    """The synthetic images of these folders (or ORG/NAME) made for the protocol, and kept where a filter has been.
+
+    Labels are matched by name. Raises InputError for a class that the photographs do not have, an image without a label
+    or twice in a fold, one folder given twice, and for folders of which only some have been filtered."""
+    opened = {}  # by fingerprint, so that the order on the command line changes nothing
+    for name in names:
+        images = load_synthetic(name)
+        if images._fingerprint in opened:
+            raise InputError(f"--synthetic_dataset {name}: its images are given twice; name each folder once")
+        opened[images._fingerprint] = name, images
+    scored = {"cosine" in images.column_names for _, images in opened.values()}
+    if len(scored) > 1:
+        raise InputError("--synthetic_dataset: some have a column cosine and some not; run filter_synthetic.py on all")
+    columns = {name: [] for name in LIGHT_COLUMNS if name != "cosine" or scored == {True}} | {"image_id": []}
+    parts, labels = [], []
+    for fingerprint, (name, images) in sorted(opened.items()):
+        images = usable(images, protocol)
+        if not len(images):
+            raise InputError(f"--synthetic_dataset {name}: no image there was made for protocol {protocol} and kept")
+        labels += labels_by_name(name, images, photographs.features["label"])
+        light = light_columns(name, images, fingerprint)
+        for column in columns:
+            columns[column] += light[column]
+        parts.append(images)
+    simulated, fingerprints = is_simulated(photographs), sorted(opened)
+    return SyntheticMix(
+        len(photographs), simulated, protocol, top_n, parts, fingerprints, columns, np.array(labels, dtype=np.int64)
+    )
+
+
+def usable(images: datasets.Dataset, protocol: str) -> datasets.Dataset:
+    """Those made for the protocol, for a fold of it (under `paper` for all), and, if a filter has been, kept by it."""
+    made_for = zip(images["protocol"][:], images["fold"][:], strict=True)
+    fits = [of == protocol and (fold is None) == (protocol == "paper") for of, fold in made_for]
+    if "kept" in images.column_names:
+        fits = [fit and kept is True for fit, kept in zip(fits, images["kept"][:], strict=True)]
+    return images if all(fits) else images.select([row for row, fit in enumerate(fits) if fit])
+
+
+def labels_by_name(name: str, images: datasets.Dataset, label: datasets.ClassLabel) -> list[int]:
+    """The images' labels as numbers of another dataset's classes. Raises InputError; name: of the images' dataset."""
+    class_names = images.features["label"].names
+    unknown = [class_name for class_name in class_names if class_name not in label.names]
+    if unknown:
+        reason = f"its class {unknown[0]} is not one of --dataset_name's; generate images for that dataset"
+        raise InputError(f"--synthetic_dataset {name}: {reason}")
+    numbers = images["label"][:]
+    for row, number in enumerate(numbers):
+        if number is None or number < 0:
+            synthetic_id = images["synthetic_id"][row]
+            raise InputError(f"--synthetic_dataset {name}: {synthetic_id} has no label; run filter_synthetic.py first")
+    return [label.str2int(class_names[number]) for number in numbers]
+
+
+def light_columns(name: str, images: datasets.Dataset, fingerprint: str) -> dict[str, list]:
+    """LIGHT_COLUMNS that there are, and `image_id`, unique in a fold. Raises InputError for an image twice in one."""
+    light = {column: images[column][:] for column in LIGHT_COLUMNS if column in images.column_names}
+    same: dict[tuple, tuple] = {}  # one list of sources for all images of a generator, of which there may be thousands
+    light["source_image_ids"] = [same.setdefault(tuple(ids), tuple(ids)) for ids in light["source_image_ids"]]
+    (identity, times), *_ = Counter(zip(light["fold"], light["synthetic_id"], strict=True)).most_common(1)
+    if times > 1:
+        where = "" if identity[0] is None else f" in fold {identity[0]}"
+        raise InputError(f"--synthetic_dataset {name}: {identity[1]} is there {times} times{where}; make it again")
+    register = fingerprint[:REGISTER_DIGITS]
+    return light | {"image_id": [f"{register}/{synthetic_id}" for synthetic_id in light["synthetic_id"]]}
