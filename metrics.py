@@ -2,6 +2,7 @@
 
     python metrics.py score runs/probe/predictions.parquet      # prints what results.json holds
     python metrics.py compare runs/a/predictions.parquet runs/b/predictions.parquet
+    python metrics.py compare runs/a runs/b_seed0 --more_b runs/b_seed1 runs/b_seed2
 
 A predictions file has one row for each image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`,
 `split` (val, test), `seed`, `backbone`, `recipe`, `probabilities` (one for each class), and `subject` (the group of one
@@ -144,7 +145,10 @@ def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.
         raise ValueError("the files are of runs with different settings (their settings.json); score one at a time")
     for column, values in settings.items():
         if len(values) != 1:
-            raise ValueError(f"{len(values)} values of {column} among the test rows: {values}; score one at a time")
+            remedy = "score one at a time"
+            if any("synthetic" in str(value) for value in values):
+                remedy += ", or make the number of synthetic images equal with --synthetic_top_n"
+            raise ValueError(f"{len(values)} values of {column} among the test rows: {values}; {remedy}")
     one_replicate = ["seed"] if settings["protocol"] == ["strict"] else ["seed", "fold"]
     replicates = [rows.sort_values("image_id") for _, rows in test.groupby(one_replicate)]
     first = replicates[0]
@@ -381,6 +385,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     comparing = commands.add_parser("compare", help="print the paired differences of two runs on the same test images")
     comparing.add_argument("a", type=Path, help="predictions.parquet, or the folder that holds it")
     comparing.add_argument("b", type=Path, help="the same of the other run; differences are b - a")
+    for letter in "ab":
+        how = f"further runs of {letter}: other seeds of the same settings, where each seed is a run of its own"
+        comparing.add_argument(f"--more_{letter}", nargs="+", type=Path, default=[], metavar="RUN", help=how)
     comparing.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args(argv)
 
@@ -389,7 +396,8 @@ def main(args: argparse.Namespace) -> None:
     if args.command == "score":
         print(json.dumps(score(read_predictions(args.predictions)), indent=2))
     else:
-        comparison = compare(read_predictions(args.a), read_predictions(args.b))
+        a, b = (read_predictions(files) for files in ([args.a, *args.more_a], [args.b, *args.more_b]))
+        comparison = compare(a, b)
         print(json.dumps(comparison, indent=2) if args.json else format_comparison(comparison))
 
 
