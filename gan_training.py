@@ -1,0 +1,237 @@
+"""Training FastGAN on the training side of one fold, step by step, so that it can be stopped at any instant.
+
+The paper's recipe: hinge losses, decoders on real images, differentiable augmentation, Adam, a moving average of the
+generator's weights for sampling. Everything random is derived from (seed, fold, step).
+"""
+
+import argparse
+import copy
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from tqdm import tqdm
+
+import fastgan
+import gan_losses
+import protocols
+from parquet_files import sha256_of
+from pixel_cache import Pixels
+from runs import InputError, derived_seed, one_line, write_atomically, write_json
+from synthetic_images import image_seed
+
+ADAM_BETAS = (0.5, 0.999)  # the paper's
+GRID_SIDE, GRID_IMAGE_PX = 4, 256  # of a snapshot's picture: images across and down, their largest side
+LOSSES = ("loss_discriminator", "loss_rebuilding", "loss_generator", "logit_real", "logit_fake")
+
+
+class Networks:
+    """A generator with its moving average, a discriminator, and what trains them, on one device."""
+
+    def __init__(self, seed: int, n_classes: int, args: argparse.Namespace, device: torch.device):
+        built_for = (args.resolution, n_classes, args.base_channels)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.generator, self.discriminator = fastgan.Generator(*built_for), fastgan.Discriminator(*built_for)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        for network in (self.generator, self.discriminator, self.average):
+            network.to(device, memory_format=torch.channels_last)
+        self.trained = {"generator": self.generator, "discriminator": self.discriminator}
+        self.adam = {
+            name: torch.optim.Adam(network.parameters(), lr=args.learning_rate, betas=ADAM_BETAS)
+            for name, network in self.trained.items()
+        }
+        self.parts = self.trained | {"average": self.average}
+        self.parts |= {f"adam_{name}": adam for name, adam in self.adam.items()}
+
+    def state(self) -> dict:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def restore(self, state: dict) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+
+
+def seed_of(args: argparse.Namespace, fold: protocols.Fold, *numbers: int) -> int:
+    """Of a step, say, of the fold's run; the one run under `paper` counts as a fold after the last."""
+    return derived_seed(args.seed, protocols.N_FOLDS if fold.number is None else fold.number, *numbers)
+
+
+def rows_of_step(rows: np.ndarray, step: int, batch_size: int, seed: Callable[[int], int]) -> np.ndarray:
+    """The batch (batch_size,) of step 1, 2, ...: all rows in random order, then all in another, without end.
+
+    seed: number of an order -> its seed. May hold a row twice where there are fewer rows than a batch takes."""
+    places = np.arange((step - 1) * batch_size, step * batch_size)
+    orders = {n: np.random.default_rng(seed(n)).permutation(rows) for n in np.unique(places // len(rows)).tolist()}
+    return np.array([orders[place // len(rows)][place % len(rows)] for place in places.tolist()])
+
+
+def train_step(
+    networks: Networks,
+    real: torch.Tensor,
+    label: torch.Tensor | None,
+    difference: Callable,
+    draws: torch.Generator,
+    noise: torch.Generator,
+    autocast: Callable,
+) -> torch.Tensor:
+    """One step of both networks on real images (b, 3, side, side) in -1..1 with labels (b,); returns LOSSES, (5,).
+
+    draws, on the CPU, decides augmentation and quadrant; noise, on the networks' device, what images are made of."""
+    n, device = len(real), real.device
+    generator, discriminator = networks.generator, networks.discriminator
+    quadrant = int(torch.randint(4, (), generator=draws))
+    of_real, of_fake, of_judged = (gan_losses.draw_augmentation(n, draws) for _ in range(3))
+    with autocast():
+        fake = generator(*fastgan.draw_inputs(n, generator.resolution, noise, device), label)
+        # ---- the discriminator
+        shown = gan_losses.augment(real, of_real)
+        logits_real, features = discriminator(fastgan.versions(shown), label)
+        logits_fake, _ = discriminator([gan_losses.augment(image.detach(), of_fake) for image in fake], label)
+        loss = gan_losses.discriminator_loss(logits_real.float(), logits_fake.float())
+        rebuilt = [image.float() for image in discriminator.rebuild(features, quadrant)]
+        rebuilding = gan_losses.rebuilding_loss(rebuilt, shown, quadrant, difference)
+    networks.adam["discriminator"].zero_grad()
+    (loss + rebuilding).backward()
+    networks.adam["discriminator"].step()
+    # ---- the generator, judged by what the discriminator has just become
+    discriminator.requires_grad_(False)
+    with autocast():
+        judged, _ = discriminator([gan_losses.augment(image, of_judged) for image in fake], label)
+        loss_generator = gan_losses.generator_loss(judged.float())
+    networks.adam["generator"].zero_grad()
+    loss_generator.backward()
+    networks.adam["generator"].step()
+    discriminator.requires_grad_(True)
+    means = (logits_real.float().mean(), logits_fake.float().mean())
+    return torch.stack([loss, rebuilding, loss_generator, *means]).detach()
+
+
+def fit(
+    accelerator: Accelerator,
+    pixels: Pixels,
+    labels: np.ndarray,
+    guard: protocols.Guard,
+    described: dict,
+    difference: Callable,
+    args: argparse.Namespace,
+    folder: Path,
+) -> None:
+    """Train on the training side of the guard's fold up to args.max_train_steps; leaves snapshots in the folder.
+
+    pixels, labels (n,): of the whole dataset; described: what each snapshot's file says of its generator; difference:
+    loss of the decoders. folder: holds checkpoint.pt, to go on from if it is there, written at each snapshot and every
+    args.checkpointing_steps; fold.json, the mean losses between snapshots; snapshots/step_*.safetensors and .png.
+    Raises InputError for a loss that is not finite; snapshots made before stay as they are."""
+    fold = guard.fold
+    rows = guard.admit(fold.train, "a generator")
+    device = accelerator.device
+    n_classes = len(described["label_names"] or ())
+    networks = Networks(seed_of(args, fold), n_classes, args, device)
+    state = {"step": 0, "curve": [], "total": torch.zeros(len(LOSSES)), "n_total": 0, "wall_s": 0.0}
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.is_file():
+        state = restore(checkpoint, networks)
+    started = time.monotonic() - state["wall_s"]
+    steps = range(state["step"] + 1, args.max_train_steps + 1)
+    told = accelerator.is_main_process
+    bar = tqdm(
+        steps, desc=folder.name, unit="step", disable=not told, initial=state["step"], total=args.max_train_steps
+    )
+    for step in bar:
+        batch = rows_of_step(rows, step, args.train_batch_size, lambda n: seed_of(args, fold, n, 0))
+        real = torch.from_numpy(pixels.uint8[batch]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        label = torch.from_numpy(labels[batch]).to(device) if n_classes else None
+        draws = torch.Generator().manual_seed(seed_of(args, fold, step, 1))
+        noise = torch.Generator(device).manual_seed(seed_of(args, fold, step, 2))
+        losses = train_step(networks, real, label, difference, draws, noise, accelerator.autocast).cpu()
+        if not losses.isfinite().all():
+            raise InputError(not_finite(folder, step, "the loss"))
+        fastgan.update_average(networks.average, networks.generator, step)
+        state["step"] = step
+        state["total"] += losses
+        state["n_total"] += 1
+        shown = dict(zip(LOSSES, losses.tolist(), strict=True))
+        short = {"D": "loss_discriminator", "G": "loss_generator", "real": "logit_real", "fake": "logit_fake"}
+        bar.set_postfix({name: f"{shown[key]:.2f}" for name, key in short.items()}, refresh=False)
+        at_snapshot = step % args.snapshot_steps == 0 or step in args.sample_from or step == args.max_train_steps
+        state["wall_s"] = time.monotonic() - started
+        if at_snapshot:
+            means = (state["total"] / state["n_total"]).tolist()
+            state["curve"].append({"step": step} | dict(zip(LOSSES, means, strict=True)))
+            state |= {"total": torch.zeros(len(LOSSES)), "n_total": 0}
+            notes = {"fold": fold.number, "n_train": len(rows), "wall_s": round(state["wall_s"], 2)}
+            write_json(folder / "fold.json", notes | {"learning_curve": state["curve"]})
+            save_snapshot(folder, networks, described | {"step": step}, fold, args, np.unique(labels[rows]).tolist())
+        if at_snapshot or (args.checkpointing_steps and step % args.checkpointing_steps == 0):
+            content = state | networks.state()
+            write_atomically(checkpoint, lambda partial, content=content: torch.save(content, partial))
+
+
+def snapshot_file(folder: Path, step: int) -> Path:
+    return folder / "snapshots" / f"step_{step:08d}.safetensors"
+
+
+def not_finite(folder: Path, step: int, what: str) -> str:
+    """What happened at the step, what to do, and what is left."""
+    good = sorted((folder / "snapshots").glob("step_*.safetensors"))
+    left = "no snapshot was made before"
+    if good:
+        last = int(good[-1].stem.removeprefix("step_"))
+        how = f"--resume_from_checkpoint latest --max_train_steps {last} samples from it"
+        left = f"the last good snapshot is {folder.name}/snapshots/{good[-1].name}: {how}"
+    remedy = "lower --learning_rate or use --mixed_precision no, in another --output_dir"
+    return f"{folder.name}, step {step}: {what} is not finite; {remedy}; {left}"
+
+
+def save_snapshot(
+    folder: Path,
+    networks: Networks,
+    described: dict,
+    fold: protocols.Fold,
+    args: argparse.Namespace,
+    classes: list[int],
+) -> None:
+    """The averaged generator, ready for sampling, and a grid of what it makes of noise that is the same at each step.
+
+    The generator's file is written last: its presence means that the snapshot is whole."""
+    step = described["step"]
+    device = next(networks.average.parameters()).device
+    conditions = classes if networks.average.n_classes else []
+    draws = torch.Generator().manual_seed(seed_of(args, fold, step, 3))
+    sampled = fastgan.standing_statistics(networks.average, draws, args.train_batch_size, conditions).to(device)
+    if not all(tensor.isfinite().all() for tensor in sampled.state_dict().values()):
+        raise InputError(not_finite(folder, step, "the averaged generator"))
+    file = snapshot_file(folder, step)
+    n = GRID_SIDE**2
+    seeds = [image_seed(args.seed, "fastgan grid", i) for i in range(n)]
+    labels = [conditions[i % len(conditions)] for i in range(n)] if conditions else None
+    across = [slice(start, start + GRID_SIDE) for start in range(0, n, GRID_SIDE)]
+    lines = [fastgan.sample(sampled, seeds[part], labels and labels[part]) for part in across]
+    grid = Image.fromarray(np.concatenate([np.concatenate(list(line), axis=1) for line in lines]))
+    grid.thumbnail((GRID_SIDE * GRID_IMAGE_PX,) * 2)
+    write_atomically(file.with_suffix(".png"), lambda partial: grid.save(partial, "PNG"))
+    fastgan.save_generator(file, sampled, described)
+
+
+def restore(checkpoint: Path, networks: Networks) -> dict:
+    """The rest of a checkpoint, once networks and optimizers have been put back. Raises InputError."""
+    try:
+        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        networks.restore(content)
+        return {name: content[name] for name in ("step", "curve", "total", "n_total", "wall_s")}
+    except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        where = f"{checkpoint.parent.name}/{checkpoint.name}"
+        raise InputError(f"checkpoint {where}: {one_line(error)}; delete it, the fold then starts anew") from error
+
+
+def use_snapshot(folder: Path, step: int) -> str:
+    """Make a snapshot the fold's generator.safetensors; returns its SHA-256."""
+    file = snapshot_file(folder, step)
+    write_atomically(folder / "generator.safetensors", lambda partial: partial.write_bytes(file.read_bytes()))
+    return sha256_of(file)
