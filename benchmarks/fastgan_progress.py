@@ -1,0 +1,85 @@
+"""Whether FastGAN's snapshots come nearer to real faces: distance of mean features, snapshot by snapshot.
+
+    python benchmarks/fastgan_progress.py --run_dir runs/fastgan/fold0 --dataset_name runs/demo/rdface-sim
+
+The distance is Euclidean, between the mean features of --num_images samples and of the real images that the generator
+was trained on, in units of the distance between two random halves of these (1: as near as real images are to each
+other). Features: the network --backbone, pooled. Real images are cut out as the generator saw them. It tells a network
+that learns from one that does not; it is no measure of fidelity to a condition, nor of privacy."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import fastgan
+from backbones import Backbone, load_backbone
+from built_dataset import load_images
+from pixel_cache import cached_pixels, default_cache_dir, normalise
+from synthetic_images import image_seed
+from withdrawal import SOURCES_NAME
+
+BATCH = 16
+
+
+@torch.inference_mode()
+def pooled_features(backbone: Backbone, pictures: np.ndarray) -> np.ndarray:
+    """Pictures (n, side, side, 3) uint8 of any side to features (n, d)."""
+    found = []
+    for start in range(0, len(pictures), BATCH):
+        pixels = normalise(np.asarray(pictures[start : start + BATCH]), backbone, torch.device("cpu"))
+        pixels = F.interpolate(pixels, backbone.image_size, mode="bilinear", antialias=True)
+        features = backbone.network(pixels)
+        found.append(features.mean((2, 3)) if features.ndim == 4 else features)
+    return torch.cat(found).numpy()
+
+
+def distance_to_real(features: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> float:
+    """Distance of the mean of features (n, d) to that of real (m, d), in units of that of two halves of real."""
+    order = rng.permutation(len(real))
+    halves = np.array_split(real[order], 2)
+    own = np.linalg.norm(halves[0].mean(0) - halves[1].mean(0))
+    return float(np.linalg.norm(features.mean(0) - real.mean(0)) / own)
+
+
+def main(args: argparse.Namespace) -> None:
+    images, backbone = load_images(args.dataset_name), load_backbone(args.backbone)
+    sources = set(json.loads((args.run_dir / SOURCES_NAME).read_text())["source_image_ids"])
+    rows = [row for row, name in enumerate(images["image_id"][:]) if name in sources]
+    real = None
+    for file in sorted((args.run_dir / "snapshots").glob("step_*.safetensors")):
+        network, config = fastgan.load_generator(file)
+        if real is None:
+            alignment = None if config["align_faces"] == "none" else config["align_faces"]
+            pixels = cached_pixels(Accelerator(cpu=True), images, network.resolution, alignment, args.cache_dir)
+            real = pooled_features(backbone, pixels.uint8[rows])
+        seeds = [image_seed(args.seed, "fastgan progress", i) for i in range(args.num_images)]
+        labels = [i % network.n_classes for i in range(args.num_images)] if network.n_classes else None
+        made = [
+            fastgan.sample(network, seeds[i : i + BATCH], labels and labels[i : i + BATCH])
+            for i in range(0, args.num_images, BATCH)
+        ]
+        distance = distance_to_real(pooled_features(backbone, np.concatenate(made)), real, np.random.default_rng(0))
+        print(f"step {config['step']}: {distance:.1f} times the distance of two halves of {len(rows)} real images")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--run_dir", type=Path, required=True, help="a fold's folder of train_fastgan.py")
+    parser.add_argument("--dataset_name", required=True, help="what it was trained on")
+    parser.add_argument("--backbone", default="demo_models/backbone", help="see train_classifier.py")
+    parser.add_argument("--num_images", type=int, default=128, help="samples of each snapshot")
+    parser.add_argument("--seed", type=int, default=1, help="of the samples")
+    parser.add_argument(
+        "--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept"
+    )
+    main(parser.parse_args())
