@@ -37,8 +37,8 @@ def check_access(name: str, token: str | None) -> str:
     return name if "/" in name else f"{account}/{name}"
 
 
-def push(folder: Path, repo_id: str, token: str | None, card: str) -> str:
-    """Upload PUBLISHED_FILES of `folder` with `card` as README.md; returns the repository's address.
+def push(folder: Path, repo_id: str, token: str | None, card: str, files: Sequence[str] = PUBLISHED_FILES) -> str:
+    """Upload `files` (patterns) of `folder` with `card` as README.md; returns the repository's address.
 
     The repository is made private, and is looked at again before anything is sent: one that is not private is refused,
     since models of patients' faces can give training images away. Raises InputError."""
@@ -48,7 +48,7 @@ def push(folder: Path, repo_id: str, token: str | None, card: str) -> str:
         if not api.model_info(repo_id).private:
             raise InputError(f"{repo_id} is public and models of faces go to private repositories only; name another")
         (folder / "README.md").write_text(card, encoding="utf-8")
-        api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(PUBLISHED_FILES))
+        api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(files))
     except (HfHubHTTPError, OSError, httpx2.HTTPError) as error:
         raise InputError(f"{repo_id}: not uploaded ({one_line(error)}); the results are in {folder}") from error
     return str(url)
@@ -80,6 +80,42 @@ def model_card(title: str, backbone: str, facts: Sequence[str], table: str, simu
 
 ```
 {table}
+```
+"""
+        )
+    )
+
+
+def adapter_card(base: str, facts: Sequence[str], simulated: bool) -> str:
+    """The card of DreamBooth adapters: what they were made of, how one is loaded, what it must not be used for."""
+    metadata = ModelCardData(
+        license="other",
+        license_name="rdface-research",
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        base_model=base if base.count("/") == 1 else None,
+        tags=["lora", "dreambooth", "medical", "rare-diseases", "faces", *(["simulated"] if simulated else [])],
+    )
+    warning = "**Trained on SIMULATED faces, drawn by a program.** " if simulated else ""
+    what = "faces drawn by a program" if simulated else "gated photographs of children with rare genetic conditions"
+    return str(
+        ModelCard(
+            f"""---
+{metadata.to_yaml()}
+---
+# RDFace DreamBooth adapters
+
+{warning}Research only, and private: an adapter was trained on a handful of {what} and can give them away. Its pictures
+are no evidence of how a condition looks; do not diagnose, identify or teach with them. An adapter in `fold<F>` saw that
+fold's training photographs only; use its pictures with that fold alone.
+
+{chr(10).join(f"- {fact}" for fact in facts)}
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("{base}")
+pipeline.load_lora_weights("fold0/adapters/ABBR")  # a folder of this repository; alpha comes with the file
 ```
 """
         )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from filelock import FileLock
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 import corruptions
@@ -86,12 +86,14 @@ def cached_pixels(
     face_alignment: str | None,
     cache_dir: Path,
     corruption: tuple[str, int] | None = None,
+    padded: bool = False,
 ) -> Pixels:
     """The pixels of all images; made now, by all processes together, unless a file holds them already.
 
     face_alignment: detector with which faces are cut out, upright (faces.align); None: the whole photograph, resized
     without keeping its aspect ratio, bilinear, as the paper does. corruption: kind and severity done to the photograph
-    before anything else. Raises InputError naming an image that cannot be decoded."""
+    before anything else. padded: the whole photograph in the middle of a black square instead, its proportions kept.
+    Raises InputError naming an image that cannot be decoded."""
     settings = {
         "layout": LAYOUT,
         "fingerprint": images._fingerprint,
@@ -99,7 +101,7 @@ def cached_pixels(
         "face_alignment": face_alignment,
         "corruption": corruption,
         "versions": {name: version(name) for name in ("pillow", "opencv-python", "facenet-pytorch", "scikit-image")},
-    }
+    } | ({"padded": True} if padded else {})
     stem = cache_dir / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     files = stem.with_suffix(".npy"), stem.with_suffix(".missed.npy"), stem.with_suffix(".json")
     try:
@@ -113,6 +115,13 @@ def cached_pixels(
             _fill(accelerator, images, settings, files)
     accelerator.wait_for_everyone()
     return Pixels(np.load(files[0], mmap_mode="r"), np.load(files[1]))
+
+
+def guarded_columns(images: datasets.Dataset, pixels: Pixels) -> dict[str, list]:
+    """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date."""
+    known = ("image_id", "group_id", "subject_id", "sha256")
+    columns = {name: images[name][:] for name in known if name in images.column_names}
+    return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in pixels.uint8]}
 
 
 def normalise(uint8: np.ndarray | torch.Tensor, backbone: Backbone, device: torch.device) -> torch.Tensor:
@@ -144,7 +153,8 @@ def _fill(accelerator: Accelerator, images: datasets.Dataset, settings: dict, fi
             if face is not None:
                 pixels[row] = faces.align(np.asarray(image), face.landmarks, side_px)
             else:
-                pixels[row] = np.asarray(image.resize((side_px, side_px), Image.Resampling.BILINEAR))
+                fit = ImageOps.pad if settings.get("padded") else Image.Image.resize
+                pixels[row] = np.asarray(fit(image, (side_px, side_px), Image.Resampling.BILINEAR))
             missed[row] = detector is not None and face is None
     pixels.flush()
     missed.flush()

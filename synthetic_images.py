@@ -20,6 +20,7 @@ from datasets import ClassLabel, Features, List, Value
 from PIL import Image
 
 import datasheet
+import protocols
 from parquet_files import write_shards
 from runs import derived_seed, write_atomically
 
@@ -45,10 +46,20 @@ def features(class_names: Sequence[str]) -> Features:
     )
 
 
+def folder_of(fold: protocols.Fold) -> str:
+    """The folder of a fold's generators and images within a run's: fold0, fold1, ..., or paper."""
+    return "paper" if fold.number is None else f"fold{fold.number}"
+
+
+def condition_number(condition: str) -> int:
+    """32 bits that stand for a condition wherever a seed is derived: the same in every dataset that holds it."""
+    return int.from_bytes(hashlib.sha256(condition.encode()).digest()[:4])
+
+
 def image_seed(seed: int, condition: str, index: int) -> int:
     """Seed of image number `index` of a condition: it depends on nothing else, so neither a stop nor another number of
     processes or of images in a batch changes an image."""
-    return derived_seed(seed, int.from_bytes(hashlib.sha256(condition.encode()).digest()[:4]), index)
+    return derived_seed(seed, condition_number(condition), index)
 
 
 def is_blank(picture: np.ndarray) -> bool:
@@ -80,3 +91,21 @@ def write_dataset(folder: Path, parts: Sequence[Path]) -> None:
     datasheet.write_datasheet(made)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(made, folder)
+
+
+def contact_sheet(folder: Path, columns: int = 8, rows: int = 40, side_px: int = 128) -> Image.Image:
+    """Some pictures of the dataset `folder`: a row for each of the first conditions, its first images in it."""
+    of_condition: dict[int | None, list[dict]] = {}
+    for shard in sorted((folder / "synthetic").glob("*.parquet")):
+        with pq.ParquetFile(shard) as file:
+            for batch in file.iter_batches(100, columns=["image", "label"]):
+                for row in batch.to_pylist():
+                    if row["label"] in of_condition or len(of_condition) < rows:
+                        shown = of_condition.setdefault(row["label"], [])
+                        shown += [row["image"]] * (len(shown) < columns)
+    sheet = Image.new("RGB", (columns * side_px, len(of_condition) * side_px))
+    for y, images in enumerate(of_condition.values()):
+        for x, image in enumerate(images):
+            picture = Image.open(io.BytesIO(image["bytes"])).resize((side_px, side_px), Image.Resampling.LANCZOS)
+            sheet.paste(picture, (x * side_px, y * side_px))
+    return sheet

@@ -1,0 +1,136 @@
+"""LoRA for many adapters at once: every sample of a batch goes through low-rank weights of its own.
+
+    routed = RoutedLoRA(unet, UNET_LAYERS, n_adapters=8, rank=4, alpha=4)
+    routed.start([seed_0, ..., seed_7])
+    routed.route(torch.tensor([0, 0, 1, 1, ...]))     # the adapter of each sample
+    unet(...)                                         # forward and backward over the shared frozen weights, once
+    state = routed.peft_state_dict(3)                 # adapter 3 alone, as peft would have it
+
+peft trains one adapter at a time: it refuses mixed adapters in training. The frozen network is most of the cost of a
+step and is the same for every condition, so here K conditions share one pass over it. Adapters do not mix: the gradient
+of a sample's loss reaches its own adapter only, AdamW works element by element, and gradients are clipped for each
+adapter by itself, so each is what training it alone would have given (Hu et al., LoRA, ICLR 2022, arXiv 2106.09685).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # of attention: what the diffusers examples adapt
+TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+class Route:
+    """The adapter of each sample; one object that all layers of a network look at."""
+
+    index: torch.Tensor
+
+    def of(self, n_samples: int) -> torch.Tensor:
+        """(n_samples,) adapter numbers. A batch that holds every sample several times one after another, as
+        classifier-free guidance doubles it, is routed alike each time."""
+        times, rest = divmod(n_samples, len(self.index))
+        if rest:
+            raise ValueError(f"a batch of {n_samples} samples does not fit a route of {len(self.index)}")
+        return self.index.repeat(times) if times > 1 else self.index
+
+
+class RoutedLinear(nn.Module):
+    """A frozen linear layer and the low-rank updates of K adapters: x W' + b + alpha / r (x A_k') B_k'.
+
+    Input (b, ..., in), output (b, ..., out), where sample i goes through adapter k = route[i]."""
+
+    def __init__(self, base: nn.Linear, route: Route, n_adapters: int, rank: int, alpha: float, dtype: torch.dtype):
+        super().__init__()
+        self.base, self.route, self.scale = base, route, alpha / rank
+        new = {"device": base.weight.device, "dtype": dtype}
+        self.lora_A = nn.Parameter(torch.zeros(n_adapters, rank, base.in_features, **new))
+        self.lora_B = nn.Parameter(torch.zeros(n_adapters, base.out_features, rank, **new))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        route = self.route.of(len(x))
+        samples = x.reshape(len(x), -1, x.shape[-1]).to(self.lora_A.dtype)
+        update = torch.bmm(torch.bmm(samples, self.lora_A[route].mT), self.lora_B[route].mT)
+        frozen = self.base(x)
+        return frozen + (self.scale * update).reshape(frozen.shape).to(frozen.dtype)
+
+
+class RoutedLoRA:
+    """K adapters in the linear layers of a network whose names end in one of `layers`; the network is changed in
+    place, its own weights are frozen.
+
+    Adapter weights are of `dtype`, whatever the network's: float32, since half precision loses small updates. Raises
+    ValueError where the network has no such layer."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[str],
+        n_adapters: int,
+        rank: int,
+        alpha: float,
+        dtype: torch.dtype = torch.float32,
+    ):
+        network.requires_grad_(False)
+        ends = tuple(f".{layer}" for layer in layers)
+        found = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear) and name.endswith(ends)}
+        if not found:
+            raise ValueError(f"{type(network).__name__} has no linear layers called {', '.join(layers)}")
+        self.network, self.rank, self.n_adapters, self._route = network, rank, n_adapters, Route()
+        self.layers: dict[str, RoutedLinear] = {}
+        for name, base in found.items():
+            self.layers[name] = RoutedLinear(base, self._route, n_adapters, rank, alpha, dtype)
+            self._put(name, self.layers[name])
+
+    def _put(self, name: str, layer: nn.Module) -> None:
+        parent, _, child = name.rpartition(".")
+        setattr(self.network.get_submodule(parent), child, layer)
+
+    def remove(self) -> None:
+        """Give the network its own layers back."""
+        for name, layer in self.layers.items():
+            self._put(name, layer.base)
+
+    def route(self, adapters: torch.Tensor) -> None:
+        """Send sample i of the batches to come through adapter adapters[i], (b,) int64, on the network's device."""
+        self._route.index = adapters
+
+    def start(self, seeds: Sequence[int]) -> None:
+        """New adapters, one from each seed: A normal with standard deviation 1 / rank, B zero, so that at first an
+        adapter changes nothing (the diffusers examples' init_lora_weights="gaussian")."""
+        for k, seed in enumerate(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            for layer in self.layers.values():
+                drawn = torch.randn(layer.lora_A.shape[1:], generator=generator) / self.rank
+                layer.lora_A.data[k] = drawn.to(layer.lora_A)
+                layer.lora_B.data[k].zero_()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        for layer in self.layers.values():
+            yield from (layer.lora_A, layer.lora_B)
+
+    def peft_state_dict(self, k: int) -> dict[str, torch.Tensor]:
+        """Adapter k as peft's get_peft_model_state_dict names it: (rank, in) and (out, rank) a layer, on the CPU."""
+        state = {}
+        for name, layer in self.layers.items():
+            for matrix in ("lora_A", "lora_B"):
+                state[f"{name}.{matrix}.weight"] = getattr(layer, matrix)[k].detach().cpu().clone()
+        return state
+
+    def load_peft_state_dict(self, k: int, state: Mapping[str, torch.Tensor]) -> None:
+        """The inverse of peft_state_dict; raises KeyError where a layer is missing."""
+        for name, layer in self.layers.items():
+            for matrix in ("lora_A", "lora_B"):
+                getattr(layer, matrix).data[k] = state[f"{name}.{matrix}.weight"].to(getattr(layer, matrix))
+
+
+def clip_each_adapter(parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:
+    """Scale each adapter's gradients, in place, to a norm of at most max_norm, as clip_grad_norm_ does for one.
+
+    parameters: stacked ones (K, ...); returns the norms before, (K,)."""
+    gradients = [parameter.grad for parameter in parameters]
+    norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
+    factor = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+    return norms
