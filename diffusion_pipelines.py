@@ -43,7 +43,7 @@ def open_pipeline(
         if place is None or Path(place).is_dir():
             continue
         if place.count("/") != 1 or place[0] in "./~":
-            raise InputError(f"{flag} {name}: there is no such folder; give one in diffusers' layout or ORG/NAME")
+            raise InputError(f"{flag} {place}: there is no such folder; give one in diffusers' layout or ORG/NAME")
         work_offline_where_the_hub_is_unreachable()
     how = {"dtype": dtype, "use_safetensors": True}
     try:

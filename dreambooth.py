@@ -225,11 +225,13 @@ def sample(
     pipeline: StableDiffusionPipeline,
     supports: list[Support],
     text: dict[str, torch.Tensor],
+    class_names: list[str],
     args: argparse.Namespace,
 ) -> None:
     """--num_images pictures of every support from the adapter in its folder, batched over pictures and adapters.
 
-    Image i is asked for as photograph i modulo n is described. A blank one is dropped and the next index drawn."""
+    Image i is asked for as photograph i modulo n is described. A blank one is dropped and the next index drawn.
+    text: empty where the text encoder was trained; class_names: the dataset's."""
     routed = routed_adapters(pipeline, len(supports), args)
     for k, support in enumerate(supports):
         for name, state in adapters.load(support.adapter).items():
@@ -261,14 +263,13 @@ def sample(
             rows[k].append(row_of(supports[k], index, picture, prompt, seed, digests[k], args))
     for part in routed.values():
         part.remove()
-    names = args.class_names
     for support, made, drawn in zip(supports, rows, next_index, strict=True):
         if drawn > args.num_images:
             print(
                 f"{support.folder.name} {support.condition}: {drawn - len(made)} blank images dropped, {len(made)} kept"
             )
         made.sort(key=lambda row: int(row["synthetic_id"].rpartition("_")[2]))
-        synthetic_images.write_part(support.part, made, names)
+        synthetic_images.write_part(support.part, made, class_names)
 
 
 def trained_words(

@@ -287,7 +287,7 @@ def main(args: argparse.Namespace) -> None:
         if not all(support.adapter.is_dir() for support in batch):
             dreambooth.train(accelerator, pipeline, batch, encoded, args)
         if args.num_images:
-            dreambooth.sample(accelerator, pipeline, batch, encoded.text, args)
+            dreambooth.sample(accelerator, pipeline, batch, encoded.text, images.features["label"].names, args)
     accelerator.wait_for_everyone()
 
     # ---- results

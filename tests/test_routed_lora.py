@@ -21,7 +21,7 @@ import dreambooth
 import protocols
 from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
 
-STEPS, RANK, ALPHA = 20, 2, 3.0
+STEPS, RANK, ALPHA, CLASSES = 20, 2, 3.0, ["C0", "C1", "C2"]
 
 
 def flags(**changes: object) -> argparse.Namespace:
@@ -123,7 +123,7 @@ def sampled(folder: Path, groups: list[list[int]], args: argparse.Namespace) -> 
     pipeline, supports = tiny_pipeline(), supports_in(folder)
     text = {} if args.train_text_encoder else encoded_for(pipeline, supports).text
     for group in groups:
-        dreambooth.sample(Accelerator(cpu=True), pipeline, [supports[k] for k in group], text, args)
+        dreambooth.sample(Accelerator(cpu=True), pipeline, [supports[k] for k in group], text, CLASSES, args)
     rows = [row for support in supports for row in pq.read_table(support.part).to_pylist()]
     return {row["synthetic_id"]: np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])), np.int16) for row in rows}
 
