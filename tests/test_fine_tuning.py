@@ -216,7 +216,9 @@ def test_training_learns_and_is_the_same_for_a_seed(accelerator, backbone, uint8
     again, _ = trained(accelerator, backbone, clean, fold(), tmp_path, **changes)
     other, _ = trained(accelerator, backbone, clean, fold(), tmp_path, seed=1, **changes)
     assert same_weights(one, again) and not same_weights(one, other)
-    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    # Without dropout: with it, one epoch's loss on so few images is mostly chance, and other on another processor.
+    learnt = predict(accelerator, one, backbone, Pixels(clean, np.zeros(28, bool)), fold().train, batch_size=8)
+    assert -np.log(learnt[np.arange(len(learnt)), LABELS[fold().train]]).mean() < 0.5 * curve[0]["loss"]
     assert curve[0]["learning_rate"] == 1e-2 and curve[-1]["learning_rate"] < 1e-3
     probabilities = predict(accelerator, one, backbone, Pixels(clean, np.zeros(28, bool)), TEST, batch_size=3)
     assert probabilities.shape == (8, N_CLASSES) and probabilities.sum(axis=1) == pytest.approx(1)
