@@ -1,0 +1,198 @@
+"""What synthetic faces give a classifier with few photographs, on SIMULATED people: docs/augmentation_plan.md.
+
+    OMP_NUM_THREADS=1 python benchmarks/augmentation_gain.py --work_dir runs/augmentation
+
+Beside DreamBooth's images stand as many true extra people, drawn by the simulator, and as many classical augmentations.
+What is finished is kept, so that a stopped study goes on, and several processes may share the seeds (--seeds)."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import augmentations
+import metrics
+import phenotypes
+import protocols
+import rdface_dataset
+import simulate_faces
+import synthetic_images
+import train_classifier
+import train_dreambooth
+from built_dataset import load_images
+from pixel_cache import cached_pixels
+from runs import derived_seed, write_json
+from simulated_people import COUNTRY_ANCESTRY
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDE_PX, FOLD = 128, 0
+EXTRA_SEED = 60  # of the true extra people
+ARMS = ("dreambooth", "true people", "augmentation")
+
+
+def chosen_conditions(count: int) -> list[phenotypes.Condition]:
+    study = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS]
+    return [study[i] for i in sorted(np.random.default_rng(2026).choice(len(study), count, replace=False))]
+
+
+def build_corpus(args: argparse.Namespace) -> Path:
+    """The study's corpus, simulated and built as a curator builds, unless it is there."""
+    raw, built = args.work_dir / "raw", args.work_dir / "rdface-sim"
+    if not (built / "README.md").is_file():
+        shutil.rmtree(raw, ignore_errors=True)
+        flags = ["--output_dir", str(raw), "--num_images", str(args.num_photographs), "--seed", "50"]
+        simulation = simulate_faces.parse_args([*flags, "--image_size", "256", "--num_workers", "2"])
+        raw.mkdir(parents=True)
+        conditions = tuple(chosen_conditions(args.num_conditions))
+        photographs = simulate_faces.plan_corpus(args.num_photographs, conditions, simulation.seed)
+        simulate_faces.simulate(raw, photographs, simulation)
+        if rdface_dataset.main(["build", str(raw), "--output_dir", str(built)]):
+            raise SystemExit("the simulated corpus could not be built")
+    return built
+
+
+def write_images(folder: Path, kind: str, rows: list[tuple[str, np.ndarray, list[str]]], names: list[str]) -> None:
+    """Pictures as a dataset of synthetic images: rows of condition, picture, sources."""
+    made, number = [], dict.fromkeys(names, 0)
+    for condition, picture, sources in rows:
+        synthetic_id = f"{condition}_{number[condition]}"
+        number[condition] += 1
+        row = {"image": synthetic_images.png(picture, synthetic_id), "synthetic_id": synthetic_id}
+        row |= {"label": condition, "generator": kind, "base_model": None, "adapter_sha256": None, "prompt": None}
+        made.append(row | {"seed": 0, "protocol": "strict", "fold": FOLD, "source_image_ids": sources})
+    part = folder.with_name(f".{folder.name}.parquet")
+    synthetic_images.write_part(part, made, names)
+    synthetic_images.write_dataset(folder, [part])
+    part.unlink()
+
+
+def true_people(folder: Path, seed: int, names: list[str], args: argparse.Namespace) -> None:
+    """Photographs of other people with the same conditions: the simulator itself as the generator."""
+    rows, countries = [], list(COUNTRY_ANCESTRY)
+    for c, condition in enumerate(chosen_conditions(args.num_conditions)):
+        for i in range(args.num_images):
+            person = (seed * args.num_conditions + c) * args.num_images + i
+            country = countries[derived_seed(EXTRA_SEED, person) % len(countries)]
+            shown = simulate_faces.Photograph(person, "", condition, person, person, None, country)
+            rows.append((condition.abbr, simulate_faces.take(shown, 256, EXTRA_SEED)[0], []))
+    write_images(folder, "simulate_faces", rows, names)
+
+
+def augmented(folder: Path, k: int, seed: int, dataset: Path, args: argparse.Namespace) -> None:
+    """Small crops, rotations, mirror images and light of the aligned support photographs, in turn."""
+    images = load_images(str(dataset))
+    names, labels = images.features["label"].names, images["label"][:]
+    accelerator = Accelerator(cpu=True)
+    pixels = cached_pixels(accelerator, images, SIDE_PX, "mtcnn", args.work_dir / "pixels")
+    (fold,) = protocols.folds(images, "strict", FOLD)
+    support = protocols.k_shot(fold, labels, k, seed).train
+    generator, rows = torch.Generator().manual_seed(derived_seed(seed, k)), []
+    for label, name in enumerate(names):
+        own = [row for row in support.tolist() if labels[row] == label]
+        shown = [own[i % len(own)] for i in range(args.num_images)]
+        uint8 = torch.from_numpy(pixels.uint8[shown]).permute(0, 3, 1, 2)
+        made = augmentations.augment(uint8, generator).permute(0, 2, 3, 1).numpy()
+        rows += [(name, picture, [images[row]["image_id"]]) for picture, row in zip(made, shown, strict=True)]
+    write_images(folder, "augmentation", rows, names)
+
+
+def dreambooth(folder: Path, k: int, seed: int, dataset: Path, args: argparse.Namespace) -> None:
+    flags = ["--dataset_name", dataset, "--pretrained_model_name_or_path", args.base, "--fold", FOLD, "--seed", seed]
+    flags += ["--k_shot", k, "--max_train_steps", args.max_train_steps, "--learning_rate", args.learning_rate]
+    flags += ["--rank", args.rank, "--adapters_per_batch", 8, "--num_images", args.num_images, "--guidance_scale", 3]
+    flags += ["--instance_prompt", "photo of a {rare_token} child{with_terms}", "--sample_batch_size", 24]
+    flags += ["--cache_dir", args.work_dir / "pixels", "--output_dir", folder]
+    if (folder / "settings.json").is_file():
+        flags += ["--resume_from_checkpoint", "latest"]
+    train_dreambooth.main(train_dreambooth.parse_args([str(flag) for flag in flags]))
+
+
+def classify(output: Path, k: int, seed: int, dataset: Path, args: argparse.Namespace, *mix: object) -> None:
+    if (output / "run.json").is_file():
+        return
+    flags = ["--dataset_name", dataset, "--backbone", ROOT / "demo_models" / "backbone", "--fold", FOLD]
+    flags += ["--recipe", "linear_probe", "--k_shot", k, "--seeds", seed, "--no-save_models", *mix]
+    flags += ["--cache_dir", args.work_dir / "pixels", "--output_dir", output]
+    train_classifier.main(train_classifier.parse_args([str(flag) for flag in flags]))
+
+
+def run(k: int, seed: int, dataset: Path, args: argparse.Namespace) -> None:
+    """Every arm of one support set."""
+    names = load_images(str(dataset)).features["label"].names
+    folder = args.work_dir / f"{k}shot_seed{seed}"
+    images = {arm: folder / arm.replace(" ", "_") for arm in ARMS}
+    sets = {"dreambooth": images["dreambooth"] / f"fold{FOLD}" / "synthetic"}
+    sets |= {arm: images[arm] for arm in ARMS[1:]}
+    if not sets["dreambooth"].is_dir():
+        dreambooth(images["dreambooth"], k, seed, dataset, args)
+    if not sets["true people"].is_dir():
+        true_people(sets["true people"], seed, names, args)
+    if not sets["augmentation"].is_dir():
+        augmented(sets["augmentation"], k, seed, dataset, args)
+    classify(folder / "alone", k, seed, dataset, args)
+    for arm in ARMS:
+        for top_n in numbers(args):
+            mix = ("--synthetic_dataset", sets[arm], "--synthetic_top_n", top_n)
+            classify(folder / f"with_{arm.replace(' ', '_')}_{top_n}", k, seed, dataset, args, *mix)
+
+
+def numbers(args: argparse.Namespace) -> list[int]:
+    """Synthetic images in all, of the curves' points."""
+    return [args.num_conditions * n for n in (2, 4, 12) if n <= args.num_images]
+
+
+def report(args: argparse.Namespace) -> None:
+    """The paired differences over the seeds, as a table and as gain.json."""
+    found = []
+    for k in args.k_shots:
+        folders = [args.work_dir / f"{k}shot_seed{seed}" for seed in args.seeds]
+        alone = metrics.read_predictions([folder / "alone" for folder in folders])
+        for arm in ARMS:
+            for n in numbers(args):
+                named = [folder / f"with_{arm.replace(' ', '_')}_{n}" for folder in folders]
+                compared = metrics.compare(alone, metrics.read_predictions(named))
+                found.append({"k_shot": k, "arm": arm, "images": n, "n_test": compared["n_test"]})
+                for name in ("top1", "top5"):
+                    found[-1][name] = compared["metrics"][name]
+                top1 = found[-1]["top1"]
+                print(
+                    f"SIMULATED, {k}-shot, {n:4d} images, {arm:<13} top-1 {100 * top1['a']:5.1f} -> "
+                    f"{100 * top1['b']:5.1f} %, {100 * top1['difference']:+5.1f} [{100 * top1['low']:+.1f}, "
+                    f"{100 * top1['high']:+.1f}], p {top1['p_value']:.4f}, n {compared['n_test']}, seeds {args.seeds}"
+                )
+    write_json(args.work_dir / "gain.json", {"simulated": True, "differences": found})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--work_dir", type=Path, required=True, help="corpus, adapters, images and predictions")
+    add("--base", type=Path, default=ROOT / "demo_models" / "diffusion", help="the diffusion pipeline")
+    add("--num_conditions", type=int, default=30, help="drawn from the study's 103")
+    add("--num_photographs", type=int, default=600, help="of the corpus, a fifth of which is tested")
+    add("--k_shots", type=int, nargs="+", default=[1, 2], help="photographs of a condition that are trained on")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of support sets, adapters and images")
+    add("--num_images", type=int, default=12, help="synthetic images of a condition")
+    add("--max_train_steps", type=int, default=100, help="of each adapter")
+    add("--learning_rate", type=float, default=1e-3, help="of the adapters")
+    add("--rank", type=int, default=8, help="of the adapters")
+    add("--report", action="store_true", help="only print what finished runs give")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    dataset = build_corpus(args)
+    for seed in [] if args.report else tqdm(args.seeds, desc="seeds"):
+        for k in args.k_shots:
+            run(k, seed, dataset, args)
+    report(args)
+
+
+if __name__ == "__main__":
+    main()
