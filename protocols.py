@@ -6,6 +6,7 @@ group (one patient, or near-duplicate photographs) straddle, and tests each test
 drawn when the dataset is built, stored in its columns, and from then on only read back.
 """
 
+import argparse
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -216,6 +217,13 @@ def folds(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) 
         raise ProtocolError(f"there is no fold {n} under protocol {protocol}; the dataset has {numbers}")
     read = _strict_fold if protocol == "strict" else _paper_fold
     return [read(columns, fold, k) for k in (numbers if n is None else [n])]
+
+
+def fold_number(text: str) -> int | None:
+    """--fold as scripts take it: the number, or None for "all". Raises argparse.ArgumentTypeError."""
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither all nor the number of a fold")
+    return None if text == "all" else int(text)
 
 
 def training_sides(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) -> list[Fold]:

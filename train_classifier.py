@@ -50,7 +50,7 @@ from classifiers import (
 from fine_tuning import LAST_LEARNING_RATE, fit, predict
 from launched import open_accelerator
 from linear_probe import fit_linear_probe
-from pixel_cache import Pixels, cached_pixels, default_cache_dir, join, normalise
+from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns, join, normalise
 from runs import InputError, derived_seed, fail, prepare_output, run_record, write_json
 from synthetic_mix import SyntheticMix, open_mix
 
@@ -97,12 +97,9 @@ class Study:
     @functools.cached_property
     def columns(self) -> dict[str, list]:
         """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date."""
-        known = ("image_id", "group_id", "subject_id", "sha256")
-        columns = {name: self.images[name][:] for name in known if name in self.images.column_names}
-        if self.mix:
-            behind = self.mix.as_guarded()
-            columns = {name: values + behind[name] for name, values in columns.items()}
-        return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in self.pixels.uint8]}
+        columns = guarded_columns(self.images, self.pixels)
+        behind = self.mix.as_guarded() if self.mix else {}
+        return columns | {name: columns[name] + values for name, values in behind.items() if name in columns}
 
     @property
     def label(self) -> datasets.ClassLabel:
@@ -249,7 +246,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how = "how a fold's classifier is made; finetune is the paper's"
     add("--recipe", choices=RECIPES, default="linear_probe", help=how)
     add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's folds")
-    add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
+    add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
     add("--k_shot", type=int, help="train on this many images of each condition, drawn by seed; None is all")
     how = "folders (or ORG/NAME) of synthetic images to train on besides, each made from its fold's training side"
     add("--synthetic_dataset", nargs="+", metavar="DIR", help=how)
@@ -320,13 +317,6 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         if getattr(args, flag) and not args.save_models:
             parser.error(f"--{flag} needs the saved models; leave out --no-save_models")
     args.learning_rate = args.learning_rate or LEARNING_RATES[args.recipe]
-
-
-def fold_number(text: str) -> int | None:
-    """The number, or None for "all"."""
-    if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither all nor the number of a fold")
-    return None if text == "all" else int(text)
 
 
 def settings_of(args: argparse.Namespace, given: dict) -> dict:

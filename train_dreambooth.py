@@ -39,7 +39,6 @@ from dreambooth import Encoded, Support
 from launched import open_accelerator
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
 from runs import InputError, fail, prepare_output, run_record, write_atomically, write_json
-from train_classifier import fold_number
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerate", "safetensors", "numpy")
@@ -172,7 +171,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--protocol", choices=protocols.PROTOCOLS, default="strict", help="paper: one adapter a condition for all folds"
     )
-    add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
+    add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
     add("--conditions", nargs="+", metavar="ABBR", help="only these; None is all")
     add("--k_shot", type=int, help="see this many photographs of each condition, drawn by seed; None is all")
     add("--resolution", type=int, help="side of the square pictures in px; None is the pipeline's own")

@@ -36,7 +36,7 @@ from built_dataset import is_simulated, load_images
 from gan_training import snapshot_file
 from launched import open_accelerator
 from parquet_files import sha256_of
-from pixel_cache import Pixels, cached_pixels, default_cache_dir
+from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
 from runs import InputError, fail, prepare_output, run_record, write_json
 from withdrawal import SOURCES_NAME
 
@@ -61,7 +61,9 @@ def open_sides(images: datasets.Dataset, labels: list[int], args: argparse.Names
     for side in sides:
         protocols.check_fold(side, images)
         if len(side.train) < 2:
-            raise InputError(f"{folder_name(side)} has {len(side.train)} training images; FastGAN needs at least 2")
+            raise InputError(
+                f"{synthetic_images.folder_of(side)} has {len(side.train)} training images; FastGAN needs at least 2"
+            )
     return sides
 
 
@@ -82,21 +84,10 @@ def check_resolution(images: datasets.Dataset, resolution: int) -> None:
         )
 
 
-def guarded_columns(images: datasets.Dataset, pixels: Pixels) -> dict[str, list]:
-    """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date."""
-    known = ("image_id", "group_id", "subject_id", "sha256")
-    columns = {name: images[name][:] for name in known if name in images.column_names}
-    return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in pixels.uint8]}
-
-
 def source_image_ids(images: datasets.Dataset, fold: protocols.Fold) -> list[str]:
     """All that the fold's generator sees, in the order of the dataset."""
     image_ids = images["image_id"][:]
     return [image_ids[row] for row in fold.train.tolist()]
-
-
-def folder_name(fold: protocols.Fold) -> str:
-    return "paper" if fold.number is None else f"fold{fold.number}"
 
 
 # --------------------------------------------------------------------------------------------------------- sampling
@@ -242,7 +233,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
     add("--output_dir", type=Path, required=True, help="folder for the results; those of an earlier run are replaced")
     add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's training sides")
-    add("--fold", type=fold_number, default="all", help="all, or the number of one fold; under paper there is none")
+    add(
+        "--fold",
+        type=protocols.fold_number,
+        default="all",
+        help="all, or the number of one fold; under paper there is none",
+    )
     add("--k_shot", type=int, help="train on this many images of each condition, drawn by seed; None is all")
     how = "side of the square images in px; the paper's is 1024"
     add("--resolution", type=int, choices=fastgan.RESOLUTIONS, default=256, help=how)
@@ -293,13 +289,6 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--sample_from takes steps from 1 to --max_train_steps")
 
 
-def fold_number(text: str) -> int | None:
-    """The number, or None for "all"."""
-    if text != "all" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither all nor the number of a fold")
-    return None if text == "all" else int(text)
-
-
 def prepare_folders(args: argparse.Namespace, settings: dict) -> None:
     resume = bool(args.resume_from_checkpoint)
     prepare_output(args.output_dir, settings, "paper", RESULTS, resume)
@@ -328,7 +317,7 @@ def main(args: argparse.Namespace) -> None:
     accelerator.wait_for_everyone()
 
     # ---- what is to be done
-    folders = [args.output_dir / folder_name(side) for side in sides]
+    folders = [args.output_dir / synthetic_images.folder_of(side) for side in sides]
     kind = "class-conditional" if args.class_conditional else "unconditional"
     seen = f"{args.k_shot}-shot" if args.k_shot else "all training images"
     shown = f"{accelerator.device}, {accelerator.mixed_precision} mixed precision"

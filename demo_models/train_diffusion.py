@@ -337,11 +337,11 @@ def sample(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, bat
 def evaluate(pipeline: StableDiffusionPipeline, pictures: np.ndarray, args: argparse.Namespace) -> dict:
     """Share of samples and of held-out photographs in which MTCNN finds one face, enlarged twice and bordered; PSNR of
     the VAE on held-out photographs; and a sheet of samples."""
-    prompts = [prompt for prompt in SHEET_PROMPTS for _ in range(6)]
-    made = sample(pipeline, prompts, args.seed)
-    sheet = Image.new("RGB", (6 * IMAGE_SIZE, len(SHEET_PROMPTS) * IMAGE_SIZE))
+    columns = min(6, args.num_samples)
+    made = sample(pipeline, [prompt for prompt in SHEET_PROMPTS for _ in range(columns)], args.seed)
+    sheet = Image.new("RGB", (columns * IMAGE_SIZE, len(SHEET_PROMPTS) * IMAGE_SIZE))
     for i, picture in enumerate(made):
-        sheet.paste(picture, (i % 6 * IMAGE_SIZE, i // 6 * IMAGE_SIZE))
+        sheet.paste(picture, (i % columns * IMAGE_SIZE, i // columns * IMAGE_SIZE))
     sheet.save(args.output_dir / "samples_simulated.png")
     made = sample(pipeline, ["photo of a child"] * args.num_samples, args.seed + 1000)
     found = [faces_found([np.asarray(picture) for picture in group]) for group in (made, pictures)]

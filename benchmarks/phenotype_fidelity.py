@@ -1,0 +1,125 @@
+"""Whether an adapter's samples move towards its condition, on SIMULATED people, whose true face parameters are known.
+
+    python benchmarks/phenotype_fidelity.py --synthetic_dataset runs/augmentation/3shot_seed0/dreambooth/fold0/synthetic
+
+Face parameters are read from pictures by ridge regression on the miniature backbone's features, fitted on simulated
+people of other conditions and seeds. For each condition: the distance of its samples' mean to the condition's true
+mean parameters, beside that of samples of the base alone. Also the share of the samples in which MTCNN finds a face."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.linear_model import RidgeCV
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import diffusion_pipelines as diffusion
+import faces
+import phenotypes
+import synthetic_images
+from backbones import load_backbone
+from built_dataset import load_synthetic
+from classifiers import probe_features
+from demo_models.train_diffusion import faces_found
+from pixel_cache import normalise
+from simulate_faces import Photograph, take
+from simulated_people import COUNTRY_ANCESTRY, draw_person
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDE_PX, SEED = 128, 70  # of the people that the probe is fitted on
+LEAST_R2 = 0.2
+
+
+def person(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """An aligned photograph (side, side, 3) of somebody with a pretraining condition, and the parameters (p,)."""
+    pool = phenotypes.conditions()[phenotypes.NUM_STUDY_CONDITIONS :]
+    country = list(COUNTRY_ANCESTRY)[number % len(COUNTRY_ANCESTRY)]
+    shown = Photograph(number, "", pool[number % len(pool)], number, number, None, country)
+    picture, points, drawn, _, _ = take(shown, 2 * SIDE_PX, SEED)
+    aligned = faces.align(np.ascontiguousarray(picture), points[:5], SIDE_PX)
+    return aligned, np.array([drawn.z[name] for name in phenotypes.parameters()])
+
+
+@torch.inference_mode()
+def features_of(pictures: np.ndarray) -> np.ndarray:
+    """(n, d) of pictures (n, side, side, 3) uint8."""
+    backbone = load_backbone(str(ROOT / "demo_models" / "backbone"))
+    batches = [normalise(pictures[i : i + 32], backbone, torch.device("cpu")) for i in range(0, len(pictures), 32)]
+    return torch.cat([probe_features(backbone.network(batch)) for batch in batches]).numpy()
+
+
+def true_means(condition: phenotypes.Condition, count: int = 400) -> np.ndarray:
+    """(p,) mean parameters of many people with the condition, from all countries."""
+    countries = list(COUNTRY_ANCESTRY)
+    people = [
+        draw_person(condition, countries[i % len(countries)], np.random.default_rng([SEED, 9, i])).z
+        for i in range(count)
+    ]
+    return np.array([[z[name] for name in phenotypes.parameters()] for z in people]).mean(axis=0)
+
+
+def base_samples(name: str, count: int) -> np.ndarray:
+    """Pictures (n, side, side, 3) of "photo of a child"."""
+    pipeline = diffusion.open_pipeline(name, torch.float32)
+    diffusion.set_scheduler(pipeline, "dpmsolver++")
+    words = [diffusion.encode_prompts(pipeline, [prompt]).detach() for prompt in ("photo of a child", "")]
+    pictures = []
+    for start in tqdm(range(0, count, 24), desc="base"):
+        seeds = [synthetic_images.image_seed(SEED, "base", i) for i in range(start, min(start + 24, count))]
+        repeated = [each.expand(len(seeds), -1, -1) for each in words]
+        pictures.append(diffusion.sample(pipeline, *repeated, seeds, SIDE_PX, 15, 3.0)[0])
+    return np.concatenate(pictures)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--synthetic_dataset", required=True, help="what train_dreambooth.py sampled, of a simulated dataset")
+    add("--base", default=str(ROOT / "demo_models" / "diffusion"), help="the pipeline that was adapted")
+    add("--num_people", type=int, default=1500, help="that the probe is fitted on; as many as a fifth more test it")
+    add("--num_base_samples", type=int, default=240, help="of the base alone")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    pictures, z = zip(*(person(i) for i in tqdm(range(args.num_people * 6 // 5), desc="people")), strict=True)
+    read, z = features_of(np.stack(pictures)), np.stack(z)
+    n = args.num_people
+    centre, spread = z[:n].mean(axis=0), z[:n].std(axis=0)
+    z = (z - centre) / spread
+    probe = RidgeCV(alphas=10.0 ** np.arange(0, 7)).fit(read[:n], z[:n])
+    r2 = 1 - np.square(probe.predict(read[n:]) - z[n:]).mean(axis=0) / z[n:].var(axis=0)
+    kept = r2 > LEAST_R2
+    print(f"probe: {kept.sum()} of {len(kept)} parameters read with R2 above {LEAST_R2}, mean {r2[kept].mean():.2f}")
+
+    images = load_synthetic(args.synthetic_dataset)
+    names, labels = images.features["label"].names, np.array(images["label"][:])
+    sampled = np.stack(
+        [np.asarray(row["image"].resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)) for row in images]
+    )
+    base = base_samples(args.base, args.num_base_samples)
+    of_base = probe.predict(features_of(base)).mean(axis=0)
+    of_samples = probe.predict(features_of(sampled))
+    conditions = {condition.abbr: condition for condition in phenotypes.conditions()}
+    nearer, ratios = [], []
+    for label in sorted(set(labels.tolist())):
+        truth = ((true_means(conditions[names[label]]) - centre) / spread)[kept]
+        own = of_samples[labels == label].mean(axis=0)[kept]
+        distances = np.linalg.norm(own - truth), np.linalg.norm(of_base[kept] - truth)
+        nearer.append(distances[0] < distances[1])
+        ratios.append(distances[0] / distances[1])
+    print(
+        f"SIMULATED: the adapter's samples are nearer to their condition than the base's for {sum(nearer)} of "
+        f"{len(nearer)} conditions ({100 * np.mean(nearer):.0f} %); median share of the base's distance "
+        f"{np.median(ratios):.2f}"
+    )
+    found = {"base": faces_found(list(base)), "adapters": faces_found(list(sampled))}
+    print("one face found by MTCNN: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The miniature diffusion base: its recipe runs and resumes, and the committed pipeline makes faces."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import diffusion_pipelines as diffusion
+import phenotypes
+from demo_models import train_diffusion
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = ROOT / "demo_models" / "diffusion"
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory) -> list[str]:
+    """A recipe of seconds; a later flag wins."""
+    flags = "--num_people 50 --vae_train_steps 2 --vae_batch_size 2 --max_train_steps 4 --train_batch_size 2"
+    flags += " --checkpointing_steps 2 --num_samples 1 --num_workers 1"
+    return [*flags.split(), "--cache_dir", str(tmp_path_factory.mktemp("cache"))]
+
+
+def test_recipe_stopped_in_the_middle_resumes_to_the_same_pipeline(flags, tmp_path, monkeypatch):
+    train_diffusion.main([*flags, "--output_dir", str(tmp_path / "whole")])
+    record = json.loads((tmp_path / "whole" / "training.json").read_text())
+    assert record["simulated"] is True and record["held_out"]["held_out"] == 1 and record["face_alignment"] == "mtcnn"
+    assert (tmp_path / "whole" / "samples_simulated.png").is_file()
+
+    for file in Path(flags[-1]).glob("*.pt"):
+        file.unlink()
+    mse_loss, calls = torch.nn.functional.mse_loss, []
+
+    def stopping(*tensors):
+        calls.append(1)
+        if len(calls) == 4:  # after the checkpoint of the second step
+            raise KeyboardInterrupt
+        return mse_loss(*tensors)
+
+    monkeypatch.setattr(train_diffusion.F, "mse_loss", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_diffusion.main([*flags, "--output_dir", str(tmp_path / "resumed")])
+    assert not (tmp_path / "resumed").exists()
+    monkeypatch.setattr(train_diffusion.F, "mse_loss", mse_loss)
+    train_diffusion.main([*flags, "--output_dir", str(tmp_path / "resumed"), "--resume_from_checkpoint", "latest"])
+    whole, resumed = (StableDiffusionPipeline.from_pretrained(tmp_path / name) for name in ("whole", "resumed"))
+    for network in ("unet", "vae", "text_encoder"):
+        one, other = (getattr(pipeline, network).state_dict() for pipeline in (whole, resumed))
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one), network
+    assert whole.tokenizer.get_vocab() == resumed.tokenizer.get_vocab()
+
+
+def test_captions_say_terms_that_are_there_and_nothing_of_a_study_condition():
+    for number in range(30):
+        picture, caption = train_diffusion.photograph_person(number, seed=3000)
+        assert picture.shape == (128, 128, 3) and picture.dtype == np.uint8
+        assert "photo of a " in caption and ("girl" in caption or "boy" in caption or "child" in caption)
+    names = {condition.name.lower() for condition in phenotypes.conditions()}
+    assert not [name for name in names if name in caption]
+    known = {term.name.lower() for term in phenotypes.terms().values()}
+    captions = [train_diffusion.photograph_person(number, seed=3000)[1] for number in range(8)]
+    said = [words for caption in captions if " with " in caption for words in caption.split(" with ", 1)[1].split(", ")]
+    assert said and all(any(words in name for name in known) for words in said)
+    assert train_diffusion.parse_args([]).seed not in (0, 1000, 2000)
+
+
+def test_tokenizer_is_the_same_each_time_and_keeps_rare_words_whole():
+    captions = [
+        "photo of a child with hypertelorism, low-set ears",
+        "photo of a 4 year old girl with long philtrum",
+    ] * 5
+    one, other = (train_diffusion.train_tokenizer(captions) for _ in range(2))
+    assert one.get_vocab() == other.get_vocab()
+    rare = diffusion.rare_tokens(one)
+    assert len(rare) >= 100 and not set(rare[:100]) & set(" ".join(captions).replace(",", "").split())
+    assert len(one("photo of a child", add_special_tokens=False).input_ids) == 4
+
+
+def test_committed_pipeline_is_small_half_precision_and_makes_faces():
+    files = [file for file in BASE.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 25 * 2**20
+    assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+    pipeline = diffusion.open_pipeline(str(BASE), torch.float32)
+    assert diffusion.native_side_px(pipeline) == 128 and diffusion.face_alignment_of(str(BASE)) == "mtcnn"
+    assert len(diffusion.rare_tokens(pipeline.tokenizer)) >= 103  # one a condition of the study
+    made = train_diffusion.sample(pipeline, ["photo of a child"] * 10, seed=99)
+    assert train_diffusion.faces_found([np.asarray(picture) for picture in made]) >= 0.8
