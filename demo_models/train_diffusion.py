@@ -213,7 +213,8 @@ class Perception(torch.nn.Module):
 def train_autoencoder(pictures: np.ndarray, accelerator: Accelerator, args: argparse.Namespace) -> AutoencoderKL:
     """The VAE: mean absolute error, what the backbone perceives, and a slight pull of the latents to N(0, 1).
 
-    It learns on crops of half the side, four times as cheap, and at the end on whole photographs."""
+    It learns on crops of half the side, four times as cheap, and at the end on whole photographs; then the decoder
+    alone learns on, as cheap again by half."""
     vae = AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
@@ -226,8 +227,7 @@ def train_autoencoder(pictures: np.ndarray, accelerator: Accelerator, args: argp
     ).to(accelerator.device)
     perception = Perception().to(accelerator.device)
 
-    def step(number: int, generator: torch.Generator) -> torch.Tensor:
-        whole = number >= 0.9 * args.vae_train_steps
+    def loss(generator: torch.Generator, whole: bool) -> torch.Tensor:
         n_rows = args.vae_batch_size // 2 if whole else args.vae_batch_size
         rows = torch.randint(len(pictures), (n_rows,), generator=generator).sort().values.numpy()
         truth = as_tensor(pictures[rows], accelerator.device)
@@ -240,7 +240,17 @@ def train_autoencoder(pictures: np.ndarray, accelerator: Accelerator, args: argp
         found = vae.decode(posterior.mean + posterior.std * noise).sample
         return F.l1_loss(found, truth) + 0.3 * perception(found, truth) + 1e-6 * posterior.kl().mean()
 
+    def step(number: int, generator: torch.Generator) -> torch.Tensor:
+        return loss(generator, whole=number >= 0.9 * args.vae_train_steps)
+
+    def decoder_step(number: int, generator: torch.Generator) -> torch.Tensor:
+        return loss(generator, whole=number >= 0.9 * args.decoder_train_steps)
+
     train("vae", step, {"vae": vae}, 2e-3, args.vae_train_steps, accelerator, args)
+    for encoding in (vae.encoder, vae.quant_conv):  # latents stay as they are from here on
+        encoding.eval().requires_grad_(False)
+    decoding = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+    train("decoder", decoder_step, decoding, 1e-3, args.decoder_train_steps, accelerator, args)
     return vae.eval().requires_grad_(False)
 
 
@@ -377,6 +387,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--cache_dir", type=Path, default=Path("runs/diffusion_cache"), help="rendered faces and checkpoints")
     add("--num_people", type=int, default=12000, help="one photograph each; a fiftieth is held out")
     add("--vae_train_steps", type=int, default=2200, help="optimiser steps of the VAE")
+    add("--decoder_train_steps", type=int, default=1500, help="further ones of the VAE's decoder alone")
     add("--vae_batch_size", type=int, default=8, help="photographs in a step of the VAE")
     add("--max_train_steps", type=int, default=3000, help="optimiser steps of U-Net and text encoder")
     add("--train_batch_size", type=int, default=16, help="latents in a step")

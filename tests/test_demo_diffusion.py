@@ -19,8 +19,8 @@ BASE = ROOT / "demo_models" / "diffusion"
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory) -> list[str]:
     """A recipe of seconds; a later flag wins."""
-    flags = "--num_people 50 --vae_train_steps 2 --vae_batch_size 2 --max_train_steps 4 --train_batch_size 2"
-    flags += " --checkpointing_steps 2 --num_samples 1 --num_workers 1"
+    flags = "--num_people 50 --vae_train_steps 2 --decoder_train_steps 2 --vae_batch_size 2 --max_train_steps 4"
+    flags += " --train_batch_size 2 --checkpointing_steps 2 --num_samples 1 --num_workers 1"
     return [*flags.split(), "--cache_dir", str(tmp_path_factory.mktemp("cache"))]
 
 

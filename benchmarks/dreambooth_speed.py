@@ -1,0 +1,231 @@
+"""What DreamBooth costs: cached encoders, adapters trained together, and half the sampling steps, side by side.
+
+    OMP_NUM_THREADS=1 python benchmarks/dreambooth_speed.py                              # the miniature, on the CPU
+    python benchmarks/dreambooth_speed.py --shape sd15 --adapters_per_batch 1 4 8 16     # a GPU; random weights
+
+The incumbent's way is that of the diffusers example: one adapter by peft, photograph and prompt encoded again in every step. Ratios are of one run; the order of the measurements is turned round each time. Memory on a CPU is that of
+a process of its own, above its imports."""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from transformers import CLIPTextConfig, CLIPTextModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import diffusion_pipelines as diffusion
+import dreambooth
+import faces
+import protocols
+import synthetic_images
+from demo_models import train_diffusion
+from routed_lora import UNET_LAYERS, clip_each_adapter
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPT = "photo of a child"
+
+
+def open_base(args: argparse.Namespace) -> StableDiffusionPipeline:
+    """The miniature, or networks of Stable Diffusion 1.5's shape with random weights."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    pipeline = diffusion.open_pipeline(str(ROOT / "demo_models" / "diffusion"), dtype)
+    if args.shape == "sd15":
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        vae = AutoencoderKL(
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            block_out_channels=[128, 256, 512, 512],
+            layers_per_block=2,
+        )
+        text_encoder = CLIPTextModel(CLIPTextConfig(hidden_size=768, num_attention_heads=12, intermediate_size=3072))
+        parts = pipeline.components | {"unet": unet, "vae": vae, "text_encoder": text_encoder}
+        pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False).to(dtype=dtype)
+        for network in (unet, vae, text_encoder):
+            network.requires_grad_(False).eval()
+    return pipeline.to(device)
+
+
+def settings(args: argparse.Namespace, side_px: int) -> argparse.Namespace:
+    values = {"seed": 0, "train_batch_size": 1, "max_grad_norm": 1.0, "rank": 4, "lora_alpha": 4.0}
+    return argparse.Namespace(**values, class_prompt=PROMPT, train_text_encoder=False, resolution=side_px)
+
+
+def supports_of(count: int) -> list[dreambooth.Support]:
+    nothing, here = np.array([], dtype=np.int64), Path()
+    fold = protocols.Fold(0, np.arange(count), nothing, nothing)
+    return [dreambooth.Support(fold, f"C{k}", np.array([k]), [f"C{k}.1"], [PROMPT], here, here) for k in range(count)]
+
+
+def our_step(pipeline: StableDiffusionPipeline, pixels: np.ndarray, k: int, args: argparse.Namespace) -> Callable:
+    """A step of K adapters over latents and embeddings that were computed once."""
+    how, supports = settings(args, pixels.shape[1]), supports_of(k)
+    text = dreambooth.embeddings(pipeline, [PROMPT])
+    position = {row: row for row in range(k)}
+    encoded = dreambooth.Encoded(position, *diffusion.encode_pictures(pipeline, pixels[:k]), text)
+    routed = dreambooth.routed_adapters(pipeline, k, how)
+    routed["unet"].start(list(range(k)))
+    parameters = list(routed["unet"].parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    noising = DDPMScheduler.from_config(pipeline.scheduler.config)
+
+    def step(number: int) -> None:
+        batch = dreambooth.drawn_batch(supports, encoded, noising, number, how)
+        dreambooth.adapter_losses(pipeline, routed, noising, batch, k, text, None).sum().backward()
+        clip_each_adapter(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step.remove = routed["unet"].remove
+    return step
+
+
+def incumbent_step(pipeline: StableDiffusionPipeline, pixels: np.ndarray) -> Callable:
+    """A step of one adapter, everything encoded again."""
+    unet, device = pipeline.unet, pipeline.device
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=list(UNET_LAYERS)))
+    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    noising = DDPMScheduler.from_config(pipeline.scheduler.config)
+    picture = torch.from_numpy(np.array(pixels[:1])).permute(0, 3, 1, 2)
+
+    def step(number: int) -> None:
+        with torch.no_grad():
+            shown = picture.to(device, unet.dtype) / 127.5 - 1
+            clean = pipeline.vae.encode(shown).latent_dist.sample() * pipeline.vae.config.scaling_factor
+            words = diffusion.encode_prompts(pipeline, [PROMPT])
+        noise, times = torch.randn_like(clean), torch.randint(1000, (1,), device=device)
+        velocity = noising.config.prediction_type == "v_prediction"
+        target = noising.get_velocity(clean, noise, times) if velocity else noise
+        with torch.autocast(device.type, unet.dtype, enabled=unet.dtype != torch.float32):
+            found = unet(noising.add_noise(clean, noise, times), times, words).sample
+        torch.nn.functional.mse_loss(found.float(), target.float()).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step.remove = lambda: unet.delete_adapters("default")
+    return step
+
+
+def seconds_a_step(make: Callable, steps: int) -> float:
+    step = make()
+    for number in range(2):  # warm
+        step(number)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for number in range(steps):
+        step(number)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    step.remove()
+    return (time.perf_counter() - started) / steps
+
+
+def peak_of(k: int, args: argparse.Namespace, answers: multiprocessing.Queue) -> None:
+    """Peak memory in MiB of a few steps of K adapters in this process, above its imports, the networks included."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pipeline = open_base(args)
+    pixels = some_pictures(args, pipeline)
+    seconds_a_step(lambda: our_step(pipeline, pixels, k, args), 2)
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    answers.put(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else used / 1024)
+
+
+def some_pictures(args: argparse.Namespace, pipeline: StableDiffusionPipeline) -> np.ndarray:
+    side = diffusion.native_side_px(pipeline)
+    shown = [train_diffusion.photograph_person(i, seed=90)[0] for i in range(max(args.adapters_per_batch))]
+    return np.stack([cv2.resize(picture, (side, side)) for picture in shown])
+
+
+def training(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> None:
+    pixels = some_pictures(args, pipeline)
+    ways = {"incumbent": lambda: incumbent_step(pipeline, pixels)}
+    ways |= {k: lambda k=k: our_step(pipeline, pixels, k, args) for k in args.adapters_per_batch}
+    times: dict = {way: [] for way in ways}
+    for turn in range(args.rounds):
+        for way in list(ways)[:: 1 if turn % 2 == 0 else -1]:
+            times[way].append(seconds_a_step(ways[way], args.steps))
+    medians = {way: float(np.median(each)) for way, each in times.items()}
+    alone = medians["incumbent"]
+    print(f"one adapter, encoders in every step (diffusers' way): {1 / alone:.2f} steps/s")
+    answers = multiprocessing.get_context("spawn").Queue()
+    for k in args.adapters_per_batch:
+        process = multiprocessing.get_context("spawn").Process(target=peak_of, args=(k, args, answers))
+        process.start()
+        memory = answers.get()
+        process.join()
+        an_hour = 3600 * k / medians[k] / 800
+        print(
+            f"ours, {k:2d} at once, encoded once: {1 / medians[k]:.2f} steps/s, {an_hour:.1f} adapters of 800 steps an "
+            f"hour, {alone * k / medians[k]:.2f} x the incumbent's, peak {memory:.0f} MiB"
+        )
+
+
+def sampling(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> None:
+    """30 steps of the pipeline's own solver, as the paper has it, against 15 of DPM-Solver++: time, and the scores that
+    a filter goes by, from the same noise."""
+    detector, real = faces.load_detector("mtcnn"), [train_diffusion.photograph_person(i, 91)[0] for i in range(60)]
+
+    def examined(pictures: list[np.ndarray]) -> list:
+        larger = [cv2.resize(picture, (256, 256), interpolation=cv2.INTER_CUBIC) for picture in pictures]
+        framed = [cv2.copyMakeBorder(picture, 128, 128, 128, 128, cv2.BORDER_CONSTANT) for picture in larger]
+        return [face for face in detector.detect(framed) if face is not None]
+
+    def descriptors(found: list) -> np.ndarray:
+        return faces.landmark_descriptor(np.stack([f.landmarks for f in found]), np.stack([f.box for f in found]))
+
+    prototype = descriptors(examined(real)).mean(axis=0)
+    words = [diffusion.encode_prompts(pipeline, [prompt]).detach() for prompt in (PROMPT, "")]
+    own = pipeline.scheduler
+    for name, steps in (("pipeline", 30), ("dpmsolver++", 15)):
+        pipeline.scheduler = own
+        diffusion.set_scheduler(pipeline, name)
+        pictures, started = [], time.perf_counter()
+        for start in range(0, args.num_samples, 10):
+            seeds = [synthetic_images.image_seed(92, "speed", i) for i in range(start, start + 10)]
+            repeated = [each.expand(10, -1, -1) for each in words]
+            side = diffusion.native_side_px(pipeline)
+            pictures += list(diffusion.sample(pipeline, *repeated, seeds, side, steps, args.guidance_scale)[0])
+        took, found = time.perf_counter() - started, examined(pictures)
+        own_descriptors = descriptors(found)
+        cosines = own_descriptors @ prototype / np.linalg.norm(own_descriptors, axis=1) / np.linalg.norm(prototype)
+        share = 100 * len(found) / len(pictures)
+        print(
+            f"{name}, {steps} steps: {took / len(pictures):.3f} s an image; a face in {share:.1f} % of {len(pictures)}, "
+            f"mean score {np.mean([face.score for face in found]):.4f}, landmark cosine {cosines.mean():.5f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--shape", choices=("miniature", "sd15"), default="miniature", help="of the networks")
+    add("--adapters_per_batch", type=int, nargs="+", default=[1, 4, 8], help="adapters at once")
+    add("--steps", type=int, default=10, help="in a measurement")
+    add("--rounds", type=int, default=3, help="measurements of each way; the median counts")
+    add("--num_samples", type=int, default=100, help="pictures of each solver; 0: none")
+    add("--guidance_scale", type=float, default=3.0, help="of the samples")
+    args = parser.parse_args()
+    pipeline = open_base(args)
+    print(f"{args.shape}, {pipeline.unet.dtype}, {pipeline.device}, {torch.get_num_threads()} threads")
+    training(pipeline, args)
+    if args.num_samples and args.shape == "miniature":
+        sampling(pipeline, args)
+
+
+if __name__ == "__main__":
+    main()
