@@ -33,6 +33,7 @@ import hub_models
 import phenotypes
 import protocols
 import synthetic_images
+import withdrawal
 from built_dataset import is_simulated, load_images
 from classifiers import weights_sha256
 from dreambooth import Encoded, Support
@@ -356,7 +357,7 @@ def finish(
         parts = [support.part for support in supports if support.folder == folder]
         if args.num_images and all(part.is_file() for part in parts):
             synthetic_images.write_dataset(folder / "synthetic", parts)
-            synthetic_images.contact_sheet(folder / "synthetic").save(folder / "samples.png")
+            synthetic_images.contact_sheet(folder / "synthetic").save(folder / withdrawal.SHEET_NAME)
         written += [f"{folder}/adapters"] + [f"{folder}/synthetic, samples.png"] * bool(args.num_images)
     cuda = accelerator.device.type == "cuda"
     record = run_record(args, PACKAGES, started) | {

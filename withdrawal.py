@@ -24,6 +24,7 @@ from runs import InputError, write_atomically, write_json
 LIST_NAME = "withdrawn.csv"
 SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: {"source_image_ids": [...]}
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
+SHEET_NAME = "samples.png"  # some synthetic images on one picture, beside the dataset that holds them
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,7 +122,8 @@ def _without(table: pa.Table, image_id: str, untested: set[int]) -> pa.Table:
 
 @dataclasses.dataclass
 class Derived:
-    """What below a folder was made from a photograph. rows: Parquet file -> number of its rows; files: models."""
+    """What below a folder was made from a photograph. rows: Parquet file -> number of its rows; files: models, and
+    pictures that they made."""
 
     rows: dict[Path, int]
     files: list[Path]
@@ -130,7 +132,11 @@ class Derived:
         rows = [
             f"{path.relative_to(folder).as_posix()}: {count} images or reports" for path, count in self.rows.items()
         ]
-        return rows + [f"{path.relative_to(folder).as_posix()}: a model trained on it" for path in self.files]
+        kinds = {".png": "pictures from a model trained on it"}
+        return rows + [
+            f"{path.relative_to(folder).as_posix()}: {kinds.get(path.suffix, 'a model trained on it')}"
+            for path in self.files
+        ]
 
 
 def derived(folder: Path, image_id: str) -> Derived:
@@ -155,7 +161,10 @@ def derived(folder: Path, image_id: str) -> Derived:
     trained = {path.parent for path in sorted(folder.rglob(SOURCES_NAME)) if image_id in _sources(path)}
     models = [path for path in sorted(folder.rglob("*")) if path.suffix in MODEL_SUFFIXES and path.is_file()]
     adapted = {path for path in models if adapters and sha256_of(path) in adapters}
-    return Derived(rows, [path for path in models if path.parent in trained or path in adapted])
+    found = [path for path in models if path.parent in trained or path in adapted]
+    pictures = [path for parent in sorted(trained) for path in sorted(parent.glob("*.png"))]  # grids of snapshots
+    sheets = dict.fromkeys(path.parents[2] / SHEET_NAME for path in rows if path.parent.name == "synthetic")
+    return Derived(rows, found + pictures + [sheet for sheet in sheets if sheet.is_file()])
 
 
 def _key(path: Path, columns: list[str]) -> str | None:

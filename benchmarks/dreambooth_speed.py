@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/dreambooth_speed.py                              # the miniature, on the CPU
     python benchmarks/dreambooth_speed.py --shape sd15 --adapters_per_batch 1 4 8 16     # a GPU; random weights
 
-The incumbent's way is that of the diffusers example: one adapter by peft, photograph and prompt encoded again in every step. Ratios are of one run; the order of the measurements is turned round each time. Memory on a CPU is that of
-a process of its own, above its imports."""
+The incumbent's way is that of the diffusers example: one adapter by peft, photograph and prompt encoded again in every
+step. Ratios are of one run; the order of the measurements is turned round each time. Memory on a CPU is that of a
+process of its own, above its imports."""
 
 import argparse
 import multiprocessing
@@ -203,10 +204,10 @@ def sampling(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Non
         took, found = time.perf_counter() - started, examined(pictures)
         own_descriptors = descriptors(found)
         cosines = own_descriptors @ prototype / np.linalg.norm(own_descriptors, axis=1) / np.linalg.norm(prototype)
-        share = 100 * len(found) / len(pictures)
+        share, score = 100 * len(found) / len(pictures), np.mean([face.score for face in found])
         print(
             f"{name}, {steps} steps: {took / len(pictures):.3f} s an image; a face in {share:.1f} % of {len(pictures)}, "
-            f"mean score {np.mean([face.score for face in found]):.4f}, landmark cosine {cosines.mean():.5f}"
+            f"mean score {score:.4f}, landmark cosine {cosines.mean():.5f}"
         )
 
 

@@ -121,7 +121,8 @@ def test_adapters_are_peft_files_with_alpha_and_name_their_sources(two_processes
     assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if ".up." in name)  # it did learn
     assert json.loads((folder / "sources.json").read_text())["source_image_ids"] == training_side(tiny_rdface, 0, "C1")
     found = withdrawal.derived(two_processes, training_side(tiny_rdface, 0, "C1")[0])
-    assert found.files == [folder / "pytorch_lora_weights.safetensors"] and sum(found.rows.values()) == 2
+    assert found.files == [folder / "pytorch_lora_weights.safetensors", two_processes / "fold0" / "samples.png"]
+    assert sum(found.rows.values()) == 2
 
 
 def test_record_holds_arguments_versions_and_digests_and_no_token(two_processes):

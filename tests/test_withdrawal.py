@@ -157,6 +157,20 @@ def test_synthetic_images_and_models_made_from_it_are_listed_and_removed(made):
     assert withdrawal.derived(made, "AAR.1").lines(made) == []
 
 
+def test_pictures_that_a_model_made_go_with_it(made):
+    grid, sheet = made / "fold0" / "adapters" / "AAR" / "step_00000100.png", made / "fold0" / withdrawal.SHEET_NAME
+    other = made / "fold0" / "adapters" / "NA" / "step_00000100.png"
+    for picture in (grid, sheet, other):
+        picture.write_bytes(b"a picture")
+    found = withdrawal.derived(made, "AAR.1")
+    assert found.lines(made)[-2:] == [
+        "fold0/adapters/AAR/step_00000100.png: pictures from a model trained on it",
+        "fold0/samples.png: pictures from a model trained on it",
+    ]
+    withdrawal.remove(found, "AAR.1")
+    assert not grid.exists() and not sheet.exists() and other.exists()
+
+
 def test_the_filters_verdict_holds_for_the_images_that_are_left(made):
     folder = made / "fold0" / "synthetic-sim"
     withdrawal.remove(withdrawal.derived(made, "AAR.1"), "AAR.1")
