@@ -22,8 +22,8 @@ $(READY): requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-demo: $(DEMO)/index.html $(DEMO)/gallery.html
-	@echo && echo "open $(DEMO)/index.html and $(DEMO)/gallery.html (all data SIMULATED)"
+demo: $(DEMO)/index.html $(DEMO)/gallery.html $(DEMO)/dreambooth/run.json
+	@echo && echo "open $(DEMO)/index.html, $(DEMO)/gallery.html and $(DEMO)/dreambooth/fold0/samples.png (all data SIMULATED)"
 
 $(DEMO)/raw/disease_images.csv: simulate_faces.py simulated_people.py face_model.py face_painting.py face_skin.py phenotypes.py phenotypes.csv conditions.csv | $(READY)
 	@rm -rf $(DEMO)/raw
@@ -64,8 +64,14 @@ $(DEMO)/index.html: $(RUNS:=/run.json) make_report.py
 $(DEMO)/gallery.html: $(SIM)/README.md make_report.py gallery.py gallery_page.html
 	$(BIN)/python make_report.py gallery $(SIM) --output_file $@
 
+# adapters of the first eight conditions, and faces sampled from them: a row of samples.png each
+DREAMBOOTH_CONDITIONS := WIL WIR BRA CDL GAP 21M WOH CAR
+DREAMBOOTH_NEEDS := $(SIM)/README.md train_dreambooth.py dreambooth.py adapters.py routed_lora.py diffusion_pipelines.py synthetic_images.py demo_models/diffusion/training.json
+$(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
+	$(LAUNCH) train_dreambooth.py --dataset_name $(SIM) --pretrained_model_name_or_path demo_models/diffusion --protocol strict --fold 0 --conditions $(DREAMBOOTH_CONDITIONS) --instance_prompt 'photo of a {rare_token} child{with_terms}' --max_train_steps 100 --learning_rate 1e-3 --rank 8 --adapters_per_batch 8 --num_images 8 --guidance_scale 3 --cache_dir $(DEMO)/pixels --output_dir $(@D)
+
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile  # each on one thread: tests/conftest.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -206,8 +206,8 @@ def sampling(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Non
         cosines = own_descriptors @ prototype / np.linalg.norm(own_descriptors, axis=1) / np.linalg.norm(prototype)
         share, score = 100 * len(found) / len(pictures), np.mean([face.score for face in found])
         print(
-            f"{name}, {steps} steps: {took / len(pictures):.3f} s an image; a face in {share:.1f} % of {len(pictures)}, "
-            f"mean score {score:.4f}, landmark cosine {cosines.mean():.5f}"
+            f"{name}, {steps} steps: {took / len(pictures):.3f} s an image, a face in {share:.1f} % of {len(pictures)},"
+            f" mean score {score:.4f}, landmark cosine {cosines.mean():.5f}"
         )
 
 
