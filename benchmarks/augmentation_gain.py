@@ -139,14 +139,15 @@ def run(k: int, seed: int, dataset: Path, args: argparse.Namespace) -> None:
         augmented(sets["augmentation"], k, seed, dataset, args)
     classify(folder / "alone", k, seed, dataset, args)
     for arm in ARMS:
-        for top_n in numbers(args):
+        for top_n in numbers(args, arm):
             mix = ("--synthetic_dataset", sets[arm], "--synthetic_top_n", top_n)
             classify(folder / f"with_{arm.replace(' ', '_')}_{top_n}", k, seed, dataset, args, *mix)
 
 
-def numbers(args: argparse.Namespace) -> list[int]:
-    """Synthetic images in all, of the curves' points."""
-    return [args.num_conditions * n for n in (2, 4, 12) if n <= args.num_images]
+def numbers(args: argparse.Namespace, arm: str) -> list[int]:
+    """Synthetic images in all, of the curves' points; the arms beside have the last one only."""
+    fewer = [n for n in (2, 4) if n < args.num_images and arm == "dreambooth"]
+    return [args.num_conditions * n for n in (*fewer, args.num_images)]
 
 
 def report(args: argparse.Namespace) -> None:
@@ -156,7 +157,7 @@ def report(args: argparse.Namespace) -> None:
         folders = [args.work_dir / f"{k}shot_seed{seed}" for seed in args.seeds]
         alone = metrics.read_predictions([folder / "alone" for folder in folders])
         for arm in ARMS:
-            for n in numbers(args):
+            for n in numbers(args, arm):
                 named = [folder / f"with_{arm.replace(' ', '_')}_{n}" for folder in folders]
                 compared = metrics.compare(alone, metrics.read_predictions(named))
                 found.append({"k_shot": k, "arm": arm, "images": n, "n_test": compared["n_test"]})
@@ -181,8 +182,8 @@ def main() -> None:
     add("--k_shots", type=int, nargs="+", default=[1, 2], help="photographs of a condition that are trained on")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of support sets, adapters and images")
     add("--num_images", type=int, default=12, help="synthetic images of a condition")
-    add("--max_train_steps", type=int, default=100, help="of each adapter")
-    add("--learning_rate", type=float, default=1e-3, help="of the adapters")
+    add("--max_train_steps", type=int, default=200, help="of each adapter")
+    add("--learning_rate", type=float, default=3e-3, help="of the adapters")
     add("--rank", type=int, default=8, help="of the adapters")
     add("--report", action="store_true", help="only print what finished runs give")
     args = parser.parse_args()
