@@ -265,9 +265,8 @@ def sample(
         part.remove()
     for support, made, drawn in zip(supports, rows, next_index, strict=True):
         if drawn > args.num_images:
-            print(
-                f"{support.folder.name} {support.condition}: {drawn - len(made)} blank images dropped, {len(made)} kept"
-            )
+            where = f"{support.folder.name} {support.condition}"
+            print(f"{where}: {drawn - args.num_images} blank images dropped, {len(made)} kept")
         made.sort(key=lambda row: int(row["synthetic_id"].rpartition("_")[2]))
         synthetic_images.write_part(support.part, made, class_names)
 

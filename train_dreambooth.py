@@ -20,6 +20,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
@@ -356,6 +357,9 @@ def finish(
     for folder in dict.fromkeys(support.folder for support in supports):
         parts = [support.part for support in supports if support.folder == folder]
         if args.num_images and all(part.is_file() for part in parts):
+            if not any(pq.read_metadata(part).num_rows for part in parts):
+                reason = "every image is blank; look at the safety checker, or use --mixed_precision no"
+                raise InputError(f"{folder.name}: {reason}")
             synthetic_images.write_dataset(folder / "synthetic", parts)
             synthetic_images.contact_sheet(folder / "synthetic").save(folder / withdrawal.SHEET_NAME)
         written += [f"{folder}/adapters"] + [f"{folder}/synthetic, samples.png"] * bool(args.num_images)

@@ -262,6 +262,13 @@ def test_blank_pictures_are_dropped_counted_and_drawn_again(tiny, tmp_path, monk
     assert [row["synthetic_id"] for row in kept] == ["C5_1", "C5_3"]
     assert kept[0]["image"] == rows_of(whole / "fold0" / "synthetic")[1]["image"]
     assert "C5: 2 blank images dropped, 2 kept" in capsys.readouterr().out
+    blank |= {synthetic_images.image_seed(0, "C5", index) for index in range(3, 6)}
+    output = run_here(*tiny, "--conditions", "C5", "--output_dir", tmp_path / "mostly")
+    assert [row["synthetic_id"] for row in rows_of(output / "fold0" / "synthetic")] == ["C5_1"]  # 6 were drawn
+    assert "C5: 5 blank images dropped, 1 kept" in capsys.readouterr().out
+    blank.add(synthetic_images.image_seed(0, "C5", 1))
+    with pytest.raises(runs.InputError, match="fold0: every image is blank; look at the safety checker"):
+        run_here(*tiny, "--conditions", "C5", "--output_dir", tmp_path / "all")
 
 
 @pytest.mark.parametrize("column", ["group_id", "sha256", "pixels"])
