@@ -9,7 +9,6 @@ process of its own, above its imports."""
 
 import argparse
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -117,7 +116,7 @@ def incumbent_step(pipeline: StableDiffusionPipeline, pixels: np.ndarray) -> Cal
         optimizer.step()
         optimizer.zero_grad()
 
-    step.remove = lambda: unet.delete_adapters("default")
+    step.remove = unet.unload_lora
     return step
 
 
@@ -138,12 +137,18 @@ def seconds_a_step(make: Callable, steps: int) -> float:
 
 def peak_of(k: int, args: argparse.Namespace, answers: multiprocessing.Queue) -> None:
     """Peak memory in MiB of a few steps of K adapters in this process, above its imports, the networks included."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak()
     pipeline = open_base(args)
     pixels = some_pictures(args, pipeline)
     seconds_a_step(lambda: our_step(pipeline, pixels, k, args), 2)
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    answers.put(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else used / 1024)
+    used = resident_peak() - before
+    answers.put(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else used)
+
+
+def resident_peak() -> float:
+    """MiB that this process has held at most. Linux: getrusage would count what the process that started it held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def some_pictures(args: argparse.Namespace, pipeline: StableDiffusionPipeline) -> np.ndarray:
