@@ -9,6 +9,7 @@ and captioned with their HPO terms, so that DreamBooth has a prior to bend. Each
 --resume_from_checkpoint latest. Result: demo_models/diffusion (diffusers' layout, half precision)."""
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -97,8 +98,10 @@ def render(args: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
     if not captions_file.exists():
         shape = (args.num_people, IMAGE_SIZE, IMAGE_SIZE, 3)
         pictures, captions = np.lib.format.open_memmap(pictures_file, "w+", np.uint8, shape), []
-        with ProcessPoolExecutor(args.num_workers) as pool:
-            work = pool.map(partial(photograph_person, seed=args.seed), range(args.num_people), chunksize=16)
+        photograph = partial(photograph_person, seed=args.seed)
+        with ProcessPoolExecutor(args.num_workers) if args.num_workers > 1 else contextlib.nullcontext() as pool:
+            numbers = range(args.num_people)  # one worker is this process: a fork of many threads may hang
+            work = pool.map(photograph, numbers, chunksize=16) if pool else map(photograph, numbers)
             for i, (picture, caption) in enumerate(tqdm(work, total=args.num_people, desc="people", mininterval=10)):
                 pictures[i] = picture
                 captions.append(caption)
