@@ -71,7 +71,7 @@ $(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
 	$(LAUNCH) train_dreambooth.py --dataset_name $(SIM) --pretrained_model_name_or_path demo_models/diffusion --protocol strict --fold 0 --conditions $(DREAMBOOTH_CONDITIONS) --instance_prompt 'photo of a {rare_token} child{with_terms}' --max_train_steps 100 --learning_rate 1e-3 --rank 8 --adapters_per_batch 8 --num_images 8 --guidance_scale 3 --cache_dir $(DEMO)/pixels --output_dir $(@D)
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.p
 
 import argparse
 import csv
+import multiprocessing
 import os
 import shutil
 import sys
@@ -303,7 +304,7 @@ def simulate(folder: Path, photographs: list[Photograph], args: argparse.Namespa
     with (
         open(folder / "disease_images.csv", "w", newline="", encoding="utf-8") as table,
         pq.ParquetWriter(folder / "ground_truth.parquet", schema) as truths,
-        ProcessPoolExecutor(args.num_workers) as pool,
+        process_pool(args.num_workers) as pool,
     ):
         out, pending = None, []
         results: Iterator[tuple[dict, dict]] = pool.map(work, photographs, chunksize=4)
@@ -327,6 +328,11 @@ def simulate(folder: Path, photographs: list[Photograph], args: argparse.Namespa
         f"seed {args.seed}). Condition names, genes, codes and term frequencies: HPO and Orphanet, "
         f"release {phenotypes.HPO_RELEASE}.\n"
     )
+
+
+def process_pool(num_workers: int) -> ProcessPoolExecutor:
+    """Processes that start anew: a fork of one whose libraries have threads may hang."""
+    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -34,13 +34,19 @@ from simulated_people import COUNTRY_ANCESTRY
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE_PX, FOLD = 128, 0
-EXTRA_SEED = 60  # of the true extra people
+CORPUS_SEED, TUNING_CORPUS_SEED, EXTRA_SEED = 52, 53, 60  # the last of the true extra people
 ARMS = ("dreambooth", "true people", "augmentation")
 
 
-def chosen_conditions(count: int) -> list[phenotypes.Condition]:
+def chosen_conditions(args: argparse.Namespace) -> list[phenotypes.Condition]:
+    """Conditions that the base does not know: the study's, or others of them for choosing settings (--tuning).
+
+    Those of the first plan's study are left out, since its figures had been seen when this one was planned."""
     study = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS]
-    return [study[i] for i in sorted(np.random.default_rng(2026).choice(len(study), count, replace=False))]
+    seen = np.random.default_rng(2026).choice(len(study), 30, replace=False)
+    unseen = np.random.default_rng(2027).permutation(np.setdiff1d(np.arange(len(study)), seen))
+    chosen = unseen[-args.num_conditions :] if args.tuning else unseen[: args.num_conditions]
+    return [study[i] for i in sorted(chosen)]
 
 
 def build_corpus(args: argparse.Namespace) -> Path:
@@ -48,10 +54,11 @@ def build_corpus(args: argparse.Namespace) -> Path:
     raw, built = args.work_dir / "raw", args.work_dir / "rdface-sim"
     if not (built / "README.md").is_file():
         shutil.rmtree(raw, ignore_errors=True)
-        flags = ["--output_dir", str(raw), "--num_images", str(args.num_photographs), "--seed", "50"]
+        seed = TUNING_CORPUS_SEED if args.tuning else CORPUS_SEED
+        flags = ["--output_dir", str(raw), "--num_images", str(args.num_photographs), "--seed", str(seed)]
         simulation = simulate_faces.parse_args([*flags, "--image_size", "256", "--num_workers", "2"])
         raw.mkdir(parents=True)
-        conditions = tuple(chosen_conditions(args.num_conditions))
+        conditions = tuple(chosen_conditions(args))
         photographs = simulate_faces.plan_corpus(args.num_photographs, conditions, simulation.seed)
         simulate_faces.simulate(raw, photographs, simulation)
         if rdface_dataset.main(["build", str(raw), "--output_dir", str(built)]):
@@ -77,7 +84,7 @@ def write_images(folder: Path, kind: str, rows: list[tuple[str, np.ndarray, list
 def true_people(folder: Path, seed: int, names: list[str], args: argparse.Namespace) -> None:
     """Photographs of other people with the same conditions: the simulator itself as the generator."""
     rows, countries = [], list(COUNTRY_ANCESTRY)
-    for c, condition in enumerate(chosen_conditions(args.num_conditions)):
+    for c, condition in enumerate(chosen_conditions(args)):
         for i in range(args.num_images):
             person = (seed * args.num_conditions + c) * args.num_images + i
             country = countries[derived_seed(EXTRA_SEED, person) % len(countries)]
@@ -185,6 +192,7 @@ def main() -> None:
     add("--max_train_steps", type=int, default=200, help="of each adapter")
     add("--learning_rate", type=float, default=3e-3, help="of the adapters")
     add("--rank", type=int, default=8, help="of the adapters")
+    add("--tuning", action="store_true", help="other conditions and people than the study's, to choose settings on")
     add("--report", action="store_true", help="only print what finished runs give")
     args = parser.parse_args()
     cv2.setNumThreads(1)

@@ -4,7 +4,9 @@
 
 Face parameters are read from pictures by ridge regression on the miniature backbone's features, fitted on simulated
 people of other conditions and seeds. For each condition: the distance of its samples' mean to the condition's true
-mean parameters, beside that of samples of the base alone. Also the share of the samples in which MTCNN finds a face."""
+mean parameters, beside that of samples of the base asked for "photo of a child", and of the base asked for the same
+words as the adapter, which tells what the photographs add to the words. Also the share of the samples in which MTCNN
+finds a face."""
 
 import argparse
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from sklearn.linear_model import RidgeCV
 from tqdm import tqdm
@@ -20,6 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import diffusion_pipelines as diffusion
+import dreambooth
 import faces
 import phenotypes
 import synthetic_images
@@ -64,17 +68,21 @@ def true_means(condition: phenotypes.Condition, count: int = 400) -> np.ndarray:
     return np.array([[z[name] for name in phenotypes.parameters()] for z in people]).mean(axis=0)
 
 
-def base_samples(name: str, count: int) -> np.ndarray:
-    """Pictures (n, side, side, 3) of "photo of a child"."""
-    pipeline = diffusion.open_pipeline(name, torch.float32)
-    diffusion.set_scheduler(pipeline, "dpmsolver++")
-    words = [diffusion.encode_prompts(pipeline, [prompt]).detach() for prompt in ("photo of a child", "")]
+def base_samples(pipeline: StableDiffusionPipeline, prompts: list[str]) -> np.ndarray:
+    """A picture of each prompt by the base alone, (n, side, side, 3) uint8."""
+    words = dreambooth.embeddings(pipeline, [*dict.fromkeys([*prompts, ""])])
     pictures = []
-    for start in tqdm(range(0, count, 24), desc="base"):
-        seeds = [synthetic_images.image_seed(SEED, "base", i) for i in range(start, min(start + 24, count))]
-        repeated = [each.expand(len(seeds), -1, -1) for each in words]
-        pictures.append(diffusion.sample(pipeline, *repeated, seeds, SIDE_PX, 15, 3.0)[0])
+    for start in tqdm(range(0, len(prompts), 24), desc="base"):
+        batch = prompts[start : start + 24]
+        seeds = [synthetic_images.image_seed(SEED, "base", start + i) for i in range(len(batch))]
+        embedded = torch.stack([words[prompt] for prompt in batch]), words[""].expand(len(batch), -1, -1)
+        pictures.append(diffusion.sample(pipeline, *embedded, seeds, SIDE_PX, 15, 3.0)[0])
     return np.concatenate(pictures)
+
+
+def distances(read: np.ndarray, labels: np.ndarray, truth: dict[int, np.ndarray]) -> np.ndarray:
+    """Euclidean, of the mean of each condition's pictures to its true mean: read (n, p), labels (n,)."""
+    return np.array([np.linalg.norm(read[labels == label].mean(axis=0) - mean) for label, mean in truth.items()])
 
 
 def main() -> None:
@@ -101,24 +109,29 @@ def main() -> None:
     sampled = np.stack(
         [np.asarray(row["image"].resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)) for row in images]
     )
-    base = base_samples(args.base, args.num_base_samples)
-    of_base = probe.predict(features_of(base)).mean(axis=0)
-    of_samples = probe.predict(features_of(sampled))
+    pipeline = diffusion.open_pipeline(args.base, torch.float32)
+    diffusion.set_scheduler(pipeline, "dpmsolver++")
+    base = base_samples(pipeline, ["photo of a child"] * args.num_base_samples)
+    asked = base_samples(pipeline, images["prompt"][:])
     conditions = {condition.abbr: condition for condition in phenotypes.conditions()}
-    nearer, ratios = [], []
-    for label in sorted(set(labels.tolist())):
-        truth = ((true_means(conditions[names[label]]) - centre) / spread)[kept]
-        own = of_samples[labels == label].mean(axis=0)[kept]
-        distances = np.linalg.norm(own - truth), np.linalg.norm(of_base[kept] - truth)
-        nearer.append(distances[0] < distances[1])
-        ratios.append(distances[0] / distances[1])
-    print(
-        f"SIMULATED: the adapter's samples are nearer to their condition than the base's for {sum(nearer)} of "
-        f"{len(nearer)} conditions ({100 * np.mean(nearer):.0f} %); median share of the base's distance "
-        f"{np.median(ratios):.2f}"
-    )
-    found = {"base": faces_found(list(base)), "adapters": faces_found(list(sampled))}
-    print("one face found by MTCNN: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.items()))
+    present = sorted(set(labels.tolist()))
+    truth = {label: ((true_means(conditions[names[label]]) - centre) / spread)[kept] for label in present}
+    of_base = probe.predict(features_of(base))[:, kept].mean(axis=0)
+    far = np.array([np.linalg.norm(of_base - mean) for mean in truth.values()])
+    near = {
+        "its samples": distances(probe.predict(features_of(sampled))[:, kept], labels, truth),
+        "the base's, asked for the same words": distances(probe.predict(features_of(asked))[:, kept], labels, truth),
+    }
+    for name, found in near.items():
+        print(
+            f"SIMULATED: {name} are nearer to the condition than the base's for {(found < far).sum()} of {len(far)} "
+            f"conditions ({100 * (found < far).mean():.0f} %); median share of the base's distance "
+            f"{np.median(found / far):.2f}"
+        )
+    own, words = near.values()
+    print(f"its samples are nearer than the base's, asked for the same words, for {(own < words).sum()} of {len(far)}")
+    shares = {"base": faces_found(list(base)), "adapters": faces_found(list(sampled))}
+    print("one face found by MTCNN: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()))
 
 
 if __name__ == "__main__":

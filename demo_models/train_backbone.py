@@ -13,7 +13,6 @@ import json
 import shutil
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from tqdm import tqdm
 import faces
 import phenotypes
 from runs import write_json
-from simulate_faces import Photograph, take
+from simulate_faces import Photograph, process_pool, take
 from simulated_people import COUNTRY_ANCESTRY
 
 ARCHITECTURE, IMAGE_SIZE, MEAN, STD = "regnetx_002", 128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -74,7 +73,7 @@ def render(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
         targets = np.lib.format.open_memmap(
             f"{stem}_targets.npy", "w+", np.float32, (args.num_people, len(phenotypes.parameters()))
         )
-        with ProcessPoolExecutor(args.num_workers) as pool:
+        with process_pool(args.num_workers) as pool:
             work = pool.map(partial(photograph_person, seed=args.seed), range(args.num_people), chunksize=16)
             for i, (pair, z) in enumerate(tqdm(work, total=args.num_people, desc="simulated people", mininterval=10)):
                 pictures[i], targets[i] = pair, z

@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 import diffusion_pipelines as diffusion
 import phenotypes
+from demo_models import captions as captions_of_faces
 from demo_models import train_diffusion
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +22,7 @@ def flags(tmp_path_factory) -> list[str]:
     """A recipe of seconds; a later flag wins."""
     flags = "--num_people 50 --vae_train_steps 2 --decoder_train_steps 2 --vae_batch_size 2 --max_train_steps 4"
     flags += " --train_batch_size 2 --checkpointing_steps 2 --num_samples 1 --num_workers 1"
+    flags += " --num_captions 100 --text_train_steps 2"
     return [*flags.split(), "--cache_dir", str(tmp_path_factory.mktemp("cache"))]
 
 
@@ -32,19 +34,19 @@ def test_recipe_stopped_in_the_middle_resumes_to_the_same_pipeline(flags, tmp_pa
 
     for file in Path(flags[-1]).glob("*.pt"):
         file.unlink()
-    mse_loss, calls = torch.nn.functional.mse_loss, []
+    get_velocity, steps = train_diffusion.DDIMScheduler.get_velocity, []
 
     def stopping(*tensors):
-        calls.append(1)
-        if len(calls) == 4:  # after the checkpoint of the second step
+        steps.append(1)
+        if len(steps) == 4:  # of the U-Net, after the checkpoint of the second
             raise KeyboardInterrupt
-        return mse_loss(*tensors)
+        return get_velocity(*tensors)
 
-    monkeypatch.setattr(train_diffusion.F, "mse_loss", stopping)
+    monkeypatch.setattr(train_diffusion.DDIMScheduler, "get_velocity", stopping)
     with pytest.raises(KeyboardInterrupt):
         train_diffusion.main([*flags, "--output_dir", str(tmp_path / "resumed")])
     assert not (tmp_path / "resumed").exists()
-    monkeypatch.setattr(train_diffusion.F, "mse_loss", mse_loss)
+    monkeypatch.setattr(train_diffusion.DDIMScheduler, "get_velocity", get_velocity)
     train_diffusion.main([*flags, "--output_dir", str(tmp_path / "resumed"), "--resume_from_checkpoint", "latest"])
     whole, resumed = (StableDiffusionPipeline.from_pretrained(tmp_path / name) for name in ("whole", "resumed"))
     for network in ("unet", "vae", "text_encoder"):
@@ -67,12 +69,30 @@ def test_captions_say_terms_that_are_there_and_nothing_of_a_study_condition():
     assert train_diffusion.parse_args([]).seed not in (0, 1000, 2000)
 
 
+def test_text_encoder_learns_to_read_faces_off_captions():
+    captions, facts = captions_of_faces.described_people(400, seed=1)
+    assert len(captions) == 400 and facts.shape[1] > len(phenotypes.parameters())
+    assert facts.mean(dim=0).abs().max() < 1e-5
+    torch.manual_seed(0)
+    reading = captions_of_faces.Reading(captions_of_faces.train_tokenizer(captions), count=400, seed=1)
+    optimizer, losses = torch.optim.AdamW(reading.parameters(), lr=2e-3), []
+    for step in range(60):
+        loss = reading.loss(torch.Generator().manual_seed(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert np.mean(losses[-15:]) < 0.97 * facts.square().mean() < np.mean(losses[:5])
+    tokens = torch.tensor([reading.tokens[0] + [reading.end] * (77 - len(reading.tokens[0]))])
+    assert reading.face(tokens).shape == (1, len(phenotypes.parameters()))
+
+
 def test_tokenizer_is_the_same_each_time_and_keeps_rare_words_whole():
     captions = [
         "photo of a child with hypertelorism, low-set ears",
         "photo of a 4 year old girl with long philtrum",
     ] * 5
-    one, other = (train_diffusion.train_tokenizer(captions) for _ in range(2))
+    one, other = (captions_of_faces.train_tokenizer(captions) for _ in range(2))
     assert one.get_vocab() == other.get_vocab()
     rare = diffusion.rare_tokens(one)
     assert len(rare) >= 100 and not set(rare[:100]) & set(" ".join(captions).replace(",", "").split())
