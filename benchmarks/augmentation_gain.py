@@ -114,7 +114,7 @@ def augmented(folder: Path, k: int, seed: int, dataset: Path, args: argparse.Nam
 def dreambooth(folder: Path, k: int, seed: int, dataset: Path, args: argparse.Namespace) -> None:
     flags = ["--dataset_name", dataset, "--pretrained_model_name_or_path", args.base, "--fold", FOLD, "--seed", seed]
     flags += ["--k_shot", k, "--max_train_steps", args.max_train_steps, "--learning_rate", args.learning_rate]
-    flags += ["--rank", args.rank, "--adapters_per_batch", 8, "--num_images", args.num_images, "--guidance_scale", 3]
+    flags += ["--rank", args.rank, "--adapters_per_batch", 8, "--num_images", args.num_images, "--guidance_scale", 1.5]
     flags += ["--instance_prompt", "photo of a {rare_token} child{with_terms}", "--sample_batch_size", 24]
     flags += ["--cache_dir", args.work_dir / "pixels", "--output_dir", folder]
     if (folder / "settings.json").is_file():

@@ -76,7 +76,7 @@ def test_text_encoder_learns_to_read_faces_off_captions():
     torch.manual_seed(0)
     reading = captions_of_faces.Reading(captions_of_faces.train_tokenizer(captions), count=400, seed=1)
     optimizer, losses = torch.optim.AdamW(reading.parameters(), lr=2e-3), []
-    for step in range(60):
+    for step in range(150):
         loss = reading.loss(torch.Generator().manual_seed(step))
         loss.backward()
         optimizer.step()
