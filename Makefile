@@ -68,7 +68,7 @@ $(DEMO)/gallery.html: $(SIM)/README.md make_report.py gallery.py gallery_page.ht
 DREAMBOOTH_CONDITIONS := WIL WIR BRA CDL GAP 21M WOH CAR
 DREAMBOOTH_NEEDS := $(SIM)/README.md train_dreambooth.py dreambooth.py adapters.py routed_lora.py diffusion_pipelines.py synthetic_images.py demo_models/diffusion/training.json
 $(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
-	$(LAUNCH) train_dreambooth.py --dataset_name $(SIM) --pretrained_model_name_or_path demo_models/diffusion --protocol strict --fold 0 --conditions $(DREAMBOOTH_CONDITIONS) --instance_prompt 'photo of a {rare_token} child{with_terms}' --max_train_steps 100 --learning_rate 1e-3 --rank 8 --adapters_per_batch 8 --num_images 8 --guidance_scale 3 --cache_dir $(DEMO)/pixels --output_dir $(@D)
+	$(LAUNCH) train_dreambooth.py --dataset_name $(SIM) --pretrained_model_name_or_path demo_models/diffusion --protocol strict --fold 0 --conditions $(DREAMBOOTH_CONDITIONS) --instance_prompt 'photo of a {rare_token} child{with_terms}' --max_train_steps 200 --learning_rate 3e-3 --rank 8 --adapters_per_batch 8 --num_images 8 --guidance_scale 1.5 --cache_dir $(DEMO)/pixels --output_dir $(@D)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2

@@ -109,3 +109,20 @@ def test_committed_pipeline_is_small_half_precision_and_makes_faces():
     assert len(diffusion.rare_tokens(pipeline.tokenizer)) >= 103  # one a condition of the study
     made = train_diffusion.sample(pipeline, ["photo of a child"] * 10, seed=99)
     assert train_diffusion.faces_found([np.asarray(picture) for picture in made]) >= 0.8
+
+
+def test_committed_pipeline_hears_what_words_say_of_a_face():
+    pipeline = diffusion.open_pipeline(str(BASE), torch.float32)
+    prompts = ["photo of a child"] * 6, ["photo of a child with synophrys, thick eyebrow"] * 6
+    plain, joined = (
+        np.stack([np.asarray(picture, float) for picture in train_diffusion.sample(pipeline, each, seed=7)]).mean(
+            axis=3
+        )
+        for each in prompts
+    )
+
+    def between_the_brows(pictures: np.ndarray) -> np.ndarray:
+        """(n,) darkest row there, in grey levels below the forehead over it."""
+        return pictures[:, 12:24, 54:74].mean(axis=(1, 2)) - pictures[:, 28:48, 58:70].mean(axis=2).min(axis=1)
+
+    assert between_the_brows(joined).mean() > between_the_brows(plain).mean() + 30
