@@ -68,7 +68,7 @@ def true_means(condition: phenotypes.Condition, count: int = 400) -> np.ndarray:
     return np.array([[z[name] for name in phenotypes.parameters()] for z in people]).mean(axis=0)
 
 
-def base_samples(pipeline: StableDiffusionPipeline, prompts: list[str]) -> np.ndarray:
+def base_samples(pipeline: StableDiffusionPipeline, prompts: list[str], guidance_scale: float) -> np.ndarray:
     """A picture of each prompt by the base alone, (n, side, side, 3) uint8."""
     words = dreambooth.embeddings(pipeline, [*dict.fromkeys([*prompts, ""])])
     pictures = []
@@ -76,7 +76,7 @@ def base_samples(pipeline: StableDiffusionPipeline, prompts: list[str]) -> np.nd
         batch = prompts[start : start + 24]
         seeds = [synthetic_images.image_seed(SEED, "base", start + i) for i in range(len(batch))]
         embedded = torch.stack([words[prompt] for prompt in batch]), words[""].expand(len(batch), -1, -1)
-        pictures.append(diffusion.sample(pipeline, *embedded, seeds, SIDE_PX, 15, 3.0)[0])
+        pictures.append(diffusion.sample(pipeline, *embedded, seeds, SIDE_PX, 15, guidance_scale)[0])
     return np.concatenate(pictures)
 
 
@@ -92,6 +92,7 @@ def main() -> None:
     add("--base", default=str(ROOT / "demo_models" / "diffusion"), help="the pipeline that was adapted")
     add("--num_people", type=int, default=1500, help="that the probe is fitted on; as many as a fifth more test it")
     add("--num_base_samples", type=int, default=240, help="of the base alone")
+    add("--guidance_scale", type=float, default=1.5, help="of the base's samples: give what the adapters' had")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     pictures, z = zip(*(person(i) for i in tqdm(range(args.num_people * 6 // 5), desc="people")), strict=True)
@@ -111,8 +112,8 @@ def main() -> None:
     )
     pipeline = diffusion.open_pipeline(args.base, torch.float32)
     diffusion.set_scheduler(pipeline, "dpmsolver++")
-    base = base_samples(pipeline, ["photo of a child"] * args.num_base_samples)
-    asked = base_samples(pipeline, images["prompt"][:])
+    base = base_samples(pipeline, ["photo of a child"] * args.num_base_samples, args.guidance_scale)
+    asked = base_samples(pipeline, images["prompt"][:], args.guidance_scale)
     conditions = {condition.abbr: condition for condition in phenotypes.conditions()}
     present = sorted(set(labels.tolist()))
     truth = {label: ((true_means(conditions[names[label]]) - centre) / spread)[kept] for label in present}
