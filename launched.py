@@ -1,13 +1,16 @@
 """The processes that `accelerate launch` started, or the one of a plain `python`, as every script wants them."""
 
+import argparse
 import os
+from collections.abc import Callable
 from datetime import timedelta
 
 import datasets
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from runs import InputError, one_line
+from protocols import LeakError, ProtocolError
+from runs import InputError, fail, one_line
 
 
 def open_accelerator(mixed_precision: str | None, **kwargs: object) -> Accelerator:
@@ -27,3 +30,21 @@ def open_accelerator(mixed_precision: str | None, **kwargs: object) -> Accelerat
         how = f"ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes {started}"
         raise InputError(f"{started} processes were started that know nothing of each other; on a CPU: {how}")
     return accelerator
+
+
+def run_script(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], argparse.Namespace]) -> None:
+    """A script from its command line to its end; what stops it is one line and an exit status.
+
+    2: the user must change something; 1: a leak, or a disk that is full or not ours; 130: stopped by Ctrl-C. Anything
+    else is a bug, and keeps its traceback."""
+    go_on = "--resume_from_checkpoint latest goes on from here"
+    try:
+        main(parse_args())
+    except (InputError, ProtocolError) as error:
+        fail(str(error), 2)
+    except LeakError as error:
+        fail(str(error), 1)
+    except OSError as error:
+        fail(f"failed: {one_line(error)}; {go_on}", 1)
+    except KeyboardInterrupt:
+        fail(f"stopped; {go_on}", 130)

@@ -33,7 +33,7 @@ import faces
 import restoration
 from built_dataset import load_images
 from contact_sheet import contact_sheet
-from launched import open_accelerator
+from launched import open_accelerator, run_script
 from parquet_files import shard_digests, write_shards
 from restored_rows import Networks, restore_block, restored_features
 from runs import InputError, fail, one_line, prepare_output, run_record, write_atomically, write_json
@@ -345,11 +345,4 @@ def held(workspace: Path, settings: dict, resume: bool) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except InputError as error:
-        fail(str(error), 2)
-    except OSError as error:  # the disk is full, or the folder not ours
-        fail(f"failed: {one_line(error)}; --resume_from_checkpoint latest goes on from here", 1)
-    except KeyboardInterrupt:
-        fail("stopped; --resume_from_checkpoint latest goes on from here", 130)
+    run_script(main, parse_args)

@@ -48,7 +48,7 @@ from classifiers import (
     weights_sha256,
 )
 from fine_tuning import LAST_LEARNING_RATE, fit, predict
-from launched import open_accelerator
+from launched import open_accelerator, run_script
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns, join, normalise
 from runs import InputError, derived_seed, fail, prepare_output, run_record, write_json
@@ -555,11 +555,4 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (InputError, protocols.ProtocolError) as error:
-        fail(str(error), 2)
-    except protocols.LeakError as error:
-        fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail("stopped; --resume_from_checkpoint latest goes on from here", 130)
+    run_script(main, parse_args)

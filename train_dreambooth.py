@@ -38,7 +38,7 @@ import withdrawal
 from built_dataset import is_simulated, load_images
 from classifiers import weights_sha256
 from dreambooth import Encoded, Support
-from launched import open_accelerator
+from launched import open_accelerator, run_script
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
 from runs import InputError, fail, prepare_output, run_record, write_atomically, write_json
 
@@ -405,11 +405,4 @@ def model_card(args: argparse.Namespace, n_adapters: int, simulated: bool) -> st
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (InputError, protocols.ProtocolError) as error:
-        fail(str(error), 2)
-    except protocols.LeakError as error:
-        fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail("stopped; --resume_from_checkpoint latest goes on from here", 130)
+    run_script(main, parse_args)

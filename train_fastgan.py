@@ -34,7 +34,7 @@ import protocols
 import synthetic_images
 from built_dataset import is_simulated, load_images
 from gan_training import snapshot_file
-from launched import open_accelerator
+from launched import open_accelerator, run_script
 from parquet_files import sha256_of
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
 from runs import InputError, fail, prepare_output, run_record, write_json
@@ -379,11 +379,4 @@ def record_of(
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (InputError, protocols.ProtocolError) as error:
-        fail(str(error), 2)
-    except protocols.LeakError as error:
-        fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail("stopped; --resume_from_checkpoint latest goes on from here", 130)
+    run_script(main, parse_args)
