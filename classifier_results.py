@@ -8,7 +8,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 import metrics
 import recorded_values
@@ -105,14 +104,14 @@ def save_learning_curves(output_dir: Path, folders: Sequence[Path]) -> list[dict
     if points:
         curves = pd.DataFrame(points)
         write_csv(output_dir / "learning_curves.csv", curves)
-        write_atomically(
-            output_dir / "learning_curves.png", lambda file: draw(curves).savefig(file, format="png", dpi=120)
-        )
+        write_atomically(output_dir / "learning_curves.png", lambda file: draw(curves, file))
     return findings
 
 
-def draw(curves: pd.DataFrame) -> Figure:
-    """Training loss (and validation accuracy where there is any) of every fold against the epoch."""
+def draw(curves: pd.DataFrame, file: Path) -> None:
+    """A PNG of the training loss (and validation accuracy where there is any) of every fold against the epoch."""
+    from matplotlib.figure import Figure  # 0.7 s that a linear probe has no use for
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
     axis.set(xlabel="epoch", ylabel="training loss (cross-entropy)")
@@ -125,7 +124,7 @@ def draw(curves: pd.DataFrame) -> Figure:
         right.set_ylabel("validation accuracy, %", color="tab:orange")
     n_folds = len(curves.groupby(["seed", "fold"]))
     axis.set_title(f"{n_folds} folds" + (" (the checkpoint is chosen by validation accuracy)" if right else ""))
-    return figure
+    figure.savefig(file, format="png", dpi=120)
 
 
 def published_row(images: datasets.Dataset, args: argparse.Namespace, scores: dict) -> str | None:

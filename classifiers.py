@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import peft
 import torch
 import torchvision
 from safetensors import SafetensorError
@@ -143,6 +142,8 @@ def build_classifier(backbone: Backbone, n_classes: int, recipe: str, name: str)
     shape, called = probe_forward(network, backbone.image_size)
     network.requires_grad_(recipe == "finetune")
     if recipe == "lora":
+        import peft  # with transformers it takes 3 s, which no other recipe needs
+
         layers = layers_to_adapt(network, called, name)
         network = peft.get_peft_model(network, peft.LoraConfig(target_modules=layers, **LORA))
     head = (FaceNetHead if name == "facenet" else GatedHead)(shape, n_classes)
@@ -260,6 +261,8 @@ def read_config(folder: Path) -> dict:
 
 def load_adapter(network: nn.Module, folder: Path) -> nn.Module:
     """The network with the LoRA layers that peft wrote into `folder`."""
+    import peft
+
     try:
         return peft.PeftModel.from_pretrained(network, str(folder))
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:

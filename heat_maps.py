@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -97,6 +96,8 @@ def _last_map(classifier: torch.nn.Module, pixels: torch.Tensor, target: torch.T
     In a transformer read out at its class token the patches have no say any more after the last attention, so the map
     is the one that enters it. Projections to queries, keys and values, and what an adapter does inside of them, see
     a part of the score only: hence no linear layers, and only maps as wide as the last one."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes 3 s; needed here only
+
     outputs: dict[torch.nn.Module, torch.Tensor] = {}  # of the last call of each, in the order of these calls
 
     def keep(module: torch.nn.Module, _inputs: tuple, output: object) -> None:
