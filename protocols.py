@@ -16,7 +16,6 @@ from typing import NoReturn
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 PROTOCOLS = ("strict", "paper")
 DRAWS_NEW_PEOPLE = "simulate_faces"  # the one generator of synthetic images that saw no photograph
@@ -108,6 +107,8 @@ def _numbered(labels: Sequence[Hashable]) -> np.ndarray:
 
 def _paper_training_list(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the training list, in its order (conditions with one image first), and those of the test side."""
+    from sklearn.model_selection import train_test_split  # takes over a second, and only the paper's splits need it
+
     singletons, others = _singletons_first(np.arange(len(label)), label)
     try:
         train, test = train_test_split(others, test_size=0.25, random_state=PAPER_SEED, stratify=label[others])
@@ -119,6 +120,8 @@ def _paper_training_list(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _paper_validation_folds(training_list: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Where each row is validation, (n,) int64: -1 for a row that is not in the list, or of a condition with one image
     in it. The draw depends on the order of the list."""
+    from sklearn.model_selection import StratifiedKFold
+
     _, in_folds = _singletons_first(training_list, label)
     largest = max(Counter(label[in_folds].tolist()).values(), default=0)
     if largest < N_FOLDS:  # StratifiedKFold refuses only then; a small class beside a large one is allowed
