@@ -5,7 +5,7 @@
 
 The incumbent's way is that of the diffusers example: one adapter by peft, photograph and prompt encoded again in every
 step. Ratios are of one run; the order of the measurements is turned round each time. Memory on a CPU is that of a
-process of its own, above its imports."""
+process of its own, above its imports; on a GPU that of the tensors, the base's included."""
 
 import argparse
 import multiprocessing
@@ -122,27 +122,44 @@ def incumbent_step(pipeline: StableDiffusionPipeline, pixels: np.ndarray) -> Cal
 
 def seconds_a_step(make: Callable, steps: int) -> float:
     step = make()
-    for number in range(2):  # warm
-        step(number)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    for number in range(steps):
-        step(number)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    step.remove()
-    return (time.perf_counter() - started) / steps
+    try:
+        for number in range(2):  # warm
+            step(number)
+        wait_for_gpu()
+        started = time.perf_counter()
+        for number in range(steps):
+            step(number)
+        wait_for_gpu()
+        return (time.perf_counter() - started) / steps
+    finally:
+        step.remove()
 
 
-def peak_of(k: int, args: argparse.Namespace, answers: multiprocessing.Queue) -> None:
-    """Peak memory in MiB of a few steps of K adapters in this process, above its imports, the networks included."""
+def wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_of(k: int, pipeline: StableDiffusionPipeline, pixels: np.ndarray, args: argparse.Namespace) -> float:
+    """Peak memory in MiB of a few steps of K adapters, the networks included."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        seconds_a_step(lambda: our_step(pipeline, pixels, k, args), 2)
+        return torch.cuda.max_memory_allocated() / 2**20
+    answers = multiprocessing.get_context("spawn").Queue()
+    process = multiprocessing.get_context("spawn").Process(target=peak_of_process, args=(k, args, answers))
+    process.start()
+    peak = answers.get()
+    process.join()
+    return peak
+
+
+def peak_of_process(k: int, args: argparse.Namespace, answers: multiprocessing.Queue) -> None:
     before = resident_peak()
     pipeline = open_base(args)
     pixels = some_pictures(args, pipeline)
     seconds_a_step(lambda: our_step(pipeline, pixels, k, args), 2)
-    used = resident_peak() - before
-    answers.put(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else used)
+    answers.put(resident_peak() - before)
 
 
 def resident_peak() -> float:
@@ -164,20 +181,21 @@ def training(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Non
     times: dict = {way: [] for way in ways}
     for turn in range(args.rounds):
         for way in list(ways)[:: 1 if turn % 2 == 0 else -1]:
-            times[way].append(seconds_a_step(ways[way], args.steps))
+            try:
+                times[way].append(seconds_a_step(ways[way], args.steps))
+            except torch.OutOfMemoryError:
+                print(f"ours, {way} at once: out of memory")
+                del ways[way], times[way]
     medians = {way: float(np.median(each)) for way, each in times.items()}
     alone = medians["incumbent"]
     print(f"one adapter, encoders in every step (diffusers' way): {1 / alone:.2f} steps/s")
-    answers = multiprocessing.get_context("spawn").Queue()
-    for k in args.adapters_per_batch:
-        process = multiprocessing.get_context("spawn").Process(target=peak_of, args=(k, args, answers))
-        process.start()
-        memory = answers.get()
-        process.join()
+    for k in [way for way in ways if way != "incumbent"]:
+        memory = peak_of(k, pipeline, pixels, args)
         an_hour = 3600 * k / medians[k] / 800
         print(
             f"ours, {k:2d} at once, encoded once: {1 / medians[k]:.2f} steps/s, {an_hour:.1f} adapters of 800 steps an "
-            f"hour, {alone * k / medians[k]:.2f} x the incumbent's, peak {memory:.0f} MiB"
+            f"hour, {alone * k / medians[k]:.2f} x the incumbent's, peak {memory:.0f} MiB",
+            flush=True,
         )
 
 
@@ -216,6 +234,22 @@ def sampling(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Non
         )
 
 
+def sampling_speed(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> None:
+    """Time alone, for networks whose weights are random."""
+    words = [diffusion.encode_prompts(pipeline, [prompt]).detach() for prompt in (PROMPT, "")]
+    own, side = pipeline.scheduler, diffusion.native_side_px(pipeline)
+    for name, steps, batch in (("pipeline", 30, 1), ("pipeline", 30, 16), ("dpmsolver++", 15, 16)):
+        pipeline.scheduler = own
+        diffusion.set_scheduler(pipeline, name)
+        repeated = [each.expand(batch, -1, -1) for each in words]
+        for _ in range(2):  # the first is to warm
+            wait_for_gpu()
+            started = time.perf_counter()
+            diffusion.sample(pipeline, *repeated, list(range(batch)), side, steps, args.guidance_scale)
+        took = (time.perf_counter() - started) / batch
+        print(f"{name}, {steps} steps, {batch} at once: {took:.3f} s an image of {side} px", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
@@ -229,8 +263,8 @@ def main() -> None:
     pipeline = open_base(args)
     print(f"{args.shape}, {pipeline.unet.dtype}, {pipeline.device}, {torch.get_num_threads()} threads")
     training(pipeline, args)
-    if args.num_samples and args.shape == "miniature":
-        sampling(pipeline, args)
+    if args.num_samples:
+        (sampling if args.shape == "miniature" else sampling_speed)(pipeline, args)
 
 
 if __name__ == "__main__":
