@@ -13,7 +13,12 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+    logging,
+)
 from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -71,6 +76,8 @@ def check(
     A file with other names would load nothing, with a warning only, and images would come from the base model."""
     networks = {name: getattr(pipeline, name) for name in state}
     frozen = [parameter for network in networks.values() for parameter in network.parameters()]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would say that there is nothing for a text encoder that was not trained
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -86,6 +93,7 @@ def check(
                 if not same:
                     raise RuntimeError(f"{folder}: {name}.{key} came back otherwise than it was saved")
     finally:
+        logging.set_verbosity(verbosity)
         pipeline.unload_lora_weights()
         for parameter in frozen:
             parameter.requires_grad_(False)

@@ -167,10 +167,12 @@ def train(
         part.start([support.seed(args.seed, 2, number) for support in supports])
     parameters = [parameter for part in routed.values() for parameter in part.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=WEIGHT_DECAY)
+    if accelerator.scaler:  # of fp16: begins anew, so that these adapters do not depend on those trained before
+        accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)
     optimizer = accelerator.prepare_optimizer(optimizer)
     noising = DDPMScheduler.from_config(pipeline.scheduler.config)
     checkpoint = supports[0].work / f"{supports[0].condition}.pt"
-    first = restore(checkpoint, parameters, optimizer)
+    first = restore(checkpoint, parameters, optimizer, accelerator.scaler)
     named = supports[0].condition + (f" and {len(supports) - 1} more" if supports[1:] else "")
     described = f"{supports[0].folder.name} {named}"
     weight = args.prior_loss_weight if args.with_prior_preservation else None
@@ -192,6 +194,7 @@ def train(
         if (step + 1) % args.checkpointing_steps == 0 or step + 1 == args.max_train_steps:
             content = {"step": step + 1, "weights": [parameter.detach().cpu() for parameter in parameters]}
             content["optimizer"] = optimizer.state_dict()
+            content["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(checkpoint, lambda partial, content=content: torch.save(content, partial))
     states = [{name: part.peft_state_dict(k) for name, part in routed.items()} for k in range(len(supports))]
@@ -202,8 +205,13 @@ def train(
     accelerator.free_memory()
 
 
-def restore(checkpoint: Path, parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-    """The step to go on with, weights and optimizer as they were then; 0 without a checkpoint. Raises InputError."""
+def restore(
+    checkpoint: Path,
+    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+) -> int:
+    """The step to go on with, all else as it was then; 0 without a checkpoint. Raises InputError."""
     if not checkpoint.is_file():
         return 0
     try:
@@ -211,6 +219,8 @@ def restore(checkpoint: Path, parameters: list[torch.nn.Parameter], optimizer: t
         for parameter, saved in zip(parameters, content["weights"], strict=True):
             parameter.data.copy_(saved)
         optimizer.load_state_dict(content["optimizer"])
+        if scaler:
+            scaler.load_state_dict(content["scaler"])
     except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(f"checkpoint {checkpoint}: {one_line(error)}; delete it, it then starts anew") from error
     return content["step"]

@@ -1,5 +1,6 @@
 """train_dreambooth.py: the command on one and two processes, both protocols, stops, leaks and refusals."""
 
+import functools
 import io
 import json
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 from small_pipelines import saved_pipeline, tiny_pipeline
@@ -23,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 import adapters
 import diffusion_pipelines as diffusion
+import dreambooth
 import protocols
 import runs
 import synthetic_images
@@ -168,6 +171,38 @@ def test_killed_and_resumed_equals_unbroken(tiny, tmp_path):
         assert one == other  # to the last byte
     with pytest.raises(runs.InputError, match="was started with rank 2, not 3"):
         run_here(*tiny, *flags, "--rank", 3, "--output_dir", stopped, "--resume_from_checkpoint", "latest")
+
+
+def test_the_gradient_scaler_of_half_precision_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch):
+    """fp16 wants a GPU: here its scaler is put beside float32 networks, and doubles its scale every third step."""
+
+    def with_scaler(*_: object) -> Accelerator:
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        return accelerator
+
+    def clip_and_stop(parameters, max_norm):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 9:
+            raise KeyboardInterrupt
+        clip(parameters, max_norm)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, growth_interval=3))
+    monkeypatch.setattr(train_dreambooth, "open_accelerator", with_scaler)
+    flags = ("--conditions", "C2", "C3", "--adapters_per_batch", 1, "--max_train_steps", 8)
+    flags += ("--checkpointing_steps", 4, "--num_images", 1)
+    whole = run_here(*tiny, *flags, "--output_dir", tmp_path / "whole")
+    clip, n_steps, stopped = dreambooth.clip_each_adapter, -4, tmp_path / "stopped"
+    monkeypatch.setattr(dreambooth, "clip_each_adapter", clip_and_stop)
+    with pytest.raises(KeyboardInterrupt):  # in the fifth step of C3
+        run_here(*tiny, *flags, "--output_dir", stopped)
+    checkpoint = torch.load(stopped / "work" / "fold0" / "C3.pt", weights_only=True)
+    assert checkpoint["step"] == 4 and checkpoint["scaler"]["scale"] == 2 * 65536
+    run_here(*tiny, *flags, "--output_dir", stopped, "--resume_from_checkpoint", "latest")
+    for condition in ("C2", "C3"):
+        one, other = (adapters.load(folder / "fold0" / "adapters" / condition)["unet"] for folder in (whole, stopped))
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_k_shot_sees_the_support_set_that_the_classifier_sees(tiny, tiny_rdface, tmp_path):
