@@ -10,13 +10,12 @@ hidden folder beside it: blocks of photographs, each written whole, so that a ru
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -25,7 +24,6 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import datasheet
@@ -290,58 +288,47 @@ def main(args: argparse.Namespace) -> None:
         accelerator.print(f"{args.output_dir}: finished before; nothing is left to do")
         return
 
-    # ---- a hidden folder beside the target, held by the main process; the others begin once it is ready
+    # ---- a hidden folder beside the target, prepared by the main process; the others begin once it is ready
     workspace = target.parent / f".{target.name}.restoring"
-    resume = bool(args.resume_from_checkpoint)
-    with held(workspace, settings, resume) if accelerator.is_main_process else contextlib.nullcontext():
-        accelerator.wait_for_everyone()
-        parts = [workspace / "parts" / f"{number:06d}.parquet" for number in range(-(-len(images) // BLOCK_ROWS))]
-        accelerator.print(summary(accelerator, images, networks, parts, args))
+    if accelerator.is_main_process:
+        prepare_workspace(workspace, settings, bool(args.resume_from_checkpoint))
+    accelerator.wait_for_everyone()
+    parts = [workspace / "parts" / f"{number:06d}.parquet" for number in range(-(-len(images) // BLOCK_ROWS))]
+    accelerator.print(summary(accelerator, images, networks, parts, args))
 
-        # ---- every block
-        failures = restore_parts(accelerator, images, networks, parts, args)
-        if failures:
-            named = "; ".join(failures[:10]) + ("; ..." if failures[10:] else "")
-            raise InputError(
-                f"{len(failures)} of {len(images)} images could not be restored: {named}; the others are kept: put "
-                "right what is wrong and --resume_from_checkpoint latest, or build the dataset again without these"
-            )
+    # ---- every block
+    failures = restore_parts(accelerator, images, networks, parts, args)
+    if failures:
+        named = "; ".join(failures[:10]) + ("; ..." if failures[10:] else "")
+        raise InputError(
+            f"{len(failures)} of {len(images)} images could not be restored: {named}; the others are kept: put "
+            "right what is wrong and --resume_from_checkpoint latest, or build the dataset again without these"
+        )
 
-        # ---- the dataset
-        if accelerator.is_main_process:
-            made = workspace / "made"
-            write_shards(parts, made / "restored")
-            record = record_of(accelerator, args, networks, settings, len(images), started)
-            write_json(made / "restoration_record.json", record)
-            if args.contact_sheet:
-                contact_sheet(images, made / "restored", args.contact_sheet)
-            publish(made, target, source)
-            shutil.rmtree(workspace)
-            print(f"written: {args.output_dir}: restored, restoration_record.json and the card; load_dataset opens it")
-        accelerator.wait_for_everyone()
+    # ---- the dataset
+    if accelerator.is_main_process:
+        made = workspace / "made"
+        write_shards(parts, made / "restored")
+        record = record_of(accelerator, args, networks, settings, len(images), started)
+        write_json(made / "restoration_record.json", record)
+        if args.contact_sheet:
+            contact_sheet(images, made / "restored", args.contact_sheet)
+        publish(made, target, source)
+        shutil.rmtree(workspace)
+        print(f"written: {args.output_dir}: restored, restoration_record.json and the card; load_dataset opens it")
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-@contextlib.contextmanager
-def held(workspace: Path, settings: dict, resume: bool) -> Iterator[None]:
+def prepare_workspace(workspace: Path, settings: dict, resume: bool) -> None:
     """The folder of an earlier run to go on with, or a new one, for its owner's eyes and for one run at a time."""
     try:
         workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = FileLock(workspace / "lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError("another run is writing the same --output_dir; wait for it to end") from None
     except OSError as error:
         raise InputError(f"--output_dir: {workspace.parent} cannot be written ({one_line(error)})") from error
-    try:
-        if not (workspace / "settings.json").exists():
-            write_json(workspace / "settings.json", settings)  # by which prepare_output knows it, in spite of the lock
-        prepare_output(workspace, settings, "parts", (), resume)
-        (workspace / "parts").mkdir(exist_ok=True)
-        shutil.rmtree(workspace / "made", ignore_errors=True)
-        yield
-    finally:
-        lock.release()
+    prepare_output(workspace, settings, "parts", (), resume)
+    (workspace / "parts").mkdir(exist_ok=True)
+    shutil.rmtree(workspace / "made", ignore_errors=True)
 
 
 if __name__ == "__main__":

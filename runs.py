@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from filelock import FileLock, Timeout
+
+LOCK_NAME = "run.lock"  # of a run's folder
+_HELD: set[FileLock] = set()  # until this process ends
 
 
 class InputError(Exception):
@@ -47,13 +51,20 @@ def write_json(path: Path, content: dict) -> None:
 def prepare_output(folder: Path, settings: dict, parts: str, results: Sequence[str], resume: bool) -> None:
     """Start a run's folder anew, or make sure that what is in it belongs to this run; else raise InputError.
 
-    settings: what the results depend on, kept in settings.json, by which a folder of ours is known, and which must be
-    the same to go on (resume); parts: the subfolder of what was finished, removed unless resuming; results: names of
-    the files made of the parts, always removed, for numbers of an earlier run must not stand beside others."""
+    Until this process ends no other can do so: two runs would mix their results. settings: what these depend on, kept
+    in settings.json, by which a folder of ours is known, and which must be the same to go on (resume); parts: the
+    subfolder of what was finished, removed unless resuming; results: names of the files made of the parts, always
+    removed, for numbers of an earlier run must not stand beside others."""
     file = folder / "settings.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = not file.is_file() and any(folder.iterdir())
+        foreign = not file.is_file() and any(path.name != LOCK_NAME for path in folder.iterdir())
+        if not foreign:
+            lock = FileLock(folder / LOCK_NAME, is_singleton=True)  # released by the system, however the process ends
+            lock.acquire(timeout=0)
+            _HELD.add(lock)
+    except Timeout:
+        raise InputError(f"--output_dir {folder}: another run is writing into it; wait for it to end") from None
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
     if foreign:
