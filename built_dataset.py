@@ -1,5 +1,6 @@
 """Opens a built dataset, or synthetic images, from a folder or the Hub, and says in one line why it cannot."""
 
+import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -87,6 +88,15 @@ def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:
     images = datasets.load_dataset(str(folder), config_name, split="train", cache_dir=cache_dir)
     images._fingerprint = fingerprint
     return images
+
+
+def photograph_sha256(images: datasets.Dataset) -> list[str]:
+    """The digest by which each photograph is known, (n,): of the original file, else of the image."""
+    for column in ("original_sha256", "sha256"):
+        if column in images.column_names:
+            return images[column][:]
+    encoded = images.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    return [hashlib.sha256(row["image"]["bytes"]).hexdigest() for row in encoded]
 
 
 def is_simulated(images: datasets.Dataset) -> bool:

@@ -4,6 +4,7 @@ pipeline = open_pipeline("demo_models/diffusion", dtype=torch.float32)
 pictures, flagged = sample(pipeline, embeddings, negative, seeds=[1, 2], side_px=128, steps=15, guidance=7.5)
 """
 
+import hashlib
 import json
 import string
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ logging.disable_progress_bar()
 SCHEDULERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "pipeline": None}
 PROMPT_FIELDS = ("disease_abbr", "disease_name", "rare_token", "with_terms")
 RARE_TOKEN_LETTERS = (3, 4)
+NO_PART_OF_A_CONFIG = ("transformers_version", "dtype", "torch_dtype", "architectures")  # of how a network is built
 TRAINING_RECORD = "training.json"  # beside a miniature of this project: how its pictures were cut out
 
 
@@ -79,6 +81,22 @@ def native_side_px(pipeline: StableDiffusionPipeline) -> int:
     return pipeline.unet.config.sample_size * pipeline.vae_scale_factor
 
 
+def configs_sha256(pipeline: StableDiffusionPipeline) -> str:
+    """Digest of what shapes pictures and adapters besides the weights: how the networks are put together, the noise
+    schedule, the vocabulary. Of no path, version or precision."""
+    configs = {name: getattr(pipeline, name).config for name in ("unet", "vae", "scheduler")}
+    configs["text_encoder"] = pipeline.text_encoder.config.to_dict()
+    said = {
+        name: {key: value for key, value in dict(config).items() if key[0] != "_" and key not in NO_PART_OF_A_CONFIG}
+        for name, config in configs.items()
+    }
+    said["scheduler"]["class"] = type(pipeline.scheduler).__name__
+    words = pipeline.tokenizer
+    said["tokenizer"] = words.backend_tokenizer.to_str() if words.is_fast else sorted(words.get_vocab().items())
+    said["limit"] = prompt_limit(pipeline)
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
 # ------------------------------------------------------------------------------------------------------------- words
 
 
@@ -100,13 +118,36 @@ def rare_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def check_template(template: str, flag: str) -> None:
     """Raise InputError for a prompt that names another field than PROMPT_FIELDS."""
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        fields = fields_of(template)
     except ValueError as error:
         raise InputError(f"{flag} {template!r}: {one_line(error)}; fields are written {{disease_abbr}}") from error
     unknown = sorted(fields - set(PROMPT_FIELDS))
     if unknown:
         known = ", ".join(f"{{{field}}}" for field in PROMPT_FIELDS)
         raise InputError(f"{flag}: there is no field {{{unknown[0]}}}; use {known}")
+
+
+def fields_of(template: str) -> set[str]:
+    """The fields that a prompt names."""
+    return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+
+
+def prompt_limit(pipeline: StableDiffusionPipeline) -> int:
+    """How many tokens the text encoder reads, those of begin and end included; some tokenizers do not know."""
+    return min(pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
+
+
+def count_tokens(pipeline: StableDiffusionPipeline, prompt: str) -> int:
+    """Tokens of a prompt, those of begin and end included."""
+    return len(pipeline.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
+
+def check_prompt(pipeline: StableDiffusionPipeline, prompt: str, flag: str) -> None:
+    """Raise InputError for a prompt of which the text encoder would not read the end; flag: whose it is."""
+    n, limit = count_tokens(pipeline, prompt), prompt_limit(pipeline)
+    if n > limit:
+        shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
+        raise InputError(f"{flag} {shown!r}: has {n} tokens, and the text encoder reads {limit}; shorten it")
 
 
 # ---------------------------------------------------------------------------------------------------------- encoders
@@ -129,9 +170,11 @@ def encode_pictures(
 
 
 def token_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch.Tensor:
-    """(n, t) int64, cut or filled up to the tokenizer's length."""
-    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    return pipeline.tokenizer(list(prompts), max_length=pipeline.tokenizer.model_max_length, **padded).input_ids
+    """(n, t) int64, filled up to prompt_limit. Raises InputError for a prompt that is longer: none is ever cut."""
+    for prompt in dict.fromkeys(prompts):
+        check_prompt(pipeline, prompt, "prompt")
+    padded = {"padding": "max_length", "truncation": False, "return_tensors": "pt"}
+    return pipeline.tokenizer(list(prompts), max_length=prompt_limit(pipeline), **padded).input_ids
 
 
 def encode_prompts(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch.Tensor:

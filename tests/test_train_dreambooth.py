@@ -35,7 +35,7 @@ import withdrawal
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_dreambooth.py"
 CONTRACT = ["image", "synthetic_id", "label", "generator", "base_model", "adapter_sha256", "prompt", "seed"]
-CONTRACT += ["protocol", "fold", "source_image_ids"]
+CONTRACT += ["protocol", "fold", "source_image_ids", "source_sha256"]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,9 @@ def test_adapters_are_peft_files_with_alpha_and_name_their_sources(two_processes
     assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if ".up." in name)  # it did learn
     assert json.loads((folder / "sources.json").read_text())["source_image_ids"] == training_side(tiny_rdface, 0, "C1")
     found = withdrawal.derived(two_processes, training_side(tiny_rdface, 0, "C1")[0])
-    assert found.files == [folder / "pytorch_lora_weights.safetensors", two_processes / "fold0" / "samples.png"]
+    state = two_processes / "fold0" / "checkpoints" / "C0" / "state.pt"  # of both, from which more steps go on
+    sheet = two_processes / "fold0" / "samples.png"
+    assert found.files == [folder / "pytorch_lora_weights.safetensors", state, sheet]
     assert sum(found.rows.values()) == 2
 
 
