@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+import training_records
 from parquet_files import sha256_of
 from routed_lora import TEXT_LAYERS, UNET_LAYERS
 from runs import InputError, one_line, write_atomically, write_json
@@ -103,18 +104,12 @@ def save(
     try:
         partial.mkdir(parents=True)
         write_atomically(partial / WEIGHTS_NAME, write)
-        write_json(partial / SOURCES_NAME, sources_of(source_image_ids, record))
+        write_json(partial / SOURCES_NAME, training_records.sources(source_image_ids, record))
         check(pipeline, partial, state, alpha / rank)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def sources_of(source_image_ids: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a sources.json: photographs by name and digest, of which fold and dataset."""
-    named = {"source_image_ids": list(source_image_ids)}
-    return named | {name: record[name] for name in ("source_sha256", "protocol", "fold", "dataset")}
 
 
 def rewrite_header(file: Path, metadata: Mapping[str, str]) -> None:

@@ -122,7 +122,7 @@ def trained_steps(support: Support, max_train_steps: int) -> int:
     training_records.check(record, support.trained_on, what, adapters.RETRAIN)
     named = support.adapter / SOURCES_NAME
     try:
-        same = json.loads(named.read_text(encoding="utf-8")) == adapters.sources_of(support.image_ids, record)
+        same = json.loads(named.read_text(encoding="utf-8")) == training_records.sources(support.image_ids, record)
     except (OSError, ValueError):
         same = False
     if not same:
@@ -200,7 +200,7 @@ def sources_of(supports: Sequence[Support]) -> dict:
     """The content of the sources.json beside something that saw the photographs of several supports of one fold."""
     record = supports[0].trained_on.as_dict()
     record["source_sha256"] = [digest for support in supports for digest in support.trained_on.source_sha256]
-    return adapters.sources_of([image_id for support in supports for image_id in support.image_ids], record)
+    return training_records.sources([name for support in supports for name in support.image_ids], record)
 
 
 def name_sources(supports: Sequence[Support]) -> None:

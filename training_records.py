@@ -41,6 +41,12 @@ def name_of(protocol: str, fold: int | None) -> str:
     return f"{protocol} fold {fold}" if fold is not None else f"protocol {protocol}"
 
 
+def sources(source_image_ids: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a sources.json, which stays where the files are: photographs by name and by digest."""
+    named = {"source_image_ids": list(source_image_ids)}
+    return named | {name: record[name] for name in ("source_sha256", "protocol", "fold", "dataset")}
+
+
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """64 hexadecimal digits that stand for settings, whatever their order."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

@@ -111,7 +111,10 @@ def test_sources_are_the_fold_s_training_side_and_no_held_out_image(two_processe
     for fold in protocols.folds(real, "strict"):
         folder = two_processes / f"fold{fold.number}"
         expected = [ids[row] for row in fold.train]
-        assert json.loads((folder / "sources.json").read_text()) == {"source_image_ids": expected}
+        digests = [real["sha256"][row] for row in fold.train]
+        sources = json.loads((folder / "sources.json").read_text())
+        assert (sources["source_image_ids"], sources["source_sha256"]) == (expected, digests)
+        assert all(sources == digests for sources in opened(folder)["source_sha256"])
         assert (folder / "snapshots" / "sources.json").read_text() == (folder / "sources.json").read_text()
         assert all(sources == expected for sources in opened(folder)["source_image_ids"])
         held_out = {ids[row] for row in np.flatnonzero(np.isin(groups, groups[fold.test]))}
