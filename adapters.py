@@ -173,7 +173,7 @@ def load(folder: Path, sizes: Sizes | None = None, rank: int | None = None, alph
         for layer, own in adapter.alpha[network].items():
             its_rank = len(weights[f"{layer}.lora_A.weight"])
             for what, has, wanted in (("rank", its_rank, rank), ("alpha", own, alpha)):
-                if wanted is not None and has != wanted:
+                if wanted is not None and not math.isclose(has, wanted):
                     raise InputError(f"adapter {folder}: {network}.{layer} has {what} {has}, not {wanted}; {RETRAIN}")
     return adapter.state
 

@@ -18,7 +18,6 @@ from tqdm import tqdm
 import adapters
 import diffusion_pipelines as diffusion
 import dreambooth_progress as progress
-import protocols
 import synthetic_images
 import training_records
 from dreambooth_progress import Support
@@ -26,6 +25,7 @@ from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
 from runs import InputError, one_line, write_atomically
 
 WEIGHT_DECAY = 1e-2  # of AdamW, as the diffusers examples have it
+RESTART = "delete it, it then starts anew"
 UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)  # what torch.load raises
 MAX_DRAWS = 3  # times --num_images: a condition of which more come out blank is left with fewer
 
@@ -149,11 +149,8 @@ def train(
     optimizer = accelerator.prepare_optimizer(optimizer)
     noising = DDPMScheduler.from_config(pipeline.scheduler.config)
     checkpoint = progress.checkpoint_of(supports)
-    kept = checkpoint if checkpoint.is_file() else progress.kept_checkpoint_of(supports)
-    first = restore(kept, parameters, optimizer, accelerator.scaler, supports)
-    if first > args.max_train_steps:
-        reason = f"checkpoint {kept} is of {first} steps"
-        raise InputError(f"--max_train_steps {args.max_train_steps}: {reason}; ask for at least as many")
+    earlier = check_checkpoint(supports, args.max_train_steps)
+    first = restore(earlier, parameters, optimizer, accelerator.scaler, supports)
     named = supports[0].condition + (f" and {len(supports) - 1} more" if supports[1:] else "")
     described = f"{supports[0].folder.name} {named}"
     weight = args.prior_loss_weight if args.with_prior_preservation else None
@@ -199,14 +196,8 @@ def restore(
     its adapters saw photographs that are not the supports'."""
     if not checkpoint.is_file():
         return 0
-    what, remedy = f"checkpoint {checkpoint}", "delete it, it then starts anew"
+    content = read_checkpoint(checkpoint, supports)
     try:
-        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        records, step = content.get("trained_on") or [None], int(content["step"])
-        for record, support in zip(records, supports, strict=False):
-            training_records.check(record, support.trained_on, what, remedy)
-        if len(records) != len(supports):
-            raise InputError(f"{what} is of {len(records)} adapters, and here are {len(supports)}; {remedy}")
         for parameter, saved in zip(parameters, content["weights"], strict=True):
             if parameter.shape != saved.shape:
                 raise ValueError(f"weights of shape {tuple(saved.shape)} and not {tuple(parameter.shape)}")
@@ -214,11 +205,39 @@ def restore(
         optimizer.load_state_dict(content["optimizer"])
         if scaler:
             scaler.load_state_dict(content["scaler"])
-    except protocols.LeakError:
-        raise
     except (*UNREADABLE, TypeError, AttributeError) as error:
-        raise InputError(f"{what}: {one_line(error)}; {remedy}") from error
-    return step
+        raise InputError(f"checkpoint {checkpoint}: {one_line(error)}; {RESTART}") from error
+    return content["step"]
+
+
+def read_checkpoint(checkpoint: Path, supports: list[Support]) -> dict:
+    """The content of a checkpoint, its tensors not read yet, once it is clear that its adapters are the supports'.
+
+    Raises InputError, and LeakError where they saw photographs that are not the supports'."""
+    what = f"checkpoint {checkpoint}"
+    try:
+        content = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+        records = content.get("trained_on") or [None]
+        content["step"] = int(content["step"])
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        raise InputError(f"{what}: {one_line(error)}; {RESTART}") from error
+    for record, support in zip(records, supports, strict=False):
+        training_records.check(record, support.trained_on, what, RESTART)
+    if len(records) != len(supports):
+        raise InputError(f"{what} is of {len(records)} adapters, and here are {len(supports)}; {RESTART}")
+    return content
+
+
+def check_checkpoint(supports: list[Support], max_train_steps: int) -> Path:
+    """What adapters that are trained together would go on from; there may be no such file. Raises as read_checkpoint
+    does, and InputError where it is of more steps than are asked for."""
+    current = progress.checkpoint_of(supports)
+    checkpoint = current if current.is_file() else progress.kept_checkpoint_of(supports)
+    step = read_checkpoint(checkpoint, supports)["step"] if checkpoint.is_file() else 0
+    if step > max_train_steps:
+        reason = f"checkpoint {checkpoint} is of {step} steps"
+        raise InputError(f"--max_train_steps {max_train_steps}: {reason}; ask for at least as many")
+    return checkpoint
 
 
 # ---------------------------------------------------------------------------------------------------------- sampling

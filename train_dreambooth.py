@@ -432,6 +432,8 @@ def prepare(args: argparse.Namespace, settings: dict, supports: list[Support]) -
     args.output_dir.chmod(0o700)
     if resume:
         progress.check(supports, args.max_train_steps, args.num_images)
+        for batch in batches_of(supports, args.adapters_per_batch):
+            dreambooth.check_checkpoint(batch, args.max_train_steps)
     else:
         (args.output_dir / CLASS_LATENTS_NAME).unlink(missing_ok=True)
         for name in ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS))):
