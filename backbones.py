@@ -8,13 +8,14 @@ import difflib
 import json
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import huggingface_hub
 import timm
 import torch
 import torchvision
+from safetensors import SafetensorError, safe_open
 
 from built_dataset import work_offline_where_the_hub_is_unreachable
 from runs import InputError, one_line
@@ -33,6 +34,9 @@ PAPER_BACKBONES = {
 RESAMPLED = timm.models.VisionTransformer | timm.models.Eva  # timm interpolates their position embeddings
 PAPER_IMAGE_SIZE = 224  # px; with ImageNet's mean and standard deviation it fed this to all six
 
+RECORD_KEY = "rdface"  # of the metadata of a safetensors file that this project wrote: JSON
+SEEN = "seen_photographs"  # in that record, and name of the tensor beside the weights
+
 FACENET_URL = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt"
 VGGFACE_MEAN = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)  # of RGB; the network takes 0..255 less the mean
 
@@ -48,6 +52,7 @@ class Backbone:
     face_alignment: str | None = (
         None  # detector with which the faces it was trained on were cut out; None: whole images
     )
+    seen_photographs: frozenset[str] = frozenset()  # digests of those that this project trained it on
 
 
 def load_backbone(
@@ -77,6 +82,9 @@ def load_backbone(
         backbone = _torchvision_backbone(source.removeprefix("torchvision/"), weights, pretrained)
     else:
         backbone = _timm_backbone(source, weights, image_size, pretrained)
+    file = weights or (Path(name) / "model.safetensors" if Path(name).is_dir() else None)
+    if pretrained and file is not None:
+        backbone.seen_photographs = read_seen_photographs(file)
     backbone.image_size = image_size or backbone.image_size
     if paper_input and name in PAPER_BACKBONES:
         backbone.mean, backbone.std = IMAGENET_MEAN, IMAGENET_STD
@@ -203,6 +211,38 @@ def _timm_network(
     return network
 
 
+def seen_tensor(digests: Iterable[str]) -> torch.Tensor:
+    """Digests of photographs (SHA-256, m of them) as a uint8 tensor (m, 32), which goes wherever weights go."""
+    return torch.tensor([list(bytes.fromhex(digest)) for digest in sorted(digests)], dtype=torch.uint8).view(-1, 32)
+
+
+def read_seen_photographs(file: Path) -> frozenset[str]:
+    """Digests of the photographs that a file of weights says it was trained on; empty for one that says nothing.
+
+    A classifier of this project says so twice: in the metadata of its safetensors file, and in a tensor beside its
+    weights, which outlives a change of format or of the names' prefixes. Raises InputError for an unreadable file."""
+    record, tensors = None, {}
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt") as content:  # no other tensor is read
+                record = (content.metadata() or {}).get(RECORD_KEY)
+                tensors = {key: content.get_tensor(key) for key in content.keys() if _is_seen(key)}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"weights {file}: {one_line(error)}; give another file") from error
+    else:
+        tensors = {key: tensor for key, tensor in read_weights(file).items() if _is_seen(key)}
+    seen = {bytes(row).hex() for tensor in tensors.values() for row in tensor.to(torch.uint8).view(-1, 32).tolist()}
+    try:
+        return frozenset(seen.union(json.loads(record)[SEEN] if record else ()))
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"weights {file}: its record {RECORD_KEY} cannot be read; train again") from error
+
+
+def _is_seen(key: str) -> bool:
+    """Whether a tensor of this name, whatever its prefix, says what the weights were trained on."""
+    return key.rpartition(".")[2] == SEEN
+
+
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file or a .pth state dict, also one inside a training checkpoint."""
     try:
@@ -219,7 +259,7 @@ def load_weights(
     removed = tuple(f"{part}." for part in classifier)
     # torchvision's DenseNet files say norm.1 where the layers say norm1.
     state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", key): tensor for key, tensor in state.items()}
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(removed)}
+    state = {key: tensor for key, tensor in state.items() if not (key.startswith(removed) or _is_seen(key))}
     own = network.state_dict()
     # Files older than PyTorch 0.4.1 lack this counter, which nothing here reads.
     state = {key: tensor for key, tensor in own.items() if key.endswith("num_batches_tracked")} | state

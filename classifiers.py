@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from backbones import Backbone, load_weights, read_weights
+from backbones import RECORD_KEY, SEEN, Backbone, load_weights, read_weights, seen_tensor
 from runs import InputError, one_line, write_atomically, write_json
 
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
@@ -191,8 +192,11 @@ def layers_to_adapt(network: nn.Module, called: list[str], name: str) -> list[st
 # ------------------------------------------------------------------------------------------------------------- disk
 
 
-def save_classifier(folder: Path, classifier: FaceClassifier, config: dict) -> None:
+def save_classifier(folder: Path, classifier: FaceClassifier, config: dict, seen: Iterable[str] = ()) -> None:
     """Write the classifier into `folder`, each file whole or not at all, config.json last.
+
+    seen: digests of all photographs that it has learnt from, kept in the safetensors metadata and, of a whole backbone,
+    as a tensor beside its weights too, so that it cannot be taken for one that knows nothing of them.
 
     finetune: model.safetensors; linear_probe: model.safetensors with the head alone, since the backbone is as it came;
     lora: adapter_model.safetensors and adapter_config.json as peft writes them, and head.safetensors. config.json is
@@ -207,7 +211,10 @@ def save_classifier(folder: Path, classifier: FaceClassifier, config: dict) -> N
     saved = classifier if classifier.recipe == "finetune" else classifier.head
     # safetensors takes no channels_last
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in saved.state_dict().items()}
-    write_atomically(folder / weights_name(classifier.recipe), lambda file: save_file(state, file))
+    record = {RECORD_KEY: json.dumps({SEEN: sorted(seen), **config}, default=str)}
+    if classifier.recipe == "finetune" and seen:
+        state[f"backbone.{SEEN}"] = seen_tensor(seen)
+    write_atomically(folder / weights_name(classifier.recipe), lambda file: save_file(state, file, record))
     head, whole = classifier.head, classifier.recipe == "finetune"
     needed = {"recipe": classifier.recipe, "head": type(head).__name__, "backbone_saved": whole}
     if isinstance(head, LinearHead):
