@@ -164,6 +164,7 @@ class NullValues:
         self.unmet: dict[tuple[str, str], str] = {}  # column or "", key -> the text
         for text in texts:
             column, equals, value = text.partition("=")
+            equals = equals if column else ""  # =NA() is a text
             if equals and column not in (*READERS, "country", "hpo_ids"):
                 raise ValueError(
                     f"{column!r} is no column that may be null; write TEXT, or COLUMN=TEXT as in subject_id=0"
@@ -217,7 +218,7 @@ def read(
             problems.append(Problem(CSV_NAME, line, None, "note", reason, "name it in the header to keep it"))
     for text in nulls.unmet.values():
         reason = f"no cell holds {shown(text)}, which --null_values names"
-        problems.append(Problem(CSV_NAME, None, None, "note", reason, "check its spelling"))
+        problems.append(Problem(CSV_NAME, None, None, "note", reason, f"check the spelling of {shown(text)}"))
     _note_spellings(rows, problems)
     rows = _once(_agreeing(rows, problems), problems)
     _note_doubtful(rows, problems)
@@ -319,8 +320,10 @@ def _header(lines: list[str], problems: list[Problem]) -> Header:
     held, number, cells = nearest
     names = [_column_name(cell) for cell in cells]
     missing = [name for name in REQUIRED if name not in names]
-    hint = "add it" if len(cells) > 1 else "separate the cells by commas, semicolons or tabs"
-    hint = hint if held else f"name the columns in the first line; {hint}" if len(cells) > 1 else hint
+    hint = "add it" if held else "name the columns in the first line"
+    if len(cells) == 1:
+        hint = "separate the cells by commas, semicolons or tabs"
+        hint += ", and take the quotation marks from around the lines" if '"' in lines[number - 1] else ""
     raise FolderError(CSV_NAME, f"column {', '.join(missing)} is missing", hint, row=number)
 
 
@@ -408,7 +411,7 @@ def _cells(line: int, cells: list[str], header: Header, problems: list[Problem])
     lacking = [name for name in ("image_name", "disease_abbr") if name not in header.names[: len(cells)]]
     if lacking:
         reason = f"{counted}, where the header has {columns}, so that {lacking[0]} is left out"
-        remedy = f"part its cells by {SEPARATORS[header.separator]}, as the header's are"
+        remedy = f"part its cells by {SEPARATORS[header.separator]}, as the header's are, or delete the line"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     if len(cells) < columns:
@@ -431,7 +434,7 @@ def _usable_row(
 
     abbreviation = _abbreviation(cell["disease_abbr"])
     if not abbreviation:
-        return refuse("disease_abbr", "is empty", "add the abbreviation")
+        return refuse("disease_abbr", "is empty", "add the abbreviation, or delete the row")
     if not re.fullmatch(r"[^\W_][\w .+()'-]*", abbreviation) or len(abbreviation) > 100:
         return refuse("disease_abbr", f"{shown(abbreviation)} cannot name a folder", "use letters, digits, - and _")
     # A row whose subject cannot be read is refused: as a subject of its own it might be on both sides of a fold.

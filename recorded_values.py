@@ -72,11 +72,7 @@ COUNTRY_ALIASES = {  # common names that ISO 3166 lacks, in English and in the c
     "EST": "Eesti",
     "FIN": "Suomi",
     "FLK": "Falkland Islands",
-    "GBR": "UK; Great Britain; Britain; England; Scotland; Wales; Northern Ireland; Ireland, Northern; "
-    "UK (England); UK (Scotland); UK (Wales); UK (Northern Ireland); England, UK; Scotland, UK; Wales, UK; "
-    "Northern Ireland, UK",
-    "GMB": "Gambia, The",
-    "BHS": "Bahamas, The",
+    "GBR": "UK; Great Britain; Britain; England; Scotland; Wales; Northern Ireland; Ireland, Northern",
     "GRC": "Hellas; Ελλάδα",
     "HKG": "Hong Kong SAR; Hong Kong, China; Hong Kong SAR, China; Hongkong; 香港",
     "HRV": "Hrvatska",
@@ -91,7 +87,7 @@ COUNTRY_ALIASES = {  # common names that ISO 3166 lacks, in English and in the c
     "LAO": "Lao PDR; Lao",
     "LTU": "Lietuva",
     "LVA": "Latvija",
-    "MAC": "Macau; Macao SAR; Macau SAR; Macao SAR, China",
+    "MAC": "Macau; Macao SAR; Macau SAR; Macao SAR, China; Macao, China; Macau, China",
     "MAR": "Maroc",
     "MEX": "Mejico",
     "MKD": "Macedonia; Republic of Macedonia; FYROM; Former Yugoslav Republic of Macedonia",
@@ -115,7 +111,7 @@ COUNTRY_ALIASES = {  # common names that ISO 3166 lacks, in English and in the c
     "TUR": "Turkey; Turkiye",
     "TWN": "Taiwan, China; Chinese Taipei; 台灣; 台湾",
     "UKR": "Україна",
-    "USA": "U.S.; U.S.A.; US of A; United States of America (USA); United States (USA)",
+    "USA": "U.S.; U.S.A.; US of A",
     "VAT": "Vatican; Vatican City; Holy See; Vatican City State",
     "VGB": "Virgin Islands (British); Virgin Islands (UK)",
     "VIR": "US Virgin Islands; Virgin Islands (US); United States Virgin Islands",
@@ -182,7 +178,7 @@ def age_years(text: str) -> float | None:
         years += number / UNITS[part[2][0]] if part[2] else number
         parts += 1
         at = part.end() + len(re.match(r"[\s,;]*(?:and\b)?\s*", rest[part.end() :])[0])
-    if years > MAX_AGE_YEARS:
+    if not parts or years > MAX_AGE_YEARS:  # "old" alone is no age
         raise ValueError(f"{shown(text)} is no age")
     return round(years, 4)
 
@@ -203,7 +199,7 @@ def sex(text: str) -> str | None:
 @functools.cache
 def country(text: str) -> str | None:
     """ISO 3166-1 alpha-3 of a country's exact name or code in ISO 3166, or of alias in COUNTRY_ALIASES; accents,
-    capitals, punctuation and "the" in front do not matter. "NA" is a null spelling, so Namibia's code is NAM.
+    capitals, punctuation and "the" do not matter. "NA" is a null spelling, so Namibia's code is NAM.
 
     Raises ValueError for everything else: parts of countries, regions, former states, several countries, and names
     that two countries bear."""
@@ -212,11 +208,16 @@ def country(text: str) -> str | None:
     name = _country_key(text)
     if name in NO_COUNTRY:
         raise ValueError(f"{shown(text)} {NO_COUNTRY[name]}")
-    # Norway is NO, but somebody who writes "No" answers a question; and only blanks and commas may part a name's words.
-    if name in _countries() and text.strip() not in ("no", "No") and not re.search(r"[;/|+\n]", text.strip()):
+    if text.strip() in ("no", "No"):  # an answer; Norway is NO
+        raise ValueError(f"{shown(text)} is no country")
+    if name in _countries() and not re.search(r"[;/|+\n]", text.strip()):
         return _countries()[name]
-    parts = re.split(r"[;/|+,&()\n]|\band\b|\bor\b|(?<=\b[A-Z]{3})\s+(?=[A-Z]{3}\b)", text)
-    if len({_countries().get(_country_key(part)) for part in parts} - {None}) > 1:
+    # "Germany (DEU)" names one country twice, "South Korea or North Korea" two, "Atlanta, Georgia" one and a city.
+    parts = re.split(r"[;/|+,&()\n]|\s-\s|\band\b|\bor\b|(?<=\b[A-Z]{3})\s+(?=[A-Z]{3}\b)", text)
+    codes = {_countries().get(_country_key(part)) for part in parts if part.strip()}
+    if len(codes) == 1 and None not in codes:
+        return codes.pop()
+    if len(codes - {None}) > 1:
         raise ValueError(f"{shown(text)} names more than one country")
     raise ValueError(f"{shown(text)} is no country")
 
@@ -224,7 +225,7 @@ def country(text: str) -> str | None:
 def _country_key(text: str) -> str:
     """cote d ivoire of Côte d’Ivoire, usa of U.S.A."""
     text = re.sub(r"[.']", "", spelling.without_accents(spelling.plain(text).replace("&", " and ")).replace("d'", "d "))
-    return re.sub(r"[\W_]+", " ", text).strip().removeprefix("the ")
+    return " ".join(word for word in re.split(r"[\W_]+", text) if word not in ("", "the"))
 
 
 @functools.cache

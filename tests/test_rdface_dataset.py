@@ -856,7 +856,7 @@ def test_ages(text, years):
     assert recorded_values.age_years(text) == years
 
 
-@pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas"])
+@pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas", "old", "of age"])
 def test_texts_that_are_no_age(text):
     with pytest.raises(ValueError, match="is no age"):
         recorded_values.age_years(text)
