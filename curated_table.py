@@ -1,32 +1,23 @@
 """The curator's table `disease_images.csv`: read row by row, every problem noted, every value in one form."""
 
-import codecs
-import csv
-import io
 import itertools
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
-import photographs
 import protocols
 import recorded_values
+import row_agreement
 import spelling
-from photographs import Photograph
+import table_file
+from curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem, Row
 from recorded_values import shown
 
-CSV_NAME = "disease_images.csv"
 IMAGES = "rd_images"
-MAX_CELL_CHARACTERS = 1_000_000  # of any cell, or its quotation mark is not closed
-HEADER_WITHIN = 100  # lines; titles and blank lines may stand above the header
-SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
-REQUIRED = ("image_name", "disease_name", "disease_abbr", "sub_category", "gene_name", "orphanet_code")
-OPTIONAL = ("subject_id", "age", "sex", "country", "hpo_ids", "source_type", "source_url", "license")
 MAX_CHARACTERS = {  # of each column; the longest values that are known take a fifth of it or less
     "subject_id": 200, "disease_name": 500, "sub_category": 200, "gene_name": 20_000, "orphanet_code": 100, "age": 100,
     "sex": 100, "country": 200, "hpo_ids": 20_000, "source_type": 200, "source_url": 4_000, "license": 4_000,
@@ -49,52 +40,6 @@ READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset colum
     "source_url": ("source_url", recorded_values.text_or_none, ""),
     "license": ("license", recorded_values.text_or_none, ""),
 }
-EXAMPLES = 10  # how many notes of one kind name their own spelling before the rest is folded into one
-
-
-@dataclass(frozen=True)
-class Problem:
-    """severity: "file" (nothing can be done), "row" (unusable), "cell" (its value becomes null), "note" (nothing is in
-    the way of a build; a country that is none, or a word for "not known", becomes null).
-
-    row: the line of the file on which the record starts, the file's first being 1."""
-
-    file: str
-    row: int | None
-    column: str | None
-    severity: str
-    reason: str
-    remedy: str
-
-    def __str__(self) -> str:
-        place = ":".join(str(part) for part in (self.file, self.row) if part is not None)
-        note = "note: " if self.severity == "note" else ""
-        column = f"{self.column}: " if self.column else ""
-        line = f"{place}: {note}{column}{self.reason}; {self.remedy}"
-        return "".join(character if character.isprintable() else " " for character in line)
-
-
-class FolderError(Exception):
-    """The folder as a whole cannot be used; carries a Problem."""
-
-    def __init__(self, file: str, reason: str, remedy: str, row: int | None = None):
-        self.problem = Problem(file, row, None, "file", reason, remedy)
-        super().__init__(str(self.problem))
-
-
-@dataclass(slots=True)
-class Row:
-    """One usable record: `values` are the dataset's columns, filled in step by step."""
-
-    line: int
-    abbreviation: str
-    path: Path
-    values: dict
-    photograph: Photograph | None = None
-    rewritten: Path | None = None  # where the photograph's re-encoded bytes wait
-
-    def problem(self, column: str, severity: str, reason: str, remedy: str) -> Problem:
-        return Problem(CSV_NAME, self.line, column, severity, reason, remedy)
 
 
 @dataclass
@@ -147,15 +92,6 @@ def _same_spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-@dataclass(frozen=True)
-class Header:
-    """The columns' names, "" if a column has none; the line of the file on which they stand; what parts the cells."""
-
-    names: list[str]
-    line: int
-    separator: str
-
-
 class NullValues:
     """The curator's own texts for "not known", each for one column or for all that are read; and which were met."""
 
@@ -192,7 +128,7 @@ def read(
     Raises FolderError where nothing can be read: no table, a missing column, no rows, no photographs."""
     if not os.path.isdir(folder):  # False also where nobody may look
         raise FolderError(folder.name, "is not a folder", f"give the folder that holds {CSV_NAME}")
-    header, records = _records(folder, problems)
+    header, records = table_file.read(folder, problems)
     if not records:
         raise FolderError(CSV_NAME, "has no rows", "add one row an image")
     if not any((folder / IMAGES).glob("*/*")):
@@ -219,13 +155,13 @@ def read(
     for text in nulls.unmet.values():
         reason = f"no cell holds {shown(text)}, which --null_values names"
         problems.append(Problem(CSV_NAME, None, None, "note", reason, f"check the spelling of {shown(text)}"))
-    _note_spellings(rows, problems)
-    rows = _once(_agreeing(rows, problems), problems)
-    _note_doubtful(rows, problems)
+    row_agreement.note_spellings(rows, problems)
+    rows = _once(row_agreement.agreeing(rows, problems), problems)
+    row_agreement.note_doubtful(rows, problems)
     return rows, extra
 
 
-def _own_columns(header: Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
+def _own_columns(header: table_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
     """The names of columns that the project does not know, with a note on them."""
     extra = [name for name in header.names if name and name not in REQUIRED + OPTIONAL]
     # A dot would make it a part of a column in the Parquet file: image.bytes.
@@ -238,180 +174,25 @@ def _own_columns(header: Header, reserved: Collection[str], problems: list[Probl
         reason = f"column {shown(long[0])} has a name of more than 100 characters, or with a control character"
         raise FolderError(CSV_NAME, reason, "rename it", row=header.line)
     if extra:
-        alike = {name: _column_name(name) for name in extra}
+        alike = {name: table_file.column_name(name) for name in extra}
         told = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
         reason = f"unknown columns are kept as text: {', '.join(told)}"
         problems.append(Problem(CSV_NAME, header.line, None, "note", reason, "nothing needs doing"))
     return extra
 
 
-def _records(folder: Path, problems: list[Problem]) -> tuple[Header, list[tuple[int, list[str]]]]:
-    """The header, and the line where it starts with the cells of each record; blank lines are passed over."""
-    path = folder / CSV_NAME
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise _no_table(folder) from None
-    except OSError as error:
-        raise FolderError(CSV_NAME, f"cannot be read ({error.strerror})", "make it a readable file") from None
-    if data[:4] in (b"PK\3\4", b"\xd0\xcf\x11\xe0"):
-        reason = "is a spreadsheet's own file (such as .xlsx) under the name of a CSV"
-        raise FolderError(CSV_NAME, reason, "open it in the spreadsheet and save it as CSV in UTF-8")
-    text = _text(data, problems)
-    if "\0" in text:
-        raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8")
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
-    lines = io.StringIO(text.lstrip("\ufeff"), newline="").readlines()
-    header = _header(lines, problems)
-    reader = csv.reader(lines[header.line - 1 :], delimiter=header.separator, strict=True)
-    records, start = [], header.line
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                records.append((start, cells))
-            start = header.line + reader.line_num
-    except csv.Error as error:
-        reason = f"a quoted cell is not closed properly ({error})"
-        if "field limit" in str(error):
-            reason = f"a cell has more than {MAX_CELL_CHARACTERS:,} characters, or its quotation mark is not closed"
-        raise FolderError(CSV_NAME, reason, "correct it", row=start) from None
-    return header, records[1:]
-
-
-def _no_table(folder: Path) -> FolderError:
-    """The table is missing; a file that may be it is named."""
-    name = Path(os.path.realpath(folder)).name
-    stem = Path(CSV_NAME).stem
-    others = sorted(path.name for path in folder.iterdir() if _column_name(path.name.split(".")[0]) == stem)
-    others += sorted(path.name for path in folder.glob("*.csv") if path.name not in others)
-    if not others:
-        return FolderError(CSV_NAME, "is missing", f"put it into {name}")
-    remedy = f"rename it to {CSV_NAME}" if others[0].casefold().endswith(".csv") else f"save it as CSV, {CSV_NAME}"
-    return FolderError(CSV_NAME, f"is missing (there is {others[0]})", remedy)
-
-
-def _column_name(cell: str) -> str:
-    """image_name of "Image Name " or "IMAGE-NAME"."""
-    return re.sub(r"[\s_-]+", "_", spelling.plain(cell).strip(" '\"")).strip("_")
-
-
-def _header(lines: list[str], problems: list[Problem]) -> Header:
-    """The first line that holds all required columns under one of the separators; what stands above it is noted.
-
-    Raises FolderError where there is none, with what the line that holds most of them lacks."""
-    nearest: tuple[int, int, list[str]] | None = None  # how many required columns, its line, its cells
-    for number, line in enumerate(lines[:HEADER_WITHIN], start=1):
-        if not line.strip(' \t\r\n,;|"'):
-            continue
-        for separator in SEPARATORS:
-            try:
-                cells = next(csv.reader(lines[number - 1 : number + 9], delimiter=separator))
-            except csv.Error:
-                continue
-            held = len(set(REQUIRED) & {_column_name(cell) for cell in cells})
-            if nearest is None or held > nearest[0]:
-                nearest = held, number, cells
-            if held == len(REQUIRED):
-                header = Header(_named(cells, number, problems), number, separator)
-                _pass_over(lines, header, problems)
-                return header
-    if nearest is None:
-        raise FolderError(CSV_NAME, "is empty", f"add the columns {', '.join(REQUIRED)}, and one row an image")
-    held, number, cells = nearest
-    names = [_column_name(cell) for cell in cells]
-    missing = [name for name in REQUIRED if name not in names]
-    hint = "add it" if held else "name the columns in the first line"
-    if len(cells) == 1:
-        hint = "separate the cells by commas, semicolons or tabs"
-        hint += ", and take the quotation marks from around the lines" if '"' in lines[number - 1] else ""
-    raise FolderError(CSV_NAME, f"column {', '.join(missing)} is missing", hint, row=number)
-
-
-def _named(cells: list[str], line: int, problems: list[Problem]) -> list[str]:
-    """The columns' names, those that the project knows in its own spelling; without a table's empty columns behind."""
-    names = [" ".join(cell.split()) for cell in cells]
-    while not names[-1]:
-        names.pop()
-    known = {name for name in names if name in REQUIRED + OPTIONAL}
-    read_as = {
-        name: _column_name(name)
-        for name in names
-        if name not in known and _column_name(name) in set(REQUIRED + OPTIONAL) - known
-    }
-    if read_as:
-        reason = "; ".join(f"column {shown(name)} is read as {column}" for name, column in read_as.items())
-        problems.append(Problem(CSV_NAME, line, None, "note", reason, "nothing needs doing"))
-    names = [read_as.get(name, name) for name in names]
-    repeated = [name for name, count in Counter(names).items() if name and count > 1]
-    if repeated:
-        raise FolderError(CSV_NAME, f"column {', '.join(repeated)} occurs twice", "rename one of them", row=line)
-    return names
-
-
-def _pass_over(lines: list[str], header: Header, problems: list[Problem]) -> None:
-    """A note on every line above the header, which is a title or a spreadsheet's sep=; a row of the table, as if the
-    header had been sorted into the middle, raises FolderError."""
-    place = header.names.index("image_name")
-    for number, line in enumerate(lines[: header.line - 1], start=1):
-        text = line.strip(' \t\r\n,;|"')
-        if not text or re.fullmatch(r"sep=.?", spelling.plain(text)):
-            continue
-        cells = [*line.split(header.separator), *[""] * len(header.names)]
-        if Path(cells[place].strip(' "')).suffix.casefold() in photographs.EXTENSIONS:
-            reason = f"stands above the header, which is in line {header.line}, but names an image"
-            raise FolderError(CSV_NAME, reason, "move the header to the first line", row=number)
-        reason = f"{shown(text)} stands above the header, and is passed over"
-        problems.append(Problem(CSV_NAME, number, None, "note", reason, "nothing needs doing if it is a title"))
-
-
-def _text(data: bytes, problems: list[Problem]) -> str:
-    """UTF-8; bytes that are none, in a file saved as Latin-1 or pasted from one, are read as cp1252, with a note."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        try:
-            return data.decode("utf-16")
-        except UnicodeDecodeError:
-            raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8") from None
-    lines = data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
-    texts, stray, whole = [], [], 0
-    for number, line in enumerate(lines, start=1):
-        try:
-            texts.append(line.decode("utf-8"))
-            whole += not line.isascii()
-        except UnicodeDecodeError:
-            texts.append(line.decode("utf-8", errors="cp1252"))
-            stray.append(number)
-    if whole:
-        places = [(number, "has characters that are not UTF-8 and were read as cp1252") for number in stray]
-    else:
-        places = [(1, "is not UTF-8 and was read as cp1252")] if stray else []
-    for number, reason in places:
-        problems.append(Problem(CSV_NAME, number, None, "note", reason, "look over its accents, or save it as UTF-8"))
-    return "".join(texts)
-
-
-def _as_cp1252(error: UnicodeDecodeError) -> tuple[str, int]:
-    stray = error.object[error.start : error.end]
-    try:
-        return stray.decode("cp1252"), error.end
-    except UnicodeDecodeError:  # five bytes that cp1252 leaves out
-        return stray.decode("latin-1"), error.end
-
-
-codecs.register_error("cp1252", _as_cp1252)
-
-
-def _cells(line: int, cells: list[str], header: Header, problems: list[Problem]) -> dict[str, str] | None:
+def _cells(line: int, cells: list[str], header: table_file.Header, problems: list[Problem]) -> dict[str, str] | None:
     """The cells by column, empty if a spreadsheet left them out at the row's end; or None and a problem."""
     columns, counted = len(header.names), f"has {len(cells)} cell{'s' * (len(cells) != 1)}"
     if any(cell.strip() for cell in cells[columns:]):
         reason = f"{counted}, where the header has {columns}"
-        remedy = f"quote cells that hold {SEPARATORS[header.separator]}, and name every column"
+        remedy = f"quote cells that hold {table_file.SEPARATORS[header.separator]}, and name every column"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     lacking = [name for name in ("image_name", "disease_abbr") if name not in header.names[: len(cells)]]
     if lacking:
         reason = f"{counted}, where the header has {columns}, so that {lacking[0]} is left out"
-        remedy = f"part its cells by {SEPARATORS[header.separator]}, as the header's are, or delete the line"
+        remedy = f"part its cells by {table_file.SEPARATORS[header.separator]}, as the header's are, or delete the line"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     if len(cells) < columns:
@@ -541,130 +322,6 @@ def _check_genes(row: Row, problems: list[Problem]) -> None:
     row.values["gene_names"] = [gene for gene in genes if len(gene) <= MAX_GENE_CHARACTERS] or None
 
 
-def _subject(row: Row) -> str | None:
-    """The subject in the one form in which subjects are compared."""
-    subject = row.values["subject_id"]
-    return None if subject is None else protocols.subject_key(subject) or None
-
-
-def _note_spellings(rows: list[Row], problems: list[Problem]) -> None:
-    """Notes on one subject in several spellings, on subjects that look alike and are two, on numbers cut short."""
-    first: dict[str, Row] = {}
-    met: set[str] = set()
-    by_look: dict[str, str] = {}  # what looks alike -> the first key of that look
-    for row in rows:
-        subject, key = row.values["subject_id"], _subject(row)
-        if key is None:
-            continue
-        earlier = first.setdefault(key, row)
-        spelt = earlier.values["subject_id"]
-        if subject != spelt:
-            met.add(subject)
-            one, other = _told_apart(subject, spelt)
-            reason = f"{one} is {other} of row {earlier.line} in another spelling, and is taken as one patient"
-            remedy = f"write {other} in both, if it is one" if len(met) <= EXAMPLES else "use one spelling"
-            problems.append(row.problem("subject_id", "note", reason, remedy))
-        if re.fullmatch(r"-?\d[.,]\d+e\+\d+", spelling.plain(subject)):
-            reason = f"{subject} is a number that a spreadsheet cut short, and may stand for several patients"
-            problems.append(row.problem("subject_id", "note", reason, "format the column as text; write it in full"))
-        if earlier is row:
-            like = first[by_look.setdefault(_look(key), key)]
-            if like is not row:
-                one, other = _told_apart(subject, like.values["subject_id"])
-                reason = f"{one} looks like {other} of row {like.line}, and is taken as another patient"
-                problems.append(row.problem("subject_id", "note", reason, "use one spelling if they are one"))
-
-
-def _told_apart(one: str, other: str) -> tuple[str, str]:
-    """Both texts in quotes, with codes for what is not ASCII if a reader might see no difference."""
-    seen = [re.sub(r"[^\w .,;:/()'+-]", "", unicodedata.normalize("NFC", text)) for text in (one, other)]
-    hidden = seen[0] == seen[1] or seen != [one, other]
-    return (ascii(one), ascii(other)) if hidden else (repr(one), repr(other))
-
-
-def _look(key: str) -> str:
-    """A subject's key less what is easily mistaken: accents, letters of other scripts, leading zeros, zeros behind a
-    decimal point, and signs between, except that 1-11 does not look like 11-1."""
-    text = spelling.in_latin_letters(spelling.without_accents(key))
-    text = re.sub(r"[.,]0+$", "", text)
-    if re.fullmatch(r"\d{1,3}([ .,']\d{3})+|\d+e\d{1,2}", text):
-        number, _, zeros = re.sub(r"[ .,']", "", text).partition("e")
-        text = number + "0" * int(zeros or 0)
-    if re.fullmatch(r"\d+\.\d+", text):
-        text = text.rstrip("0")
-    text = re.sub(r"(?<=\d)[\W_]+(?=\d)", ".", text)
-    text = re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", text)
-    return re.sub(r"(?<!\d)0+(?=\d)", "", text)
-
-
-def _name_key(name: str | None) -> str | None:
-    """A disease's name less its spelling: capitals, accents and signs."""
-    return name and re.sub(r"[\W_]+", " ", spelling.without_accents(spelling.plain(name))).strip()
-
-
-def _agreeing(rows: list[Row], problems: list[Problem]) -> list[Row]:
-    """The rows less those whose ORPHA code contradicts most of their condition, or whose disease name is another
-    condition's; notes on names that differ, and on genes of another condition."""
-    by_condition: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_condition[row.abbreviation].append(row)
-    name_of = {row.line: _name_key(row.values["disease_name"]) for row in rows}
-    genes_of = {row.line: tuple(sorted(row.values["gene_names"] or [])) or None for row in rows}
-    codes, _ = _most_common(by_condition, {row.line: row.values["orphanet_code"] for row in rows})
-    names, named = _most_common(by_condition, name_of)
-    genes, with_genes = _most_common(by_condition, genes_of)
-    first_spelling: dict[str, str] = {}
-    bad = set()
-    for abbreviation, members in by_condition.items():
-        code = codes.get(abbreviation)
-        spelt = first_spelling.setdefault(abbreviation.casefold(), abbreviation)
-        if spelt != abbreviation:
-            reason = f"{abbreviation} and {spelt} differ in capitals only, and are two conditions"
-            problems.append(members[0].problem("disease_abbr", "note", reason, "use one spelling if they are one"))
-        usual = next((row for row in members if name_of[row.line] == names.get(abbreviation)), members[0])
-        for row in members:
-            name, others = row.values["disease_name"], named.get(name_of[row.line])
-            if row.values["orphanet_code"] not in (code, None):
-                bad.add(row.line)
-                reason = f"ORPHA {row.values['orphanet_code']}, but other rows of {abbreviation} have {code}"
-                problems.append(row.problem("orphanet_code", "row", reason, "correct the code or the abbreviation"))
-            elif name_of[row.line] != names.get(abbreviation) and others:
-                bad.add(row.line)
-                reason = f"{shown(name)} is the name of {others[0]}, not of {abbreviation} (as in row {usual.line})"
-                problems.append(row.problem("disease_name", "row", reason, "correct the name or the abbreviation"))
-            elif name is not None and name != usual.values["disease_name"]:
-                reason = f"is spelt otherwise than in row {usual.line}, of the same abbreviation {abbreviation}"
-                problems.append(row.problem("disease_name", "note", reason, "use one spelling"))
-            others = with_genes.get(genes_of[row.line], ())
-            if genes_of[row.line] != genes.get(abbreviation) and len(others) == 1 and row.line not in bad:
-                reason = f"the genes are those of {others[0]}, not of the other rows of {abbreviation}"
-                problems.append(row.problem("gene_name", "note", reason, "check the genes and the abbreviation"))
-    return [row for row in rows if row.line not in bad]
-
-
-def _most_common(
-    by_condition: dict[str, list[Row]], value_of: dict[int, str | tuple | None]
-) -> tuple[dict[str, str | tuple], dict[str | tuple, list[str]]]:
-    """The value that most rows of a condition have; and the conditions of each such value.
-
-    value_of: by a row's line. Of values in equal numbers, one that is no other condition's most common value is taken,
-    or else the first of the table."""
-    most: dict[str, list] = {}
-    for abbreviation, members in by_condition.items():
-        counts = Counter(value for row in members if (value := value_of[row.line]) is not None)
-        most[abbreviation] = [value for value, count in counts.items() if count == max(counts.values())]
-    alone = {values[0] for values in most.values() if len(values) == 1}
-    chosen = {}
-    for abbreviation, values in most.items():
-        if values:
-            free = [value for value in values if value not in alone]
-            chosen[abbreviation] = free[0] if free and len(values) > 1 else values[0]
-    conditions: dict = defaultdict(list)
-    for abbreviation, value in chosen.items():
-        conditions[value].append(abbreviation)
-    return chosen, conditions
-
-
 def _once(rows: list[Row], problems: list[Problem]) -> list[Row]:
     """Rows less those whose photograph an earlier one has; of rows that are kept already, or both might be lost."""
     first: dict[Path, Row] = {}
@@ -673,51 +330,6 @@ def _once(rows: list[Row], problems: list[Problem]) -> list[Row]:
             reason = f"{row.path.name} occurs already in row {first[row.path].line}"
             problems.append(row.problem("image_name", "row", reason, "delete one of the two rows"))
     return list(first.values())
-
-
-def _note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
-    """Notes on one subject under several conditions or of two sexes or with most photographs, and on one ORPHA code or
-    disease name under several abbreviations."""
-    number_them = "kept as one; number subjects across conditions"
-    for column, other, reason, remedy in (
-        ("subject_id", "disease_abbr", "subject {} has another condition in row {}", number_them),
-        ("subject_id", "sex", "subject {} has another sex in row {}", "kept as one; correct the sex or the subject"),
-        ("orphanet_code", "disease_abbr", "ORPHA {} has another abbreviation in row {}", "use one if they are one"),
-        ("disease_name", "disease_abbr", "{} has another abbreviation in row {}", "use one if they are one"),
-    ):
-        first: dict[str, Row] = {}
-        noted = set()
-        for row in rows:
-            value, differs = row.values[column], row.values[other]
-            if value is None or differs is None:
-                continue
-            key = {"subject_id": protocols.subject_key, "disease_name": _name_key}.get(column, str)(value)
-            earlier = first.setdefault(key, row)
-            if earlier.values[other] != differs and (key, differs) not in noted:
-                noted.add((key, differs))
-                problems.append(row.problem(column, "note", reason.format(value, earlier.line), remedy))
-    _note_catch_all(rows, problems)
-
-
-def _note_catch_all(rows: list[Row], problems: list[Problem]) -> None:
-    """Notes on subjects that may mean "not known", as 0 or "patient" do: with most photographs of the table, or under
-    several conditions and with more photographs than twice what others have."""
-    of_subject: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if key := _subject(row):
-            of_subject[key].append(row)
-    usual = median(map(len, of_subject.values())) if len(of_subject) > 1 else 0
-    for members in of_subject.values():
-        conditions = len({row.abbreviation for row in members})
-        several = conditions > 1 and len(members) > max(2, 2 * usual)
-        if several or 2 * len(members) > max(len(rows), 7):
-            subject = members[0].values["subject_id"]
-            under = f"{conditions} condition{'s' * (conditions > 1)}"
-            reason = f"subject {subject} has {len(members)} photographs under {under}, of {len(rows)} in all"
-            remedy = (
-                f"kept as one; if it means not known, leave the cells empty or add --null_values subject_id={subject}"
-            )
-            problems.append(members[0].problem("subject_id", "note", reason, remedy))
 
 
 def assign_image_ids(rows: list[Row], problems: list[Problem]) -> None:
@@ -734,8 +346,9 @@ def assign_image_ids(rows: list[Row], problems: list[Problem]) -> None:
         row.values["image_id"] = f"{row.abbreviation}.{number}"
     for folder, abbreviation in {(row.path.parent, row.abbreviation): None for row in unnumbered}:
         taken[abbreviation].update(n for path in folder.iterdir() if (n := _number(abbreviation, path)) is not None)
+    upcoming: dict[str, itertools.count] = defaultdict(lambda: itertools.count(1))
     for row in unnumbered:
-        number = next(n for n in itertools.count(1) if n not in taken[row.abbreviation])
+        number = next(n for n in upcoming[row.abbreviation] if n not in taken[row.abbreviation])
         taken[row.abbreviation].add(number)
         row.values["image_id"] = f"{row.abbreviation}.{number}"
         reason = f"{row.path.name} has no number of its own and becomes {row.values['image_id']}"
