@@ -8,6 +8,7 @@ drawn when the dataset is built, stored in its columns, and from then on only re
 
 import argparse
 import functools
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import NoReturn
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+import spelling
 
 PROTOCOLS = ("strict", "paper")
 DRAWS_NEW_PEOPLE = "simulate_faces"  # the one generator of synthetic images that saw no photograph
@@ -50,15 +53,38 @@ class Fold:
 def groups(subject_ids: Sequence[str | None], duplicate_pairs: Iterable[tuple[int, int]]) -> list[int]:
     """Join rows of one subject and rows that are near duplicates, transitively.
 
-    subject_ids (n,): None is a subject of its own; duplicate_pairs: rows. Returns (n,): the group's first row."""
+    subject_ids (n,): as curators spell them, compared by subject_key; None, or a text in which nothing is to be seen,
+    is a subject of its own. duplicate_pairs: rows. Returns (n,): the group's first row."""
     first_row: dict[str, int] = {}
-    links = [(first_row.setdefault(s, row), row) for row, s in enumerate(subject_ids) if s is not None]
+    keys = [None if subject is None else subject_key(subject) for subject in subject_ids]
+    links = [(first_row.setdefault(key, row), row) for row, key in enumerate(keys) if key]
     links += duplicate_pairs
     n = len(subject_ids)
     rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
     _, component = connected_components(coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n)), directed=False)
     first: dict[int, int] = {}
     return [first.setdefault(c, row) for row, c in enumerate(component.tolist())]
+
+
+@functools.cache
+def subject_key(subject_id: str) -> str:
+    """One form for all spellings of one person's identifier, so that a person in two spellings is one group.
+
+    Alike are: Unicode forms, widths, capitals, invisible characters, dashes and runs of them, quotes around the whole,
+    blanks except between two digits ("P 1" is "P1", "1 2" is not "12"), a whole number with a fraction of zeros (7,
+    7.0, "7,00"; "7,000" is not, since its comma may part thousands) or as spreadsheets shorten it (1E+03 is 1000; 1e3
+    is not, since people name things so). Accents, leading zeros (007), dots, dashes and underscores tell apart.
+    """
+    text = re.sub(r"(?<!\d) | (?!\d)", "", spelling.plain(str(subject_id)))
+    text = re.sub(r"-+", "-", text)
+    text = re.sub(r'^="([^"]*)"$', r"\1", text).strip("'\"")  # ="007" and '007 keep a spreadsheet from making it 7
+    whole = re.fullmatch(r"(-?\d+)(?:\.0*|,0{1,2}|,0{4,})", text)
+    if whole:
+        return whole[1]
+    shortened = re.fullmatch(r"(-?\d)(?:[.,](\d*?)0*)?e\+(\d{1,2})", text)
+    if shortened and len(shortened[2] or "") <= int(shortened[3]):
+        return shortened[1] + (shortened[2] or "").ljust(int(shortened[3]), "0")
+    return text
 
 
 def paper_split(labels: Sequence[Hashable]) -> tuple[list[str], list[int | None]]:
@@ -449,7 +475,8 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
     """Raise LeakError if a held-out image is on the fold's training side, and under `strict` also if another image of
     its group or subject is, or one with the same bytes.
 
-    columns: as for Guard. Under `paper` patients and copies may straddle: that is the published protocol."""
+    columns: as for Guard; subjects are compared by subject_key. Under `paper` patients and copies may straddle: that is
+    the published protocol."""
     # A tested image must not choose a checkpoint; under strict nothing may.
     chooses = fold.val if fold.protocol == "strict" else np.intersect1d(fold.val, fold.test)
     if len(chooses):
@@ -461,11 +488,14 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
     train = fold.train.tolist()
     identities = ("image_id", "group_id", "subject_id", *DIGESTS, "pixels")
     for column in identities if fold.protocol == "strict" else identities[:1]:
-        values = _column(columns, column)
+        values = told = _column(columns, column)
+        if values and column == "subject_id":
+            values = [(value and subject_key(value)) or None for value in told]
         both = ({values[row] for row in train} & {values[row] for row in held_out}) - {None} if values else None
         if both:
+            first = min(told[row] for row in held_out if values[row] in both)
             raise LeakError(
-                f"fold {fold.number} ({fold.protocol}): {column} {min(both)} is held out and in training "
+                f"fold {fold.number} ({fold.protocol}): {column} {first} is held out and in training "
                 f"({len(both)} such); build the dataset again, or draw the folds through protocols.folds"
             )
 
