@@ -256,4 +256,4 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except (InputError, ValueError, FileNotFoundError) as error:
-        fail(str(error), 2)
+        fail(one_line(error), 2)  # a name in a file may hold a line break

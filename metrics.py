@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ import pandas as pd
 
 from intervals import bootstrap_interval, corrected_interval, swap_p_value
 from predictions import SUBGROUPS, checked, known_subjects, read_predictions, subject_key
+from runs import fail, one_line
 from scores import (
     balanced_accuracy,
     expected_calibration_error,
@@ -388,5 +388,4 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except (FileNotFoundError, ValueError) as error:
-        print(f"metrics.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(one_line(error), 2)
