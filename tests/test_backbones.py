@@ -339,6 +339,21 @@ def test_a_network_is_found_wherever_a_checkpoint_keeps_it(nest, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
+    "part", ["projector", "dino_head", "heads", "classifier", "predictor", "prototypes", "ntx_loss"]
+)
+def test_heads_and_losses_beside_a_network_are_left_out_but_not_heads_within(part, tmp_path):
+    state, _ = tiny_states()
+    torch.save(behind("trunk.", state) | {f"{part}.0.weight": torch.ones(2)}, tmp_path / "beside.pth")
+    network = backbones.load_backbone("test_resnet", tmp_path / "beside.pth").network
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())
+    torch.save(state | {f"{part}.0.weight": torch.ones(2)}, tmp_path / "within.pth")
+    if part in ("projector", "predictor", "prototypes"):  # never between pixels and features
+        backbones.load_backbone("test_resnet", tmp_path / "within.pth")
+    else:
+        assert f"unknown (first {part}.0.weight)" in refusal("test_resnet", tmp_path / "within.pth")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (

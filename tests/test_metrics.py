@@ -392,6 +392,31 @@ def test_probabilities_as_whole_numbers_and_in_half_precision_are_scored(tmp_pat
     assert scores["nll"]["mean"] == pytest.approx(metrics.score(table)["metrics"]["nll"]["mean"], rel=1e-3)
 
 
+def test_sums_may_err_as_half_precision_does_and_no_more(tmp_path):
+    table = as_table(*random_predictions(n=6, n_classes=3))
+    for error, refused in ((0.0009, False), (-0.0009, False), (0.0011, True), (-0.0011, True)):
+        file = written(tmp_path, table.assign(probabilities=[[0.2, 0.3, 0.5 + error]] * 6))
+        if refused:
+            with pytest.raises(ValueError, match=r":1: probabilities must .* add up to 1"):
+                metrics.read_predictions(file)
+        else:
+            metrics.read_predictions(file)
+
+
+def test_every_usual_spelling_of_a_split_is_that_split(tmp_path):
+    spelled = {
+        "validation": "val",
+        "Valid": "val",
+        "dev": "val",
+        "TRAIN": "train",
+        "training": "train",
+        "Testing": "test",
+    }
+    table = as_table(*random_predictions(n=6)).assign(split=list(spelled))
+    assert metrics.read_predictions(written(tmp_path, table))["split"].tolist() == list(spelled.values())
+    assert metrics.score(table)["n_test"] == 1
+
+
 NOT_KNOWN = [None, "", "nan", "<NA>", "unknown", " None "]
 
 
