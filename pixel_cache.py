@@ -3,8 +3,9 @@
     pixels = cached_pixels(accelerator, images, side_px=224, face_alignment=None, cache_dir=default_cache_dir())
     batch = normalise(pixels.uint8[rows], backbone, device)      # (b, 3, side, side), read from the file
 
-The file's name is a digest of the dataset's fingerprint and of everything that shapes the pixels, so another dataset,
-size, detector or corruption gets another file and nothing is ever stale. It holds photographs: its folder is readable
+The file's name is a digest of the dataset's fingerprint (its config, split and rows, see built_dataset.py) and of
+everything that shapes the pixels, so another dataset or config, size, detector or corruption gets another file and
+nothing is ever stale. It holds photographs: its folder is readable
 by its owner only, and deleting the folder loses nothing but time.
 """
 
@@ -27,11 +28,14 @@ from tqdm import tqdm
 
 import corruptions
 import faces
+import near_duplicates
+import protocols
 from backbones import Backbone
+from built_dataset import photograph_sha256
 from runs import InputError, one_line, write_json
 
 BLOCK_ROWS = 16  # photographs in one call of the detector: the same ones, whatever the number of processes
-LAYOUT = 1  # to be raised when the same settings give other pixels
+LAYOUT = 2  # to be raised when the same settings give other pixels
 
 
 @dataclasses.dataclass
@@ -40,6 +44,7 @@ class Pixels:
 
     uint8: "np.ndarray | JoinedArrays"  # (n, side, side, 3), memory-mapped
     faces_missed: np.ndarray  # (n,) bool: a face was looked for in vain, so the whole photograph was taken
+    thumbnails: "np.ndarray | JoinedArrays | None" = None  # (n, 2, s, s) of the whole pictures: both_thumbnails
 
 
 class JoinedArrays:
@@ -71,7 +76,10 @@ def join(parts: Sequence[Pixels]) -> Pixels:
     if len(parts) == 1:
         return parts[0]
     faces_missed = np.concatenate([part.faces_missed for part in parts])
-    return Pixels(JoinedArrays([part.uint8 for part in parts]), faces_missed)
+    thumbnails = None
+    if all(part.thumbnails is not None for part in parts):
+        thumbnails = JoinedArrays([part.thumbnails for part in parts])
+    return Pixels(JoinedArrays([part.uint8 for part in parts]), faces_missed, thumbnails)
 
 
 def default_cache_dir() -> Path:
@@ -87,12 +95,14 @@ def cached_pixels(
     cache_dir: Path,
     corruption: tuple[str, int] | None = None,
     padded: bool = False,
+    thumbnails: bool = False,
 ) -> Pixels:
     """The pixels of all images; made now, by all processes together, unless a file holds them already.
 
     face_alignment: detector with which faces are cut out, upright (faces.align); None: the whole photograph, resized
     without keeping its aspect ratio, bilinear, as the paper does. corruption: kind and severity done to the photograph
     before anything else. padded: the whole photograph in the middle of a black square instead, its proportions kept.
+    thumbnails: also those by which copies are known (near_duplicates.py).
     Raises InputError naming an image that cannot be decoded."""
     settings = {
         "layout": LAYOUT,
@@ -101,9 +111,13 @@ def cached_pixels(
         "face_alignment": face_alignment,
         "corruption": corruption,
         "versions": {name: version(name) for name in ("pillow", "opencv-python", "facenet-pytorch", "scikit-image")},
-    } | ({"padded": True} if padded else {})
+        "padded": padded,
+        "thumbnails": near_duplicates.SIDE_PX if thumbnails else None,
+    }
     stem = cache_dir / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-    files = stem.with_suffix(".npy"), stem.with_suffix(".missed.npy"), stem.with_suffix(".json")
+    arrays = [stem.with_suffix(".npy"), stem.with_suffix(".missed.npy")]
+    arrays += [stem.with_suffix(".thumbnails.npy")] * thumbnails
+    files = (*arrays, stem.with_suffix(".json"))
     try:
         cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -114,13 +128,14 @@ def cached_pixels(
             accelerator.wait_for_everyone()  # nobody looks for the record after somebody could have written it
             _fill(accelerator, images, settings, files)
     accelerator.wait_for_everyone()
-    return Pixels(np.load(files[0], mmap_mode="r"), np.load(files[1]))
+    return Pixels(np.load(files[0], mmap_mode="r"), np.load(files[1]), *(np.load(f, mmap_mode="r") for f in arrays[2:]))
 
 
 def guarded_columns(images: datasets.Dataset, pixels: Pixels) -> dict[str, list]:
     """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date."""
-    known = ("image_id", "group_id", "subject_id", "sha256")
-    columns = {name: images[name][:] for name in known if name in images.column_names}
+    columns = protocols.guarded(images)
+    if protocols.photograph_digests(columns) is None:
+        columns["sha256"] = photograph_sha256(images)
     return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in pixels.uint8]}
 
 
@@ -137,10 +152,13 @@ def _fill(accelerator: Accelerator, images: datasets.Dataset, settings: dict, fi
     if accelerator.is_main_process:
         np.lib.format.open_memmap(files[0], "w+", np.uint8, (n, side_px, side_px, 3)).flush()
         np.lib.format.open_memmap(files[1], "w+", bool, (n,)).flush()
-        for file in files[:2]:
+        for file in files[2:-1]:
+            shape = (n, 2, near_duplicates.SIDE_PX, near_duplicates.SIDE_PX)
+            np.lib.format.open_memmap(file, "w+", np.uint8, shape).flush()
+        for file in files[:-1]:
             os.chmod(file, 0o600)
     accelerator.wait_for_everyone()
-    pixels, missed = (np.load(file, mmap_mode="r+") for file in files[:2])
+    pixels, missed, *thumbnails = (np.load(file, mmap_mode="r+") for file in files[:-1])
     alignment = settings["face_alignment"]
     detector = faces.load_detector(alignment, accelerator.device) if alignment else None
     blocks = range(accelerator.process_index * BLOCK_ROWS, n, accelerator.num_processes * BLOCK_ROWS)
@@ -153,11 +171,13 @@ def _fill(accelerator: Accelerator, images: datasets.Dataset, settings: dict, fi
             if face is not None:
                 pixels[row] = faces.align(np.asarray(image), face.landmarks, side_px)
             else:
-                fit = ImageOps.pad if settings.get("padded") else Image.Image.resize
+                fit = ImageOps.pad if settings["padded"] else Image.Image.resize
                 pixels[row] = np.asarray(fit(image, (side_px, side_px), Image.Resampling.BILINEAR))
             missed[row] = detector is not None and face is None
-    pixels.flush()
-    missed.flush()
+            for both in thumbnails:
+                both[row] = near_duplicates.both_thumbnails(image)
+    for array in (pixels, missed, *thumbnails):
+        array.flush()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(files[-1], settings | {"n_images": n})
