@@ -447,9 +447,8 @@ def terms_left_out(left_out: dict[int, list[str]], n: int, images: datasets.Data
     """For the screen: at how many of n photographs, and the first."""
     row, terms = next(iter(left_out.items()))
     first = f"{images['image_id'][row]}: {', '.join(terms)}"
-    return (
-        f"prompts: {limit} tokens are read; terms are left out at {len(left_out)} of {n} photographs, first at {first}"
-    )
+    what = f"prompts: the text encoder reads {limit} tokens"
+    return f"{what}; terms are left out at {len(left_out)} of {n} photographs, first at {first}"
 
 
 def batches_of(supports: list[Support], size: int) -> list[list[Support]]:
