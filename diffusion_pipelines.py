@@ -42,7 +42,8 @@ NETWORKS = {
 }
 MAY_BE_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 NOISE_SETTINGS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")  # of a scheduler
-OTHER_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+# Of a U-Net that wants more than words; "text" takes more of the words only.
+OTHER_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
 SCALING_FACTOR = 0.18215  # of a VAE whose config does not say: that of Stable Diffusion
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # What libraries raise for files that are damaged, missing, or of another kind.
@@ -194,7 +195,7 @@ def check_pipeline(pipeline: StableDiffusionPipeline) -> None:
             f"its scheduler {name} says no {missing[0]}, so its noise is not known; give DDIM's or DDPM's settings"
         )
     DDPMScheduler.from_config(scheduler)
-    conditioned = [setting for setting in OTHER_CONDITIONS if unet.get(setting) is not None]
+    conditioned = [setting for setting in OTHER_CONDITIONS if unet.get(setting) not in (None, "text")]
     if conditioned:
         raise Unfit(f"its U-Net has {conditioned[0]} {unet[conditioned[0]]}, as SDXL and others have; give one without")
     widths = unet.cross_attention_dim
