@@ -474,7 +474,8 @@ def finish(
     for folder, own in progress.by_folder(supports).items():
         if args.num_images and all(support.part.is_file() for support in own):
             progress.finish_dataset(folder, own, args.num_images)
-            synthetic_images.contact_sheet(folder / "synthetic").save(folder / withdrawal.SHEET_NAME)
+            sheet = synthetic_images.contact_sheet(folder / "synthetic")
+            write_atomically(folder / withdrawal.SHEET_NAME, lambda file, sheet=sheet: sheet.save(file, "PNG"))
         written += [f"{folder}/adapters"] + [f"{folder}/synthetic, samples.png"] * bool(args.num_images)
     names, labels = images.features["label"].names, images["label"][:]
     unsaid: dict[str, set[str]] = {}

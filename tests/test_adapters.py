@@ -1,6 +1,8 @@
 """adapters.py: the names of several programs give the same adapter; a file that does not fit is refused by tensor."""
 
 import json
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from small_pipelines import tiny_pipeline
 
@@ -315,3 +318,25 @@ def test_a_file_that_was_saved_reads_back_without_and_with_the_layers(known, tmp
     names = list(load_file(tmp_path / "adapter" / adapters.WEIGHTS_NAME))
     assert any(name.endswith(".to_q.lora.down.weight") for name in names)  # as diffusers has them
     assert Path(tmp_path / "adapter" / "sources.json").is_file()
+
+
+def test_a_disk_that_takes_no_more_leaves_the_earlier_adapter_whole_and_nothing_else(known, tmp_path):
+    """The largest file that this process may write stands for the disk: the system refuses the same call."""
+    state, sizes, _ = known
+    record = {"source_sha256": ["0" * 64], "protocol": "strict", "fold": 0, "dataset": "d"}
+    pipeline, folder = tiny_pipeline(), tmp_path / "adapter"
+    adapters.save(pipeline, folder, state, RANK, ALPHA, ["A.1"], record)
+    before = adapters.sha256(folder)
+    changed = {network: {key: 2 * tensor for key, tensor in weights.items()} for network, weights in state.items()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        with pytest.raises((OSError, SafetensorError)):
+            adapters.save(pipeline, folder, changed, RANK, ALPHA, ["A.1"], record)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert adapters.sha256(folder) == before and [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    adapters.save(pipeline, folder, changed, RANK, ALPHA, ["A.1"], record)
+    assert torch.equal(*(s["unet"][min(state["unet"])] for s in (adapters.load(folder, sizes), changed)))
