@@ -8,6 +8,8 @@ arXiv 2208.12242; Feng et al., RDFace, CVPR 2026, arXiv 2604.03454, fine-tune al
 --adapters_per_batch several are trained at once over one frozen U-Net. Each process takes batches of conditions of its
 own, so the results do not depend on how many there are. Writes OUT/fold0/adapters/<ABBR>/ (`paper` in place of `fold0`)
 with pytorch_lora_weights.safetensors for `pipeline.load_lora_weights`, and OUT/fold0/synthetic for `load_dataset`.
+OUT/fold0/checkpoints keeps the training's state, about three times the adapters' size: with --resume_from_checkpoint
+latest a finished run goes on with more --max_train_steps, or gets more --num_images.
 """
 
 import argparse
@@ -250,7 +252,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
-    how = "Stable Diffusion 1.x or 2.x: folder in diffusers' layout, or ORG/NAME on the Hub"
+    how = "Stable Diffusion 1.x or 2.x: folder in diffusers' layout, ORG/NAME on the Hub, or FILE.safetensors with its"
+    how += " pipeline's settings in the folder FILE beside it"
     add("--pretrained_model_name_or_path", required=True, help=how)
     how = "VAE to use in place of the pipeline's, as the paper does"
     add("--pretrained_vae_model_name_or_path", help=how)
@@ -284,13 +287,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how = "adapters trained together; the memory for activations grows with it, time for each falls"
     add("--adapters_per_batch", type=int, default=4, help=how)
     add("--train_batch_size", type=int, default=1, help="photographs of each adapter in a step")
-    add("--max_train_steps", type=int, default=800, help="of each adapter")
+    add("--max_train_steps", type=int, default=800, help="of each adapter; more of them go on from a finished run")
     add("--learning_rate", type=float, default=1e-4, help="of AdamW, constant")
     add("--max_grad_norm", type=float, default=1.0, help="of each adapter's gradient")
     add("--gradient_checkpointing", action="store_true", help="less memory, more time")
     how = "of the frozen networks; adapters are float32 always; None is as accelerate launch says"
     add("--mixed_precision", choices=tuple(WEIGHT_TYPES), help=how)
-    add("--num_images", type=int, default=100, help="synthetic images of each adapter; 0: adapters only")
+    add(
+        "--num_images", type=int, default=100, help="of each adapter, 0: none; more are put behind those that there are"
+    )
     add("--sample_batch_size", type=int, default=8, help="images sampled together, of whichever adapters")
     how = "dpmsolver++ needs half the steps of the solver that most pipelines come with"
     add("--scheduler", choices=tuple(diffusion.SCHEDULERS), default="dpmsolver++", help=how)
