@@ -4,7 +4,6 @@ pipeline = open_pipeline("demo_models/diffusion", dtype=torch.float32)
 pictures, flagged = sample(pipeline, embeddings, negative, seeds=[1, 2], side_px=128, steps=15, guidance=7.5)
 """
 
-import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedTokenizerBase
 
 from built_dataset import work_offline_where_the_hub_is_unreachable
-from runs import InputError, one_line
+from runs import InputError, one_line, read_json
 
 logging.disable_progress_bar()
 
@@ -66,7 +65,7 @@ def open_pipeline(
 def face_alignment_of(name: str) -> str | None:
     """The detector with which the pictures that a miniature was trained on were cut out; None: whole photographs."""
     record = Path(name) / TRAINING_RECORD
-    return json.loads(record.read_text()).get("face_alignment") if record.is_file() else None
+    return read_json(record, "make the miniature again").get("face_alignment") if record.is_file() else None
 
 
 def base_name(name: str) -> str:

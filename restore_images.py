@@ -31,10 +31,21 @@ import faces
 import restoration
 from built_dataset import load_images
 from contact_sheet import contact_sheet
-from launched import open_accelerator, run_script
+from launched import check_shared, in_main_process, open_accelerator, run_script, wait_for_files
 from parquet_files import shard_digests, write_shards
 from restored_rows import Networks, restore_block, restored_features
-from runs import InputError, fail, one_line, prepare_output, run_record, write_atomically, write_json
+from runs import (
+    InputError,
+    fail,
+    name_argument,
+    one_line,
+    path_argument,
+    prepare_output,
+    read_json,
+    run_record,
+    write_atomically,
+    write_json,
+)
 
 BLOCK_ROWS = 8  # photographs in a part: the same ones, whatever the number of processes
 PACKAGES = ("torch", "spandrel", "spandrel_extra_arches", "datasets", "accelerate", "pillow", "opencv-python")
@@ -108,17 +119,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add("--dataset_name", type=name_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
     add("--dataset_config_name", default="real", help="the config to restore")
     known = " or ".join(restoration.KNOWN)
     where = f"weights: a .safetensors or .pth file, ORG/NAME/FILE on the Hub, or {known}"
-    add("--upscaler", required=True, help=f"super-resolution network; {where}")
+    add("--upscaler", type=name_argument, required=True, help=f"super-resolution network; {where}")
     how = "network for 512 px faces such as GFPGANv1.4.pth; None leaves faces as the upscaler makes them"
-    add("--face_enhancer", help=how)
+    add("--face_enhancer", type=name_argument, help=how)
     how = "DDColor network for black-and-white photographs and prints of one tone; None leaves them as they are"
-    add("--colorizer", help=how)
+    add("--colorizer", type=name_argument, help=how)
     how = "the dataset's own folder, to which config restored is added, or a new one; an earlier result is replaced"
-    add("--output_dir", type=Path, required=True, help=how)
+    add("--output_dir", type=path_argument, required=True, help=how)
     how = "restored px for one of the photograph; the paper's"
     add("--output_scale", type=float, default=3.5, help=how)
     how = "smallest side in px of the black square on which a photograph is laid first; a larger photograph gets a "
@@ -135,7 +146,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how = "go on where a run for output_dir stopped"
     add("--resume_from_checkpoint", choices=("latest",), help=how)
     how = "PNG of some photographs before and after, for the eyes of those who may see them: not inside output_dir"
-    add("--contact_sheet", type=Path, help=how)
+    add("--contact_sheet", type=path_argument, help=how)
     args = parser.parse_args(argv)
     check_args(parser, args)
     return args
@@ -223,7 +234,8 @@ def finished_before(target: Path, settings: dict) -> bool:
     record = target / "restoration_record.json"
     if not record.is_file() or not (target / "restored").is_dir():
         return False
-    return json.loads(record.read_text()).get("settings_sha256") == settings_sha256(settings)
+    recorded = read_json(record, "leave out --resume_from_checkpoint to restore anew")
+    return recorded.get("settings_sha256") == settings_sha256(settings)
 
 
 def record_of(
@@ -279,6 +291,8 @@ def main(args: argparse.Namespace) -> None:
     target = Path(os.path.realpath(args.output_dir))
     source = Path(os.path.realpath(args.dataset_name)) if Path(args.dataset_name).is_dir() else None
     check_target(target, source)
+    workspace = target.parent / f".{target.name}.restoring"  # of names that no user gives
+    check_shared(accelerator, workspace, "--output_dir")
     with accelerator.main_process_first():  # the first one fills the caches
         images = load_images(args.dataset_name, args.dataset_config_name)
     restored_features(images.features)
@@ -289,10 +303,7 @@ def main(args: argparse.Namespace) -> None:
         return
 
     # ---- a hidden folder beside the target, prepared by the main process; the others begin once it is ready
-    workspace = target.parent / f".{target.name}.restoring"
-    if accelerator.is_main_process:
-        prepare_workspace(workspace, settings, bool(args.resume_from_checkpoint))
-    accelerator.wait_for_everyone()
+    in_main_process(accelerator, lambda: prepare_workspace(workspace, settings, bool(args.resume_from_checkpoint)))
     parts = [workspace / "parts" / f"{number:06d}.parquet" for number in range(-(-len(images) // BLOCK_ROWS))]
     accelerator.print(summary(accelerator, images, networks, parts, args))
 
@@ -307,6 +318,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- the dataset
     if accelerator.is_main_process:
+        wait_for_files(parts)
         made = workspace / "made"
         write_shards(parts, made / "restored")
         record = record_of(accelerator, args, networks, settings, len(images), started)

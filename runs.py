@@ -1,13 +1,18 @@
 """What every run shares: refusals in one line, its folder, files written whole or not at all, the run record."""
 
 import argparse
+import contextlib
+import errno
 import json
 import os
 import platform
+import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -18,6 +23,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 LOCK_NAME = "run.lock"  # of a run's folder
+ROOM_BYTES = 1 << 20  # of a disk on which less can be written it is said before the work that it is full
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _HELD: set[FileLock] = set()  # until this process ends
 
 
@@ -29,36 +36,143 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+class Terminated(SystemExit):
+    """SIGTERM, as a cluster sends it before it takes a machine away; uncaught it ends the process quietly, with 143."""
+
+
 def fail(message: str, code: int) -> NoReturn:
-    """One line on standard error, from the main process only, and exit."""
-    if int(os.environ.get("RANK", 0)) > 0:
-        time.sleep(30)  # the launcher ends this process once the main one has said why and left; otherwise it speaks
+    """One line on standard error, from the first process of each machine only, and exit."""
+    if int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0))) > 0:
+        time.sleep(30)  # the launcher ends this process once the first one has said why and left; otherwise it speaks
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM raises Terminated, so that what was begun is removed and a line can say how to go on."""
+
+    def stop(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cluster and launcher both send it: the second changes nothing
+        raise Terminated(143)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def speak_any_terminal() -> None:
+    """What a terminal or a log that is not UTF-8 cannot show is escaped from now on instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def name_argument(text: str) -> str:
+    """A flag's folder, or name on the Hub; a leading ~ is the home folder, also after `=`, where the shell leaves it.
+
+    Raises argparse.ArgumentTypeError for an empty text, and for the home folder of somebody who has none."""
+    expanded = os.path.expanduser(text)
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the text is empty; name a file or folder")
+    if expanded.startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text}: nobody has that home folder; write ./{text} if it is a name")
+    return expanded
+
+
+def path_argument(text: str) -> Path:
+    """name_argument for what can only be a file or folder."""
+    return Path(name_argument(text))
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """The JSON object of a file that this project wrote. Raises InputError with file, reason and remedy."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or one_line(error)}); {remedy}") from error
+    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are no UTF-8
+        reason = "empty" if not path.stat().st_size else f"cut short or no JSON ({one_line(error)})"
+        raise InputError(f"{path} is {reason}; {remedy}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a JSON {type(content).__name__}, not an object; {remedy}")
+    return content
+
+
+def disk_error(error: BaseException, folder: Path | None = None) -> OSError | None:
+    """The trouble with a disk behind an error of a library that has a class of its own for it; None: no such trouble.
+
+    folder: where to see what can be written now, since torch says no more than that it could not."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return error
+    known = re.search(r"\(os error (\d+)\)", str(error))  # as Rust says it, so safetensors
+    if known and int(known[1]) in DISK_ERRORS:
+        return OSError(int(known[1]), os.strerror(int(known[1])))
+    behind = error.__cause__ or error.__context__
+    return (disk_error(behind) if behind else None) or (why_not_writable(folder) if folder else None)
+
+
+def why_not_writable(folder: Path) -> OSError | None:
+    """What keeps ROOM_BYTES from being written into a folder; None: nothing does. Leaves nothing there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(ROOM_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())  # over a network a full disk is known only now
+    except OSError as error:
+        return OSError(error.errno, error.strerror, str(folder))
+    return None
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Make a folder, its owner's alone if it is new, and raise InputError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        error = why_not_writable(folder)
+    except OSError as refused:
+        error = refused
+    if error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room there, or name another folder" if full else "name another folder"
+        raise InputError(f"{flag} {folder}: {error.strerror or one_line(error)}; {remedy}") from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a file of a temporary name beside `path`, which then takes its place: whole, or not at all."""
+    """`write` fills a file of a temporary name beside `path`, which then takes its place: whole, or not at all.
+
+    Raises OSError for a disk that is full or cannot be written, whatever `write` raised for it; what `path` held before
+    is still there then, and nothing is left beside it."""
     partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except BaseException as error:
+        trouble = None
+        if isinstance(error, Exception) and not isinstance(error, OSError | InputError):
+            trouble = disk_error(error, path.parent)  # before the room that the file took is free again
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if trouble:
+            raise OSError(trouble.errno, trouble.strerror, str(path)) from error
+        raise
 
 
 def write_json(path: Path, content: dict) -> None:
     write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=2, default=str) + "\n"))
 
 
-def prepare_output(folder: Path, settings: dict, parts: str, results: Sequence[str], resume: bool) -> None:
+def prepare_output(
+    folder: Path, settings: dict, parts: str | Sequence[str], results: Sequence[str], resume: bool
+) -> None:
     """Start a run's folder anew, or make sure that what is in it belongs to this run; else raise InputError.
 
     Until this process ends no other can do so: two runs would mix their results. settings: what these depend on, kept
     in settings.json, by which a folder of ours is known, and which must be the same to go on (resume); parts: the
-    subfolder of what was finished, removed unless resuming; results: names of the files made of the parts, always
-    removed, for numbers of an earlier run must not stand beside others."""
+    subfolders of what was finished, removed unless resuming; results: names of the files made of the parts, always
+    removed, for numbers of an earlier run must not stand beside others. Nothing is removed unless there is room for a
+    new file."""
     file = folder / "settings.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = not file.is_file() and any(path.name != LOCK_NAME for path in folder.iterdir())
+        names = set(os.listdir(folder))  # read once: another run may be starting here just now
+        foreign = file.name not in names and not names <= {LOCK_NAME, f".{file.name}.partial"}
         if not foreign:
             lock = FileLock(folder / LOCK_NAME, is_singleton=True)  # released by the system, however the process ends
             lock.acquire(timeout=0)
@@ -69,17 +183,36 @@ def prepare_output(folder: Path, settings: dict, parts: str, results: Sequence[s
         raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
     if foreign:
         raise InputError(f"--output_dir {folder} holds files that no earlier run made; name a new or empty folder")
-    if resume and file.is_file():
-        earlier = json.loads(file.read_text())
+    check_writable(folder, "--output_dir")
+    resume = resume and file.is_file()
+    if resume:
+        anew = "leave out --resume_from_checkpoint to start anew, or give another --output_dir"
+        earlier = read_json(file, anew)
         for name in settings:
             if settings[name] != earlier.get(name):
                 reason = f"{folder} was started with {name} {earlier.get(name)}, not {settings[name]}"
                 raise InputError(f"--resume_from_checkpoint: {reason}; give the same flags or another --output_dir")
-    else:
-        shutil.rmtree(folder / parts, ignore_errors=True)
-    for name in results:
-        (folder / name).unlink(missing_ok=True)
+    try:
+        for name in [parts] if isinstance(parts, str) else parts:
+            if not resume and (folder / name).exists():  # what stayed would be taken for a part of this run
+                shutil.rmtree(folder / name)
+        for name in results:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {one_line(error)}; remove it, or name a new folder") from error
     write_json(file, settings)
+
+
+def check_apart(output_dir: Path, datasets: Sequence[str]) -> None:
+    """Raise InputError for results that would lie in a dataset's folder, and be published with it.
+
+    datasets: folders, or names on the Hub, in which nothing can lie."""
+    target = Path(os.path.realpath(output_dir))
+    for name in datasets:
+        folder = Path(os.path.realpath(name))
+        if folder.is_dir() and folder in (target, *target.parents):
+            reason = f"is the folder of the dataset {name}, or lies in it, and would be published with it"
+            raise InputError(f"--output_dir {output_dir} {reason}; name a folder outside")
 
 
 def derived_seed(*numbers: int) -> int:

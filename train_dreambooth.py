@@ -38,9 +38,18 @@ import withdrawal
 from built_dataset import is_simulated, load_images
 from classifiers import weights_sha256
 from dreambooth import Encoded, Support
-from launched import open_accelerator, run_script
+from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
-from runs import InputError, fail, prepare_output, run_record, write_atomically, write_json
+from runs import (
+    InputError,
+    fail,
+    name_argument,
+    path_argument,
+    prepare_output,
+    run_record,
+    write_atomically,
+    write_json,
+)
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerate", "safetensors", "numpy")
@@ -162,12 +171,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add("--dataset_name", type=name_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
     how = "Stable Diffusion 1.x or 2.x: folder in diffusers' layout, or ORG/NAME on the Hub"
-    add("--pretrained_model_name_or_path", required=True, help=how)
+    add("--pretrained_model_name_or_path", type=name_argument, required=True, help=how)
     how = "VAE to use in place of the pipeline's, as the paper does"
-    add("--pretrained_vae_model_name_or_path", help=how)
+    add("--pretrained_vae_model_name_or_path", type=name_argument, help=how)
     add("--revision", help="of the pipeline on the Hub: a commit or tag")
     add("--variant", help="of the pipeline's files, such as fp16")
     add(
@@ -212,8 +221,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--guidance_scale", type=float, default=7.5, help="of classifier-free guidance; 1: none")
     add("--negative_prompt", default="", help="what the images should stay away from")
     add("--seed", type=int, default=0, help="of adapters, noise, and the draw of --k_shot")
-    add("--output_dir", type=Path, required=True, help="folder for the results; those of an earlier run are replaced")
-    add("--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept between runs")
+    how = "folder for the results; those of an earlier run are replaced"
+    add("--output_dir", type=path_argument, required=True, help=how)
+    how = "where decoded photographs are kept between runs"
+    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=how)
     add("--checkpointing_steps", type=int, default=100, help="between checkpoints inside a batch of adapters")
     how = "go on where the run in output_dir stopped"
     add("--resume_from_checkpoint", choices=("latest",), help=how)
@@ -247,6 +258,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
     accelerator = open_accelerator(args.mixed_precision)
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name])
 
     # ---- dataset, folds, pipeline: nothing slow before everything that can be refused has been
     diffusion.check_template(args.instance_prompt, "--instance_prompt")
@@ -258,9 +270,7 @@ def main(args: argparse.Namespace) -> None:
     with accelerator.main_process_first():
         pipeline = open_pipeline(args, WEIGHT_TYPES[accelerator.mixed_precision])
     settings = settings_of(args, images, pipeline, accelerator)
-    if accelerator.is_main_process:
-        prepare(args, settings)
-    accelerator.wait_for_everyone()
+    in_main_process(accelerator, lambda: prepare(args, settings))
     pipeline.to(accelerator.device)
     pixels = cached_pixels(accelerator, images, args.resolution, args.face_alignment, args.cache_dir, padded=True)
     described = descriptions(images, diffusion.rare_tokens(pipeline.tokenizer))
@@ -293,6 +303,8 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- results
     if accelerator.is_main_process:
+        wait_for_files([support.adapter / adapters.WEIGHTS_NAME for support in supports])
+        wait_for_files([support.part for support in supports if args.num_images])
         finish(accelerator, images, supports, settings, args, started)
     accelerator.wait_for_everyone()
 
@@ -327,12 +339,10 @@ def settings_of(
 
 def prepare(args: argparse.Namespace, settings: dict) -> None:
     """The output folder: another run's results are removed, the photographs' derivatives are its owner's alone."""
+    parts = ("work", "paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
     resume = bool(args.resume_from_checkpoint)
-    prepare_output(args.output_dir, settings, "work", ("run.json", "README.md"), resume)
+    prepare_output(args.output_dir, settings, parts, ("run.json", "README.md"), resume)
     args.output_dir.chmod(0o700)
-    if not resume:
-        for name in ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS))):
-            shutil.rmtree(args.output_dir / name, ignore_errors=True)
 
 
 def batches_of(supports: list[Support], size: int) -> list[list[Support]]:

@@ -34,10 +34,19 @@ import protocols
 import synthetic_images
 from built_dataset import is_simulated, load_images
 from gan_training import snapshot_file
-from launched import open_accelerator, run_script
+from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
 from parquet_files import sha256_of
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
-from runs import InputError, fail, prepare_output, run_record, write_json
+from runs import (
+    InputError,
+    fail,
+    name_argument,
+    path_argument,
+    prepare_output,
+    read_json,
+    run_record,
+    write_json,
+)
 from withdrawal import SOURCES_NAME
 
 GENERATOR = "fastgan"
@@ -45,6 +54,7 @@ PART_IMAGES = 64  # in a part, so that sampling can be stopped
 LARGEST_ENLARGEMENT = 4  # of the photographs' median longer side: the rest would be interpolation
 PACKAGES = ("torch", "datasets", "accelerate", "safetensors", "numpy", "pillow")
 RESULTS = ("run.json",)
+TRAIN_ANEW = "delete this fold's folder and --resume_from_checkpoint latest"  # what to do about a damaged record
 # What may differ between a run and the one it goes on from: none of it changes a step of the training.
 FREE_SETTINGS = ("dataset_name", "output_dir", "resume_from_checkpoint", "cache_dir", "fold", "max_train_steps")
 FREE_SETTINGS += ("snapshot_steps", "checkpointing_steps", "num_images", "sample_from")
@@ -149,8 +159,10 @@ def sample_fold(
     adapters = {str(step): sha256_of(snapshot_file(folder, step)) for step in args.sample_from}
     asked = {"num_images": args.num_images, "adapter_sha256": adapters}
     record = folder / "sampling.json"
-    if record.is_file() and {name: json.loads(record.read_text())[name] for name in asked} == asked:
-        return
+    if record.is_file():
+        sampled = read_json(record, "delete it, the fold is then sampled anew")
+        if {name: sampled.get(name) for name in asked} == asked:
+            return
     record.unlink(missing_ok=True)
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     parts_folder = folder / "parts" / digest  # of other images, parts are of no use
@@ -229,9 +241,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add("--dataset_name", type=name_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
-    add("--output_dir", type=Path, required=True, help="folder for the results; those of an earlier run are replaced")
+    how = "folder for the results; those of an earlier run are replaced"
+    add("--output_dir", type=path_argument, required=True, help=how)
     add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's training sides")
     add(
         "--fold",
@@ -260,7 +273,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sample_from", type=int, nargs="+", metavar="STEP", help=how)
     add("--seed", type=int, default=0, help="of initial weights, order, noise and k-shot draws; the folds stay")
     add("--resume_from_checkpoint", choices=("latest",), help="go on where the run in output_dir stopped")
-    add("--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept between runs")
+    how = "where decoded photographs are kept between runs"
+    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=how)
     args = parser.parse_args(argv)
     check_args(parser, args)
     return args
@@ -289,19 +303,12 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--sample_from takes steps from 1 to --max_train_steps")
 
 
-def prepare_folders(args: argparse.Namespace, settings: dict) -> None:
-    resume = bool(args.resume_from_checkpoint)
-    prepare_output(args.output_dir, settings, "paper", RESULTS, resume)
-    if not resume:
-        for number in range(protocols.N_FOLDS):
-            shutil.rmtree(args.output_dir / f"fold{number}", ignore_errors=True)
-
-
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
     accelerator = open_accelerator(args.mixed_precision)
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise InputError(f"--mixed_precision {accelerator.mixed_precision}: the losses overflow in it; use bf16 or no")
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name])
 
     # ---- dataset, training sides, loss: nothing slow before everything that can be refused has been
     with accelerator.main_process_first():  # the first one fills the caches
@@ -312,9 +319,9 @@ def main(args: argparse.Namespace) -> None:
         gan_losses.difference_by(args.perceptual, accelerator.device)
     given = {"fingerprint": images._fingerprint, "mixed_precision": accelerator.mixed_precision}
     settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS} | given
-    if accelerator.is_main_process:
-        prepare_folders(args, settings)
-    accelerator.wait_for_everyone()
+    parts = ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
+    resume = bool(args.resume_from_checkpoint)
+    in_main_process(accelerator, lambda: prepare_output(args.output_dir, settings, parts, RESULTS, resume))
 
     # ---- what is to be done
     folders = [args.output_dir / synthetic_images.folder_of(side) for side in sides]
@@ -342,6 +349,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- the record
     if accelerator.is_main_process:
+        wait_for_files([folder / "fold.json" for folder in folders])
         write_json(args.output_dir / "run.json", record_of(accelerator, images, pixels, folders, args, started))
         made = ["generator.safetensors", "snapshots"] + ["synthetic"] * bool(args.num_images)
         print(f"written: {args.output_dir}: run.json; {', '.join(f.name for f in folders)}: {', '.join(made)}")
@@ -368,8 +376,8 @@ def record_of(
         "arguments": record["arguments"] | names,
         "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
         "seeds": [args.seed],
-        "folds": [json.loads((folder / "fold.json").read_text()) for folder in folders],
-        "sampling": {file.parent.name: json.loads(file.read_text()) for file in samples},
+        "folds": [read_json(folder / "fold.json", TRAIN_ANEW) for folder in folders],
+        "sampling": {file.parent.name: read_json(file, TRAIN_ANEW) for file in samples},
         "faces_missed": int(pixels.faces_missed.sum()),
         "mixed_precision": accelerator.mixed_precision,
         "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
