@@ -3,17 +3,23 @@
 The paper's names come before timm's own: `densenet169` and `resnet152` without a tag are the weights the paper used.
 """
 
+import argparse
 import dataclasses
 import difflib
+import itertools
+import json
+import os
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import huggingface_hub
 import timm
 import torch
 import torchvision
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from built_dataset import work_offline_where_the_hub_is_unreachable
 from runs import InputError, one_line, read_json
@@ -32,8 +38,19 @@ PAPER_BACKBONES = {
 RESAMPLED = timm.models.VisionTransformer | timm.models.Eva  # timm interpolates their position embeddings
 PAPER_IMAGE_SIZE = 224  # px; with ImageNet's mean and standard deviation it fed this to all six
 
+RECORD_KEY = "rdface"  # of the metadata of a safetensors file that this project wrote: JSON
+
 FACENET_URL = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt"
 VGGFACE_MEAN = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)  # of RGB; the network takes 0..255 less the mean
+
+
+SEEN_PHOTOGRAPHS = "seen_photographs"  # in that record, and name of the tensor (m, 32) beside the weights
+WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # torch's, anywhere in a name
+# Averages of another network of the same file, and MoCo's query encoder, which is the one its authors test.
+PREFERRED = re.compile(r"(\w+_)?ema(_\w+)?|teacher|encoder_q")
+# Parts of a checkpoint that no feature passes through: for training only (also within the network), and beside it.
+PROJECTIONS = re.compile(r"projector|(\w+_)?projection_head|predictor|prototypes")
+HEADS = re.compile(rf"{PROJECTIONS.pattern}|(\w+_)?heads?|fc|classifier|logits|queue|criterion|(\w+_)?loss(_\w+)?")
 
 
 @dataclasses.dataclass
@@ -47,6 +64,7 @@ class Backbone:
     face_alignment: str | None = (
         None  # detector with which the faces it was trained on were cut out; None: whole images
     )
+    seen_photographs: frozenset[str] = frozenset()  # digests of those that this project trained it on
 
 
 def load_backbone(
@@ -76,6 +94,9 @@ def load_backbone(
         backbone = _torchvision_backbone(source.removeprefix("torchvision/"), weights, pretrained)
     else:
         backbone = _timm_backbone(source, weights, image_size, pretrained)
+    file = weights or (Path(name) / "model.safetensors" if Path(name).is_dir() else None)
+    if pretrained and file is not None:
+        backbone.seen_photographs = read_seen_photographs(file)
     backbone.image_size = image_size or backbone.image_size
     if paper_input and name in PAPER_BACKBONES:
         backbone.mean, backbone.std = IMAGENET_MEAN, IMAGENET_STD
@@ -203,36 +224,184 @@ def _timm_network(
     return network
 
 
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file or a .pth state dict, also one inside a training checkpoint."""
+def seen_tensor(digests: Iterable[str]) -> torch.Tensor:
+    """Digests of photographs (SHA-256, m of them) as a uint8 tensor (m, 32), which goes wherever weights go."""
+    return torch.tensor([list(bytes.fromhex(digest)) for digest in sorted(digests)], dtype=torch.uint8).view(-1, 32)
+
+
+def read_seen_photographs(file: Path) -> frozenset[str]:
+    """Digests of the photographs that a file of weights says it was trained on; empty for one that says nothing.
+
+    A classifier of this project says so twice: in the metadata of its safetensors file, and in a tensor beside its
+    weights, which outlives a change of format or of the names' prefixes. Raises InputError for an unreadable file."""
+    record, tensors = None, {}
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt") as content:  # no other tensor is read
+                record = (content.metadata() or {}).get(RECORD_KEY)
+                tensors = {key: content.get_tensor(key) for key in content.keys() if is_seen_photographs(key)}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"weights {file}: {one_line(error)}; give another file") from error
+    else:
+        tensors = {key: tensor for key, tensor in read_weights(file).items() if is_seen_photographs(key)}
+    seen = {bytes(row).hex() for tensor in tensors.values() for row in tensor.to(torch.uint8).view(-1, 32).tolist()}
     try:
-        return timm.models.load_state_dict(str(file), weights_only=True)
+        return frozenset(seen.union(json.loads(record)[SEEN_PHOTOGRAPHS] if record else ()))
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"weights {file}: its record {RECORD_KEY} cannot be read; train again") from error
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file or of a .pth file, also those inside a training checkpoint, by name.
+
+    A checkpoint nests its networks in dicts (`state_dict`, `model`, `net`, `teacher`, ..). A network is a dict that
+    holds a tensor called `weight`. Of the only network the names are as they stand there; of several each name begins
+    with its place ("teacher/backbone.conv1.weight"), and load_weights chooses. The wrappers of DataParallel, FSDP and
+    torch.compile are taken off. seen_photographs stays, wherever it stood. Never unpickled: torch's weights_only, which
+    knows tensors, numbers, text, lists, dicts and argparse.Namespace. Raises InputError."""
+    try:
+        if file.suffix == ".safetensors":
+            content = load_file(file)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # arguments, which many checkpoints keep
+                content = torch.load(file, map_location="cpu", weights_only=True)
+        nests = _nests(content)
     except Exception as error:  # each format has its own: UnpicklingError, SafetensorError, RuntimeError, EOFError
         reason = f"{type(error).__name__}, {one_line(error).split('. ')[0]}"
         raise InputError(f"weights {file}: {reason}; give a .safetensors file or a plain state dict") from error
+    networks = {place for place, tensors in nests.items() if any(key.split(".")[-1] == "weight" for key in tensors)}
+    chosen = networks if len(networks) == 1 else set(nests)
+    state: dict[str, torch.Tensor] = {}
+    for place, tensors in nests.items():
+        unwrapped = all(key.startswith("module.") for key in tensors)  # of DataParallel
+        for key, tensor in tensors.items():
+            if place in chosen or is_seen_photographs(key):
+                key = WRAPPERS.sub("", key.removeprefix("module.") if unwrapped else key)
+                key = key if not place or chosen == {place} else f"{place}/{key}"
+                if key in state:
+                    raise InputError(f"weights {file}: two tensors are called {key}; give a file with one of them")
+                state[key] = tensor
+    if not any(not is_seen_photographs(key) for key in state):
+        raise InputError(f"weights {file}: it holds no tensors by name; give a .safetensors file or a plain state dict")
+    return state
+
+
+def _nests(content: object, place: str = "") -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of each dict in nested dicts, by its place ("checkpoint/teacher"); dicts without tensors left out."""
+    if not isinstance(content, Mapping):
+        return {}
+    tensors = {str(key): part for key, part in content.items() if isinstance(part, torch.Tensor)}
+    tensors = {key: part for key, part in tensors.items() if part.layout == torch.strided and not part.is_quantized}
+    nests = {place: tensors} if tensors else {}
+    for key, part in content.items():
+        nests |= _nests(part, f"{place}/{key}" if place else str(key))
+    return nests
+
+
+def is_seen_photographs(key: str) -> bool:
+    """Whether a tensor of this name is no weight, but says which photographs a model of this project has seen."""
+    return re.split(r"[./]", key)[-1] == SEEN_PHOTOGRAPHS
 
 
 def load_weights(
     network: torch.nn.Module, state: dict, classifier: Sequence[str], name: str, source: Path | str
 ) -> None:
-    """Load `state`; its tensors must be the network's, except those of the classifier, which has been removed."""
-    removed = tuple(f"{part}." for part in classifier)
+    """Load `state`; its tensors must be the network's, except those of the classifier, which has been removed.
+
+    They may stand behind one prefix ("model.", "teacher/backbone."), which is found, not guessed: every tensor of the
+    network must be there with its shape. Beside it only heads, losses and other networks may stand, under it only the
+    classifier and projections for training. Where several networks fit with unlike weights, the one called an average
+    of the others is taken (PREFERRED), else the file is refused; what was taken is printed. Raises InputError, naming
+    the first tensor that is missing, unknown, of another shape or kind, or not finite."""
     # torchvision's DenseNet files say norm.1 where the layers say norm1.
     state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", key): tensor for key, tensor in state.items()}
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(removed)}
+    state = {key: tensor for key, tensor in state.items() if not is_seen_photographs(key)}
     own = network.state_dict()
     # Files older than PyTorch 0.4.1 lack this counter, which nothing here reads.
-    state = {key: tensor for key, tensor in own.items() if key.endswith("num_batches_tracked")} | state
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    resized = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    problems = [
-        f"{len(keys)} tensors {what} (first {sorted(keys)[0]})"
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    removed = tuple(f"{part}." for part in classifier)
+    prefixes = _prefixes(state, needed)
+    whole = [prefix for prefix in prefixes if all(prefix + key in state for key in needed)]
+    problems = {prefix: _problems(state, own, needed, prefix, removed, whole) for prefix in prefixes}
+    fitting = [prefix for prefix in prefixes if not problems[prefix]]
+    refused = f"weights {source} do not fit {name}"
+    if not fitting:
+        nearest = max(prefixes, key=lambda prefix: sum(prefix + key in state for key in needed))
+        raise InputError(f"{refused}: {', '.join(problems[nearest])}; check --backbone and the file")
+    prefix = _chosen(state, needed, fitting, source)
+    if prefix:
+        others = " and ".join(repr(other) for other in fitting if other != prefix)
+        _say_once(f"weights {source}: {name} is read behind {prefix!r}" + (f", not {others}" if others else ""))
+    given = {key: state[prefix + key] for key in own if prefix + key in state}
+    for key, tensor in given.items():
+        if own[key].is_floating_point() and not tensor.is_floating_point():
+            raise InputError(f"{refused}: {prefix}{key} is of {tensor.dtype}; give weights that are not quantised")
+        if not tensor.to(own[key].dtype).isfinite().all() and own[key].isfinite().all():
+            raise InputError(f"{refused}: {prefix}{key} holds values that are not finite; give a file that is whole")
+    network.load_state_dict(own | given)
+
+
+def _prefixes(state: dict, needed: Sequence[str]) -> list[str]:
+    """What stands before the network's own names in `state`, the empty prefix first; at least that."""
+    found = {""}
+    for own in sorted(needed, key=len)[-3:]:  # the longest names are nobody else's; three, should one be missing
+        ends = (key.removesuffix(own) for key in state if key.endswith(own))
+        found |= {prefix for prefix in ends if prefix and prefix[-1] in "./"}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))
+
+
+def _problems(
+    state: dict, own: dict, needed: Sequence[str], prefix: str, removed: tuple[str, ...], whole: Sequence[str]
+) -> list[str]:
+    """Why the network cannot be read behind this prefix, each with the first tensor; empty where it can.
+
+    whole: the prefixes behind which every tensor is there."""
+    missing = [key for key in needed if prefix + key not in state]
+    resized = [key for key in own if prefix + key in state and state[prefix + key].shape != own[key].shape]
+    nest = prefix[: prefix.rfind("/") + 1]  # other dicts of the file do not matter
+    others = tuple(other for other in whole if not prefix.startswith(other))
+    unknown = []
+    for key, tensor in state.items():
+        if not key.startswith(nest) or key.startswith(others):
+            continue
+        if key.startswith(prefix):
+            key = key.removeprefix(prefix)
+            known = key in own or key.startswith(removed) or PROJECTIONS.fullmatch(key.split(".")[0])
+        else:  # beside it: the part where the two names part
+            key = key.removeprefix(nest)
+            parts = itertools.zip_longest(key.split("."), prefix.removeprefix(nest).split("."))
+            part = next(part for part, of_prefix in parts if part != of_prefix)
+            known = tensor.numel() == 1 or HEADS.fullmatch(part or "")  # a single number is no weight but a count
+        if not known:
+            unknown.append(key)
+    return [
+        f"{len(keys)} tensors {what} (first {min(keys)})"
         for keys, what in ((missing, "missing"), (unknown, "unknown"), (resized, "of another shape"))
         if keys
     ]
-    if problems:
-        raise InputError(f"weights {source} do not fit {name}: {', '.join(problems)}; check --backbone and the file")
-    network.load_state_dict(state)
+
+
+def _chosen(state: dict, needed: Sequence[str], fitting: Sequence[str], source: Path | str) -> str:
+    """Of the prefixes behind which the network stands the one to read. Raises InputError where none is preferred."""
+
+    def same(prefix: str) -> bool:
+        return all(torch.equal(state[prefix + key], state[fitting[0] + key]) for key in needed)
+
+    if all(same(prefix) for prefix in fitting[1:]):
+        return fitting[0]
+    preferred = [prefix for prefix in fitting if any(PREFERRED.fullmatch(part) for part in re.split("[./]", prefix))]
+    if len(preferred) != 1:
+        named = " and ".join(map(repr, preferred or fitting))
+        raise InputError(
+            f"weights {source}: behind {named} stand unlike weights that fit; give a file with one of them"
+        )
+    return preferred[0]
+
+
+def _say_once(line: str) -> None:
+    """On the first of several processes."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line)
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -1,8 +1,17 @@
-"""Opens a built dataset, or synthetic images, from a folder or the Hub, and says in one line why it cannot."""
+"""Opens a built dataset, or synthetic images, from a folder or the Hub, and says in one line why it cannot.
 
+What is opened is known by its content alone: `images._fingerprint` is a digest of the config, the split, the columns
+and every row with the bytes of its picture. Caches, adapters, checkpoints and scores carry it.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -10,19 +19,23 @@ import huggingface_hub
 import numpy as np
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-from parquet_files import parquet_digest, shard_digests
-from runs import InputError, one_line
+import datasheet
+import protocols
+from parquet_files import parquet_digest, sha256_of
+from runs import InputError, disk_error, one_line
 
 BUILD = "build it with rdface_dataset.py"
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
+FINGERPRINT_DIGITS = 16
+ELSEWHERE = re.compile(
+    r"^([/~\\]|[A-Za-z]:)|://|::|(^|[/\\])\.\.([/\\]|$)"
+)  # of a path in a card: not below its folder
 
 
 def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
     """The images of a built dataset: a folder, or ORG/NAME on the Hub. Raises InputError, at once, where it cannot."""
-    images = _open(name, config_name, BUILD)
     never_empty = ("image_id", "label", "group_id")
-    _check_columns(name, images, ("image", *never_empty), never_empty, BUILD)
-    return images
+    return _open(name, config_name, BUILD, ("image", *never_empty), never_empty)
 
 
 def load_synthetic(name: str) -> datasets.Dataset:
@@ -30,14 +43,21 @@ def load_synthetic(name: str) -> datasets.Dataset:
 
     Raises InputError, at once, where it cannot, or where an image does not say what it is or what it was made from;
     whether that may be trained on is for protocols.Guard to say."""
-    images = _open(name, "synthetic", GENERATE)
-    never_empty = ("synthetic_id", "generator", "protocol", "source_image_ids")
-    _check_columns(name, images, ("image", "label", "fold", *never_empty), never_empty, GENERATE)
+    never_empty = ("synthetic_id", "generator", "protocol", "source_image_ids", "source_sha256")
+    return _open(name, "synthetic", GENERATE, ("image", "label", "fold", *never_empty), never_empty)
+
+
+def _open(
+    name: str, config_name: str | None, remedy: str, required: Sequence[str], never_empty: Sequence[str]
+) -> datasets.Dataset:
+    """One config of a folder or of ORG/NAME, checked and with its fingerprint; remedy: how such a dataset is made."""
+    images = _loaded(name, config_name, remedy)
+    _check_columns(name, images, required, never_empty, remedy)
+    images._fingerprint = _checked_digest(name, images, remedy)[:FINGERPRINT_DIGITS]
     return images
 
 
-def _open(name: str, config_name: str | None, remedy: str) -> datasets.Dataset:
-    """One config of a folder or of ORG/NAME; remedy: how such a dataset is made, for whoever has none."""
+def _loaded(name: str, config_name: str | None, remedy: str) -> datasets.Dataset:
     folder = Path(name).is_dir()
     if not folder:
         on_hub = name.startswith("hf://") or (name.count("/") == 1 and name[0] not in "./~")
@@ -56,8 +76,24 @@ def _open(name: str, config_name: str | None, remedy: str) -> datasets.Dataset:
     except datasets.exceptions.SplitsVerificationError as error:
         reason = f"the Parquet files hold another number of rows than README.md says; {remedy}"
         raise InputError(f"dataset {name}: {reason}") from error
+    except InputError as error:
+        raise InputError(f"dataset {name}: {error}") from error
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        if why := _cache_trouble(error):
+            cache = datasets.config.HF_DATASETS_CACHE
+            reason = f"its cache {cache} cannot be written ({why})"
+            raise InputError(f"dataset {name}: {reason}; set HF_DATASETS_CACHE or HF_HOME to another folder") from error
         raise InputError(f"dataset {name}: {one_line(error)}; {remedy}") from error
+
+
+def _cache_trouble(error: BaseException) -> str | None:
+    """What keeps the library from writing its copy of a dataset, where that is behind its error."""
+    trouble = error if isinstance(error, OSError) else disk_error(error)
+    if trouble is None:
+        return None
+    in_cache = str(trouble.filename or "").startswith(str(datasets.config.HF_DATASETS_CACHE).removesuffix("datasets"))
+    writing = trouble.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing else is written here
+    return trouble.strerror if writing or in_cache else None
 
 
 def _check_columns(
@@ -78,15 +114,71 @@ def _check_columns(
 
 
 def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:
-    """As load_dataset, but told apart by content.
+    """As load_dataset, but only from files that lie in the folder, and told apart by what these hold.
 
     By itself it knows a local dataset by its folder's name and card alone: after a corrected label and another build it
-    would go on with its copy of the old rows, under the old fingerprint."""
-    fingerprint = parquet_digest(shard_digests(folder))[:16]
-    cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / f"{folder.name}-{fingerprint}"
-    images = datasets.load_dataset(str(folder), config_name, split="train", cache_dir=cache_dir)
-    images._fingerprint = fingerprint
-    return images
+    would go on with its copy of the old rows. Raises InputError where the card leads out of the folder."""
+    _check_card(datasheet.card_header(folder))
+    builder = datasets.load_dataset_builder(str(folder), config_name)
+    files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
+    for file in files:
+        if not Path(os.path.realpath(file)).is_relative_to(folder):
+            raise InputError(f"{Path(file).name} leads out of the folder; put the file itself there")
+    content = parquet_digest({os.path.relpath(file, folder): sha256_of(Path(file)) for file in sorted(files)})
+    cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / f"{folder.name}-{content[:FINGERPRINT_DIGITS]}"
+    return datasets.load_dataset(str(folder), builder.config.name, split="train", cache_dir=cache_dir)
+
+
+def _check_card(header: dict) -> None:
+    """Raise InputError where a card has files read from elsewhere, before anybody looks for them there."""
+    for place in _texts([header.get("configs"), header.get("data_files"), header.get("data_dir")]):
+        if ELSEWHERE.search(place):
+            reason = f"README.md has files read from {place}, which is outside of the folder"
+            raise InputError(f"{reason}; put them into the folder, or correct configs in README.md")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts within lists and dicts, but those under `description`."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts([part for name, part in value.items() if name != "description"])
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
+def _checked_digest(name: str, images: datasets.Dataset, remedy: str) -> str:
+    """SHA-256 of what the images are: config, split, columns, and every value of every row; of a picture its bytes.
+
+    Where a picture lay, and under which name, changes nothing. Raises InputError for a picture that would be read from
+    another file, and for one that is not what column sha256 says."""
+    described = [images.config_name, str(images.split), images.features.to_dict()]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    id_column = "image_id" if "image_id" in images.column_names else "synthetic_id"
+    for rows in images.with_format("arrow").iter(100):
+        for row in rows.to_pylist():
+            picture = row["image"] or {}
+            if picture.get("bytes") is None and picture.get("path"):
+                raise InputError(f"dataset {name}: {id_column} {row[id_column]} holds no picture but a path; {remedy}")
+            row["image"] = hashlib.sha256(picture["bytes"]).hexdigest() if picture else None
+            if row.get("sha256") is not None and row["image"] not in (row["sha256"], None):
+                reason = f"{id_column} {row[id_column]} shows another picture than its sha256 says"
+                raise InputError(f"dataset {name}: {reason}; {remedy}")
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def photograph_sha256(images: datasets.Dataset) -> list[str]:
+    """The digest by which each photograph is known, (n,), 64 hexadecimal digits: SHA-256 of its bytes in config real.
+
+    So a photograph and what was restored of it are one (protocols.photograph_digests; column sha256 was compared with
+    the pictures when the dataset was opened). Without such a column it is computed from the pictures."""
+    digests = protocols.photograph_digests(images)
+    if digests is not None:
+        return digests
+    undecoded = images.with_format(None).select_columns("image").cast_column("image", datasets.Image(decode=False))
+    return [hashlib.sha256((row["image"] or {}).get("bytes") or b"").hexdigest() for row in undecoded]
 
 
 def is_simulated(images: datasets.Dataset) -> bool:

@@ -12,16 +12,25 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from backbones import Backbone, load_weights, read_weights
+from backbones import (
+    RECORD_KEY,
+    SEEN_PHOTOGRAPHS,
+    Backbone,
+    is_seen_photographs,
+    load_weights,
+    read_weights,
+    seen_tensor,
+)
 from runs import InputError, one_line, write_atomically, write_json
 
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
@@ -191,8 +200,11 @@ def layers_to_adapt(network: nn.Module, called: list[str], name: str) -> list[st
 # ------------------------------------------------------------------------------------------------------------- disk
 
 
-def save_classifier(folder: Path, classifier: FaceClassifier, config: dict) -> None:
+def save_classifier(folder: Path, classifier: FaceClassifier, config: dict, seen: Iterable[str] = ()) -> None:
     """Write the classifier into `folder`, each file whole or not at all, config.json last.
+
+    seen: digests of all photographs that it has learnt from, kept in the safetensors metadata and, of a whole backbone,
+    as a tensor beside its weights too, so that it cannot be taken for one that knows nothing of them.
 
     finetune: model.safetensors; linear_probe: model.safetensors with the head alone, since the backbone is as it came;
     lora: adapter_model.safetensors and adapter_config.json as peft writes them, and head.safetensors. config.json is
@@ -207,7 +219,10 @@ def save_classifier(folder: Path, classifier: FaceClassifier, config: dict) -> N
     saved = classifier if classifier.recipe == "finetune" else classifier.head
     # safetensors takes no channels_last
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in saved.state_dict().items()}
-    write_atomically(folder / weights_name(classifier.recipe), lambda file: save_file(state, file))
+    record = {RECORD_KEY: json.dumps({SEEN_PHOTOGRAPHS: sorted(seen), **config}, default=str)}
+    if classifier.recipe == "finetune" and seen:
+        state[f"backbone.{SEEN_PHOTOGRAPHS}"] = seen_tensor(seen)
+    write_atomically(folder / weights_name(classifier.recipe), lambda file: save_file(state, file, record))
     head, whole = classifier.head, classifier.recipe == "finetune"
     needed = {"recipe": classifier.recipe, "head": type(head).__name__, "backbone_saved": whole}
     if isinstance(head, LinearHead):
@@ -262,13 +277,38 @@ def read_config(folder: Path) -> dict:
 
 
 def load_adapter(network: nn.Module, folder: Path) -> nn.Module:
-    """The network with the LoRA layers that peft wrote into `folder`."""
+    """The network with the LoRA layers that peft wrote into `folder`, in evaluation mode.
+
+    peft's own from_pretrained loads the tensors whose names fit and leaves the others random, so both sides are counted
+    here. Raises InputError unless every LoRA tensor of the layers that adapter_config.json names is given, with its
+    shape and finite, and every given one has its place."""
     import peft
 
+    refused = f"classifier {folder}: its adapter does not fit the backbone"
+    remedy = f"give {' and '.join(ADAPTER_FILES)} as they were saved, or train again"
     try:
-        return peft.PeftModel.from_pretrained(network, str(folder))
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"classifier {folder}: its adapter does not fit the backbone ({one_line(error)})") from error
+        given = load_file(folder / ADAPTER_FILES[0])
+        adapted = peft.get_peft_model(network, peft.PeftConfig.from_pretrained(str(folder)))
+        expected = peft.get_peft_model_state_dict(adapted)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise InputError(f"{refused} ({one_line(error)}); {remedy}") from error
+    given = {key: tensor for key, tensor in given.items() if not is_seen_photographs(key)}
+    resized = [key for key in expected.keys() & given.keys() if expected[key].shape != given[key].shape]
+    not_finite = [key for key, tensor in given.items() if not tensor.isfinite().all()]
+    problems = [
+        f"{len(keys)} tensors {what} (first {min(keys)})"
+        for keys, what in (
+            (expected.keys() - given.keys(), "missing"),
+            (given.keys() - expected.keys(), "unknown"),
+            (resized, "of another shape"),
+            (not_finite, "with values that are not finite"),
+        )
+        if keys
+    ]
+    if problems:
+        raise InputError(f"{refused}: {', '.join(problems)}; {remedy}")
+    peft.set_peft_model_state_dict(adapted, given)
+    return adapted.eval()
 
 
 def empty_head(config: dict, feature_shape: tuple[int, ...]) -> nn.Module:

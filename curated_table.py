@@ -1,25 +1,29 @@
 """The curator's table `disease_images.csv`: read row by row, every problem noted, every value in one form."""
 
-import codecs
-import csv
-import io
 import itertools
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import protocols
 import recorded_values
-from photographs import Photograph
+import row_agreement
+import spelling
+import table_file
+from curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem, Row
+from recorded_values import shown
 
-CSV_NAME = "disease_images.csv"
 IMAGES = "rd_images"
-MAX_CELL_CHARACTERS = 1_000_000
-REQUIRED = ("image_name", "disease_name", "disease_abbr", "sub_category", "gene_name", "orphanet_code")
-OPTIONAL = ("subject_id", "age", "sex", "country", "hpo_ids", "source_type", "source_url", "license")
+MAX_CHARACTERS = {  # of each column; the longest values that are known take a fifth of it or less
+    "subject_id": 200, "disease_name": 500, "sub_category": 200, "gene_name": 20_000, "orphanet_code": 100, "age": 100,
+    "sex": 100, "country": 200, "hpo_ids": 20_000, "source_type": 200, "source_url": 4_000, "license": 4_000,
+}  # fmt: skip
+MAX_OWN_CHARACTERS = 20_000  # of a cell of the curator's own columns, which are free text
+MAX_GENE_CHARACTERS = 50
 MAY_BE_NULL = (  # columns of the dataset
     "subject_id", "disease_name", "sub_category", "gene_names", "orphanet_code", "hpo_ids", "age_years", "sex",
     "country", "source_type", "source_url", "license",
@@ -32,54 +36,10 @@ READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset colum
     "orphanet_code": ("orphanet_code", recorded_values.orphanet_code, "write its digits, as in 192, or leave it empty"),
     "age": ("age_years", recorded_values.age_years, 'write years, or as in "3 months" or "2y 6m", or leave it empty'),
     "sex": ("sex", recorded_values.sex, "write female or male, or leave it empty"),
-    "country": ("country", recorded_values.country, "write its English name or ISO code, or leave it empty"),
     "source_type": ("source_type", recorded_values.text_or_none, ""),
     "source_url": ("source_url", recorded_values.text_or_none, ""),
     "license": ("license", recorded_values.text_or_none, ""),
 }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """severity: "file" (nothing can be done), "row" (unusable), "cell" (its value becomes null), "note" (nothing lost);
-    row: the line of the file on which the record starts, the header being line 1."""
-
-    file: str
-    row: int | None
-    column: str | None
-    severity: str
-    reason: str
-    remedy: str
-
-    def __str__(self) -> str:
-        place = ":".join(str(part) for part in (self.file, self.row) if part is not None)
-        note = "note: " if self.severity == "note" else ""
-        column = f"{self.column}: " if self.column else ""
-        line = f"{place}: {note}{column}{self.reason}; {self.remedy}"
-        return "".join(character if character.isprintable() else " " for character in line)
-
-
-class FolderError(Exception):
-    """The folder as a whole cannot be used; carries a Problem."""
-
-    def __init__(self, file: str, reason: str, remedy: str, row: int | None = None):
-        self.problem = Problem(file, row, None, "file", reason, remedy)
-        super().__init__(str(self.problem))
-
-
-@dataclass(slots=True)
-class Row:
-    """One usable record: `values` are the dataset's columns, filled in step by step."""
-
-    line: int
-    abbreviation: str
-    path: Path
-    values: dict
-    photograph: Photograph | None = None
-    rewritten: Path | None = None  # where the photograph's re-encoded bytes wait
-
-    def problem(self, column: str, severity: str, reason: str, remedy: str) -> Problem:
-        return Problem(CSV_NAME, self.line, column, severity, reason, remedy)
 
 
 @dataclass
@@ -132,172 +92,234 @@ def _same_spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def read(folder: Path, problems: list[Problem]) -> tuple[list[Row], list[str]]:
+class NullValues:
+    """The curator's own texts for "not known", each for one column or for all that are read; and which were met."""
+
+    def __init__(self, texts: Iterable[str] = ()):
+        """texts: TEXT or COLUMN=TEXT. Raises ValueError for a COLUMN that is not one of the table's."""
+        self.unmet: dict[tuple[str, str], str] = {}  # column or "", key -> the text
+        for text in texts:
+            column, equals, value = text.partition("=")
+            equals = equals if column else ""  # =NA() is a text
+            if equals and column not in (*READERS, "country", "hpo_ids"):
+                raise ValueError(
+                    f"{column!r} is no column that may be null; write TEXT, or COLUMN=TEXT as in subject_id=0"
+                )
+            self.unmet["" if not equals else column, protocols.subject_key(value if equals else text)] = text
+        self._keys = set(self.unmet)
+
+    def hold(self, column: str, text: str) -> bool:
+        """Whether the text means "not known" in this column; spelt as subjects are, so in any capitals."""
+        if not self._keys:
+            return False
+        met = {(column, key := protocols.subject_key(text)), ("", key)} & self._keys
+        for one in met:
+            self.unmet.pop(one, None)
+        return bool(met)
+
+
+def read(
+    folder: Path, problems: list[Problem], reserved: Collection[str] = (), null_values: Iterable[str] = ()
+) -> tuple[list[Row], list[str]]:
     """The usable rows and the names of the curator's own columns; all that is wrong is appended to the problems.
 
+    reserved: names that no column of the curator's own may have, because a build writes them; null_values: further
+    texts for "not known", TEXT or COLUMN=TEXT.
     Raises FolderError where nothing can be read: no table, a missing column, no rows, no photographs."""
     if not os.path.isdir(folder):  # False also where nobody may look
         raise FolderError(folder.name, "is not a folder", f"give the folder that holds {CSV_NAME}")
-    header, records = _records(folder, problems)
-    missing = [name for name in REQUIRED if name not in header]
-    if missing:
-        found = [other for other in header if other not in REQUIRED and other.casefold() in missing]
-        hint = "separate the cells by commas" if any(c in header[0] for c in ";\t") else "add it"
-        hint = f"there is {', '.join(found)}: write it in small letters" if found else hint
-        raise FolderError(CSV_NAME, f"column {', '.join(missing)} is missing", hint, row=1)
-    repeated = [name for name, count in Counter(header).items() if name and count > 1]
-    if repeated:
-        raise FolderError(CSV_NAME, f"column {', '.join(repeated)} occurs twice", "rename one of them", row=1)
+    header, records = table_file.read(folder, problems)
     if not records:
         raise FolderError(CSV_NAME, "has no rows", "add one row an image")
     if not any((folder / IMAGES).glob("*/*")):
         raise FolderError(IMAGES, "holds no images", f"put them into {IMAGES}/<disease_abbr>/")
-    extra = [name for name in header if name and name not in REQUIRED + OPTIONAL]
-    if extra:
-        shown = (f"{name} (or is it {name.casefold()}?)" if name.casefold() in OPTIONAL else name for name in extra)
-        reason = f"unknown columns are kept as text: {', '.join(shown)}"
-        problems.append(Problem(CSV_NAME, 1, None, "note", reason, "nothing needs doing"))
+    extra = _own_columns(header, reserved, problems)
     rows = []
-    files = Folder(folder)
+    files, nulls = Folder(folder), NullValues(null_values)
+    place = {name: number for number, name in enumerate(header.names) if name}
+    written = {
+        _abbreviation(cells[place["disease_abbr"]]) for _, cells in records if place["disease_abbr"] < len(cells)
+    }
+    abbreviations = {spelling.plain(abbreviation): abbreviation for abbreviation in written}
+    nameless = [number for number, name in enumerate(header.names) if not name]
     for line, cells in records:
-        row = _usable_row(line, cells, header, files, problems)
+        cell = _cells(line, cells, header, problems)
+        row = cell and _usable_row(line, cell, files, abbreviations, problems)
         if row:
-            _read_values(row, dict(zip(header, cells, strict=True)), extra, problems)
+            _read_values(row, cell, extra, nulls, problems)
             rows.append(row)
-    rows = _once(_agreeing(rows, problems), problems)
-    _note_doubtful(rows, problems)
+        unread = [number + 1 for number in nameless if any(map(str.isalnum, "".join(cells[number : number + 1])))]
+        if unread:
+            reason = f"column {unread[0]} has no name, and is left out"
+            problems.append(Problem(CSV_NAME, line, None, "note", reason, "name it in the header to keep it"))
+    for text in nulls.unmet.values():
+        reason = f"no cell holds {shown(text)}, which --null_values names"
+        problems.append(Problem(CSV_NAME, None, None, "note", reason, f"check the spelling of {shown(text)}"))
+    row_agreement.note_spellings(rows, problems)
+    rows = _once(row_agreement.agreeing(rows, problems), problems)
+    row_agreement.note_doubtful(rows, problems)
     return rows, extra
 
 
-def _records(folder: Path, problems: list[Problem]) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and the line where it starts with the cells of each record; blank lines are passed over."""
-    try:
-        data = (folder / CSV_NAME).read_bytes()
-    except FileNotFoundError:
-        raise FolderError(CSV_NAME, "is missing", f"put it into {folder.name}") from None
-    except OSError as error:
-        raise FolderError(CSV_NAME, f"cannot be read ({error.strerror})", "make it a readable file") from None
-    text = _text(data, problems)
-    if "\0" in text:
-        raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8")
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    records, start = [], 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                records.append((start, cells))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        reason = f"a quoted cell is not closed properly ({error})"
-        if "field limit" in str(error):
-            reason = f"a cell has more than {MAX_CELL_CHARACTERS:,} characters, or its quotation mark is not closed"
-        raise FolderError(CSV_NAME, reason, "correct it", row=start) from None
-    if not records:
-        raise FolderError(CSV_NAME, "is empty", f"add the columns {', '.join(REQUIRED)}, and one row an image")
-    return [name.strip() for name in records[0][1]], records[1:]
+def _own_columns(header: table_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
+    """The names of columns that the project does not know, with a note on them."""
+    extra = [name for name in header.names if name and name not in REQUIRED + OPTIONAL]
+    # A dot would make it a part of a column in the Parquet file: image.bytes.
+    clashes = sorted(name for name in extra if name.partition(".")[0] in reserved)
+    if clashes:
+        reason = f"column {', '.join(clashes)} has a name that the build writes"
+        raise FolderError(CSV_NAME, reason, "rename it", row=header.line)
+    long = [name for name in extra if len(name) > 100 or spelling.control_character(name)]
+    if long:
+        reason = f"column {shown(long[0])} has a name of more than 100 characters, or with a control character"
+        raise FolderError(CSV_NAME, reason, "rename it", row=header.line)
+    if extra:
+        alike = {name: table_file.column_name(name) for name in extra}
+        told = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
+        reason = f"unknown columns are kept as text: {', '.join(told)}"
+        problems.append(Problem(CSV_NAME, header.line, None, "note", reason, "nothing needs doing"))
+    return extra
 
 
-def _text(data: bytes, problems: list[Problem]) -> str:
-    """UTF-8; bytes that are none, in a file saved as Latin-1 or pasted from one, are read as cp1252, with a note."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        try:
-            return data.decode("utf-16")
-        except UnicodeDecodeError:
-            raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8") from None
-    lines = data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
-    texts, stray, whole = [], [], 0
-    for number, line in enumerate(lines, start=1):
-        try:
-            texts.append(line.decode("utf-8"))
-            whole += not line.isascii()
-        except UnicodeDecodeError:
-            texts.append(line.decode("utf-8", errors="cp1252"))
-            stray.append(number)
-    if whole:
-        places = [(number, "has characters that are not UTF-8 and were read as cp1252") for number in stray]
-    else:
-        places = [(1, "is not UTF-8 and was read as cp1252")] if stray else []
-    for number, reason in places:
-        problems.append(Problem(CSV_NAME, number, None, "note", reason, "look over its accents, or save it as UTF-8"))
-    return "".join(texts)
+def _cells(line: int, cells: list[str], header: table_file.Header, problems: list[Problem]) -> dict[str, str] | None:
+    """The cells by column, empty if a spreadsheet left them out at the row's end; or None and a problem."""
+    columns, counted = len(header.names), f"has {len(cells)} cell{'s' * (len(cells) != 1)}"
+    if any(cell.strip() for cell in cells[columns:]):
+        reason = f"{counted}, where the header has {columns}"
+        remedy = f"quote cells that hold {table_file.SEPARATORS[header.separator]}, and name every column"
+        problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
+        return None
+    lacking = [name for name in ("image_name", "disease_abbr") if name not in header.names[: len(cells)]]
+    if lacking:
+        reason = f"{counted}, where the header has {columns}, so that {lacking[0]} is left out"
+        remedy = f"part its cells by {table_file.SEPARATORS[header.separator]}, as the header's are, or delete the line"
+        problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
+        return None
+    if len(cells) < columns:
+        reason = f"{counted}, where the header has {columns}; the others are taken as empty"
+        problems.append(Problem(CSV_NAME, line, None, "note", reason, "nothing needs doing if they are"))
+    return dict(zip(header.names, [*cells, *[""] * columns], strict=False))
 
 
-def _as_cp1252(error: UnicodeDecodeError) -> tuple[str, int]:
-    stray = error.object[error.start : error.end]
-    try:
-        return stray.decode("cp1252"), error.end
-    except UnicodeDecodeError:  # five bytes that cp1252 leaves out
-        return stray.decode("latin-1"), error.end
+def _abbreviation(cell: str) -> str:
+    return unicodedata.normalize("NFC", cell.strip())  # never a null: "NA" is a condition here
 
 
-codecs.register_error("cp1252", _as_cp1252)
-
-
-def _usable_row(line: int, cells: list[str], header: list[str], files: Folder, problems: list[Problem]) -> Row | None:
-    """The row with its photograph's path, or None and a problem."""
+def _usable_row(
+    line: int, cell: dict[str, str], files: Folder, abbreviations: dict[str, str], problems: list[Problem]
+) -> Row | None:
+    """The row with its photograph's path, or None and a problem. abbreviations: all of the table, by plain spelling."""
 
     def refuse(column: str | None, reason: str, remedy: str) -> None:
         problems.append(Problem(CSV_NAME, line, column, "row", reason, remedy))
 
-    if len(cells) != len(header):
-        reason = f"has {len(cells)} cells, where the header has {len(header)}"
-        return refuse(None, reason, "quote cells that hold a comma")
-    cell = dict(zip(header, cells, strict=True))
-    abbreviation = unicodedata.normalize("NFC", cell["disease_abbr"].strip())  # never a null: "NA" is a condition here
+    abbreviation = _abbreviation(cell["disease_abbr"])
     if not abbreviation:
-        return refuse("disease_abbr", "is empty", "add the abbreviation")
+        return refuse("disease_abbr", "is empty", "add the abbreviation, or delete the row")
     if not re.fullmatch(r"[^\W_][\w .+()'-]*", abbreviation) or len(abbreviation) > 100:
-        return refuse("disease_abbr", f"{abbreviation!r} cannot name a folder", "use letters, digits, - and _")
+        return refuse("disease_abbr", f"{shown(abbreviation)} cannot name a folder", "use letters, digits, - and _")
+    # A row whose subject cannot be read is refused: as a subject of its own it might be on both sides of a fold.
+    damage = _damage("subject_id", cell.get("subject_id", ""))
+    if damage:
+        return refuse("subject_id", *damage)
     name = cell["image_name"].strip()
+    other = _other_abbreviation(abbreviation, name, r"\.[0-9]+", abbreviations)
+    if other:
+        reason = f"{shown(name)} is named as a photograph of {other}, but its row is of {abbreviation}"
+        return refuse("image_name", reason, "correct the abbreviation, or rename the file")
     path = files.find(abbreviation, name)
     if isinstance(path, str):
         return refuse("image_name", path, "correct the name, add the file or delete the row")
+    other = _other_abbreviation(abbreviation, name, r"[ _-]*\(?[0-9]+\)?", abbreviations)
+    if other:
+        reason = f"{shown(name)} begins as {other} does, but its row is of {abbreviation}"
+        problems.append(Problem(CSV_NAME, line, "image_name", "note", reason, "check the abbreviation"))
     return Row(line, abbreviation, path, {"disease_abbr": abbreviation})
 
 
-def _read_values(row: Row, cell: dict[str, str], extra: list[str], problems: list[Problem]) -> None:
+def _other_abbreviation(abbreviation: str, name: str, number: str, abbreviations: dict[str, str]) -> str | None:
+    """G01 of the file G01.9.jpg in a row of another condition, if the table has a G01."""
+    match = re.fullmatch(rf"(.+?){number}\.[^.]+", name)
+    stem = spelling.plain(match[1]) if match else ""
+    own = spelling.plain(abbreviation)
+    if stem == own or spelling.plain(Path(name).stem) == own:
+        return None
+    return abbreviations.get(stem)
+
+
+def _damage(column: str, text: str) -> tuple[str, str] | None:
+    """Reason and remedy for a cell that is longer than any value of its column, or that holds a control character."""
+    most = MAX_CHARACTERS.get(column, MAX_OWN_CHARACTERS)
+    if len(text) > most and len(text.strip()) > most:
+        return f"has {len(text.strip()):,} characters, more than the {most:,} that a cell of it may have", "shorten it"
+    control = spelling.control_character(text)
+    return (f"holds the control character {control}", "delete that character") if control else None
+
+
+def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullValues, problems: list[Problem]) -> None:
     """Fill in the row's recorded values; a value that cannot be read becomes null."""
+    text = {column: _readable(row, column, cell.get(column, ""), problems) for column in OPTIONAL + REQUIRED[1:]}
+    for column in (*READERS, "country", "hpo_ids"):
+        if text[column].strip() and nulls.hold(column, text[column]):
+            reason = f"{shown(text[column])} is read as not known, as --null_values says"
+            problems.append(row.problem(column, "note", reason, "nothing needs doing"))
+            text[column] = ""
+    if text["subject_id"].strip() and recorded_values.is_null(text["subject_id"]):
+        told = shown(text["subject_id"])
+        remedy = f"nothing needs doing, unless {told} names a person"
+        problems.append(row.problem("subject_id", "note", f"{told} is read as not known", remedy))
+    for part, genes in recorded_values.dates_for_genes(text["gene_name"]).items():
+        made = f"a spreadsheet made it of {' or '.join(genes)}" if genes else "a spreadsheet may have made it of a gene"
+        reason = f"{shown(part)} is a date or a number, no gene ({made}), and is left out"
+        remedy = f"write {genes[0] if len(genes) == 1 else 'the symbol of the gene'}, and format the column as text"
+        problems.append(row.problem("gene_name", "cell", reason, remedy))
+        text["gene_name"] = text["gene_name"].replace(part, "", 1)
     for column, (name, reader, remedy) in READERS.items():
         try:
-            row.values[name] = reader(cell.get(column, ""))
+            row.values[name] = reader(text[column])
         except ValueError as error:
             row.values[name] = None
             problems.append(row.problem(column, "cell", str(error), remedy))
+    try:
+        row.values["country"] = recorded_values.country(text["country"])
+    except ValueError as error:
+        row.values["country"] = None
+        remedy = (
+            f"it is null; write a country's English name or ISO code for {shown(text['country'])}, or leave it empty"
+        )
+        problems.append(row.problem("country", "note", str(error), remedy))
     row.values["age_group"] = recorded_values.age_group(row.values["age_years"])
-    row.values["hpo_ids"], wrong = recorded_values.hpo_ids(cell.get("hpo_ids", ""))
+    row.values["hpo_ids"], wrong = recorded_values.hpo_ids(text["hpo_ids"])
     for term in wrong:
-        reason = f"{term!r} is no current HPO term, and is left out"
+        reason = f"{shown(term)} is no current HPO term, and is left out"
         problems.append(row.problem("hpo_ids", "cell", reason, "write it as in HP:0000316, or leave it out"))
-    for gene in row.values["gene_names"] or []:
-        if not recorded_values.is_known_gene(gene):
+    _check_genes(row, problems)
+    row.values |= {name: _readable(row, name, cell[name], problems).strip() or None for name in extra}
+
+
+def _readable(row: Row, column: str, text: str, problems: list[Problem]) -> str:
+    """The cell's text; "" and a problem if it is damaged."""
+    damage = text and _damage(column, text)
+    if not damage:
+        return text
+    problems.append(row.problem(column, "cell", *damage))
+    return ""
+
+
+def _check_genes(row: Row, problems: list[Problem]) -> None:
+    """A note on a gene that HPO does not know; what is too long for a gene is left out."""
+    genes = row.values["gene_names"] or []
+    for gene in genes:
+        if len(gene) > MAX_GENE_CHARACTERS:
+            problems.append(
+                row.problem("gene_name", "cell", f"{shown(gene)} is no gene, and is left out", "correct it")
+            )
+        elif current := recorded_values.current_symbol(gene):
+            reason = f"{gene} is a former symbol, which spreadsheets take for a date; the gene is {current} now"
+            problems.append(row.problem("gene_name", "note", reason, f"write {current}"))
+        elif not recorded_values.is_known_gene(gene):
             problems.append(row.problem("gene_name", "note", f"{gene} is no gene that HPO knows", "check its spelling"))
-    row.values |= {name: cell[name].strip() or None for name in extra}
-
-
-def _agreeing(rows: list[Row], problems: list[Problem]) -> list[Row]:
-    """The rows less those whose ORPHA code contradicts most of their condition; notes on names that differ."""
-    by_condition: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_condition[row.abbreviation].append(row)
-    first_spelling: dict[str, str] = {}
-    bad = set()
-    for abbreviation, members in by_condition.items():
-        codes = Counter(row.values["orphanet_code"] for row in members if row.values["orphanet_code"])
-        code = codes.most_common(1)[0][0] if codes else None
-        spelling = first_spelling.setdefault(abbreviation.casefold(), abbreviation)
-        if spelling != abbreviation:
-            reason = f"{abbreviation} and {spelling} differ in capitals only, and are two conditions"
-            problems.append(members[0].problem("disease_abbr", "note", reason, "use one spelling if they are one"))
-        for row in members:
-            if row.values["orphanet_code"] not in (code, None):
-                bad.add(row.line)
-                reason = f"ORPHA {row.values['orphanet_code']}, but other rows of {abbreviation} have {code}"
-                problems.append(row.problem("orphanet_code", "row", reason, "correct the code or the abbreviation"))
-            elif row.values["disease_name"] != members[0].values["disease_name"]:
-                reason = f"is spelt otherwise than in row {members[0].line}, of the same abbreviation {abbreviation}"
-                problems.append(row.problem("disease_name", "note", reason, "use one spelling"))
-    return [row for row in rows if row.line not in bad]
+    row.values["gene_names"] = [gene for gene in genes if len(gene) <= MAX_GENE_CHARACTERS] or None
 
 
 def _once(rows: list[Row], problems: list[Problem]) -> list[Row]:
@@ -308,27 +330,6 @@ def _once(rows: list[Row], problems: list[Problem]) -> list[Row]:
             reason = f"{row.path.name} occurs already in row {first[row.path].line}"
             problems.append(row.problem("image_name", "row", reason, "delete one of the two rows"))
     return list(first.values())
-
-
-def _note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
-    """Notes on one subject under several conditions or of two sexes, and on one ORPHA code under several
-    abbreviations."""
-    number_them = "kept as one; number subjects across conditions"
-    for column, other, reason, remedy in (
-        ("subject_id", "disease_abbr", "subject {} has another condition in row {}", number_them),
-        ("subject_id", "sex", "subject {} has another sex in row {}", "kept as one; correct the sex or the subject"),
-        ("orphanet_code", "disease_abbr", "ORPHA {} has another abbreviation in row {}", "use one if they are one"),
-    ):
-        first: dict[str, Row] = {}
-        noted = set()
-        for row in rows:
-            value, differs = row.values[column], row.values[other]
-            if value is None or differs is None:
-                continue
-            earlier = first.setdefault(value, row)
-            if earlier.values[other] != differs and (value, differs) not in noted:
-                noted.add((value, differs))
-                problems.append(row.problem(column, "note", reason.format(value, earlier.line), remedy))
 
 
 def assign_image_ids(rows: list[Row], problems: list[Problem]) -> None:
@@ -345,8 +346,9 @@ def assign_image_ids(rows: list[Row], problems: list[Problem]) -> None:
         row.values["image_id"] = f"{row.abbreviation}.{number}"
     for folder, abbreviation in {(row.path.parent, row.abbreviation): None for row in unnumbered}:
         taken[abbreviation].update(n for path in folder.iterdir() if (n := _number(abbreviation, path)) is not None)
+    upcoming: dict[str, itertools.count] = defaultdict(lambda: itertools.count(1))
     for row in unnumbered:
-        number = next(n for n in itertools.count(1) if n not in taken[row.abbreviation])
+        number = next(n for n in upcoming[row.abbreviation] if n not in taken[row.abbreviation])
         taken[row.abbreviation].add(number)
         row.values["image_id"] = f"{row.abbreviation}.{number}"
         reason = f"{row.path.name} has no number of its own and becomes {row.values['image_id']}"

@@ -4,17 +4,19 @@
     metric.add_batch(references=labels, prediction_scores=probabilities)
     metric.compute()                                                # {"macro_f1": 0.18}
 
-references (n,) class numbers 0..C-1; prediction_scores (n, C), for each image a probability of each class. A file of
-its own because importing evaluate takes seconds (it imports transformers' pipelines) and metrics.py should not.
+references (n,) class numbers 0..C-1; prediction_scores (n, C), for each image a probability of each class; each a list,
+an array or a tensor. What cannot be scored is refused when it is added, by a ValueError of one line. A file of its own
+because importing evaluate takes seconds (it imports transformers' pipelines) and metrics.py should not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
 import metrics
+from predictions import SUM_TOLERANCE, whole_number
 
 
 class _Score(evaluate.Metric):
@@ -22,6 +24,7 @@ class _Score(evaluate.Metric):
 
     score_name: str
     score: Callable[..., np.ndarray]
+    of_probabilities = False  # whether the size of the scores counts, not their order alone
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -31,16 +34,81 @@ class _Score(evaluate.Metric):
             features=Features({"references": Value("int64"), "prediction_scores": List(Value("float64"))}),
         )
 
-    def _compute(self, references: list[int], prediction_scores: list[list[float]], **options: int) -> dict[str, float]:
-        """options go to the function. Raises ValueError where rows differ in length or a label is no class."""
-        widths = {len(row) for row in prediction_scores}
-        if len(widths) != 1 or not 0 <= min(references) <= max(references) < min(widths):
+    def compute(self, **given: object) -> dict[str, float] | None:
+        """As evaluate's; raises ValueError where nothing was given or added, where images differ in their number of
+        classes, and as add_batch."""
+        if self.writer is None and all(given.get(name) is None for name in self._feature_names()):
+            raise ValueError("there is nothing to score; give references and prediction_scores")
+        return super().compute(**given)
+
+    def add_batch(
+        self, *, references: Sequence | None = None, prediction_scores: Sequence | None = None, predictions: None = None
+    ) -> None:
+        """As evaluate's. Raises ValueError for references that are no class numbers, for scores that are ragged or not
+        finite (and, where their size counts, no probabilities), and where the two differ in number."""
+        if predictions is not None:
+            raise ValueError("predictions are not scored, only probabilities; give prediction_scores")
+        labels, scores = _class_numbers(references), _finite_scores(prediction_scores)
+        if len(labels) != len(scores):
+            raise ValueError(f"{len(labels)} references for {len(scores)} images of prediction_scores; give one each")
+        wrong = [row for row, label in enumerate(labels) if not 0 <= label < scores.shape[1]]
+        if wrong:
             raise ValueError(
-                f"references {min(references)}..{max(references)} with {sorted(widths)} probabilities an image; "
-                "give each image one probability a class, and class numbers from 0"
+                f"reference {wrong[0]} is {labels[wrong[0]]}, but there are {scores.shape[1]} probabilities an image; "
+                "give class numbers from 0, and one probability a class"
             )
+        odd = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > SUM_TOLERANCE)
+        if self.of_probabilities and odd.any():
+            what = f"prediction_scores of image {int(odd.argmax())} are negative or do not add up to 1"
+            raise ValueError(f"{what}; take the softmax of logits")
+        super().add_batch(references=labels, prediction_scores=scores)
+
+    def add(self, *, references: object = None, prediction_scores: Sequence | None = None) -> None:
+        """One image: its class number and its probabilities; raises as add_batch."""
+        self.add_batch(references=[references], prediction_scores=[prediction_scores])
+
+    def _compute(self, references: list[int], prediction_scores: list[list[float]], **options: int) -> dict[str, float]:
+        """options go to the function."""
+        widths = {len(row) for row in prediction_scores}
+        if len(widths) != 1:
+            what = f"{sorted(widths)} probabilities an image" if widths else "no image was given"
+            raise ValueError(f"{what}; give every image one probability a class")
         value = self.score(np.asarray(prediction_scores), np.asarray(references), **options)
         return {self.score_name: float(np.squeeze(value))}
+
+
+def _class_numbers(references: Sequence | None) -> list[int]:
+    """(n,) whole numbers."""
+    given = references.tolist() if hasattr(references, "tolist") else references
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        raise ValueError("references are no list; give one class number an image")
+    labels = []
+    for row, value in enumerate(given):
+        try:
+            labels.append(whole_number(value.tolist() if hasattr(value, "tolist") else value))
+        except ValueError as error:
+            raise ValueError(f"reference {row}: {error}") from None
+    return labels
+
+
+def _finite_scores(prediction_scores: Sequence | None) -> np.ndarray:
+    """(n, C) float64."""
+    given = prediction_scores
+    if hasattr(given, "detach"):  # a tensor, perhaps of half precision on a GPU
+        given = given.detach().cpu().double()
+    try:
+        scores = np.asarray(given, float)
+    except (TypeError, ValueError):
+        scores = np.empty(0)
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        what = (
+            "prediction_scores are no (images, classes) of two classes or more, are ragged, or hold what is no number"
+        )
+        raise ValueError(f"{what}; give every image one probability a class")
+    if not np.isfinite(scores).all():
+        row = int((~np.isfinite(scores)).any(axis=1).argmax())
+        raise ValueError(f"prediction_scores of image {row} are not finite; leave out images without scores")
+    return scores
 
 
 class TopKAccuracy(_Score):
@@ -75,9 +143,11 @@ class NegativeLogLikelihood(_Score):
     """{"nll": ..}, nats."""
 
     score_name, score = "nll", staticmethod(metrics.negative_log_likelihood)
+    of_probabilities = True
 
 
 class ExpectedCalibrationError(_Score):
     """{"ece": ..}, 0..1; `compute(..., n_bins=15)`."""
 
     score_name, score = "ece", staticmethod(metrics.expected_calibration_error)
+    of_probabilities = True

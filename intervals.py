@@ -10,6 +10,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 
 WEIGHTS_AT_ONCE = 4_000_000  # bounds the weights of resamples in memory to 32 MB
 
@@ -24,8 +25,9 @@ def bootstrap_interval(
     """Percentile interval of a statistic when whole subjects are drawn with replacement.
 
     statistic maps weights (b, n), a count of every image in each of b resamples, to (b,) values; subjects (n,) names
-    each image's subject: its images are drawn together, because they are not independent. Returns (low, high)."""
-    _, subject = np.unique(np.asarray(subjects, dtype=str), return_inverse=True)
+    each image's subject: its images are drawn together, because they are not independent; a null is a subject of its
+    own. Returns (low, high)."""
+    subject = numbered(subjects)
     values = _over_subjects(statistic, subject, _resamples(int(subject.max()) + 1, n_boot, seed))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -47,13 +49,26 @@ def corrected_interval(
     An estimate may lie outside of its interval: that of a calibration error can. Where few images decide, as in the
     upper calibration bins of a poor classifier, it is a little too narrow still. Needs at least two subjects.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 10 and 11."""
-    _, subject = np.unique(np.asarray(subjects, dtype=str), return_inverse=True)
+    subject = numbered(subjects)
     n = int(subject.max()) + 1
     (estimate,) = statistic(np.ones((1, len(subject))))
     bias = (_over_subjects(statistic, subject, _resamples(n, n_boot, seed)) - estimate).mean()
     left_out = _over_subjects(statistic, subject, 1 - np.eye(n, dtype=np.uint8)) - estimate
     reach = NormalDist().inv_cdf((1 + level) / 2) * left_out.std() * math.sqrt(n - 1)
     return float(estimate - bias - reach), float(estimate - bias + reach)
+
+
+def numbered(subjects: Sequence[str | None]) -> np.ndarray:
+    """Subjects (n,) as numbers 0, 1, .. in the order of their names; every null is a subject of its own.
+
+    Nothing ties two images to one another whose subjects are not known: taken for one patient they would be drawn
+    together, and the interval would be wrong."""
+    subjects = np.asarray(subjects, dtype=object)
+    known = ~pd.isna(subjects)
+    numbers = np.empty(len(subjects), int)
+    names, numbers[known] = np.unique(subjects[known].astype(str), return_inverse=True)
+    numbers[~known] = len(names) + np.arange((~known).sum())
+    return numbers
 
 
 @lru_cache(maxsize=2)  # all statistics of one set of images share their resamples
@@ -86,7 +101,7 @@ def swap_p_value(
     If the methods do equally well, whose predictions are whose does not matter within any subject: the p-value is the
     share of random swaps with a difference of means over replicates at least as large, the one observed counted too, so
     it is never below 1 / (n_swaps + 1). The i-th replicates swap with each other; the shorter list is gone round."""
-    _, subject = np.unique(np.asarray(subjects, dtype=str), return_inverse=True)
+    subject = numbered(subjects)
     pairs = [(a[i % len(a)], b[i % len(b)]) for i in range(math.lcm(len(a), len(b)))]
     both = [(np.concatenate(pair), np.concatenate([labels, labels])) for pair in pairs]
 

@@ -74,9 +74,11 @@ PAGE = """<!doctype html>
 def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
     """One row of the table and the predictions behind it. Raises ValueError or FileNotFoundError with the remedy."""
     predictions = metrics.read_predictions(folder)
-    record_file = folder / "run.json"
-    record = json.loads(record_file.read_text()) if record_file.is_file() else {}
-    results = metrics.score(predictions)
+    record = read_record(folder / "run.json")
+    try:
+        results = metrics.score(predictions)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
     arguments = record.get("arguments", {})
     given = [
         f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
@@ -101,6 +103,25 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
     }, predictions
 
 
+def read_record(file: Path) -> dict:
+    """A run's record, empty where there is none. Raises ValueError for a file that is none of train_classifier.py."""
+    if not file.is_file():
+        return {}
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        remedy = "finish the run, or delete the file: the page then says nothing of how the run was started"
+        raise ValueError(f"{file}: not a readable run record ({one_line(error)}); {remedy}") from error
+    parts = (
+        [record, *(record.get(name, {}) for name in ("arguments", "input"))] if isinstance(record, dict) else [record]
+    )
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(
+            f"{file}: not a record of train_classifier.py; give the folder that it wrote, or delete the file"
+        )
+    return record
+
+
 def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> list[dict]:
     """`count` held-out images with the three most probable conditions of each."""
     row_of = {image_id: row for row, image_id in enumerate(images["image_id"])}
@@ -116,7 +137,12 @@ def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> lis
         image = images[row_of[prediction["image_id"]]]
         probabilities = np.asarray(prediction["probabilities"])
         guesses = [
-            {"abbr": names[c], "name": name_of[names[c]], "p": probabilities[c], "right": c == prediction["label"]}
+            {
+                "abbr": names[c],
+                "name": name_of.get(names[c], names[c]),
+                "p": probabilities[c],
+                "right": c == prediction["label"],
+            }
             for c in np.argsort(-probabilities, kind="stable")[:3]
         ]
         faces.append(
@@ -151,6 +177,11 @@ def results_page(runs: list[Path], images: Dataset, count: int) -> str:
     rows, predictions = zip(*map(read_run, runs), strict=True)
     columns = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
     n_classes = images.features["label"].num_classes
+    for run, table in zip(runs, predictions, strict=True):
+        of_run = len(table["probabilities"].iloc[0])
+        if of_run != n_classes:
+            what = f"{of_run} classes, but this dataset has {n_classes}"
+            raise ValueError(f"{run}: its predictions are of {what}; give the dataset that the run was made with")
     chance = [metrics.shown(name, metrics.chance(name, n_classes)) for name in columns]
     for row in rows:
         scores = {name: row["metrics"].get(name, {}) for name in columns}
@@ -225,4 +256,4 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except (InputError, ValueError, FileNotFoundError) as error:
-        fail(str(error), 2)
+        fail(one_line(error), 2)  # a name in a file may hold a line break

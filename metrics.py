@@ -7,7 +7,7 @@
 A predictions file has one row for each image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`,
 `split` (val, test), `seed`, `backbone`, `recipe`, `probabilities` (one for each class), and `subject` (the group of one
 patient and near-duplicate photographs, the unit of the bootstrap); perhaps also `sex`, `age_group` and `region`, null
-where not known. Only rows with split "test" are scored.
+where not known. Only rows with split "test" are scored. An image whose `subject` is null is a subject of its own.
 
 An interval is about the classifiers given, tested on new subjects of the same population: their training images are
 fixed. The luck of training is the spread over seeds (`sd`), and a claim about a recipe needs several of them.
@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,8 @@ import numpy as np
 import pandas as pd
 
 from intervals import bootstrap_interval, corrected_interval, swap_p_value
+from predictions import SUBGROUPS, checked, known_subjects, read_predictions, subject_key
+from runs import fail, one_line
 from scores import (
     balanced_accuracy,
     expected_calibration_error,
@@ -43,8 +44,6 @@ from scores import (
     topk_accuracy as topk_accuracy,  # part of what this module offers
 )
 
-COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]
-SUBGROUPS = ["sex", "age_group", "region"]
 TOP_K = (1, 5, 10, 30)
 UNITS = "% (nll, ece: not)"
 NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # in the images: a percentile interval misses these, see score
@@ -63,50 +62,6 @@ def __getattr__(name: str) -> type:
     return getattr(evaluate_metrics, name)
 
 
-def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
-    """The predictions of one file, or of several runs (seeds) together; a folder stands for its predictions.parquet.
-
-    Raises FileNotFoundError, and ValueError as "file:row: reason; remedy" (first row is 1) for a missing column, for
-    probabilities that differ in number, are not finite, negative or do not add up to 1, for a label outside of them,
-    and for an image predicted twice in one fold and seed."""
-    paths = [paths] if isinstance(paths, str | Path) else paths
-    files = [Path(path) / "predictions.parquet" if Path(path).is_dir() else Path(path) for path in paths]
-    predictions = pd.concat([_read_file(file) for file in files], ignore_index=True)
-    widths = predictions["probabilities"].map(len)
-    if widths.nunique() > 1:
-        raise ValueError(f"the files differ in their number of classes: {sorted(widths.unique())}; score them apart")
-    key = ["image_id", "protocol", "fold", "split", "seed", "backbone", "recipe"]
-    twice = predictions.duplicated(key)
-    if twice.any():
-        row = predictions[twice].iloc[0]
-        raise ValueError(
-            f"image {row['image_id']} is predicted twice in fold {row['fold']} of seed {row['seed']}; "
-            "name each run once, and give runs of the same settings different seeds"
-        )
-    return predictions
-
-
-def _read_file(file: Path) -> pd.DataFrame:
-    """One checked predictions file."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file; give a predictions.parquet or the folder that holds one")
-    try:
-        predictions = pd.read_parquet(file)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        raise ValueError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]}); run again") from error
-    missing = [column for column in COLUMNS if column not in predictions]
-    if missing or not len(predictions):
-        what = f"column {missing[0]} is missing" if missing else "it holds no predictions"
-        raise ValueError(f"{file}: {what}; write it with train_classifier.py")
-    for row, (label, given) in enumerate(zip(predictions["label"], predictions["probabilities"], strict=True), start=1):
-        probabilities = np.asarray(given, float)
-        if not np.isfinite(probabilities).all() or (probabilities < 0).any() or abs(probabilities.sum() - 1) > 1e-3:
-            raise ValueError(f"{file}:{row}: probabilities must be finite, not negative and add up to 1; run again")
-        if not 0 <= label < len(probabilities):
-            raise ValueError(f"{file}:{row}: label {label} is none of the {len(probabilities)} classes; run again")
-    return predictions
-
-
 def score(predictions: pd.DataFrame) -> dict:
     """The content of results.json, from predictions of one backbone, recipe and protocol.
 
@@ -115,8 +70,10 @@ def score(predictions: pd.DataFrame) -> dict:
     interval over subjects of the mean over replicates, null for a single subject: bootstrap_interval, but
     corrected_interval for macro F1, balanced accuracy and calibration error, which are no means over images. All scores
     are fractions 0..1 but `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and top-5 for
-    each value of sex, age_group and region where the predictions have these columns.
-    Raises ValueError where settings are mixed or replicates did not test the same images."""
+    each value of sex, age_group and region where the predictions have these columns. `n_without_subject` is there where
+    images have none (each then counts as a subject of its own), `joined_subjects` where one is spelt in several ways.
+    Raises ValueError where a cell cannot be read (predictions.checked), where settings are mixed or replicates did not
+    test the same images."""
     settings, images, probabilities = _replicates(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes)
@@ -125,6 +82,7 @@ def score(predictions: pd.DataFrame) -> dict:
         **settings,
         "n_test": len(images),
         "n_subjects": int(images["subject"].nunique()),
+        **images.attrs,
         "n_classes": n_classes,
         "n_classes_tested": len(np.unique(labels)),
         "seeds": sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist()),
@@ -138,8 +96,13 @@ def score(predictions: pd.DataFrame) -> dict:
 
 
 def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
-    """Protocol, recipe and backbone; the test images by image_id; each replicate's probabilities (n, C) of them."""
+    """Protocol, recipe and backbone; the test images by image_id; each replicate's probabilities (n, C) of them.
+
+    What score says of the images' subjects stands in their `attrs`."""
+    predictions = checked(predictions, "predictions").reset_index(drop=True)
     test = predictions[predictions["split"] == "test"]
+    if not len(test):
+        raise ValueError(f"none of {len(predictions)} predictions has the split test; only held-out images are scored")
     settings = {column: test[column].unique().tolist() for column in ("protocol", "recipe", "backbone")}
     if "settings" in test and test["settings"].nunique(dropna=False) > 1:  # of train_classifier.py
         raise ValueError("the files are of runs with different settings (their settings.json); score one at a time")
@@ -149,15 +112,23 @@ def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.
             if any("synthetic" in str(value) for value in values):
                 remedy += ", or make the number of synthetic images equal with --synthetic_top_n"
             raise ValueError(f"{len(values)} values of {column} among the test rows: {values}; {remedy}")
+    one_label = test.groupby("image_id")["label"].nunique() == 1
+    if not one_label.all():
+        image_id = one_label.index[~one_label][0]
+        labels = sorted(test.loc[test["image_id"] == image_id, "label"].unique().tolist())
+        raise ValueError(f"image {image_id} has the labels {labels}; give it one in all folds and seeds")
     one_replicate = ["seed"] if settings["protocol"] == ["strict"] else ["seed", "fold"]
     replicates = [rows.sort_values("image_id") for _, rows in test.groupby(one_replicate)]
     first = replicates[0]
     if first["image_id"].duplicated().any() or any(
-        not np.array_equal(rows[["image_id", "label"]], first[["image_id", "label"]]) for rows in replicates
+        not np.array_equal(rows["image_id"], first["image_id"]) for rows in replicates
     ):
         raise ValueError("the replicates did not test the same images once each; run the missing folds or seeds")
     known = test.groupby("image_id")[[column for column in SUBGROUPS if column in test]].first()  # by any replicate
     images = first.drop(columns=known.columns).join(known, on="image_id")
+    images["subject"], n_without, joined = known_subjects(images, test)
+    images.attrs = {"n_without_subject": n_without} if n_without else {}
+    images.attrs |= {"joined_subjects": joined} if joined else {}
     probabilities = [np.stack(rows["probabilities"].tolist()) for rows in replicates]
     return {column: values[0] for column, values in settings.items()}, images, probabilities
 
@@ -221,7 +192,7 @@ def _by_subgroup(images: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
 
 def _by_age_then_name(value: str) -> tuple[bool, int, str]:
     """Sorts 6-11 before 12-17, words by the alphabet, and what is not known last."""
-    years = "".join(itertools.takewhile(str.isdigit, value))
+    years = "".join(itertools.takewhile(str.isdecimal, value))
     return value == "not known", int(years or 0), value
 
 
@@ -239,7 +210,9 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
         only = sorted(set(images["image_id"]) ^ set(images_b["image_id"]))
         raise ValueError(f"{len(only)} test images are in one file only, the first {only[0]}; test both on the same")
     n_classes = probabilities_a[0].shape[1]
-    same = np.array_equal(images[["label", "subject"]], images_b[["label", "subject"]])
+    same = np.array_equal(images["label"], images_b["label"]) and np.array_equal(
+        images["subject"].map(subject_key), images_b["subject"].map(subject_key)
+    )
     if n_classes != probabilities_b[0].shape[1] or not same:
         raise ValueError(
             "classes, labels or subjects of the same images differ; compare runs on one build of a dataset"
@@ -261,6 +234,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
         "protocol": of_a["protocol"],
         "n_test": len(labels),
         "n_subjects": int(subjects.nunique()),
+        **images.attrs,
         "a": {"backbone": of_a["backbone"], "recipe": of_a["recipe"], "n_replicates": len(probabilities_a)},
         "b": {"backbone": of_b["backbone"], "recipe": of_b["recipe"], "n_replicates": len(probabilities_b)},
         "metrics": scores,
@@ -339,7 +313,7 @@ def format_table(results: dict) -> str:
     """The scores as a text table in percent, with what a reader needs to judge them: n, seeds, interval, chance."""
     lines = [
         f"{results['backbone']}, {results['recipe']}, protocol {results['protocol']}: {results['n_test']} test images "
-        f"of {results['n_subjects']} subjects, {results['n_classes_tested']} of {results['n_classes']} classes tested, "
+        f"of {_subjects_of(results)}, {results['n_classes_tested']} of {results['n_classes']} classes tested, "
         f"seeds {', '.join(map(str, results['seeds']))}",
         f"{UNITS:<18} {'mean':>6} {'sd':>6}   {'95 % interval':<15} {'chance':>6}",
     ]
@@ -359,11 +333,20 @@ def format_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def _subjects_of(results: dict) -> str:
+    """How many subjects, and what was done where they are not known or spelt in several ways."""
+    said = f"{results['n_subjects']} subjects"
+    without, joined = results.get("n_without_subject"), results.get("joined_subjects", ())
+    notes = [f"{without} images without a subject are one each"] if without else []
+    notes += [f"{' and '.join(names)} are one" for names in joined]
+    return said + (f" ({'; '.join(notes)})" if notes else "")
+
+
 def format_comparison(comparison: dict) -> str:
     """compare's content as a text table, in percent (nll in nats, ece 0..1)."""
     a, b = ("{backbone}, {recipe}, mean of {n_replicates}".format(**comparison[letter]) for letter in "ab")
     lines = [
-        f"protocol {comparison['protocol']}: {comparison['n_test']} test images of {comparison['n_subjects']} subjects",
+        f"protocol {comparison['protocol']}: {comparison['n_test']} test images of {_subjects_of(comparison)}",
         f"A: {a}",
         f"B: {b}",
         f"{UNITS:<18} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<17} {'p':>6}",
@@ -405,5 +388,4 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except (FileNotFoundError, ValueError) as error:
-        print(f"metrics.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(one_line(error), 2)

@@ -8,7 +8,7 @@ import itertools
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -96,6 +96,47 @@ class NearDuplicates:
     def _thumbnail(self, i: int) -> np.ndarray:
         pixels = os.pread(self._file.fileno(), SIDE_PX * SIDE_PX, i * SIDE_PX * SIDE_PX)
         return np.frombuffer(pixels, dtype=np.uint8).reshape(SIDE_PX, SIDE_PX)
+
+
+def copies(images: Sequence[np.ndarray], photographs: Sequence[np.ndarray]) -> list[list[int]]:
+    """The photographs that each image is a copy of, increasing, by the test that a build groups near duplicates with.
+
+    images (m, 2, SIDE_PX, SIDE_PX), photographs (n, 2, SIDE_PX, SIDE_PX) uint8: `both_thumbnails` of each, which may be
+    memory-mapped. Returns m lists of numbers 0..n - 1. What is of one colour all over is a copy of nothing."""
+    photograph, numbers, signs, outlines = _signatures(photographs, range(len(photographs)))
+    copied: list[list[int]] = [[] for _ in range(len(images))]
+    for start in tqdm(range(0, len(images), BLOCK_ROWS), desc="looking for copies", unit="block", leave=False):
+        image, own_numbers, own_signs, own_outlines = _signatures(
+            images, range(start, min(start + BLOCK_ROWS, len(images)))
+        )
+        i, j = np.nonzero(own_signs @ signs.T >= HASH_BITS - 2 * MAX_HAMMING)
+        alike = np.einsum("pd,pd->p", own_outlines[i], outlines[j]) >= MIN_OUTLINE_AGREEMENT
+        for a, b in zip(i[alike].tolist(), j[alike].tolist(), strict=True):
+            a_row, b_row = image[a], photograph[b]
+            if b_row in copied[a_row]:
+                continue
+            if same_photograph(images[a_row][own_numbers[a]], photographs[b_row][numbers[b]]):
+                copied[a_row].append(b_row)
+    return [sorted(rows) for rows in copied]
+
+
+def _signatures(stacks: Sequence[np.ndarray], rows: range) -> tuple[list[int], list[int], np.ndarray, np.ndarray]:
+    """Of t thumbnails that show something: their rows, their places 0 or 1 in these, signs (t, HASH_BITS) and outlines
+    (t, OUTLINE_PX^2), both float32."""
+    places = [(row, n, thumbnail) for row in rows for n, thumbnail in enumerate(stacks[row])]
+    places = [place for place in places if place[2].std() >= MIN_CONTRAST]
+    bits = np.array([perceptual_hash(thumbnail) for *_, thumbnail in places]).reshape(-1, HASH_BITS)
+    outlines = np.array([outline(thumbnail) for *_, thumbnail in places], np.float32).reshape(-1, OUTLINE_PX**2)
+    signs = np.where(bits, np.float32(1), np.float32(-1))
+    return [row for row, *_ in places], [n for _, n, _ in places], signs, outlines
+
+
+def both_thumbnails(image: Image.Image) -> np.ndarray:
+    """`thumbnails` as one array (2, SIDE_PX, SIDE_PX) uint8; the second is black where there is no border."""
+    both = np.zeros((2, SIDE_PX, SIDE_PX), np.uint8)
+    for n, thumbnail in enumerate(thumbnails(image)):
+        both[n] = thumbnail
+    return both
 
 
 def thumbnails(image: Image.Image) -> list[np.ndarray]:

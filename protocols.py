@@ -7,6 +7,8 @@ drawn when the dataset is built, stored in its columns, and from then on only re
 """
 
 import argparse
+import functools
+import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -17,8 +19,12 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+import spelling
+
 PROTOCOLS = ("strict", "paper")
 DRAWS_NEW_PEOPLE = "simulate_faces"  # the one generator of synthetic images that saw no photograph
+DIGESTS = ("original_sha256", "sha256")  # columns by which a photograph is known: the first that is there
+OPTIONAL = ("subject_id", *DIGESTS, "pixels", "copies")  # columns that a guard looks at where they are there
 N_FOLDS = 5
 PAPER_SEED = 42  # the authors' random_state
 STRICT_SEED = 20260
@@ -47,15 +53,38 @@ class Fold:
 def groups(subject_ids: Sequence[str | None], duplicate_pairs: Iterable[tuple[int, int]]) -> list[int]:
     """Join rows of one subject and rows that are near duplicates, transitively.
 
-    subject_ids (n,): None is a subject of its own; duplicate_pairs: rows. Returns (n,): the group's first row."""
+    subject_ids (n,): as curators spell them, compared by subject_key; None, or a text in which nothing is to be seen,
+    is a subject of its own. duplicate_pairs: rows. Returns (n,): the group's first row."""
     first_row: dict[str, int] = {}
-    links = [(first_row.setdefault(s, row), row) for row, s in enumerate(subject_ids) if s is not None]
+    keys = [None if subject is None else subject_key(subject) for subject in subject_ids]
+    links = [(first_row.setdefault(key, row), row) for row, key in enumerate(keys) if key]
     links += duplicate_pairs
     n = len(subject_ids)
     rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
     _, component = connected_components(coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n)), directed=False)
     first: dict[int, int] = {}
     return [first.setdefault(c, row) for row, c in enumerate(component.tolist())]
+
+
+@functools.cache
+def subject_key(subject_id: str) -> str:
+    """One form for all spellings of one person's identifier, so that a person in two spellings is one group.
+
+    Alike are: Unicode forms, widths, capitals, invisible characters, dashes and runs of them, quotes around the whole,
+    blanks except between two digits ("P 1" is "P1", "1 2" is not "12"), a whole number with a fraction of zeros (7,
+    7.0, "7,00"; "7,000" is not, since its comma may part thousands) or as spreadsheets shorten it (1E+03 is 1000; 1e3
+    is not, since people name things so). Accents, leading zeros (007), dots, dashes and underscores tell apart.
+    """
+    text = re.sub(r"(?<!\d) | (?!\d)", "", spelling.plain(str(subject_id)))
+    text = re.sub(r"-+", "-", text)
+    text = re.sub(r'^="([^"]*)"$', r"\1", text).strip("'\"")  # ="007" and '007 keep a spreadsheet from making it 7
+    whole = re.fullmatch(r"(-?\d+)(?:\.0*|,0{1,2}|,0{4,})", text)
+    if whole:
+        return whole[1]
+    shortened = re.fullmatch(r"(-?\d)(?:[.,](\d*?)0*)?e\+(\d{1,2})", text)
+    if shortened and len(shortened[2] or "") <= int(shortened[3]):
+        return shortened[1] + (shortened[2] or "").ljust(int(shortened[3]), "0")
+    return text
 
 
 def paper_split(labels: Sequence[Hashable]) -> tuple[list[str], list[int | None]]:
@@ -319,13 +348,14 @@ class Guard:
         rows = guard.admit_for_choice(rows, "checkpoint")  # rows on which a trained model is compared with another
 
     columns: a `datasets.Dataset` or a mapping with `image_id` and `group_id`, and, where there are, `subject_id`,
-    `sha256` and `pixels` (digests of the published bytes and of the decoded picture). Raises LeakError at once
-    where the fold's own sides overlap; see check_fold."""
+    `sha256`, `original_sha256`, and `pixels` (digests of the published bytes, of the photograph that was restored, and
+    of the decoded picture). Raises LeakError at once where the fold's own sides overlap; see check_fold."""
 
     def __init__(self, fold: Fold, columns: Mapping[str, Sequence]):
         check_fold(fold, columns)
         self.fold = fold
         self._image_ids = _column(columns, "image_id")
+        self._photographs = photograph_digests(columns)
         self._pixels = _column(columns, "pixels")
         self._training = set(fold.train.tolist())
         self._validation = set(fold.val.tolist())
@@ -341,24 +371,31 @@ class Guard:
     def admit_synthetic(self, images: Mapping[str, Sequence], simulated: bool = False) -> None:
         """Raise LeakError, naming the image, unless every synthetic image may be trained on in this fold.
 
-        images: columns (m,) `synthetic_id`, `generator`, `protocol`, `fold`, `source_image_ids` and, once the pictures
-        are decoded, `pixels`. An image must be of this protocol and fold (null under `paper`, where one generator
-        serves all folds), and all that its generator saw must be on the training side, or in validation under `paper`.
-        Without sources nobody can tell what was seen, so that raises too; simulated: the dataset's photographs are
-        simulated themselves, and then further people of simulate_faces.py, who have no sources, are admitted. None may
-        show the same pixels as a test image, under either protocol."""
-        seen = {self._image_ids[row] for row in self._training | self._validation}
+        images: columns (m,) `synthetic_id`, `generator`, `protocol`, `fold`, `source_image_ids`, `source_sha256`, and,
+        once the pictures are decoded, `pixels` and `copies` (the dataset's rows of which an image is a near duplicate).
+        An image must be of this protocol and fold (null under `paper`, where one generator serves all folds), and all
+        that its generator saw must be on the training side, or in validation under `paper`: photographs of this
+        dataset, each with the digest that it has here, whatever it is called. Without sources nobody can tell what was
+        seen, so that raises too; simulated: the dataset's photographs are simulated themselves, and then further people
+        of simulate_faces.py, who have no sources, are admitted. None may show the same pixels as a test image, or be a
+        near duplicate of a photograph that the training may not see, under either protocol."""
         number = None if self.fold.protocol == "paper" else self.fold.number
-        known = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids")
-        for synthetic_id, generator, protocol, fold, sources in zip(*(images[name] for name in known), strict=True):
-            sources = [] if sources is None else sources
-            outside = [source for source in sources if source not in seen]
+        names = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids")
+        columns = [*(images[name] for name in names), images.get("source_sha256") or [None] * len(images["fold"])]
+        reasons: dict[tuple, str | None] = {}  # thousands of images share the few lists of sources
+        for synthetic_id, generator, protocol, fold, ids, digests in zip(*columns, strict=True):
+            sources = tuple(ids or ()), tuple(digests or ())
+            if sources not in reasons:
+                reasons[sources] = self._why_unseen(*sources)
             if (protocol, fold) != (self.fold.protocol, number):
                 self._refuse(synthetic_id, f"was made for fold {fold} of protocol {protocol}")
-            if outside:
-                what = "is not on the training side" if outside[0] in self._image_ids else "is not in the dataset"
-                self._refuse(synthetic_id, f"was made from image {outside[0]}, which {what} ({len(outside)} such)")
-            if not len(sources) and not (simulated and generator == DRAWS_NEW_PEOPLE):
+            if reasons[sources]:
+                self._refuse(synthetic_id, reasons[sources])
+            if generator == DRAWS_NEW_PEOPLE and not simulated:
+                self._refuse(
+                    synthetic_id, f"is said to be by {generator}, whose people stand beside simulated ones only"
+                )
+            if not sources[0] and generator != DRAWS_NEW_PEOPLE:
                 self._refuse(synthetic_id, "names no source_image_ids, so nobody can tell what its generator saw")
         shown = _column(images, "pixels")
         if shown and self._pixels:
@@ -366,6 +403,57 @@ class Guard:
             for synthetic_id, pixels in zip(images["synthetic_id"], shown, strict=True):
                 if pixels in tested:
                     self._refuse(synthetic_id, f"is a copy of image {tested[pixels]}, which is held out")
+        why = "which the training may not see"
+        for synthetic_id, rows in zip(images["synthetic_id"], _column(images, "copies") or (), strict=False):
+            for row in set(rows) - self._training - self._validation:
+                self._refuse(synthetic_id, f"is a near duplicate of image {self._image_ids[row]}, {why}")
+
+    def admit_weights(self, photographs: Iterable[str], name: str) -> None:
+        """Raise LeakError, naming a photograph, where weights have learnt from one that is not on the training side.
+
+        photographs: digests of those that the weights saw (photograph_digests); those of other datasets are passed
+        over; name: of the weights, for the message."""
+        if self._photographs is None:
+            raise LeakError(f"{name} saw photographs, and these have no column sha256 to be compared with; build again")
+        seen = set(photographs)
+        for row, digest in enumerate(self._photographs):
+            if digest in seen and row not in self._training:
+                raise LeakError(
+                    f"fold {self.fold.number} ({self.fold.protocol}): {name} has learnt from image "
+                    f"{self._image_ids[row]}, which is not on the training side; give weights that did not see it"
+                )
+
+    def _why_unseen(self, image_ids: tuple, digests: tuple) -> str | None:
+        """What is wrong with the sources of a synthetic image, as an end of "image X ..."; None if nothing is."""
+        if len(image_ids) != len(digests):
+            return f"names {len(image_ids)} source_image_ids but {len(digests)} source_sha256"
+        if image_ids and self._photographs is None:
+            return "cannot be told from one of a held-out photograph, since the dataset has no column sha256"
+        allowed = self._training | self._validation
+        outside = [self._why_outside(*source, allowed) for source in zip(image_ids, digests, strict=True)]
+        outside = [reason for reason in outside if reason]
+        return f"{outside[0]} ({len(outside)} such)" if outside else None
+
+    def _why_outside(self, image_id: str | None, digest: str | None, allowed: set[int]) -> str | None:
+        rows = self._rows_of.get(image_id)
+        if rows is None:
+            return f"was made from image {image_id}, which is not in the dataset"
+        if digest is None:
+            return f"was made from image {image_id}, whose source_sha256 is missing"
+        shown = [row for row in rows if self._photographs[row] == digest]
+        if not shown:
+            return f"was made from another photograph, which was called {image_id} then"
+        return (
+            None if allowed.issuperset(shown) else f"was made from image {image_id}, which is not on the training side"
+        )
+
+    @functools.cached_property
+    def _rows_of(self) -> dict[str, list[int]]:
+        """Rows by image_id: one each, in what a build writes."""
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row, image_id in enumerate(self._image_ids):
+            rows[image_id].append(row)
+        return dict(rows)
 
     def _refuse(self, synthetic_id: str, why: str) -> NoReturn:
         where = f"fold {self.fold.number} ({self.fold.protocol})"
@@ -387,7 +475,8 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
     """Raise LeakError if a held-out image is on the fold's training side, and under `strict` also if another image of
     its group or subject is, or one with the same bytes.
 
-    columns: as for Guard. Under `paper` patients and copies may straddle: that is the published protocol."""
+    columns: as for Guard; subjects are compared by subject_key. Under `paper` patients and copies may straddle: that is
+    the published protocol."""
     # A tested image must not choose a checkpoint; under strict nothing may.
     chooses = fold.val if fold.protocol == "strict" else np.intersect1d(fold.val, fold.test)
     if len(chooses):
@@ -397,20 +486,40 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
         )
     held_out = [*fold.val.tolist(), *fold.test.tolist()]
     train = fold.train.tolist()
-    identities = ("image_id", "group_id", "subject_id", "sha256", "pixels")
+    identities = ("image_id", "group_id", "subject_id", *DIGESTS, "pixels")
     for column in identities if fold.protocol == "strict" else identities[:1]:
-        values = _column(columns, column)
+        values = told = _column(columns, column)
+        if values and column == "subject_id":
+            values = [(value and subject_key(value)) or None for value in told]
         both = ({values[row] for row in train} & {values[row] for row in held_out}) - {None} if values else None
         if both:
+            first = min(told[row] for row in held_out if values[row] in both)
             raise LeakError(
-                f"fold {fold.number} ({fold.protocol}): {column} {min(both)} is held out and in training "
+                f"fold {fold.number} ({fold.protocol}): {column} {first} is held out and in training "
                 f"({len(both)} such); build the dataset again, or draw the folds through protocols.folds"
             )
+
+
+def guarded(columns: Mapping[str, Sequence]) -> dict[str, list]:
+    """Those of the columns that a guard looks at, without decoding a picture; as for Guard."""
+    names = ("image_id", "group_id", *OPTIONAL)
+    return {name: values for name in names if (values := _column(columns, name)) is not None}
+
+
+def photograph_digests(columns: Mapping[str, Sequence]) -> list[str] | None:
+    """The digest by which each photograph is known, (n,): of its bytes in config real, also where it was restored.
+
+    columns: as for Guard; None where they hold no digest for every row."""
+    for name in DIGESTS:
+        digests = _column(columns, name)
+        if digests is not None and None not in digests:
+            return digests
+    return None
 
 
 def _column(columns: Mapping[str, Sequence], name: str) -> list | None:
     """A whole column, untransformed; None where there is none, which only the optional ones may be."""
     known = columns.column_names if hasattr(columns, "column_names") else columns
-    if name not in known and name in ("subject_id", "sha256", "pixels"):
+    if name not in known and name in OPTIONAL:
         return None
     return list((columns.with_format(None) if hasattr(columns, "with_format") else columns)[name])

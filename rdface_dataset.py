@@ -209,16 +209,15 @@ def complete(rows: list[Row], pairs: list[tuple[int, int]]) -> str | None:
     return why_no_paper
 
 
-def examine(folder: Path, workspace: Path) -> tuple[list[Row], list[str], list[tuple[int, int]], list[Problem]]:
+def examine(
+    folder: Path, workspace: Path, null_values: Iterable[str] = ()
+) -> tuple[list[Row], list[str], list[tuple[int, int]], list[Problem]]:
     """Usable rows, names of the curator's own columns, pairs of near duplicates, and all problems in the CSV's order.
 
+    null_values: the curator's own texts for "not known", TEXT or COLUMN=TEXT.
     Raises FolderError where the folder as a whole cannot be used."""
     problems: list[Problem] = []
-    rows, extra_columns = curated_table.read(folder, problems)
-    clashes = set(extra_columns) & set(features([]))
-    if clashes:
-        reason = f"column {', '.join(sorted(clashes))} has a name that the build writes"
-        raise FolderError(curated_table.CSV_NAME, reason, "rename it", row=1)
+    rows, extra_columns = curated_table.read(folder, problems, set(features([])), null_values)
     rows, pairs = scan(rows, problems, workspace)
     curated_table.assign_image_ids(rows, problems)
     problems.sort(key=lambda problem: problem.row or 0)
@@ -228,7 +227,7 @@ def examine(folder: Path, workspace: Path) -> tuple[list[Row], list[str], list[t
 def validate(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as workspace:
         try:
-            rows, _, _, problems = examine(args.folder, Path(workspace))
+            rows, _, _, problems = examine(args.folder, Path(workspace), args.null_values)
         except FolderError as error:
             if not args.json:
                 raise
@@ -304,7 +303,7 @@ def _workspace(target: Path, folder: Path) -> str:
 
 def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float) -> int:
     earlier = datasheet.card_header(target)  # refused now if it cannot be read, not after the work
-    rows, extra_columns, pairs, problems = examine(args.folder, workspace)
+    rows, extra_columns, pairs, problems = examine(args.folder, workspace, args.null_values)
     withdrawn = withdrawal.listed(target)
     rows, pairs = without_withdrawn(rows, pairs, withdrawn, problems)
     bad = [problem for problem in problems if problem.severity != "note"]
@@ -400,6 +399,7 @@ def write_record(made: Path, args: argparse.Namespace, rows: list[Row], problems
             "folder": Path(os.path.realpath(args.folder)).name,
             "output_dir": Path(os.path.realpath(args.output_dir)).name,
             "skip_bad": args.skip_bad,
+            "null_values": args.null_values,
         },
         "images": len(rows),
         "conditions": len({row.abbreviation for row in rows}),
@@ -463,6 +463,14 @@ def folder_path(text: str) -> Path:
     return Path(text)
 
 
+def null_value(text: str) -> str:
+    try:
+        curated_table.NullValues([text])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -482,6 +490,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="where to ask for an image's removal, shown on the card (public); the earlier build's if not given",
     )
     for command in (checked, built):
+        command.add_argument(
+            "--null_values",
+            type=null_value,
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="TEXT",
+            help="further texts that mean not known, in any capitals; COLUMN=TEXT for one column, as in subject_id=0",
+        )
         command.add_argument("folder", type=folder_path, help="holds disease_images.csv and rd_images/")
     return parser.parse_args(argv)
 

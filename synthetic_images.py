@@ -42,6 +42,7 @@ def features(class_names: Sequence[str]) -> Features:
             "protocol": Value("string"),
             "fold": Value("int8"),  # null under `paper`
             "source_image_ids": List(Value("string")),  # every real image that the generator saw
+            "source_sha256": List(Value("string")),  # their digests in the same order: names may come to mean others
         }
     )
 

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 import protocols
-from built_dataset import is_simulated, load_synthetic
+import synthetic_scores
+from built_dataset import is_simulated, load_synthetic, photograph_sha256
 from runs import InputError
 
-LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "cosine")
+LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256", "cosine")
 REGISTER_DIGITS = 8  # of a folder's fingerprint, before the synthetic_id: two folders may both hold an AAR_1
 
 
@@ -24,7 +25,7 @@ REGISTER_DIGITS = 8  # of a folder's fingerprint, before the synthetic_id: two f
 class SyntheticMix:
     """Synthetic images (m,) that may be chosen, of one or more datasets, for a dataset of n photographs."""
 
-    n_photographs: int
+    photographs: list[str]  # (n,) their digests (built_dataset.photograph_sha256)
     simulated: bool  # the photographs are
     protocol: str
     top_n: int | None  # images in each fold; None: all
@@ -32,6 +33,11 @@ class SyntheticMix:
     fingerprints: list[str]  # of the datasets as they were opened, whatever was selected of them
     columns: dict[str, list]  # (m,) LIGHT_COLUMNS (cosine may be missing) and `image_id`, unique in a fold
     labels: np.ndarray  # (m,) class numbers of the photographs' dataset
+    records: list[dict]  # of the scoring runs, where there were any (synthetic_scores.py)
+
+    @property
+    def n_photographs(self) -> int:
+        return len(self.photographs)
 
     @property
     def generators(self) -> list[str]:
@@ -46,16 +52,30 @@ class SyntheticMix:
             raise InputError(f"--synthetic_dataset: no image there was made for {where}; generate some, or name --fold")
         return np.array(made_for)
 
-    def admit(self, fold: protocols.Fold, columns: Mapping[str, Sequence], pixels: Sequence[str] | None = None) -> None:
+    def admit(
+        self, fold: protocols.Fold, columns: Mapping[str, Sequence], copies: Sequence[Sequence[int]] | None = None
+    ) -> None:
         """Raise LeakError where an image made for the fold must not be trained on in it, drawn or not.
 
-        columns: as for protocols.Guard; pixels (n + m,): digests of all pictures, once they are decoded, so that copies
-        of test images raise too."""
+        fold: rows from n on, which are synthetic images, are passed over. columns: as for protocols.Guard, of at least
+        the n photographs; `pixels` (n + m,) holds the digests of all pictures, once they are decoded. copies (m,): the
+        photographs of which each image is a near duplicate (near_duplicates.copies)."""
+        n = self.n_photographs
+        sides = {side: rows[rows < n] for side, rows in (("train", fold.train), ("val", fold.val))}
+        fold = dataclasses.replace(fold, **sides)
+        for record in self.records:
+            synthetic_scores.admit(record, fold, self.photographs)
         rows = self.candidates(fold).tolist()
         images = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        if pixels is not None:
-            images["pixels"] = [pixels[self.n_photographs + row] for row in rows]
-        protocols.Guard(fold, columns).admit_synthetic(images, self.simulated)
+        guarded = protocols.guarded(columns)
+        if "pixels" in guarded:
+            images["pixels"] = [guarded["pixels"][n + row] for row in rows]
+        if copies is not None:
+            images["copies"] = [copies[row] for row in rows]
+        guard = protocols.Guard(
+            fold, {name: values[:n] for name, values in guarded.items()} | {"sha256": self.photographs}
+        )
+        guard.admit_synthetic(images, self.simulated)
 
     def choose(self, fold: protocols.Fold, seed: int) -> np.ndarray:
         """Images to train on in a fold, (s,): the highest cosines over all classes, highest first; without the filter's
@@ -138,6 +158,7 @@ def open_mix(names: Sequence[str], top_n: int | None, photographs: datasets.Data
         if images._fingerprint in opened:
             raise InputError(f"--synthetic_dataset {name}: its images are given twice; name each folder once")
         opened[images._fingerprint] = name, images
+    records = [synthetic_scores.read_record(name, images) for name, images in opened.values()]
     scored = {"cosine" in images.column_names for _, images in opened.values()}
     if len(scored) > 1:
         raise InputError("--synthetic_dataset: some have a column cosine and some not; run filter_synthetic.py on all")
@@ -152,10 +173,10 @@ def open_mix(names: Sequence[str], top_n: int | None, photographs: datasets.Data
         for column in columns:
             columns[column] += light[column]
         parts.append(images)
-    simulated, fingerprints = is_simulated(photographs), sorted(opened)
-    return SyntheticMix(
-        len(photographs), simulated, protocol, top_n, parts, fingerprints, columns, np.array(labels, dtype=np.int64)
-    )
+    digests, simulated = photograph_sha256(photographs), is_simulated(photographs)
+    records = [record for record in records if record]
+    numbers = np.array(labels, dtype=np.int64)
+    return SyntheticMix(digests, simulated, protocol, top_n, parts, sorted(opened), columns, numbers, records)
 
 
 def usable(images: datasets.Dataset, protocol: str) -> datasets.Dataset:
@@ -186,7 +207,8 @@ def light_columns(name: str, images: datasets.Dataset, fingerprint: str) -> dict
     """LIGHT_COLUMNS that there are, and `image_id`, unique in a fold. Raises InputError for an image twice in one."""
     light = {column: images[column][:] for column in LIGHT_COLUMNS if column in images.column_names}
     same: dict[tuple, tuple] = {}  # one list of sources for all images of a generator, of which there may be thousands
-    light["source_image_ids"] = [same.setdefault(tuple(ids), tuple(ids)) for ids in light["source_image_ids"]]
+    for column in ("source_image_ids", "source_sha256"):
+        light[column] = [same.setdefault(tuple(values), tuple(values)) for values in light[column]]
     (identity, times), *_ = Counter(zip(light["fold"], light["synthetic_id"], strict=True)).most_common(1)
     if times > 1:
         where = "" if identity[0] is None else f" in fold {identity[0]}"

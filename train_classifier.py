@@ -36,9 +36,10 @@ import faces
 import heat_maps
 import hub_models
 import metrics
+import near_duplicates
 import protocols
 from backbones import PAPER_BACKBONES, Backbone, load_backbone
-from built_dataset import is_simulated, load_images
+from built_dataset import is_simulated, load_images, photograph_sha256
 from classifiers import (
     build_classifier,
     load_classifier,
@@ -387,7 +388,7 @@ def open_study(
 ) -> Study:
     """The pixels, decoded once, of the photographs and the synthetic images."""
     size = (backbone.image_size, backbone.face_alignment, args.cache_dir)
-    pixels = cached_pixels(accelerator, images, *size)
+    pixels = cached_pixels(accelerator, images, *size, thumbnails=mix is not None)
     missed = pixels.faces_missed.sum()
     if missed:
         accelerator.print(f"no face found in {missed} of {len(images)} images: these are taken whole")
@@ -395,7 +396,7 @@ def open_study(
     corrupted = {kind: cached_pixels(accelerator, images, *size, kind) for kind in kinds}
     kept = results.columns_to_keep(images, labels)
     if mix:
-        pixels = join([pixels, *(cached_pixels(accelerator, part, *size) for part in mix.parts)])
+        pixels = join([pixels, *(cached_pixels(accelerator, part, *size, thumbnails=True) for part in mix.parts)])
         missed = pixels.faces_missed[len(images) :].sum()
         if missed:
             accelerator.print(f"no face found in {missed} of {len(mix.labels)} synthetic images: these are taken whole")
@@ -434,6 +435,9 @@ def main(args: argparse.Namespace) -> None:
     with accelerator.main_process_first():
         paper_input = args.recipe == "finetune"
         backbone = load_backbone(args.backbone, args.backbone_weights, args.image_size, paper_input=paper_input)
+    for _, fold, _ in jobs if backbone.seen_photographs else ():
+        guard = protocols.Guard(fold, {**protocols.guarded(images), "sha256": photograph_sha256(images)})
+        guard.admit_weights(backbone.seen_photographs, backbone_name(args))
     if args.align_faces:
         backbone.face_alignment = None if args.align_faces == "none" else args.align_faces
     if args.recipe == "linear_probe":  # a network that cannot be used is refused before any photograph is decoded
@@ -471,9 +475,11 @@ def main(args: argparse.Namespace) -> None:
         same.pop("synthetic_fingerprints", None)
     settings_sha256 = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
     study = open_study(accelerator, images, labels, mix, backbone, settings_sha256, args)
-    if mix:
-        for fold in folds:
-            mix.admit(fold, study.columns, study.columns["pixels"])  # none is a copy of a held-out photograph
+    if mix:  # no image is a copy of a photograph that the training may not see
+        photographs, *synthetic = study.pixels.thumbnails.arrays
+        copies = [rows for part in synthetic for rows in near_duplicates.copies(part, photographs)]
+        for _, fold, _ in jobs:
+            mix.admit(fold, study.columns, copies)
     if args.recipe == "linear_probe":
         chosen = np.concatenate([rows for _, fold, _ in jobs for rows in (fold.train, fold.val)])
         needed = np.union1d(np.arange(len(images)), chosen)  # of the synthetic images only those in some fold

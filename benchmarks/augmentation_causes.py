@@ -49,14 +49,17 @@ def through(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
     return np.concatenate(decoded)
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--work_dir", type=Path, required=True, help="of a finished augmentation_gain.py")
     add("--base", default=str(ROOT / "demo_models" / "diffusion"), help="the pipeline that was adapted")
     add("--k_shots", type=int, nargs="+", default=[1, 2], help="photographs of a condition that were trained on")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of support sets, adapters and images")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     accelerator = Accelerator(cpu=True)
     vae = AutoencoderKL.from_pretrained(args.base, subfolder="vae", torch_dtype=torch.float32).eval()
@@ -103,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_args())

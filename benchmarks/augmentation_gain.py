@@ -56,7 +56,8 @@ def build_corpus(args: argparse.Namespace) -> Path:
         shutil.rmtree(raw, ignore_errors=True)
         seed = TUNING_CORPUS_SEED if args.tuning else CORPUS_SEED
         flags = ["--output_dir", str(raw), "--num_images", str(args.num_photographs), "--seed", str(seed)]
-        simulation = simulate_faces.parse_args([*flags, "--image_size", "256", "--num_workers", "2"])
+        flags += ["--num_conditions", str(args.num_conditions), "--image_size", "256", "--num_workers", "2"]
+        simulation = simulate_faces.parse_args(flags)
         raw.mkdir(parents=True)
         conditions = tuple(chosen_conditions(args))
         photographs = simulate_faces.plan_corpus(args.num_photographs, conditions, simulation.seed)
@@ -168,7 +169,7 @@ def report(args: argparse.Namespace) -> None:
                 named = [folder / f"with_{arm.replace(' ', '_')}_{n}" for folder in folders]
                 compared = metrics.compare(alone, metrics.read_predictions(named))
                 found.append({"k_shot": k, "arm": arm, "images": n, "n_test": compared["n_test"]})
-                for name in ("top1", "top5"):
+                for name in [name for name in ("top1", "top5") if name in compared["metrics"]]:
                     found[-1][name] = compared["metrics"][name]
                 top1 = found[-1]["top1"]
                 print(
@@ -179,7 +180,7 @@ def report(args: argparse.Namespace) -> None:
     write_json(args.work_dir / "gain.json", {"simulated": True, "differences": found})
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--work_dir", type=Path, required=True, help="corpus, adapters, images and predictions")
@@ -194,7 +195,10 @@ def main() -> None:
     add("--rank", type=int, default=8, help="of the adapters")
     add("--tuning", action="store_true", help="other conditions and people than the study's, to choose settings on")
     add("--report", action="store_true", help="only print what finished runs give")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     dataset = build_corpus(args)
     for seed in [] if args.report else tqdm(args.seeds, desc="seeds"):
@@ -204,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_args())

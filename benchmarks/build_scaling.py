@@ -22,6 +22,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import phenotypes
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -47,10 +51,24 @@ def re_encode(images: Path, copies: int, row: dict[str, str], number: int) -> li
     return rows
 
 
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--work_dir", type=Path, required=True, help="corpus and built datasets; kept")
+    parser.add_argument("--num_images", type=int, default=5000, help="simulated photographs before re-encoding")
+    parser.add_argument("--copies", type=int, default=10, help="of each photograph, the first included")
+    parser.add_argument("--image_size", type=int, default=256, help="side in px")
+    parser.add_argument("--seed", type=int, default=0, help="of the simulated corpus")
+    return parser.parse_args(argv)
+
+
 def main(args: argparse.Namespace) -> None:
     folder = args.work_dir.resolve() / "raw"
     if not folder.exists():
-        size = ("--num_images", args.num_images, "--image_size", args.image_size, "--seed", args.seed)
+        conditions = min(args.num_images // 2, phenotypes.NUM_STUDY_CONDITIONS)
+        size = ("--num_images", args.num_images, "--num_conditions", conditions)
+        size += ("--image_size", args.image_size, "--seed", args.seed)
         run("simulate_faces.py", "--output_dir", folder, *size)
     with open(folder / "disease_images.csv", newline="", encoding="utf-8") as table:
         rows = [row for row in csv.DictReader(table) if row["subject_id"]]  # not the corpus's own planted copies
@@ -86,12 +104,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--work_dir", type=Path, required=True)
-    parser.add_argument("--num_images", type=int, default=5000)
-    parser.add_argument("--copies", type=int, default=10, help="of each photograph, the first included")
-    parser.add_argument("--image_size", type=int, default=256, help="side in px")
-    parser.add_argument("--seed", type=int, default=0)
-    main(parser.parse_args())
+    main(parse_args())

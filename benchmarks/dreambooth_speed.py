@@ -202,7 +202,10 @@ def training(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Non
 def sampling(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> None:
     """30 steps of the pipeline's own solver, as the paper has it, against 15 of DPM-Solver++: time, and the scores that
     a filter goes by, from the same noise."""
-    detector, real = faces.load_detector("mtcnn"), [train_diffusion.photograph_person(i, 91)[0] for i in range(60)]
+    detector, real = (
+        faces.load_detector("mtcnn"),
+        [train_diffusion.photograph_person(i, 91)[0] for i in range(args.num_real)],
+    )
 
     def examined(pictures: list[np.ndarray]) -> list:
         larger = [cv2.resize(picture, (256, 256), interpolation=cv2.INTER_CUBIC) for picture in pictures]
@@ -220,8 +223,10 @@ def sampling(pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> Non
         diffusion.set_scheduler(pipeline, name)
         pictures, started = [], time.perf_counter()
         for start in range(0, args.num_samples, 10):
-            seeds = [synthetic_images.image_seed(92, "speed", i) for i in range(start, start + 10)]
-            repeated = [each.expand(10, -1, -1) for each in words]
+            seeds = [
+                synthetic_images.image_seed(92, "speed", i) for i in range(start, min(start + 10, args.num_samples))
+            ]
+            repeated = [each.expand(len(seeds), -1, -1) for each in words]
             side = diffusion.native_side_px(pipeline)
             pictures += list(diffusion.sample(pipeline, *repeated, seeds, side, steps, args.guidance_scale)[0])
         took, found = time.perf_counter() - started, examined(pictures)
@@ -250,7 +255,7 @@ def sampling_speed(pipeline: StableDiffusionPipeline, args: argparse.Namespace) 
         print(f"{name}, {steps} steps, {batch} at once: {took:.3f} s an image of {side} px", flush=True)
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--shape", choices=("miniature", "sd15"), default="miniature", help="of the networks")
@@ -258,8 +263,12 @@ def main() -> None:
     add("--steps", type=int, default=10, help="in a measurement")
     add("--rounds", type=int, default=3, help="measurements of each way; the median counts")
     add("--num_samples", type=int, default=100, help="pictures of each solver; 0: none")
+    add("--num_real", type=int, default=60, help="simulated photographs that the pictures are compared with")
     add("--guidance_scale", type=float, default=3.0, help="of the samples")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
     pipeline = open_base(args)
     print(f"{args.shape}, {pipeline.unet.dtype}, {pipeline.device}, {torch.get_num_threads()} threads")
     training(pipeline, args)
@@ -268,4 +277,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_args())

@@ -59,6 +59,21 @@ def share_with_a_face(detector: faces.Detector, pictures: np.ndarray) -> float:
     return float(np.mean([face is not None for face in detector.detect(framed)]))
 
 
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--run_dir", type=Path, required=True, help="a fold's folder of train_fastgan.py")
+    parser.add_argument("--dataset_name", required=True, help="what it was trained on")
+    parser.add_argument("--backbone", default="demo_models/backbone", help="see train_classifier.py")
+    parser.add_argument("--num_images", type=int, default=128, help="samples of each snapshot")
+    parser.add_argument("--seed", type=int, default=1, help="of the samples")
+    parser.add_argument(
+        "--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept"
+    )
+    return parser.parse_args(argv)
+
+
 def main(args: argparse.Namespace) -> None:
     images, backbone = load_images(args.dataset_name), load_backbone(args.backbone)
     detector = faces.load_detector("mtcnn")
@@ -89,15 +104,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--run_dir", type=Path, required=True, help="a fold's folder of train_fastgan.py")
-    parser.add_argument("--dataset_name", required=True, help="what it was trained on")
-    parser.add_argument("--backbone", default="demo_models/backbone", help="see train_classifier.py")
-    parser.add_argument("--num_images", type=int, default=128, help="samples of each snapshot")
-    parser.add_argument("--seed", type=int, default=1, help="of the samples")
-    parser.add_argument(
-        "--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept"
-    )
-    main(parser.parse_args())
+    main(parse_args())

@@ -168,7 +168,7 @@ def epochs_side_by_side(args: argparse.Namespace, study: Study, cache_s: float) 
 def frozen_backbone(study: Study, incumbent_epoch_s: float, cache_s: float) -> None:
     """One pass over all images, then five probes with their inner folds."""
     started = time.perf_counter()
-    study.features = extract_features(Accelerator(cpu=True), study, 32)
+    study.features = extract_features(Accelerator(cpu=True), study, np.arange(len(study.labels)), 32)
     features_s = time.perf_counter() - started
     for fold in protocols.folds(study.images, "strict"):
         data = (study.features, study.labels, study.groups, fold.train)

@@ -84,7 +84,9 @@ class Population:
         return {name: float(statistics[name](probabilities, labels, weights)[0]) for name in NAMES}
 
 
-def coverage(population: Population, size: str, design: str, repetitions: int, n_boot: int) -> dict[str, dict]:
+def coverage(
+    population: Population, size: str, design: str, repetitions: int, n_boot: int, parts: int = 10
+) -> dict[str, dict]:
     """For each score: true value, mean estimate, and the share of repetitions whose interval covers the true value.
 
     `covered` by the interval that metrics.py takes, `percentile` by the plain bootstrap; n: images on average."""
@@ -104,7 +106,7 @@ def coverage(population: Population, size: str, design: str, repetitions: int, n
                 plain[repetition, i] if interval is bootstrap_interval else interval(weighted, subjects, n_boot=n_boot)
             )
     share = population.share if design == "drawn" else population.subjects[size] / population.subjects[size].sum()
-    true = population.true_values(share, statistics) | {"macro_f1": estimates[:, NAMES.index("macro_f1")].mean()}
+    true = population.true_values(share, statistics, parts) | {"macro_f1": estimates[:, NAMES.index("macro_f1")].mean()}
     true_values = np.array([true[name] for name in NAMES])
     covered, percentile = (
         ((each[..., 0] <= true_values) & (true_values <= each[..., 1])).mean(axis=0) for each in (chosen, plain)
@@ -134,6 +136,17 @@ def told_apart(population: Population, size: str, repetitions: int, n_swaps: int
     return {name: count / repetitions for name, count in found.items()}
 
 
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--repetitions", type=int, default=2000, help="new sets of subjects for each interval")
+    parser.add_argument("--n_boot", type=int, default=500, help="resamples an interval; metrics.py itself takes 2000")
+    parser.add_argument("--n_swaps", type=int, default=499, help="random swaps a test; metrics.py itself takes 10000")
+    parser.add_argument("--parts", type=int, default=10, help="10,000 subjects each: where the true values come from")
+    return parser.parse_args(argv)
+
+
 def main(args: argparse.Namespace) -> None:
     began = time.monotonic()
     standard_error = 100 * (0.95 * 0.05 / args.repetitions) ** 0.5
@@ -141,7 +154,8 @@ def main(args: argparse.Namespace) -> None:
     for top1, skill in SKILL.items():
         population = Population(skill)
         for size in N_SUBJECTS:
-            designs = {d: coverage(population, size, d, args.repetitions, args.n_boot) for d in ("drawn", "fixed")}
+            amounts = (args.repetitions, args.n_boot, args.parts)
+            designs = {design: coverage(population, size, design, *amounts) for design in ("drawn", "fixed")}
             apart = told_apart(population, size, args.repetitions, args.n_swaps, NAMES)
             n = [f"{design} {scores['top1']['n']:.0f}" for design, scores in designs.items()]
             print(f"\ntop-1 about {top1}, {size} (images on average: {', '.join(n)})")
@@ -164,10 +178,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--repetitions", type=int, default=2000)
-    parser.add_argument("--n_boot", type=int, default=500, help="resamples an interval; metrics.py itself takes 2000")
-    parser.add_argument("--n_swaps", type=int, default=499, help="random swaps a test; metrics.py itself takes 10000")
-    main(parser.parse_args())
+    main(parse_args())

@@ -85,7 +85,7 @@ def distances(read: np.ndarray, labels: np.ndarray, truth: dict[int, np.ndarray]
     return np.array([np.linalg.norm(read[labels == label].mean(axis=0) - mean) for label, mean in truth.items()])
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--synthetic_dataset", required=True, help="what train_dreambooth.py sampled, of a simulated dataset")
@@ -93,7 +93,10 @@ def main() -> None:
     add("--num_people", type=int, default=1500, help="that the probe is fitted on; as many as a fifth more test it")
     add("--num_base_samples", type=int, default=240, help="of the base alone")
     add("--guidance_scale", type=float, default=1.5, help="of the base's samples: give what the adapters' had")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     pictures, z = zip(*(person(i) for i in tqdm(range(args.num_people * 6 // 5), desc="people")), strict=True)
     read, z = features_of(np.stack(pictures)), np.stack(z)
@@ -136,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_args())

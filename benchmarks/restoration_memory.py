@@ -80,13 +80,16 @@ def memory_kb(pid: int, field: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), 0)
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--work_dir", type=Path, required=True, help="new folder, deleted at the end")
     parser.add_argument("--num_images", type=int, nargs="+", default=[100, 2000], help="sizes to compare")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
     if not Path("/proc/self/status").is_file():
         raise SystemExit("peak memory is read from /proc, which this system lacks")
     args.work_dir.mkdir(parents=True)
@@ -101,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_args())

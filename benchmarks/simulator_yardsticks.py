@@ -83,6 +83,13 @@ def duplicates(images, truth: list[dict]) -> None:
     print(f"planted re-encodings found: {found} of {len(planted)}; groups that join different people: {wrong}")
 
 
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--raw_dir", type=Path, required=True, help="what simulate_faces.py wrote")
+    parser.add_argument("--dataset_name", required=True, help="the dataset built from it")
+    return parser.parse_args(argv)
+
+
 def main(args: argparse.Namespace) -> None:
     truth = pq.read_table(args.raw_dir / "ground_truth.parquet").to_pylist()
     images = load_images(args.dataset_name)
@@ -96,7 +103,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--raw_dir", type=Path, required=True, help="what simulate_faces.py wrote")
-    parser.add_argument("--dataset_name", required=True, help="the dataset built from it")
-    main(parser.parse_args())
+    main(parse_args())

@@ -1,7 +1,9 @@
 """backbones.py: the paper's six against published figures and the libraries' own networks, weight files, refusals."""
 
+import argparse
 import functools
 import json
+import re
 from pathlib import Path
 
 import facenet_pytorch
@@ -264,3 +266,146 @@ def test_weights_are_never_unpickled(tmp_path):
     torch.save({"conv1.weight": Path("anything but a tensor")}, tmp_path / "pickle.pth")
     message = refusal("test_resnet", tmp_path / "pickle.pth")
     assert "pickle.pth: " in message and "give a .safetensors file" in message
+
+
+# ---- checkpoints of training
+
+
+@functools.cache
+def tiny_states() -> tuple[dict, dict]:
+    """Two sets of weights of the network test_resnet, without its classifier."""
+    torch.manual_seed(0)
+    return tuple(timm.create_model("test_resnet", num_classes=0).state_dict() for _ in range(2))
+
+
+def behind(prefix: str, state: dict) -> dict:
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+def trained_state() -> dict:
+    """An optimizer's own tensors, as checkpoints keep them."""
+    layer = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+HEAD = {"head.mlp.0.weight": torch.ones(2, 384), "head.last_layer.weight_g": torch.ones(2, 1)}
+CLASSIFIER = {"fc.weight": torch.ones(5, 384), "fc.bias": torch.ones(5)}
+NESTS = {
+    "net": lambda s, _: {"net": s},
+    "network beside counts and arguments": lambda s, _: {"network": s, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
+    "a student alone": lambda s, _: {"student": behind("module.", s)},
+    "an encoder three deep, with an optimizer": lambda s, _: {"a": {"b": {"encoder": s}}, "optimizer": trained_state()},
+    "a prefix of one's own": lambda s, _: behind("my_trunk.", s) | {"projection_head.0.weight": torch.ones(2, 384)},
+    "DataParallel": lambda s, _: behind("module.", s | CLASSIFIER),
+    "torch.compile over DataParallel": lambda s, _: {"model": behind("_orig_mod.module.", s)},
+    "torch.compile and FSDP inside": lambda s, _: behind("model._orig_mod.", behind("_fsdp_wrapped_module.", s)),
+    "Lightning": lambda s, _: {"state_dict": behind("model.", s | CLASSIFIER) | {"criterion.weight": torch.ones(5)}},
+    "equal weights twice": lambda s, _: {"model": s, "best": {key: tensor.clone() for key, tensor in s.items()}},
+    "SWA": lambda s, _: behind("module.", s) | {"n_averaged": torch.tensor(4)},
+    "DINO": lambda s, o: {
+        "student": behind("module.backbone.", o) | behind("module.", HEAD),
+        "teacher": behind("backbone.", s) | HEAD,
+        "dino_loss": {"center": torch.ones(1, 2)},
+    },
+    "MoCo": lambda s, o: {
+        "state_dict": behind("module.encoder_q.", s | {"fc.0.weight": torch.ones(4, 4)})
+        | behind("module.encoder_k.", o | {"fc.0.weight": torch.ones(4, 4)})
+        | {"module.queue": torch.ones(4, 8), "module.queue_ptr": torch.zeros(1)}
+    },
+    "timm's EMA": lambda s, o: {"state_dict": o, "state_dict_ema": s},
+    "model_ema behind a wrapper": lambda s, o: {"model": o, "model_ema": behind("module.", s)},
+}
+
+
+@pytest.mark.parametrize("nest", NESTS)
+def test_a_network_is_found_wherever_a_checkpoint_keeps_it(nest, tmp_path, capsys):
+    state, other = tiny_states()
+    torch.save(NESTS[nest](state, other), tmp_path / "checkpoint.pth")
+    network = backbones.load_backbone("test_resnet", tmp_path / "checkpoint.pth").network
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())
+    said = {
+        "DINO": "test_resnet is read behind 'teacher/backbone.', not 'student/backbone.'",
+        "MoCo": "test_resnet is read behind 'encoder_q.', not 'encoder_k.'",
+        "timm's EMA": "test_resnet is read behind 'state_dict_ema/', not 'state_dict/'",
+        "model_ema behind a wrapper": "test_resnet is read behind 'model_ema/', not 'model/'",
+        "Lightning": "test_resnet is read behind 'model.'",
+        "a prefix of one's own": "test_resnet is read behind 'my_trunk.'",
+    }
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == (1 if "read behind" in printed else 0) and said.get(nest, "") in printed
+
+
+@pytest.mark.parametrize(
+    "part", ["projector", "dino_head", "heads", "classifier", "predictor", "prototypes", "ntx_loss"]
+)
+def test_heads_and_losses_beside_a_network_are_left_out_but_not_heads_within(part, tmp_path):
+    state, _ = tiny_states()
+    torch.save(behind("trunk.", state) | {f"{part}.0.weight": torch.ones(2)}, tmp_path / "beside.pth")
+    network = backbones.load_backbone("test_resnet", tmp_path / "beside.pth").network
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())
+    torch.save(state | {f"{part}.0.weight": torch.ones(2)}, tmp_path / "within.pth")
+    if part in ("projector", "predictor", "prototypes"):  # never between pixels and features
+        backbones.load_backbone("test_resnet", tmp_path / "within.pth")
+    else:
+        assert f"unknown (first {part}.0.weight)" in refusal("test_resnet", tmp_path / "within.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s, o: behind("online_network.", s) | behind("target_network.", o),
+            "behind 'online_network.' and 'target_network.' stand unlike weights that fit",
+        ),
+        (lambda s, o: {"ema": s, "teacher": o}, "behind 'ema/' and 'teacher/' stand unlike weights that fit"),
+        (
+            lambda s, _: behind("model.", s | {"layer1.0.se.fc1.weight": torch.ones(1)}),
+            "1 tensors unknown .first layer1.0.se",
+        ),
+        (
+            lambda s, _: behind("backbone.", s) | {"decoder.0.weight": torch.ones(2)},
+            "1 tensors unknown .first decoder.0",
+        ),
+        (lambda s, _: {"net": behind("x.", {k: s[k] for k in s if k != min(s)})}, "1 tensors missing .first {first}"),
+        (lambda s, _: {"net": s | {min(s): torch.ones(1)}}, "1 tensors of another shape .first {first}"),
+        (lambda s, _: {"teacher": {}, "student": {"x": 1}}, "it holds no tensors by name"),
+        (lambda s, _: list(s.values()), "it holds no tensors by name"),
+        (lambda s, _: s | {f"_orig_mod.{min(s)}": s[min(s)]}, "two tensors are called {first}"),
+        (lambda s, _: s | {min(s): s[min(s)] * torch.nan}, "{first} holds values that are not finite"),
+        (lambda s, _: behind("model.", s | {max(s): s[max(s)] + torch.inf}), "model.{last} holds values that are not"),
+        (lambda s, _: s | {min(s): s[min(s)].double() + 1e39}, "{first} holds values that are not finite"),
+        (lambda s, _: s | {min(s): s[min(s)].to(torch.int8)}, "{first} is of torch.int8"),
+    ],
+)
+def test_what_might_be_another_network_is_refused_by_name(change, message, tmp_path):
+    state, other = tiny_states()
+    torch.save(change(dict(state), other), tmp_path / "checkpoint.pth")
+    line = refusal("test_resnet", tmp_path / "checkpoint.pth")
+    assert re.search(message.format(first=re.escape(min(state)), last=re.escape(max(state))), line) and "; " in line
+    assert line.startswith(f"weights {tmp_path / 'checkpoint.pth'}")
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path):
+    content = {"weight": torch.ones(1)}
+    torch.save(content | {"model": content}, tmp_path / "plain.pth")
+    content["model"] = content
+    torch.save(content, tmp_path / "round.pth")
+    assert "round.pth: " in refusal("test_resnet", tmp_path / "round.pth")
+
+
+@pytest.mark.parametrize("place", ["", "backbone.", "state_dict", "teacher"])
+def test_what_a_model_has_seen_is_no_weight_and_stays_with_it(place, tmp_path):
+    state, other = tiny_states()
+    seen = torch.arange(64, dtype=torch.uint8).reshape(2, 32)
+    content = behind(place, state | {"seen_photographs": seen}) if "." in place or not place else None
+    content = content or {place: state | {"seen_photographs": seen}, "student": other}
+    torch.save(content, tmp_path / "seen.pth")
+    read = backbones.read_weights(tmp_path / "seen.pth")
+    (key,) = (key for key in read if backbones.is_seen_photographs(key))
+    assert torch.equal(read[key], seen) and key.endswith("seen_photographs")
+    if place != "state_dict":  # beside a student with other weights nothing says which is meant
+        network = backbones.load_backbone("test_resnet", tmp_path / "seen.pth").network
+        assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())

@@ -287,6 +287,60 @@ def test_another_backbone_is_refused_in_one_line(recipe, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: {key.replace("base_model.model.", ""): t for key, t in s.items()},
+            "missing .first base_model.*unkn",
+        ),
+        (lambda s: {key.replace(".", "_").replace("base_model", "lora_unet"): t for key, t in s.items()}, "lora_unet_"),
+        (lambda s: {key.replace("lora_A", "lora_down"): t for key, t in s.items()}, r"unknown \(first .*lora_down"),
+        (lambda s: {key: t for key, t in s.items() if key != min(s)}, "1 tensors missing .first base_model.*lora_A"),
+        (lambda s: {key: t for key, t in s.items() if "blocks.0." not in key}, r"missing \(first .*blocks\.0\."),
+        (
+            lambda s: {key.replace("blocks.1.", "blocks.7."): t for key, t in s.items()},
+            r"unknown \(first .*blocks\.7\.",
+        ),
+        (
+            lambda s: {key: t[:4] if "lora_A" in key else t[:, :4] for key, t in s.items()},
+            r"of another shape \(first base_model.*lora_A",
+        ),
+        (lambda s: {}, "missing .first base_model"),
+        (
+            lambda s: s | {"extra.lora_A.weight": torch.zeros(8, 2)},
+            r"1 tensors unknown \(first extra\.lora_A\.weight\)",
+        ),
+        (lambda s: s | {min(s): s[min(s)] * np.nan}, "1 tensors with values that are not finite .first base_model"),
+        (lambda s: s | {max(s): s[max(s)] + np.inf}, "1 tensors with values that are not finite .first base_model"),
+    ],
+)
+def test_an_adapter_of_which_peft_would_load_only_a_part_is_refused(tmp_path, change, message):
+    backbone = tiny_backbone("ViT")
+    classifier = classifiers.build_classifier(backbone, N_CLASSES, "lora", "ViT")
+    take_one_step(classifier)
+    classifiers.save_classifier(tmp_path, classifier, {"backbone": "ViT"})
+    adapter = tmp_path / "adapter_model.safetensors"
+    state = load_file(adapter)
+    save_file({key: tensor.contiguous() for key, tensor in change(state).items()}, adapter)
+    with pytest.raises(runs.InputError, match=f"its adapter does not fit the backbone.*{message}.*; give ") as error:
+        classifiers.load_classifier(tmp_path, backbone)
+    assert "\n" not in str(error.value)
+    save_file(state, adapter)
+    assert torch.equal(logits(classifiers.load_classifier(tmp_path, backbone)), logits(classifier))
+
+
+@pytest.mark.parametrize("change", [{"r": 4}, {"target_modules": ["blocks.0.attn.proj"]}, {"peft_type": "NONE"}, None])
+def test_an_adapter_config_of_another_adapter_is_refused(tmp_path, change):
+    backbone = tiny_backbone("ViT")
+    classifiers.save_classifier(tmp_path, classifiers.build_classifier(backbone, N_CLASSES, "lora", "ViT"), {})
+    file = tmp_path / "adapter_config.json"
+    file.write_text("[]" if change is None else json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(runs.InputError, match=r"its adapter does not fit the backbone.*; give ") as error:
+        classifiers.load_classifier(tmp_path, backbone)
+    assert "\n" not in str(error.value)
+
+
 def test_missing_and_damaged_files_are_refused_in_one_line(tmp_path):
     backbone = tiny_backbone("ViT")
 

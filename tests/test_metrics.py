@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import rankdata
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
@@ -308,6 +310,223 @@ def test_damaged_predictions_are_refused_with_their_row(tmp_path, change, messag
         metrics.read_predictions(file)
 
 
+def written(folder: Path, table: pd.DataFrame) -> Path:
+    table.to_parquet(folder / "predictions.parquet")
+    return folder / "predictions.parquet"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("label", [0, 1, None, 1, 0, 1], "3: label null is no whole number"),
+        ("label", [0.0, 1.0, 0.5, 1.0, 0.0, 1.0], "3: label 0.5 is no whole number"),
+        ("label", ["0", "1", "AAR", "1", "0", "1"], "3: label 'AAR' is no whole number"),
+        ("label", [False, True, False, True, False, True], "1: label False is no whole number"),
+        ("label", [0, -1, 0, 1, 0, 1], "2: label -1 is none of the 3 classes"),
+        ("label", [0.0, np.inf, 0.0, 1.0, 0.0, 1.0], "2: label inf is no whole number"),
+        ("fold", [0, 1, 2, 3, None, 0], "5: fold null is no whole number"),
+        ("fold", ["0", "1", "2", "fold 3", "4", "0"], "4: fold 'fold 3' is no whole number"),
+        ("seed", [None] * 6, "1: seed null is no whole number"),
+        ("seed", ["0"] * 5 + ["final"], "6: seed 'final' is no whole number"),
+        ("image_id", ["A", "B", None, "D", "E", "F"], "3: image_id null is no name"),
+        ("image_id", ["A", "B", "", "D", "E", "F"], "3: image_id '' is no name"),
+        ("image_id", [1.0, 2.0, np.nan, 4.0, 5.0, 6.0], "3: image_id null is no name"),
+        ("image_id", [[1]] * 6, r"1: image_id \[1\] is no name"),
+        ("split", ["test"] * 4 + ["holdout", "test"], "5: split 'holdout' is none of test, val, train"),
+        ("split", [None] * 6, "1: split null is none of"),
+        ("protocol", ["k-fold"] * 6, "1: protocol 'k-fold' is none of strict, paper"),
+        ("backbone", ["tiny", None, "tiny", "tiny", "tiny", "tiny"], "2: backbone null is no name"),
+        ("subject", [True] * 6, "1: subject True is no name"),
+        ("subject", [["p1"]] * 6, r"1: subject \['p1'\] is no name"),
+        ("probabilities", [[0.2, 0.3, 0.5]] * 4 + [None] * 2, "5: probabilities null are no flat list"),
+        ("probabilities", [[0.2, None, 0.5]] * 6, "1: probabilities must be finite"),
+        ("probabilities", [[[0.2, 0.3, 0.5]]] * 6, r"1: probabilities .* are no flat list"),
+        ("probabilities", ["[0.2, 0.3, 0.5]"] * 6, r"1: probabilities '\[0.2, 0.3, 0.5\]' are no flat list"),
+        ("probabilities", [0.5] * 6, "1: probabilities 0.5 are no flat list"),
+        ("probabilities", [[2.0, -1.0, 0.5]] * 6, "1: probabilities must .* softmax of logits"),
+        ("probabilities", [[20, 30, 50]] * 6, "1: probabilities must .* add up to 1"),
+        ("probabilities", [[1.0]] * 6, "1: probabilities are of one class"),
+        ("probabilities", [[]] * 6, "1: probabilities must"),
+        ("probabilities", [[0.2, 0.3, 0.5]] * 5 + [[0.5, 0.5]], "6: rows differ in their number of classes"),
+    ],
+)
+def test_cells_of_other_tools_that_have_no_meaning_are_refused_with_their_row(tmp_path, column, values, message):
+    table = as_table(*random_predictions(n=6, n_classes=3)).assign(label=0)
+    table[column] = pd.Series(values, dtype=object if None in values and column != "probabilities" else None)
+    file = written(tmp_path, table)
+    with pytest.raises(ValueError, match=f"^{file}:{message}") as refusal:
+        metrics.read_predictions(file)
+    assert "\n" not in str(refusal.value) and "; " in str(refusal.value)
+    with pytest.raises(ValueError, match=f"^predictions:{message}"):  # also of a table that was never a file
+        metrics.score(pd.read_parquet(file))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.assign(label=t["label"].astype(float), fold=t["fold"].astype(float)),
+        lambda t: t.assign(label=t["label"].astype(str), seed="0", fold=t["fold"].astype(str) + ".0"),
+        lambda t: t.assign(label=t["label"].astype("Int64"), seed=pd.Series(0, t.index, "UInt8")),
+        lambda t: t.assign(split=["Test", "TEST ", "test", "testing"] * 50, protocol="Strict"),
+        lambda t: t.assign(image_id=t["image_id"].astype("category"), subject=t["subject"].astype("category")),
+        lambda t: t.assign(probabilities=[list(map(float, p)) for p in t["probabilities"]]),
+        lambda t: t.set_index("image_id"),
+        lambda t: t.set_index(["seed", "fold"]),
+    ],
+)
+def test_numbers_and_words_in_other_spellings_give_the_same_scores(tmp_path, change):
+    table = as_table(*random_predictions())
+    read = metrics.read_predictions(written(tmp_path, change(table)))
+    assert metrics.score(read) == metrics.score(table)
+    assert read["label"].tolist() == table["label"].tolist() and set(read["split"]) == {"test"}
+
+
+def test_probabilities_as_whole_numbers_and_in_half_precision_are_scored(tmp_path):
+    probabilities, labels = random_predictions()
+    hits = np.eye(12, dtype=int)[probabilities.argmax(axis=1)]
+    table = as_table(probabilities, labels)
+    scores = metrics.score(metrics.read_predictions(written(tmp_path, table.assign(probabilities=hits.tolist()))))
+    assert scores["metrics"]["top1"] == metrics.score(table)["metrics"]["top1"]
+    half = table.assign(probabilities=list(probabilities.astype(np.float16)))
+    scores = metrics.score(metrics.read_predictions(written(tmp_path, half)))["metrics"]
+    assert scores["nll"]["mean"] == pytest.approx(metrics.score(table)["metrics"]["nll"]["mean"], rel=1e-3)
+
+
+def test_sums_may_err_as_half_precision_does_and_no_more(tmp_path):
+    table = as_table(*random_predictions(n=6, n_classes=3))
+    for error, refused in ((0.0009, False), (-0.0009, False), (0.0011, True), (-0.0011, True)):
+        file = written(tmp_path, table.assign(probabilities=[[0.2, 0.3, 0.5 + error]] * 6))
+        if refused:
+            with pytest.raises(ValueError, match=r":1: probabilities must .* add up to 1"):
+                metrics.read_predictions(file)
+        else:
+            metrics.read_predictions(file)
+
+
+def test_every_usual_spelling_of_a_split_is_that_split(tmp_path):
+    spelled = {
+        "validation": "val",
+        "Valid": "val",
+        "dev": "val",
+        "TRAIN": "train",
+        "training": "train",
+        "Testing": "test",
+    }
+    table = as_table(*random_predictions(n=6)).assign(split=list(spelled))
+    assert metrics.read_predictions(written(tmp_path, table))["split"].tolist() == list(spelled.values())
+    assert metrics.score(table)["n_test"] == 1
+
+
+NOT_KNOWN = [None, "", "nan", "<NA>", "unknown", " None "]
+
+
+def test_an_image_without_a_subject_is_a_subject_of_its_own(tmp_path):
+    probabilities, labels = random_predictions(n=120)
+    subjects = [f"p{i // 3}" for i in range(60)]
+    table = as_table(probabilities, labels, subject=subjects + NOT_KNOWN * 10)
+    scores = metrics.score(metrics.read_predictions(written(tmp_path, table)))
+    assert (scores["n_subjects"], scores["n_without_subject"]) == (20 + 60, 60)
+    alone = as_table(probabilities, labels, subject=subjects + [f"no subject: image A.{i}" for i in range(60, 120)])
+    known = metrics.score(alone)
+    assert scores["metrics"] == known["metrics"] and "n_without_subject" not in known
+    assert "of 80 subjects (60 images without a subject are one each)," in metrics.format_table(scores)
+
+    none = metrics.score(table.assign(subject=None))["metrics"]["top1"]
+    half_width = 1.96 * np.sqrt(none["mean"] * (1 - none["mean"]) / 120)  # independent images
+    assert (none["high"] - none["low"]) / 2 == pytest.approx(half_width, abs=0.015)
+    assert metrics.per_class_table(table.assign(subject=None), [""] * 12)["subjects"].sum() == 120
+
+
+def test_comparison_and_p_value_take_images_without_a_subject_apart():
+    a, b = (table.assign(subject=None) for table in two_methods(n=60))
+    comparison = metrics.compare(a, b)
+    assert (comparison["n_subjects"], comparison["n_without_subject"]) == (60, 60)
+    apart = metrics.compare(*(table.assign(subject=table["image_id"]) for table in (a, b)))
+    assert comparison["metrics"] == apart["metrics"]
+    assert "60 images without a subject are one each" in metrics.format_comparison(comparison)
+    with pytest.raises(ValueError, match="classes, labels or subjects"):
+        metrics.compare(a, b.assign(subject="p0"))
+
+
+def test_nulls_among_subjects_are_drawn_apart():
+    hits = np.repeat([1.0, 0.0], [60, 140])
+    binomial = metrics.bootstrap_interval(hit_rate(hits), [str(i) for i in range(200)])
+    for null in (None, np.nan, pd.NA):
+        assert metrics.bootstrap_interval(hit_rate(hits), [null] * 200) == pytest.approx(binomial, abs=0.01)
+        assert intervals.numbered(["b", null, "a", null, "b"]).tolist() == [1, 2, 0, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("spellings", "joined"),
+    [
+        ([1, 2, 3], None),  # as integers, and as decimals and text below: the same three people
+        ([1.0, 2.0, 3.0], None),
+        (["1", "2", "3"], None),
+        (["1", "1.0", "2"], [["1", "1.0"]]),
+        (["P one", "p  ONE", "q"], [["P one", "p  ONE"]]),
+        (["Zoe\u0301", "Zo\u00e9", "q"], [["Zoe\u0301", "Zo\u00e9"]]),
+    ],
+)
+def test_a_subject_in_several_spellings_is_one(tmp_path, spellings, joined):
+    probabilities, labels = random_predictions(n=90)
+    table = as_table(probabilities, labels, subject=spellings * 30)
+    scores = metrics.score(metrics.read_predictions(written(tmp_path, table)))
+    assert scores.get("joined_subjects") == joined and scores["n_subjects"] == (2 if joined else 3)
+    meant = ["a", "a", "b"] if joined else ["a", "b", "c"]
+    assert scores["metrics"] == metrics.score(as_table(probabilities, labels, subject=meant * 30))["metrics"]
+    assert ("are one" in metrics.format_table(scores)) == bool(joined)
+
+
+def test_decimals_beside_missing_subjects_match_integers_in_another_file(tmp_path):
+    a, b = two_methods(n=60)
+    numbers = [i // 2 for i in range(58)] + [np.nan, np.nan]
+    of_a = a.assign(subject=numbers * 3)  # decimals, since one is missing
+    of_b = b.assign(subject=[*map(str, numbers[:58]), None, None] * 2)
+    comparison = metrics.compare(metrics.read_predictions(written(tmp_path, of_a)), of_b)
+    assert (comparison["n_subjects"], comparison["n_without_subject"]) == (31, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(split="val"), "none of 20 predictions has the split test"),
+        (lambda t: pd.concat([t, t.assign(seed=1, label=1 - t["label"])]), r"image A\.0 has the labels \[0, 1\]"),
+        (lambda t: pd.concat([t, t.assign(seed=1, subject="x")]), r"image A\.0 has 2 subjects: A\.0, x"),
+    ],
+)
+def test_tables_that_contradict_themselves_are_refused(change, message):
+    probabilities, _ = random_predictions(n=20)
+    with pytest.raises(ValueError, match=message) as refusal:
+        metrics.score(change(as_table(probabilities, np.zeros(20, int))))
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_one_seed_knows_of_a_subject_is_known():
+    table = as_table(*random_predictions(n=20), subject=["p", "q"] * 10)
+    scores = metrics.score(pd.concat([table.assign(subject=None), table.assign(seed=1)]))
+    assert scores["n_subjects"] == 2 and "n_without_subject" not in scores
+
+
+def test_files_that_are_no_predictions_are_refused_in_one_line(tmp_path):
+    file = written(tmp_path, as_table(*random_predictions(n=20)))
+    whole = file.read_bytes()
+    schema = pa.schema([("image_id", pa.string()), ("label", pa.int64()), ("label", pa.int64())])
+    for content, message in (
+        (b"", "not a readable Parquet file"),
+        (b"image_id,label\nA.0,3\n", "not a readable Parquet file"),
+        (whole[: len(whole) // 2], "not a readable Parquet file"),
+        (whole[:4] + b"\xff" * (len(whole) - 12) + whole[-8:], "not a readable Parquet file"),
+        (None, "column label stands there twice"),
+    ):
+        if content is None:
+            pq.write_table(pa.table([["A.0"], [0], [0]], schema=schema), file)
+        else:
+            file.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as refusal:
+            metrics.read_predictions(file)
+        assert "\n" not in str(refusal.value) and str(refusal.value).startswith(str(file))
+
+
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):
     (tmp_path / "predictions.parquet").write_text("not Parquet")
     with pytest.raises(ValueError, match="not a readable Parquet file"):
@@ -521,9 +740,10 @@ def test_the_command_compares_two_runs(tmp_path):
         *(f"{100 * comparison['metrics']['top1'][x]:.2f}" for x in "ab"),
     ]
 
-    pd.read_parquet(tmp_path / "b").query("image_id != 'A.3'").to_parquet(tmp_path / "b" / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "b").replace({"image_id": {"A.3": "A\n3"}})
+    table.to_parquet(tmp_path / "b" / "predictions.parquet")
     run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "the first A.3" in run.stderr
+    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "the first A 3" in run.stderr
 
 
 def test_evaluate_metrics_give_the_same_numbers(tmp_path):
@@ -552,6 +772,56 @@ def test_evaluate_metrics_give_the_same_numbers(tmp_path):
     assert list(top5.compute(references=labels, prediction_scores=probabilities, k=5)) == ["top5"]
     with pytest.raises(ValueError, match="class numbers from 0"):
         evaluate_metrics.MacroF1(keep_in_memory=True).compute(references=[0, 2], prediction_scores=[[0.5, 0.5]] * 2)
+
+
+HALVES = [[0.5, 0.5], [0.2, 0.8]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "there is nothing to score"),
+        ({"references": [], "prediction_scores": []}, "are no .images, classes."),
+        ({"references": [0, None], "prediction_scores": HALVES}, "reference 1: null is no whole number"),
+        ({"references": np.array([np.nan, 1]), "prediction_scores": HALVES}, "reference 0: null is no whole number"),
+        ({"references": [0, "AAR"], "prediction_scores": HALVES}, "reference 1: 'AAR' is no whole number"),
+        ({"references": [0, True], "prediction_scores": HALVES}, "reference 1: True is no whole number"),
+        ({"references": [0, -1], "prediction_scores": HALVES}, "reference 1 is -1, .* class numbers from 0"),
+        ({"references": "01", "prediction_scores": HALVES}, "references are no list"),
+        ({"prediction_scores": HALVES}, "references are no list"),
+        ({"references": [0, 1, 1], "prediction_scores": HALVES}, "3 references for 2 images"),
+        ({"references": [0, 1], "prediction_scores": [[0.5, 0.5], [1.0]]}, "are ragged"),
+        ({"references": [0, 1], "prediction_scores": [0.5, 0.5]}, "are no .images, classes."),
+        ({"references": [0, 1], "prediction_scores": [["a", "b"]] * 2}, "hold what is no number"),
+        ({"references": [0, 1], "prediction_scores": [[0.5, 0.5], [None, 1]]}, "of image 1 are not finite"),
+        ({"references": [0, 1], "prediction_scores": [[np.nan, 0.5], [0, 1]]}, "of image 0 are not finite"),
+        ({"references": [0, 1], "prediction_scores": [[0.5, 0.5], [-3, 4]]}, "image 1 are negative .* softmax"),
+        ({"references": [0, 1], "prediction_scores": [[0.5, 0.5], [20, 80]]}, "image 1 .* add up to 1"),
+    ],
+)
+def test_evaluate_metrics_refuse_in_one_line_what_they_cannot_score(given, message):
+    import evaluate_metrics
+
+    with pytest.raises(ValueError, match=message) as refusal:
+        evaluate_metrics.NegativeLogLikelihood(keep_in_memory=True).compute(**given)
+    assert "\n" not in str(refusal.value)
+
+
+def test_evaluate_metrics_take_single_images_tensors_and_logits_whose_order_counts():
+    import torch
+
+    import evaluate_metrics
+
+    one_by_one, at_once = (evaluate_metrics.MeanReciprocalRank(keep_in_memory=True) for _ in range(2))
+    logits = torch.tensor([[3.0, -1.0, 0.5], [0.1, 0.2, 0.3]], requires_grad=True)
+    for label, row in zip([2, 0], logits.tolist(), strict=True):
+        one_by_one.add(references=label, prediction_scores=row)
+    found = at_once.compute(references=torch.tensor([2, 0]), prediction_scores=logits)
+    assert one_by_one.compute() == found == {"mrr": pytest.approx((1 / 2 + 1 / 3) / 2)}
+    for width in (2, 3):
+        one_by_one.add(references=0, prediction_scores=[1 / width] * width)
+    with pytest.raises(ValueError, match=r"\[2, 3\] probabilities an image"):
+        one_by_one.compute()
 
 
 def test_importing_metrics_does_not_import_evaluate_or_torch():

@@ -285,10 +285,16 @@ def test_a_support_set_is_k_images_a_condition_of_the_training_side(protocol):
 # ---- synthetic images
 
 
+DIGEST_OF = dict(zip(COLUMNS["image_id"], COLUMNS["sha256"], strict=True))
+
+
 def synthetic(**changed):
-    """Columns of two images that fold 0 of `sides([0, 1], [2, 3])` may train on; changed: values of the second."""
+    """Columns of two images that fold 0 of `sides([0, 1], [2, 3])` may train on; changed: values of the second, whose
+    digests are those of its sources unless they are among them."""
+    if "source_image_ids" in changed:
+        changed = {"source_sha256": [DIGEST_OF.get(name, "?") for name in changed["source_image_ids"] or ()]} | changed
     row = {"synthetic_id": "A_1", "generator": "dreambooth", "protocol": "strict", "fold": 0}
-    row |= {"source_image_ids": ["a", "b"], "pixels": "of its own"}
+    row |= {"source_image_ids": ["a", "b"], "source_sha256": ["0", "1"], "pixels": "of its own", "copies": [1]}
     return {name: [value, ({"synthetic_id": "A_2"} | changed).get(name, value)] for name, value in row.items()}
 
 
@@ -300,12 +306,25 @@ def synthetic(**changed):
         ({"source_image_ids": ["a", None]}, "was made from image None, which is not in the dataset"),
         ({"source_image_ids": []}, "names no source_image_ids"),
         ({"source_image_ids": None}, "names no source_image_ids"),
-        ({"source_image_ids": [], "generator": "simulate_faces"}, "names no source_image_ids"),
+        ({"source_sha256": ["0", "2"]}, r"was made from another photograph, which was called b then \(1 such"),
+        ({"source_sha256": ["1", "0"]}, r"was made from another photograph, which was called a then \(2 such"),
+        ({"source_sha256": ["0"]}, "names 2 source_image_ids but 1 source_sha256"),
+        ({"source_sha256": None}, "names 2 source_image_ids but 0 source_sha256"),
+        ({"source_sha256": ["0", None]}, "was made from image b, whose source_sha256 is missing"),
+        (
+            {"source_image_ids": [], "generator": "simulate_faces"},
+            "is said to be by simulate_faces, whose people stand beside simulated ones only",
+        ),
+        (
+            {"generator": "simulate_faces"},
+            "is said to be by simulate_faces, whose people stand beside simulated ones only",
+        ),
         ({"protocol": "paper"}, "was made for fold 0 of protocol paper"),
         ({"protocol": None}, "was made for fold 0 of protocol None"),
         ({"fold": 1}, "was made for fold 1 of protocol strict"),
         ({"fold": None}, "was made for fold None of protocol strict"),
         ({"pixels": "P3"}, "is a copy of image d, which is held out"),
+        ({"copies": [0, 3]}, "is a near duplicate of image d, which the training may not see"),
     ],
 )
 def test_a_synthetic_image_that_saw_or_shows_what_is_held_out_raises(changed, why):
@@ -315,6 +334,26 @@ def test_a_synthetic_image_that_saw_or_shows_what_is_held_out_raises(changed, wh
         protocols.LeakError, match=rf"fold 0 \(strict\): synthetic image A_2 {why}.*must not be trained"
     ):
         guard.admit_synthetic(synthetic(**changed))
+
+
+def test_a_photograph_that_is_held_out_under_another_name_is_known_by_its_digest():
+    """Rebuilt with a and c swapped: the name is on the training side, the person whose picture it was no longer."""
+    swapped = COLUMNS | {"sha256": ["2", "1", "0", "3"]}
+    with pytest.raises(protocols.LeakError, match="made from another photograph, which was called a then"):
+        protocols.Guard(sides([0, 1], [2, 3]), swapped).admit_synthetic(synthetic())
+    restored = COLUMNS | {"sha256": ["r0", "r1", "r2", "r3"], "original_sha256": COLUMNS["sha256"]}
+    protocols.Guard(sides([0, 1], [2, 3]), restored).admit_synthetic(synthetic())  # the same, restored
+    without = {name: values for name, values in COLUMNS.items() if name != "sha256"}
+    with pytest.raises(protocols.LeakError, match="the dataset has no column sha256"):
+        protocols.Guard(sides([0, 1], [2, 3]), without).admit_synthetic(synthetic())
+
+
+def test_weights_that_learnt_from_a_held_out_photograph_are_refused():
+    guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
+    guard.admit_weights(["0", "1", "of another dataset"], "weights")
+    for digest, name in (("2", "c"), ("3", "d")):  # validation chooses, so it must not have been seen either
+        with pytest.raises(protocols.LeakError, match=f"weights has learnt from image {name}, which is not on the tr"):
+            guard.admit_weights(["0", digest], "weights")
 
 
 def test_further_simulated_people_are_admitted_beside_simulated_photographs_only():
@@ -329,8 +368,9 @@ def test_under_paper_a_generator_may_have_seen_validation_but_not_test_images():
     guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
     columns = synthetic(source_image_ids=["a", "d"]) | {"protocol": ["paper"] * 2, "fold": [None] * 2}
     guard.admit_synthetic(columns)
+    seen = {"source_image_ids": [["a"], ["a", "c"]], "source_sha256": [["0"], ["0", "2"]]}
     with pytest.raises(protocols.LeakError, match="A_2 was made from image c, which is not on the training side"):
-        guard.admit_synthetic(columns | {"source_image_ids": [["a"], ["a", "c"]]})
+        guard.admit_synthetic(columns | seen)
     with pytest.raises(protocols.LeakError, match="A_2 was made for fold 0 of protocol paper"):
         guard.admit_synthetic(columns | {"fold": [None, 0]})
 
@@ -338,13 +378,20 @@ def test_under_paper_a_generator_may_have_seen_validation_but_not_test_images():
 def test_what_a_support_set_leaves_out_must_not_have_been_seen():
     labels = [f"C{i % 6}" for i in range(60)]
     columns = {"image_id": [str(i) for i in range(60)], "group_id": [str(i) for i in range(60)]}
+    columns["sha256"] = [f"digest {i}" for i in range(60)]
     columns["strict_fold"] = protocols.strict_folds(labels, columns["group_id"])
     fold = protocols.folds(columns, "strict")[0]
     support = protocols.k_shot(fold, labels, 2, seed=0)
     outside = str(np.setdiff1d(fold.train, support.train)[0])
     inside = [str(row) for row in support.train]
-    saw_more = synthetic() | {"source_image_ids": [inside, [*inside, outside]]}
-    protocols.Guard(support, columns).admit_synthetic(saw_more | {"source_image_ids": [inside, inside]})
+
+    def saw(*sources):
+        digests = [[f"digest {name}" for name in names] for names in sources]
+        nothing = {"copies": [[], []]}
+        return synthetic() | {"source_image_ids": list(sources), "source_sha256": digests} | nothing
+
+    saw_more = saw(inside, [*inside, outside])
+    protocols.Guard(support, columns).admit_synthetic(saw(inside, inside))
     protocols.Guard(fold, columns).admit_synthetic(saw_more)
     with pytest.raises(protocols.LeakError, match=f"A_2 was made from image {outside}, which is not on the training"):
         protocols.Guard(support, columns).admit_synthetic(saw_more)

@@ -532,10 +532,8 @@ BAD_CELLS = {
     "age -1": ({"age": "-1"}, "age", "'-1' is no age"),
     "age 400": ({"age": "400"}, "age", "'400' is no age"),
     "sex": ({"sex": "banana"}, "sex", "'banana' is no sex"),
-    "country": ({"country": "Atlantis"}, "country", "'Atlantis' is no country"),
     "ORPHA text": ({"orphanet_code": "see notes"}, "orphanet_code", "'see notes' is no ORPHA code"),
     "age with thousands": ({"age": "1,000"}, "age", "'1,000' is no age"),
-    "two countries": ({"country": "GBR;FRA"}, "country", "'GBR;FRA' names more than one country"),
     "negative ORPHA": ({"orphanet_code": "-5"}, "orphanet_code", "'-5' is no ORPHA code"),
     "hpo_ids": ({"hpo_ids": "HP:0000316;HP:12"}, "hpo_ids", "'HP:12' is no current HPO term"),
 }
@@ -607,12 +605,11 @@ def test_conflicting_orpha_code_is_refused_where_it_differs_from_the_others(cura
             "image_name,disease_name\na.jpg,b\n",
             "column disease_abbr, sub_category, gene_name, orphanet_code is missing",
         ),
-        (";".join(HEADER) + "\na;b;c;d;e;f\n", "separate the cells by commas"),
+        ("~".join(HEADER) + "\na~b~c~d~e~f\n", "separate the cells by commas"),
         (
             ",".join(HEADER) + ",width,label\na,b,c,d,e,f,g,h\n",
             "disease_images.csv:1: column label, width has a name that the build writes",
         ),
-        (",".join(HEADER).upper() + "\na,b,c,d,e,f\n", "there is IMAGE_NAME, DISEASE_NAME"),
         (
             ",".join(HEADER) + "\na,b,c,d,e," + 1_000_001 * "1" + "\n",
             "csv:2: a cell has more than 1,000,000 characters",
@@ -859,7 +856,7 @@ def test_ages(text, years):
     assert recorded_values.age_years(text) == years
 
 
-@pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas"])
+@pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas", "old", "of age"])
 def test_texts_that_are_no_age(text):
     with pytest.raises(ValueError, match="is no age"):
         recorded_values.age_years(text)

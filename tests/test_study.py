@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 from PIL import Image
+
+import make_report
+from built_dataset import load_images
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -91,3 +95,49 @@ def test_a_page_of_another_dataset_is_refused(study, tmp_path):
     command = [sys.executable, str(ROOT / "make_report.py"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "no such file" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable run record"),
+        (b'{"arguments": {"seeds": [0', "not a readable run record"),
+        (b"\xff\xfe\x00", "not a readable run record"),
+        (b"[" * 100_000, "not a readable run record"),
+        (b'["a list"]', "not a record of train_classifier.py"),
+        (b"null", "not a record of train_classifier.py"),
+        (b'{"arguments": null}', "not a record of train_classifier.py"),
+        (b'{"arguments": {}, "input": "whole images"}', "not a record of train_classifier.py"),
+    ],
+)
+def test_a_damaged_or_foreign_run_record_is_refused_in_one_line(study, tmp_path, content, message):
+    shutil.copy(study / "probe" / "predictions.parquet", tmp_path)
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'run.json'}: {message}.*; ") as refusal:
+        make_report.read_run(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_pages_do_not_depend_on_results_json_and_name_what_does_not_fit(study, tmp_path):
+    images = load_images(str(study / "rdface-sim"))
+    shutil.copytree(study / "probe", tmp_path / "probe")
+    (tmp_path / "probe" / "results.json").write_text("{")
+    (tmp_path / "probe" / "run.json").unlink()
+    whole, _ = make_report.read_run(study / "probe")
+    row, predictions = make_report.read_run(tmp_path / "probe")
+    assert row["metrics"] == whole["metrics"] and row["command"] == "accelerate launch train_classifier.py"
+
+    wider = predictions.assign(probabilities=[[*p, 0.0] for p in predictions["probabilities"]])
+    for table, message in (
+        (wider, "predictions are of 11 classes, but this dataset has 10"),
+        (predictions.assign(split="val"), "none of .* predictions has the split test"),
+        (predictions.assign(label=None), "predictions.parquet:1: label null is no whole number"),
+    ):
+        table.to_parquet(tmp_path / "probe" / "predictions.parquet")
+        with pytest.raises(ValueError, match=f"^{tmp_path / 'probe'}.*{message}") as refusal:
+            make_report.results_page([tmp_path / "probe"], images, count=2)
+        assert "\n" not in str(refusal.value)
+    cut = (study / "probe" / "predictions.parquet").read_bytes()[:-100]
+    (tmp_path / "probe" / "predictions.parquet").write_bytes(cut)
+    with pytest.raises(ValueError, match="not a readable Parquet file"):
+        make_report.results_page([tmp_path / "probe"], images, count=2)

@@ -1,5 +1,6 @@
 """Synthetic images in training: what the guard refuses, what is chosen, and that photographs alone are tested."""
 
+import io
 import json
 import sys
 from collections import Counter
@@ -10,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+import skimage.data
+from PIL import Image, ImageOps
 from test_train_classifier import (
     CONDITIONS,
     LAUNCH_TWO,
@@ -23,16 +25,20 @@ from test_train_classifier import (
     save_backbone,
     save_dataset,
     start,
+    with_picture,
 )
 
 import metrics
+import near_duplicates
 import pixel_cache
 import protocols
 import synthetic_images
 import synthetic_mix
+import synthetic_scores
 import train_classifier
 from built_dataset import load_images, load_synthetic
 
+ASTRONAUT = skimage.data.astronaut()[:400, 50:450]
 CLASS_NAMES = [*CONDITIONS, "ONE"]
 COLOURS = dict(zip(CLASS_NAMES, np.random.default_rng(0).uniform(30, 220, (9, 3)), strict=True))
 
@@ -46,7 +52,7 @@ def face(abbreviation: str, rng: np.random.Generator) -> np.ndarray:
 def lit_faces(n_images: int = 4) -> list[dict]:
     """painted_faces, each under a light of its own."""
     rng = np.random.default_rng(5)
-    return [row | {"image": Image.fromarray(face(row["label"], rng))} for row in painted_faces(n_images)]
+    return [with_picture(Image.fromarray(face(row["label"], rng)), row) for row in painted_faces(n_images)]
 
 
 def columns_of(rows: list[dict]) -> dict[str, list]:
@@ -61,6 +67,7 @@ def made_from(
     made = []
     for side in sides:
         sources = [rows[row]["image_id"] for row in side.train]
+        digests = [rows[row]["sha256"] for row in side.train]
         for i in range(n):
             for number, shown in enumerate(CLASS_NAMES):
                 label = CLASS_NAMES[(number + 1 + i % 7) % 9] if wrong_labels else shown
@@ -78,6 +85,7 @@ def made_from(
                         "protocol": side.protocol,
                         "fold": side.number,
                         "source_image_ids": sources,
+                        "source_sha256": digests,
                     }
                 )
     return made
@@ -249,23 +257,23 @@ def test_going_on_with_other_synthetic_images_is_refused(lit, informative, misle
 # ---- the guard, through the command
 
 
-def test_a_tampered_source_stops_the_command_before_anything_is_decoded(lit, informative, rows, tmp_path):
-    """One row of 270 names a held-out image; the first photograph could not even be decoded, nor the network loaded."""
+def test_a_tampered_source_stops_the_command_before_anything_is_decoded(lit, folds, rows, tmp_path):
+    """One row of 45 names a held-out image; the first photograph could not even be decoded, nor the network loaded."""
     damaged = [dict(row) for row in rows]
-    damaged[0]["image"] = {"bytes": b"\xff\xd8\xff no photograph", "path": "C0.1.jpg"}
+    no_photograph = b"\xff\xd8\xff no photograph"
+    damaged[0] = with_picture({"bytes": no_photograph, "path": "C0.1.jpg"}, rows[0])
     dataset = save_dataset(tmp_path / "damaged", damaged)
-    sources = load_synthetic(str(informative))["source_image_ids"][:]
-    held_out = next(row["image_id"] for row in rows if row["strict_fold"] == 2)
-    tampered = 2 * 54 + 13  # of the third fold
-    sources[tampered] = [*sources[tampered], held_out]
-    mixed = edited(informative, tmp_path / "tampered", source_image_ids=sources)
+    made = made_from(folds, damaged, 1)
+    held_out = next(row for row in rows if row["strict_fold"] == 2)
+    tampered = made[2 * 9 + 4]  # of the third fold
+    tampered["source_image_ids"] = [*tampered["source_image_ids"], held_out["image_id"]]
+    tampered["source_sha256"] = [*tampered["source_sha256"], held_out["sha256"]]
+    mixed = saved(tmp_path / "tampered", made)
     flags = ("--synthetic_dataset", mixed, "--synthetic_top_n", 1, "--backbone", tmp_path / "nowhere")
     run = start([sys.executable, SCRIPT], *lit, "--dataset_name", dataset, *flags, "--output_dir", tmp_path / "out")
     assert run.returncode == 1
-    name = load_synthetic(str(mixed))["synthetic_id"][tampered]
-    wanted = (
-        f"fold 2 (strict): synthetic image {name} was made from image {held_out}, which is not on the training side"
-    )
+    name = f"{tampered['synthetic_id']} was made from image {held_out['image_id']}"
+    wanted = f"fold 2 (strict): synthetic image {name}, which is not on the training side (1 such)"
     assert wanted in run.stderr and run.stderr.count("train_classifier.py:") == 1 and "Traceback" not in run.stderr
     assert not (tmp_path / "out").exists()
 
@@ -281,12 +289,65 @@ def test_a_copy_of_a_held_out_photograph_is_refused_under_both_protocols(lit, ro
     for protocol, photographs, sides, dataset in cases:
         made = made_from(sides, photographs, 1)
         tested = photographs[sides[0].test[0]]
-        made[3]["image"] = synthetic_images.png(np.asarray(tested["image"]), "copy")
+        made[3]["image"] = tested["image"]
         flags = ("--dataset_name", dataset, "--protocol", protocol, "--fold", 0, "--output_dir", tmp_path / protocol)
         with pytest.raises(
             protocols.LeakError, match=rf"C3_0 is a copy of image {tested['image_id']}, which is held out"
         ):
             run_here(*lit, *flags, "--synthetic_dataset", saved(tmp_path / f"copied-{protocol}", made))
+
+
+def re_encoded(picture: Image.Image, file_format: str, **options: int) -> bytes:
+    encoded = io.BytesIO()
+    picture.save(encoded, file_format, **options)
+    return encoded.getvalue()
+
+
+def one_pixel_changed(picture: Image.Image) -> bytes:
+    pixels = np.array(picture)
+    pixels[5, 5] ^= 1
+    return re_encoded(Image.fromarray(pixels), "PNG")
+
+
+COPIES = {
+    "one pixel changed": one_pixel_changed,
+    "JPEG": lambda picture: re_encoded(picture, "JPEG", quality=60),
+    "half size": lambda picture: re_encoded(picture.reduce(2), "PNG"),
+    "framed": lambda picture: re_encoded(ImageOps.expand(picture, 40, "black"), "PNG"),
+    "cropped a little": lambda picture: re_encoded(picture.crop((6, 6, 395, 395)), "PNG"),
+}
+
+
+@pytest.fixture(scope="module")
+def lit_portrait(rows, home) -> tuple[Path, str, Image.Image]:
+    """The dataset with a portrait in place of one tested photograph: its folder, the image_id, and the portrait."""
+    portrait = Image.fromarray(ASTRONAUT)
+    number = next(number for number, row in enumerate(rows) if row["strict_fold"] == 0)
+    changed = [with_picture(portrait, row) if n == number else row for n, row in enumerate(rows)]
+    return save_dataset(home / "portrait", changed), rows[number]["image_id"], portrait
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_held_out_photograph_in_other_bytes_and_pixels_is_refused(how, lit_portrait, lit, rows, folds, tmp_path):
+    dataset, image_id, portrait = lit_portrait
+    made = made_from(folds[:1], rows, 1)
+    made[3]["image"] = {"bytes": COPIES[how](portrait), "path": "C3_0.png"}
+    flags = ("--dataset_name", dataset, "--fold", 0, "--synthetic_dataset", saved(tmp_path / "made", made))
+    with pytest.raises(protocols.LeakError, match=rf"C3_0 is a (copy|near duplicate) of image {image_id}, which"):
+        run_here(*lit, *flags, "--output_dir", tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("predictions.parquet"))
+
+
+def test_copies_are_found_and_other_pictures_of_a_kind_are_not():
+    portrait, other = (Image.fromarray(picture) for picture in (ASTRONAUT, skimage.data.coffee()))
+    photographs = np.stack([near_duplicates.both_thumbnails(picture) for picture in (other, portrait)])
+    pictures = [Image.open(io.BytesIO(change(portrait))) for change in COPIES.values()]
+    pictures += [ImageOps.mirror(portrait), portrait.crop((180, 0, 320, 200)), Image.new("RGB", (64, 64))]
+    images = np.stack([near_duplicates.both_thumbnails(picture) for picture in pictures])
+    assert near_duplicates.copies(images, photographs) == [[1]] * len(COPIES) + [[], [], []]
+    assert near_duplicates.copies(images[:0], photographs) == [] and near_duplicates.copies(
+        images[:1], images[-1:]
+    ) == [[]]
 
 
 def test_a_generator_that_saw_more_than_the_support_set_is_refused(lit, rows, folds, informative, tmp_path, capsys):
@@ -343,11 +404,46 @@ def test_a_larger_draw_holds_the_smaller_one_and_seeds_and_folds_differ(lit, inf
     assert draws[1000].name() == "+ 54 synthetic (dreambooth)"
 
 
-def test_kept_images_of_highest_cosine_are_chosen_over_all_classes(lit, informative, folds, tmp_path):
+def scored(folder: Path, folds: list[protocols.Fold], rows: list[dict]) -> datasets.Dataset:
+    """The images of a folder, with the record of a scoring run that compared them with their fold's training side."""
+    images = load_synthetic(str(folder))
+    compared_with = {fold.number: [rows[row]["sha256"] for row in fold.train] for fold in folds}
+    synthetic_scores.write_record(folder, images, {"threshold": 0.9}, compared_with)
+    return images
+
+
+def test_scores_count_with_the_record_of_their_run_only(lit, informative, folds, rows, tmp_path):
+    flags = (*lit, "--output_dir", tmp_path / "out", "--synthetic_top_n", 5, "--synthetic_dataset")
+    for column, values in (("cosine", [0.5] * 270), ("kept", [True] * 270)):
+        by_hand = edited(informative, tmp_path / column, **{column: values})
+        assert f"column {column} has no scoring_record.json beside it" in refusal(*flags, by_hand)
+    images = scored(by_hand, folds, rows)
+    record = (by_hand / "scoring_record.json").read_text()
+    assert len(mix_of(lit[1], by_hand).labels) == 270
+    values[7] = False
+    changed = edited(informative, tmp_path / "changed", kept=values)
+    (changed / "scoring_record.json").write_text(record)
+    assert "column kept was written or changed after the scoring run" in refusal(*flags, changed)
+    for text in ("", "[]", '{"fingerprint": null}'):
+        (changed / "scoring_record.json").write_text(text)
+        assert "scoring_record.json cannot be read" in refusal(*flags, changed)
+    compared_with = {fold.number: [rows[row]["sha256"] for row in fold.train] for fold in folds[:4]}
+    synthetic_scores.write_record(by_hand, images, {}, compared_with)
+    assert "scoring_record.json holds no scores for fold 4 (strict)" in refusal(*flags, by_hand)
+    held_out = rows[folds[2].test[0]]
+    synthetic_scores.write_record(by_hand, images, {}, compared_with | {2: [held_out["sha256"]], 4: []})
+    row = rows.index(held_out) + 1
+    with pytest.raises(
+        protocols.LeakError, match=rf"fold 2 \(strict\): .* scored with the photograph in row {row}, wh"
+    ):
+        run_here(*flags, by_hand)
+
+
+def test_kept_images_of_highest_cosine_are_chosen_over_all_classes(lit, informative, folds, rows, tmp_path):
     rng = np.random.default_rng(0)
     cosine, kept = rng.permutation(270) / 270, rng.random(270) < 0.5
     filtered = edited(informative, tmp_path / "filtered", cosine=cosine.tolist(), kept=kept.tolist())
-    images = load_synthetic(str(filtered))
+    images = scored(filtered, folds, rows)
     for top_n in (4, 12):
         mix = mix_of(lit[1], filtered, top_n=top_n)
         for fold in folds:
@@ -421,8 +517,9 @@ def test_folders_that_do_not_serve_are_refused_in_one_line(lit, informative, row
     unlike = [row | {"label": "C0"} for row in made_from(folds, rows, 1) if row["label"] == "C0"]
     strangers = saved(tmp_path / "strangers", unlike, ["C0", "UNKNOWN"])
     assert "its class UNKNOWN is not one of --dataset_name's" in refusal(*flags, strangers)
-    scored = edited(informative, tmp_path / "scored", cosine=[0.5] * 270)
-    assert "some have a column cosine and some not" in refusal(*flags, scored, some)
+    with_scores = edited(informative, tmp_path / "scored", cosine=[0.5] * 270)
+    scored(with_scores, folds, rows)
+    assert "some have a column cosine and some not" in refusal(*flags, with_scores, some)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,7 @@
 """train_classifier.py: the command on one and two processes, both protocols, each recipe, stops, and refusals."""
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -56,7 +58,6 @@ def painted_faces(n_images: int = 4) -> list[dict]:
                     "image_id": f"{abbreviation}.{n + 1}",
                     "label": abbreviation,
                     "group_id": f"{abbreviation}.{max(n, 1)}",  # the first two photographs show one person
-                    "sha256": f"{abbreviation}.{n + 1}",
                     "source_type": "simulated",
                 }
             )
@@ -68,9 +69,18 @@ def painted_faces(n_images: int = 4) -> list[dict]:
         side = fold = [None] * len(rows)
     columns = ("strict_fold", "paper_split", "paper_fold")
     return [
-        row | dict(zip(columns, values, strict=True))
+        with_picture(row["image"], row | dict(zip(columns, values, strict=True)))
         for row, values in zip(rows, zip(strict, side, fold, strict=True), strict=True)
     ]
+
+
+def with_picture(picture: Image.Image | dict, row: dict, **options: int) -> dict:
+    """The row with this picture, as PNG unless it is encoded already, and its digest; options: of Pillow's encoder."""
+    if isinstance(picture, Image.Image):
+        encoded = io.BytesIO()
+        picture.save(encoded, "PNG", **options)
+        picture = {"bytes": encoded.getvalue(), "path": f"{row['image_id']}.png"}
+    return row | {"image": picture, "sha256": hashlib.sha256(picture["bytes"]).hexdigest()}
 
 
 def save_dataset(folder: Path, rows: list[dict]) -> Path:
@@ -88,6 +98,7 @@ def save_dataset(folder: Path, rows: list[dict]) -> Path:
         }
     )
     (folder / "real").mkdir(parents=True)
+    rows = [with_picture(row["image"], row) for row in rows]
     datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "real" / "train-00000-of-00001.parquet")
     files = "data_files: [{split: train, path: real/train-*.parquet}]"
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: real\n  default: true\n  {files}\n---\n")
@@ -408,10 +419,12 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny, tmp_path):
     )
 
 
-def test_the_same_picture_in_two_folds_is_seen_though_its_digest_is_out_of_date(tiny_backbone, tmp_path):
+def test_the_same_picture_in_two_folds_is_seen_though_its_bytes_differ(tiny_backbone, tmp_path):
     rows = painted_faces()
     trained, tested = (next(row for row in rows if row["strict_fold"] == fold) for fold in (1, 0))
-    trained["image"] = tested["image"]
+    picture = Image.open(io.BytesIO(tested["image"]["bytes"]))
+    trained |= with_picture(picture, {"image_id": trained["image_id"]}, compress_level=1)
+    assert trained["sha256"] != tested["sha256"]
     folder = save_dataset(tmp_path / "doctored", rows)
     flags = ("--dataset_name", folder, "--backbone", tiny_backbone, "--output_dir", tmp_path / "out")
     with pytest.raises(protocols.LeakError, match=r"pixels .* is held out and in training"):
@@ -494,9 +507,9 @@ def test_a_support_set_is_all_that_the_training_sees(tiny_rdface, tiny, tmp_path
     columns = {name: [row[name] for row in rows] for name in ("image_id", "group_id", "strict_fold")}
     (fold,) = protocols.folds(columns, "strict", 2)
     support = set(protocols.k_shot(fold, [row["label"] for row in rows], 2, seed=0).train.tolist())
-    noise = np.random.default_rng(1).integers(0, 256, (24, 32, 3), np.uint8)
+    rng = np.random.default_rng(1)
     for row in set(range(len(rows))) - support:
-        rows[row]["image"] = Image.fromarray(noise)
+        rows[row]["image"] = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
     other = save_dataset(tmp_path / "other", rows)
     flags = ("--fold", 2, "--k_shot", 2, "--num_train_epochs", 2)
     for recipe in ("linear_probe", "finetune"):
@@ -610,7 +623,8 @@ def test_the_token_is_written_nowhere(probe):
 def test_a_held_out_image_on_the_training_side_stops_the_run(column, recipe, tiny, tmp_path):
     rows = painted_faces()
     trained, tested = (next(row for row in rows if row["strict_fold"] == fold) for fold in (1, 0))
-    trained[column] = tested[column]  # the same photograph, or a copy of it, in two folds
+    for name in [column] if column == "image_id" else ["image", "sha256"]:
+        trained[name] = tested[name]  # the same photograph, or a copy of it, in two folds
     folder = save_dataset(tmp_path / f"same-{column}", rows)
     with pytest.raises(protocols.LeakError, match=f"{column} {tested[column]} is held out and in training"):
         run_here(*tiny, "--dataset_name", folder, "--recipe", recipe, "--output_dir", tmp_path / "out")

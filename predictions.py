@@ -1,0 +1,229 @@
+"""Predictions files, also those that other tools wrote: read, checked row by row, and brought into one form.
+
+metrics.py says which columns there are. Numbers may come as integers, whole decimals or text ("3", 3.0); names as text
+or numbers (subject 1, 1.0 and "1" are one); splits in the usual spellings. Nothing else is read into a cell: what has
+no one meaning is refused with its row.
+"""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from protocols import PROTOCOLS
+from recorded_values import is_null
+from runs import one_line
+
+COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]
+SUBGROUPS = ["sex", "age_group", "region"]
+SPLITS = {"test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
+SPLITS |= {"train": "train", "training": "train"}
+SUM_TOLERANCE = 1e-3  # of probabilities; half precision errs by half of it
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """The predictions of one file, or of several runs (seeds) together; a folder stands for its predictions.parquet.
+
+    Raises FileNotFoundError, and ValueError as "file:row: reason; remedy" (first row is 1) for a missing or repeated
+    column, a cell that cannot be read (see checked), and an image predicted twice in one fold and seed."""
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    files = [Path(path) / "predictions.parquet" if Path(path).is_dir() else Path(path) for path in paths]
+    predictions = pd.concat([checked(_read_file(file), str(file)) for file in files], ignore_index=True)
+    widths = predictions["probabilities"].map(len)
+    if widths.nunique() > 1:
+        raise ValueError(f"the files differ in their number of classes: {sorted(widths.unique())}; score them apart")
+    key = ["image_id", "protocol", "fold", "split", "seed", "backbone", "recipe"]
+    twice = predictions.duplicated(key)
+    if twice.any():
+        row = predictions[twice].iloc[0]
+        raise ValueError(
+            f"image {row['image_id']} is predicted twice in fold {row['fold']} of seed {row['seed']}; "
+            "name each run once, and give runs of the same settings different seeds"
+        )
+    return predictions
+
+
+def _read_file(file: Path) -> pd.DataFrame:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; give a predictions.parquet or the folder that holds one")
+    try:
+        with pq.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            table = parquet.read()
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"{file}: column {repeated[0]} stands there twice; keep one of them")
+        return table.to_pandas(ignore_metadata=True)  # else what pandas took for its index would not be a column
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{file}: not a readable Parquet file ({one_line(error)}); run again") from error
+
+
+# ------------------------------------------------------------------------------------------------------------ cells
+
+
+def checked(predictions: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The table with every cell in its one form: label, fold and seed integers, probabilities (C,) float arrays, names
+    as text, subject and subgroups null where not known.
+
+    name: stands before the row in messages. Raises ValueError as "name:row: reason; remedy" (first row is 1): null
+    cells but for subject and subgroups, text for numbers, probabilities that are no flat list, differ in number, are
+    fewer than two, not finite, negative or do not add up to 1, and a label outside of them."""
+    missing = [column for column in COLUMNS if column not in predictions]
+    if missing or not len(predictions):
+        what = f"column {missing[0]} is missing" if missing else "it holds no predictions"
+        raise ValueError(f"{name}: {what}; write it with train_classifier.py, or as metrics.py describes it")
+    table = predictions.copy(deep=False)
+    for column, read in READERS.items():
+        if column in table:
+            table[column] = _read_column(table[column], read, name, column)
+    for row, (label, probabilities) in enumerate(zip(table["label"], table["probabilities"], strict=True), start=1):
+        n_classes = len(probabilities)
+        if n_classes != len(table["probabilities"].iloc[0]):
+            what = f"{n_classes} probabilities, but {len(table['probabilities'].iloc[0])} in row 1"
+            raise ValueError(f"{name}:{row}: rows differ in their number of classes ({what}); give one of each class")
+        if not 0 <= label < n_classes:
+            remedy = "run again, or number the classes from 0 in the order of the probabilities"
+            raise ValueError(f"{name}:{row}: label {label} is none of the {n_classes} classes; {remedy}")
+    return table
+
+
+def _read_column(values: pd.Series, read: Callable, name: str, column: str) -> pd.Series:
+    """Each value as `read` gives it; the column itself where it is in that form already."""
+    given, found = values.tolist(), []
+    for row, value in enumerate(given, start=1):
+        try:
+            found.append(read(value))
+        except ValueError as error:
+            raise ValueError(f"{name}:{row}: {column} {error}") from None
+    plain = isinstance(values.dtype, np.dtype | pd.StringDtype)
+    plain = plain and (read is not whole_number or values.dtype.kind in "iu")
+    if plain and all(new is old for new, old in zip(found, given, strict=True)):
+        return values
+    return pd.Series(found, index=values.index, dtype=None if read is whole_number else object)
+
+
+def whole_number(value: object) -> int:
+    """3 of 3, 3.0, "3" or "3.0". Raises ValueError for anything else, True and null among it."""
+    text = value.strip() if isinstance(value, str) else value
+    if isinstance(text, str) and text.removeprefix("-").replace(".", "", 1).isdecimal():
+        text = Decimal(text)
+    number = isinstance(text, int | float | Decimal | np.integer | np.floating) and not isinstance(text, bool)
+    if not number or not np.isfinite(float(text)) or text != int(text):
+        raise ValueError(f"{_shown(value)} is no whole number; give one, counted from 0")
+    return value if type(value) is int else int(text)
+
+
+def name_of(value: object) -> str:
+    """Text, or a number as text ("1" of 1.0). Raises ValueError for null, empty text, and what is neither."""
+    if isinstance(value, str) and value.strip():
+        return value
+    number = isinstance(value, int | float | Decimal | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or pd.isna(value):
+        raise ValueError(f"{_shown(value)} is no name; give one")
+    return str(int(value)) if np.isfinite(float(value)) and value == int(value) else str(value)
+
+
+def _image_id(value: object) -> str:
+    if name_or_none(value) is None:
+        raise ValueError(f"{_shown(value)} is no name; give each image its own")
+    return name_of(value)
+
+
+def name_or_none(value: object) -> str | None:
+    """name_of, but None for null and for what programs write for it: "", "nan", "<NA>" and others."""
+    if _is_missing(value) or (isinstance(value, str) and (is_null(value) or value.strip() == "<NA>")):
+        return None
+    return name_of(value)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value))
+
+
+def _word(words: dict[str, str]) -> Callable[[object], str]:
+    """Reads one of the words, in any case."""
+
+    def read(value: object) -> str:
+        spelled = value.strip().casefold() if isinstance(value, str) else None
+        if spelled not in words:
+            raise ValueError(f"{_shown(value)} is none of {', '.join(dict.fromkeys(words.values()))}; give one of them")
+        return value if value == words[spelled] else words[spelled]
+
+    return read
+
+
+def probabilities_of(value: object) -> np.ndarray:
+    """(C,) floats of a flat list of numbers. Raises ValueError unless they are probabilities of two classes or more."""
+    try:
+        listed = isinstance(value, list | tuple | np.ndarray)
+        found = np.asarray(value, float) if listed else None
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.ndim != 1:
+        raise ValueError(f"{_shown(value)} are no flat list of numbers; give each image one, a number for each class")
+    if not np.isfinite(found).all() or (found < 0).any() or abs(found.sum() - 1) > SUM_TOLERANCE:
+        raise ValueError("must be finite, not negative and add up to 1; run again, or take the softmax of logits")
+    if len(found) < 2:
+        raise ValueError("are of one class, so nothing can be told apart; give those of all classes")
+    single = isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float64)
+    return value if single else found
+
+
+READERS = {
+    "image_id": _image_id,
+    "label": whole_number,
+    "protocol": _word({protocol: protocol for protocol in PROTOCOLS}),
+    "fold": whole_number,
+    "split": _word(SPLITS),
+    "seed": whole_number,
+    "backbone": name_of,
+    "recipe": name_of,
+    "probabilities": probabilities_of,
+    "subject": name_or_none,
+} | dict.fromkeys(SUBGROUPS, name_or_none)
+
+
+def _shown(value: object) -> str:
+    """A cell for a message: one short line."""
+    if _is_missing(value):
+        return "null"
+    line = " ".join(repr(value.tolist() if isinstance(value, np.ndarray) else value).split())
+    return line if len(line) <= 40 else line[:37] + "..."
+
+
+# --------------------------------------------------------------------------------------------------------- subjects
+
+
+def subject_key(subject: str) -> str:
+    """What is the same for all spellings of one subject: case, blanks, Unicode forms and "1.0" for "1" do not count."""
+    key = " ".join(unicodedata.normalize("NFKC", subject).casefold().split())
+    whole, point, decimals = key.partition(".")
+    return whole if point and whole.isdecimal() and decimals and not decimals.strip("0") else key
+
+
+def known_subjects(images: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.Series, int, list[list[str]]]:
+    """The subject of each image as the bootstrap takes it, how many had none, and which spellings were joined.
+
+    images: one row an image; test: the rows of all replicates, of which any may know an image's subject. An image
+    without a subject is a subject of its own: nothing ties it to another. Spellings of one subject (subject_key)
+    become the first of them. Raises ValueError for an image with two subjects."""
+    known = test.dropna(subset="subject")
+    spelled = known["subject"].drop_duplicates().sort_values()
+    joined = [names.tolist() for _, names in spelled.groupby(spelled.map(subject_key)) if len(names) > 1]
+    first_of = {name: names[0] for names in joined for name in names}
+    of_image = known["subject"].map(lambda name: first_of.get(name, name)).groupby(known["image_id"])
+    two = of_image.nunique()
+    if (two > 1).any():
+        image_id = two[two > 1].index[0]
+        named = of_image.get_group(image_id).unique().tolist()
+        raise ValueError(f"image {image_id} has {len(named)} subjects: {', '.join(named)}; give it one in all rows")
+    subjects = images["image_id"].map(of_image.first()).astype(object)
+    without = subjects.isna()
+    return subjects.where(~without, "no subject: image " + images["image_id"]), int(without.sum()), joined

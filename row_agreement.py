@@ -1,0 +1,182 @@
+"""Rows of the curator's table compared with each other: one person in two spellings, one row against the others."""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from statistics import median
+
+import protocols
+import spelling
+from curated_rows import Problem, Row
+from recorded_values import shown
+
+EXAMPLES = 10  # how many notes of one kind name their own spelling before the rest is folded into one
+
+
+def agreeing(rows: list[Row], problems: list[Problem]) -> list[Row]:
+    """The rows less those whose ORPHA code contradicts most of their condition, or whose disease name is another
+    condition's; notes on names that differ, and on genes of another condition."""
+    by_condition: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_condition[row.abbreviation].append(row)
+    name_of = {row.line: _name_key(row.values["disease_name"]) for row in rows}
+    genes_of = {row.line: tuple(sorted(row.values["gene_names"] or [])) or None for row in rows}
+    codes, _ = _most_common(by_condition, {row.line: row.values["orphanet_code"] for row in rows})
+    names, named = _most_common(by_condition, name_of)
+    genes, with_genes = _most_common(by_condition, genes_of)
+    first_spelling: dict[str, str] = {}
+    bad = set()
+    for abbreviation, members in by_condition.items():
+        code = codes.get(abbreviation)
+        spelt = first_spelling.setdefault(abbreviation.casefold(), abbreviation)
+        if spelt != abbreviation:
+            reason = f"{abbreviation} and {spelt} differ in capitals only, and are two conditions"
+            problems.append(members[0].problem("disease_abbr", "note", reason, "use one spelling if they are one"))
+        usual = next((row for row in members if name_of[row.line] == names.get(abbreviation)), members[0])
+        for row in members:
+            name, others = row.values["disease_name"], named.get(name_of[row.line])
+            if row.values["orphanet_code"] not in (code, None):
+                bad.add(row.line)
+                reason = f"ORPHA {row.values['orphanet_code']}, but other rows of {abbreviation} have {code}"
+                problems.append(row.problem("orphanet_code", "row", reason, "correct the code or the abbreviation"))
+            elif name_of[row.line] != names.get(abbreviation) and others:
+                bad.add(row.line)
+                reason = f"{shown(name)} is the name of {others[0]}, not of {abbreviation} (as in row {usual.line})"
+                problems.append(row.problem("disease_name", "row", reason, "correct the name or the abbreviation"))
+            elif name is not None and name != usual.values["disease_name"]:
+                reason = f"is spelt otherwise than in row {usual.line}, of the same abbreviation {abbreviation}"
+                problems.append(row.problem("disease_name", "note", reason, "use one spelling"))
+            others = with_genes.get(genes_of[row.line], ())
+            if genes_of[row.line] != genes.get(abbreviation) and len(others) == 1 and row.line not in bad:
+                reason = f"the genes are those of {others[0]}, not of the other rows of {abbreviation}"
+                problems.append(row.problem("gene_name", "note", reason, "check the genes and the abbreviation"))
+    return [row for row in rows if row.line not in bad]
+
+
+def _most_common(
+    by_condition: dict[str, list[Row]], value_of: dict[int, str | tuple | None]
+) -> tuple[dict[str, str | tuple], dict[str | tuple, list[str]]]:
+    """The value that most rows of a condition have; and the conditions of each such value.
+
+    value_of: by a row's line. Of values in equal numbers, one that is no other condition's most common value is taken,
+    or else the first of the table."""
+    most: dict[str, list] = {}
+    for abbreviation, members in by_condition.items():
+        counts = Counter(value for row in members if (value := value_of[row.line]) is not None)
+        most[abbreviation] = [value for value, count in counts.items() if count == max(counts.values())]
+    alone = {values[0] for values in most.values() if len(values) == 1}
+    chosen = {}
+    for abbreviation, values in most.items():
+        if values:
+            free = [value for value in values if value not in alone]
+            chosen[abbreviation] = free[0] if free and len(values) > 1 else values[0]
+    conditions: dict = defaultdict(list)
+    for abbreviation, value in chosen.items():
+        conditions[value].append(abbreviation)
+    return chosen, conditions
+
+
+def _name_key(name: str | None) -> str | None:
+    """A disease's name less its spelling: capitals, accents and signs."""
+    return name and re.sub(r"[\W_]+", " ", spelling.without_accents(spelling.plain(name))).strip()
+
+
+def note_spellings(rows: list[Row], problems: list[Problem]) -> None:
+    """Notes on one subject in several spellings, on subjects that look alike and are two, on numbers cut short."""
+    first: dict[str, Row] = {}
+    met: set[str] = set()
+    by_look: dict[str, str] = {}  # what looks alike -> the first key of that look
+    for row in rows:
+        subject, key = row.values["subject_id"], _subject(row)
+        if key is None:
+            continue
+        earlier = first.setdefault(key, row)
+        spelt = earlier.values["subject_id"]
+        if subject != spelt:
+            met.add(subject)
+            one, other = _told_apart(subject, spelt)
+            reason = f"{one} is {other} of row {earlier.line} in another spelling, and is taken as one patient"
+            remedy = f"write {other} in both, if it is one" if len(met) <= EXAMPLES else "use one spelling"
+            problems.append(row.problem("subject_id", "note", reason, remedy))
+        if re.fullmatch(r"-?\d[.,]\d+e\+\d+", spelling.plain(subject)):
+            reason = f"{subject} is a number that a spreadsheet cut short, and may stand for several patients"
+            problems.append(row.problem("subject_id", "note", reason, "format the column as text; write it in full"))
+        if earlier is row:
+            like = first[by_look.setdefault(_look(key), key)]
+            if like is not row:
+                one, other = _told_apart(subject, like.values["subject_id"])
+                reason = f"{one} looks like {other} of row {like.line}, and is taken as another patient"
+                problems.append(row.problem("subject_id", "note", reason, "use one spelling if they are one"))
+
+
+def _told_apart(one: str, other: str) -> tuple[str, str]:
+    """Both texts in quotes, with codes for what is not ASCII if a reader might see no difference."""
+    seen = [re.sub(r"[^\w .,;:/()'+-]", "", unicodedata.normalize("NFC", text)) for text in (one, other)]
+    hidden = seen[0] == seen[1] or seen != [one, other]
+    return (ascii(one), ascii(other)) if hidden else (repr(one), repr(other))
+
+
+def _look(key: str) -> str:
+    """A subject's key less what is easily mistaken: accents, letters of other scripts, leading zeros, zeros behind a
+    decimal point, and signs between, except that 1-11 does not look like 11-1."""
+    text = spelling.in_latin_letters(spelling.without_accents(key))
+    text = re.sub(r"[.,]0+$", "", text)
+    if re.fullmatch(r"\d{1,3}([ .,']\d{3})+|\d+e\d{1,2}", text):
+        number, _, zeros = re.sub(r"[ .,']", "", text).partition("e")
+        text = number + "0" * int(zeros or 0)
+    if re.fullmatch(r"\d+\.\d+", text):
+        text = text.rstrip("0")
+    text = re.sub(r"(?<=\d)[\W_]+(?=\d)", ".", text)
+    text = re.sub(r"(?<!\d)[\W_]+|[\W_]+(?!\d)", "", text)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", text)
+
+
+def _subject(row: Row) -> str | None:
+    """The subject in the one form in which subjects are compared."""
+    subject = row.values["subject_id"]
+    return None if subject is None else protocols.subject_key(subject) or None
+
+
+def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
+    """Notes on one subject under several conditions or of two sexes or with most photographs, and on one ORPHA code or
+    disease name under several abbreviations."""
+    number_them = "kept as one; number subjects across conditions"
+    for column, other, reason, remedy in (
+        ("subject_id", "disease_abbr", "subject {} has another condition in row {}", number_them),
+        ("subject_id", "sex", "subject {} has another sex in row {}", "kept as one; correct the sex or the subject"),
+        ("orphanet_code", "disease_abbr", "ORPHA {} has another abbreviation in row {}", "use one if they are one"),
+        ("disease_name", "disease_abbr", "{} has another abbreviation in row {}", "use one if they are one"),
+    ):
+        first: dict[str, Row] = {}
+        noted = set()
+        for row in rows:
+            value, differs = row.values[column], row.values[other]
+            if value is None or differs is None:
+                continue
+            key = {"subject_id": protocols.subject_key, "disease_name": _name_key}.get(column, str)(value)
+            earlier = first.setdefault(key, row)
+            if earlier.values[other] != differs and (key, differs) not in noted:
+                noted.add((key, differs))
+                problems.append(row.problem(column, "note", reason.format(value, earlier.line), remedy))
+    _note_catch_all(rows, problems)
+
+
+def _note_catch_all(rows: list[Row], problems: list[Problem]) -> None:
+    """Notes on subjects that may mean "not known", as 0 or "patient" do: with most photographs of the table, or under
+    several conditions and with more photographs than twice what others have."""
+    of_subject: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if key := _subject(row):
+            of_subject[key].append(row)
+    usual = median(map(len, of_subject.values())) if len(of_subject) > 1 else 0
+    for members in of_subject.values():
+        conditions = len({row.abbreviation for row in members})
+        several = conditions > 1 and len(members) > max(2, 2 * usual)
+        if several or 2 * len(members) > max(len(rows), 7):
+            subject = members[0].values["subject_id"]
+            under = f"{conditions} condition{'s' * (conditions > 1)}"
+            reason = f"subject {subject} has {len(members)} photographs under {under}, of {len(rows)} in all"
+            remedy = (
+                f"kept as one; if it means not known, leave the cells empty or add --null_values subject_id={subject}"
+            )
+            problems.append(members[0].problem("subject_id", "note", reason, remedy))

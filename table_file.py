@@ -1,0 +1,183 @@
+"""The file `disease_images.csv` as editors and spreadsheets save it: its encoding, header, separator and records."""
+
+import codecs
+import csv
+import io
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import photographs
+import spelling
+from curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem
+from recorded_values import shown
+
+MAX_CELL_CHARACTERS = 1_000_000  # of any cell, or its quotation mark is not closed
+HEADER_WITHIN = 100  # lines; titles and blank lines may stand above the header
+SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The columns' names, "" if a column has none; the line of the file on which they stand; what parts the cells."""
+
+    names: list[str]
+    line: int
+    separator: str
+
+
+def read(folder: Path, problems: list[Problem]) -> tuple[Header, list[tuple[int, list[str]]]]:
+    """The header, and the line where it starts with the cells of each record; blank lines are passed over."""
+    path = folder / CSV_NAME
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise _no_table(folder) from None
+    except OSError as error:
+        raise FolderError(CSV_NAME, f"cannot be read ({error.strerror})", "make it a readable file") from None
+    if data[:4] in (b"PK\3\4", b"\xd0\xcf\x11\xe0"):
+        reason = "is a spreadsheet's own file (such as .xlsx) under the name of a CSV"
+        raise FolderError(CSV_NAME, reason, "open it in the spreadsheet and save it as CSV in UTF-8")
+    text = _text(data, problems)
+    if "\0" in text:
+        raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8")
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
+    lines = io.StringIO(text.lstrip("\ufeff"), newline="").readlines()
+    header = _header(lines, problems)
+    reader = csv.reader(lines[header.line - 1 :], delimiter=header.separator, strict=True)
+    records, start = [], header.line
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                records.append((start, cells))
+            start = header.line + reader.line_num
+    except csv.Error as error:
+        reason = f"a quoted cell is not closed properly ({error})"
+        if "field limit" in str(error):
+            reason = f"a cell has more than {MAX_CELL_CHARACTERS:,} characters, or its quotation mark is not closed"
+        raise FolderError(CSV_NAME, reason, "correct it", row=start) from None
+    return header, records[1:]
+
+
+def _no_table(folder: Path) -> FolderError:
+    """The table is missing; a file that may be it is named."""
+    name = Path(os.path.realpath(folder)).name
+    stem = Path(CSV_NAME).stem
+    others = sorted(path.name for path in folder.iterdir() if column_name(path.name.split(".")[0]) == stem)
+    others += sorted(path.name for path in folder.glob("*.csv") if path.name not in others)
+    if not others:
+        return FolderError(CSV_NAME, "is missing", f"put it into {name}")
+    remedy = f"rename it to {CSV_NAME}" if others[0].casefold().endswith(".csv") else f"save it as CSV, {CSV_NAME}"
+    return FolderError(CSV_NAME, f"is missing (there is {others[0]})", remedy)
+
+
+def column_name(cell: str) -> str:
+    """image_name of "Image Name " or "IMAGE-NAME"."""
+    return re.sub(r"[\s_-]+", "_", spelling.plain(cell).strip(" '\"")).strip("_")
+
+
+def _header(lines: list[str], problems: list[Problem]) -> Header:
+    """The first line that holds all required columns under one of the separators; what stands above it is noted.
+
+    Raises FolderError where there is none, with what the line that holds most of them lacks."""
+    nearest: tuple[int, int, list[str]] | None = None  # how many required columns, its line, its cells
+    for number, line in enumerate(lines[:HEADER_WITHIN], start=1):
+        if not line.strip(' \t\r\n,;|"'):
+            continue
+        for separator in SEPARATORS:
+            try:
+                cells = next(csv.reader(lines[number - 1 : number + 9], delimiter=separator))
+            except csv.Error:
+                continue
+            held = len(set(REQUIRED) & {column_name(cell) for cell in cells})
+            if nearest is None or held > nearest[0]:
+                nearest = held, number, cells
+            if held == len(REQUIRED):
+                header = Header(_named(cells, number, problems), number, separator)
+                _pass_over(lines, header, problems)
+                return header
+    if nearest is None:
+        raise FolderError(CSV_NAME, "is empty", f"add the columns {', '.join(REQUIRED)}, and one row an image")
+    held, number, cells = nearest
+    names = [column_name(cell) for cell in cells]
+    missing = [name for name in REQUIRED if name not in names]
+    hint = "add it" if held else "name the columns in the first line"
+    if len(cells) == 1:
+        hint = "separate the cells by commas, semicolons or tabs"
+        hint += ", and take the quotation marks from around the lines" if '"' in lines[number - 1] else ""
+    raise FolderError(CSV_NAME, f"column {', '.join(missing)} is missing", hint, row=number)
+
+
+def _named(cells: list[str], line: int, problems: list[Problem]) -> list[str]:
+    """The columns' names, those that the project knows in its own spelling; without a table's empty columns behind."""
+    names = [" ".join(cell.split()) for cell in cells]
+    while not names[-1]:
+        names.pop()
+    known = {name for name in names if name in REQUIRED + OPTIONAL}
+    read_as = {
+        name: column_name(name)
+        for name in names
+        if name not in known and column_name(name) in set(REQUIRED + OPTIONAL) - known
+    }
+    if read_as:
+        reason = "; ".join(f"column {shown(name)} is read as {column}" for name, column in read_as.items())
+        problems.append(Problem(CSV_NAME, line, None, "note", reason, "nothing needs doing"))
+    names = [read_as.get(name, name) for name in names]
+    repeated = [name for name, count in Counter(names).items() if name and count > 1]
+    if repeated:
+        raise FolderError(CSV_NAME, f"column {', '.join(repeated)} occurs twice", "rename one of them", row=line)
+    return names
+
+
+def _pass_over(lines: list[str], header: Header, problems: list[Problem]) -> None:
+    """A note on every line above the header, which is a title or a spreadsheet's sep=; a row of the table, as if the
+    header had been sorted into the middle, raises FolderError."""
+    place = header.names.index("image_name")
+    for number, line in enumerate(lines[: header.line - 1], start=1):
+        text = line.strip(' \t\r\n,;|"')
+        if not text or re.fullmatch(r"sep=.?", spelling.plain(text)):
+            continue
+        cells = [*line.split(header.separator), *[""] * len(header.names)]
+        if Path(cells[place].strip(' "')).suffix.casefold() in photographs.EXTENSIONS:
+            reason = f"stands above the header, which is in line {header.line}, but names an image"
+            raise FolderError(CSV_NAME, reason, "move the header to the first line", row=number)
+        reason = f"{shown(text)} stands above the header, and is passed over"
+        problems.append(Problem(CSV_NAME, number, None, "note", reason, "nothing needs doing if it is a title"))
+
+
+def _text(data: bytes, problems: list[Problem]) -> str:
+    """UTF-8; bytes that are none, in a file saved as Latin-1 or pasted from one, are read as cp1252, with a note."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError:
+            raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8") from None
+    lines = data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
+    texts, stray, whole = [], [], 0
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.append(line.decode("utf-8"))
+            whole += not line.isascii()
+        except UnicodeDecodeError:
+            texts.append(line.decode("utf-8", errors="cp1252"))
+            stray.append(number)
+    if whole:
+        places = [(number, "has characters that are not UTF-8 and were read as cp1252") for number in stray]
+    else:
+        places = [(1, "is not UTF-8 and was read as cp1252")] if stray else []
+    for number, reason in places:
+        problems.append(Problem(CSV_NAME, number, None, "note", reason, "look over its accents, or save it as UTF-8"))
+    return "".join(texts)
+
+
+def _as_cp1252(error: UnicodeDecodeError) -> tuple[str, int]:
+    stray = error.object[error.start : error.end]
+    try:
+        return stray.decode("cp1252"), error.end
+    except UnicodeDecodeError:  # five bytes that cp1252 leaves out
+        return stray.decode("latin-1"), error.end
+
+
+codecs.register_error("cp1252", _as_cp1252)

@@ -1,0 +1,161 @@
+"""Every benchmark, and the demo's model recipes that no other test runs, once at their smallest size."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+import train_fastgan
+from benchmarks import (
+    augmentation_causes,
+    augmentation_gain,
+    build_scaling,
+    dreambooth_speed,
+    fastgan_progress,
+    incumbent_way,
+    interval_coverage,
+    phenotype_fidelity,
+    restoration_memory,
+    simulator_yardsticks,
+)
+from demo_models import train_restorers
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKBONE = ROOT / "demo_models" / "backbone"
+
+
+@pytest.fixture(autouse=True)
+def precision_of_each_test():
+    """A benchmark may leave another precision behind than the next test's."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def run(benchmark, *flags: object) -> None:
+    benchmark.main(benchmark.parse_args([str(flag) for flag in flags]))
+
+
+@pytest.fixture(scope="module")
+def gain(tmp_path_factory) -> Path:
+    """The augmentation study of 3 conditions, 24 photographs and one support set; its corpus serves the others too."""
+    folder = tmp_path_factory.mktemp("benchmarks") / "gain"
+    sizes = "--num_conditions 3 --num_photographs 24 --k_shots 1 --seeds 0 --num_images 2 --max_train_steps 2"
+    run(augmentation_gain, "--work_dir", folder, *sizes.split())
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return folder
+
+
+def percent(pattern: str, printed: str) -> list[float]:
+    """The numbers of one line, each 0..100."""
+    found = [float(number) for number in re.search(pattern, printed).groups()]
+    assert all(0 <= number <= 100 for number in found)
+    return found
+
+
+def test_augmentation_gain_compares_three_arms_with_the_photographs_alone(gain):
+    differences = json.loads((gain / "gain.json").read_text())["differences"]
+    assert [row["arm"] for row in differences] == ["dreambooth", "true people", "augmentation"]
+    for row in differences:
+        assert row["images"] == 6 and row["n_test"] == differences[0]["n_test"] > 0
+        assert row["top1"]["b"] - row["top1"]["a"] == row["top1"]["difference"]
+
+
+def test_augmentation_causes_judges_samples_and_decoded_people(gain, capsys):
+    run(augmentation_causes, "--work_dir", gain, "--k_shots", 1, "--seeds", 0)
+    printed = capsys.readouterr().out
+    assert printed.count("SIMULATED, 1-shot, ") == 6
+    percent(r"judge: adapters' samples: ([\d.]+) %", printed)
+
+
+def test_phenotype_fidelity_measures_samples_against_the_truth(gain, capsys):
+    synthetic = gain / "1shot_seed0" / "dreambooth" / "fold0" / "synthetic"
+    run(phenotype_fidelity, "--synthetic_dataset", synthetic, "--num_people", 30, "--num_base_samples", 2)
+    printed = capsys.readouterr().out
+    assert int(re.search(r"probe: (\d+) of \d+ parameters read", printed)[1]) > 0
+    assert re.search(r"its samples are nearer than the base's, asked for the same words, for [0-3] of 3", printed)
+    percent(r"base ([\d.]+) %, adapters ([\d.]+) %", printed)
+
+
+def test_simulator_yardsticks_find_faces_copies_and_conditions(gain, capsys):
+    run(simulator_yardsticks, "--raw_dir", gain / "raw", "--dataset_name", gain / "rdface-sim")
+    printed = capsys.readouterr().out
+    assert "groups that join different people: 0" in printed
+    percent(r"linear probe on the true parameters: top-1 ([\d.]+) %", printed)
+    assert percent(r"undegraded: face found in ([\d.]+) %", printed)[0] > 50
+
+
+def test_the_incumbents_way_beside_ours(gain, capsys):
+    sizes = ("--backbone", BACKBONE, "--repeats", 1, "--num_images", 10, "--quality_epochs", 1)
+    run(incumbent_way, "--dataset_name", gain / "rdface-sim", *sizes)
+    printed = capsys.readouterr().out
+    for name in ("incumbent", "ours, float32", "ours, bf16"):
+        assert re.search(rf"  {name} +[\d.]+ s: data", printed)
+    assert re.search(r"linear probe, 5 folds: [\d.]+ s", printed)
+    percent(r"float32 .* top-1 ([\d.]+) %", printed)
+
+
+def test_fastgans_snapshots_are_compared_with_real_faces(gain, tmp_path, capsys):
+    flags = "--fold 0 --resolution 64 --base_channels 8 --train_batch_size 2 --max_train_steps 1 --snapshot_steps 1"
+    flags += " --num_images 1 --align_faces mtcnn"
+    data = ("--dataset_name", gain / "rdface-sim", "--cache_dir", gain / "pixels")
+    run(train_fastgan, *data, "--output_dir", tmp_path / "gan", *flags.split())
+    run(fastgan_progress, *data, "--run_dir", tmp_path / "gan" / "fold0", "--backbone", BACKBONE, "--num_images", 4)
+    printed = capsys.readouterr().out
+    assert float(re.search(r"step 1: ([\d.]+) times the distance of two halves", printed)[1]) > 1  # of noise
+    percent(r"a face in ([\d.]+) % of 4", printed)
+
+
+def test_build_scaling_finds_re_encoded_copies(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run(build_scaling, "--work_dir", tmp_path, "--num_images", 24, "--copies", 2, "--image_size", 64)
+    printed = capsys.readouterr().out
+    rows = pq.read_table(
+        max(tmp_path.glob("part-*"), key=lambda part: int(part.name[5:])) / "rdface-sim" / "real", columns=["image_id"]
+    ).num_rows
+    assert f"{rows} images: " in printed
+    percent(r"; ([\d.]+) % of the copies found", printed)
+
+
+def test_dreambooth_speed_of_one_adapter_and_of_two(capsys):
+    sizes = "--adapters_per_batch 2 --steps 1 --rounds 1 --num_samples 2 --num_real 2"
+    run(dreambooth_speed, *sizes.split())
+    printed = capsys.readouterr().out
+    assert re.search(r"diffusers' way\): [\d.]+ steps/s", printed)
+    assert float(re.search(r"ours, +2 at once, .* peak (\d+) MiB", printed)[1]) > 10
+    percent(r"dpmsolver\+\+, 15 steps: .* a face in ([\d.]+) % of 2,", printed)
+
+
+def test_interval_coverage_of_two_repetitions(capsys):
+    run(interval_coverage, "--repetitions", 2, "--n_boot", 20, "--n_swaps", 19, "--parts", 1)
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^(?:top1|ece) ", printed, re.MULTILINE)) == 2 * 4
+    assert 0.25 < float(re.search(r"top-1 about 0.3.*?^top1 +([\d.]+)", printed, re.MULTILINE | re.DOTALL)[1]) < 0.35
+
+
+def test_restoration_memory_of_two_sizes(tmp_path, capsys):
+    run(restoration_memory, "--work_dir", tmp_path / "new", "--num_images", 2)
+    assert re.search(r"^ +2 +[\d.]+ +[1-9]\d+ +[1-9]\d+$", capsys.readouterr().out, re.MULTILINE)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_upscalers_recipe(tmp_path):
+    sizes = "--num_people 10 --max_train_steps 2 --train_batch_size 1 --crop_px 32 --num_filters 4"
+    train_restorers.main([*sizes.split(), "--output_dir", str(tmp_path)])
+    record = json.loads((tmp_path / f"{train_restorers.NAME}.json").read_text())
+    assert record["simulated"] is True and record["held_out"]["people"] == 1
+    assert load_file(tmp_path / f"{train_restorers.NAME}.safetensors")
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
+def test_every_benchmark_is_run_here_and_says_what_its_flags_mean(script, capsys, monkeypatch):
+    assert script.stem in globals()
+    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(script), run_name="__main__")
+    assert left.value.code == 0 and "--" in capsys.readouterr().out
