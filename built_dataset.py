@@ -91,7 +91,8 @@ def _cache_trouble(error: BaseException) -> str | None:
     trouble = error if isinstance(error, OSError) else disk_error(error)
     if trouble is None:
         return None
-    in_cache = str(trouble.filename or "").startswith(str(datasets.config.HF_DATASETS_CACHE).removesuffix("datasets"))
+    place, cache = Path(str(trouble.filename or "")), Path(datasets.config.HF_DATASETS_CACHE)
+    in_cache = place.is_relative_to(cache) or place == cache.parent
     writing = trouble.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing else is written here
     return trouble.strerror if writing or in_cache else None
 
