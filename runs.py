@@ -172,18 +172,19 @@ def prepare_output(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = set(os.listdir(folder))  # read once: another run may be starting here just now
-        foreign = file.name not in names and not names <= {LOCK_NAME, f".{file.name}.partial"}
-        if not foreign:
-            lock = FileLock(folder / LOCK_NAME, is_singleton=True)  # released by the system, however the process ends
-            lock.acquire(timeout=0)
-            _HELD.add(lock)
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
+    if file.name not in names and not names <= {LOCK_NAME, f".{file.name}.partial"}:
+        raise InputError(f"--output_dir {folder} holds files that no earlier run made; name a new or empty folder")
+    check_writable(folder, "--output_dir")
+    try:
+        lock = FileLock(folder / LOCK_NAME, is_singleton=True)  # released by the system, however the process ends
+        lock.acquire(timeout=0)
+        _HELD.add(lock)
     except Timeout:
         raise InputError(f"--output_dir {folder}: another run is writing into it; wait for it to end") from None
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
-    if foreign:
-        raise InputError(f"--output_dir {folder} holds files that no earlier run made; name a new or empty folder")
-    check_writable(folder, "--output_dir")
     resume = resume and file.is_file()
     if resume:
         anew = "leave out --resume_from_checkpoint to start anew, or give another --output_dir"
