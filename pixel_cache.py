@@ -129,7 +129,7 @@ def cached_pixels(
         shape = (n, 2, near_duplicates.SIDE_PX, near_duplicates.SIDE_PX)
         arrays[stem.with_suffix(".thumbnails.npy")] = np.uint8, shape
     record = stem.with_suffix(".json")
-    if any(gather_object([_fault(arrays, record) is not None])):
+    if any(gather_object([_fault(arrays, record, settings) is not None])):
         _make(accelerator, images, settings, arrays, record)
     return _open(list(arrays))
 
@@ -161,7 +161,7 @@ def _make(
     mine = accelerator.process_index
     with FileLock(lock) if accelerator.is_main_process else contextlib.nullcontext():
         # The others wait here while another run makes the same files.
-        fault = in_main_process(accelerator, lambda: _fault(arrays, record))
+        fault = in_main_process(accelerator, lambda: _fault(arrays, record, settings))
         if fault is not None:
             in_main_process(accelerator, lambda: _reserve(arrays, record, fault))
             if mine in together:
@@ -172,7 +172,7 @@ def _make(
         if not seen[mine] and accelerator.is_local_main_process:  # waits for nobody who could be waiting for it
             check_writable(folder, "--cache_dir")
             with FileLock(lock):
-                own_fault = _fault(arrays, record)
+                own_fault = _fault(arrays, record, settings)
                 if own_fault is not None:
                     _reserve(arrays, record, own_fault)
                     with _removed_if_stopped(arrays):
@@ -184,14 +184,18 @@ def _make(
     accelerator.wait_for_everyone()
 
 
-def _fault(arrays: dict[Path, tuple], record: Path) -> str | None:
+def _fault(arrays: dict[Path, tuple], record: Path, settings: dict) -> str | None:
     """Why a cache cannot be used; empty where it was never finished, None where it can.
 
-    The files are compared with the digests in the record: a cache that was cut short, or is another's, is not read."""
+    The record is compared with the settings, and the files with its digests: a cache that was cut short, or is
+    another's under this one's name, is not read."""
     if not record.exists():
         return ""
     try:
-        digests = read_json(record, "").get("files")
+        recorded = read_json(record, "")
+        digests = recorded.pop("files", None)
+        if digests is not None and recorded != json.loads(json.dumps(settings)):
+            return f"{record.name} is the record of other pixels"
         for file, (dtype, shape) in arrays.items():
             array = np.lib.format.open_memmap(file, mode="r")
             if (array.dtype, array.shape) != (np.dtype(dtype), shape):
