@@ -57,7 +57,7 @@ def declared(opened: Image.Image, data: bytes) -> tuple[str, bytes] | None:
 def to_srgb(name: str, profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform] | None:
     """Name of the colours, and the transform from L, RGB or CMYK pixels to RGB ones in sRGB; None: they are sRGB.
 
-    mode: of the decoded image. Raises ProfileError where the profile does not hold together or is not of such pixels."""
+    mode: of the decoded image. Raises ProfileError where the profile is damaged or not of such pixels."""
     channels = "L" if _is_grey(mode) else mode if mode == "CMYK" else "RGB"
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
