@@ -30,7 +30,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 from datasets import ClassLabel, Features, Image, List, Value
-from filelock import FileLock, Timeout
 from PIL import Image as PILImage
 from tqdm import tqdm
 
@@ -43,7 +42,18 @@ import protocols
 import withdrawal
 from curated_table import FolderError, Problem, Row
 from parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES, parquet_digest, shard_digests
-from runs import InputError, run_record, write_json
+from runs import (
+    InputError,
+    begin_command,
+    check_replaceable,
+    full_disk_named,
+    one_line,
+    path_argument,
+    run_record,
+    sole_writer,
+    stopped_status,
+    write_json,
+)  # fmt: skip
 
 WRITTEN = {  # all that a build makes, with real/*.parquet
     "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
@@ -259,7 +269,8 @@ def validate(args: argparse.Namespace) -> int:
             "conditions": len({row.abbreviation for row in rows}),
             "problems": [dataclasses.asdict(problem) for problem in problems],
         }
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        is_unicode = (sys.stdout.encoding or "").casefold().startswith("utf")
+        print(json.dumps(report, indent=2, ensure_ascii=not is_unicode))
     else:
         print_problems(problems, sys.stdout)
         notes = len(problems) - len(bad)
@@ -297,24 +308,19 @@ def build(args: argparse.Namespace) -> int:
     began = time.monotonic()
     target = Path(os.path.realpath(args.output_dir))  # resolve() would raise RuntimeError over a link to itself
     check_name(target)
-    key = hashlib.sha256(str(target).encode()).hexdigest()[:16]
-    lock = Path(tempfile.gettempdir()) / f"rdface-build-{key}.lock"  # elsewhere, so that none is left beside the target
-    try:
-        with FileLock(lock, timeout=0, mode=0o666), contextlib.ExitStack() as afterwards:
-            afterwards.callback(lock.unlink, missing_ok=True)  # while held: FileLock locks no file without a name
-            workspace = _workspace(target, args.folder)
-            afterwards.callback(recover, target)
+    with sole_writer(target), contextlib.ExitStack() as afterwards:
+        workspace = _workspace(target, args.folder)
+        afterwards.callback(recover, target)
+        with full_disk_named(target.parent, f"{target.name} is as it was: make room, or choose another --output_dir"):
             return _build(args, target, Path(workspace), began)
-    except Timeout:
-        raise FolderError(target.name, "is being written by another build", "wait for it to end") from None
 
 
 def _workspace(target: Path, folder: Path) -> str:
     """A new folder beside the target, in which a build may put all it writes before it takes the target's place."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
         check_target(target, folder)
+        check_replaceable(target)
         return tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent)
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
@@ -476,12 +482,6 @@ def replace(target: Path, made: Path) -> None:
     made.rename(target)
 
 
-def folder_path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("names no folder")
-    return Path(text)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -491,7 +491,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     checked.add_argument("--json", action="store_true", help="print the report as JSON")
     built = commands.add_parser("build", help="make the dataset")
     built.add_argument(
-        "--output_dir", type=folder_path, required=True, help="the dataset's folder; an earlier build is replaced"
+        "--output_dir", type=path_argument, required=True, help="the dataset's folder; an earlier build is replaced"
     )
     built.add_argument(
         "--skip_bad", action="store_true", help="leave bad rows and cells out and list them in rejected.csv"
@@ -501,7 +501,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="where to ask for an image's removal, shown on the card (public); the earlier build's if not given",
     )
     for command in (checked, built):
-        command.add_argument("folder", type=folder_path, help="holds disease_images.csv and rd_images/")
+        command.add_argument("folder", type=path_argument, help="holds disease_images.csv and rd_images/")
     return parser.parse_args(argv)
 
 
@@ -516,14 +516,15 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         left = f"; {args.output_dir} left as it was" if args.command == "build" else ""
         print(f"\ninterrupted{left}", file=sys.stderr)
-        return 130
+        return stopped_status(stop)
 
 
 if __name__ == "__main__":
+    begin_command()
     with contextlib.suppress(BrokenPipeError):
         sys.exit(main())
