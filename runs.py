@@ -105,7 +105,8 @@ def sole_writer(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise InputError(f"{target.name}: is being written by another build or restoration; wait for it") from None
+        reason = "is being written by another build, restoration or simulation"
+        raise InputError(f"{target.name}: {reason}; wait for it to end") from None
     except (OSError, NotImplementedError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         raise InputError(f"{target.name}: cannot be written ({reason}); choose another --output_dir") from error
