@@ -19,12 +19,12 @@ from protocols import LeakError, ProtocolError
 from runs import (
     InputError,
     Terminated,
+    begin_command,
     check_apart,
     disk_error,
     fail,
     one_line,
-    speak_any_terminal,
-    stop_on_sigterm,
+    stopped_status,
 )
 
 LATE_S = 4.0  # for so long a file system between machines may hide a new file from another than its maker
@@ -148,8 +148,7 @@ def run_script(main: Callable[[argparse.Namespace], None], parse_args: Callable[
 
     2: the user must change something; 1: a leak, or a disk that is full or not ours; 130: stopped by Ctrl-C; 143: by
     SIGTERM, as clusters end what has to make room. Anything else is a bug, and keeps its traceback."""
-    speak_any_terminal()
-    stop_on_sigterm()
+    begin_command()
     go_on = "--resume_from_checkpoint latest goes on from here"
     try:
         main(parse_args())
@@ -157,10 +156,9 @@ def run_script(main: Callable[[argparse.Namespace], None], parse_args: Callable[
         fail(str(error), 2)
     except LeakError as error:
         fail(str(error), 1)
-    except KeyboardInterrupt:
-        fail(f"stopped; {go_on}", 130)
-    except Terminated:
-        fail(f"stopped by SIGTERM; {go_on}", 143)
+    except KeyboardInterrupt as stop:
+        by = " by SIGTERM" if isinstance(stop, Terminated) else ""
+        fail(f"stopped{by}; {go_on}", stopped_status(stop))
     except Exception as error:
         trouble = error if isinstance(error, OSError) else disk_error(error)
         if trouble:

@@ -26,7 +26,7 @@ import publishable
 import withdrawal
 from hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishable import Contents
-from runs import InputError, Terminated, fail, one_line, path_argument, speak_any_terminal, stop_on_sigterm
+from runs import InputError, begin_command, fail, one_line, path_argument, stopped_status
 
 NAMED_PROBLEMS = 20
 
@@ -279,9 +279,7 @@ def remedy(error: Exception) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    speak_any_terminal()
     args = parse_args(argv)
-    stop_on_sigterm()  # as an exception, so that --visible can undo what it did
     try:
         return {"publish": publish, "access": access, "withdraw": withdraw}[args.command](args)
     except InputError as error:
@@ -290,11 +288,10 @@ def main(argv: list[str] | None = None) -> int:
         fail(str(error), 1)
     except HUB_ERRORS as error:
         fail(f"failed: {explained(error, get_token())}; {remedy(error)}", 1)
-    except KeyboardInterrupt:
-        fail("interrupted; run the same command again: what was done is kept", 130)
-    except Terminated:
-        fail("stopped by SIGTERM; run the same command again: what was done is kept", 143)
+    except KeyboardInterrupt as stop:
+        fail("interrupted; run the same command again: what was done is kept", stopped_status(stop))
 
 
 if __name__ == "__main__":
+    begin_command()  # SIGTERM as an exception, so that --visible can undo what it did
     sys.exit(main())

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import glob
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -32,12 +33,46 @@ class InputError(Exception):
     """Something the user can put right; the message is one line that says what and how. Exit code 2."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whatever undoes things after Ctrl-C does so after it, too."""
+
+
+def begin_command() -> None:
+    """What every script does first: SIGTERM raises Terminated, and no terminal's encoding ends a run.
+
+    Characters that the output cannot show are written as in \\xe9; standard error does so by itself."""
+
+    def stop(*_) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cluster and launcher both send it: the second changes nothing
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def stopped_status(stop: KeyboardInterrupt) -> int:
+    """Exit status of a script that was stopped, as shells have it: 143 by SIGTERM, 130 by Ctrl-C."""
+    return 143 if isinstance(stop, Terminated) else 130
+
+
+def path_argument(text: str) -> Path:
+    """`type` of every argument that names a file or folder: ~ is the home also in --output_dir=~/x, where no shell
+    sees it."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("names no folder or file")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: there is no such home; write ./{text} for a folder here") from None
+
+
+def dataset_argument(text: str) -> str:
+    """`type` of every argument that names a dataset or model: as path_argument for a path, ORG/NAME as it is."""
+    return str(path_argument(text)) if text.startswith("~") else text
+
+
 def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-class Terminated(SystemExit):
-    """SIGTERM, as a cluster sends it before it takes a machine away; uncaught it ends the process quietly, with 143."""
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -46,40 +81,6 @@ def fail(message: str, code: int) -> NoReturn:
         time.sleep(30)  # the launcher ends this process once the first one has said why and left; otherwise it speaks
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
-
-
-def stop_on_sigterm() -> None:
-    """From now on SIGTERM raises Terminated, so that what was begun is removed and a line can say how to go on."""
-
-    def stop(*_: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cluster and launcher both send it: the second changes nothing
-        raise Terminated(143)
-
-    signal.signal(signal.SIGTERM, stop)
-
-
-def speak_any_terminal() -> None:
-    """What a terminal or a log that is not UTF-8 cannot show is escaped from now on instead of ending the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def name_argument(text: str) -> str:
-    """A flag's folder, or name on the Hub; a leading ~ is the home folder, also after `=`, where the shell leaves it.
-
-    Raises argparse.ArgumentTypeError for an empty text, and for the home folder of somebody who has none."""
-    expanded = os.path.expanduser(text)
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the text is empty; name a file or folder")
-    if expanded.startswith("~"):
-        raise argparse.ArgumentTypeError(f"{text}: nobody has that home folder; write ./{text} if it is a name")
-    return expanded
-
-
-def path_argument(text: str) -> Path:
-    """name_argument for what can only be a file or folder."""
-    return Path(name_argument(text))
 
 
 def read_json(path: Path, remedy: str) -> dict:
@@ -156,6 +157,63 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     write_atomically(path, lambda file: file.write_text(json.dumps(content, indent=2, default=str) + "\n"))
+
+
+@contextlib.contextmanager
+def sole_writer(target: Path) -> Iterator[None]:
+    """The only run that writes a dataset's folder, among all machines that see the folder it lies in.
+
+    Raises InputError for a second one, and where nothing can be written there. target: resolved; its parent is made."""
+    lock = FileLock(target.parent / f".{target.name}.lock", timeout=0, mode=0o666)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        reason = "is being written by another build, restoration or simulation"
+        raise InputError(f"{target.name}: {reason}; wait for it to end") from None
+    except (OSError, NotImplementedError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise InputError(f"{target.name}: cannot be written ({reason}); choose another --output_dir") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)  # while held: FileLock locks no file without a name
+        lock.release()
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path, remedy: str) -> Iterator[None]:
+    """A disk or quota that is full is told as one OSError which names the folder and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(f"there is no space left in {folder}; {remedy}") from error
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise InputError, before the work, where a finished folder could not take the target's place by a rename.
+
+    target: a folder, or what will be one; its parent exists."""
+    if os.path.ismount(target):
+        reason = "is a mount point, which cannot be replaced"
+        raise InputError(f"{target.name}: {reason}; choose a folder inside of it as --output_dir")
+    try:
+        for left in target.parent.glob(f".{glob.escape(target.name)}.trial-*"):  # by a run that was killed
+            left.rmdir()
+        trial = Path(tempfile.mkdtemp(prefix=f".{target.name}.trial-", dir=target.parent))
+        moved = trial.with_name(f"{trial.name}-moved")
+        try:
+            trial.rename(moved)
+        finally:
+            for folder in (trial, moved):
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rmdir()
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror})"
+        raise InputError(f"{target.name}: {reason}; choose another --output_dir") from error
 
 
 def prepare_output(

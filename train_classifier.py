@@ -54,9 +54,9 @@ from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns, join, normalise
 from runs import (
     InputError,
+    dataset_argument,
     derived_seed,
     fail,
-    name_argument,
     path_argument,
     prepare_output,
     run_record,
@@ -244,11 +244,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", type=name_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add(
+        "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
+    )
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
     named = ", ".join(PAPER_BACKBONES)
     how = f"the paper's ({named}), a timm name, torchvision/NAME, or a folder in timm's layout"
-    add("--backbone", type=name_argument, required=True, help=how)
+    add("--backbone", type=dataset_argument, required=True, help=how)
     add("--backbone_weights", type=path_argument, help=".safetensors or .pth file to read instead of downloading")
     add("--image_size", type=int, help="side of the square input in px; None is the backbone's own")
     how = "detector to cut faces out with, or none for the whole image; None is as the backbone's config.json says"
@@ -259,7 +261,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
     add("--k_shot", type=int, help="train on this many images of each condition, drawn by seed; None is all")
     how = "folders (or ORG/NAME) of synthetic images to train on besides, each made from its fold's training side"
-    add("--synthetic_dataset", type=name_argument, nargs="+", metavar="DIR", help=how)
+    add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=how)
     how = "synthetic images in each fold: the highest cosines, or without that column a draw by seed; None is all"
     add("--synthetic_top_n", type=int, metavar="N", help=how)
     how = "of initial weights, order, dropout and k-shot draws; the folds stay"

@@ -42,8 +42,8 @@ from launched import check_output_dir, in_main_process, open_accelerator, run_sc
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
 from runs import (
     InputError,
+    dataset_argument,
     fail,
-    name_argument,
     path_argument,
     prepare_output,
     run_record,
@@ -171,12 +171,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", type=name_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add(
+        "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
+    )
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
     how = "Stable Diffusion 1.x or 2.x: folder in diffusers' layout, or ORG/NAME on the Hub"
-    add("--pretrained_model_name_or_path", type=name_argument, required=True, help=how)
+    add("--pretrained_model_name_or_path", type=dataset_argument, required=True, help=how)
     how = "VAE to use in place of the pipeline's, as the paper does"
-    add("--pretrained_vae_model_name_or_path", type=name_argument, help=how)
+    add("--pretrained_vae_model_name_or_path", type=dataset_argument, help=how)
     add("--revision", help="of the pipeline on the Hub: a commit or tag")
     add("--variant", help="of the pipeline's files, such as fp16")
     add(

@@ -39,8 +39,8 @@ from parquet_files import sha256_of
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
 from runs import (
     InputError,
+    dataset_argument,
     fail,
-    name_argument,
     path_argument,
     prepare_output,
     read_json,
@@ -241,7 +241,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", type=name_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add(
+        "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
+    )
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
     how = "folder for the results; those of an earlier run are replaced"
     add("--output_dir", type=path_argument, required=True, help=how)
