@@ -13,7 +13,7 @@ import recorded_values
 from backbones import Backbone
 from built_dataset import is_simulated
 from corruptions import SEVERITIES
-from runs import read_json, write_atomically, write_json
+from runs import InputError, one_line, read_json, write_atomically, write_json
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 
@@ -46,6 +46,32 @@ def write_predictions(file: Path, predictions: pd.DataFrame, label: datasets.Cla
     rows = datasets.Dataset.from_list(predictions.to_dict("records"), features=features)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda partial: rows.to_parquet(str(partial)))
+
+
+def is_finished(folder: Path, identity: dict, kept: pd.DataFrame, sides: dict[str, np.ndarray]) -> bool:
+    """Whether a fold's folder holds all that this fold would leave; what was cut short is said, and made again.
+
+    identity: what its model is trained as and on (its fold.json has the same); kept (n,): image_id and label of all
+    rows; sides: val and test -> rows. Raises InputError for predictions of another fold, seed, dataset or
+    experiment."""
+    if not (folder / "predictions.parquet").is_file():
+        return False
+    try:
+        notes = json.loads((folder / "fold.json").read_text())
+        predictions = pd.read_parquet(folder / "predictions.parquet")
+        named = {name: notes.get(name) for name in identity}
+        given = sorted(zip(*(predictions[name].tolist() for name in ("split", "image_id", "label")), strict=True))
+        same = all(set(predictions[name]) == {identity[name]} for name in ("protocol", "fold", "seed", "settings"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        print(f"{folder}: what is there cannot be read ({one_line(error)[:100]}), so this fold is done again")
+        return False
+    of_fold = [
+        (split, *kept.iloc[row][["image_id", "label"]]) for split, rows in sides.items() for row in rows.tolist()
+    ]
+    if named != identity or not same or given != sorted(of_fold):
+        where = f"fold {notes.get('fold')} of seed {notes.get('seed')}, or of other data or settings"
+        raise InputError(f"{folder} holds predictions of {where}; delete that folder, the fold is then done again")
+    return True
 
 
 def save_results(output_dir: Path, folders: Sequence[Path], label: datasets.ClassLabel) -> dict:

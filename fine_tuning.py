@@ -62,11 +62,13 @@ def fit(
     seed: int,
     args: argparse.Namespace,
     checkpoint: Path,
+    identity: dict,
 ) -> tuple[torch.nn.Module, list[dict]]:
     """Train the classifier on the training side of the guard's fold; returns it, prepared, and its learning curve.
 
     pixels, labels (n,): of the whole dataset, and of synthetic images behind it; checkpoint: file to go on from, if it
-    is there, and to write every args.checkpointing_epochs. Everything random is derived from (seed, fold, epoch), so an
+    is there, and to write every args.checkpointing_epochs; identity: what is trained, and on what, by which it is known
+    that a checkpoint is this one's. Everything random is derived from (seed, fold, epoch), so an
     epoch can be repeated after a stop, and a fold alone. Raises InputError for a loss that is not finite or fewer than
     two images."""
     number = guard.fold.number
@@ -80,9 +82,9 @@ def fit(
     adamw = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=WEIGHT_DECAY)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(adamw, args.num_train_epochs, LAST_LEARNING_RATE)
     optimizer = accelerator.prepare_optimizer(adamw)
-    state = {"epoch": 0, "curve": [], "best_accuracy": -1.0, "best": None}
+    state = {"epoch": 0, "curve": [], "best_accuracy": -1.0, "best": None, "identity": identity}
     if checkpoint.is_file():
-        state = restore(checkpoint, classifier, optimizer, scheduler)
+        state = restore(checkpoint, identity, classifier, optimizer, scheduler)
     targets = torch.from_numpy(labels).to(accelerator.device)
     epochs = range(state["epoch"], args.num_train_epochs)
     told = accelerator.is_main_process
@@ -147,16 +149,32 @@ def save_checkpoint(
 
 def restore(
     file: Path,
+    identity: dict,
     classifier: FaceClassifier,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> dict:
-    """The rest of a checkpoint, once weights, optimizer and schedule have been put back. Raises InputError."""
+    """The rest of a checkpoint, once weights, optimizer and schedule have been put back.
+
+    Raises InputError for one that is damaged, or that learnt from other pictures than this fold's."""
     try:
         content = torch.load(file, weights_only=True, map_location="cpu")
+        if content["identity"] != identity:
+            of = {name: content["identity"].get(name) for name in ("seed", "fold")}
+            reason = f"is of fold {of['fold']} of seed {of['seed']}, or of other data or settings"
+            raise InputError(f"checkpoint {file} {reason}; delete it, the fold then starts anew")
         classifier.load_state_dict(content.pop("weights"))
         optimizer.load_state_dict(content.pop("optimizer"))
         scheduler.load_state_dict(content.pop("scheduler"))
-    except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         raise InputError(f"checkpoint {file}: {one_line(error)}; delete it, the fold then starts anew") from error
     return content

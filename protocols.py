@@ -500,6 +500,11 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
             )
 
 
+def of_photographs(fold: Fold, n: int) -> Fold:
+    """The fold without the synthetic images that stand behind the dataset's n photographs as rows n, n + 1, ..."""
+    return replace(fold, train=fold.train[fold.train < n], val=fold.val[fold.val < n])
+
+
 def guarded(columns: Mapping[str, Sequence]) -> dict[str, list]:
     """Those of the columns that a guard looks at, without decoding a picture; as for Guard."""
     names = ("image_id", "group_id", *OPTIONAL)

@@ -61,8 +61,7 @@ class SyntheticMix:
         the n photographs; `pixels` (n + m,) holds the digests of all pictures, once they are decoded. copies (m,): the
         photographs of which each image is a near duplicate (near_duplicates.copies)."""
         n = self.n_photographs
-        sides = {side: rows[rows < n] for side, rows in (("train", fold.train), ("val", fold.val))}
-        fold = dataclasses.replace(fold, **sides)
+        fold = protocols.of_photographs(fold, n)
         for record in self.records:
             synthetic_scores.admit(record, fold, self.photographs)
         rows = self.candidates(fold).tolist()

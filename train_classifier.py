@@ -92,9 +92,10 @@ class Study:
     images: datasets.Dataset  # the photographs alone
     labels: np.ndarray  # (n,)
     kept: pd.DataFrame  # (n,) what predictions.parquet says of each image
-    pixels: Pixels
+    pixels: Pixels | None  # None until they are decoded
     corrupted: dict[tuple[str, int], Pixels]  # of the photographs
     backbone: Backbone
+    photographs: list[str]  # digests of the dataset's, by which they are known (built_dataset.photograph_sha256)
     settings_sha256: str = ""  # tells the predictions of different experiments apart
     features: np.ndarray | None = None  # (n, d) probe_features, for a linear probe; nan where no fold needs them
     mix: SyntheticMix | None = None
@@ -114,6 +115,15 @@ class Study:
     @property
     def label(self) -> datasets.ClassLabel:
         return self.images.features["label"]
+
+    def identity(self, fold: protocols.Fold, seed: int) -> dict:
+        """What a model is trained as, and on which pictures: kept with all that is made of it, so that nothing of
+        another fold, seed, dataset or experiment is taken for it."""
+        synthetic = self.mix.columns["image_id"] if self.mix else []  # each begins with a digest of its dataset
+        names = [*self.photographs, *synthetic]
+        trained_on = hashlib.sha256("\n".join(names[row] for row in fold.train.tolist()).encode()).hexdigest()
+        of_run = {"protocol": fold.protocol, "settings": self.settings_sha256}
+        return of_run | {"fold": fold.number, "seed": seed, "trained_on": trained_on}
 
 
 def extract_features(accelerator: Accelerator, study: Study, numbers: np.ndarray, batch_size: int) -> np.ndarray:
@@ -164,7 +174,8 @@ def train(
     set_seed(derived_seed(seed, fold.number))  # of the head, so that a fold can be trained alone
     classifier = build_classifier(study.backbone, n_classes, args.recipe, args.backbone)
     data = (study.backbone, study.pixels, study.labels)
-    model, curve = fit(accelerator, classifier, *data, guard, seed, args, folder / "checkpoint.pt")
+    checkpoint = folder / "checkpoint.pt"
+    model, curve = fit(accelerator, classifier, *data, guard, seed, args, checkpoint, study.identity(fold, seed))
     return model, {"learning_curve": curve}
 
 
@@ -183,14 +194,16 @@ def run_fold(
     started = time.monotonic()
     model, findings = train(accelerator, study, fold, seed, args, folder)
     wall_s = round(time.monotonic() - started, 2)
-    findings = {"seed": seed, "fold": fold.number, "n_train": len(fold.train), "wall_s": wall_s, **findings}
+    findings = study.identity(fold, seed) | {"n_train": len(fold.train), "wall_s": wall_s, **findings}
     findings |= study.mix.notes(fold) if study.mix else {}
     findings["train_image_ids"] = study.kept["image_id"].iloc[fold.train].tolist()
     if args.save_models:
         names = {"backbone": backbone_name(args), "label_names": study.label.names}
         where = {"protocol": fold.protocol, "fold": fold.number, "seed": seed}
         classifier = accelerator.unwrap_model(model)
-        save_classifier(folder / "model", classifier, names | where | results.network_input(study.backbone))
+        trained_on = fold.train[fold.train < len(study.photographs)].tolist()
+        seen = study.backbone.seen_photographs.union(study.photographs[row] for row in trained_on)
+        save_classifier(folder / "model", classifier, names | where | results.network_input(study.backbone), seen)
     constants = {"protocol": args.protocol, "fold": fold.number, "seed": seed, "settings": study.settings_sha256}
     constants |= {"backbone": backbone_name(args), "recipe": recipe_name(args, study.mix)}
     for (kind, severity), pixels in study.corrupted.items():
@@ -380,31 +393,37 @@ def training_folds(
 
 
 def open_study(
-    accelerator: Accelerator,
     images: datasets.Dataset,
     labels: np.ndarray,
     mix: SyntheticMix | None,
     backbone: Backbone,
+    photographs: list[str],
     settings_sha256: str,
-    args: argparse.Namespace,
 ) -> Study:
-    """The pixels, decoded once, of the photographs and the synthetic images."""
+    """All but the pixels, of the photographs and the synthetic images."""
+    kept = results.columns_to_keep(images, labels)
+    if mix:
+        labels = np.concatenate([labels, mix.labels])
+        kept = pd.concat([kept, mix.as_predicted()], ignore_index=True)
+    return Study(images, labels, kept, None, {}, backbone, photographs, settings_sha256, mix=mix)
+
+
+def decode(accelerator: Accelerator, study: Study, args: argparse.Namespace) -> None:
+    """The study's pixels, each picture decoded once."""
+    images, mix, backbone = study.images, study.mix, study.backbone
     size = (backbone.image_size, backbone.face_alignment, args.cache_dir)
     pixels = cached_pixels(accelerator, images, *size, thumbnails=mix is not None)
     missed = pixels.faces_missed.sum()
     if missed:
         accelerator.print(f"no face found in {missed} of {len(images)} images: these are taken whole")
     kinds = itertools.product(corruptions.CORRUPTIONS, corruptions.SEVERITIES) if args.corruptions else ()
-    corrupted = {kind: cached_pixels(accelerator, images, *size, kind) for kind in kinds}
-    kept = results.columns_to_keep(images, labels)
+    study.corrupted = {kind: cached_pixels(accelerator, images, *size, kind) for kind in kinds}
     if mix:
         pixels = join([pixels, *(cached_pixels(accelerator, part, *size, thumbnails=True) for part in mix.parts)])
         missed = pixels.faces_missed[len(images) :].sum()
         if missed:
             accelerator.print(f"no face found in {missed} of {len(mix.labels)} synthetic images: these are taken whole")
-        labels = np.concatenate([labels, mix.labels])
-        kept = pd.concat([kept, mix.as_predicted()], ignore_index=True)
-    return Study(images, labels, kept, pixels, corrupted, backbone, settings_sha256, mix=mix)
+    study.pixels = pixels
 
 
 def main(args: argparse.Namespace) -> None:
@@ -437,8 +456,10 @@ def main(args: argparse.Namespace) -> None:
     with accelerator.main_process_first():
         paper_input = args.recipe == "finetune"
         backbone = load_backbone(args.backbone, args.backbone_weights, args.image_size, paper_input=paper_input)
+    photographs = photograph_sha256(images)
     for _, fold, _ in jobs if backbone.seen_photographs else ():
-        guard = protocols.Guard(fold, {**protocols.guarded(images), "sha256": photograph_sha256(images)})
+        fold = protocols.of_photographs(fold, len(images))
+        guard = protocols.Guard(fold, {**protocols.guarded(images), "sha256": photographs})
         guard.admit_weights(backbone.seen_photographs, backbone_name(args))
     if args.align_faces:
         backbone.face_alignment = None if args.align_faces == "none" else args.align_faces
@@ -454,8 +475,22 @@ def main(args: argparse.Namespace) -> None:
     in_main_process(accelerator, lambda: prepare_output(args.output_dir, settings, "folds", RESULTS, resume))
 
     # ---- what is to be done
-    pending = [job for job in jobs if not (job[-1] / "predictions.parquet").is_file()]
-    accelerator.wait_for_everyone()  # nobody finishes a fold before everybody has counted them
+    same = {name: value for name, value in settings.items() if name not in PLACES + EXTRAS}
+    if same["synthetic_top_n"] is None:  # as in runs before there was this flag, so that they can be gone on with
+        del same["synthetic_top_n"]
+    if args.k_shot:  # each seed has a generator of its own, which saw that seed's support sets only
+        same.pop("synthetic_fingerprints", None)
+    settings_sha256 = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+    study = open_study(images, labels, mix, backbone, photographs, settings_sha256)
+    sides = [{"val": fold.val, "test": fold.test} for _, fold, _ in jobs]
+    done = in_main_process(  # it alone looks, so that all agree, and nobody finishes a fold before they are counted
+        accelerator,
+        lambda: [
+            results.is_finished(folder, study.identity(fold, seed), study.kept, of_fold)
+            for (seed, fold, folder), of_fold in zip(jobs, sides, strict=True)
+        ],
+    )
+    pending = [job for job, finished in zip(jobs, done, strict=True) if not finished]
     aligned = f"faces aligned by {backbone.face_alignment}" if backbone.face_alignment else "whole images"
     accelerator.print(
         f"{args.dataset_name} ({'folder' if Path(args.dataset_name).is_dir() else 'Hub'}, config {images.config_name}, "
@@ -470,16 +505,10 @@ def main(args: argparse.Namespace) -> None:
     if mix:
         accelerator.print(mix.summary())
     accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
-    same = {name: value for name, value in settings.items() if name not in PLACES + EXTRAS}
-    if same["synthetic_top_n"] is None:  # as in runs before there was this flag, so that they can be gone on with
-        del same["synthetic_top_n"]
-    if args.k_shot:  # each seed has a generator of its own, which saw that seed's support sets only
-        same.pop("synthetic_fingerprints", None)
-    settings_sha256 = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
-    study = open_study(accelerator, images, labels, mix, backbone, settings_sha256, args)
+    decode(accelerator, study, args)
     if mix:  # no image is a copy of a photograph that the training may not see
-        photographs, *synthetic = study.pixels.thumbnails.arrays
-        copies = [rows for part in synthetic for rows in near_duplicates.copies(part, photographs)]
+        of_photographs, *of_parts = study.pixels.thumbnails.arrays
+        copies = [rows for part in of_parts for rows in near_duplicates.copies(part, of_photographs)]
         for _, fold, _ in jobs:
             mix.admit(fold, study.columns, copies)
     if args.recipe == "linear_probe":

@@ -30,7 +30,7 @@ from PIL import Image
 import metrics
 import protocols
 from backbones import Backbone, load_backbone
-from built_dataset import load_images
+from built_dataset import load_images, photograph_sha256
 from classifiers import build_classifier
 from fine_tuning import fit, predict, training_batches
 from linear_probe import fit_linear_probe
@@ -89,7 +89,7 @@ def our_fit(precision: str, study: Study, guard: protocols.Guard, epochs: int, n
     classifier = build_classifier(study.backbone, study.label.num_classes, "finetune", name)
     started = time.perf_counter()
     data = (study.backbone, study.pixels, study.labels)
-    model, _ = fit(accelerator, classifier, *data, guard, 0, args, Path("no checkpoint"))
+    model, _ = fit(accelerator, classifier, *data, guard, 0, args, Path("no checkpoint"), {})
     seconds = time.perf_counter() - started
     return seconds, predict(accelerator, model, study.backbone, study.pixels, guard.fold.test, 32)
 
@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
         pixels = cached_pixels(Accelerator(cpu=True), images, backbone.image_size, None, Path(cache))
         cache_s = time.perf_counter() - started
         kept = pd.DataFrame({"image_id": images["image_id"][:], "subject": images["group_id"][:]})
-        study = Study(images, np.array(images["label"][:]), kept, pixels, {}, backbone)
+        study = Study(images, np.array(images["label"][:]), kept, pixels, {}, backbone, photograph_sha256(images))
         epoch = epochs_side_by_side(args, study, cache_s)
         frozen_backbone(study, epoch, cache_s)
         if args.quality_epochs:
