@@ -8,12 +8,14 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import numpy as np
+import yaml
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from parquet_files import parquet_digest, shard_digests
 from runs import InputError, one_line
 
 BUILD = "build it with rdface_dataset.py"
+CARD_ERRORS = (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError)  # of a header that is none of ours
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
 
 
@@ -58,6 +60,9 @@ def _open(name: str, config_name: str | None, remedy: str) -> datasets.Dataset:
         raise InputError(f"dataset {name}: {reason}") from error
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise InputError(f"dataset {name}: {one_line(error)}; {remedy}") from error
+    except CARD_ERRORS as error:
+        reason = f"README.md: its header cannot be read ({one_line(error)})"
+        raise InputError(f"dataset {name}: {reason}; {remedy}") from error
 
 
 def _check_columns(
