@@ -64,6 +64,12 @@ def test_a_mount_point_cannot_be_replaced_and_what_is_in_it_can(small_disk):
     assert list(small_disk.iterdir()) == []
 
 
+def test_a_disk_that_is_read_only_is_told_before_the_work(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(runs.InputError, match=r"^rdface: cannot be written \(Read-only file system\); choose another"):
+        runs.sole_writer(small_disk / "rdface").__enter__()
+
+
 def test_a_file_that_a_full_disk_cuts_short_leaves_nothing_and_the_folder_is_named(small_disk):
     file = small_disk / "settings.json"
     file.write_text("as before")
