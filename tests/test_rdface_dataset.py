@@ -22,6 +22,7 @@ from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
 import built_dataset
+import colour_profiles
 import curated_table
 import datasheet
 import near_duplicates
@@ -754,6 +755,18 @@ def test_doubtful_patients_and_codes_are_noted_and_folded(curator, capsys):
     assert "csv:6: note: subject_id: subject p1 has another condition in row 2" in report and "(also row 7)" in report
     assert report.count("csv:6: note: orphanet_code: ORPHA 192 has another abbreviation in row 2") == 1
     assert report.count("ORPHA 192") == 1 and report.endswith("6 usable images, 0 problems, 4 notes\n")
+
+
+def test_notes_on_photographs_are_folded_where_they_say_the_same(curator, capsys):
+    profile = colour_profiles.made_profile(colour_profiles.SRGB_PRIMARIES, colour_profiles.D65, 1.0)
+    for n, data in ((20, {"icc_profile": profile}), (21, {}), (22, {"icc_profile": profile}), (23, {})):
+        curator.add(f"AAR.{n}.jpg", encoded(picture(n), **data) if data else encoded(picture(n))[:-2])
+    assert run("validate", curator.save()) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "note: image_name" in line]
+    assert [line.partition("image_name: ")[2] for line in told] == [
+        "AAR.20.jpg was converted to sRGB from another profile; nothing needs doing (also row 10)",
+        "AAR.21.jpg has no end-of-image marker; the picture is whole; nothing needs doing (also row 11)",
+    ]
 
 
 def test_folded_notes_name_ten_rows():
