@@ -17,6 +17,7 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import numpy as np
+import yaml
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 import datasheet
@@ -25,6 +26,7 @@ from parquet_files import parquet_digest, sha256_of
 from runs import InputError, disk_error, one_line
 
 BUILD = "build it with rdface_dataset.py"
+CARD_ERRORS = (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError)  # of a header that is none of ours
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
 FINGERPRINT_DIGITS = 16
 ELSEWHERE = re.compile(
@@ -84,6 +86,9 @@ def _loaded(name: str, config_name: str | None, remedy: str) -> datasets.Dataset
             reason = f"its cache {cache} cannot be written ({why})"
             raise InputError(f"dataset {name}: {reason}; set HF_DATASETS_CACHE or HF_HOME to another folder") from error
         raise InputError(f"dataset {name}: {one_line(error)}; {remedy}") from error
+    except CARD_ERRORS as error:
+        reason = f"README.md: its header cannot be read ({one_line(error)})"
+        raise InputError(f"dataset {name}: {reason}; {remedy}") from error
 
 
 def _cache_trouble(error: BaseException) -> str | None:

@@ -1,6 +1,7 @@
 """What a finished benchmark run leaves: predictions, scores, tables, learning curves, and the published row beside."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 

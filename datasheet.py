@@ -117,11 +117,15 @@ def card_header(folder: Path) -> dict:
     if not readme.is_file():
         return {}
     try:
-        return huggingface_hub.metadata_load(readme) or {}
-    except (yaml.YAMLError, ValueError) as error:
+        header = huggingface_hub.metadata_load(readme) or {}
+        for name in ("version", "contact", "repository"):  # what goes into the next card
+            if isinstance(header.get(name), list | dict):
+                raise ValueError(f"{name} is no text")
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # of any YAML but ours
         raise InputError(
             f"{readme.name}: its header cannot be read ({one_line(error)}); correct or remove it"
         ) from error
+    return header
 
 
 # --- what is written

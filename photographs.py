@@ -148,6 +148,14 @@ def _judge_header(data: bytes, notes: list[str]) -> tuple[str, int, tuple[str, b
         return true_format, orientation, None
 
 
+def conversion(opened: Image.Image, data: bytes) -> ImageCms.ImageCmsTransform | None:
+    """What takes the colours of a photograph to sRGB that was published with a profile, as earlier versions did."""
+    try:
+        return _conversion(colour_profiles.declared(opened, data), opened.mode, [])
+    except colour_profiles.ProfileError:
+        return None
+
+
 def _conversion(colours: tuple[str, bytes] | None, mode: str, notes: list[str]) -> ImageCms.ImageCmsTransform | None:
     """What takes the photograph's colours to sRGB; None where they are that already, or their profile is of no use."""
     try:

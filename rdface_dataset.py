@@ -65,6 +65,7 @@ REMEDIES = {  # what stands beside an earlier build and would be lost with it
     "restored": _OF_EARLIER,
     "reports": _OF_EARLIER,
 }
+NO_REMEDY = "nothing needs doing"
 ROW_GROUP_ROWS = (100, 50, 20, 10, 5, 2, 1)  # the first that keeps every row group within MAX_ROW_GROUP_BYTES
 
 
@@ -144,7 +145,7 @@ def scan(rows: list[Row], problems: list[Problem], workspace: Path) -> tuple[lis
             continue
         row.photograph, row.rewritten, thumbnails = outcome
         for note in row.photograph.notes:
-            problems.append(row.problem("image_name", "note", f"{row.path.name} {note}", "nothing needs doing"))
+            problems.append(row.problem("image_name", "note", f"{row.path.name} {note}", NO_REMEDY))
         twin = first_with.get(row.photograph.pixels_sha256)
         if twin is not None and usable[twin].abbreviation != row.abbreviation:
             reason = f"{row.path.name} is the same photograph as row {usable[twin].line}, under another condition"
@@ -286,16 +287,22 @@ def counted(number: int, noun: str) -> str:
 
 
 def print_problems(problems: list[Problem], stream) -> None:
-    """One line a problem; notes with one remedy are folded into their first, since they ask for nothing."""
+    """One line per problem; notes with one remedy are folded into their first, since they ask for nothing."""
     alike: dict[tuple, list[int]] = defaultdict(list)
     for problem in problems:
         if problem.severity == "note":
-            alike[problem.column, problem.remedy].append(problem.row)
+            alike[_kind(problem)].append(problem.row)
     for problem in problems:
-        rows = alike.pop((problem.column, problem.remedy), []) if problem.severity == "note" else [problem.row]
+        rows = alike.pop(_kind(problem), []) if problem.severity == "note" else [problem.row]
         if rows:
             more = f" (also {named_rows(rows[1:])})" if rows[1:] else ""
             print(f"{problem}{more}", file=stream)
+
+
+def _kind(problem: Problem) -> tuple:
+    """What folds notes: their remedy, and if that is none what they say of a photograph, its name and numbers aside."""
+    said = re.sub(r"\d+", "", problem.reason.partition(" ")[2]) if problem.remedy == NO_REMEDY else ""
+    return problem.column, problem.remedy, said
 
 
 def named_rows(rows: list[int]) -> str:

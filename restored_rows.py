@@ -95,7 +95,11 @@ def decode(image: dict | None) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large pictures and of metadata
         photograph = Image.open(io.BytesIO(image["bytes"]), formats=photographs.FORMATS)
-        return np.array(ImageOps.exif_transpose(photograph).convert("RGB"))
+        to_srgb = photographs.conversion(photograph, image["bytes"])
+        photograph = ImageOps.exif_transpose(photograph)
+        if to_srgb:  # as a build of today publishes it
+            photograph = to_srgb.apply(photograph.convert(to_srgb.input_mode))
+        return np.array(photograph.convert("RGB"))
 
 
 def square(picture: np.ndarray, pad_to_px: int) -> np.ndarray:

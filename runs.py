@@ -60,10 +60,10 @@ def path_argument(text: str) -> Path:
     sees it."""
     if not text.strip():
         raise argparse.ArgumentTypeError("names no folder or file")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text}: there is no such home; write ./{text} for a folder here") from None
+    expanded = os.path.expanduser(text)
+    if text.startswith("~") and expanded == text:
+        raise argparse.ArgumentTypeError(f"{text}: there is no such home; write ./{text} for a folder here")
+    return Path(expanded)
 
 
 def dataset_argument(text: str) -> str:
@@ -197,7 +197,7 @@ def check_replaceable(target: Path) -> None:
     """Raise InputError, before the work, where a finished folder could not take the target's place by a rename.
 
     target: a folder, or what will be one; its parent exists."""
-    if os.path.ismount(target):
+    if os.path.ismount(target) or str(target) in _mount_points():
         reason = "is a mount point, which cannot be replaced"
         raise InputError(f"{target.name}: {reason}; choose a folder inside of it as --output_dir")
     try:
@@ -214,6 +214,16 @@ def check_replaceable(target: Path) -> None:
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
         raise InputError(f"{target.name}: {reason}; choose another --output_dir") from error
+
+
+def _mount_points() -> set[str]:
+    """Linux's own list, also of folders that are mounted from the same disk, which os.path.ismount does not see."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return set()
+    blanks = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
+    return {re.sub(r"\\\d{3}", lambda code: blanks.get(code[0], code[0]), line.split(" ")[4]) for line in lines}
 
 
 def prepare_output(

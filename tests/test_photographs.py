@@ -12,6 +12,7 @@ from test_rdface_dataset import encoded, picture, png_chunk
 
 import colour_profiles
 import photographs
+import restored_rows
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 PATCHES = np.array([[200, 120, 90], [90, 130, 110], [128, 128, 128], [60, 80, 150]])  # no colour leaves sRGB's gamut
@@ -289,6 +290,12 @@ def test_a_users_photographs_in_prophoto_and_display_p3(tmp_path):
         before = np.asarray(Image.open(folder / name), dtype=float)
         expected = curve((before / 255) ** exponent @ matrix.T)
         assert np.abs(pixels - expected).mean() < 1.5 and np.abs(before - expected).mean() > 4
+
+
+def test_what_an_earlier_version_published_with_its_profile_is_restored_in_srgb():
+    for name in ("JPEG", "PNG"):
+        picture = restored_rows.decode({"bytes": WIDE_GAMUT[name][1], "path": None})
+        assert np.abs(squares(picture) - FROM_P3).max() <= 2
 
 
 # --- the end of a JPEG
