@@ -1,35 +1,78 @@
-"""Adapter files as diffusers reads them: written whole, alpha with them, and read back by the pipeline itself.
+"""Adapter files: written whole as diffusers reads them, with alpha and the record of what they saw, and read back.
 
 A folder holds `pytorch_lora_weights.safetensors`, for `pipeline.load_lora_weights(folder)`, and `sources.json`, which
-names the photographs that the adapter was trained on; by it a withdrawn photograph's adapters are found.
+names the photographs that the adapter was trained on; by it a withdrawn photograph's adapters are found. The same
+photographs stand by their digests in the file's own metadata, entry `rdface` (training_records.py).
+
+Adapters of other programs are read too: kohya's names (`lora_unet_..._to_q.lora_down.weight`, with `.alpha`), peft's
+(`base_model.model....to_q.lora_A.weight`, alpha in `adapter_config.json`) and those of diffusers, old and new.
 """
 
+import contextlib
+import dataclasses
 import json
+import math
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import (
-    convert_state_dict_to_diffusers,
-    convert_state_dict_to_peft,
-    convert_unet_state_dict_to_peft,
-    logging,
-)
+from diffusers.utils import convert_state_dict_to_diffusers, logging
 from peft import LoraConfig
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import nn
 
+import training_records
 from parquet_files import sha256_of
 from routed_lora import TEXT_LAYERS, UNET_LAYERS
-from runs import InputError, one_line, write_json
+from runs import InputError, one_line, write_atomically, write_json
 from withdrawal import SOURCES_NAME
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+RECORD_KEY = "rdface"  # of a file's metadata: what the adapter was trained on
 LAYERS = {"unet": UNET_LAYERS, "text_encoder": TEXT_LAYERS}
+RETRAIN = "delete that folder, it is then trained again"
+
+# How a tensor's name ends, and which of the two matrices it then is; what stands before it names the layer.
+MATRICES = {
+    r"\.lora_A(?:\.default)?\.weight": "lora_A",  # peft
+    r"\.lora_B(?:\.default)?\.weight": "lora_B",
+    r"\.lora_down\.weight": "lora_A",  # kohya
+    r"\.lora_up\.weight": "lora_B",
+    r"[._]lora(?:_linear_layer)?\.down\.weight": "lora_A",  # diffusers, new and old (to_q_lora)
+    r"[._]lora(?:_linear_layer)?\.up\.weight": "lora_B",
+    r"\.alpha": "alpha",
+}
+# How a layer's name begins. peft names no network, nor did the first of diffusers.
+PREFIXES = {
+    "lora_unet_": "unet",
+    "unet.": "unet",
+    "lora_te1_": "text_encoder",
+    "lora_te_": "text_encoder",
+    "text_encoder.": "text_encoder",
+}
+OLD_TEXT_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}  # of diffusers, once
+
+Sizes = Mapping[str, Mapping[str, tuple[int, int]]]  # network -> linear layer -> its inputs and outputs
+
+
+@dataclasses.dataclass
+class Adapter:
+    """What a file holds. state: network -> weights by peft's names, (rank, in) and (out, rank); alpha: network ->
+    layer -> alpha, by which, over the rank, its update is scaled; record: what it was trained on, None: it says not."""
+
+    state: dict[str, dict[str, torch.Tensor]]
+    alpha: dict[str, dict[str, float]]
+    record: dict[str, Any] | None
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
 
 
 def save(
@@ -39,10 +82,12 @@ def save(
     rank: int,
     alpha: float,
     source_image_ids: Sequence[str],
+    record: Mapping[str, Any],
 ) -> None:
     """Write an adapter into `folder`, whole or not at all, once the pipeline has read it back as it is.
 
-    state: `unet` and, where it was trained, `text_encoder` -> weights by peft's names, (rank, in) and (out, rank)."""
+    state: `unet` and, where it was trained, `text_encoder` -> weights by peft's names, (rank, in) and (out, rank);
+    record: of a training_records.TrainedOn, and more if need be; no image_id may be in it."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     layers, metadata = {}, {}
@@ -51,21 +96,32 @@ def save(
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(LAYERS[network])).to_dict()
         config["target_modules"] = sorted(config["target_modules"])  # a set: the file's digest must not depend on it
         metadata[f"{network}_lora_adapter_metadata"] = config  # without it alpha would come back as the rank
-    StableDiffusionPipeline.save_lora_weights(partial, weight_name=WEIGHTS_NAME, **layers, **metadata)
-    sort_header(partial / WEIGHTS_NAME)
-    write_json(partial / SOURCES_NAME, {"source_image_ids": list(source_image_ids)})
-    check(pipeline, partial, state, alpha / rank)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+
+    def write(file: Path) -> None:
+        StableDiffusionPipeline.save_lora_weights(file.parent, weight_name=file.name, **layers, **metadata)
+        rewrite_header(file, {RECORD_KEY: json.dumps(record, sort_keys=True)})
+
+    try:
+        partial.mkdir(parents=True)
+        write_atomically(partial / WEIGHTS_NAME, write)
+        write_json(partial / SOURCES_NAME, training_records.sources(source_image_ids, record))
+        check(pipeline, partial, state, alpha / rank)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def sort_header(file: Path) -> None:
-    """Put the header of a safetensors file in order: the library's differs from run to run, and with it the digest."""
+def rewrite_header(file: Path, metadata: Mapping[str, str]) -> None:
+    """Add metadata to a safetensors file, and put its header in order: the library's differs from run to run, and with
+    it the digest."""
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors start at a multiple of 8, as the library has them
-    file.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = header.get("__metadata__", {}) | metadata
+    ordered = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    ordered += b" " * (-len(ordered) % 8)  # tensors start at a multiple of 8, as the library has them
+    file.write_bytes(len(ordered).to_bytes(8, "little") + ordered + content[8 + length :])
 
 
 def check(
@@ -99,19 +155,190 @@ def check(
             parameter.requires_grad_(False)
 
 
-def load(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """The inverse of save: weights by peft's names for each network. Raises InputError for a damaged file."""
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+def load(folder: Path, sizes: Sizes | None = None, rank: int | None = None, alpha: float | None = None) -> dict:
+    """The inverse of save: weights by peft's names for each network.
+
+    sizes: of the layers that are to be adapted, all of them and no others, rank and alpha: what the adapter must have;
+    None: whatever it has. Raises InputError for a damaged file, and names the first tensor that is missing, left over,
+    of another size, or not finite."""
+    adapter = read(folder / WEIGHTS_NAME, sizes, f"adapter {folder}", RETRAIN)
+    for network, layers in (sizes or {}).items():
+        for layer in layers:
+            if f"{layer}.lora_A.weight" not in adapter.state.get(network, {}):
+                raise InputError(f"adapter {folder}: it has no weights for layer {network}.{layer}; {RETRAIN}")
+    for network, weights in adapter.state.items():
+        for layer, own in adapter.alpha[network].items():
+            its_rank = len(weights[f"{layer}.lora_A.weight"])
+            for what, has, wanted in (("rank", its_rank, rank), ("alpha", own, alpha)):
+                if wanted is not None and not math.isclose(has, wanted):
+                    raise InputError(f"adapter {folder}: {network}.{layer} has {what} {has}, not {wanted}; {RETRAIN}")
+    return adapter.state
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """What an adapter's file says of its training; None where it says nothing. Raises InputError for a damaged file."""
+    with _readable(f"adapter {folder}", RETRAIN), safe_open(folder / WEIGHTS_NAME, "pt") as file:
+        return _record(file.metadata())
+
+
+def read(file: Path, sizes: Sizes | None, what: str, remedy: str) -> Adapter:
+    """An adapter in the names of kohya, of peft, or of diffusers, old or new.
+
+    sizes: of the linear layers that there are (linear_layers), among which every tensor must have its place; None:
+    taken as the names have them, which those of kohya do not say. Alpha comes from kohya's tensors, the file's metadata
+    or peft's adapter_config.json beside it; where none of them gives it, it is the rank, as their programs take it.
+    what, remedy: for messages. Raises InputError, which names the first tensor that has no place, no partner, another
+    size than its layer, or a value that is not finite."""
+    with _readable(what, remedy):
+        with safe_open(file, "pt") as content:
+            metadata = content.metadata() or {}
+        tensors = load_file(file)
+    if not tensors:
+        raise InputError(f"{what}: it holds no weights; {remedy}")
+    places = {network: {_plain(layer): layer for layer in layers} for network, layers in (sizes or {}).items()}
+    state: dict[str, dict[str, torch.Tensor]] = {}
+    alpha: dict[str, dict[str, float]] = {}
+    for name in sorted(tensors):
+        place = _place_of(name, places if sizes is not None else None)
+        if place is None:
+            expected = "a low-rank update of a linear layer that is to be adapted"
+            raise InputError(f"{what}: tensor {name} is not {expected}; {remedy}")
+        network, layer, matrix = place
+        if not torch.isfinite(tensors[name].float()).all():
+            raise InputError(f"{what}: tensor {name} holds values that are not finite; {remedy}")
+        if matrix == "alpha":
+            if tensors[name].numel() != 1:
+                raise InputError(f"{what}: tensor {name} is not one number; {remedy}")
+            alpha.setdefault(network, {})[layer] = float(tensors[name])
+            continue
+        key = f"{layer}.{matrix}.weight"
+        if key in state.setdefault(network, {}):
+            raise InputError(f"{what}: tensor {name} is there twice, under two names; {remedy}")
+        state[network][key] = tensors[name]
+    for network, weights in state.items():
+        _check_sizes(network, weights, (sizes or {}).get(network), what, remedy)
+    with _readable(what, remedy):
+        return Adapter(state, _alphas(state, alpha, _configs(file, metadata), what, remedy), _record(metadata))
+
+
+def linear_layers(pipeline: StableDiffusionPipeline) -> Sizes:
+    """The sizes of all linear layers of a pipeline's networks."""
+    networks = {name: getattr(pipeline, name) for name in LAYERS}
+    return {
+        name: {
+            layer: (module.in_features, module.out_features)
+            for layer, module in network.named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        for name, network in networks.items()
+    }
+
+
+@contextlib.contextmanager
+def _readable(what: str, remedy: str) -> Iterator[None]:
+    """What goes wrong with a damaged file, in one line."""
     try:
-        weights = load_file(folder / WEIGHTS_NAME)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"adapter {folder}: {one_line(error)}; delete that folder and train it again") from error
-    names = {"unet": convert_unet_state_dict_to_peft, "text_encoder": convert_state_dict_to_peft}
-    found = {}
-    for network, as_peft in names.items():
-        own = {key.removeprefix(f"{network}."): w for key, w in weights.items() if key.startswith(f"{network}.")}
-        if own:
-            found[network] = as_peft(own)
-    return found
+        yield
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{what}: {one_line(error)}; {remedy}") from error
+
+
+def _record(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
+    return json.loads(metadata[RECORD_KEY]) if metadata and RECORD_KEY in metadata else None
+
+
+def _plain(layer: str) -> str:
+    """A layer's name as kohya has it; transformers left out the text model's own name at some time."""
+    return layer.replace(".", "_").removeprefix("text_model_")
+
+
+def _place_of(name: str, places: Mapping[str, Mapping[str, str]] | None) -> tuple[str, str, str] | None:
+    """Network, layer and matrix (lora_A, lora_B or alpha) of a tensor; None where it has no place.
+
+    places: network -> plain name -> layer; None: the name must say all of it."""
+    fitting = [(re.fullmatch(rf"(.+?)({ending})", name), matrix) for ending, matrix in MATRICES.items()]
+    spelled, matrix = next(((spelled, matrix) for spelled, matrix in fitting if spelled), (None, ""))
+    if spelled is None:
+        return None
+    layer = spelled[1].removeprefix("base_model.model.")
+    prefix = next((prefix for prefix in PREFIXES if layer.startswith(prefix)), "")
+    layer = layer.removeprefix(prefix).removeprefix("base_model.model.").replace(".processor.", ".")
+    if places is None:
+        whole = prefix.endswith(".") and not spelled[2].startswith("_")
+        return (PREFIXES[prefix], layer, matrix) if whole else None
+    for network in [PREFIXES[prefix]] if prefix else places:
+        parent, _, own = layer.rpartition(".")
+        old = [f"{layer}.0", f"{parent}.{OLD_TEXT_NAMES.get(own)}"] if spelled[2].startswith("_lora") else []
+        for candidate in (layer, *old):
+            if _plain(candidate) in places.get(network, {}):
+                return network, places[network][_plain(candidate)], matrix
+    return None
+
+
+def _check_sizes(
+    network: str,
+    weights: Mapping[str, torch.Tensor],
+    sizes: Mapping[str, tuple[int, int]] | None,
+    what: str,
+    remedy: str,
+) -> None:
+    """Raise InputError unless every layer has both matrices, of one rank, and of the layer's own size."""
+    for key, tensor in weights.items():
+        layer, matrix = key.removesuffix(".weight").rsplit(".", 1)
+        other = {"lora_A": "lora_B", "lora_B": "lora_A"}[matrix]
+        partner = weights.get(f"{layer}.{other}.weight")
+        if partner is None:
+            raise InputError(f"{what}: layer {network}.{layer} has {matrix} and no {other}; {remedy}")
+        shapes = tuple(tensor.shape), tuple(partner.shape)
+        fits = tensor.ndim == partner.ndim == 2
+        if matrix == "lora_A" and fits:
+            fits = tensor.shape[0] == partner.shape[1] > 0
+            fits = fits and (sizes is None or (tensor.shape[1], partner.shape[0]) == sizes[layer])
+        if not fits:
+            size = "" if sizes is None else f" of {sizes[layer][0]} inputs and {sizes[layer][1]} outputs"
+            raise InputError(f"{what}: the shapes {shapes} do not fit layer {network}.{layer}{size}; {remedy}")
+
+
+def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
+    """peft's settings by network ("": of any) as the file's metadata or the adapter_config.json beside it give them."""
+    configs: dict[str, dict[str, Any]] = {}
+    for name, value in json.loads(metadata.get("lora_adapter_metadata", "{}")).items():
+        network, _, setting = name.partition(".")
+        configs.setdefault(network, {})[setting] = value
+    beside = file.with_name("adapter_config.json")
+    if not configs and beside.is_file():
+        configs[""] = json.loads(beside.read_text(encoding="utf-8"))
+    return configs
+
+
+def _alphas(
+    state: Mapping[str, Mapping[str, torch.Tensor]],
+    given: Mapping[str, Mapping[str, float]],
+    configs: Mapping[str, Mapping[str, Any]],
+    what: str,
+    remedy: str,
+) -> dict[str, dict[str, float]]:
+    """Alpha of every layer. Raises InputError where it is of a layer that has no weights, or not one for all layers."""
+    alphas: dict[str, dict[str, float]] = {}
+    for network, layers in given.items():
+        for layer in layers:
+            if f"{layer}.lora_A.weight" not in state.get(network, {}):
+                raise InputError(f"{what}: layer {network}.{layer} has an alpha and no weights; {remedy}")
+    for network, weights in state.items():
+        config = configs.get(network, configs.get("", {}))
+        for setting in ("alpha_pattern", "rank_pattern", "use_dora"):
+            if config.get(setting):
+                raise InputError(f"{what}: it was trained with {setting}, which cannot be read; {remedy}")
+        for key, tensor in weights.items():
+            layer, matrix = key.removesuffix(".weight").rsplit(".", 1)
+            if matrix == "lora_A":
+                rank = len(tensor)
+                alpha = float(config.get("lora_alpha", rank)) * (math.sqrt(rank) if config.get("use_rslora") else 1)
+                alphas.setdefault(network, {})[layer] = given.get(network, {}).get(layer, alpha)
+    return alphas
 
 
 def sha256(folder: Path) -> str:

@@ -4,26 +4,58 @@ pipeline = open_pipeline("demo_models/diffusion", dtype=torch.float32)
 pictures, flagged = sample(pipeline, embeddings, negative, seeds=[1, 2], side_px=128, steps=15, guidance=7.5)
 """
 
+import hashlib
+import json
+import math
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+import transformers
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging
 from huggingface_hub.errors import HFValidationError
-from transformers import PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from torch import nn
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from built_dataset import work_offline_where_the_hub_is_unreachable
 from runs import InputError, one_line, read_json
 
 logging.disable_progress_bar()
 
+NETWORKS = {
+    "unet": (UNet2DConditionModel, "its U-Net"),
+    "vae": (AutoencoderKL, "its VAE"),
+    "text_encoder": (CLIPTextModel, "its text encoder"),
+}
+MAY_BE_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+NOISE_SETTINGS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")  # of a scheduler
+# Of a U-Net that wants more than words; "text" takes more of the words only.
+OTHER_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
+SCALING_FACTOR = 0.18215  # of a VAE whose config does not say: that of Stable Diffusion
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+# What libraries raise for files that are damaged, missing, or of another kind.
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError)
+UNREADABLE += (NotImplementedError, AssertionError, HFValidationError, SafetensorError, SingleFileComponentError)
+LACKS = "a Stable Diffusion pipeline, or has others than the settings beside it say"
+
 # What samples; None: the one that the pipeline came with.
 SCHEDULERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "pipeline": None}
 PROMPT_FIELDS = ("disease_abbr", "disease_name", "rare_token", "with_terms")
 RARE_TOKEN_LETTERS = (3, 4)
+NO_PART_OF_A_CONFIG = ("transformers_version", "dtype", "torch_dtype", "architectures")  # of how a network is built
 TRAINING_RECORD = "training.json"  # beside a miniature of this project: how its pictures were cut out
 
 
@@ -34,32 +66,197 @@ def open_pipeline(
     revision: str | None = None,
     variant: str | None = None,
 ) -> StableDiffusionPipeline:
-    """A Stable Diffusion 1.x or 2.x pipeline from a folder or the Hub, every network frozen and in evaluation mode.
+    """A Stable Diffusion 1.x or 2.x pipeline, every network frozen and in evaluation mode.
 
-    vae_name: folder or ORG/NAME of another VAE; dtype: of all weights. Only safetensors are read. Raises InputError
-    where there is no such pipeline, or one that this project cannot train (inpainting, SDXL, pixel space)."""
-    for flag, place in (("--pretrained_model_name_or_path", name), ("--pretrained_vae_model_name_or_path", vae_name)):
-        if place is None or Path(place).is_dir():
+    name: folder in diffusers' layout, ORG/NAME on the Hub, or one file FILE.safetensors with all weights, beside which
+    the pipeline's settings lie (configs_beside); vae_name: folder or ORG/NAME of another VAE; dtype: of all weights.
+    Only safetensors are read. Raises InputError where there is no such pipeline, where weights are missing, left over
+    or not finite, or for one that this project cannot train (inpainting, SDXL, flow matching, pixel space)."""
+    flag = "--pretrained_model_name_or_path"
+    for of, place in ((flag, name), ("--pretrained_vae_model_name_or_path", vae_name)):
+        if place is None or Path(place).is_dir() or (of == flag and Path(place).is_file()):
             continue
         if place.count("/") != 1 or place[0] in "./~":
-            raise InputError(f"{flag} {place}: there is no such folder; give one in diffusers' layout or ORG/NAME")
+            raise InputError(f"{of} {place}: there is no such folder; give one in diffusers' layout or ORG/NAME")
         work_offline_where_the_hub_is_unreachable()
+    configs = configs_beside(Path(name), flag) if Path(name).is_file() else None
     how = {"dtype": dtype, "use_safetensors": True}
     try:
-        parts = {"vae": AutoencoderKL.from_pretrained(vae_name, **how)} if vae_name else {}
-        pipeline = StableDiffusionPipeline.from_pretrained(name, revision=revision, variant=variant, **how, **parts)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, HFValidationError) as error:
+        parts = {"vae": _network(AutoencoderKL, vae_name, "its VAE", **how)} if vae_name else {}
+        if configs or Path(name).is_dir():
+            check_folders(configs or Path(name), only_configs=configs is not None)
+        if configs:
+            how = {"dtype": dtype, "config": str(configs), "local_files_only": True}
+            pipeline = StableDiffusionPipeline.from_single_file(name, **how, **parts)
+        else:
+            how |= {"revision": revision, "variant": variant}
+            for part, (kind, shown) in NETWORKS.items():
+                if part not in parts:
+                    parts[part] = _network(kind, name, shown, subfolder=part, **how)
+            pipeline = StableDiffusionPipeline.from_pretrained(name, **how, **parts)
+        check_pipeline(pipeline)
+        if vae_name:
+            own = AutoencoderKL.load_config(str(configs or name), subfolder="vae", revision=revision)
+            check_same_latents(pipeline.vae.config, own)
+        for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            network.requires_grad_(False).eval()
+        check_one_pass(pipeline)
+    except UNREADABLE as error:
         remedy = "give a StableDiffusionPipeline folder with safetensors, or log in if it is gated"
-        raise InputError(f"--pretrained_model_name_or_path {name}: {one_line(error)[:300]}; {remedy}") from error
-    channels, latent = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
-    if channels != latent:
-        raise InputError(f"{name}: its U-Net takes {channels} channels and its VAE gives {latent}: no text-to-image")
-    if pipeline.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-        raise InputError(f"{name}: prediction_type {pipeline.scheduler.config.prediction_type} cannot be trained here")
-    for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        network.requires_grad_(False).eval()
+        if "safety_checker" in str(error):
+            remedy = "add its files, or write [null, null] for safety_checker in model_index.json"
+        if configs and ("meta tensor" in str(error) or isinstance(error, SingleFileComponentError)):
+            raise InputError(
+                f"{flag} {name}: lacks weights of {LACKS}; download it again, or convert it anew"
+            ) from error
+        reason = one_line(error).partition(". If you want to instead")[0]
+        raise InputError(f"{flag} {name}: {reason[:300]}; {remedy}") from error
+    except Unfit as error:
+        raise InputError(f"{flag} {name}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def configs_beside(file: Path, flag: str) -> Path:
+    """The folder with the settings of a pipeline whose weights are all in one file: model_index.json, tokenizer,
+    scheduler, and a config.json for each network. The file itself holds none of these, and nothing is guessed.
+
+    It is named like the file, without its ending, or is the folder that the file lies in. Raises InputError."""
+    if file.suffix != ".safetensors":
+        reason = "such a file may run code when it is opened" if file.suffix in PICKLES else "is no .safetensors file"
+        raise InputError(f"{flag} {file}: {reason}; give FILE.safetensors, or a folder in diffusers' layout")
+    for folder in (file.with_suffix(""), file.parent):
+        if (folder / "model_index.json").is_file():
+            return folder
+    what = "model_index.json, tokenizer, scheduler, and config.json of unet, vae and text_encoder"
+    reason = f"one file holds the weights alone; put the settings of its pipeline ({what}) into {file.with_suffix('')}"
+    remedy = "or convert it with diffusers' scripts/convert_original_stable_diffusion_to_diffusers.py"
+    raise InputError(f"{flag} {file}: {reason}, {remedy}")
+
+
+def check_folders(folder: Path, only_configs: bool) -> None:
+    """Raise Unfit where model_index.json names a part for which there is no folder, such as the safety checker;
+    only_configs: the weights are in one file, in which there is none."""
+    for part, kind in json.loads((folder / "model_index.json").read_text(encoding="utf-8")).items():
+        named = isinstance(kind, list) and kind[0] is not None
+        if named and not (folder / part).is_dir():
+            remedy = (
+                f"add its files, or write [null, null] for {part} there" if part in MAY_BE_LEFT_OUT else "add its files"
+            )
+            raise Unfit(f"model_index.json names {part}, and there is no folder of that name; {remedy}")
+
+
+class Unfit(Exception):
+    """What keeps a pipeline from being trained here; the message is the rest of a line that names it."""
+
+
+def _network(kind: type, name: str, shown: str, **how: object) -> nn.Module:
+    """A network whose weights were all found in its file, and, but for a text encoder, which may lie in the file of a
+    larger model, all used: libraries fill what they do not find with chance, and say so in a warning only."""
+    verbosity = logging.get_verbosity(), transformers.logging.get_verbosity()
+    logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
+    try:
+        if kind is CLIPTextModel:
+            how["ignore_mismatched_sizes"] = True  # it would raise without saying which, and they are looked at here
+        network, found = kind.from_pretrained(name, output_loading_info=True, **how)
+    finally:
+        logging.set_verbosity(verbosity[0])
+        transformers.logging.set_verbosity(verbosity[1])
+    if found["missing_keys"]:
+        raise Unfit(f"{shown} lacks {min(found['missing_keys'])} in its file; download it again, or convert it anew")
+    for key, in_file, expected in sorted(found["mismatched_keys"]):
+        raise Unfit(f"{shown} has {key} of shape {tuple(in_file)} in its file and {tuple(expected)} by its config")
+    if kind is not CLIPTextModel and found["unexpected_keys"]:
+        left_over = min(found["unexpected_keys"])
+        raise Unfit(
+            f"{shown} has no place for {left_over}, which its file holds; it is of another kind than its config"
+        )
+    return network
+
+
+def check_pipeline(pipeline: StableDiffusionPipeline) -> None:
+    """Raise Unfit for a pipeline that is none of those that can be trained here, or whose parts do not fit."""
+    unet, vae, text = pipeline.unet.config, pipeline.vae.config, pipeline.text_encoder.config
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        channels = f"takes {unet.in_channels} and gives {unet.out_channels} channels"
+        raise Unfit(f"its U-Net {channels} and its VAE gives {vae.latent_channels}: no text-to-image")
+    scheduler, name = pipeline.scheduler.config, type(pipeline.scheduler).__name__
+    prediction = scheduler.get("prediction_type")
+    if prediction is None or scheduler.get("use_flow_sigmas") or prediction.startswith("flow"):
+        raise Unfit(
+            f"its scheduler {name} is of flow matching; give a base that was trained to predict noise or velocity"
+        )
+    if prediction not in ("epsilon", "v_prediction"):
+        raise Unfit(f"prediction_type {prediction} cannot be trained here")
+    missing = [setting for setting in NOISE_SETTINGS if scheduler.get(setting) is None]
+    if missing and scheduler.get("trained_betas") is None:
+        raise Unfit(
+            f"its scheduler {name} says no {missing[0]}, so its noise is not known; give DDIM's or DDPM's settings"
+        )
+    DDPMScheduler.from_config(scheduler)
+    conditioned = [setting for setting in OTHER_CONDITIONS if unet.get(setting) not in (None, "text")]
+    if conditioned:
+        raise Unfit(f"its U-Net has {conditioned[0]} {unet[conditioned[0]]}, as SDXL and others have; give one without")
+    widths = unet.cross_attention_dim
+    for width in widths if isinstance(widths, (list, tuple)) else [widths]:
+        if width != text.hidden_size:
+            raise Unfit(f"its U-Net reads words of {width} values and its text encoder gives {text.hidden_size}")
+    if not (isinstance(vae.scaling_factor, (int, float)) and 0 < vae.scaling_factor < math.inf):
+        raise Unfit(
+            f"scaling_factor of its VAE is {vae.scaling_factor}; give the number that its latents are scaled by"
+        )
+    shifted = [setting for setting in ("shift_factor", "latents_mean", "latents_std") if vae.get(setting) is not None]
+    if shifted:
+        raise Unfit(
+            f"its VAE has {shifted[0]}, as those of flow matching have; give a VAE of Stable Diffusion 1.x or 2.x"
+        )
+    words, special = pipeline.tokenizer, set(pipeline.tokenizer.all_special_ids)
+    if not set(words("photo of a child").input_ids) - special:
+        raise Unfit("its tokenizer knows no word; add its files (vocab.json and merges.txt, or tokenizer.json)")
+    if len(words) > text.vocab_size:
+        raise Unfit(
+            f"its tokenizer has {len(words)} words and its text encoder {text.vocab_size}; give those that belong"
+        )
+    for part, (_, shown) in NETWORKS.items():
+        for key, tensor in getattr(pipeline, part).state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise Unfit(f"{shown} holds values in {key} that are not finite; download it again")
+
+
+def check_same_latents(vae: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise Unfit for a VAE whose latents are not those that the pipeline's U-Net was trained on, by their settings."""
+    factors = [2 ** (len(config["block_out_channels"]) - 1) for config in (vae, own)]
+    if factors[0] != factors[1]:
+        raise Unfit(f"the other VAE makes pictures {factors[0]} times smaller and its own {factors[1]} times")
+    scales = [config.get("scaling_factor", SCALING_FACTOR) for config in (vae, own)]
+    if scales[0] != scales[1]:
+        raise Unfit(
+            f"scaling_factor of the other VAE is {scales[0]} and of its own {scales[1]}: it is of another family"
+        )
+
+
+@torch.no_grad()
+def check_one_pass(pipeline: StableDiffusionPipeline) -> None:
+    """Raise Unfit where the smallest picture does not come through all networks: whatever their configs do not say."""
+    side = 2 ** max(3, len(pipeline.unet.config.block_out_channels) - 1)
+    side_px = side * pipeline.vae_scale_factor
+    try:
+        latents, _ = encode_pictures(pipeline, np.zeros((1, side_px, side_px, 3), np.uint8))
+        expected = (1, pipeline.unet.config.in_channels, side, side)
+        if latents.shape != expected:
+            raise Unfit(f"its VAE gives latents of shape {tuple(latents.shape)} for {side_px} px and not {expected}")
+        latents = latents.to(pipeline.unet.dtype)
+        noise = pipeline.unet(latents, torch.tensor([1]), encode_prompts(pipeline, ["photo of a child"])).sample
+        picture = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if "not implemented for" in str(error):  # half precision on some processors; the device will do it
+            return
+        raise Unfit(f"its networks do not fit together ({one_line(error)[:200]})") from error
+    if noise.shape != expected or picture.shape != (1, 3, side_px, side_px):
+        raise Unfit(f"its networks give shapes {tuple(noise.shape)} and {tuple(picture.shape)} for {side_px} px")
+    if not (torch.isfinite(noise).all() and torch.isfinite(picture).all()):
+        raise Unfit("its networks give values that are not finite; use --mixed_precision no")
 
 
 def face_alignment_of(name: str) -> str | None:
@@ -74,8 +271,28 @@ def base_name(name: str) -> str:
 
 
 def native_side_px(pipeline: StableDiffusionPipeline) -> int:
-    """The side of the square pictures that the U-Net was trained for."""
-    return pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    """The side of the square pictures that the U-Net was trained for. Raises InputError where it does not say."""
+    size = pipeline.unet.config.sample_size
+    sides = set(size) if isinstance(size, (list, tuple)) else {size}
+    if len(sides) != 1 or not isinstance(max(sides, key=str), int):
+        raise InputError(f"the U-Net's sample_size is {size}; give --resolution")
+    return sides.pop() * pipeline.vae_scale_factor
+
+
+def configs_sha256(pipeline: StableDiffusionPipeline) -> str:
+    """Digest of what shapes pictures and adapters besides the weights: how the networks are put together, the noise
+    schedule, the vocabulary. Of no path, version or precision."""
+    configs = {name: getattr(pipeline, name).config for name in ("unet", "vae", "scheduler")}
+    configs["text_encoder"] = pipeline.text_encoder.config.to_dict()
+    said = {
+        name: {key: value for key, value in dict(config).items() if key[0] != "_" and key not in NO_PART_OF_A_CONFIG}
+        for name, config in configs.items()
+    }
+    said["scheduler"]["class"] = type(pipeline.scheduler).__name__
+    words = pipeline.tokenizer
+    said["tokenizer"] = words.backend_tokenizer.to_str() if words.is_fast else sorted(words.get_vocab().items())
+    said["limit"] = prompt_limit(pipeline)
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------- words
@@ -99,13 +316,36 @@ def rare_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def check_template(template: str, flag: str) -> None:
     """Raise InputError for a prompt that names another field than PROMPT_FIELDS."""
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        fields = fields_of(template)
     except ValueError as error:
         raise InputError(f"{flag} {template!r}: {one_line(error)}; fields are written {{disease_abbr}}") from error
     unknown = sorted(fields - set(PROMPT_FIELDS))
     if unknown:
         known = ", ".join(f"{{{field}}}" for field in PROMPT_FIELDS)
         raise InputError(f"{flag}: there is no field {{{unknown[0]}}}; use {known}")
+
+
+def fields_of(template: str) -> set[str]:
+    """The fields that a prompt names."""
+    return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+
+
+def prompt_limit(pipeline: StableDiffusionPipeline) -> int:
+    """How many tokens the text encoder reads, those of begin and end included; some tokenizers do not know."""
+    return min(pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
+
+
+def count_tokens(pipeline: StableDiffusionPipeline, prompt: str) -> int:
+    """Tokens of a prompt, those of begin and end included."""
+    return len(pipeline.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
+
+def check_prompt(pipeline: StableDiffusionPipeline, prompt: str, flag: str) -> None:
+    """Raise InputError for a prompt of which the text encoder would not read the end; flag: whose it is."""
+    n, limit = count_tokens(pipeline, prompt), prompt_limit(pipeline)
+    if n > limit:
+        shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
+        raise InputError(f"{flag} {shown!r}: has {n} tokens, and the text encoder reads {limit}; shorten it")
 
 
 # ---------------------------------------------------------------------------------------------------------- encoders
@@ -128,9 +368,11 @@ def encode_pictures(
 
 
 def token_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch.Tensor:
-    """(n, t) int64, cut or filled up to the tokenizer's length."""
-    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    return pipeline.tokenizer(list(prompts), max_length=pipeline.tokenizer.model_max_length, **padded).input_ids
+    """(n, t) int64, filled up to prompt_limit. Raises InputError for a prompt that is longer: none is ever cut."""
+    for prompt in dict.fromkeys(prompts):
+        check_prompt(pipeline, prompt, "prompt")
+    padded = {"padding": "max_length", "truncation": False, "return_tensors": "pt"}
+    return pipeline.tokenizer(list(prompts), max_length=prompt_limit(pipeline), **padded).input_ids
 
 
 def encode_prompts(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch.Tensor:

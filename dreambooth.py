@@ -17,42 +17,17 @@ from tqdm import tqdm
 
 import adapters
 import diffusion_pipelines as diffusion
-import protocols
+import dreambooth_progress as progress
 import synthetic_images
+import training_records
+from dreambooth_progress import Support
 from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
-from runs import InputError, derived_seed, one_line, write_atomically
+from runs import InputError, one_line, write_atomically
 
 WEIGHT_DECAY = 1e-2  # of AdamW, as the diffusers examples have it
+RESTART = "delete it, it then starts anew"
+UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)  # what torch.load raises
 MAX_DRAWS = 3  # times --num_images: a condition of which more come out blank is left with fewer
-
-
-@dataclasses.dataclass
-class Support:
-    """The photographs of one condition that one adapter may see, and where its results go."""
-
-    fold: protocols.Fold
-    condition: str
-    rows: np.ndarray  # (n,) of the dataset
-    image_ids: list[str]
-    prompts: list[str]  # (n,)
-    folder: Path  # OUT/fold0, or OUT/paper
-    work: Path  # of its fold: what is finished
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "adapters" / self.condition
-
-    @property
-    def part(self) -> Path:
-        return self.work / f"{self.condition}.parquet"
-
-    def done(self, args: argparse.Namespace) -> bool:
-        sampled = not args.num_images or self.part.is_file() or (self.folder / "synthetic").is_dir()
-        return self.adapter.is_dir() and sampled
-
-    def seed(self, seed: int, *more: int) -> int:
-        number = protocols.N_FOLDS if self.fold.number is None else self.fold.number
-        return derived_seed(seed, number, synthetic_images.condition_number(self.condition), *more)
 
 
 @dataclasses.dataclass
@@ -162,6 +137,8 @@ def train(
     """Train an adapter for every support, all at once, and leave each in its folder, read back by the pipeline.
 
     Raises InputError where a loss is not finite."""
+    for support in supports:
+        support.part.unlink(missing_ok=True)  # of the adapter as it was
     routed = routed_adapters(pipeline, len(supports), args)
     for number, part in enumerate(routed.values()):
         part.start([support.seed(args.seed, 2, number) for support in supports])
@@ -171,8 +148,9 @@ def train(
         accelerator.scaler = torch.amp.GradScaler(accelerator.device.type)
     optimizer = accelerator.prepare_optimizer(optimizer)
     noising = DDPMScheduler.from_config(pipeline.scheduler.config)
-    checkpoint = supports[0].work / f"{supports[0].condition}.pt"
-    first = restore(checkpoint, parameters, optimizer, accelerator.scaler)
+    checkpoint = progress.checkpoint_of(supports)
+    earlier = check_checkpoint(supports, args.max_train_steps)
+    first = restore(earlier, parameters, optimizer, accelerator.scaler, supports)
     named = supports[0].condition + (f" and {len(supports) - 1} more" if supports[1:] else "")
     described = f"{supports[0].folder.name} {named}"
     weight = args.prior_loss_weight if args.with_prior_preservation else None
@@ -195,13 +173,15 @@ def train(
             content = {"step": step + 1, "weights": [parameter.detach().cpu() for parameter in parameters]}
             content["optimizer"] = optimizer.state_dict()
             content["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
+            content["trained_on"] = [support.trained_on.as_dict() for support in supports]
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(checkpoint, lambda partial, content=content: torch.save(content, partial))
     states = [{name: part.peft_state_dict(k) for name, part in routed.items()} for k in range(len(supports))]
     for part in routed.values():
         part.remove()
     for support, state in zip(supports, states, strict=True):
-        adapters.save(pipeline, support.adapter, state, args.rank, args.lora_alpha, support.image_ids)
+        record = support.trained_on.as_dict() | {"steps": args.max_train_steps}
+        adapters.save(pipeline, support.adapter, state, args.rank, args.lora_alpha, support.image_ids, record)
     accelerator.free_memory()
 
 
@@ -210,20 +190,54 @@ def restore(
     parameters: list[torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
+    supports: list[Support],
 ) -> int:
-    """The step to go on with, all else as it was then; 0 without a checkpoint. Raises InputError."""
+    """The step to go on with, all else as it was then; 0 without a checkpoint. Raises InputError, and LeakError where
+    its adapters saw photographs that are not the supports'."""
     if not checkpoint.is_file():
         return 0
+    content = read_checkpoint(checkpoint, supports)
     try:
-        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
         for parameter, saved in zip(parameters, content["weights"], strict=True):
+            if parameter.shape != saved.shape:
+                raise ValueError(f"weights of shape {tuple(saved.shape)} and not {tuple(parameter.shape)}")
             parameter.data.copy_(saved)
         optimizer.load_state_dict(content["optimizer"])
         if scaler:
             scaler.load_state_dict(content["scaler"])
-    except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise InputError(f"checkpoint {checkpoint}: {one_line(error)}; delete it, it then starts anew") from error
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint {checkpoint}: {one_line(error)}; {RESTART}") from error
     return content["step"]
+
+
+def read_checkpoint(checkpoint: Path, supports: list[Support]) -> dict:
+    """The content of a checkpoint, its tensors not read yet, once it is clear that its adapters are the supports'.
+
+    Raises InputError, and LeakError where they saw photographs that are not the supports'."""
+    what = f"checkpoint {checkpoint}"
+    try:
+        content = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+        records = content.get("trained_on") or [None]
+        content["step"] = int(content["step"])
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        raise InputError(f"{what}: {one_line(error)}; {RESTART}") from error
+    for record, support in zip(records, supports, strict=False):
+        training_records.check(record, support.trained_on, what, RESTART)
+    if len(records) != len(supports):
+        raise InputError(f"{what} is of {len(records)} adapters, and here are {len(supports)}; {RESTART}")
+    return content
+
+
+def check_checkpoint(supports: list[Support], max_train_steps: int) -> Path:
+    """What adapters that are trained together would go on from; there may be no such file. Raises as read_checkpoint
+    does, and InputError where it is of more steps than are asked for."""
+    current = progress.checkpoint_of(supports)
+    checkpoint = current if current.is_file() else progress.kept_checkpoint_of(supports)
+    step = read_checkpoint(checkpoint, supports)["step"] if checkpoint.is_file() else 0
+    if step > max_train_steps:
+        reason = f"checkpoint {checkpoint} is of {step} steps"
+        raise InputError(f"--max_train_steps {max_train_steps}: {reason}; ask for at least as many")
+    return checkpoint
 
 
 # ---------------------------------------------------------------------------------------------------------- sampling
@@ -238,19 +252,27 @@ def sample(
     class_names: list[str],
     args: argparse.Namespace,
 ) -> None:
-    """--num_images pictures of every support from the adapter in its folder, batched over pictures and adapters.
+    """--num_images pictures of every support from the adapter in its folder, batched over pictures and adapters, put
+    behind those that have been made of it before.
 
     Image i is asked for as photograph i modulo n is described. A blank one is dropped and the next index drawn.
-    text: empty where the text encoder was trained; class_names: the dataset's."""
+    text: empty where the text encoder was trained; class_names: the dataset's. Raises LeakError or InputError where an
+    adapter is not the support's own, or does not fit."""
     routed = routed_adapters(pipeline, len(supports), args)
+    sizes = {name: part.sizes() for name, part in routed.items()}
     for k, support in enumerate(supports):
-        for name, state in adapters.load(support.adapter).items():
+        if progress.trained_steps(support, args.max_train_steps) < args.max_train_steps:
+            raise InputError(f"adapter {support.adapter} is not trained to its end; {adapters.RETRAIN}")
+        for name, state in adapters.load(support.adapter, sizes, args.rank, args.lora_alpha).items():
             routed[name].load_peft_state_dict(k, state)
     words = [text or trained_words(pipeline, routed["text_encoder"], k, s, args) for k, s in enumerate(supports)]
-    queue = [(k, index) for k in range(len(supports)) for index in range(args.num_images)]
-    rows: list[list[dict]] = [[] for _ in supports]
-    next_index = [args.num_images] * len(supports)
     digests = [adapters.sha256(support.adapter) for support in supports]
+    rows = [progress.earlier_rows(support, digest) for support, digest in zip(supports, digests, strict=True)]
+    # Those that are missing among the indices up to the last were blank, so the next begins behind it.
+    tried = [1 + max((progress.number_of(row) for row in made), default=-1) for made in rows]
+    limit = MAX_DRAWS * args.num_images
+    next_index = [min(n + args.num_images - len(made), limit) for n, made in zip(tried, rows, strict=True)]
+    queue = [(k, index) for k in range(len(supports)) for index in range(tried[k], next_index[k])]
     bar = tqdm(total=len(queue), desc=f"{supports[0].folder.name} samples", unit="image", leave=False)
     bar.disable = not accelerator.is_main_process
     while queue:
@@ -265,19 +287,19 @@ def sample(
         pictures, flagged = diffusion.sample(pipeline, positive, negative, seeds, *how)
         for (k, index), picture, prompt, seed, bad in zip(batch, pictures, prompts, seeds, flagged, strict=True):
             if bad or synthetic_images.is_blank(picture):
-                if next_index[k] < MAX_DRAWS * args.num_images:
+                if next_index[k] < limit:
                     queue.append((k, next_index[k]))
-                next_index[k] += 1
+                    next_index[k] += 1
                 continue
             bar.update()
             rows[k].append(row_of(supports[k], index, picture, prompt, seed, digests[k], args))
     for part in routed.values():
         part.remove()
     for support, made, drawn in zip(supports, rows, next_index, strict=True):
-        if drawn > args.num_images:
+        if drawn > len(made):
             where = f"{support.folder.name} {support.condition}"
-            print(f"{where}: {drawn - args.num_images} blank images dropped, {len(made)} kept")
-        made.sort(key=lambda row: int(row["synthetic_id"].rpartition("_")[2]))
+            print(f"{where}: {drawn - len(made)} blank images dropped, {len(made)} kept")
+        made.sort(key=progress.number_of)
         synthetic_images.write_part(support.part, made, class_names)
 
 
@@ -307,4 +329,5 @@ def row_of(
         "protocol": support.fold.protocol,
         "fold": support.fold.number,
         "source_image_ids": support.image_ids,
+        "source_sha256": support.trained_on.source_sha256,
     }

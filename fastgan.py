@@ -5,10 +5,11 @@ ICLR 2021, arXiv 2101.04775. Images are (b, 3, side, side) in -1..1. Everything 
 in, so that whoever calls decides by which seed.
 """
 
+import contextlib
 import copy
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -326,13 +327,29 @@ def save_generator(file: Path, network: Generator, described: dict) -> None:
     write_atomically(file, lambda partial: save_file(state, partial, metadata))
 
 
+def read_config(file: Path) -> dict:
+    """What a generator's file says of it, without its weights. Raises InputError for a file that is none."""
+    with _readable(file), safe_open(file, "pt") as content:
+        return dict(json.loads(content.metadata()["config"]))
+
+
 def load_generator(file: Path, device: torch.device | str = "cpu") -> tuple[Generator, dict]:
-    """A generator in evaluation mode, and what its file says of it. Raises InputError for a file that is none."""
+    """A generator in evaluation mode, and what its file says of it. Raises InputError for a file that is none, or that
+    holds values that are not finite."""
+    with _readable(file), safe_open(file, "pt") as content:
+        config = dict(json.loads(content.metadata()["config"]))
+        network = Generator(*(config[name] for name in NETWORK))
+        network.load_state_dict({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
+        broken = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
+        if broken:
+            raise ValueError(f"{broken[0]} holds values that are not finite")
+    return network.eval().to(device), config
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """What goes wrong with a file that is no generator's, in one line."""
     try:
-        with safe_open(file, "pt") as content:
-            config = json.loads(content.metadata()["config"])
-            network = Generator(*(config[name] for name in NETWORK))
-            network.load_state_dict({name: content.get_tensor(name) for name in content.keys()})  # noqa: SIM118
+        yield
     except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:
         raise InputError(f"generator {file.name}: {one_line(error)}; train_fastgan.py writes such files") from error
-    return network.eval().to(device), config

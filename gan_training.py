@@ -6,6 +6,8 @@ generator's weights for sampling. Everything random is derived from (seed, fold,
 
 import argparse
 import copy
+import dataclasses
+import json
 import pickle
 import time
 from collections.abc import Callable
@@ -20,11 +22,14 @@ from tqdm import tqdm
 import fastgan
 import gan_losses
 import protocols
+import training_records
 from parquet_files import sha256_of
 from pixel_cache import Pixels
 from runs import InputError, derived_seed, one_line, write_atomically, write_json
 from synthetic_images import image_seed
+from training_records import TrainedOn
 
+UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)  # what torch.load raises
 ADAM_BETAS = (0.5, 0.999)  # the paper's
 GRID_SIDE, GRID_IMAGE_PX = 4, 256  # of a snapshot's picture: images across and down, their largest side
 LOSSES = ("loss_discriminator", "loss_rebuilding", "loss_generator", "logit_real", "logit_fake")
@@ -124,11 +129,12 @@ def fit(
 ) -> None:
     """Train on the training side of the guard's fold up to args.max_train_steps; leaves snapshots in the folder.
 
-    pixels, labels (n,): of the whole dataset; described: what each snapshot's file says of its generator; difference:
-    loss of the decoders. folder: holds checkpoint.pt, to go on from if it is there, written at each snapshot and every
-    args.checkpointing_steps; fold.json, the mean losses between snapshots; snapshots/step_*.safetensors and .png.
+    pixels, labels (n,): of the whole dataset; described: what each snapshot's file says of its generator, all fields of
+    a training_records.TrainedOn among it; difference: loss of the decoders. folder: holds checkpoint.pt, to go on from
+    if it is there, written at each snapshot and every args.checkpointing_steps; fold.json, the mean losses between
+    snapshots; snapshots/step_*.safetensors and .png.
     Raises InputError for a loss that is not finite; snapshots made before stay as they are."""
-    fold = guard.fold
+    fold, trained_on = guard.fold, trained_on_of(described)
     rows = guard.admit(fold.train, "a generator")
     device = accelerator.device
     n_classes = len(described["label_names"] or ())
@@ -136,7 +142,7 @@ def fit(
     state = {"step": 0, "curve": [], "total": torch.zeros(len(LOSSES)), "n_total": 0, "wall_s": 0.0}
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
-        state = restore(checkpoint, networks)
+        state = restore(checkpoint, networks, trained_on)
     started = time.monotonic() - state["wall_s"]
     steps = range(state["step"] + 1, args.max_train_steps + 1)
     told = accelerator.is_main_process
@@ -165,12 +171,30 @@ def fit(
             means = (state["total"] / state["n_total"]).tolist()
             state["curve"].append({"step": step} | dict(zip(LOSSES, means, strict=True)))
             state |= {"total": torch.zeros(len(LOSSES)), "n_total": 0}
-            notes = {"fold": fold.number, "n_train": len(rows), "wall_s": round(state["wall_s"], 2)}
-            write_json(folder / "fold.json", notes | {"learning_curve": state["curve"]})
+            write_json(folder / "fold.json", notes_of(state, trained_on))
             save_snapshot(folder, networks, described | {"step": step}, fold, args, np.unique(labels[rows]).tolist())
         if at_snapshot or (args.checkpointing_steps and step % args.checkpointing_steps == 0):
-            content = state | networks.state()
+            content = state | networks.state() | {"trained_on": trained_on.as_dict()}
             write_atomically(checkpoint, lambda partial, content=content: torch.save(content, partial))
+
+
+def notes_of(state: dict, trained_on: TrainedOn) -> dict:
+    """What fold.json holds: the mean losses between snapshots."""
+    notes = {"fold": trained_on.fold, "n_train": len(trained_on.source_sha256), "wall_s": round(state["wall_s"], 2)}
+    return notes | {"learning_curve": state["curve"]}
+
+
+def fold_record(folder: Path, trained_on: TrainedOn) -> dict:
+    """fold.json; made again from the checkpoint where it cannot be read, or is another fold's. Raises InputError."""
+    file = folder / "fold.json"
+    try:
+        notes = json.loads(file.read_text(encoding="utf-8"))
+        if notes["fold"] == trained_on.fold and isinstance(notes["learning_curve"], list):
+            return notes
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    write_json(file, notes_of(restore(folder / "checkpoint.pt", None, trained_on), trained_on))
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def snapshot_file(folder: Path, step: int) -> Path:
@@ -219,15 +243,42 @@ def save_snapshot(
     fastgan.save_generator(file, sampled, described)
 
 
-def restore(checkpoint: Path, networks: Networks) -> dict:
-    """The rest of a checkpoint, once networks and optimizers have been put back. Raises InputError."""
+def restore(checkpoint: Path, networks: Networks | None, trained_on: TrainedOn) -> dict:
+    """The rest of a checkpoint, once networks and optimizers have been put back; None: these are not wanted. Raises
+    InputError, and LeakError where it saw photographs that this fold's generator must not see."""
+    what, remedy = f"checkpoint {checkpoint.parent.name}/{checkpoint.name}", "delete it, the fold then starts anew"
     try:
-        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        networks.restore(content)
+        content = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=networks is None)
+        training_records.check(content.get("trained_on"), trained_on, what, remedy)
+        if networks is not None:
+            networks.restore(content)
         return {name: content[name] for name in ("step", "curve", "total", "n_total", "wall_s")}
-    except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        where = f"{checkpoint.parent.name}/{checkpoint.name}"
-        raise InputError(f"checkpoint {where}: {one_line(error)}; delete it, the fold then starts anew") from error
+    except protocols.LeakError:
+        raise
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        raise InputError(f"{what}: {one_line(error)}; {remedy}") from error
+
+
+def trained_on_of(described: dict) -> TrainedOn:
+    """The record within what a snapshot's file says of its generator."""
+    return TrainedOn(**{field.name: described[field.name] for field in dataclasses.fields(TrainedOn)})
+
+
+def check_checkpoint(folder: Path, trained_on: TrainedOn) -> None:
+    """As check_snapshots, of what training would go on from; its weights are not read."""
+    if (folder / "checkpoint.pt").is_file():
+        restore(folder / "checkpoint.pt", None, trained_on)
+
+
+def check_snapshots(folder: Path, trained_on: TrainedOn) -> None:
+    """Raise LeakError or InputError where a snapshot is of another fold, run or dataset, or of another step than its
+    name says: one that was copied there would be sampled under this fold's sources."""
+    for file in sorted((folder / "snapshots").glob("step_*.safetensors")):
+        what, remedy = f"snapshot {folder.name}/{file.name}", "delete it, and train to that step again"
+        config = fastgan.read_config(file)
+        training_records.check(config, trained_on, what, remedy)
+        if file.stem != f"step_{str(config.get('step')).zfill(8)}":
+            raise InputError(f"{what} is of step {config.get('step')}; {remedy}")
 
 
 def use_snapshot(folder: Path, step: int) -> str:

@@ -143,7 +143,8 @@ def withdraw(args: argparse.Namespace) -> int:
     known = args.image_id in {line.image_id for line in withdrawal.listed(args.folder)}
     if not known and args.image_id not in contents.image_ids:
         raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
-    found = {folder: withdrawal.derived(folder, args.image_id) for folder, _ in args.derived}
+    sha256 = withdrawal.digest_of(args.folder, args.image_id)
+    found = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder, _ in args.derived}
     print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if known else ""))
     for folder, made in found.items():
         for line in made.lines(folder):
@@ -157,7 +158,7 @@ def withdraw(args: argparse.Namespace) -> int:
     version = withdraw_from(args.folder, args.image_id, known)
     print(f"{args.folder}: version {version} is without {args.image_id}")
     for made in found.values():
-        remove_derived(made, args.image_id)
+        remove_derived(made, args.image_id, sha256)
     for folder, (repository, hidden, gated) in published.items():
         contents = publishable.examine(folder)
         if contents.problems:
@@ -199,10 +200,10 @@ def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
     return version
 
 
-def remove_derived(made: withdrawal.Derived, image_id: str) -> None:
+def remove_derived(made: withdrawal.Derived, image_id: str, sha256: str) -> None:
     import datasheet
 
-    withdrawal.remove(made, image_id)
+    withdrawal.remove(made, image_id, sha256)
     for home in sorted({path.parents[1] for path in made.rows}):
         if (home / "README.md").is_file() and any(home.glob("*/train-*.parquet")):
             datasheet.write_datasheet(home, datasheet.next_version(datasheet.version_of(home)))

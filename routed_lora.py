@@ -19,6 +19,7 @@ from torch import nn
 
 UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # of attention: what the diffusers examples adapt
 TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj")
+MATRICES = ("lora_A", "lora_B")
 
 
 class Route:
@@ -109,19 +110,29 @@ class RoutedLoRA:
         for layer in self.layers.values():
             yield from (layer.lora_A, layer.lora_B)
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of every adapted layer, by its name."""
+        return {name: (layer.base.in_features, layer.base.out_features) for name, layer in self.layers.items()}
+
     def peft_state_dict(self, k: int) -> dict[str, torch.Tensor]:
         """Adapter k as peft's get_peft_model_state_dict names it: (rank, in) and (out, rank) a layer, on the CPU."""
         state = {}
         for name, layer in self.layers.items():
-            for matrix in ("lora_A", "lora_B"):
+            for matrix in MATRICES:
                 state[f"{name}.{matrix}.weight"] = getattr(layer, matrix)[k].detach().cpu().clone()
         return state
 
     def load_peft_state_dict(self, k: int, state: Mapping[str, torch.Tensor]) -> None:
-        """The inverse of peft_state_dict; raises KeyError where a layer is missing."""
-        for name, layer in self.layers.items():
-            for matrix in ("lora_A", "lora_B"):
-                getattr(layer, matrix).data[k] = state[f"{name}.{matrix}.weight"].to(getattr(layer, matrix))
+        """The inverse of peft_state_dict; raises KeyError unless the names are the layers', all of them and no others,
+        and ValueError for another shape, which would be stretched to fit."""
+        own = {f"{name}.{matrix}.weight": (layer, matrix) for name, layer in self.layers.items() for matrix in MATRICES}
+        if own.keys() != state.keys():
+            raise KeyError(min(own.keys() ^ state.keys()))
+        for name, (layer, matrix) in own.items():
+            place = getattr(layer, matrix).data[k]
+            if state[name].shape != place.shape:
+                raise ValueError(f"{name} is of shape {tuple(state[name].shape)}, not {tuple(place.shape)}")
+            place.copy_(state[name])
 
 
 def clip_each_adapter(parameters: Sequence[nn.Parameter], max_norm: float) -> torch.Tensor:

@@ -233,9 +233,9 @@ def prepare_output(
 
     Until this process ends no other can do so: two runs would mix their results. settings: what these depend on, kept
     in settings.json, by which a folder of ours is known, and which must be the same to go on (resume); parts: the
-    subfolders of what was finished, removed unless resuming; results: names of the files made of the parts, always
-    removed, for numbers of an earlier run must not stand beside others. Nothing is removed unless there is room for a
-    new file."""
+    subfolders and files of what was finished, removed unless resuming; results: names of the files made of the parts,
+    always removed, for numbers of an earlier run must not stand beside others. Nothing is removed unless there is room
+    for a new file."""
     file = folder / "settings.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -263,7 +263,11 @@ def prepare_output(
                 raise InputError(f"--resume_from_checkpoint: {reason}; give the same flags or another --output_dir")
     try:
         for name in [parts] if isinstance(parts, str) else parts:
-            if not resume and (folder / name).exists():  # what stayed would be taken for a part of this run
+            if resume:
+                continue
+            if (folder / name).is_file():
+                (folder / name).unlink()
+            elif (folder / name).exists():  # what stayed would be taken for a part of this run
                 shutil.rmtree(folder / name)
         for name in results:
             (folder / name).unlink(missing_ok=True)

@@ -2,14 +2,15 @@
 
 A generator writes a part (rows of a condition, or of a snapshot) at a time; `write_dataset` then joins the parts into
 `FOLDER/synthetic/train-*.parquet` with a card, so that `load_dataset(FOLDER)` opens them. Every row names all real
-images that its generator saw: by them the guard in protocols.py keeps held-out patients out of training.
+images that its generator saw, and their digests: by them the guard in protocols.py keeps held-out patients out.
 """
 
+import dataclasses
 import hashlib
 import io
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
@@ -21,8 +22,9 @@ from PIL import Image
 
 import datasheet
 import protocols
+import training_records
 from parquet_files import write_shards
-from runs import derived_seed, write_atomically
+from runs import InputError, derived_seed, one_line, write_atomically
 
 BLANK_SPREAD = 2.0  # grey levels, standard deviation over a picture: below, it is of one colour
 
@@ -84,14 +86,64 @@ def write_part(file: Path, rows: list[dict], class_names: Sequence[str]) -> None
     write_atomically(file, lambda partial: pq.write_table(table, partial, row_group_size=1))
 
 
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """What images of one generator are made from: its record, and the names of the same photographs."""
+
+    trained_on: training_records.TrainedOn
+    image_ids: list[str]
+
+
+def checked_rows(
+    files: Sequence[Path], sources: Callable[[str | None], Sources | None], what: str, remedy: str
+) -> list[dict]:
+    """The rows of parts, or of a dataset's files, without their pictures and sources, once it is clear whose they are.
+
+    sources: of images with a label (None: without), None where there can be none; what: the file or folder, remedy:
+    what to do about it, for messages. Raises LeakError for images made from other photographs, and InputError for those
+    of another fold, condition or schema, and for a file that cannot be read. `label` is the class's name or None."""
+    rows = []
+    try:
+        for path in files:
+            with pq.ParquetFile(path) as file:
+                names = Features.from_arrow_schema(file.schema_arrow)["label"].names
+                light = [name for name in features(names) if name != "image"]
+                missing = [name for name in light if name not in file.schema_arrow.names]
+                if missing:
+                    raise InputError(f"{what}: column {missing[0]} is missing; {remedy}")
+                for batch in file.iter_batches(columns=light):
+                    for row in batch.to_pylist():
+                        row["label"] = None if row["label"] is None else names[row["label"]]
+                        _check_row(row, sources(row["label"]), f"{what}: image {row['synthetic_id']}", remedy)
+                        rows.append({name: row[name] for name in light if not name.startswith("source_")})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise InputError(f"{what}: {one_line(error)}; {remedy}") from error
+    return rows
+
+
+def _check_row(row: dict, sources: Sources | None, what: str, remedy: str) -> None:
+    if sources is None:
+        raise InputError(f"{what} is of condition {row['label']}, for which nothing is trained here; {remedy}")
+    expected = sources.trained_on
+    training_records.check_sources(row["source_sha256"] or [], expected, what, "was made from", remedy)
+    for name in ("protocol", "fold"):
+        if row[name] != getattr(expected, name):
+            raise InputError(f"{what} has {name} {row[name]}, and here it is {getattr(expected, name)}; {remedy}")
+    if row["source_image_ids"] != sources.image_ids:
+        raise InputError(f"{what} names its source photographs otherwise than the dataset does; {remedy}")
+
+
 def write_dataset(folder: Path, parts: Sequence[Path]) -> None:
     """All parts in their order as the dataset `folder`, whole or not at all; an earlier one is replaced."""
     made = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(made, ignore_errors=True)
-    write_shards(list(parts), made / "synthetic")
-    datasheet.write_datasheet(made)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(made, folder)
+    try:
+        write_shards(list(parts), made / "synthetic")
+        datasheet.write_datasheet(made)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(made, folder)
+    finally:  # of a disk that is full, say
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def contact_sheet(folder: Path, columns: int = 8, rows: int = 40, side_px: int = 128) -> Image.Image:

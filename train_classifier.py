@@ -483,7 +483,7 @@ def main(args: argparse.Namespace) -> None:
     settings_sha256 = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
     study = open_study(images, labels, mix, backbone, photographs, settings_sha256)
     sides = [{"val": fold.val, "test": fold.test} for _, fold, _ in jobs]
-    done = in_main_process(  # it alone looks, so that all agree, and nobody finishes a fold before they are counted
+    done = in_main_process(  # it alone looks, so that all agree
         accelerator,
         lambda: [
             results.is_finished(folder, study.identity(fold, seed), study.kept, of_fold)

@@ -8,10 +8,11 @@ arXiv 2208.12242; Feng et al., RDFace, CVPR 2026, arXiv 2604.03454, fine-tune al
 --adapters_per_batch several are trained at once over one frozen U-Net. Each process takes batches of conditions of its
 own, so the results do not depend on how many there are. Writes OUT/fold0/adapters/<ABBR>/ (`paper` in place of `fold0`)
 with pytorch_lora_weights.safetensors for `pipeline.load_lora_weights`, and OUT/fold0/synthetic for `load_dataset`.
+OUT/fold0/checkpoints keeps the training's state, about three times the adapters' size: with --resume_from_checkpoint
+latest a finished run goes on with more --max_train_steps, or gets more --num_images.
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import time
@@ -20,7 +21,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
@@ -29,15 +29,17 @@ from tqdm import tqdm
 import adapters
 import diffusion_pipelines as diffusion
 import dreambooth
+import dreambooth_progress as progress
 import faces
 import hub_models
 import phenotypes
 import protocols
 import synthetic_images
 import withdrawal
-from built_dataset import is_simulated, load_images
+from built_dataset import is_simulated, load_images, photograph_sha256
 from classifiers import weights_sha256
-from dreambooth import Encoded, Support
+from dreambooth import Encoded
+from dreambooth_progress import Support
 from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
 from runs import (
@@ -50,12 +52,18 @@ from runs import (
     write_atomically,
     write_json,
 )
+from training_records import TrainedOn, settings_digest
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerate", "safetensors", "numpy")
 # What may differ between a run and the one it goes on from: none of it changes an image.
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_steps", "cache_dir", "sample_batch_size")
 FREE_SETTINGS += ("push_to_hub", "hub_model_id", "hub_token", "dataset_name", "pretrained_model_name_or_path")
+FREE_SETTINGS += ("pretrained_vae_model_name_or_path", "revision", "variant")  # digests of the networks stand for them
+FREE_SETTINGS += ("max_train_steps", "num_images")  # may grow
+OTHER_THAN_ADAPTERS = ("fold", "conditions")  # settings that choose adapters and shape none
+RESULTS = ("run.json", "README.md")
+CLASS_LATENTS_NAME = "class_latents.pt"  # of the prior, in the run's folder
 PUBLISHED_FILES = ("README.md", f"*/adapters/*/{adapters.WEIGHTS_NAME}")  # not sources.json: it names photographs
 WEIGHT_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of the frozen networks
 
@@ -64,23 +72,47 @@ WEIGHT_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 def open_supports(
-    images: datasets.Dataset, pixels: Pixels, described: list[dict[str, str]], args: argparse.Namespace
+    images: datasets.Dataset,
+    folds: list[protocols.Fold],
+    prompts: dict[int, str],
+    settings: dict,
+    args: argparse.Namespace,
 ) -> list[Support]:
-    """A support for every fold and condition asked for, in the dataset's order, admitted by the guard."""
-    labels, image_ids = np.array(images["label"][:]), images["image_id"][:]
-    columns = guarded_columns(images, pixels)
+    """A support for every fold and condition asked for, in the dataset's order; `admit` must follow.
+
+    prompts: row -> prompt; settings: what the adapters' files say that they depend on."""
+    labels, image_ids, digests = np.array(images["label"][:]), images["image_id"][:], photograph_sha256(images)
+    digest_of_settings = settings_digest(settings_of_adapters(settings))
     supports = []
-    for fold in open_folds(images, args):
-        guard = protocols.Guard(fold, columns)
+    for fold in folds:
         name = synthetic_images.folder_of(fold)
         for label, condition in enumerate(images.features["label"].names):
-            rows = guard.admit(fold.train[labels[fold.train] == label], "a generator")
+            rows = fold.train[labels[fold.train] == label]
             if len(rows) and (not args.conditions or condition in args.conditions):
-                prompts = [args.instance_prompt.format(**described[row]) for row in rows.tolist()]
-                seen = [image_ids[row] for row in rows.tolist()]
+                seen, sha256 = ([values[row] for row in rows.tolist()] for values in (image_ids, digests))
+                trained_on = TrainedOn(
+                    fold.protocol,
+                    fold.number,
+                    condition,
+                    images._fingerprint,
+                    sha256,
+                    args.seed,
+                    args.k_shot,
+                    digest_of_settings,
+                )
+                words = [prompts[row] for row in rows.tolist()]
                 folders = args.output_dir / name, args.output_dir / "work" / name
-                supports.append(Support(fold, condition, rows, seen, prompts, *folders))
+                supports.append(Support(fold, condition, rows, seen, words, *folders, trained_on))
     return supports
+
+
+def admit(supports: list[Support], images: datasets.Dataset, pixels: Pixels) -> None:
+    """Raise LeakError where a support holds a photograph that a generator must not see."""
+    columns = guarded_columns(images, pixels)
+    guards = {id(support.fold): support.fold for support in supports}
+    guards = {number: protocols.Guard(fold, columns) for number, fold in guards.items()}
+    for support in supports:
+        guards[id(support.fold)].admit(support.rows, "a generator")
 
 
 def open_folds(images: datasets.Dataset, args: argparse.Namespace) -> list[protocols.Fold]:
@@ -111,17 +143,59 @@ def descriptions(images: datasets.Dataset, rare: list[str]) -> list[dict[str, st
 
     with_terms: " with hypertelorism, long philtrum", the HPO terms recorded for this photograph by name, empty where
     none are; rare_token: the condition's own word, its abbreviation where the vocabulary has no rare one."""
-    names, known = images.features["label"].names, phenotypes.terms()
-    recorded = images["hpo_ids"][:] if "hpo_ids" in images.column_names else [None] * len(images)
+    names = images.features["label"].names
     diseases = images["disease_name"][:] if "disease_name" in images.column_names else [None] * len(images)
     found = []
-    for label, hpo_ids, disease_name in zip(images["label"][:], recorded, diseases, strict=True):
-        terms = [known[hpo_id].name.lower() for hpo_id in hpo_ids or () if hpo_id in known]
+    for label, terms, disease_name in zip(images["label"][:], recorded_terms(images), diseases, strict=True):
         words = {"disease_abbr": names[label], "disease_name": disease_name or names[label]}
         words["rare_token"] = rare[label % len(rare)] if rare else names[label]
-        words["with_terms"] = f" with {', '.join(terms)}" if terms else ""
+        words["with_terms"] = with_terms(terms)
         found.append(words)
     return found
+
+
+def recorded_terms(images: datasets.Dataset) -> list[list[str]]:
+    """Names of the HPO terms recorded for each photograph, (n,) lists; ids that the project does not know are not
+    among them."""
+    known = phenotypes.terms()
+    recorded = images["hpo_ids"][:] if "hpo_ids" in images.column_names else [None] * len(images)
+    return [[known[hpo_id].name.lower() for hpo_id in hpo_ids or () if hpo_id in known] for hpo_ids in recorded]
+
+
+def with_terms(terms: Sequence[str]) -> str:
+    return f" with {', '.join(terms)}" if terms else ""
+
+
+def fitting_prompts(
+    images: datasets.Dataset, folds: list[protocols.Fold], pipeline: StableDiffusionPipeline, args: argparse.Namespace
+) -> tuple[dict[int, str], dict[int, list[str]]]:
+    """Prompts of all photographs that will be seen, by row, and the terms that were left out of them, by row.
+
+    What the text encoder does not read must not stand in a prompt: terms are left out whole, from the last, until all
+    of it fits. Raises InputError where a prompt is too long without any, as --class_prompt and --negative_prompt."""
+    limit = diffusion.prompt_limit(pipeline)
+    fixed = {"--negative_prompt": args.negative_prompt}
+    if args.with_prior_preservation:
+        fixed["--class_prompt"] = args.class_prompt
+    for flag, prompt in fixed.items():
+        diffusion.check_prompt(pipeline, prompt, flag)
+    described, recorded = descriptions(images, diffusion.rare_tokens(pipeline.tokenizer)), recorded_terms(images)
+    names, labels, image_ids = images.features["label"].names, images["label"][:], images["image_id"][:]
+    says_terms = "with_terms" in diffusion.fields_of(args.instance_prompt)
+    prompts: dict[int, str] = {}
+    left_out: dict[int, list[str]] = {}
+    for row in sorted({row for fold in folds for row in fold.train.tolist()}):
+        if args.conditions and names[labels[row]] not in args.conditions:
+            continue
+        terms = recorded[row] if says_terms else []
+        for n in range(len(terms), -1, -1):
+            prompts[row] = args.instance_prompt.format(**described[row] | {"with_terms": with_terms(terms[:n])})
+            if diffusion.count_tokens(pipeline, prompts[row]) <= limit:
+                break
+        diffusion.check_prompt(pipeline, prompts[row], f"--instance_prompt, for image {image_ids[row]},")
+        if terms[n:]:
+            left_out[row] = terms[n:]
+    return prompts, left_out
 
 
 def encode(
@@ -129,6 +203,7 @@ def encode(
     pipeline: StableDiffusionPipeline,
     pixels: Pixels,
     supports: list[Support],
+    settings: dict,
     args: argparse.Namespace,
 ) -> Encoded:
     """Latents of all photographs of the supports, embeddings of all their prompts, latents of the prior: once."""
@@ -137,17 +212,21 @@ def encode(
     encoded = Encoded(position, *diffusion.encode_pictures(pipeline, pixels.uint8[rows]), {})
     if not args.train_text_encoder:
         prompts = sorted({prompt for support in supports for prompt in support.prompts})
-        encoded.text = dreambooth.embeddings(pipeline, [*prompts, args.class_prompt, args.negative_prompt])
+        fixed = [args.class_prompt] * args.with_prior_preservation + [args.negative_prompt]
+        encoded.text = dreambooth.embeddings(pipeline, [*prompts, *fixed])
     if args.with_prior_preservation:
-        encoded.class_latents = prior(accelerator, pipeline, args)
+        encoded.class_latents = prior(accelerator, pipeline, settings, args)
     return encoded
 
 
-def prior(accelerator: Accelerator, pipeline: StableDiffusionPipeline, args: argparse.Namespace) -> torch.Tensor:
+def prior(
+    accelerator: Accelerator, pipeline: StableDiffusionPipeline, settings: dict, args: argparse.Namespace
+) -> torch.Tensor:
     """Latents (m, c, h, w) of what the base makes of --class_prompt, sampled once for all conditions; no photograph has
     a part in them. They are not decoded and encoded again, which would only blur them."""
-    file = args.output_dir / "work" / "class_latents.pt"
-    if accelerator.is_main_process and not file.is_file():
+    file = args.output_dir / CLASS_LATENTS_NAME
+    made_with = settings_digest(settings_of_adapters(settings))
+    if accelerator.is_main_process and read_prior(file, made_with) is None:
         words = dreambooth.embeddings(pipeline, [args.class_prompt, args.negative_prompt])
         made = []
         for start in tqdm(range(0, args.num_class_images, args.sample_batch_size), desc="prior", unit="batch"):
@@ -156,10 +235,19 @@ def prior(accelerator: Accelerator, pipeline: StableDiffusionPipeline, args: arg
             seeds = [synthetic_images.image_seed(args.seed, args.class_prompt, number) for number in numbers]
             how = (args.resolution, args.num_inference_steps, args.guidance_scale)
             made.append(torch.from_numpy(diffusion.sample(pipeline, *text, seeds, *how, latents_only=True)[0]))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda partial: torch.save(torch.cat(made), partial))
+        content = {"latents": torch.cat(made), "settings_sha256": made_with}
+        write_atomically(file, lambda partial: torch.save(content, partial))
     accelerator.wait_for_everyone()
-    return torch.load(file, weights_only=True)
+    return read_prior(file, made_with)
+
+
+def read_prior(file: Path, settings_sha256: str) -> torch.Tensor | None:
+    """Latents that were sampled before with these settings; None where there are none, and they are then made again."""
+    try:
+        content = torch.load(file, weights_only=True)
+        return content["latents"] if content["settings_sha256"] == settings_sha256 else None
+    except (*dreambooth.UNREADABLE, TypeError):
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------------ script
@@ -175,7 +263,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
     )
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
-    how = "Stable Diffusion 1.x or 2.x: folder in diffusers' layout, or ORG/NAME on the Hub"
+    how = "Stable Diffusion 1.x or 2.x: folder in diffusers' layout, ORG/NAME on the Hub, or FILE.safetensors with its"
+    how += " pipeline's settings in the folder FILE beside it"
     add("--pretrained_model_name_or_path", type=dataset_argument, required=True, help=how)
     how = "VAE to use in place of the pipeline's, as the paper does"
     add("--pretrained_vae_model_name_or_path", type=dataset_argument, help=how)
@@ -209,13 +298,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how = "adapters trained together; the memory for activations grows with it, time for each falls"
     add("--adapters_per_batch", type=int, default=4, help=how)
     add("--train_batch_size", type=int, default=1, help="photographs of each adapter in a step")
-    add("--max_train_steps", type=int, default=800, help="of each adapter")
+    add("--max_train_steps", type=int, default=800, help="of each adapter; more of them go on from a finished run")
     add("--learning_rate", type=float, default=1e-4, help="of AdamW, constant")
     add("--max_grad_norm", type=float, default=1.0, help="of each adapter's gradient")
     add("--gradient_checkpointing", action="store_true", help="less memory, more time")
     how = "of the frozen networks; adapters are float32 always; None is as accelerate launch says"
     add("--mixed_precision", choices=tuple(WEIGHT_TYPES), help=how)
-    add("--num_images", type=int, default=100, help="synthetic images of each adapter; 0: adapters only")
+    add(
+        "--num_images", type=int, default=100, help="of each adapter, 0: none; more are put behind those that there are"
+    )
     add("--sample_batch_size", type=int, default=8, help="images sampled together, of whichever adapters")
     how = "dpmsolver++ needs half the steps of the solver that most pipelines come with"
     add("--scheduler", choices=tuple(diffusion.SCHEDULERS), default="dpmsolver++", help=how)
@@ -266,22 +357,30 @@ def main(args: argparse.Namespace) -> None:
     diffusion.check_template(args.instance_prompt, "--instance_prompt")
     with accelerator.main_process_first():  # the first one fills the caches
         images = load_images(args.dataset_name, args.dataset_config_name)
-    open_folds(images, args)
+    folds = open_folds(images, args)
+    for fold in folds:
+        protocols.check_fold(fold, images)
     if args.push_to_hub:
         args.hub_model_id = hub_models.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     with accelerator.main_process_first():
         pipeline = open_pipeline(args, WEIGHT_TYPES[accelerator.mixed_precision])
+    prompts, left_out = fitting_prompts(images, folds, pipeline, args)
     settings = settings_of(args, images, pipeline, accelerator)
-    in_main_process(accelerator, lambda: prepare(args, settings))
+    supports = open_supports(images, folds, prompts, settings, args)
+    in_main_process(accelerator, lambda: prepare(args, settings, supports))
     pipeline.to(accelerator.device)
     pixels = cached_pixels(accelerator, images, args.resolution, args.face_alignment, args.cache_dir, padded=True)
-    described = descriptions(images, diffusion.rare_tokens(pipeline.tokenizer))
-    supports = open_supports(images, pixels, described, args)
+    admit(supports, images, pixels)
 
     # ---- what is to be done
+    asked = args.max_train_steps, args.num_images
     batches = batches_of(supports, args.adapters_per_batch)
-    pending = [batch for batch in batches if not all(support.done(args) for support in batch)]
-    accelerator.wait_for_everyone()  # nobody finishes a batch before everybody has counted them
+    finished = (
+        in_main_process(  # it alone looks, so that all agree, and nobody finishes a batch before they are counted
+            accelerator, lambda: [all(progress.done(support, *asked) for support in batch) for batch in batches]
+        )
+    )
+    pending = [batch for batch, done in zip(batches, finished, strict=True) if not done]
     n_photographs = len({row for support in supports for row in support.rows.tolist()})
     aligned = f"faces aligned by {args.face_alignment}" if args.face_alignment else "whole photographs"
     done = f"{len(batches) - len(pending)} of {len(batches)} batches done before"
@@ -293,11 +392,13 @@ def main(args: argparse.Namespace) -> None:
         f"{args.num_images} images each; {accelerator.num_processes} processes on {accelerator.device}, "
         f"{accelerator.mixed_precision} mixed precision"
     )
-    encoded = encode(accelerator, pipeline, pixels, supports, args) if pending else None
+    if left_out:
+        accelerator.print(terms_left_out(left_out, len(prompts), images, diffusion.prompt_limit(pipeline)))
+    encoded = encode(accelerator, pipeline, pixels, supports, settings, args) if pending else None
 
     # ---- every batch of conditions
     for batch in pending[accelerator.process_index :: accelerator.num_processes]:
-        if not all(support.adapter.is_dir() for support in batch):
+        if not all(progress.trained(support, args.max_train_steps) for support in batch):
             dreambooth.train(accelerator, pipeline, batch, encoded, args)
         if args.num_images:
             dreambooth.sample(accelerator, pipeline, batch, encoded.text, images.features["label"].names, args)
@@ -307,7 +408,8 @@ def main(args: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         wait_for_files([support.adapter / adapters.WEIGHTS_NAME for support in supports])
         wait_for_files([support.part for support in supports if args.num_images])
-        finish(accelerator, images, supports, settings, args, started)
+        progress.keep_checkpoints(batches)
+        finish(accelerator, images, supports, settings, left_out, args, started)
     accelerator.wait_for_everyone()
 
 
@@ -334,17 +436,39 @@ def settings_of(
     """What the images depend on, as JSON reads it back."""
     settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
     settings |= {"fingerprint": images._fingerprint, "mixed_precision": accelerator.mixed_precision}
+    settings["configs_sha256"] = diffusion.configs_sha256(pipeline)
     for network in ("unet", "vae", "text_encoder"):
         settings[f"{network}_sha256"] = weights_sha256(getattr(pipeline, network))
     return json.loads(json.dumps(settings, default=str))
 
 
-def prepare(args: argparse.Namespace, settings: dict) -> None:
-    """The output folder: another run's results are removed, the photographs' derivatives are its owner's alone."""
-    parts = ("work", "paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
+def settings_of_adapters(settings: dict) -> dict:
+    """What an adapter's weights depend on besides its photographs."""
+    return {name: value for name, value in settings.items() if name not in OTHER_THAN_ADAPTERS}
+
+
+def prepare(args: argparse.Namespace, settings: dict, supports: list[Support]) -> None:
+    """The output folder: another run's results are removed, and what is gone on with is this run's or refused; the
+    photographs' derivatives are their owner's alone."""
     resume = bool(args.resume_from_checkpoint)
-    prepare_output(args.output_dir, settings, parts, ("run.json", "README.md"), resume)
+    parts = ("work", CLASS_LATENTS_NAME, "paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
+    prepare_output(args.output_dir, settings, parts, (), resume)
     args.output_dir.chmod(0o700)
+    if resume:
+        progress.check(supports, args.max_train_steps, args.num_images)
+        for batch in batches_of(supports, args.adapters_per_batch):
+            dreambooth.check_checkpoint(batch, args.max_train_steps)
+    for name in RESULTS:
+        (args.output_dir / name).unlink(missing_ok=True)
+    progress.name_sources(supports)
+
+
+def terms_left_out(left_out: dict[int, list[str]], n: int, images: datasets.Dataset, limit: int) -> str:
+    """For the screen: at how many of n photographs, and the first."""
+    row, terms = next(iter(left_out.items()))
+    first = f"{images['image_id'][row]}: {', '.join(terms)}"
+    what = f"prompts: the text encoder reads {limit} tokens"
+    return f"{what}; terms are left out at {len(left_out)} of {n} photographs, first at {first}"
 
 
 def batches_of(supports: list[Support], size: int) -> list[list[Support]]:
@@ -361,20 +485,22 @@ def finish(
     images: datasets.Dataset,
     supports: list[Support],
     settings: dict,
+    left_out: dict[int, list[str]],
     args: argparse.Namespace,
     started: float,
 ) -> None:
     """The synthetic datasets of the folds, a sheet of samples of each, the record of the run, the upload."""
     written = []
-    for folder in dict.fromkeys(support.folder for support in supports):
-        parts = [support.part for support in supports if support.folder == folder]
-        if args.num_images and all(part.is_file() for part in parts):
-            if not any(pq.read_metadata(part).num_rows for part in parts):
-                reason = "every image is blank; look at the safety checker, or use --mixed_precision no"
-                raise InputError(f"{folder.name}: {reason}")
-            synthetic_images.write_dataset(folder / "synthetic", parts)
-            synthetic_images.contact_sheet(folder / "synthetic").save(folder / withdrawal.SHEET_NAME)
+    for folder, own in progress.by_folder(supports).items():
+        if args.num_images and all(support.part.is_file() for support in own):
+            progress.finish_dataset(folder, own, args.num_images)
+            sheet = synthetic_images.contact_sheet(folder / "synthetic")
+            write_atomically(folder / withdrawal.SHEET_NAME, lambda file, sheet=sheet: sheet.save(file, "PNG"))
         written += [f"{folder}/adapters"] + [f"{folder}/synthetic, samples.png"] * bool(args.num_images)
+    names, labels = images.features["label"].names, images["label"][:]
+    unsaid: dict[str, set[str]] = {}
+    for row, terms in left_out.items():
+        unsaid.setdefault(names[labels[row]], set()).update(terms)
     cuda = accelerator.device.type == "cuda"
     record = run_record(args, PACKAGES, started) | {
         "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
@@ -387,8 +513,9 @@ def finish(
             }
             for support in supports
         ],
-        "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
-        **{name: settings[name] for name in ("unet_sha256", "vae_sha256", "text_encoder_sha256")},
+        "terms_left_out": {condition: sorted(terms) for condition, terms in sorted(unsaid.items())},
+        "settings_sha256": settings_digest(settings_of_adapters(settings)),  # as the adapters' files have it
+        **{name: settings[name] for name in ("unet_sha256", "vae_sha256", "text_encoder_sha256", "configs_sha256")},
         "seeds": [args.seed],
         "simulated": is_simulated(images),
         "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),

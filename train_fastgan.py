@@ -32,7 +32,8 @@ import gan_losses
 import gan_training
 import protocols
 import synthetic_images
-from built_dataset import is_simulated, load_images
+import training_records
+from built_dataset import is_simulated, load_images, photograph_sha256
 from gan_training import snapshot_file
 from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
 from parquet_files import sha256_of
@@ -43,10 +44,10 @@ from runs import (
     fail,
     path_argument,
     prepare_output,
-    read_json,
     run_record,
     write_json,
 )
+from training_records import TrainedOn
 from withdrawal import SOURCES_NAME
 
 GENERATOR = "fastgan"
@@ -54,7 +55,8 @@ PART_IMAGES = 64  # in a part, so that sampling can be stopped
 LARGEST_ENLARGEMENT = 4  # of the photographs' median longer side: the rest would be interpolation
 PACKAGES = ("torch", "datasets", "accelerate", "safetensors", "numpy", "pillow")
 RESULTS = ("run.json",)
-TRAIN_ANEW = "delete this fold's folder and --resume_from_checkpoint latest"  # what to do about a damaged record
+SAMPLED_NAME = "sampling.json"  # beside a finished synthetic/: how many images were asked for, of which snapshots
+RESAMPLE = "delete it, its images are then made again"
 # What may differ between a run and the one it goes on from: none of it changes a step of the training.
 FREE_SETTINGS = ("dataset_name", "output_dir", "resume_from_checkpoint", "cache_dir", "fold", "max_train_steps")
 FREE_SETTINGS += ("snapshot_steps", "checkpointing_steps", "num_images", "sample_from")
@@ -94,10 +96,14 @@ def check_resolution(images: datasets.Dataset, resolution: int) -> None:
         )
 
 
-def source_image_ids(images: datasets.Dataset, fold: protocols.Fold) -> list[str]:
-    """All that the fold's generator sees, in the order of the dataset."""
-    image_ids = images["image_id"][:]
-    return [image_ids[row] for row in fold.train.tolist()]
+def sources_of(
+    images: datasets.Dataset, digests: list[str], fold: protocols.Fold, settings: dict, args: argparse.Namespace
+) -> synthetic_images.Sources:
+    """All that the fold's generator sees, in the order of the dataset, and how it is trained. digests (n,): of all."""
+    image_ids, rows = images["image_id"][:], fold.train.tolist()
+    of_what = (fold.protocol, fold.number, None, images._fingerprint, [digests[row] for row in rows])
+    trained_on = TrainedOn(*of_what, args.seed, args.k_shot, training_records.settings_digest(settings))
+    return synthetic_images.Sources(trained_on, [image_ids[row] for row in rows])
 
 
 # --------------------------------------------------------------------------------------------------------- sampling
@@ -152,17 +158,53 @@ def index_after(part: Path, stride: int) -> int:
     return int(last.rpartition("_")[2]) + stride
 
 
+def sampled_with(folder: Path) -> dict:
+    """The record of how folder/synthetic was sampled; empty where there is none that can be read."""
+    try:
+        sampled = json.loads((folder / SAMPLED_NAME).read_text(encoding="utf-8"))
+        return sampled if isinstance(sampled["adapter_sha256"], dict) and "num_images" in sampled else {}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def check_images(folder: Path, sources: synthetic_images.Sources) -> None:
+    """Raise LeakError or InputError where folder/synthetic was made from other photographs than the fold's generator
+    may see, by other snapshots than its record says, or is not whole."""
+    files, what = sorted((folder / "synthetic" / "synthetic").glob("*.parquet")), f"{folder.name}/synthetic"
+    if not (folder / "synthetic").is_dir():
+        return
+    rows = synthetic_images.checked_rows(files, lambda _: sources, what, RESAMPLE)
+    sampled = sampled_with(folder)
+    if sampled and len(rows) != sampled.get("num_images"):
+        raise InputError(f"{what}: holds {len(rows)} images, and {sampled.get('num_images')} were made; {RESAMPLE}")
+    for row in rows:
+        if sampled and row["adapter_sha256"] not in sampled.get("adapter_sha256", {}).values():
+            raise InputError(f"{what}: image {row['synthetic_id']} is not of this fold's snapshots; {RESAMPLE}")
+
+
+def check_part(part: Path, sources: synthetic_images.Sources, constants: dict) -> None:
+    """The same of a part of it, whose rows share the constants."""
+    what = f"{part.parents[2].name}/parts/{part.name}"
+    for row in synthetic_images.checked_rows([part], lambda _: sources, what, RESAMPLE):
+        for name in ("adapter_sha256", "label"):
+            if row[name] != constants[name]:
+                raise InputError(f"{what}: image {row['synthetic_id']} has {name} {row[name]}; {RESAMPLE}")
+
+
 def sample_fold(
-    accelerator: Accelerator, images: datasets.Dataset, fold: protocols.Fold, args: argparse.Namespace, folder: Path
+    accelerator: Accelerator,
+    images: datasets.Dataset,
+    fold: protocols.Fold,
+    sources: synthetic_images.Sources,
+    args: argparse.Namespace,
+    folder: Path,
 ) -> None:
     """The dataset folder/synthetic, part by part; sampling.json says which it is and how many pictures were blank."""
     adapters = {str(step): sha256_of(snapshot_file(folder, step)) for step in args.sample_from}
     asked = {"num_images": args.num_images, "adapter_sha256": adapters}
-    record = folder / "sampling.json"
-    if record.is_file():
-        sampled = read_json(record, "delete it, the fold is then sampled anew")
-        if {name: sampled.get(name) for name in asked} == asked:
-            return
+    record = folder / SAMPLED_NAME
+    if (folder / "synthetic").is_dir() and asked.items() <= sampled_with(folder).items():
+        return
     record.unlink(missing_ok=True)
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     parts_folder = folder / "parts" / digest  # of other images, parts are of no use
@@ -170,7 +212,8 @@ def sample_fold(
     trained = [label_names[number] for number in sorted({label[row] for row in fold.train.tolist()})]
     conditions = trained if args.class_conditional else [None]
     constants = {"generator": GENERATOR, "base_model": None, "prompt": None, "protocol": fold.protocol}
-    constants |= {"fold": fold.number, "source_image_ids": source_image_ids(images, fold)}
+    constants |= {"fold": fold.number, "source_image_ids": sources.image_ids}
+    constants |= {"source_sha256": sources.trained_on.source_sha256}
     spread, stride = streams(args.num_images, args.sample_from, conditions), len(args.sample_from)
     bar = tqdm(total=args.num_images, desc=f"{folder.name}: images", disable=not accelerator.is_main_process)
     loaded = None
@@ -180,11 +223,13 @@ def sample_fold(
         for done in range(0, n_images, PART_IMAGES):
             n = min(PART_IMAGES, n_images - done)
             part = parts_folder / f"{step:08d}_{conditions.index(condition):04d}_{done:06d}.parquet"
-            if not part.is_file():
+            same = constants | {"adapter_sha256": adapters[str(step)], "label": condition}
+            if part.is_file():
+                check_part(part, sources, same)
+            else:
                 if loaded != step:
                     network, _ = fastgan.load_generator(snapshot_file(folder, step), accelerator.device)
                     loaded = step
-                same = constants | {"adapter_sha256": adapters[str(step)], "label": condition}
                 rows = sample_part(network, same, label_names, index, stride, n, args)
                 synthetic_images.write_part(part, rows, label_names)
             index = index_after(part, stride)
@@ -205,6 +250,7 @@ def run_fold(
     images: datasets.Dataset,
     pixels: Pixels,
     guard: protocols.Guard,
+    sources: synthetic_images.Sources,
     args: argparse.Namespace,
     folder: Path,
 ) -> None:
@@ -213,9 +259,9 @@ def run_fold(
     label_names = images.features["label"].names
     for place in (folder, folder / "snapshots"):  # before there is a model that a withdrawal would have to find
         place.mkdir(parents=True, exist_ok=True)
-        write_json(place / SOURCES_NAME, {"source_image_ids": source_image_ids(images, fold)})
-    described = {"architecture": "FastGAN", "protocol": fold.protocol, "fold": fold.number, "k_shot": args.k_shot}
-    described |= {"seed": args.seed, "label_names": label_names if args.class_conditional else None}
+        write_json(place / SOURCES_NAME, training_records.sources(sources.image_ids, sources.trained_on.as_dict()))
+    described = {"architecture": "FastGAN"} | sources.trained_on.as_dict()
+    described |= {"label_names": label_names if args.class_conditional else None}
     described |= {"align_faces": args.align_faces, "simulated": is_simulated(images)}
     wanted = {*args.sample_from, args.max_train_steps}
     if not all(snapshot_file(folder, step).is_file() for step in wanted):
@@ -228,7 +274,7 @@ def run_fold(
         raise InputError(f"{reason}; take --sample_from and --max_train_steps of {kept}, or train further")
     gan_training.use_snapshot(folder, args.sample_from[-1])
     if args.num_images:
-        sample_fold(accelerator, images, fold, args, folder)
+        sample_fold(accelerator, images, fold, sources, args, folder)
     accelerator.free_memory()
 
 
@@ -305,6 +351,20 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--sample_from takes steps from 1 to --max_train_steps")
 
 
+def prepare_folders(args: argparse.Namespace, settings: dict, folders: list[Path], sources: list) -> None:
+    """The output folder: another run's results are removed, and what is gone on with is this run's or refused."""
+    resume = bool(args.resume_from_checkpoint)
+    parts = ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
+    prepare_output(args.output_dir, settings, parts, (), resume)
+    if resume:
+        for folder, own in zip(folders, sources, strict=True):
+            gan_training.check_snapshots(folder, own.trained_on)
+            gan_training.check_checkpoint(folder, own.trained_on)
+            check_images(folder, own)
+    for name in RESULTS:
+        (args.output_dir / name).unlink(missing_ok=True)
+
+
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
     accelerator = open_accelerator(args.mixed_precision)
@@ -321,12 +381,12 @@ def main(args: argparse.Namespace) -> None:
         gan_losses.difference_by(args.perceptual, accelerator.device)
     given = {"fingerprint": images._fingerprint, "mixed_precision": accelerator.mixed_precision}
     settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS} | given
-    parts = ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
-    resume = bool(args.resume_from_checkpoint)
-    in_main_process(accelerator, lambda: prepare_output(args.output_dir, settings, parts, RESULTS, resume))
+    folders = [args.output_dir / synthetic_images.folder_of(side) for side in sides]
+    digests = photograph_sha256(images)
+    sources = [sources_of(images, digests, side, settings, args) for side in sides]
+    in_main_process(accelerator, lambda: prepare_folders(args, settings, folders, sources))
 
     # ---- what is to be done
-    folders = [args.output_dir / synthetic_images.folder_of(side) for side in sides]
     kind = "class-conditional" if args.class_conditional else "unconditional"
     seen = f"{args.k_shot}-shot" if args.k_shot else "all training images"
     shown = f"{accelerator.device}, {accelerator.mixed_precision} mixed precision"
@@ -344,15 +404,17 @@ def main(args: argparse.Namespace) -> None:
     datasets.disable_progress_bars()  # the files written from here on take a moment
 
     # ---- every fold
-    mine = list(zip(sides, folders, strict=True))[accelerator.process_index :: accelerator.num_processes]
-    for side, folder in mine:
-        run_fold(accelerator, images, pixels, protocols.Guard(side, columns), args, folder)
+    work = list(zip(sides, sources, folders, strict=True))
+    for side, own, folder in work[accelerator.process_index :: accelerator.num_processes]:
+        run_fold(accelerator, images, pixels, protocols.Guard(side, columns), own, args, folder)
     accelerator.wait_for_everyone()
 
     # ---- the record
     if accelerator.is_main_process:
         wait_for_files([folder / "fold.json" for folder in folders])
-        write_json(args.output_dir / "run.json", record_of(accelerator, images, pixels, folders, args, started))
+        records = [own.trained_on for own in sources]
+        record = record_of(accelerator, images, pixels, folders, records, args, started)
+        write_json(args.output_dir / "run.json", record)
         made = ["generator.safetensors", "snapshots"] + ["synthetic"] * bool(args.num_images)
         print(f"written: {args.output_dir}: run.json; {', '.join(f.name for f in folders)}: {', '.join(made)}")
     accelerator.wait_for_everyone()
@@ -364,6 +426,7 @@ def record_of(
     images: datasets.Dataset,
     pixels: Pixels,
     folders: list[Path],
+    records: list[TrainedOn],
     args: argparse.Namespace,
     started: float,
 ) -> dict:
@@ -373,13 +436,13 @@ def record_of(
     names = {name: Path(getattr(args, name)).name for name in ("output_dir", "cache_dir")}
     if Path(args.dataset_name).is_dir():
         names["dataset_name"] = Path(args.dataset_name).resolve().name
-    samples = [file for file in (folder / "sampling.json" for folder in folders) if file.is_file()]
+    samples = {folder.name: sampled_with(folder) for folder in folders if sampled_with(folder)}
     return record | {
         "arguments": record["arguments"] | names,
         "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
         "seeds": [args.seed],
-        "folds": [read_json(folder / "fold.json", TRAIN_ANEW) for folder in folders],
-        "sampling": {file.parent.name: read_json(file, TRAIN_ANEW) for file in samples},
+        "folds": [gan_training.fold_record(folder, own) for folder, own in zip(folders, records, strict=True)],
+        "sampling": samples,
         "faces_missed": int(pixels.faces_missed.sum()),
         "mixed_precision": accelerator.mixed_precision,
         "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),

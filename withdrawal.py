@@ -2,7 +2,8 @@
 
 The rows of the photograph leave every config (real, restored, reports). `withdrawn.csv` keeps its identifier and
 digest, so that owners of copies can find theirs, no build takes it in again and no other photograph gets its name.
-Synthetic images, adapters and generators that were made from it go too, wherever their `source_image_ids` say so.
+Synthetic images, adapters and generators that were made from it go too, wherever their `source_image_ids` say so, or
+their `source_sha256`, since a later build may have given it another name.
 """
 
 import csv
@@ -22,7 +23,7 @@ from publishable import REAL_CONFIGS
 from runs import InputError, write_atomically, write_json
 
 LIST_NAME = "withdrawn.csv"
-SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: {"source_image_ids": [...]}
+SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: training_records.sources
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
 SHEET_NAME = "samples.png"  # some synthetic images on one picture, beside the dataset that holds them
 
@@ -73,7 +74,10 @@ def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
     entry = next((line for line in listed(folder) if line.image_id == image_id), None)
     shards = [path for name in REAL_CONFIGS for path in sorted(folder.glob(f"{name}/*.parquet"))]
     if entry is None:
-        entry = Withdrawn(image_id, _digest_of(folder, image_id), datetime.date.today().isoformat(), version)
+        sha256 = digest_of(folder, image_id)
+        if len(_columns(folder, "image_id")) == 1:
+            raise InputError(f"{image_id} is the last photograph; delete the dataset itself")
+        entry = Withdrawn(image_id, sha256, datetime.date.today().isoformat(), version)
         write_list(folder, [*listed(folder), entry])  # first: whatever happens now, it is known as withdrawn
     untested = _untested(folder, image_id)
     changed = [path for path in shards if rewrite(path, lambda table: _without(table, image_id, untested))]
@@ -89,13 +93,14 @@ def _columns(folder: Path, *names: str) -> list[dict]:
     return rows
 
 
-def _digest_of(folder: Path, image_id: str) -> str:
-    rows = _columns(folder, "image_id", "sha256")
-    found = [row["sha256"] for row in rows if row["image_id"] == image_id]
+def digest_of(folder: Path, image_id: str) -> str:
+    """SHA-256 of a photograph's published bytes, also of a withdrawn one. Raises InputError where there is none."""
+    withdrawn = [line.sha256 for line in listed(folder) if line.image_id == image_id]
+    found = withdrawn or [
+        row["sha256"] for row in _columns(folder, "image_id", "sha256") if row["image_id"] == image_id
+    ]
     if not found:
         raise InputError(f"{folder}: holds no photograph {image_id}; give an image_id of its config real")
-    if len(rows) == 1:
-        raise InputError(f"{image_id} is the last photograph; delete the dataset itself")
     return found[0]
 
 
@@ -139,12 +144,12 @@ class Derived:
         ]
 
 
-def derived(folder: Path, image_id: str) -> Derived:
-    """Everything below a folder that was made from the photograph.
+def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
+    """Everything below a folder that was made from the photograph, by its name or its digest (None: not known).
 
-    Synthetic images are known by their `source_image_ids`, restored ones and reports by their `image_id`, models by the
-    sources.json beside them or by the digest that those synthetic images give of their adapter. Raises InputError where
-    a sources.json cannot be read."""
+    Synthetic images are known by their `source_image_ids` and `source_sha256`, restored ones and reports by their
+    `image_id`, models by the sources.json beside them or by the digest that those synthetic images give of their
+    adapter. Raises InputError where a sources.json cannot be read."""
     if not folder.is_dir():
         raise InputError(f"--derived {folder}: there is no such folder")
     rows, adapters = {}, set()
@@ -153,12 +158,13 @@ def derived(folder: Path, image_id: str) -> Derived:
             key = _key(path, file.schema_arrow.names)
             if key is None:
                 continue
-            table = file.read(columns=[key, *({"adapter_sha256"} & set(file.schema_arrow.names))])
-        table = table.filter(_made_from(table, key, image_id))
+            beside = {"adapter_sha256", "source_sha256"} & set(file.schema_arrow.names)
+            table = file.read(columns=[key, *sorted(beside)])
+        table = table.filter(_made_from(table, key, image_id, sha256))
         if table.num_rows:
             rows[path] = table.num_rows
             adapters |= set(table["adapter_sha256"].to_pylist()) if "adapter_sha256" in table.column_names else set()
-    trained = {path.parent for path in sorted(folder.rglob(SOURCES_NAME)) if image_id in _sources(path)}
+    trained = {path.parent for path in sorted(folder.rglob(SOURCES_NAME)) if {image_id, sha256} & _sources(path)}
     models = [path for path in sorted(folder.rglob("*")) if path.suffix in MODEL_SUFFIXES and path.is_file()]
     adapted = {path for path in models if adapters and sha256_of(path) in adapters}
     found = [path for path in models if path.parent in trained or path in adapted]
@@ -174,24 +180,29 @@ def _key(path: Path, columns: list[str]) -> str | None:
     return "image_id" if path.parent.name in REAL_CONFIGS and "image_id" in columns else None
 
 
-def _made_from(table: pa.Table, key: str, image_id: str) -> pa.Array:
+def _made_from(table: pa.Table, key: str, image_id: str, sha256: str | None) -> pa.Array:
     values = table[key].to_pylist()
     made = [value == image_id if isinstance(value, str) else image_id in (value or ()) for value in values]
+    if sha256 and "source_sha256" in table.column_names:
+        digests = table["source_sha256"].to_pylist()
+        made = [named or sha256 in (seen or ()) for named, seen in zip(made, digests, strict=True)]
     return pa.array(made, pa.bool_())
 
 
-def _sources(path: Path) -> list[str]:
+def _sources(path: Path) -> set[str]:
+    """Names and, where they are given, digests of the photographs that something was trained on."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["source_image_ids"]
-    except (ValueError, LookupError, TypeError) as error:
+        sources = json.loads(path.read_text(encoding="utf-8"))
+        return {*sources["source_image_ids"], *sources.get("source_sha256", ())}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: does not say what a model was trained on; delete the model by hand") from error
 
 
-def remove(found: Derived, image_id: str) -> None:
-    """Delete what `derived` found; the cards of the folders are then out of date."""
+def remove(found: Derived, image_id: str, sha256: str | None = None) -> None:
+    """Delete what `derived` found by the same name and digest; the cards of the folders are then out of date."""
     for path in found.rows:
         before = sha256_of(path)
-        rewrite(path, functools.partial(_rest, path=path, image_id=image_id))
+        rewrite(path, functools.partial(_rest, path=path, image_id=image_id, sha256=sha256))
         if path.parent.name in publishable.OPEN_CONFIGS:
             _carry_report_over(path, before)
         if path.parent.name in REAL_CONFIGS + publishable.OPEN_CONFIGS:
@@ -200,8 +211,8 @@ def remove(found: Derived, image_id: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _rest(table: pa.Table, path: Path, image_id: str) -> pa.Table:
-    return table.filter(pc.invert(_made_from(table, _key(path, table.column_names), image_id)))
+def _rest(table: pa.Table, path: Path, image_id: str, sha256: str | None) -> pa.Table:
+    return table.filter(pc.invert(_made_from(table, _key(path, table.column_names), image_id, sha256)))
 
 
 def _carry_report_over(shard: Path, before: str) -> None:

@@ -20,6 +20,7 @@ import diffusion_pipelines as diffusion
 import dreambooth
 import protocols
 from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
+from training_records import TrainedOn
 
 STEPS, RANK, ALPHA, CLASSES = 20, 2, 3.0, ["C0", "C1", "C2"]
 
@@ -49,7 +50,9 @@ def supports_in(folder: Path, sizes: tuple[int, ...] = (3, 1, 2)) -> list[dreamb
         prompts = [f"photo of a bcd child with hypertelorism {row}" for row in rows]
         names = [f"C{k}.{row}" for row in rows]
         folders = folder / "fold0", folder / "work" / "fold0"
-        supports.append(dreambooth.Support(fold, f"C{k}", rows, names, prompts, *folders))
+        digests = [f"{row:064x}" for row in rows]
+        trained_on = TrainedOn("strict", 0, f"C{k}", "a dataset", digests, 3, None, "some settings")
+        supports.append(dreambooth.Support(fold, f"C{k}", rows, names, prompts, *folders, trained_on))
         start += size
     return supports
 
@@ -254,7 +257,8 @@ def test_a_file_that_came_back_otherwise_is_refused(tmp_path):
     routed.start([0])
     state = {"unet": routed.peft_state_dict(0)}
     routed.remove()
-    adapters.save(pipeline, tmp_path / "adapter", state, RANK, ALPHA, ["A.1"])
+    record = TrainedOn("strict", 0, "A", "a dataset", ["0" * 64], 0, None, "some settings").as_dict()
+    adapters.save(pipeline, tmp_path / "adapter", state, RANK, ALPHA, ["A.1"], record)
     adapters.check(pipeline, tmp_path / "adapter", state, ALPHA / RANK)
     with pytest.raises(RuntimeError, match="came back otherwise"):
         adapters.check(pipeline, tmp_path / "adapter", state, 1.0)

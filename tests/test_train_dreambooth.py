@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from small_pipelines import saved_pipeline, tiny_pipeline
 from test_hub_models import TOKEN, committed, hub_of_somebody
 from test_routed_lora import nearly_equal
-from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, painted_faces, save_dataset, start
+from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, painted_faces, save_dataset, start, with_picture
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -35,7 +35,7 @@ import withdrawal
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_dreambooth.py"
 CONTRACT = ["image", "synthetic_id", "label", "generator", "base_model", "adapter_sha256", "prompt", "seed"]
-CONTRACT += ["protocol", "fold", "source_image_ids"]
+CONTRACT += ["protocol", "fold", "source_image_ids", "source_sha256"]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,9 @@ def test_adapters_are_peft_files_with_alpha_and_name_their_sources(two_processes
     assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if ".up." in name)  # it did learn
     assert json.loads((folder / "sources.json").read_text())["source_image_ids"] == training_side(tiny_rdface, 0, "C1")
     found = withdrawal.derived(two_processes, training_side(tiny_rdface, 0, "C1")[0])
-    assert found.files == [folder / "pytorch_lora_weights.safetensors", two_processes / "fold0" / "samples.png"]
+    state = two_processes / "fold0" / "checkpoints" / "C0" / "state.pt"  # of both, from which more steps go on
+    sheet = two_processes / "fold0" / "samples.png"
+    assert found.files == [folder / "pytorch_lora_weights.safetensors", state, sheet]
     assert sum(found.rows.values()) == 2
 
 
@@ -306,6 +308,12 @@ def test_blank_pictures_are_dropped_counted_and_drawn_again(tiny, tmp_path, monk
         run_here(*tiny, "--conditions", "C5", "--output_dir", tmp_path / "all")
 
 
+def again(row: dict) -> dict:
+    """The same picture in other bytes."""
+    picture = Image.open(io.BytesIO(row["image"]["bytes"]))
+    return with_picture(picture, row, compress_level=0)["image"]
+
+
 @pytest.mark.parametrize("column", ["group_id", "sha256", "pixels"])
 def test_a_held_out_photograph_on_the_training_side_stops_the_run(column, tiny, tmp_path):
     rows = painted_faces()
@@ -316,8 +324,7 @@ def test_a_held_out_photograph_on_the_training_side_stops_the_run(column, tiny, 
         with pytest.raises(runs.InputError, match="ONE: it has no training photograph in fold0"):
             run_here(*tiny, "--dataset_name", folder, "--conditions", "ONE", "--output_dir", tmp_path / "out")
         return
-    name = "image" if column == "pixels" else column
-    trained[name] = tested[name]
+    trained["image"] = again(tested) if column == "pixels" else tested["image"]
     folder = save_dataset(tmp_path / "same", rows)
     with pytest.raises(protocols.LeakError, match=f"{column} .* is held out and in training"):
         run_here(*tiny, "--dataset_name", folder, "--output_dir", tmp_path / "out")

@@ -1,6 +1,7 @@
 """train_fastgan.py: the command on two processes, kill and resume, a loss that is not finite, sampling, refusals."""
 
 import functools
+import io
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, ROOT, painted_faces, save_dataset, start
+from PIL import Image
+from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, ROOT, painted_faces, save_dataset, start, with_picture
 
 import fastgan
 import gan_losses
@@ -111,7 +113,10 @@ def test_sources_are_the_fold_s_training_side_and_no_held_out_image(two_processe
     for fold in protocols.folds(real, "strict"):
         folder = two_processes / f"fold{fold.number}"
         expected = [ids[row] for row in fold.train]
-        assert json.loads((folder / "sources.json").read_text()) == {"source_image_ids": expected}
+        digests = [real["sha256"][row] for row in fold.train]
+        sources = json.loads((folder / "sources.json").read_text())
+        assert (sources["source_image_ids"], sources["source_sha256"]) == (expected, digests)
+        assert all(sources == digests for sources in opened(folder)["source_sha256"])
         assert (folder / "snapshots" / "sources.json").read_text() == (folder / "sources.json").read_text()
         assert all(sources == expected for sources in opened(folder)["source_image_ids"])
         held_out = {ids[row] for row in np.flatnonzero(np.isin(groups, groups[fold.test]))}
@@ -351,7 +356,8 @@ def test_what_cannot_be_is_refused_before_any_work(tiny, tmp_path):
 def test_the_same_picture_on_both_sides_is_seen(tmp_path):
     rows = painted_faces()
     trained, tested = (next(row for row in rows if row["strict_fold"] == fold) for fold in (1, 0))
-    trained["image"] = tested["image"]
+    picture = Image.open(io.BytesIO(tested["image"]["bytes"]))
+    trained["image"] = with_picture(picture, trained, compress_level=0)["image"]  # in other bytes
     folder = save_dataset(tmp_path / "doctored", rows)
     with pytest.raises(protocols.LeakError, match=r"pixels .* is held out and in training"):
         run_here("--dataset_name", folder, "--output_dir", tmp_path / "out", "--cache_dir", tmp_path / "c", *SMALL)

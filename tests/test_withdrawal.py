@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_datasets
@@ -194,6 +195,24 @@ def test_sources_that_cannot_be_read_stop_before_anything_is_removed(made):
     (made / "fold0" / "adapters" / "NA" / withdrawal.SOURCES_NAME).write_text("{}")
     with pytest.raises(runs.InputError, match="does not say what a model was trained on"):
         withdrawal.derived(made, "AAR.1")
+
+
+def test_what_was_made_before_the_photograph_got_another_name_is_found_by_its_digest(made):
+    """A later build may number photographs anew: the adapter's NA.1 is then called NA.7."""
+    shard = next((made / "fold0" / "synthetic-sim" / "synthetic").glob("*.parquet"))
+    table = pq.read_table(shard)
+    digests = [[f"digest of {name}" for name in ids] for ids in table["source_image_ids"].to_pylist()]
+    pq.write_table(table.append_column("source_sha256", pa.array(digests)), shard)
+    sources = made / "fold0" / "adapters" / "NA" / withdrawal.SOURCES_NAME
+    sources.write_text(json.dumps({"source_image_ids": ["NA.1"], "source_sha256": ["digest of NA.1"]}))
+    assert (
+        withdrawal.derived(made, "NA.7").lines(made) == withdrawal.derived(made, "NA.7", "of another").lines(made) == []
+    )
+    found = withdrawal.derived(made, "NA.7", "digest of NA.1")
+    assert [path.parent.name for path in found.files] == ["NA"] and list(found.rows.values()) == [1]
+    withdrawal.remove(found, "NA.7", "digest of NA.1")
+    assert ["NA.1"] not in pq.read_table(shard)["source_image_ids"].to_pylist()
+    assert withdrawal.derived(made, "NA.7", "digest of NA.1").lines(made) == []
 
 
 def test_the_dataset_opens_as_before(dataset):
