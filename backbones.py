@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from built_dataset import work_offline_where_the_hub_is_unreachable
-from runs import InputError, one_line
+from runs import InputError, one_line, read_json
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -179,13 +179,14 @@ def _timm_backbone(name: str, weights: Path | None, image_size: int | None, pret
         raise InputError(f"backbone {name}: no such folder or timm model{close}; torchvision's are torchvision/NAME")
     if folder is not None and not (folder / "config.json").is_file():
         raise InputError(f"backbone {name}: the folder has no config.json; save the model in timm's layout")
+    config_of_folder = read_json(folder / "config.json", "save the model in timm's layout") if folder else {}
     if folder is not None and weights is None and pretrained:
         weights = folder / "model.safetensors"
         if not weights.is_file():
             raise InputError(f"weights of {name}: {weights} is missing; put it there or give --backbone_weights FILE")
     network = _timm_network(f"local-dir:{folder}" if folder else name, name, weights, image_size, pretrained)
     config = timm.data.resolve_model_data_config(network)
-    alignment = json.loads((folder / "config.json").read_text()).get("face_alignment") if folder else None
+    alignment = config_of_folder.get("face_alignment")
     return Backbone(network, config["input_size"][-1], config["mean"], config["std"], alignment)
 
 

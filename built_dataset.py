@@ -4,6 +4,7 @@ What is opened is known by its content alone: `images._fingerprint` is a digest 
 and every row with the bytes of its picture. Caches, adapters, checkpoints and scores carry it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -16,14 +17,16 @@ from pathlib import Path
 import datasets
 import huggingface_hub
 import numpy as np
+import yaml
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 import datasheet
 import protocols
 from parquet_files import parquet_digest, sha256_of
-from runs import InputError, one_line
+from runs import InputError, disk_error, one_line
 
 BUILD = "build it with rdface_dataset.py"
+CARD_ERRORS = (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError)  # of a header that is none of ours
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
 FINGERPRINT_DIGITS = 16
 ELSEWHERE = re.compile(
@@ -78,7 +81,25 @@ def _loaded(name: str, config_name: str | None, remedy: str) -> datasets.Dataset
     except InputError as error:
         raise InputError(f"dataset {name}: {error}") from error
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        if why := _cache_trouble(error):
+            cache = datasets.config.HF_DATASETS_CACHE
+            reason = f"its cache {cache} cannot be written ({why})"
+            raise InputError(f"dataset {name}: {reason}; set HF_DATASETS_CACHE or HF_HOME to another folder") from error
         raise InputError(f"dataset {name}: {one_line(error)}; {remedy}") from error
+    except CARD_ERRORS as error:
+        reason = f"README.md: its header cannot be read ({one_line(error)})"
+        raise InputError(f"dataset {name}: {reason}; {remedy}") from error
+
+
+def _cache_trouble(error: BaseException) -> str | None:
+    """What keeps the library from writing its copy of a dataset, where that is behind its error."""
+    trouble = error if isinstance(error, OSError) else disk_error(error)
+    if trouble is None:
+        return None
+    place, cache = Path(str(trouble.filename or "")), Path(datasets.config.HF_DATASETS_CACHE)
+    in_cache = place.is_relative_to(cache) or place == cache.parent
+    writing = trouble.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing else is written here
+    return trouble.strerror if writing or in_cache else None
 
 
 def _check_columns(

@@ -14,7 +14,7 @@ import recorded_values
 from backbones import Backbone
 from built_dataset import is_simulated
 from corruptions import SEVERITIES
-from runs import InputError, one_line, write_atomically, write_json
+from runs import InputError, one_line, read_json, write_atomically, write_json
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 
@@ -119,7 +119,8 @@ def save_corruption_scores(output_dir: Path, folders: Sequence[Path], label: dat
 
 def save_learning_curves(output_dir: Path, folders: Sequence[Path]) -> list[dict]:
     """learning_curves.csv and .png of all folds (none for linear probes); returns what each fold noted of itself."""
-    findings = [json.loads((folder / "fold.json").read_text()) for folder in folders]
+    anew = "delete its folder, and --resume_from_checkpoint latest trains the fold again"
+    findings = [read_json(folder / "fold.json", anew) for folder in folders]
     points = [
         {"seed": fold["seed"], "fold": fold["fold"], **point}
         for fold in findings

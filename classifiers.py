@@ -268,6 +268,8 @@ def read_config(folder: Path) -> dict:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"classifier {folder}: no readable config.json ({one_line(error)}); train again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"classifier {folder}: no readable config.json (a JSON {type(config).__name__}); train again")
     missing = {"recipe", "head", "n_classes", "backbone_saved"} - config.keys()
     if missing:
         raise InputError(f"classifier {folder}: its config.json lacks {min(missing)}; give a folder of this script")

@@ -84,7 +84,8 @@ def record_set(context: mlcroissant.Context, config: Config) -> mlcroissant.Reco
         )
         # No `references` to the classes: a reader would join the tables, and drop the rows without a label.
         said = "Number of the class; `classes` has its name." if isinstance(feature, datasets.ClassLabel) else None
-        in_id = number if re.search(r"\s", name) else name  # a curator's own column may have blanks, an identifier not
+        # A curator's own column may have blanks, an identifier not, and no column may bear the number of another.
+        in_id = number if re.search(r"\s", name) or name.isdecimal() else name
         column = {"id": f"{config.name}/{in_id}", "name": name, "description": said} | type_of(name, feature)
         fields.append(mlcroissant.Field(ctx=context, source=source, **column))
     return mlcroissant.RecordSet(ctx=context, id=config.name, name=config.name, fields=fields)

@@ -85,6 +85,15 @@ def version_of(folder: Path) -> str | None:
     return None if version is None else str(version)
 
 
+def described_content(folder: Path, config: str) -> str | None:
+    """Digest of a config's files as the card of a folder gives it; None where it gives none."""
+    listed = card_header(folder).get("configs")
+    for described in listed if isinstance(listed, list) else []:
+        if isinstance(described, dict) and described.get("config_name") == config:
+            return str(described.get("description")).removeprefix("content ")
+    return None
+
+
 def next_version(version: str | None) -> str:
     """The version after a change of the data; a dataset without one counts as the first. InputError if it is none."""
     parts = (version or FIRST_VERSION).split(".")
@@ -108,11 +117,15 @@ def card_header(folder: Path) -> dict:
     if not readme.is_file():
         return {}
     try:
-        return huggingface_hub.metadata_load(readme) or {}
-    except (yaml.YAMLError, ValueError) as error:
+        header = huggingface_hub.metadata_load(readme) or {}
+        for name in ("version", "contact", "repository"):  # what goes into the next card
+            if isinstance(header.get(name), list | dict):
+                raise ValueError(f"{name} is no text")
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # of any YAML but ours
         raise InputError(
             f"{readme.name}: its header cannot be read ({one_line(error)}); correct or remove it"
         ) from error
+    return header
 
 
 # --- what is written

@@ -31,7 +31,7 @@ from torch import nn
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from built_dataset import work_offline_where_the_hub_is_unreachable
-from runs import InputError, one_line
+from runs import InputError, one_line, read_json
 
 logging.disable_progress_bar()
 
@@ -262,7 +262,7 @@ def check_one_pass(pipeline: StableDiffusionPipeline) -> None:
 def face_alignment_of(name: str) -> str | None:
     """The detector with which the pictures that a miniature was trained on were cut out; None: whole photographs."""
     record = Path(name) / TRAINING_RECORD
-    return json.loads(record.read_text()).get("face_alignment") if record.is_file() else None
+    return read_json(record, "make the miniature again").get("face_alignment") if record.is_file() else None
 
 
 def base_name(name: str) -> str:

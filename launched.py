@@ -1,16 +1,36 @@
 """The processes that `accelerate launch` started, or the one of a plain `python`, as every script wants them."""
 
 import argparse
+import errno
 import os
-from collections.abc import Callable
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
 
 import datasets
+import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from protocols import LeakError, ProtocolError
-from runs import InputError, fail, one_line
+from runs import (
+    InputError,
+    Terminated,
+    begin_command,
+    check_apart,
+    disk_error,
+    fail,
+    one_line,
+    stopped_status,
+)
+
+LATE_S = 4.0  # for so long a file system between machines may hide a new file from another than its maker
+VERY_LATE_S = 90.0  # and for so long a folder in which that other had looked before
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "avx10_2", "bf16", "sve_bf16")
+Value = TypeVar("Value")
 
 
 def open_accelerator(mixed_precision: str | None, **kwargs: object) -> Accelerator:
@@ -29,14 +49,106 @@ def open_accelerator(mixed_precision: str | None, **kwargs: object) -> Accelerat
     if started != accelerator.num_processes:  # each would do, and write, everything
         how = f"ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes {started}"
         raise InputError(f"{started} processes were started that know nothing of each other; on a CPU: {how}")
+    on_cpu = accelerator.device.type == "cpu"
+    if on_cpu and accelerator.mixed_precision == "bf16" and emulates_bf16(torch.cpu.get_capabilities()):
+        accelerator.print("bf16: this processor has no instructions for it, so it is slower here than full precision")
     return accelerator
+
+
+def emulates_bf16(capabilities: Mapping[str, object]) -> bool:
+    """Whether a processor computes bf16 by way of float32, several times slower; as torch.cpu.get_capabilities says."""
+    return not any(capabilities.get(name) for name in BF16_INSTRUCTIONS)
+
+
+# ---- several processes, several machines
+
+
+def in_main_process(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
+    """What `work` gives in the main process, for all of them; what it raises for the user there, all raise."""
+    outcome = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except (InputError, ProtocolError, LeakError, OSError) as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def machines(accelerator: Accelerator) -> list[str]:
+    """The machine on which each process runs, by a name that means nothing else."""
+    return gather_object([os.environ.get("GROUP_RANK", "0")])  # as torchrun, and so accelerate launch, has it
+
+
+def which_see(accelerator: Accelerator, folder: Path) -> list[bool]:
+    """For each process whether `folder`, under this name on its machine, is the main process's: it finds a file there
+    that this one has just written. Folders made for that are removed again. Raises InputError if it cannot be written.
+    """
+    if accelerator.num_processes == 1:
+        return [True]
+    name = f".{secrets.token_hex(8)}.seen"
+    made = in_main_process(accelerator, lambda: _leave(folder, name))
+    name = in_main_process(accelerator, lambda: name)
+    until = time.monotonic() + LATE_S
+    while not (seen := (folder / name).is_file()) and time.monotonic() < until:
+        time.sleep(0.2)
+    answers = gather_object([seen])
+    if accelerator.is_main_process:
+        (folder / name).unlink(missing_ok=True)
+        for empty in made:
+            empty.rmdir()
+    accelerator.wait_for_everyone()
+    return answers
+
+
+def _leave(folder: Path, name: str) -> list[Path]:
+    """Write an empty file; returns the folders that had to be made for it, the innermost first."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or one_line(error)}; name another folder") from error
+    return made
+
+
+def check_output_dir(accelerator: Accelerator, output_dir: Path, datasets: Sequence[str]) -> None:
+    """Raise InputError, at the start of a run, for a folder in which its results could not be joined, or would lie in
+    one of the `datasets`, of which those on the Hub have none."""
+    check_apart(output_dir, datasets)
+    check_shared(accelerator, output_dir, "--output_dir")
+
+
+def check_shared(accelerator: Accelerator, folder: Path, flag: str) -> None:
+    """Raise InputError, in all processes, unless all see one folder where results of all are to be joined."""
+    apart = [number for number, seen in enumerate(which_see(accelerator, folder)) if not seen]
+    if apart:
+        reason = f"process {apart[0]} of {accelerator.num_processes} does not see what the first one writes there"
+        raise InputError(f"{flag} {folder}: {reason}; name a folder that all machines share")
+
+
+def wait_for_files(files: Sequence[Path]) -> None:
+    """Until all are seen, since over a network they come late. Raises InputError for one that does not come."""
+    until = time.monotonic() + VERY_LATE_S
+    for file in files:
+        while not file.is_file():
+            if time.monotonic() > until:
+                raise InputError(f"{file}: another process wrote it, and it is not there; run again, resuming")
+            os.listdir(file.parent) if file.parent.is_dir() else None  # asks the server anew
+            time.sleep(0.5)
+
+
+# ---- from the command line to the end
 
 
 def run_script(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], argparse.Namespace]) -> None:
     """A script from its command line to its end; what stops it is one line and an exit status.
 
-    2: the user must change something; 1: a leak, or a disk that is full or not ours; 130: stopped by Ctrl-C. Anything
-    else is a bug, and keeps its traceback."""
+    2: the user must change something; 1: a leak, or a disk that is full or not ours; 130: stopped by Ctrl-C; 143: by
+    SIGTERM, as clusters end what has to make room. Anything else is a bug, and keeps its traceback."""
+    begin_command()
     go_on = "--resume_from_checkpoint latest goes on from here"
     try:
         main(parse_args())
@@ -44,7 +156,20 @@ def run_script(main: Callable[[argparse.Namespace], None], parse_args: Callable[
         fail(str(error), 2)
     except LeakError as error:
         fail(str(error), 1)
-    except OSError as error:
-        fail(f"failed: {one_line(error)}; {go_on}", 1)
-    except KeyboardInterrupt:
-        fail(f"stopped; {go_on}", 130)
+    except KeyboardInterrupt as stop:
+        by = " by SIGTERM" if isinstance(stop, Terminated) else ""
+        fail(f"stopped{by}; {go_on}", stopped_status(stop))
+    except Exception as error:
+        trouble = error if isinstance(error, OSError) else disk_error(error)
+        if trouble:
+            room = "make room, and " if trouble.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            fail(f"failed: {one_line(trouble)}; {room}{go_on}", 1)
+        if lost_another(error):
+            fail(f"failed: another process ended, and says why where it ran; {go_on}", 1)
+        raise
+
+
+def lost_another(error: Exception) -> bool:
+    """Whether the connection to another process broke, which is how the others learn that one has ended."""
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in gone)

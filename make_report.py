@@ -22,7 +22,16 @@ from datasets import Dataset
 import gallery
 import metrics
 from built_dataset import is_simulated, load_images
-from runs import InputError, fail, one_line, write_atomically
+from runs import (
+    InputError,
+    begin_command,
+    dataset_argument,
+    fail,
+    one_line,
+    path_argument,
+    stopped_status,
+    write_atomically,
+)
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
@@ -226,15 +235,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     results = commands.add_parser(
         "results", help="table and examples of classifier runs", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    results.add_argument("runs", nargs="+", type=Path, help="folders that train_classifier.py wrote")
-    results.add_argument("--dataset_name", required=True, help="the dataset of these runs: a folder or a Hub id")
-    results.add_argument("--output_file", type=Path, required=True, help="the page to write")
+    results.add_argument("runs", nargs="+", type=path_argument, help="folders that train_classifier.py wrote")
+    results.add_argument(
+        "--dataset_name", type=dataset_argument, required=True, help="the dataset of these runs: a folder or a Hub id"
+    )
+    results.add_argument("--output_file", type=path_argument, required=True, help="the page to write")
     results.add_argument("--num_examples", type=int, default=24, help="example images on the page")
     browsed = commands.add_parser(
         "gallery", help="thumbnails to browse, for people without the Hub", formatter_class=results.formatter_class
     )
-    browsed.add_argument("dataset_name", metavar="DIR", help="the dataset: a folder or a Hub id")
-    browsed.add_argument("--output_file", type=Path, default=Path("gallery.html"), help="the page to write")
+    browsed.add_argument("dataset_name", metavar="DIR", type=dataset_argument, help="the dataset: a folder or a Hub id")
+    browsed.add_argument("--output_file", type=path_argument, default=Path("gallery.html"), help="the page to write")
     for command in (results, browsed):
         command.add_argument("--dataset_config_name", default=None, help="its config; none: the default one")
     return parser.parse_args(argv)
@@ -253,7 +264,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     try:
         main(parse_args())
     except (InputError, ValueError, FileNotFoundError) as error:
         fail(one_line(error), 2)  # a name in a file may hold a line break
+    except OSError as error:
+        fail(f"failed: {one_line(error)}", 1)
+    except KeyboardInterrupt as stop:
+        fail("interrupted; no page was written", stopped_status(stop))

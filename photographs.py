@@ -1,9 +1,11 @@
 """One photograph: read, checked, freed of metadata without touching its pixels, and described.
 
-Published bytes are the file's own, less EXIF, GPS, XMP, IPTC, comments, thumbnails and whatever follows the end of the
-image. Pixels are encoded anew only where they would be misread otherwise: an EXIF orientation is applied, 16-bit grey
-is scaled to 8 bits, transparency is laid on white, CMYK becomes RGB, and formats that cannot be cleaned byte by byte
-become PNG. Nothing damaged passes: no JPEG or PNG whose missing rows a decoder would fill with grey or black.
+Published bytes are the file's own, less EXIF, GPS, XMP, IPTC, comments, thumbnails, colour profiles and whatever
+follows the end of the image. Pixels are encoded anew only where they would be misread otherwise: an EXIF orientation is
+applied, colours that are not sRGB become sRGB (colour_profiles.py), 16-bit grey is scaled to 8 bits, transparency is
+laid on white, CMYK becomes RGB, and formats that cannot be cleaned byte by byte become PNG. Nothing damaged passes: no
+JPEG or PNG whose missing rows a decoder would fill with grey or black. A JPEG that ends untidily, but holds its every
+block, does.
 """
 
 import hashlib
@@ -16,13 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, JpegImagePlugin
+from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
+
+import colour_profiles
 
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8  # longer side over shorter side
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 200_000_000
-MAX_PADDING_BYTES = 64  # after a JPEG's last block; more are blocks that were not decoded
+MAX_PADDING_BYTES = 64  # after a JPEG's last block, or between its segments; more are blocks that were not decoded
 DARK_BITS = 12  # 16-bit samples that use no more are nearly black in 8 bits
 GREY_TOLERANCE = 6  # largest difference between colour channels, of 255, that JPEG leaves in a colourless picture
 EXTENSIONS = {  # extension -> true format; also the only formats Pillow is let to try, since some others run programs
@@ -31,9 +35,11 @@ EXTENSIONS = {  # extension -> true format; also the only formats Pillow is let 
 }  # fmt: skip
 FORMATS = (*dict.fromkeys(EXTENSIONS.values()), "MPO")
 JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD} - {0xC8}  # frame, scan, Huffman, quantisation, restart
-PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT"}
+PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sBIT"}
+CONVERTED_QUALITY = 95  # of a JPEG whose colours changed, without subsampling
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> samples a pixel
 JPEG_DAMAGE = re.compile("premature end|bad (huffman|arithmetic) code|found marker", re.IGNORECASE)  # libjpeg's words
+NO_END = "has no end-of-image marker; the picture is whole"
 JPEG_EXTRA = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -66,18 +72,19 @@ def read(path: Path) -> tuple[Photograph, bytes, Image.Image]:
     Raises PhotographError if it is missing, damaged, not a still photograph, or of an unusable size."""
     data = _file_bytes(path)
     notes = []
-    true_format, orientation = _judge_header(data, notes)
+    true_format, orientation, colours = _judge_header(data, notes)
     named = EXTENSIONS.get(path.suffix.lower())
     if named is None:
         raise PhotographError("has no image extension", f"rename it to end in one of {' '.join(EXTENSIONS)}")
     if named != true_format:
         notes.append(f"is named {path.suffix} but holds {true_format}")
-    published = strip_metadata(data)
-    image = _decode(data if published is None else published)
+    published = _cleaned(data, notes)
+    image = _decode(data if published is None else published, notes)
     bits = _significant_bits(image, data, notes)
-    if published is None or orientation > 1 or _is_misread(image):
-        image = _upright_and_plain(image, orientation, bits)
-        published = _encode(image, data if true_format == "JPEG" else None)
+    to_srgb = _conversion(colours, image.mode, notes)
+    if published is None or orientation > 1 or to_srgb or _is_misread(image):
+        image = _upright_and_plain(image, orientation, bits, to_srgb)
+        published = _encode(image, data if true_format == "JPEG" else None, same_colours=to_srgb is None)
         rewritten = True
     else:
         image = image if image.mode in ("L", "RGB") else image.convert("RGB")
@@ -108,10 +115,11 @@ def _file_bytes(path: Path) -> bytes:
         raise PhotographError(f"cannot be read ({error.strerror})", "check the file's permissions") from error
 
 
-def _judge_header(data: bytes, notes: list[str]) -> tuple[str, int]:
-    """True format and EXIF orientation (1..8), judged before a pixel is decoded."""
+def _judge_header(data: bytes, notes: list[str]) -> tuple[str, int, tuple[str, bytes] | None]:
+    """True format, EXIF orientation (1..8), and the profile with its name, judged before a pixel is decoded."""
+    is_png = data[:8] == b"\x89PNG\r\n\x1a\n"
     try:
-        header = Image.open(io.BytesIO(data), formats=FORMATS)
+        header = Image.open(io.BytesIO(colour_profiles.without_png_colours(data) if is_png else data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise _bomb() from error
     except Exception as error:  # Pillow's parsers raise a dozen kinds over damaged headers
@@ -132,7 +140,34 @@ def _judge_header(data: bytes, notes: list[str]) -> tuple[str, int]:
         raise PhotographError(f"is a damaged {true_format} file", "copy or export it again") from error
     if frames > 1:
         raise PhotographError(f"is animated or has {frames} pages", "save the one picture wanted")
-    return true_format, 1 if true_format == "TIFF" else _orientation(header, notes)  # Pillow turns a TIFF itself
+    orientation = 1 if true_format == "TIFF" else _orientation(header, notes)  # Pillow turns a TIFF itself
+    try:
+        return true_format, orientation, colour_profiles.declared(header, data)
+    except colour_profiles.ProfileError as error:
+        notes.append(f"has colours that {error}; they are taken as sRGB")
+        return true_format, orientation, None
+
+
+def conversion(opened: Image.Image, data: bytes) -> ImageCms.ImageCmsTransform | None:
+    """What takes the colours of a photograph to sRGB that was published with a profile, as earlier versions did."""
+    try:
+        return _conversion(colour_profiles.declared(opened, data), opened.mode, [])
+    except colour_profiles.ProfileError:
+        return None
+
+
+def _conversion(colours: tuple[str, bytes] | None, mode: str, notes: list[str]) -> ImageCms.ImageCmsTransform | None:
+    """What takes the photograph's colours to sRGB; None where they are that already, or their profile is of no use."""
+    try:
+        converted = colours and colour_profiles.to_srgb(*colours, mode)
+    except colour_profiles.ProfileError as error:
+        notes.append(f"has colours that {error}; they are taken as sRGB")
+        return None
+    if not converted:
+        return None
+    name, transform = converted
+    notes.append(f"was converted to sRGB from {name}")
+    return transform
 
 
 def _bomb() -> PhotographError:
@@ -179,35 +214,79 @@ def _check_exif(exif: bytes) -> None:
         raise ValueError("truncated EXIF directory")
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes, notes: list[str]) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.format == "JPEG":
-            image = _decode_jpeg(image, data)
+            image = _decode_jpeg(image, data, notes)
         image.load()
     except Exception as error:  # as above; LOAD_TRUNCATED_IMAGES stays off, so a cut file is an error
         raise PhotographError("is damaged or truncated", "copy or export it again") from error
     return image
 
 
-def _decode_jpeg(opened: Image.Image, data: bytes) -> Image.Image:
+def _decode_jpeg(opened: Image.Image, data: bytes, notes: list[str]) -> Image.Image:
     """Decoded with libjpeg's warnings heeded, which Pillow passes over; the pixels are those that Pillow gives.
 
-    Raises ValueError where blocks are missing, which a decoder fills with grey."""
-    colours = {"L": "GRAY", "RGB": "RGB"}.get(opened.mode, "CMYK")
-    try:
-        pixels = simplejpeg.decode_jpeg(data, colours, strict=True)
-    except ValueError as error:
-        extra = JPEG_EXTRA.search(str(error))
-        lost = extra and (int(extra[1]) > MAX_PADDING_BYTES or "d0" <= extra[2] <= "d7")  # a restart marker
-        if lost or JPEG_DAMAGE.search(str(error)):
-            raise
-        return opened  # padding, or a kind that only Pillow reads
+    Surplus bytes at the end of a scan are taken away until libjpeg warns of nothing: it says where blocks are missing,
+    which a decoder fills with grey, but stops at its first warning. Raises ValueError where blocks are missing."""
+    colours, surplus = {"L": "GRAY", "RGB": "RGB"}.get(opened.mode, "CMYK"), 0
+    while True:
+        try:
+            pixels = simplejpeg.decode_jpeg(data, colours, strict=True)
+            break
+        except ValueError as error:
+            extra = JPEG_EXTRA.search(str(error))
+            if extra is None and not JPEG_DAMAGE.search(str(error)):
+                return opened  # a kind that only Pillow reads
+            shorter = _less_surplus(data, int(extra[1]), int(extra[2], 16), colours) if extra else None
+            if shorter is None:
+                raise
+            surplus += len(data) - len(shorter)
+            data = shorter
+    if surplus and NO_END in notes:  # then blocks may have been read from what is no picture
+        raise ValueError("no block may end before the file")
+    if surplus:
+        notes.append(f"holds {surplus} surplus bytes after its last block; the picture is whole")
     if colours == "CMYK":
         return opened
     image = Image.fromarray(pixels if colours == "RGB" else pixels[..., 0])
     image.info = opened.info
     return image
+
+
+def _less_surplus(data: bytes, count: int, marker: int, colours: str) -> bytes | None:
+    """The JPEG less the `count` bytes before one of its markers that no block needed; None if these are no filling.
+
+    Zeros are what a copy that was broken off leaves, and decode as blocks that cost next to nothing: where the surplus
+    is zeros, however many, no block may need a single one of them."""
+    for end in _scan_ends(data):
+        if data[end + 1] != marker:
+            continue
+        zeros = end - len(data[:end].rstrip(b"\0"))
+        cut = zeros if zeros >= count else count if count <= MAX_PADDING_BYTES else 0
+        shorter = data[: end - cut] + data[end:]
+        try:
+            simplejpeg.decode_jpeg(shorter, colours, strict=True)
+        except ValueError as error:
+            if cut == 0 or JPEG_DAMAGE.search(str(error)):
+                continue
+        return shorter
+    return None
+
+
+def _scan_ends(jpeg: bytes) -> list[int]:
+    """Where the entropy-coded data of each scan of a JPEG end, which strip_metadata made."""
+    ends, at = [], 2
+    while jpeg[at + 1] != 0xD9:
+        is_scan = jpeg[at + 1] == 0xDA
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if is_scan:
+            at = _end_of_scan(jpeg, at)
+            ends.append(at)
+        while jpeg[at : at + 2] == b"\xff\xff":
+            at += 1
+    return ends
 
 
 def _significant_bits(image: Image.Image, data: bytes, notes: list[str]) -> int:
@@ -237,30 +316,35 @@ def _is_transparent(image: Image.Image) -> bool:
     return False
 
 
-def _upright_and_plain(image: Image.Image, orientation: int, bits: int) -> Image.Image:
-    """8-bit L or RGB without transparency, as a viewer shows it; bits: of 16-bit grey, those that hold its values."""
+def _upright_and_plain(
+    image: Image.Image, orientation: int, bits: int, to_srgb: ImageCms.ImageCmsTransform | None
+) -> Image.Image:
+    """8-bit L or RGB in sRGB without transparency, as a viewer shows it; bits: of 16-bit grey, those that hold its
+    values; to_srgb: from the colours that the photograph declares."""
     if image.mode.startswith(("I", "F")):
         image = _scale_to_8_bits(image, bits)
-    if _is_transparent(image):
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    if image.mode in ("1", "L", "LA"):
+    alpha = image.convert("RGBA").getchannel("A") if _is_transparent(image) else None
+    if image.mode == "LAB":
+        image = colour_profiles.lab_to_srgb().apply(image)
+    elif to_srgb:
+        image = image.convert(to_srgb.input_mode)
+        grey = image.mode == "L"
+        image = to_srgb.apply(image)
+        image = image.getchannel("G") if grey else image
+    elif image.mode in ("1", "L", "LA", "La"):
         image = image.convert("L")
-    elif image.mode != "RGB":
-        profile = image.info.get("icc_profile") if image.mode in ("P", "PA", "RGBA") else None
+    else:
         image = image.convert("RGB")
-        image.info["icc_profile"] = profile  # a CMYK or Lab profile would spoil RGB
+    if alpha is not None:
+        rgba = image.convert("RGBA")
+        rgba.putalpha(alpha)
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }.get(orientation)  # fmt: skip
-    if turn is None:
-        return image
-    profile = image.info.get("icc_profile")
-    image = image.transpose(turn)
-    image.info["icc_profile"] = profile
-    return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _scale_to_8_bits(image: Image.Image, bits: int) -> Image.Image:
@@ -274,26 +358,27 @@ def _scale_to_8_bits(image: Image.Image, bits: int) -> Image.Image:
     return Image.fromarray(((grey.astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8))
 
 
-def _encode(image: Image.Image, source_jpeg: bytes | None) -> bytes:
-    """PNG, without loss; or JPEG with its source's own quantisation, where that gives back the same picture."""
+def _encode(image: Image.Image, source_jpeg: bytes | None, same_colours: bool) -> bytes:
+    """PNG, without loss; or JPEG, where its source is one and it gives back the same picture.
+
+    With the source's own quantisation where its colours are the same (same_colours), since these then fall back onto
+    the source's steps. Colours that were converted fall between them, so that they are kept by fine steps instead."""
     if source_jpeg is not None:
         source = Image.open(io.BytesIO(source_jpeg), formats=FORMATS)
         if source.mode in ("L", "RGB"):
             buffer = io.BytesIO()
             sampling = JpegImagePlugin.get_sampling(source)
             sampling = sampling if sampling in (0, 2) else 0  # 4:2:2 turned by 90 degrees has no name in Pillow
-            image.save(buffer, "JPEG", qtables=source.quantization, subsampling=sampling, icc_profile=_profile(image))
+            kept = {"qtables": source.quantization, "subsampling": sampling}
+            options = kept if same_colours else {"quality": CONVERTED_QUALITY, "subsampling": 0}
+            image.save(buffer, "JPEG", icc_profile=None, **options)
             back = np.asarray(Image.open(buffer), dtype=np.int16)
             if np.abs(back - np.asarray(image, dtype=np.int16)).mean() < 3:
                 return buffer.getvalue()
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", icc_profile=_profile(image))
+    image.save(buffer, "PNG", icc_profile=None)
     assert ImageOps.exif_transpose(Image.open(buffer)).tobytes() == image.tobytes(), "PNG must give back its pixels"
     return buffer.getvalue()
-
-
-def _profile(image: Image.Image) -> bytes | None:
-    return image.info.get("icc_profile")
 
 
 def is_grayscale(image: Image.Image) -> bool:
@@ -307,45 +392,108 @@ def strip_metadata(data: bytes) -> bytes | None:
     """A JPEG's or PNG's bytes with only what decoding needs, pixels untouched; None for other formats.
 
     Raises PhotographError if the file's structure is damaged or it ends early."""
+    return _cleaned(data, [])
+
+
+def _cleaned(data: bytes, notes: list[str]) -> bytes | None:
+    """As strip_metadata, with a note on what was put right."""
     if data[:2] == b"\xff\xd8":
-        return _strip_jpeg(data)
+        return _strip_jpeg(data, notes)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return _strip_png(data)
     return None
 
 
-def _strip_jpeg(data: bytes) -> bytes:
-    """Segments up to the end-of-image marker (ITU-T T.81, annex B); JFIF without its thumbnail, ICC profile, Adobe."""
-    kept, at = [data[:2]], 2
+def _strip_jpeg(data: bytes, notes: list[str]) -> bytes:
+    """Segments up to the end-of-image marker (ITU-T T.81, annex B); JFIF without its thumbnail, Adobe.
+
+    The marker is added where it is missing: whether all blocks are there is for the decoder to say. A file that ends
+    between its scans is refused, since a decoder would show what it has, blurred or in false colours."""
+    kept, at, scans = [data[:2]], 2, Scans()
     while True:
+        stray = _stray_bytes(data, at)
+        if stray:
+            notes.append(f"holds {stray} stray bytes between its segments, which are left out")
+            at += stray
         while data[at : at + 2] == b"\xff\xff":  # fill bytes before a marker
             at += 1
-        if len(data) < at + 2 or data[at] != 0xFF:
-            raise PhotographError("is a damaged or truncated JPEG", "copy or export it again")
-        marker = data[at + 1]
-        if marker == 0xD9:
+        marker = data[at + 1] if data[at : at + 1] == b"\xff" and at + 1 < len(data) else None
+        if marker == 0xD9 or (scans.count and (at >= len(data) - 1 or marker == 0xD8)):  # or another picture begins
+            if marker != 0xD9:
+                notes.append(NO_END)
+                kept[-1] = _without_filling(kept[-1])
+            if not scans.are_complete():
+                raise PhotographError("is a truncated JPEG, without its last scans", "copy or export it again")
             return b"".join([*kept, b"\xff\xd9"])
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         body, after = data[at + 4 : at + 2 + length], at + 2 + length
-        if length < 2 or after > len(data):
+        if marker is None or length < 2 or after > len(data):
             raise PhotographError("is a damaged or truncated JPEG", "copy or export it again")
+        scans.add(marker, body)
         if marker == 0xDA:
             after = _end_of_scan(data, after)
         if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
             kept.append(b"\xff\xe0\x00\x10" + body[:12] + b"\x00\x00")
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
             kept.append(b"\xff\xee\x00\x0e" + body[:12])
-        elif marker in JPEG_KEPT or (marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")):
+        elif marker in JPEG_KEPT:
             kept.append(data[at:after])
         at = after
 
 
+def _stray_bytes(data: bytes, at: int) -> int:
+    """How many bytes before the next segment belong to none; 0 also where no segment follows soon, or a new picture."""
+    if data[at : at + 1] == b"\xff":
+        return 0
+    for start in range(at, min(at + MAX_PADDING_BYTES + 1, len(data) - 1)):
+        if data[start] == 0xFF and data[start + 1] not in (0x00, 0x01, 0xFF, *range(0xD0, 0xD9)):
+            return start - at
+    return 0
+
+
+def _without_filling(scan: bytes) -> bytes:
+    """A scan without the zeros or ones with which a disk fills the rest of a file that was cut, and half a marker."""
+    scan = scan.rstrip(b"\xff")
+    shorter = scan.rstrip(b"\0")
+    if len(shorter) < len(scan) and shorter[-1:] == b"\xff" and shorter[-2:] != b"\xff\xff":
+        return shorter + b"\0"  # a sample of the scan, stuffed
+    return shorter.rstrip(b"\xff")
+
+
+class Scans:
+    """Which of a JPEG's coefficients its scans have brought so far, and how exactly."""
+
+    def __init__(self):
+        self.count = 0
+        self.is_progressive = False
+        self.missing_bits: dict[int, list[int]] = {}  # component -> of each coefficient; 99: it has not come at all
+
+    def add(self, marker: int, body: bytes) -> None:
+        """A frame or scan header (ITU-T T.81, B.2.2, B.2.3) less marker and length; other segments change nothing."""
+        if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
+            self.is_progressive = marker in (0xC2, 0xC6, 0xCA, 0xCE)
+            self.missing_bits = {component: [99] * 64 for component in body[6::3]}
+        elif marker == 0xDA and body:
+            self.count += 1
+            first, last, bits = (*body[1 + 2 * body[0] :], 0, 0, 0)[:3]
+            if not self.is_progressive:
+                first, last, bits = 0, 63, 0
+            for component in body[1 : 1 + 2 * body[0] : 2]:
+                coefficients = self.missing_bits.get(component, [99] * 64)
+                coefficients[first : last + 1] = [bits & 15] * len(coefficients[first : last + 1])
+
+    def are_complete(self) -> bool:
+        """Whether every coefficient of every component has come to its last bit, as encoders send them."""
+        return not any(bits for coefficients in self.missing_bits.values() for bits in coefficients)
+
+
 def _end_of_scan(data: bytes, at: int) -> int:
-    """Where the entropy-coded data that begin at `at` end: at a marker that is neither a stuffed zero nor a restart."""
+    """Where the entropy-coded data that begin at `at` end: at a marker that is neither a stuffed zero nor a restart, or
+    at the end of the file."""
     while True:
         at = data.find(b"\xff", at)
         if at < 0 or at + 1 >= len(data):
-            raise PhotographError("is a truncated JPEG, without an end-of-image marker", "copy or export it again")
+            return len(data)
         if data[at + 1] == 0 or 0xD0 <= data[at + 1] <= 0xD7:
             at += 2
         elif data[at + 1] == 0xFF:

@@ -5,8 +5,8 @@
 
 The file's name is a digest of the dataset's fingerprint (its config, split and rows, see built_dataset.py) and of
 everything that shapes the pixels, so another dataset or config, size, detector or corruption gets another file and
-nothing is ever stale. It holds photographs: its folder is readable
-by its owner only, and deleting the folder loses nothing but time.
+nothing is ever stale. A record beside it holds the digests of the files: what is damaged or another's is made again. It
+holds photographs: its folder is readable by its owner only, and deleting the folder loses nothing but time.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from filelock import FileLock
 from PIL import Image, ImageOps
 from tqdm import tqdm
@@ -32,7 +34,9 @@ import near_duplicates
 import protocols
 from backbones import Backbone
 from built_dataset import photograph_sha256
-from runs import InputError, one_line, write_json
+from launched import LATE_S, in_main_process, machines, which_see
+from parquet_files import sha256_of
+from runs import InputError, check_writable, one_line, read_json, write_json
 
 BLOCK_ROWS = 16  # photographs in one call of the detector: the same ones, whatever the number of processes
 LAYOUT = 2  # to be raised when the same settings give other pixels
@@ -97,7 +101,8 @@ def cached_pixels(
     padded: bool = False,
     thumbnails: bool = False,
 ) -> Pixels:
-    """The pixels of all images; made now, by all processes together, unless a file holds them already.
+    """The pixels of all images; made now, by all processes together, unless a file holds them already. A machine that
+    does not see the main process's folder has one of its own.
 
     face_alignment: detector with which faces are cut out, upright (faces.align); None: the whole photograph, resized
     without keeping its aspect ratio, bilinear, as the paper does. corruption: kind and severity done to the photograph
@@ -115,20 +120,18 @@ def cached_pixels(
         "thumbnails": near_duplicates.SIDE_PX if thumbnails else None,
     }
     stem = cache_dir / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-    arrays = [stem.with_suffix(".npy"), stem.with_suffix(".missed.npy")]
-    arrays += [stem.with_suffix(".thumbnails.npy")] * thumbnails
-    files = (*arrays, stem.with_suffix(".json"))
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise InputError(f"--cache_dir {cache_dir}: {one_line(error)}; name another folder") from error
-    with FileLock(stem.with_suffix(".lock")) if accelerator.is_main_process else contextlib.nullcontext():
-        accelerator.wait_for_everyone()  # the others wait here while another run makes the same file
-        if not files[-1].exists():
-            accelerator.wait_for_everyone()  # nobody looks for the record after somebody could have written it
-            _fill(accelerator, images, settings, files)
-    accelerator.wait_for_everyone()
-    return Pixels(np.load(files[0], mmap_mode="r"), np.load(files[1]), *(np.load(f, mmap_mode="r") for f in arrays[2:]))
+    n = len(images)
+    arrays = {
+        stem.with_suffix(".npy"): (np.uint8, (n, side_px, side_px, 3)),
+        stem.with_suffix(".missed.npy"): (bool, (n,)),
+    }
+    if thumbnails:
+        shape = (n, 2, near_duplicates.SIDE_PX, near_duplicates.SIDE_PX)
+        arrays[stem.with_suffix(".thumbnails.npy")] = np.uint8, shape
+    record = stem.with_suffix(".json")
+    if any(gather_object([_fault(arrays, record, settings) is not None])):
+        _make(accelerator, images, settings, arrays, record)
+    return _open(list(arrays))
 
 
 def guarded_columns(images: datasets.Dataset, pixels: Pixels) -> dict[str, list]:
@@ -146,24 +149,115 @@ def normalise(uint8: np.ndarray | torch.Tensor, backbone: Backbone, device: torc
     return (pixels - mean) / std
 
 
-def _fill(accelerator: Accelerator, images: datasets.Dataset, settings: dict, files: tuple[Path, ...]) -> None:
-    """Each process fills its blocks of rows; the record is written last, so its presence means done."""
-    n, side_px = len(images), settings["side_px"]
-    if accelerator.is_main_process:
-        np.lib.format.open_memmap(files[0], "w+", np.uint8, (n, side_px, side_px, 3)).flush()
-        np.lib.format.open_memmap(files[1], "w+", bool, (n,)).flush()
-        for file in files[2:-1]:
-            shape = (n, 2, near_duplicates.SIDE_PX, near_duplicates.SIDE_PX)
-            np.lib.format.open_memmap(file, "w+", np.uint8, shape).flush()
-        for file in files[:-1]:
-            os.chmod(file, 0o600)
+def _make(
+    accelerator: Accelerator, images: datasets.Dataset, settings: dict, arrays: dict[Path, tuple], record: Path
+) -> None:
+    """Make the files of a cache where they are not sound: all processes of the main one's machine together, and on
+    each machine that does not see that folder its own first process alone. arrays: file -> dtype, shape."""
+    folder, lock = record.parent, record.with_suffix(".lock")
+    in_main_process(accelerator, lambda: check_writable(folder, "--cache_dir"))
+    seen, machine = which_see(accelerator, folder), machines(accelerator)
+    together = [number for number, sees in enumerate(seen) if sees and machine[number] == machine[0]]
+    mine = accelerator.process_index
+    with FileLock(lock) if accelerator.is_main_process else contextlib.nullcontext():
+        # The others wait here while another run makes the same files.
+        fault = in_main_process(accelerator, lambda: _fault(arrays, record, settings))
+        if fault is not None:
+            in_main_process(accelerator, lambda: _reserve(arrays, record, fault))
+            if mine in together:
+                share = slice(together.index(mine), None, len(together))
+                told = accelerator.is_main_process
+                with _removed_if_stopped(arrays if told else ()):
+                    _fill(images, settings, list(arrays), share, accelerator.device, told)
+        if not seen[mine] and accelerator.is_local_main_process:  # waits for nobody who could be waiting for it
+            check_writable(folder, "--cache_dir")
+            with FileLock(lock):
+                own_fault = _fault(arrays, record, settings)
+                if own_fault is not None:
+                    _reserve(arrays, record, own_fault)
+                    with _removed_if_stopped(arrays):
+                        _fill(images, settings, list(arrays), slice(None), accelerator.device, told=False)
+                    _finish(arrays, record, settings)
+        accelerator.wait_for_everyone()
+        if fault is not None:
+            in_main_process(accelerator, lambda: _finish(arrays, record, settings))
     accelerator.wait_for_everyone()
-    pixels, missed, *thumbnails = (np.load(file, mmap_mode="r+") for file in files[:-1])
+
+
+def _fault(arrays: dict[Path, tuple], record: Path, settings: dict) -> str | None:
+    """Why a cache cannot be used; empty where it was never finished, None where it can.
+
+    The record is compared with the settings, and the files with its digests: a cache that was cut short, or is
+    another's under this one's name, is not read."""
+    if not record.exists():
+        return ""
+    try:
+        recorded = read_json(record, "")
+        digests = recorded.pop("files", None)
+        if digests is not None and recorded != json.loads(json.dumps(settings)):
+            return f"{record.name} is the record of other pixels"
+        for file, (dtype, shape) in arrays.items():
+            array = np.lib.format.open_memmap(file, mode="r")
+            if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+                return f"{file.name} holds {array.dtype} {array.shape} instead of {np.dtype(dtype)} {shape}"
+            if not isinstance(digests, dict) or sha256_of(file) != digests.get(_kind(file)):
+                return f"{file.name} is not what its record says"
+    except (InputError, OSError, EOFError, ValueError) as error:
+        return one_line(error).removesuffix("; ")
+    return None
+
+
+def _kind(file: Path) -> str:
+    """A file's name without the digest that those of one cache share."""
+    return file.name.partition(".")[2]
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f".{file.name}.partial")
+
+
+@contextlib.contextmanager
+def _removed_if_stopped(files: Iterable[Path]) -> Iterator[None]:
+    """What was begun of these is removed, whatever stops the work: they hold photographs and much room."""
+    try:
+        yield
+    except BaseException:
+        for file in files:
+            _partial(file).unlink(missing_ok=True)
+        raise
+
+
+def _reserve(arrays: dict[Path, tuple], record: Path, fault: str) -> None:
+    """Empty files of full size, under other names. Raises InputError for a full disk: later it would be a signal that
+    ends the process without a word."""
+    if fault:
+        print(f"pixel cache {record.stem} cannot be used ({fault}): it is made again")
+    record.unlink(missing_ok=True)
+    try:
+        with _removed_if_stopped(arrays):
+            for file, (dtype, shape) in arrays.items():
+                np.lib.format.open_memmap(_partial(file), "w+", dtype, shape).flush()
+                _partial(file).chmod(0o600)
+                with _partial(file).open("r+b") as content:
+                    if hasattr(os, "posix_fallocate"):  # not on macOS
+                        os.posix_fallocate(content.fileno(), 0, os.fstat(content.fileno()).st_size)
+    except OSError as error:
+        needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for dtype, shape in arrays.values())
+        reason = f"{error.strerror or one_line(error)} for {needed / 1e6:.1f} MB of pixels"
+        raise InputError(f"--cache_dir {record.parent}: {reason}; make room there, or name another folder") from error
+
+
+def _fill(
+    images: datasets.Dataset, settings: dict, files: list[Path], share: slice, device: torch.device, told: bool
+) -> None:
+    """Fill some blocks of rows. share: of all blocks; told: whether the progress is shown."""
+    n, side_px = len(images), settings["side_px"]
+    pixels, missed, *thumbnails = (np.load(_partial(file), mmap_mode="r+") for file in files)
     alignment = settings["face_alignment"]
-    detector = faces.load_detector(alignment, accelerator.device) if alignment else None
-    blocks = range(accelerator.process_index * BLOCK_ROWS, n, accelerator.num_processes * BLOCK_ROWS)
+    detector = faces.load_detector(alignment, device) if alignment else None
+    blocks = range(0, n, BLOCK_ROWS)[share]
     described = " ".join(map(str, settings["corruption"] or ["photographs"]))
-    for start in tqdm(blocks, desc=described, unit="block", disable=not accelerator.is_main_process):
+    for start in tqdm(blocks, desc=described, unit="block", disable=not told):
         rows = range(start, min(start + BLOCK_ROWS, n))
         decoded = [_decode(images, row, settings["corruption"]) for row in rows]
         found = detector.detect(decoded) if detector else [None] * len(rows)
@@ -178,9 +272,27 @@ def _fill(accelerator: Accelerator, images: datasets.Dataset, settings: dict, fi
                 both[row] = near_duplicates.both_thumbnails(image)
     for array in (pixels, missed, *thumbnails):
         array.flush()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_json(files[-1], settings | {"n_images": n})
+
+
+def _finish(arrays: dict[Path, tuple], record: Path, settings: dict) -> None:
+    """Give the files their names; the record is written last, so its presence means done."""
+    for file in arrays:
+        os.replace(_partial(file), file)
+    write_json(record, settings | {"files": {_kind(file): sha256_of(file) for file in arrays}})
+
+
+def _open(files: list[Path]) -> Pixels:
+    """The files of a sound cache. Raises InputError where somebody has just removed or cut them."""
+    until = time.monotonic() + LATE_S
+    while True:
+        try:
+            pixels, *thumbnails = (np.load(file, mmap_mode="r") for file in (files[0], *files[2:]))
+            return Pixels(pixels, np.load(files[1]), *thumbnails)
+        except (OSError, EOFError, ValueError) as error:
+            if time.monotonic() > until:  # over a network they may come late
+                reason = f"{one_line(error)}: another process removed or cut it just now"
+                raise InputError(f"--cache_dir {files[0].parent}: {reason}; run again") from error
+            time.sleep(0.2)
 
 
 def _decode(images: datasets.Dataset, row: int, corruption: tuple[str, int] | None) -> Image.Image:

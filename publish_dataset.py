@@ -11,7 +11,6 @@ from HF_TOKEN or `hf auth login`, the server from HF_ENDPOINT. Exit codes: 0 don
 
 import argparse
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ import publishable
 import withdrawal
 from hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishable import Contents
-from runs import InputError, fail, one_line
+from runs import InputError, begin_command, fail, one_line, path_argument, stopped_status
 
 NAMED_PROBLEMS = 20
 
@@ -219,7 +218,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     published = commands.add_parser("publish", help="upload what has changed", allow_abbrev=False)
-    published.add_argument("folder", type=Path, metavar="DIR", help="what rdface_dataset.py build made")
+    published.add_argument("folder", type=path_argument, metavar="DIR", help="what rdface_dataset.py build made")
     published.add_argument("repo_id", type=repo_id, metavar="ORG/NAME")
     published.add_argument("--visible", action="store_true", help="show the page, so that people can ask for access")
     published.add_argument("--open", action="store_true", help="synthetic images, which passed the privacy filter")
@@ -237,7 +236,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--reason", default="", help="what the user is told, at most 200 characters")
     asked.add_argument("--json", action="store_true", help="list as JSON")
     taken = commands.add_parser("withdraw", help="remove a photograph and what was made from it", allow_abbrev=False)
-    taken.add_argument("folder", type=Path, metavar="DIR")
+    taken.add_argument("folder", type=path_argument, metavar="DIR")
     taken.add_argument("image_id", metavar="IMAGE_ID")
     taken.add_argument("repo_id", type=repo_id, metavar="ORG/NAME", nargs="?", help="where DIR is published")
     taken.add_argument(
@@ -255,7 +254,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.command == "withdraw":
         if any(len(given) > 2 for given in args.derived):
             parser.error("--derived takes a folder and, where it is published, ORG/NAME")
-        args.derived = [(Path(given[0]), repo_id(given[1]) if given[1:] else None) for given in args.derived]
+        try:
+            args.derived = [(path_argument(given[0]), *map(repo_id, given[1:]), None)[:2] for given in args.derived]
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"--derived: {error}")
     return args
 
 
@@ -279,7 +281,6 @@ def remedy(error: Exception) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that --visible can undo what it did
     try:
         return {"publish": publish, "access": access, "withdraw": withdraw}[args.command](args)
     except InputError as error:
@@ -288,9 +289,10 @@ def main(argv: list[str] | None = None) -> int:
         fail(str(error), 1)
     except HUB_ERRORS as error:
         fail(f"failed: {explained(error, get_token())}; {remedy(error)}", 1)
-    except KeyboardInterrupt:
-        fail("interrupted; run the same command again: what was done is kept", 130)
+    except KeyboardInterrupt as stop:
+        fail("interrupted; run the same command again: what was done is kept", stopped_status(stop))
 
 
 if __name__ == "__main__":
+    begin_command()  # SIGTERM as an exception, so that --visible can undo what it did
     sys.exit(main())

@@ -186,7 +186,7 @@ def header_of(card: str) -> dict:
     """The YAML of a card's text; empty where it has none that could be read."""
     try:
         header = yaml.safe_load(card.split("---\n")[1])
-    except (yaml.YAMLError, IndexError):
+    except (yaml.YAMLError, IndexError, ValueError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}
 
@@ -199,7 +199,8 @@ def _examine_card(contents: Contents) -> Iterator[str]:
     if len(data) > MAX_CARD_BYTES or "\N{REPLACEMENT CHARACTER}" in text or ";base64," in text:
         yield "README.md: is no text of a card's size; make the dataset again"
         return
-    found = private_text(text.replace(str(header.get("contact") or ""), ""))
+    contact = header.get("contact")
+    found = private_text(text.replace(contact, "") if isinstance(contact, str) and contact else text)
     yield from (f"README.md: holds {what}; take it out (build --contact names an address)" for what in found)
     named = sorted(set(re.findall(r"(?<![\w-])[\w-]{1,64}\.\d{1,9}", text)) & set(contents.image_ids))
     if named:

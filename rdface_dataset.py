@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+import unicodedata
 import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 from datasets import ClassLabel, Features, Image, List, Value
-from filelock import FileLock, Timeout
 from PIL import Image as PILImage
 from tqdm import tqdm
 
@@ -42,7 +42,18 @@ import protocols
 import withdrawal
 from curated_table import FolderError, Problem, Row
 from parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES, parquet_digest, shard_digests
-from runs import InputError, run_record, write_json
+from runs import (
+    InputError,
+    begin_command,
+    check_replaceable,
+    full_disk_named,
+    one_line,
+    path_argument,
+    run_record,
+    sole_writer,
+    stopped_status,
+    write_json,
+)  # fmt: skip
 
 WRITTEN = {  # all that a build makes, with real/*.parquet
     "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
@@ -54,6 +65,7 @@ REMEDIES = {  # what stands beside an earlier build and would be lost with it
     "restored": _OF_EARLIER,
     "reports": _OF_EARLIER,
 }
+NO_REMEDY = "nothing needs doing"
 ROW_GROUP_ROWS = (100, 50, 20, 10, 5, 2, 1)  # the first that keeps every row group within MAX_ROW_GROUP_BYTES
 
 
@@ -133,7 +145,7 @@ def scan(rows: list[Row], problems: list[Problem], workspace: Path) -> tuple[lis
             continue
         row.photograph, row.rewritten, thumbnails = outcome
         for note in row.photograph.notes:
-            problems.append(row.problem("image_name", "note", f"{row.path.name} {note}", "nothing needs doing"))
+            problems.append(row.problem("image_name", "note", f"{row.path.name} {note}", NO_REMEDY))
         twin = first_with.get(row.photograph.pixels_sha256)
         if twin is not None and usable[twin].abbreviation != row.abbreviation:
             reason = f"{row.path.name} is the same photograph as row {usable[twin].line}, under another condition"
@@ -218,10 +230,32 @@ def examine(
     Raises FolderError where the folder as a whole cannot be used."""
     problems: list[Problem] = []
     rows, extra_columns = curated_table.read(folder, problems, set(features([])), null_values)
+    check_columns(extra_columns)
     rows, pairs = scan(rows, problems, workspace)
     curated_table.assign_image_ids(rows, problems)
     problems.sort(key=lambda problem: problem.row or 0)
     return rows, extra_columns, pairs, problems
+
+
+def check_columns(names: list[str]) -> None:
+    """Raise FolderError for a column of the curator's own that Parquet, its readers, or people, would mix up."""
+    ours = features([])
+    clashes = sorted(set(names) & set(ours))
+    if clashes:
+        reason = f"column {', '.join(clashes)} has a name that the build writes"
+        raise FolderError(curated_table.CSV_NAME, reason, "rename it", row=1)
+    seen = {name: name for name in ours}
+    for name in names:
+        shown = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) != "Cf"))
+        shown, whole, reason = " ".join(shown.split()), name.partition(".")[0], None
+        if whole != name and whole in ours:  # Parquet calls the parts of a column so, as in image.bytes
+            reason = f"column {name} has the name of a part of column {whole}, which the build writes"
+        elif not shown or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c not in "\t\n\r" for c in name):
+            reason = f"column {name!r} has characters in its name that cannot be seen"
+        elif seen.setdefault(shown, name) != name:
+            reason = f"column {name!r} looks like column {seen[shown]!r}"
+        if reason:
+            raise FolderError(curated_table.CSV_NAME, reason, "rename it", row=1)
 
 
 def validate(args: argparse.Namespace) -> int:
@@ -239,7 +273,8 @@ def validate(args: argparse.Namespace) -> int:
             "conditions": len({row.abbreviation for row in rows}),
             "problems": [dataclasses.asdict(problem) for problem in problems],
         }
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        is_unicode = (sys.stdout.encoding or "").casefold().startswith("utf")
+        print(json.dumps(report, indent=2, ensure_ascii=not is_unicode))
     else:
         print_problems(problems, sys.stdout)
         notes = len(problems) - len(bad)
@@ -252,16 +287,22 @@ def counted(number: int, noun: str) -> str:
 
 
 def print_problems(problems: list[Problem], stream) -> None:
-    """One line a problem; notes with one remedy are folded into their first, since they ask for nothing."""
+    """One line per problem; notes with one remedy are folded into their first, since they ask for nothing."""
     alike: dict[tuple, list[int]] = defaultdict(list)
     for problem in problems:
         if problem.severity == "note":
-            alike[problem.column, problem.remedy].append(problem.row)
+            alike[_kind(problem)].append(problem.row)
     for problem in problems:
-        rows = alike.pop((problem.column, problem.remedy), []) if problem.severity == "note" else [problem.row]
+        rows = alike.pop(_kind(problem), []) if problem.severity == "note" else [problem.row]
         if rows:
             more = f" (also {named_rows(rows[1:])})" if rows[1:] else ""
             print(f"{problem}{more}", file=stream)
+
+
+def _kind(problem: Problem) -> tuple:
+    """What folds notes: their remedy, and if that is none what they say of a photograph, its name and numbers aside."""
+    said = re.sub(r"\d+", "", problem.reason.partition(" ")[2]) if problem.remedy == NO_REMEDY else ""
+    return problem.column, problem.remedy, said
 
 
 def named_rows(rows: list[int]) -> str:
@@ -277,24 +318,19 @@ def build(args: argparse.Namespace) -> int:
     began = time.monotonic()
     target = Path(os.path.realpath(args.output_dir))  # resolve() would raise RuntimeError over a link to itself
     check_name(target)
-    key = hashlib.sha256(str(target).encode()).hexdigest()[:16]
-    lock = Path(tempfile.gettempdir()) / f"rdface-build-{key}.lock"  # elsewhere, so that none is left beside the target
-    try:
-        with FileLock(lock, timeout=0, mode=0o666), contextlib.ExitStack() as afterwards:
-            afterwards.callback(lock.unlink, missing_ok=True)  # while held: FileLock locks no file without a name
-            workspace = _workspace(target, args.folder)
-            afterwards.callback(recover, target)
+    with sole_writer(target), contextlib.ExitStack() as afterwards:
+        workspace = _workspace(target, args.folder)
+        afterwards.callback(recover, target)
+        with full_disk_named(target.parent, f"{target.name} is as it was: make room, or choose another --output_dir"):
             return _build(args, target, Path(workspace), began)
-    except Timeout:
-        raise FolderError(target.name, "is being written by another build", "wait for it to end") from None
 
 
 def _workspace(target: Path, folder: Path) -> str:
     """A new folder beside the target, in which a build may put all it writes before it takes the target's place."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
         check_target(target, folder)
+        check_replaceable(target)
         return tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent)
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
@@ -457,12 +493,6 @@ def replace(target: Path, made: Path) -> None:
     made.rename(target)
 
 
-def folder_path(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("names no folder")
-    return Path(text)
-
-
 def null_value(text: str) -> str:
     try:
         curated_table.NullValues([text])
@@ -480,7 +510,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     checked.add_argument("--json", action="store_true", help="print the report as JSON")
     built = commands.add_parser("build", help="make the dataset")
     built.add_argument(
-        "--output_dir", type=folder_path, required=True, help="the dataset's folder; an earlier build is replaced"
+        "--output_dir", type=path_argument, required=True, help="the dataset's folder; an earlier build is replaced"
     )
     built.add_argument(
         "--skip_bad", action="store_true", help="leave bad rows and cells out and list them in rejected.csv"
@@ -499,7 +529,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar="TEXT",
             help="further texts that mean not known, in any capitals; COLUMN=TEXT for one column, as in subject_id=0",
         )
-        command.add_argument("folder", type=folder_path, help="holds disease_images.csv and rd_images/")
+        command.add_argument("folder", type=path_argument, help="holds disease_images.csv and rd_images/")
     return parser.parse_args(argv)
 
 
@@ -514,14 +544,15 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        print(f"failed: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         left = f"; {args.output_dir} left as it was" if args.command == "build" else ""
         print(f"\ninterrupted{left}", file=sys.stderr)
-        return 130
+        return stopped_status(stop)
 
 
 if __name__ == "__main__":
+    begin_command()
     with contextlib.suppress(BrokenPipeError):
         sys.exit(main())

@@ -10,6 +10,7 @@ hidden folder beside it: blocks of photographs, each written whole, so that a ru
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -26,15 +27,32 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+import dataset_facts
+import dataset_figures
 import datasheet
 import faces
 import restoration
+import withdrawal
 from built_dataset import load_images
 from contact_sheet import contact_sheet
-from launched import open_accelerator, run_script
-from parquet_files import shard_digests, write_shards
-from restored_rows import Networks, restore_block, restored_features
-from runs import InputError, fail, one_line, prepare_output, run_record, write_atomically, write_json
+from launched import check_shared, in_main_process, open_accelerator, run_script, wait_for_files
+from parquet_files import parquet_digest, shard_digests, write_shards
+from restored_rows import Networks, restore_block, restored_features, was_made_of
+from runs import (
+    InputError,
+    check_replaceable,
+    dataset_argument,
+    fail,
+    full_disk_named,
+    one_line,
+    path_argument,
+    prepare_output,
+    read_json,
+    run_record,
+    sole_writer,
+    write_atomically,
+    write_json,
+)  # fmt: skip
 
 BLOCK_ROWS = 8  # photographs in a part: the same ones, whatever the number of processes
 PACKAGES = ("torch", "spandrel", "spandrel_extra_arches", "datasets", "accelerate", "pillow", "opencv-python")
@@ -55,20 +73,40 @@ def content_digest(images: datasets.Dataset) -> str:
     return digest.hexdigest()
 
 
+def rows_of_part(undecoded: datasets.Dataset, number: int) -> list[dict]:
+    start = number * BLOCK_ROWS
+    return [undecoded[row] for row in range(start, min(start + BLOCK_ROWS, len(undecoded)))]
+
+
+def is_part_of(part: Path, rows: list[dict], schema: pa.Schema) -> bool:
+    """Whether a part that lies there is whole, and made of these photographs with all that is recorded of them."""
+    try:
+        table = pq.read_table(part)
+    except (OSError, pa.ArrowException):
+        return False
+    if not table.schema.equals(schema) or len(table) != len(rows):
+        return False
+    return all(was_made_of(restored, row) for restored, row in zip(table.to_pylist(), rows, strict=True))
+
+
 def restore_parts(
     accelerator: Accelerator, images: datasets.Dataset, networks: Networks, parts: list[Path], args: argparse.Namespace
 ) -> list[str]:
     """Write the parts that are missing, each process its own; returns what failed, of all processes together."""
     undecoded = images.cast_column("image", datasets.Image(decode=False))
     schema = restored_features(images.features).arrow_schema
+    if accelerator.is_main_process:
+        for number, part in enumerate(parts):
+            if part.exists() and not is_part_of(part, rows_of_part(undecoded, number), schema):
+                print(f"block {number + 1} of {len(parts)} holds other photographs, or was cut short; it is made again")
+                part.unlink()
+    accelerator.wait_for_everyone()
     missing = [number for number, part in enumerate(parts) if not part.exists()]
     accelerator.wait_for_everyone()  # nobody writes a part before everybody has counted them
     failures = []
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     for number in tqdm(mine, desc="blocks", unit="block", disable=not accelerator.is_main_process):
-        start = number * BLOCK_ROWS
-        rows = [undecoded[row] for row in range(start, min(start + BLOCK_ROWS, len(images)))]
-        restored, failed = restore_block(rows, networks, args, accelerator.autocast)
+        restored, failed = restore_block(rows_of_part(undecoded, number), networks, args, accelerator.autocast)
         failures += failed
         if not failed:
             columns = [{name: row[name] for name in schema.names} for row in restored]
@@ -78,9 +116,10 @@ def restore_parts(
 
 
 def publish(made: Path, target: Path, source: Path | None) -> None:
-    """Put the finished folder `restored` into the dataset's folder, or into a folder of its own, and write its card.
+    """Put the finished folder `restored` into the dataset's folder, or into a folder of its own, with its card.
 
-    Only renames touch the target, so that nothing half-made is ever seen in it."""
+    Only renames touch the target, so that nothing half-made is ever seen in it and a full disk costs nothing. Stopped
+    between any two of them, it comes to the same when it is done again: the version goes by what the card says."""
     previous = made.parent / "previous"
     shutil.rmtree(previous, ignore_errors=True)
     if target != source:
@@ -90,13 +129,59 @@ def publish(made: Path, target: Path, source: Path | None) -> None:
             target.rename(previous)
         made.rename(target)
         return
+    content = parquet_digest(shard_digests(made, "restored/*.parquet"))
     earlier = datasheet.version_of(target)
-    same = shard_digests(target, "restored/*.parquet") == shard_digests(made, "restored/*.parquet")
+    show_the_rest(target, made)
+    same = datasheet.described_content(target, "restored") == content
+    datasheet.write_datasheet(made, earlier if same else datasheet.next_version(earlier))
+    (target / "restoration_record.json").unlink(missing_ok=True)  # that of the pictures which go now
     if (target / "restored").exists():
         (target / "restored").rename(previous)
     (made / "restored").rename(target / "restored")
-    datasheet.write_datasheet(target, earlier if same else datasheet.next_version(earlier))
-    (made / "restoration_record.json").replace(target / "restoration_record.json")  # last: says that all is done
+    (target / "figures").mkdir(exist_ok=True)
+    for name in dataset_figures.FIGURES:
+        if (made / "figures" / name).exists():
+            (made / "figures" / name).replace(target / "figures" / name)
+        else:
+            (target / "figures" / name).unlink(missing_ok=True)
+    if not any((target / "figures").iterdir()):
+        (target / "figures").rmdir()
+    for name in ("LICENSE", "croissant.json", "README.md", "restoration_record.json"):  # the last says that all is done
+        (made / name).replace(target / name)
+
+
+def show_the_rest(target: Path, made: Path) -> None:
+    """Let the finished folder hold, as links, what the card also tells of: the dataset's other configs and its list of
+    withdrawals; and the card so far, whose contact and repository stay."""
+    for config in dataset_facts.CONFIGS:
+        if config != "restored" and (target / config).is_dir():
+            try:
+                (made / config).symlink_to(target / config)
+            except OSError:  # a file system without links
+                shutil.copytree(target / config, made / config)
+    for name in ("README.md", withdrawal.LIST_NAME):
+        if (target / name).is_file():
+            shutil.copyfile(target / name, made / name)
+
+
+def recover(target: Path) -> None:
+    """Undo what a run that was killed had moved aside: the target itself, or its config `restored`."""
+    previous = workspace_of(target) / "previous"
+    if previous.is_dir():
+        place = target / "restored" if any(previous.glob("train-*.parquet")) else target
+        if not place.exists():
+            previous.rename(place)
+
+
+def workspace_of(target: Path) -> Path:
+    return target.parent / f".{target.name}.restoring"
+
+
+def remove_workspace(workspace: Path) -> None:
+    """The settings go last: a folder that has them is known as one of ours."""
+    for name in ("parts", "made", "previous"):
+        shutil.rmtree(workspace / name, ignore_errors=True)
+    shutil.rmtree(workspace, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ script
@@ -108,17 +193,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add(
+        "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
+    )
     add("--dataset_config_name", default="real", help="the config to restore")
     known = " or ".join(restoration.KNOWN)
     where = f"weights: a .safetensors or .pth file, ORG/NAME/FILE on the Hub, or {known}"
-    add("--upscaler", required=True, help=f"super-resolution network; {where}")
+    add("--upscaler", type=dataset_argument, required=True, help=f"super-resolution network; {where}")
     how = "network for 512 px faces such as GFPGANv1.4.pth; None leaves faces as the upscaler makes them"
-    add("--face_enhancer", help=how)
+    add("--face_enhancer", type=dataset_argument, help=how)
     how = "DDColor network for black-and-white photographs and prints of one tone; None leaves them as they are"
-    add("--colorizer", help=how)
+    add("--colorizer", type=dataset_argument, help=how)
     how = "the dataset's own folder, to which config restored is added, or a new one; an earlier result is replaced"
-    add("--output_dir", type=Path, required=True, help=how)
+    add("--output_dir", type=path_argument, required=True, help=how)
     how = "restored px for one of the photograph; the paper's"
     add("--output_scale", type=float, default=3.5, help=how)
     how = "smallest side in px of the black square on which a photograph is laid first; a larger photograph gets a "
@@ -135,7 +222,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how = "go on where a run for output_dir stopped"
     add("--resume_from_checkpoint", choices=("latest",), help=how)
     how = "PNG of some photographs before and after, for the eyes of those who may see them: not inside output_dir"
-    add("--contact_sheet", type=Path, help=how)
+    add("--contact_sheet", type=path_argument, help=how)
     args = parser.parse_args(argv)
     check_args(parser, args)
     return args
@@ -223,7 +310,8 @@ def finished_before(target: Path, settings: dict) -> bool:
     record = target / "restoration_record.json"
     if not record.is_file() or not (target / "restored").is_dir():
         return False
-    return json.loads(record.read_text()).get("settings_sha256") == settings_sha256(settings)
+    recorded = read_json(record, "leave out --resume_from_checkpoint to restore anew")
+    return recorded.get("settings_sha256") == settings_sha256(settings)
 
 
 def record_of(
@@ -234,6 +322,7 @@ def record_of(
     names = {"dataset_name": args.dataset_name if on_hub else Path(os.path.realpath(args.dataset_name)).name}
     names["output_dir"] = Path(os.path.realpath(args.output_dir)).name
     names["contact_sheet"] = args.contact_sheet and args.contact_sheet.name
+    names["resume_from_checkpoint"] = None  # a run that was stopped leaves the same record as one that was not
     used = {role: getattr(networks, role) for role in restoration.ROLES}
     names |= {role: network and network.name for role, network in used.items()}
     described = {
@@ -272,27 +361,39 @@ def summary(
 
 
 def main(args: argparse.Namespace) -> None:
-    started = time.monotonic()
     accelerator = open_accelerator(args.mixed_precision)
+    target = Path(os.path.realpath(args.output_dir))
+    with contextlib.ExitStack() as held:
+        if accelerator.is_main_process:
+            held.enter_context(sole_writer(target))
+            remedy = "what is done is kept: make room and --resume_from_checkpoint latest"
+            held.enter_context(full_disk_named(target.parent, remedy))
+            recover(target)
+        restore_dataset(accelerator, target, args)
+
+
+def restore_dataset(accelerator: Accelerator, target: Path, args: argparse.Namespace) -> None:
+    started = time.monotonic()
 
     # ---- dataset, networks, target: nothing slow before everything that can be refused has been
-    target = Path(os.path.realpath(args.output_dir))
     source = Path(os.path.realpath(args.dataset_name)) if Path(args.dataset_name).is_dir() else None
     check_target(target, source)
+    in_main_process(accelerator, lambda: check_replaceable(target))
+    workspace = workspace_of(target)
+    check_shared(accelerator, workspace, "--output_dir")
     with accelerator.main_process_first():  # the first one fills the caches
         images = load_images(args.dataset_name, args.dataset_config_name)
     restored_features(images.features)
     networks = open_networks(accelerator, args)
     settings = settings_of(args, networks, accelerator.mixed_precision, content_digest(images))
     if args.resume_from_checkpoint and finished_before(target, settings):
+        if accelerator.is_main_process:
+            remove_workspace(workspace)  # of a run that was killed after its last rename
         accelerator.print(f"{args.output_dir}: finished before; nothing is left to do")
         return
 
     # ---- a hidden folder beside the target, prepared by the main process; the others begin once it is ready
-    workspace = target.parent / f".{target.name}.restoring"
-    if accelerator.is_main_process:
-        prepare_workspace(workspace, settings, bool(args.resume_from_checkpoint))
-    accelerator.wait_for_everyone()
+    in_main_process(accelerator, lambda: prepare_workspace(workspace, settings, bool(args.resume_from_checkpoint)))
     parts = [workspace / "parts" / f"{number:06d}.parquet" for number in range(-(-len(images) // BLOCK_ROWS))]
     accelerator.print(summary(accelerator, images, networks, parts, args))
 
@@ -307,6 +408,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- the dataset
     if accelerator.is_main_process:
+        wait_for_files(parts)
         made = workspace / "made"
         write_shards(parts, made / "restored")
         record = record_of(accelerator, args, networks, settings, len(images), started)
@@ -314,7 +416,7 @@ def main(args: argparse.Namespace) -> None:
         if args.contact_sheet:
             contact_sheet(images, made / "restored", args.contact_sheet)
         publish(made, target, source)
-        shutil.rmtree(workspace)
+        remove_workspace(workspace)
         print(f"written: {args.output_dir}: restored, restoration_record.json and the card; load_dataset opens it")
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -326,6 +428,9 @@ def prepare_workspace(workspace: Path, settings: dict, resume: bool) -> None:
         workspace.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise InputError(f"--output_dir: {workspace.parent} cannot be written ({one_line(error)})") from error
+    if not (workspace / "settings.json").is_file():  # stopped while these were first written, or while it was removed
+        remove_workspace(workspace)
+        workspace.mkdir(mode=0o700)
     prepare_output(workspace, settings, "parts", (), resume)
     (workspace / "parts").mkdir(exist_ok=True)
     shutil.rmtree(workspace / "made", ignore_errors=True)

@@ -34,6 +34,8 @@ PROVENANCE = {
     "colorizer_sha256": datasets.Value("string"),
 }
 
+ABOUT_THE_PICTURE = ("image", "width", "height", "is_grayscale", "sha256")  # columns that restoring changes
+
 
 @dataclasses.dataclass
 class Networks:
@@ -93,7 +95,11 @@ def decode(image: dict | None) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large pictures and of metadata
         photograph = Image.open(io.BytesIO(image["bytes"]), formats=photographs.FORMATS)
-        return np.array(ImageOps.exif_transpose(photograph).convert("RGB"))
+        to_srgb = photographs.conversion(photograph, image["bytes"])
+        photograph = ImageOps.exif_transpose(photograph)
+        if to_srgb:  # as a build of today publishes it
+            photograph = to_srgb.apply(photograph.convert(to_srgb.input_mode))
+        return np.array(photograph.convert("RGB"))
 
 
 def square(picture: np.ndarray, pad_to_px: int) -> np.ndarray:
@@ -165,6 +171,16 @@ def blacken_border(picture: np.ndarray, original: np.ndarray, padded: np.ndarray
         along = np.moveaxis(picture, axis, 0)  # a view
         along[: round(first * scale)] = 0
         along[round(last * scale) :] = 0
+
+
+def was_made_of(restored: dict, row: dict) -> bool:
+    """Whether a row of config restored is that of this row of real, and its picture the one it was written with."""
+    original, picture = row["image"]["bytes"], restored["image"]["bytes"]
+    if original is None or restored["original_sha256"] != hashlib.sha256(original).hexdigest():
+        return False
+    if picture is None or restored["sha256"] != hashlib.sha256(picture).hexdigest():
+        return False
+    return all(restored[name] == value for name, value in row.items() if name not in ABOUT_THE_PICTURE)
 
 
 def changed_row(row: dict, changes: dict) -> dict:

@@ -8,14 +8,17 @@ real ORPHA and HPO facts; every person and every photograph is SIMULATED. Output
 rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.png, SIMULATED.txt, run.json."""
 
 import argparse
+import contextlib
 import csv
 import multiprocessing
 import os
 import shutil
-import sys
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +33,19 @@ from tqdm import tqdm
 import phenotypes
 from face_model import LANDMARK_NAMES
 from face_painting import paint_face
-from runs import run_record, write_json
+from runs import (
+    InputError,
+    begin_command,
+    check_replaceable,
+    fail,
+    full_disk_named,
+    one_line,
+    path_argument,
+    run_record,
+    sole_writer,
+    stopped_status,
+    write_json,
+)
 from simulated_people import COUNTRY_ANCESTRY, Person, draw_person, draw_view, write_report
 
 SHARED_PATIENT_RATE = 0.15  # of images whose patient has another image, re-encoded copies included
@@ -305,10 +320,14 @@ def simulate(folder: Path, photographs: list[Photograph], args: argparse.Namespa
         open(folder / "disease_images.csv", "w", newline="", encoding="utf-8") as table,
         pq.ParquetWriter(folder / "ground_truth.parquet", schema) as truths,
         process_pool(args.num_workers) as pool,
+        contextlib.ExitStack() as afterwards,
     ):
         out, pending = None, []
-        results: Iterator[tuple[dict, dict]] = pool.map(work, photographs, chunksize=4)
-        for row, truth in tqdm(results, total=len(photographs), desc="simulated photographs", unit="image"):
+        afterwards.callback(pool.shutdown, wait=False, cancel_futures=True)  # after Ctrl-C no more than is begun
+        with workers_spared():
+            results: Iterator[tuple[dict, dict]] = pool.map(work, photographs, chunksize=4)
+        progress = tqdm(results, total=len(photographs), desc="simulated photographs", unit="image")
+        for row, truth in afterwards.enter_context(progress):
             if out is None:
                 out = csv.DictWriter(table, list(row), lineterminator="\n")
                 out.writeheader()
@@ -332,7 +351,32 @@ def simulate(folder: Path, photographs: list[Photograph], args: argparse.Namespa
 
 def process_pool(num_workers: int) -> ProcessPoolExecutor:
     """Processes that start anew: a fork of one whose libraries have threads may hang."""
-    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=belong_to_parent)
+
+
+def belong_to_parent() -> None:
+    """In a worker: hear no signal that is sent to the whole group, as Ctrl-C is, and end when its parent is gone."""
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # drops one that came before
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def workers_spared() -> Iterator[None]:
+    """Processes started here hear of no end before they belong to their parent, which then ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -340,7 +384,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--output_dir", type=Path, required=True, help="new folder for the simulated corpus; never called 'rdface'"
+        "--output_dir",
+        type=path_argument,
+        required=True,
+        help="new folder for the simulated corpus; never called 'rdface'",
     )
     parser.add_argument("--num_images", type=int, default=456, help="photographs in all, at least one a condition")
     parser.add_argument(
@@ -393,21 +440,37 @@ def main(argv: list[str] | None = None) -> None:
         f"with {len(conditions)} conditions, "
         f"{args.image_size} px, seed {args.seed}, {args.num_workers} processes"
     )
-    partial_folder = args.output_dir.with_name(
-        f".{args.output_dir.name}.partial"
-    )  # renamed when whole: never taken for a finished corpus
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    simulate(partial_folder, photographs, args)
-    record = run_record(args, ("numpy", "opencv-python", "pillow", "pyarrow"), started)
-    write_json(partial_folder / "run.json", record | {"seeds": [args.seed], "device": "cpu", "simulated": True})
-    if args.output_dir.exists():
-        args.output_dir.rmdir()
-    partial_folder.rename(args.output_dir)
+    target = Path(os.path.realpath(args.output_dir))
+    partial_folder = target.with_name(f".{target.name}.partial")  # renamed when whole: never taken for a corpus
+    with (
+        sole_writer(target),
+        full_disk_named(target.parent, "make room, or choose another --output_dir"),
+        contextlib.ExitStack() as afterwards,
+    ):
+        check_replaceable(target)
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        afterwards.callback(shutil.rmtree, partial_folder, ignore_errors=True)
+        partial_folder.mkdir()
+        simulate(partial_folder, photographs, args)
+        record = run_record(args, ("numpy", "opencv-python", "pillow", "pyarrow"), started)
+        write_json(partial_folder / "run.json", record | {"seeds": [args.seed], "device": "cpu", "simulated": True})
+        if target.exists():
+            target.rmdir()
+        partial_folder.rename(target)
     print(
         f"written: {args.output_dir}/disease_images.csv, rd_images/, ground_truth.parquet, contact_sheet_simulated.png"
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    begin_command()
+    try:
+        main()
+    except InputError as error:
+        fail(str(error), 2)
+    except OSError as error:
+        fail(f"failed: {one_line(error)}", 1)
+    except BrokenProcessPool:
+        fail("a process was ended from outside, as when memory runs out; give a smaller --num_workers", 1)
+    except KeyboardInterrupt as stop:
+        fail("interrupted; nothing is left of the corpus", stopped_status(stop))

@@ -49,10 +49,19 @@ from classifiers import (
     weights_sha256,
 )
 from fine_tuning import LAST_LEARNING_RATE, fit, predict
-from launched import open_accelerator, run_script
+from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns, join, normalise
-from runs import InputError, derived_seed, fail, prepare_output, run_record, write_json
+from runs import (
+    InputError,
+    dataset_argument,
+    derived_seed,
+    fail,
+    path_argument,
+    prepare_output,
+    run_record,
+    write_json,
+)
 from synthetic_mix import SyntheticMix, open_mix
 
 MAX_IMAGE_SIZE = 2048  # px
@@ -248,12 +257,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add(
+        "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
+    )
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
     named = ", ".join(PAPER_BACKBONES)
     how = f"the paper's ({named}), a timm name, torchvision/NAME, or a folder in timm's layout"
-    add("--backbone", required=True, help=how)
-    add("--backbone_weights", type=Path, help=".safetensors or .pth file to read instead of downloading")
+    add("--backbone", type=dataset_argument, required=True, help=how)
+    add("--backbone_weights", type=path_argument, help=".safetensors or .pth file to read instead of downloading")
     add("--image_size", type=int, help="side of the square input in px; None is the backbone's own")
     how = "detector to cut faces out with, or none for the whole image; None is as the backbone's config.json says"
     add("--align_faces", choices=[*sorted(faces.DETECTORS), "none"], help=how)
@@ -263,7 +274,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
     add("--k_shot", type=int, help="train on this many images of each condition, drawn by seed; None is all")
     how = "folders (or ORG/NAME) of synthetic images to train on besides, each made from its fold's training side"
-    add("--synthetic_dataset", nargs="+", metavar="DIR", help=how)
+    add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=how)
     how = "synthetic images in each fold: the highest cosines, or without that column a draw by seed; None is all"
     add("--synthetic_top_n", type=int, metavar="N", help=how)
     how = "of initial weights, order, dropout and k-shot draws; the folds stay"
@@ -280,8 +291,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--corruptions", action="store_true", help=how)
     add("--explain", nargs="+", default=[], metavar="IMAGE_ID", help="held-out images to draw heat maps of")
     add("--shuffle_labels", action="store_true", help="control: labels permuted over all images; expect chance")
-    add("--output_dir", type=Path, required=True, help="folder for the results; those of an earlier run are replaced")
-    add("--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept between runs")
+    how = "folder for the results; those of an earlier run are replaced"
+    add("--output_dir", type=path_argument, required=True, help=how)
+    how = "where decoded photographs are kept between runs"
+    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=how)
     add("--save_models", action=argparse.BooleanOptionalAction, default=True, help="keep each fold's classifier")
     how = "epochs between checkpoints inside a fold; 0: finished folds only"
     add("--checkpointing_epochs", type=int, default=10, help=how)
@@ -416,6 +429,7 @@ def decode(accelerator: Accelerator, study: Study, args: argparse.Namespace) -> 
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
     accelerator = open_processes(args)
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())])
 
     # ---- dataset, folds, backbone: nothing slow before everything that can be refused has been
     with accelerator.main_process_first():  # the first one fills the caches
@@ -457,9 +471,8 @@ def main(args: argparse.Namespace) -> None:
     given = {"fingerprint": images._fingerprint, "backbone_sha256": backbone_sha256}
     given |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
     settings = settings_of(args, given | {"mixed_precision": accelerator.mixed_precision})  # or the launcher's
-    if accelerator.is_main_process:
-        prepare_output(args.output_dir, settings, "folds", RESULTS, bool(args.resume_from_checkpoint))
-    accelerator.wait_for_everyone()
+    resume = bool(args.resume_from_checkpoint)
+    in_main_process(accelerator, lambda: prepare_output(args.output_dir, settings, "folds", RESULTS, resume))
 
     # ---- what is to be done
     same = {name: value for name, value in settings.items() if name not in PLACES + EXTRAS}
@@ -469,12 +482,15 @@ def main(args: argparse.Namespace) -> None:
         same.pop("synthetic_fingerprints", None)
     settings_sha256 = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
     study = open_study(images, labels, mix, backbone, photographs, settings_sha256)
-    pending = [
-        (seed, fold, folder)
-        for seed, fold, folder in jobs
-        if not results.is_finished(folder, study.identity(fold, seed), study.kept, {"val": fold.val, "test": fold.test})
-    ]
-    accelerator.wait_for_everyone()  # nobody finishes a fold before everybody has counted them
+    sides = [{"val": fold.val, "test": fold.test} for _, fold, _ in jobs]
+    done = in_main_process(  # it alone looks, so that all agree
+        accelerator,
+        lambda: [
+            results.is_finished(folder, study.identity(fold, seed), study.kept, of_fold)
+            for (seed, fold, folder), of_fold in zip(jobs, sides, strict=True)
+        ],
+    )
+    pending = [job for job, finished in zip(jobs, done, strict=True) if not finished]
     aligned = f"faces aligned by {backbone.face_alignment}" if backbone.face_alignment else "whole images"
     accelerator.print(
         f"{args.dataset_name} ({'folder' if Path(args.dataset_name).is_dir() else 'Hub'}, config {images.config_name}, "
@@ -508,6 +524,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- results
     if accelerator.is_main_process:
+        wait_for_files([folder / "predictions.parquet" for *_, folder in jobs])
         finish(accelerator, study, args, [folder for *_, folder in jobs], backbone_sha256, started)
     accelerator.wait_for_everyone()
     accelerator.end_training()

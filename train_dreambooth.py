@@ -40,9 +40,18 @@ from built_dataset import is_simulated, load_images, photograph_sha256
 from classifiers import weights_sha256
 from dreambooth import Encoded
 from dreambooth_progress import Support
-from launched import open_accelerator, run_script
+from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
-from runs import InputError, fail, prepare_output, run_record, write_atomically, write_json
+from runs import (
+    InputError,
+    dataset_argument,
+    fail,
+    path_argument,
+    prepare_output,
+    run_record,
+    write_atomically,
+    write_json,
+)
 from training_records import TrainedOn, settings_digest
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
@@ -250,13 +259,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add(
+        "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
+    )
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
     how = "Stable Diffusion 1.x or 2.x: folder in diffusers' layout, ORG/NAME on the Hub, or FILE.safetensors with its"
     how += " pipeline's settings in the folder FILE beside it"
-    add("--pretrained_model_name_or_path", required=True, help=how)
+    add("--pretrained_model_name_or_path", type=dataset_argument, required=True, help=how)
     how = "VAE to use in place of the pipeline's, as the paper does"
-    add("--pretrained_vae_model_name_or_path", help=how)
+    add("--pretrained_vae_model_name_or_path", type=dataset_argument, help=how)
     add("--revision", help="of the pipeline on the Hub: a commit or tag")
     add("--variant", help="of the pipeline's files, such as fp16")
     add(
@@ -303,8 +314,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--guidance_scale", type=float, default=7.5, help="of classifier-free guidance; 1: none")
     add("--negative_prompt", default="", help="what the images should stay away from")
     add("--seed", type=int, default=0, help="of adapters, noise, and the draw of --k_shot")
-    add("--output_dir", type=Path, required=True, help="folder for the results; those of an earlier run are replaced")
-    add("--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept between runs")
+    how = "folder for the results; those of an earlier run are replaced"
+    add("--output_dir", type=path_argument, required=True, help=how)
+    how = "where decoded photographs are kept between runs"
+    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=how)
     add("--checkpointing_steps", type=int, default=100, help="between checkpoints inside a batch of adapters")
     how = "go on where the run in output_dir stopped"
     add("--resume_from_checkpoint", choices=("latest",), help=how)
@@ -338,6 +351,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
     accelerator = open_accelerator(args.mixed_precision)
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name])
 
     # ---- dataset, folds, pipeline: nothing slow before everything that can be refused has been
     diffusion.check_template(args.instance_prompt, "--instance_prompt")
@@ -353,9 +367,7 @@ def main(args: argparse.Namespace) -> None:
     prompts, left_out = fitting_prompts(images, folds, pipeline, args)
     settings = settings_of(args, images, pipeline, accelerator)
     supports = open_supports(images, folds, prompts, settings, args)
-    if accelerator.is_main_process:
-        prepare(args, settings, supports)
-    accelerator.wait_for_everyone()
+    in_main_process(accelerator, lambda: prepare(args, settings, supports))
     pipeline.to(accelerator.device)
     pixels = cached_pixels(accelerator, images, args.resolution, args.face_alignment, args.cache_dir, padded=True)
     admit(supports, images, pixels)
@@ -363,8 +375,12 @@ def main(args: argparse.Namespace) -> None:
     # ---- what is to be done
     asked = args.max_train_steps, args.num_images
     batches = batches_of(supports, args.adapters_per_batch)
-    pending = [batch for batch in batches if not all(progress.done(support, *asked) for support in batch)]
-    accelerator.wait_for_everyone()  # nobody finishes a batch before everybody has counted them
+    finished = (
+        in_main_process(  # it alone looks, so that all agree, and nobody finishes a batch before they are counted
+            accelerator, lambda: [all(progress.done(support, *asked) for support in batch) for batch in batches]
+        )
+    )
+    pending = [batch for batch, done in zip(batches, finished, strict=True) if not done]
     n_photographs = len({row for support in supports for row in support.rows.tolist()})
     aligned = f"faces aligned by {args.face_alignment}" if args.face_alignment else "whole photographs"
     done = f"{len(batches) - len(pending)} of {len(batches)} batches done before"
@@ -390,6 +406,8 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- results
     if accelerator.is_main_process:
+        wait_for_files([support.adapter / adapters.WEIGHTS_NAME for support in supports])
+        wait_for_files([support.part for support in supports if args.num_images])
         progress.keep_checkpoints(batches)
         finish(accelerator, images, supports, settings, left_out, args, started)
     accelerator.wait_for_everyone()
@@ -433,16 +451,13 @@ def prepare(args: argparse.Namespace, settings: dict, supports: list[Support]) -
     """The output folder: another run's results are removed, and what is gone on with is this run's or refused; the
     photographs' derivatives are their owner's alone."""
     resume = bool(args.resume_from_checkpoint)
-    prepare_output(args.output_dir, settings, "work", (), resume)
+    parts = ("work", CLASS_LATENTS_NAME, "paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
+    prepare_output(args.output_dir, settings, parts, (), resume)
     args.output_dir.chmod(0o700)
     if resume:
         progress.check(supports, args.max_train_steps, args.num_images)
         for batch in batches_of(supports, args.adapters_per_batch):
             dreambooth.check_checkpoint(batch, args.max_train_steps)
-    else:
-        (args.output_dir / CLASS_LATENTS_NAME).unlink(missing_ok=True)
-        for name in ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS))):
-            shutil.rmtree(args.output_dir / name, ignore_errors=True)
     for name in RESULTS:
         (args.output_dir / name).unlink(missing_ok=True)
     progress.name_sources(supports)

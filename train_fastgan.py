@@ -35,10 +35,18 @@ import synthetic_images
 import training_records
 from built_dataset import is_simulated, load_images, photograph_sha256
 from gan_training import snapshot_file
-from launched import open_accelerator, run_script
+from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
 from parquet_files import sha256_of
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
-from runs import InputError, fail, prepare_output, run_record, write_json
+from runs import (
+    InputError,
+    dataset_argument,
+    fail,
+    path_argument,
+    prepare_output,
+    run_record,
+    write_json,
+)
 from training_records import TrainedOn
 from withdrawal import SOURCES_NAME
 
@@ -279,9 +287,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.error = lambda message: fail(f"{message}; see --help", 2)
     add = parser.add_argument
-    add("--dataset_name", required=True, help="folder of a built dataset, or ORG/NAME on the Hub")
+    add(
+        "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
+    )
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
-    add("--output_dir", type=Path, required=True, help="folder for the results; those of an earlier run are replaced")
+    how = "folder for the results; those of an earlier run are replaced"
+    add("--output_dir", type=path_argument, required=True, help=how)
     add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's training sides")
     add(
         "--fold",
@@ -310,7 +321,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sample_from", type=int, nargs="+", metavar="STEP", help=how)
     add("--seed", type=int, default=0, help="of initial weights, order, noise and k-shot draws; the folds stay")
     add("--resume_from_checkpoint", choices=("latest",), help="go on where the run in output_dir stopped")
-    add("--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept between runs")
+    how = "where decoded photographs are kept between runs"
+    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=how)
     args = parser.parse_args(argv)
     check_args(parser, args)
     return args
@@ -342,15 +354,13 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 def prepare_folders(args: argparse.Namespace, settings: dict, folders: list[Path], sources: list) -> None:
     """The output folder: another run's results are removed, and what is gone on with is this run's or refused."""
     resume = bool(args.resume_from_checkpoint)
-    prepare_output(args.output_dir, settings, "paper", (), resume)
+    parts = ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
+    prepare_output(args.output_dir, settings, parts, (), resume)
     if resume:
         for folder, own in zip(folders, sources, strict=True):
             gan_training.check_snapshots(folder, own.trained_on)
             gan_training.check_checkpoint(folder, own.trained_on)
             check_images(folder, own)
-    else:
-        for number in range(protocols.N_FOLDS):
-            shutil.rmtree(args.output_dir / f"fold{number}", ignore_errors=True)
     for name in RESULTS:
         (args.output_dir / name).unlink(missing_ok=True)
 
@@ -360,6 +370,7 @@ def main(args: argparse.Namespace) -> None:
     accelerator = open_accelerator(args.mixed_precision)
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise InputError(f"--mixed_precision {accelerator.mixed_precision}: the losses overflow in it; use bf16 or no")
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name])
 
     # ---- dataset, training sides, loss: nothing slow before everything that can be refused has been
     with accelerator.main_process_first():  # the first one fills the caches
@@ -373,9 +384,7 @@ def main(args: argparse.Namespace) -> None:
     folders = [args.output_dir / synthetic_images.folder_of(side) for side in sides]
     digests = photograph_sha256(images)
     sources = [sources_of(images, digests, side, settings, args) for side in sides]
-    if accelerator.is_main_process:
-        prepare_folders(args, settings, folders, sources)
-    accelerator.wait_for_everyone()
+    in_main_process(accelerator, lambda: prepare_folders(args, settings, folders, sources))
 
     # ---- what is to be done
     kind = "class-conditional" if args.class_conditional else "unconditional"
@@ -402,6 +411,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- the record
     if accelerator.is_main_process:
+        wait_for_files([folder / "fold.json" for folder in folders])
         records = [own.trained_on for own in sources]
         record = record_of(accelerator, images, pixels, folders, records, args, started)
         write_json(args.output_dir / "run.json", record)

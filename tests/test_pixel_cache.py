@@ -2,6 +2,7 @@
 
 import io
 import stat
+import subprocess
 from pathlib import Path
 
 import datasets
@@ -11,9 +12,11 @@ import skimage.data
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from test_runs import mounted
 
 import corruptions
 import faces
+import pixel_cache
 import runs
 from backbones import Backbone
 from pixel_cache import BLOCK_ROWS, Pixels, cached_pixels, normalise
@@ -131,6 +134,115 @@ def test_a_file_that_was_not_finished_is_made_again(accelerator, tmp_path):
     assert np.array_equal(pixels.uint8[-1], resized(photographs()[-1])) and record.exists()
 
 
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def other_pixels(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def other_shape(file: Path) -> None:
+    np.save(file, np.zeros((N, SIDE, SIDE), np.uint8))
+
+
+def other_type(file: Path) -> None:
+    np.save(file, np.zeros((N, SIDE, SIDE, 3), np.int8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "reason"),
+    [
+        (".npy", cut, "mmap length is greater than file size"),
+        (".npy", Path.unlink, "No such file"),
+        (".npy", lambda file: file.write_bytes(b""), "EOF"),
+        (".npy", lambda file: file.write_bytes(file.read_bytes() + b"x"), "is not what its record says"),
+        (".npy", lambda file: file.write_bytes(b"PK\x03\x04" + bytes(99)), "magic"),
+        (".npy", other_pixels, "is not what its record says"),
+        (".npy", other_shape, f"holds uint8 ({N}, {SIDE}, {SIDE}) instead of uint8"),
+        (".npy", other_type, "holds int8"),
+        (".missed.npy", cut, "mmap length is greater than file size"),
+        (".missed.npy", Path.unlink, "No such file"),
+        (".thumbnails.npy", other_pixels, "is not what its record says"),
+        (".json", lambda file: file.write_bytes(b""), "is empty"),
+        (".json", lambda file: file.write_bytes(file.read_bytes()[:-9]), "is cut short"),
+        (".json", lambda file: file.write_bytes(b"[]"), "holds a JSON list"),
+        (".json", lambda file: file.write_bytes(b"{}"), "is not what its record says"),
+    ],
+)
+def test_a_damaged_cache_is_made_again_and_says_so_in_one_line(kind, damage, reason, accelerator, tmp_path, capsys):
+    images = dataset_of(photographs())
+    cached(accelerator, images, tmp_path, thumbnails=True)
+    (record,) = tmp_path.glob("*.json")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    damage(record.with_suffix(kind))
+    capsys.readouterr()
+    pixels = cached(accelerator, images, tmp_path, thumbnails=True)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and reason in said
+    assert said.startswith(f"pixel cache {record.stem} cannot be used (") and said.endswith("): it is made again\n")
+    assert np.array_equal(pixels.uint8, np.stack([resized(image) for image in photographs()]))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    cached(accelerator, images, tmp_path, thumbnails=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_cache_that_is_another_datasets_under_this_ones_name_is_not_read(accelerator, tmp_path, capsys):
+    pictures = photographs()
+    one, other = dataset_of(pictures, "one"), dataset_of(pictures[::-1], "other")
+    cached(accelerator, one, tmp_path / "one")
+    cached(accelerator, other, tmp_path / "other")
+    (mine,), (others,) = ((tmp_path / name).glob("*.json") for name in ("one", "other"))
+    for kind in (".npy", ".missed.npy"):
+        mine.with_suffix(kind).write_bytes(others.with_suffix(kind).read_bytes())
+    pixels = cached(accelerator, one, tmp_path / "one")
+    assert np.array_equal(pixels.uint8[0], resized(pictures[0]))
+    mine.write_bytes(others.read_bytes())  # its record as well
+    for kind in (".npy", ".missed.npy"):
+        mine.with_suffix(kind).write_bytes(others.with_suffix(kind).read_bytes())
+    pixels = cached(accelerator, one, tmp_path / "one")
+    assert np.array_equal(pixels.uint8[0], resized(pictures[0]))
+    assert capsys.readouterr().out.count("it is made again") == 2
+
+
+def test_a_cache_that_is_deleted_meanwhile_is_one_line(accelerator, tmp_path, monkeypatch):
+    images = dataset_of(photographs()[:2])
+    finish = pixel_cache._finish
+
+    def finish_and_lose(arrays: dict, *rest: object) -> None:
+        finish(arrays, *rest)
+        next(iter(arrays)).unlink()  # as another process could
+
+    monkeypatch.setattr(pixel_cache, "_finish", finish_and_lose)
+    monkeypatch.setattr(pixel_cache, "LATE_S", 0.1)
+    with pytest.raises(runs.InputError, match=r"^--cache_dir .*No such file.*removed or cut it just now; run again$"):
+        cached(accelerator, images, tmp_path)
+
+
+def test_a_full_disk_is_refused_before_a_photograph_is_decoded_and_nothing_is_left(accelerator, tmp_path):
+    images = dataset_of([b"cannot be decoded"] * N)
+    with mounted(tmp_path / "disk", "size=2m") as disk:
+        with pytest.raises(runs.InputError) as full:
+            cached(accelerator, images, disk, side_px=256)
+        assert str(full.value) == (
+            f"--cache_dir {disk}: No space left on device for 3.7 MB of pixels; make room there, or name another folder"
+        )
+        assert [file.suffix for file in disk.iterdir()] == [".lock"]
+
+
+def test_a_cache_on_a_read_only_disk_is_read_and_another_refused(accelerator, tmp_path):
+    images = dataset_of(photographs())
+    with mounted(tmp_path / "disk", "size=2m") as disk:
+        first = np.array(cached(accelerator, images, disk).uint8)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        again = np.array(cached(accelerator, images, disk).uint8)
+        assert np.array_equal(first, again)
+        with pytest.raises(runs.InputError, match=r"^--cache_dir .*: Read-only file system; name another folder$"):
+            cached(accelerator, images, disk, side_px=SIDE + 1)
+
+
 @pytest.mark.parametrize("damaged", [b"\xff\xd8\xff no photograph", None], ids=["not an image", "null"])
 def test_an_image_that_cannot_be_decoded_is_named_and_nothing_counts_as_done(damaged, accelerator, tmp_path):
     images = dataset_of([*photographs()[:2], damaged])
@@ -140,7 +252,7 @@ def test_an_image_that_cannot_be_decoded_is_named_and_nothing_counts_as_done(dam
         ) as no:
             cached(accelerator, images, tmp_path)
         assert "\n" not in str(no.value)
-    assert not list(tmp_path.glob("*.json"))
+    assert not list(tmp_path.glob("*.json")) and not list(tmp_path.glob(".*"))
 
 
 def test_normalised_pixels_are_what_the_backbone_wants():

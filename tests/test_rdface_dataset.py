@@ -14,12 +14,15 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Image as ImageFeature
 from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
+import built_dataset
+import colour_profiles
 import curated_table
 import datasheet
 import near_duplicates
@@ -27,6 +30,7 @@ import photographs
 import protocols
 import rdface_dataset
 import recorded_values
+import runs
 import withdrawal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -448,7 +452,6 @@ def zeroed(jpeg: bytes) -> bytes:
 
 BAD_PHOTOGRAPHS = {
     "truncated jpeg": ("bad.jpg", encoded(picture(53))[:-900], "truncated"),
-    "jpeg without its end": ("bad.jpg", encoded(picture(53))[:-2], "truncated"),
     "jpeg cut in its scan, with an end": ("bad.jpg", cut_scan(encoded(picture(53))), "damaged or truncated"),
     "grey jpeg cut": ("bad.jpg", cut_scan(encoded(picture(53).convert("L"))), "damaged or truncated"),
     "CMYK jpeg cut": ("bad.jpg", cut_scan(encoded(picture(53).convert("CMYK"))), "damaged or truncated"),
@@ -627,6 +630,52 @@ def test_table_that_cannot_be_used_is_one_message_and_exit_2(curator, tmp_path, 
     assert run("validate", curator.folder) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("image.bytes", "column image.bytes has the name of a part of column image"),
+        ("gene_names.list.element", "has the name of a part of column gene_names"),
+        ("label.names", "has the name of a part of column label"),
+        ("label\u200b", "looks like column 'label'"),
+        ("\uff49mage_id", "looks like column 'image_id'"),  # a wide letter
+        ("came\u0301ra", "looks like column 'caméra'"),
+        ("a\x01", "characters in its name that cannot be seen"),
+        ("a\u2028b", "characters in its name that cannot be seen"),
+        ("\u200b\u200d", "characters in its name that cannot be seen"),
+    ],
+)
+def test_columns_that_could_be_mixed_up_are_refused_by_validate_and_by_build(tmp_path, capsys, name, reason):
+    curator = Curator(tmp_path / "folder", ["caméra", name])
+    curator.add("AAR.1.jpg", encoded(picture(1)))
+    assert run("validate", curator.save()) == 2 and run("build", curator.folder, "--output_dir", tmp_path / "out") == 2
+    for line in (captured := capsys.readouterr()).err.splitlines():
+        assert line.startswith("disease_images.csv:1: column ") and reason in line and line.endswith("; rename it")
+    assert len(captured.err.splitlines()) == 2 and not (tmp_path / "out").exists()
+
+
+def test_odd_names_of_columns_come_through(tmp_path):
+    """Parquet, load_dataset, the card's YAML and the Croissant record carry them."""
+    names = [
+        "a.b",
+        "a b",
+        "a%20b",
+        "26",
+        'a"b',
+        "c\nd",
+        "x" * 300,
+        "NO",
+        "__index_level_0__",
+        "file_name",
+        "{{x}}",
+        "- é: #",
+    ]
+    curator = Curator(tmp_path / "folder", names + [f"ward {n}" for n in range(500)])
+    curator.add("AAR.1.jpg", encoded(picture(1)), **{name: f"value of {name}" for name in names})
+    dataset = built(curator.save(), tmp_path / "out")
+    assert [dataset[0][name] for name in names] == [f"value of {name}" for name in names]
+    assert dataset.column_names == [*rdface_dataset.features([]), *curator.columns]
+
+
 def test_row_with_too_few_cells_and_folder_without_images(curator, tmp_path, capsys):
     with (curator.save() / "disease_images.csv").open("a") as file:
         file.write("AAR.9.jpg,only two\n")
@@ -703,6 +752,18 @@ def test_doubtful_patients_and_codes_are_noted_and_folded(curator, capsys):
     assert "csv:6: note: subject_id: subject p1 has another condition in row 2" in report and "(also row 7)" in report
     assert report.count("csv:6: note: orphanet_code: ORPHA 192 has another abbreviation in row 2") == 1
     assert report.count("ORPHA 192") == 1 and report.endswith("6 usable images, 0 problems, 4 notes\n")
+
+
+def test_notes_on_photographs_are_folded_where_they_say_the_same(curator, capsys):
+    profile = colour_profiles.made_profile(colour_profiles.SRGB_PRIMARIES, colour_profiles.D65, 1.0)
+    for n, data in ((20, {"icc_profile": profile}), (21, {}), (22, {"icc_profile": profile}), (23, {})):
+        curator.add(f"AAR.{n}.jpg", encoded(picture(n), **data) if data else encoded(picture(n))[:-2])
+    assert run("validate", curator.save()) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "note: image_name" in line]
+    assert [line.partition("image_name: ")[2] for line in told] == [
+        "AAR.20.jpg was converted to sRGB from another profile; nothing needs doing (also row 10)",
+        "AAR.21.jpg has no end-of-image marker; the picture is whole; nothing needs doing (also row 11)",
+    ]
 
 
 def test_folded_notes_name_ten_rows():
@@ -804,6 +865,101 @@ def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path, capsys)
     _, errors = started.communicate()
     assert started.returncode == 130 and errors.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
     assert "Traceback" not in errors and list(tmp_path.glob("*out*")) == []
+
+
+def test_a_build_that_is_terminated_says_so_and_leaves_nothing(curator, tmp_path, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(rdface_dataset, "write_record", lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # near the end
+    try:
+        runs.begin_command()
+        assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_a_full_disk_costs_nothing_and_a_mount_point_is_refused_at_once(curator, tmp_path, capsys, small_disk):
+    target = small_disk / "out"
+    assert run("build", curator.save(), "--output_dir", target) == 0
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    for n in range(100, 130):
+        curator.add(f"AAR.{n}.png", encoded(picture(n, (256, 256)), "PNG", compress_level=0))
+    capsys.readouterr()
+    assert run("build", curator.save(), "--output_dir", target) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if "space" in line]
+    remedy = "out is as it was: make room, or choose another --output_dir"
+    assert told == [f"failed: there is no space left in {small_disk}; {remedy}"]
+    assert before == {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
+    (tmp_path / "a bare").mkdir()
+    subprocess.run(["mount", "--bind", str(tmp_path / "a bare"), str(tmp_path / "a bare")], check=True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rdface_dataset, "examine", None)  # no photograph is read before
+            assert run("build", curator.folder, "--output_dir", tmp_path / "a bare") == 2
+    finally:
+        subprocess.run(["umount", str(tmp_path / "a bare")], check=True)
+    assert capsys.readouterr().err == (
+        "a bare: is a mount point, which cannot be replaced; choose a folder inside of it as --output_dir\n"
+    )
+
+
+def test_a_home_in_output_dir_is_the_home(curator, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run("build", curator.save(), "--output_dir=~/out") == 0
+    assert (tmp_path / "out/real").is_dir() and not (tmp_path / "~").exists()
+
+
+def test_a_terminal_of_ascii_is_told_all(curator):
+    curator.rows[0]["subject_id"] = curator.rows[4]["subject_id"] = "José ±"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, ROOT / "rdface_dataset.py", "validate", curator.save()]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 0 and b"subject Jos\\xe9 \\xb1 has another condition" in done.stdout
+    done = subprocess.run([*command, "--json"], capture_output=True, env=environment)
+    assert "José ±" in json.loads(done.stdout)["problems"][-1]["reason"]
+
+
+BAD_HEADERS = {
+    "a tag of Python": "x: !!python/object/apply:os.system ['touch intruded']",
+    "another tag": "x: !secret y",
+    "no mapping": "- x",
+    "a key that is none": "? {a: 1}\n: 2",
+    "a wrong merge": "<<: 1",
+    "a tab": "\tx: 1",
+    "an impossible day": "x: 2020-13-45",
+}
+
+
+@pytest.mark.parametrize("case", BAD_HEADERS)
+def test_a_card_of_foreign_yaml_is_one_line(curator, tmp_path, capsys, case):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "README.md").write_text(f"---\n{BAD_HEADERS[case]}\n---\n{datasheet.GENERATOR}\n")
+    assert run("build", curator.save(), "--output_dir", target) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("README.md: its header cannot be read (")
+    (target / "real").mkdir()
+    pq.write_table(pa.table({"image_id": ["AAR.1"]}), target / "real" / "train-00000-of-00001.parquet")
+    with pytest.raises(runs.InputError) as refused:
+        built_dataset.load_images(str(target))
+    assert "\n" not in str(refused.value) and str(target) in str(refused.value)
+    assert not Path("intruded").exists()
+
+
+def test_what_a_card_says_is_text_or_refused(curator, tmp_path, capsys):
+    """A version that stands for ten million others, by references, is not unfolded."""
+    references = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]\n" for n in range(1, 9))
+    (tmp_path / "out").mkdir()
+    for said in ("version: *a8", "contact: *a8", "version: {a: 1}", "repository: [lab]"):
+        (tmp_path / "out" / "README.md").write_text(f"---\n{references}{said}\n---\n{datasheet.GENERATOR}\n")
+        assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 2
+        name = said.partition(":")[0]
+        assert f"its header cannot be read ({name} is no text)" in capsys.readouterr().err
+    for configs in ("nonsense", "{a: 1}", "[real]", "[{config_name: 1}]"):
+        (tmp_path / "out" / "README.md").write_text(f"---\nconfigs: {configs}\n---\n")
+        assert datasheet.described_content(tmp_path / "out", "real") is None
 
 
 def test_only_an_earlier_build_is_replaced(curator, tmp_path, capsys):

@@ -7,9 +7,11 @@ import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -25,6 +27,7 @@ from spandrel.architectures.RestoreFormer import RestoreFormer, RestoreFormerArc
 from spandrel_extra_arches.architectures.DDColor import DDColor
 
 import built_dataset
+import dataset_figures
 import datasheet
 import faces
 import parquet_files
@@ -326,7 +329,153 @@ def test_a_photograph_that_fails_costs_no_other_and_leaves_the_dataset_alone(bui
     assert sorted(part.name for part in parts.iterdir()) == ["000000.parquet", "000002.parquet"]
 
 
+class Killed(BaseException):
+    pass
+
+
+def renames(monkeypatch: pytest.MonkeyPatch, target: Path, stop_at: int) -> list:
+    """What moves, appears or goes in the target from here on, of which the last one does not happen any more."""
+    done = []
+
+    def counting(call: Callable) -> Callable:
+        def counted(*paths, **options):
+            if any(target in (Path(path), *Path(path).parents) for path in paths if isinstance(path, str | Path)):
+                if len(done) == stop_at:
+                    raise Killed
+                done.append(paths)
+            return call(*paths, **options)
+
+        return counted
+
+    for name in ("rename", "replace", "unlink", "mkdir", "rmdir"):
+        monkeypatch.setattr(os, name, counting(getattr(os, name)))
+    return done
+
+
+def state(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("case", ["beside real", "in place of an earlier one", "a folder of its own"])
+def test_stopped_between_any_two_renames_it_comes_to_the_same(restored, built, tmp_path, monkeypatch, case):
+    """Config, card, figures, Croissant record and run record, version included."""
+    (shard,) = (restored / "restored").iterdir()
+    earlier = pq.read_table(shard).slice(0, 4)
+    record = {"settings_sha256": "that of this run"}
+    draw, drawn = dataset_figures.draw, {}  # slow, and always the same
+    monkeypatch.setattr(
+        dataset_figures,
+        "draw",
+        lambda facts: drawn.get(facts["n_images"]) or drawn.setdefault(facts["n_images"], draw(facts)),
+    )
+
+    def prepared(name: str) -> tuple[Path, Path]:
+        """The target as it was, and what is to be published."""
+        target = tmp_path / name / "small-sim"
+        if case == "a folder of its own":
+            (target / "restored").mkdir(parents=True)
+        else:
+            copy_of(built, (target.parent.mkdir(), target)[1])
+        if case != "beside real":
+            (target / "restored").mkdir(exist_ok=True)
+            pq.write_table(earlier, target / "restored" / shard.name)
+            datasheet.write_datasheet(target, "1.4.0")
+            digest = restore_images.settings_sha256({"run": "earlier"})
+            runs.write_json(target / "restoration_record.json", {"settings_sha256": digest})
+        return target, remade(target)
+
+    def remade(target: Path) -> Path:
+        made = restore_images.workspace_of(target) / "made"
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(restored / "restored", made / "restored")
+        runs.write_json(made / "restoration_record.json", record)
+        return made
+
+    def published(target: Path, made: Path) -> None:
+        restore_images.publish(made, target, source=None if case == "a folder of its own" else target)
+
+    target, made = prepared("whole")
+    with monkeypatch.context() as patch:
+        done = renames(patch, target, stop_at=1000)
+        published(target, made)
+        steps = len(done)
+    whole = state(target)
+    assert steps >= (2 if case == "a folder of its own" else 6)
+    assert datasheet.version_of(target) == ("1.1.0" if case == "beside real" else "1.5.0")
+    for stop_at in range(steps):
+        target, made = prepared(str(stop_at))
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            renames(patch, target, stop_at)
+            published(target, made)
+        restore_images.recover(target)
+        if restore_images.finished_before(target, {"run": "earlier"}):
+            assert read(target, "restored") == earlier.to_pylist()
+        published(target, remade(target))
+        assert state(target) == whole, f"stopped at step {stop_at}"
+
+
+def test_parts_of_other_photographs_or_cut_short_are_made_again(built, tmp_path, capsys):
+    folder = copy_of(built, tmp_path / "small-sim")
+    (file,) = folder.glob("real/*.parquet")
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    good = rows[19]["image"]["bytes"]
+    rows[19]["image"]["bytes"] = good[:100]  # the last block of three fails
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), file)
+    flags = ("--dataset_name", folder, *SMALL, "--output_dir", folder)
+    refusal(*flags)
+    parts = tmp_path / ".small-sim.restoring" / "parts"
+    (parts / "000002.parquet").write_bytes((parts / "000001.parquet").read_bytes())  # another block's
+    (parts / "000000.parquet").write_bytes((parts / "000000.parquet").read_bytes()[:-20])
+    swapped = pq.read_table(parts / "000001.parquet")
+    order = [1, 0, *range(2, 8)]
+    images = swapped.column("image").take(order)
+    pq.write_table(swapped.set_column(0, swapped.schema.field(0), images), parts / "000001.parquet", row_group_size=1)
+    rows[19]["image"]["bytes"] = good
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), file)
+    capsys.readouterr()
+    run_here(*flags, "--resume_from_checkpoint", "latest")
+    told = capsys.readouterr().out
+    assert [number for number in (1, 2, 3) if f"block {number} of 3 holds other photographs, or was cut" in told] == [
+        1,
+        2,
+        3,
+    ]
+    made = read(folder, "restored")
+    assert [row["original_sha256"] for row in made] == [row["sha256"] for row in rows]
+    assert all(row["sha256"] == hashlib.sha256(row["image"]["bytes"]).hexdigest() for row in made)
+
+
+def test_a_full_disk_is_named_and_what_is_done_is_kept(built, tmp_path, small_disk):
+    folder = copy_of(built, small_disk / "small-sim")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 700_000))
+    before = state(folder)
+    flags = ("--dataset_name", folder, *SMALL, "--output_dir", folder)
+    remedy = "what is done is kept: make room and --resume_from_checkpoint latest"
+    with pytest.raises(OSError, match=f"^there is no space left in .*disk; {remedy}$"):
+        run_here(*flags)
+    assert state(folder) == before and any((small_disk / ".small-sim.restoring/parts").iterdir())
+    ballast.unlink()
+    run_here(*flags, "--resume_from_checkpoint", "latest")
+    assert len(read(folder, "restored")) == 20 and [path.name for path in small_disk.iterdir()] == ["small-sim"]
+
+
 # ---- refusals
+
+
+def test_a_second_run_and_a_mount_point_are_refused_in_one_line(built, tmp_path, capsys):
+    folder = copy_of(built, tmp_path / "small-sim")
+    flags = ("--dataset_name", folder, *SMALL, "--output_dir", folder)
+    line = "small-sim: is being written by another build, restoration or simulation; wait for it to end"
+    with runs.sole_writer(folder):
+        assert refusal(*flags) == line
+        assert rdface_dataset.main(["build", str(tmp_path), "--output_dir", str(folder)]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == line
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_mount_points", lambda: {str(folder)})
+        assert "small-sim: is a mount point, which cannot be replaced" in refusal(*flags)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small-sim"]
 
 
 def test_bad_input_is_refused_in_one_line_before_anything_is_written(built, colorizer, tmp_path):

@@ -1,14 +1,19 @@
 """The simulated corpus: the paper's shape, the curator's layout, true landmarks, determinism."""
 
 import argparse
+import contextlib
 import csv
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -171,6 +176,37 @@ def test_wrong_arguments_are_refused_in_one_line(arguments, reason, tmp_path, mo
         simulate_faces.parse_args(arguments)
     assert stop.value.code == 2 and reason in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_simulation_that_is_stopped_says_so_and_leaves_no_file_and_no_process(tmp_path, sent, status):
+    flags = ["--output_dir", tmp_path / "raw", "--num_images", "300", "--num_conditions", "5", "--num_workers", "2"]
+    command = [sys.executable, ROOT / "simulate_faces.py", *flags, "--image_size", "256"]
+    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # else what a script's job inherits
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # In a session of its own, by which its processes are known; a terminal sends Ctrl-C to the group of the first one.
+    started = subprocess.Popen(list(map(str, command)), **streams, **heeded, start_new_session=True)
+    while not list(tmp_path.glob(".raw.partial/rd_images/*/*.jpg")):
+        assert started.poll() is None, "ended before it could be stopped"
+        time.sleep(0.02)
+    os.killpg(started.pid, sent)
+    said, _ = started.communicate(timeout=60)
+    assert started.returncode == status and "Traceback" not in said
+    assert said.splitlines()[-1] == "simulate_faces.py: interrupted; nothing is left of the corpus"
+    assert list(tmp_path.iterdir()) == []
+    deadline = time.monotonic() + 10
+    while running_in_session(started.pid) and time.monotonic() < deadline:  # Python's own tracker ends a moment later
+        time.sleep(0.05)
+    assert not running_in_session(started.pid)
+
+
+def running_in_session(session: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if process.status() != psutil.STATUS_ZOMBIE and os.getsid(process.pid) == session:
+                found.append(process)
+    return found
 
 
 def test_a_finished_corpus_is_not_overwritten(corpus, capsys):
