@@ -16,7 +16,6 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub
-import numpy as np
 import yaml
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
@@ -111,12 +110,14 @@ def _check_columns(
         raise InputError(f"dataset {name}: column {missing[0]} is missing; {remedy}")
     if not isinstance(images.features["label"], datasets.ClassLabel):
         raise InputError(f"dataset {name}: column label is no ClassLabel; {remedy}")
+    label, n_classes = images["label"][:], images.features["label"].num_classes
+    for row, number in enumerate(label):  # casting to a ClassLabel checks nothing
+        if number is not None and number >= n_classes:
+            raise InputError(f"dataset {name}, row {row + 1}: label {number} is none of {n_classes} classes; {remedy}")
     for column in never_empty:
-        empty = images.data[column].is_null().to_numpy()  # as yet no row is selected
-        if column == "label":
-            empty |= np.array([label == -1 for label in images["label"][:]], dtype=bool)
-        if empty.any():
-            raise InputError(f"dataset {name}, row {int(empty.argmax()) + 1}: {column} is empty; {remedy}")
+        for row, value in enumerate(label if column == "label" else images[column][:]):
+            if value is None or (column == "label" and value < 0) or (isinstance(value, str) and not value.strip()):
+                raise InputError(f"dataset {name}, row {row + 1}: {column} is empty; {remedy}")
 
 
 def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:

@@ -18,6 +18,7 @@ import itertools
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -369,6 +370,9 @@ def open_folds(images: datasets.Dataset, args: argparse.Namespace) -> list[proto
     for fold in folds:
         protocols.check_fold(fold, images)
     image_ids = np.array(images["image_id"][:])
+    (image_id, times), *_ = Counter(image_ids.tolist()).most_common(1)
+    if times > 1:
+        raise InputError(f"image_id {image_id} stands in {times} rows; build the dataset with rdface_dataset.py")
     held_out = {image_id for fold in folds for image_id in image_ids[fold.test]}
     for image_id in args.explain:
         if image_id not in held_out:

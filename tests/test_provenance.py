@@ -142,6 +142,38 @@ def test_a_picture_that_is_not_what_its_row_says_is_refused(rows, tmp_path):
         load_images(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("group_id", "", "row 5: group_id is empty"),
+        ("group_id", " ", "row 5: group_id is empty"),
+        ("image_id", None, "row 5: image_id is empty"),
+        ("label", 9, "row 5: label 9 is none of 9 classes"),
+        ("label", -1, "row 5: label is empty"),
+    ],
+)
+def test_values_that_no_build_writes_are_refused_by_their_row(column, value, message, rows, tmp_path):
+    folder = save_dataset(tmp_path / "edited-rdface", rows)
+    shard = folder / "real" / "train-00000-of-00001.parquet"
+    table = pq.read_table(shard)
+    values = table[column].to_pylist()
+    values[4] = value
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(values, table[column].type)), shard)
+    with pytest.raises(InputError, match=message) as no:
+        load_images(str(folder))
+    assert "\n" not in str(no.value)
+
+
+def test_one_name_for_two_photographs_of_a_fold_is_refused_before_the_work(rows, flags, tmp_path):
+    fold_of = {row["image_id"]: row["strict_fold"] for row in rows}
+    same = [row["image_id"] for row in rows if row["strict_fold"] == fold_of["C0.1"]]
+    changed = [row | {"image_id": "C0.1"} if row["image_id"] == same[-1] else row for row in rows]
+    folder = save_dataset(tmp_path / "twice-rdface", changed)
+    line = refusal(*flags, "--dataset_name", folder, "--output_dir", tmp_path / "out")
+    assert line == "image_id C0.1 stands in 2 rows; build the dataset with rdface_dataset.py"
+
+
 def test_a_restored_photograph_is_known_by_the_digest_of_the_photograph(dataset, rows):
     images = load_images(str(dataset))
     digests = [row["sha256"] for row in rows]
