@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 LOCK_NAME = "run.lock"  # of a run's folder
-ROOM_BYTES = 1 << 20  # of a disk on which less can be written it is said before the work that it is full
+ROOM_BYTES = 1 << 16  # of a disk on which less can be written it is said before the work that it is full
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _HELD: set[FileLock] = set()  # until this process ends
 
