@@ -27,7 +27,7 @@ import simulate_faces
 import synthetic_images
 import train_classifier
 import train_dreambooth
-from built_dataset import load_images
+from built_dataset import load_images, photograph_sha256
 from pixel_cache import cached_pixels
 from runs import derived_seed, write_json
 from simulated_people import COUNTRY_ANCESTRY
@@ -67,15 +67,16 @@ def build_corpus(args: argparse.Namespace) -> Path:
     return built
 
 
-def write_images(folder: Path, kind: str, rows: list[tuple[str, np.ndarray, list[str]]], names: list[str]) -> None:
-    """Pictures as a dataset of synthetic images: rows of condition, picture, sources."""
+def write_images(folder: Path, kind: str, rows: list[tuple[str, np.ndarray, dict[str, str]]], names: list[str]) -> None:
+    """Pictures as a dataset of synthetic images: rows of condition, picture, sources (image_id -> sha256)."""
     made, number = [], dict.fromkeys(names, 0)
     for condition, picture, sources in rows:
         synthetic_id = f"{condition}_{number[condition]}"
         number[condition] += 1
         row = {"image": synthetic_images.png(picture, synthetic_id), "synthetic_id": synthetic_id}
         row |= {"label": condition, "generator": kind, "base_model": None, "adapter_sha256": None, "prompt": None}
-        made.append(row | {"seed": 0, "protocol": "strict", "fold": FOLD, "source_image_ids": sources})
+        row |= {"source_image_ids": list(sources), "source_sha256": list(sources.values())}
+        made.append(row | {"seed": 0, "protocol": "strict", "fold": FOLD})
     part = folder.with_name(f".{folder.name}.parquet")
     synthetic_images.write_part(part, made, names)
     synthetic_images.write_dataset(folder, [part])
@@ -90,7 +91,7 @@ def true_people(folder: Path, seed: int, names: list[str], args: argparse.Namesp
             person = (seed * args.num_conditions + c) * args.num_images + i
             country = countries[derived_seed(EXTRA_SEED, person) % len(countries)]
             shown = simulate_faces.Photograph(person, "", condition, person, person, None, country)
-            rows.append((condition.abbr, simulate_faces.take(shown, 256, EXTRA_SEED)[0], []))
+            rows.append((condition.abbr, simulate_faces.take(shown, 256, EXTRA_SEED)[0], {}))
     write_images(folder, "simulate_faces", rows, names)
 
 
@@ -98,6 +99,7 @@ def augmented(folder: Path, k: int, seed: int, dataset: Path, args: argparse.Nam
     """Small crops, rotations, mirror images and light of the aligned support photographs, in turn."""
     images = load_images(str(dataset))
     names, labels = images.features["label"].names, images["label"][:]
+    image_ids, digests = images["image_id"][:], photograph_sha256(images)
     accelerator = Accelerator(cpu=True)
     pixels = cached_pixels(accelerator, images, SIDE_PX, "mtcnn", args.work_dir / "pixels")
     (fold,) = protocols.folds(images, "strict", FOLD)
@@ -108,7 +110,8 @@ def augmented(folder: Path, k: int, seed: int, dataset: Path, args: argparse.Nam
         shown = [own[i % len(own)] for i in range(args.num_images)]
         uint8 = torch.from_numpy(pixels.uint8[shown]).permute(0, 3, 1, 2)
         made = augmentations.augment(uint8, generator).permute(0, 2, 3, 1).numpy()
-        rows += [(name, picture, [images[row]["image_id"]]) for picture, row in zip(made, shown, strict=True)]
+        sources = [{image_ids[row]: digests[row]} for row in shown]
+        rows += [(name, picture, source) for picture, source in zip(made, sources, strict=True)]
     write_images(folder, "augmentation", rows, names)
 
 
