@@ -130,13 +130,17 @@ def check_shared(accelerator: Accelerator, folder: Path, flag: str) -> None:
 
 
 def wait_for_files(files: Sequence[Path]) -> None:
-    """Until all are seen, since over a network they come late. Raises InputError for one that does not come."""
+    """Until all that another machine wrote are seen, since over a network they come late. Raises InputError for one
+    that does not come."""
+    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:  # of machines, as torchrun, and so accelerate launch, has it
+        return
     until = time.monotonic() + VERY_LATE_S
     for file in files:
         while not file.is_file():
             if time.monotonic() > until:
                 raise InputError(f"{file}: another process wrote it, and it is not there; run again, resuming")
-            os.listdir(file.parent) if file.parent.is_dir() else None  # asks the server anew
+            if file.parent.is_dir():
+                os.listdir(file.parent)  # asks the server anew
             time.sleep(0.5)
 
 

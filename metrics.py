@@ -20,14 +20,13 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from intervals import bootstrap_interval, corrected_interval, swap_p_value
 from predictions import SUBGROUPS, checked, known_subjects, read_predictions, subject_key
-from runs import fail, one_line
+from runs import begin_command, fail, one_line, path_argument, stopped_status
 from scores import (
     balanced_accuracy,
     expected_calibration_error,
@@ -363,14 +362,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     scoring = commands.add_parser("score", help="print the scores of predictions as JSON, as results.json holds them")
     scoring.add_argument(
-        "predictions", nargs="+", type=Path, help="predictions.parquet of one or more seeds, or folders"
+        "predictions", nargs="+", type=path_argument, help="predictions.parquet of one or more seeds, or folders"
     )
     comparing = commands.add_parser("compare", help="print the paired differences of two runs on the same test images")
-    comparing.add_argument("a", type=Path, help="predictions.parquet, or the folder that holds it")
-    comparing.add_argument("b", type=Path, help="the same of the other run; differences are b - a")
+    comparing.add_argument("a", type=path_argument, help="predictions.parquet, or the folder that holds it")
+    comparing.add_argument("b", type=path_argument, help="the same of the other run; differences are b - a")
     for letter in "ab":
         how = f"further runs of {letter}: other seeds of the same settings, where each seed is a run of its own"
-        comparing.add_argument(f"--more_{letter}", nargs="+", type=Path, default=[], metavar="RUN", help=how)
+        comparing.add_argument(f"--more_{letter}", nargs="+", type=path_argument, default=[], metavar="RUN", help=how)
     comparing.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args(argv)
 
@@ -385,7 +384,12 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    begin_command()
     try:
         main(parse_args())
     except (FileNotFoundError, ValueError) as error:
         fail(one_line(error), 2)
+    except OSError as error:
+        fail(f"failed: {one_line(error)}", 1)
+    except KeyboardInterrupt as stop:
+        fail("interrupted", stopped_status(stop))

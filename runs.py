@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 LOCK_NAME = "run.lock"  # of a run's folder
-ROOM_BYTES = 1 << 20  # of a disk on which less can be written it is said before the work that it is full
+ROOM_BYTES = 1 << 16  # of a disk on which less can be written it is said before the work that it is full
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _HELD: set[FileLock] = set()  # until this process ends
 
@@ -78,6 +78,8 @@ def one_line(error: Exception) -> str:
 def fail(message: str, code: int) -> NoReturn:
     """One line on standard error, from the first process of each machine only, and exit."""
     if int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0))) > 0:
+        if code in (130, 143):  # a signal, which all have got
+            sys.exit(code)
         time.sleep(30)  # the launcher ends this process once the first one has said why and left; otherwise it speaks
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -406,8 +406,9 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- results
     if accelerator.is_main_process:
-        wait_for_files([support.adapter / adapters.WEIGHTS_NAME for support in supports])
-        wait_for_files([support.part for support in supports if args.num_images])
+        made = [support for batch in pending for support in batch]
+        wait_for_files([support.adapter / adapters.WEIGHTS_NAME for support in made])
+        wait_for_files([support.part for support in made if args.num_images])
         progress.keep_checkpoints(batches)
         finish(accelerator, images, supports, settings, left_out, args, started)
     accelerator.wait_for_everyone()

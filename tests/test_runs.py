@@ -164,7 +164,7 @@ def test_other_errors_stay_as_they_are_and_leave_nothing_either(tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("size=512k", "No space left on device; make room there, or name another folder"),
+        ("size=48k", "No space left on device; make room there, or name another folder"),
         ("size=4m,ro", "Read-only file system; name another folder"),
     ],
 )
