@@ -164,21 +164,35 @@ def read(
 def _own_columns(header: table_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
     """The names of columns that the project does not know, with a note on them."""
     extra = [name for name in header.names if name and name not in REQUIRED + OPTIONAL]
-    # A dot would make it a part of a column in the Parquet file: image.bytes.
-    clashes = sorted(name for name in extra if name.partition(".")[0] in reserved)
-    if clashes:
-        reason = f"column {', '.join(clashes)} has a name that the build writes"
-        raise FolderError(CSV_NAME, reason, "rename it", row=header.line)
-    long = [name for name in extra if len(name) > 100 or spelling.control_character(name)]
-    if long:
-        reason = f"column {shown(long[0])} has a name of more than 100 characters, or with a control character"
-        raise FolderError(CSV_NAME, reason, "rename it", row=header.line)
+    _check_own_columns(extra, reserved, header.line)
     if extra:
         alike = {name: table_file.column_name(name) for name in extra}
         told = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
         reason = f"unknown columns are kept as text: {', '.join(told)}"
         problems.append(Problem(CSV_NAME, header.line, None, "note", reason, "nothing needs doing"))
     return extra
+
+
+def _check_own_columns(names: list[str], reserved: Collection[str], line: int) -> None:
+    """Raise FolderError for a column of the curator's own that Parquet, its readers, or people, would mix up.
+
+    reserved: the names that the build writes; line: of the header."""
+    clashes = sorted(set(names) & set(reserved))
+    if clashes:
+        reason = f"column {', '.join(clashes)} has a name that the build writes"
+        raise FolderError(CSV_NAME, reason, "rename it", row=line)
+    seen = {name: name for name in reserved}
+    for name in names:
+        visible = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) != "Cf"))
+        visible, whole, reason = " ".join(visible.split()), name.partition(".")[0], None
+        if whole != name and whole in reserved:  # Parquet calls the parts of a column so, as in image.bytes
+            reason = f"column {name} has the name of a part of column {whole}, which the build writes"
+        elif not visible or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c not in "\t\n\r" for c in name):
+            reason = f"column {name!r} has characters in its name that cannot be seen"
+        elif seen.setdefault(visible, name) != name:
+            reason = f"column {name!r} looks like column {seen[visible]!r}"
+        if reason:
+            raise FolderError(CSV_NAME, reason, "rename it", row=line)
 
 
 def _cells(line: int, cells: list[str], header: table_file.Header, problems: list[Problem]) -> dict[str, str] | None:

@@ -20,7 +20,6 @@ import shutil
 import sys
 import tempfile
 import time
-import unicodedata
 import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
@@ -230,32 +229,10 @@ def examine(
     Raises FolderError where the folder as a whole cannot be used."""
     problems: list[Problem] = []
     rows, extra_columns = curated_table.read(folder, problems, set(features([])), null_values)
-    check_columns(extra_columns)
     rows, pairs = scan(rows, problems, workspace)
     curated_table.assign_image_ids(rows, problems)
     problems.sort(key=lambda problem: problem.row or 0)
     return rows, extra_columns, pairs, problems
-
-
-def check_columns(names: list[str]) -> None:
-    """Raise FolderError for a column of the curator's own that Parquet, its readers, or people, would mix up."""
-    ours = features([])
-    clashes = sorted(set(names) & set(ours))
-    if clashes:
-        reason = f"column {', '.join(clashes)} has a name that the build writes"
-        raise FolderError(curated_table.CSV_NAME, reason, "rename it", row=1)
-    seen = {name: name for name in ours}
-    for name in names:
-        shown = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) != "Cf"))
-        shown, whole, reason = " ".join(shown.split()), name.partition(".")[0], None
-        if whole != name and whole in ours:  # Parquet calls the parts of a column so, as in image.bytes
-            reason = f"column {name} has the name of a part of column {whole}, which the build writes"
-        elif not shown or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c not in "\t\n\r" for c in name):
-            reason = f"column {name!r} has characters in its name that cannot be seen"
-        elif seen.setdefault(shown, name) != name:
-            reason = f"column {name!r} looks like column {seen[shown]!r}"
-        if reason:
-            raise FolderError(curated_table.CSV_NAME, reason, "rename it", row=1)
 
 
 def validate(args: argparse.Namespace) -> int:

