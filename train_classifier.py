@@ -39,14 +39,16 @@ import hub_models
 import metrics
 import near_duplicates
 import protocols
-from backbones import PAPER_BACKBONES, Backbone, load_backbone
+from backbones import PAPER_BACKBONES, Backbone, load_backbone, read_seen_photographs
 from built_dataset import is_simulated, load_images, photograph_sha256
 from classifiers import (
     build_classifier,
     load_classifier,
     probe_features,
     probe_forward,
+    read_config,
     save_classifier,
+    weights_name,
     weights_sha256,
 )
 from fine_tuning import LAST_LEARNING_RATE, fit, predict
@@ -116,6 +118,22 @@ class Study:
     @property
     def label(self) -> datasets.ClassLabel:
         return self.images.features["label"]
+
+    def seen_photographs(self, fold: protocols.Fold) -> frozenset[str]:
+        """Digests of all photographs that a model of the fold has learnt from, its backbone's included."""
+        trained_on = fold.train[fold.train < len(self.photographs)].tolist()
+        return self.backbone.seen_photographs.union(self.photographs[row] for row in trained_on)
+
+    def is_finished(self, fold: protocols.Fold, seed: int, folder: Path) -> bool:
+        """Whether a fold's folder holds all that this fold would leave. Raises InputError for what is another's."""
+        sides = {"val": fold.val, "test": fold.test}
+        finished = results.is_finished(folder, self.identity(fold, seed), self.kept, sides)
+        if finished and (folder / "model" / "config.json").is_file():
+            weights = folder / "model" / weights_name(read_config(folder / "model")["recipe"])
+            if not weights.is_file() or read_seen_photographs(weights) != self.seen_photographs(fold):
+                reason = "has learnt from other photographs than this fold's, or is not whole"
+                raise InputError(f"{folder}/model {reason}; delete {folder}, the fold is then done again")
+        return finished
 
     def identity(self, fold: protocols.Fold, seed: int) -> dict:
         """What a model is trained as, and on which pictures: kept with all that is made of it, so that nothing of
@@ -202,9 +220,8 @@ def run_fold(
         names = {"backbone": backbone_name(args), "label_names": study.label.names}
         where = {"protocol": fold.protocol, "fold": fold.number, "seed": seed}
         classifier = accelerator.unwrap_model(model)
-        trained_on = fold.train[fold.train < len(study.photographs)].tolist()
-        seen = study.backbone.seen_photographs.union(study.photographs[row] for row in trained_on)
-        save_classifier(folder / "model", classifier, names | where | results.network_input(study.backbone), seen)
+        described = names | where | results.network_input(study.backbone)
+        save_classifier(folder / "model", classifier, described, study.seen_photographs(fold))
     constants = {"protocol": args.protocol, "fold": fold.number, "seed": seed, "settings": study.settings_sha256}
     constants |= {"backbone": backbone_name(args), "recipe": recipe_name(args, study.mix)}
     for (kind, severity), pixels in study.corrupted.items():
@@ -486,13 +503,9 @@ def main(args: argparse.Namespace) -> None:
         same.pop("synthetic_fingerprints", None)
     settings_sha256 = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
     study = open_study(images, labels, mix, backbone, photographs, settings_sha256)
-    sides = [{"val": fold.val, "test": fold.test} for _, fold, _ in jobs]
+    looked_at = ((fold, seed, folder) for seed, fold, folder in jobs)
     done = in_main_process(  # it alone looks, so that all agree
-        accelerator,
-        lambda: [
-            results.is_finished(folder, study.identity(fold, seed), study.kept, of_fold)
-            for (seed, fold, folder), of_fold in zip(jobs, sides, strict=True)
-        ],
+        accelerator, lambda: [study.is_finished(*job) for job in looked_at]
     )
     pending = [job for job, finished in zip(jobs, done, strict=True) if not finished]
     aligned = f"faces aligned by {backbone.face_alignment}" if backbone.face_alignment else "whole images"

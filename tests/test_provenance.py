@@ -289,6 +289,15 @@ def test_a_model_says_which_photographs_it_saw_and_is_refused_where_they_are_hel
         run_here(*flags, *again, "--fold", 1, "--k_shot", 1)
 
 
+def test_a_model_of_another_fold_does_not_lie_beside_this_folds_predictions(tuned, flags, tmp_path):
+    run, on = copied(tuned, tmp_path / "run")
+    one, other = (run / "folds" / f"seed0_fold{k}" / "model" for k in (0, 1))
+    shutil.copy(one / "model.safetensors", other / "model.safetensors")
+    assert "seed0_fold1/model has learnt from other photographs" in refusal(*flags, *FINETUNE, *on)
+    (other / "model.safetensors").unlink()
+    assert "or is not whole; delete" in refusal(*flags, *FINETUNE, *on)
+
+
 def test_weights_that_saw_photographs_of_another_dataset_are_taken(flags, rows, tuned, tmp_path):
     others = [with_picture(ImageOps.flip(Image.new("RGB", (32, 24), (n, 9, 9))), row) for n, row in enumerate(rows)]
     other = save_dataset(tmp_path / "other-rdface", others)
