@@ -39,12 +39,12 @@ RESAMPLED = timm.models.VisionTransformer | timm.models.Eva  # timm interpolates
 PAPER_IMAGE_SIZE = 224  # px; with ImageNet's mean and standard deviation it fed this to all six
 
 RECORD_KEY = "rdface"  # of the metadata of a safetensors file that this project wrote: JSON
+SEEN_PHOTOGRAPHS = "seen_photographs"  # in that record, and name of the tensor (m, 32) beside the weights
 
 FACENET_URL = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt"
 VGGFACE_MEAN = (129.1863 / 255, 104.7624 / 255, 93.5940 / 255)  # of RGB; the network takes 0..255 less the mean
 
 
-SEEN_PHOTOGRAPHS = "seen_photographs"  # in that record, and name of the tensor (m, 32) beside the weights
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # torch's, anywhere in a name
 # Averages of another network of the same file, and MoCo's query encoder, which is the one its authors test.
 PREFERRED = re.compile(r"(\w+_)?ema(_\w+)?|teacher|encoder_q")

@@ -1,7 +1,6 @@
 """What a finished benchmark run leaves: predictions, scores, tables, learning curves, and the published row beside."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,17 +57,20 @@ def is_finished(folder: Path, identity: dict, kept: pd.DataFrame, sides: dict[st
     if not (folder / "predictions.parquet").is_file():
         return False
     try:
-        notes = json.loads((folder / "fold.json").read_text())
+        notes = read_json(folder / "fold.json", "")
         predictions = pd.read_parquet(folder / "predictions.parquet")
         named = {name: notes.get(name) for name in identity}
         given = sorted(zip(*(predictions[name].tolist() for name in ("split", "image_id", "label")), strict=True))
         same = all(set(predictions[name]) == {identity[name]} for name in ("protocol", "fold", "seed", "settings"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        print(f"{folder}: what is there cannot be read ({one_line(error)[:100]}), so this fold is done again")
+    except (InputError, OSError, ValueError, LookupError, TypeError) as error:
+        print(
+            f"{folder}: what is there cannot be read ({one_line(error)[:100].rstrip('; ')}), so this fold is done again"
+        )
         return False
-    of_fold = [
-        (split, *kept.iloc[row][["image_id", "label"]]) for split, rows in sides.items() for row in rows.tolist()
-    ]
+    of_fold = []
+    for split, rows in sides.items():
+        columns = kept.iloc[rows]
+        of_fold += [(split, *row) for row in zip(columns["image_id"].tolist(), columns["label"].tolist(), strict=True)]
     if named != identity or not same or given != sorted(of_fold):
         where = f"fold {notes.get('fold')} of seed {notes.get('seed')}, or of other data or settings"
         raise InputError(f"{folder} holds predictions of {where}; delete that folder, the fold is then done again")

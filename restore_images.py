@@ -61,18 +61,6 @@ WRITTEN = ("README.md", "LICENSE", "croissant.json", "figures", "restored", "res
 FREE_SETTINGS = ("dataset_name", "output_dir", "resume_from_checkpoint", "contact_sheet", "batch_size")
 
 
-def content_digest(images: datasets.Dataset) -> str:
-    """Of the rows without their pictures, whose bytes the column sha256 stands for: tells whether a run may go on.
-
-    The dataset's fingerprint would not do: it changes once `restored` stands beside `real`."""
-    if "sha256" not in images.column_names:
-        return images._fingerprint
-    digest = hashlib.sha256()
-    for rows in images.remove_columns("image").with_format("arrow").iter(1000):
-        digest.update(json.dumps(rows.to_pylist(), default=str).encode())
-    return digest.hexdigest()
-
-
 def rows_of_part(undecoded: datasets.Dataset, number: int) -> list[dict]:
     start = number * BLOCK_ROWS
     return [undecoded[row] for row in range(start, min(start + BLOCK_ROWS, len(undecoded)))]
@@ -385,7 +373,7 @@ def restore_dataset(accelerator: Accelerator, target: Path, args: argparse.Names
         images = load_images(args.dataset_name, args.dataset_config_name)
     restored_features(images.features)
     networks = open_networks(accelerator, args)
-    settings = settings_of(args, networks, accelerator.mixed_precision, content_digest(images))
+    settings = settings_of(args, networks, accelerator.mixed_precision, images._fingerprint)
     if args.resume_from_checkpoint and finished_before(target, settings):
         if accelerator.is_main_process:
             remove_workspace(workspace)  # of a run that was killed after its last rename
