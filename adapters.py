@@ -29,10 +29,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import training_records
-from parquet_files import sha256_of
+from harness.errors import InputError, one_line
+from harness.files import sha256_of, write_atomically, write_json
 from routed_lora import TEXT_LAYERS, UNET_LAYERS
-from runs import InputError, one_line, write_atomically, write_json
-from withdrawal import SOURCES_NAME
+from training_records import SOURCES_NAME
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 RECORD_KEY = "rdface"  # of a file's metadata: what the adapter was trained on

@@ -15,14 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import timm
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from built_dataset import work_offline_where_the_hub_is_unreachable
-from runs import InputError, one_line, read_json
+from harness.errors import InputError, one_line
+from harness.files import read_json
+from harness.hub_connection import work_offline_where_the_hub_is_unreachable
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -407,3 +409,10 @@ def _say_once(line: str) -> None:
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name.split(".")[0], known, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def normalise(uint8: np.ndarray | torch.Tensor, backbone: Backbone, device: torch.device) -> torch.Tensor:
+    """Pixels (b, s, s, 3) uint8 to (b, 3, s, s) float32 on the device, as the backbone wants them; channels_last."""
+    pixels = torch.as_tensor(uint8).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (backbone.mean, backbone.std))
+    return (pixels - mean) / std

@@ -9,20 +9,19 @@ import hashlib
 import json
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
-import huggingface_hub
+import numpy as np
 import yaml
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 import datasheet
 import protocols
-from parquet_files import parquet_digest, sha256_of
-from runs import InputError, disk_error, one_line
+from harness.errors import InputError, one_line
+from harness.files import disk_error, sha256_of
+from harness.hub_connection import why_not_found, work_offline_where_the_hub_is_unreachable
+from parquet_files import parquet_digest
 
 BUILD = "build it with rdface_dataset.py"
 CARD_ERRORS = (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError)  # of a header that is none of ours
@@ -194,30 +193,11 @@ def is_simulated(images: datasets.Dataset) -> bool:
     return {str(kind).casefold() for kind in kinds} == {"simulated"}
 
 
-def why_not_found(name: str) -> str:
-    """Why the Hub does not give a dataset to this user, and what to do: log in, ask for access, wait, or spell it."""
-    repo_id = name.removeprefix("hf://datasets/").partition("@")[0]
-    token = huggingface_hub.get_token()
-    try:
-        huggingface_hub.auth_check(repo_id, repo_type="dataset", token=token or False)
-    except GatedRepoError:
-        if not token:
-            return "it is gated and nobody is logged in here; run hf auth login (or set HF_TOKEN), and ask on its page"
-        page = f"{huggingface_hub.constants.ENDPOINT}/datasets/{repo_id}"
-        return f"it is gated and this account has no access; ask for it at {page}, or wait for the decision"
-    except RepositoryNotFoundError:
-        return "the Hub shows no such dataset to this account; check the name ORG/NAME and the token"
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        return f"the Hub does not say why it cannot be had ({type(error).__name__}); try again"
-    return "it holds no data that can be read; tell its maintainers"
+def guarded_columns(images: datasets.Dataset, pixels: np.ndarray) -> dict[str, list]:
+    """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date.
 
-
-def work_offline_where_the_hub_is_unreachable() -> None:
-    """One request of at most 5 s decides; otherwise every look-up of a cached file spends 25 s on retries."""
-    question = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(question, timeout=5).close()
-    except urllib.error.HTTPError:
-        pass  # it answered
-    except OSError:
-        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    pixels (n, side, side, 3) uint8: the pictures, in the dataset's order."""
+    columns = protocols.guarded(images)
+    if protocols.photograph_digests(columns) is None:
+        columns["sha256"] = photograph_sha256(images)
+    return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in pixels]}

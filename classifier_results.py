@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 import metrics
+import prediction_files
 import recorded_values
 from backbones import Backbone
 from built_dataset import is_simulated
 from corruptions import SEVERITIES
-from runs import InputError, one_line, read_json, write_atomically, write_json
+from harness.errors import InputError, one_line
+from harness.files import read_json, write_atomically, write_json
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 
@@ -93,7 +95,7 @@ def join(folders: Sequence[Path], name: str, label: datasets.ClassLabel, file: P
     """The folds' predictions in one file, in the order of the folders, read back and checked."""
     parts = pd.concat([pd.read_parquet(folder / name) for folder in folders], ignore_index=True)
     write_predictions(file, parts, label)
-    return metrics.read_predictions(file)
+    return prediction_files.read_predictions(file)
 
 
 def write_csv(file: Path, table: pd.DataFrame, index: bool = False) -> None:

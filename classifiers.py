@@ -8,7 +8,6 @@ classifier = load_classifier(folder, backbone)   # the same logits, bit for bit
 """
 
 import copy
-import hashlib
 import json
 import os
 import tempfile
@@ -31,7 +30,9 @@ from backbones import (
     read_weights,
     seen_tensor,
 )
-from runs import InputError, one_line, write_atomically, write_json
+from harness.errors import InputError, one_line
+from harness.files import write_atomically, write_json
+from harness.weights import weights_sha256
 
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")  # peft's names
@@ -317,13 +318,3 @@ def empty_head(config: dict, feature_shape: tuple[int, ...]) -> nn.Module:
         c, d = config["n_trained_classes"], int(np.prod(feature_shape))
         return LinearHead(np.zeros((c, d)), np.zeros(c), np.zeros(c), 1.0, config["n_classes"])
     return {"GatedHead": GatedHead, "FaceNetHead": FaceNetHead}[config["head"]](feature_shape, config["n_classes"])
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """Digest of the tensors of a backbone in their order, LoRA left out: whether a saved head belongs to it."""
-    digest = hashlib.sha256()
-    for key, tensor in network.state_dict().items():
-        if "lora_" not in key:
-            tensor = tensor.float() if tensor.is_floating_point() else tensor
-            digest.update(str(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -12,7 +12,7 @@ import datasets
 import mlcroissant
 
 from dataset_facts import Config
-from runs import InputError, one_line
+from harness.errors import InputError, one_line
 
 SPECIFICATIONS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 PARQUET = mlcroissant.EncodingFormat.PARQUET

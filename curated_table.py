@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import protocols
 import recorded_values
 import row_agreement
 import spelling
@@ -105,14 +104,14 @@ class NullValues:
                 raise ValueError(
                     f"{column!r} is no column that may be null; write TEXT, or COLUMN=TEXT as in subject_id=0"
                 )
-            self.unmet["" if not equals else column, protocols.subject_key(value if equals else text)] = text
+            self.unmet["" if not equals else column, spelling.subject_key(value if equals else text)] = text
         self._keys = set(self.unmet)
 
     def hold(self, column: str, text: str) -> bool:
         """Whether the text means "not known" in this column; spelt as subjects are, so in any capitals."""
         if not self._keys:
             return False
-        met = {(column, key := protocols.subject_key(text)), ("", key)} & self._keys
+        met = {(column, key := spelling.subject_key(text)), ("", key)} & self._keys
         for one in met:
             self.unmet.pop(one, None)
         return bool(met)
@@ -278,7 +277,7 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
             reason = f"{shown(text[column])} is read as not known, as --null_values says"
             problems.append(row.problem(column, "note", reason, "nothing needs doing"))
             text[column] = ""
-    if text["subject_id"].strip() and recorded_values.is_null(text["subject_id"]):
+    if text["subject_id"].strip() and spelling.is_null(text["subject_id"]):
         told = shown(text["subject_id"])
         remedy = f"nothing needs doing, unless {told} names a person"
         problems.append(row.problem("subject_id", "note", f"{told} is read as not known", remedy))

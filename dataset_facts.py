@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import curated_table
 import protocols
 import recorded_values
-import withdrawal
+import withdrawn_list
+from harness import errors
+from harness.errors import InputError, one_line
 from parquet_files import shard_digests
-from runs import InputError, one_line
 
 CONFIGS = ("reports", "restored", "real", "synthetic")  # in the order of the card
 OTHERS = "others"  # values with small counts, together
@@ -103,7 +104,7 @@ def facts_of(folder: Path) -> dict:
         "configs": configs,
         "default": described.name,
         "fewest": FEWEST,
-        "n_withdrawn": len(withdrawal.listed(folder)),
+        "n_withdrawn": len(withdrawn_list.listed(folder)),
     }
     facts |= kind_of(configs) | facts_of_images(described) | facts_of_models(configs)
     if described.name in ("real", "restored"):
@@ -165,7 +166,7 @@ def facts_of_protocols(config: Config) -> dict:
         try:
             protocols.paper_split(labels)
             why_no_paper = "it was not applied to these images"
-        except protocols.ProtocolError as error:
+        except errors.ProtocolError as error:
             why_no_paper = str(error)
     return {
         "n_testable": len(tested),

@@ -15,8 +15,9 @@ import yaml
 import dataset_facts
 import dataset_figures
 from dataset_facts import Config
+from harness.errors import InputError, one_line
+from harness.files import write_atomically
 from parquet_files import parquet_digest, shard_digests
-from runs import InputError, one_line, write_atomically
 
 GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
 FIRST_VERSION = "1.0.0"

@@ -30,8 +30,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
-from built_dataset import work_offline_where_the_hub_is_unreachable
-from runs import InputError, one_line, read_json
+from harness.errors import InputError, one_line
+from harness.files import read_json
+from harness.hub_connection import work_offline_where_the_hub_is_unreachable
 
 logging.disable_progress_bar()
 

@@ -21,8 +21,9 @@ import dreambooth_progress as progress
 import synthetic_images
 import training_records
 from dreambooth_progress import Support
+from harness.errors import InputError, one_line
+from harness.files import write_atomically
 from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
-from runs import InputError, one_line, write_atomically
 
 WEIGHT_DECAY = 1e-2  # of AdamW, as the diffusers examples have it
 RESTART = "delete it, it then starts anew"

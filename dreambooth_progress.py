@@ -19,9 +19,10 @@ import adapters
 import protocols
 import synthetic_images
 import training_records
-from runs import InputError, derived_seed, write_json
-from training_records import TrainedOn
-from withdrawal import SOURCES_NAME
+from harness.errors import InputError
+from harness.files import write_json
+from harness.seeds import derived_seed
+from training_records import SOURCES_NAME, TrainedOn
 
 SAMPLED_NAME = "sampling.json"  # beside a finished synthetic/: how many images were asked for, of which adapters
 RESAMPLE = "delete it, its images are then made again"

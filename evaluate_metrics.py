@@ -1,4 +1,4 @@
-"""The scores of metrics.py as `evaluate.Metric` classes, for a training loop or a Trainer; nothing comes from the Hub.
+"""The scores of scores.py as `evaluate.Metric` classes, for a training loop or a Trainer; nothing comes from the Hub.
 
     metric = MacroF1()
     metric.add_batch(references=labels, prediction_scores=probabilities)
@@ -6,7 +6,7 @@
 
 references (n,) class numbers 0..C-1; prediction_scores (n, C), for each image a probability of each class; each a list,
 an array or a tensor. What cannot be scored is refused when it is added, by a ValueError of one line. A file of its own
-because importing evaluate takes seconds (it imports transformers' pipelines) and metrics.py should not.
+because importing evaluate takes seconds (it imports transformers' pipelines).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
-import metrics
-from predictions import SUM_TOLERANCE, whole_number
+import scores
+from prediction_files import SUM_TOLERANCE, whole_number
 
 
 class _Score(evaluate.Metric):
-    """One score of all images: a subclass names it as results.json does, and the function of metrics.py."""
+    """One score of all images: a subclass names it as results.json does, and the function of scores.py."""
 
     score_name: str
     score: Callable[..., np.ndarray]
@@ -114,7 +114,7 @@ def _finite_scores(prediction_scores: Sequence | None) -> np.ndarray:
 class TopKAccuracy(_Score):
     """`compute(..., k=5)` returns {"top5": ..}; k is 1 unless given."""
 
-    score = staticmethod(metrics.topk_accuracy)
+    score = staticmethod(scores.topk_accuracy)
 
     def _compute(self, references: list[int], prediction_scores: list[list[float]], k: int = 1) -> dict[str, float]:
         self.score_name = f"top{k}"
@@ -124,30 +124,30 @@ class TopKAccuracy(_Score):
 class BalancedAccuracy(_Score):
     """{"balanced_accuracy": ..}, 0..1."""
 
-    score_name, score = "balanced_accuracy", staticmethod(metrics.balanced_accuracy)
+    score_name, score = "balanced_accuracy", staticmethod(scores.balanced_accuracy)
 
 
 class MacroF1(_Score):
     """{"macro_f1": ..}, 0..1, over all C classes."""
 
-    score_name, score = "macro_f1", staticmethod(metrics.macro_f1)
+    score_name, score = "macro_f1", staticmethod(scores.macro_f1)
 
 
 class MeanReciprocalRank(_Score):
     """{"mrr": ..}, 0..1."""
 
-    score_name, score = "mrr", staticmethod(metrics.mean_reciprocal_rank)
+    score_name, score = "mrr", staticmethod(scores.mean_reciprocal_rank)
 
 
 class NegativeLogLikelihood(_Score):
     """{"nll": ..}, nats."""
 
-    score_name, score = "nll", staticmethod(metrics.negative_log_likelihood)
+    score_name, score = "nll", staticmethod(scores.negative_log_likelihood)
     of_probabilities = True
 
 
 class ExpectedCalibrationError(_Score):
     """{"ece": ..}, 0..1; `compute(..., n_bins=15)`."""
 
-    score_name, score = "ece", staticmethod(metrics.expected_calibration_error)
+    score_name, score = "ece", staticmethod(scores.expected_calibration_error)
     of_probabilities = True

@@ -2,18 +2,13 @@
 
 Eyes, brows, nostrils, lips and mouth are each painted in a small window round them; positions are in face units."""
 
-from __future__ import annotations
-
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from face_canvas import Canvas
 from face_model import bell, onset, shadowed, step
-
-if TYPE_CHECKING:
-    from face_painting import Canvas
 
 
 class Skin:

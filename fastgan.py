@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from runs import InputError, one_line, write_atomically
+from harness.errors import InputError, one_line
+from harness.files import write_atomically
 
 RESOLUTIONS = (64, 128, 256, 512, 1024)  # px
 LATENT_SIZE = 256

@@ -15,12 +15,14 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 import augmentations
-import metrics
 import protocols
-from backbones import Backbone
+import scores
+from backbones import Backbone, normalise
 from classifiers import FaceClassifier
-from pixel_cache import Pixels, normalise
-from runs import InputError, derived_seed, one_line, write_atomically
+from harness.errors import InputError, one_line
+from harness.files import write_atomically
+from harness.seeds import derived_seed
+from pixel_cache import Pixels
 
 WEIGHT_DECAY, LAST_LEARNING_RATE = 1e-4, 1e-6  # the paper's
 
@@ -111,7 +113,7 @@ def fit(
         scheduler.step()
         if len(val):
             probabilities = predict(accelerator, model, backbone, pixels, val, args.eval_batch_size)
-            point["val_accuracy"] = metrics.topk_accuracy(probabilities, labels[val], 1)
+            point["val_accuracy"] = scores.topk_accuracy(probabilities, labels[val], 1)
             if point["val_accuracy"] >= state["best_accuracy"]:  # of equal ones the later
                 state |= {"best_accuracy": point["val_accuracy"], "best": weights_of(classifier)}
         state["curve"].append(point)

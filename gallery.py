@@ -24,7 +24,7 @@ from tqdm import tqdm
 import phenotypes
 import recorded_values
 from built_dataset import is_simulated
-from runs import InputError, one_line
+from harness.errors import InputError, one_line
 
 THUMBNAIL_PX = 160
 MAX_IMAGES = 20_000  # a page of 128 MB, which Chromium opened in 2 s and filtered in 0.1 s; 456 make 3 MB

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from fastgan import quadrant_of, shrunk
-from runs import InputError, one_line
+from harness.errors import InputError, one_line
 
 PERCEPTUAL = ("l1", "lpips")
 

@@ -23,9 +23,11 @@ import fastgan
 import gan_losses
 import protocols
 import training_records
-from parquet_files import sha256_of
+from harness import errors
+from harness.errors import InputError, one_line
+from harness.files import sha256_of, write_atomically, write_json
+from harness.seeds import derived_seed
 from pixel_cache import Pixels
-from runs import InputError, derived_seed, one_line, write_atomically, write_json
 from synthetic_images import image_seed
 from training_records import TrainedOn
 
@@ -253,7 +255,7 @@ def restore(checkpoint: Path, networks: Networks | None, trained_on: TrainedOn) 
         if networks is not None:
             networks.restore(content)
         return {name: content[name] for name in ("step", "curve", "total", "n_total", "wall_s")}
-    except protocols.LeakError:
+    except errors.LeakError:
         raise
     except (*UNREADABLE, TypeError, AttributeError) as error:
         raise InputError(f"{what}: {one_line(error)}; {remedy}") from error

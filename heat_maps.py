@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from runs import write_atomically
+from harness.files import write_atomically
 
 METHODS = ("gradcam", "integrated_gradients")
 STEPS = 32  # between the mean colour and the image

@@ -12,7 +12,7 @@ import huggingface_hub
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from runs import InputError, one_line
+from harness.errors import InputError, one_line
 
 # By name, so that what is added to a run's folder later (predictions, heat maps) is not published by accident.
 PUBLISHED_FILES = ("README.md", "results.json", "per_class.csv", "corruptions.json", "folds/*/model/*")

@@ -24,8 +24,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, get_token, hf_raise_for_status
 from huggingface_hub.utils.sha import git_hash
 
-from publishable import sha256_of
-from runs import InputError, one_line
+from harness.errors import InputError, one_line
+from harness.files import sha256_of
 
 HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, OSError, httpx2.HTTPError)
 HIDING_ATTEMPTS, HIDING_PAUSE_S = 5, 2.0

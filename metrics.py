@@ -1,9 +1,5 @@
 """Scores of a classifier from its kept predictions, with intervals over subjects; nothing else makes numbers of them.
 
-    python metrics.py score runs/probe/predictions.parquet      # prints what results.json holds
-    python metrics.py compare runs/a/predictions.parquet runs/b/predictions.parquet
-    python metrics.py compare runs/a runs/b_seed0 --more_b runs/b_seed1 runs/b_seed2
-
 A predictions file has one row for each image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`,
 `split` (val, test), `seed`, `backbone`, `recipe`, `probabilities` (one for each class), and `subject` (the group of one
 patient and near-duplicate photographs, the unit of the bootstrap); perhaps also `sex`, `age_group` and `region`, null
@@ -14,9 +10,7 @@ fixed. The luck of training is the spread over seeds (`sd`), and a claim about a
 benchmarks/interval_coverage.py measures how often the intervals hold.
 """
 
-import argparse
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,8 +19,7 @@ import numpy as np
 import pandas as pd
 
 from intervals import bootstrap_interval, corrected_interval, swap_p_value
-from predictions import SUBGROUPS, checked, known_subjects, read_predictions, subject_key
-from runs import begin_command, fail, one_line, path_argument, stopped_status
+from prediction_files import SUBGROUPS, checked, known_subjects
 from scores import (
     balanced_accuracy,
     expected_calibration_error,
@@ -42,23 +35,11 @@ from scores import (
 from scores import (
     topk_accuracy as topk_accuracy,  # part of what this module offers
 )
+from spelling import subject_key
 
 TOP_K = (1, 5, 10, 30)
 UNITS = "% (nll, ece: not)"
 NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # in the images: a percentile interval misses these, see score
-
-
-EVALUATE_METRICS = ("TopKAccuracy", "BalancedAccuracy", "MacroF1", "MeanReciprocalRank", "NegativeLogLikelihood")
-EVALUATE_METRICS += ("ExpectedCalibrationError",)
-
-
-def __getattr__(name: str) -> type:
-    """metrics.TopKAccuracy and the others: `evaluate.Metric` classes, which take seconds to import, on first use."""
-    if name not in EVALUATE_METRICS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import evaluate_metrics
-
-    return getattr(evaluate_metrics, name)
 
 
 def score(predictions: pd.DataFrame) -> dict:
@@ -71,8 +52,8 @@ def score(predictions: pd.DataFrame) -> dict:
     are fractions 0..1 but `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and top-5 for
     each value of sex, age_group and region where the predictions have these columns. `n_without_subject` is there where
     images have none (each then counts as a subject of its own), `joined_subjects` where one is spelt in several ways.
-    Raises ValueError where a cell cannot be read (predictions.checked), where settings are mixed or replicates did not
-    test the same images."""
+    Raises ValueError where a cell cannot be read (prediction_files.checked), where settings are mixed or
+    replicates did not test the same images."""
     settings, images, probabilities = _replicates(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes)
@@ -355,41 +336,3 @@ def format_comparison(comparison: dict) -> str:
         difference, interval = shown(name, values["difference"], "+"), shown_interval(name, values, "+")
         lines.append(f"{name:<18} {a:>6} {b:>6} {difference:>7}   {interval:<17} {values['p_value']:.4f}")
     return "\n".join(lines)
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    scoring = commands.add_parser("score", help="print the scores of predictions as JSON, as results.json holds them")
-    scoring.add_argument(
-        "predictions", nargs="+", type=path_argument, help="predictions.parquet of one or more seeds, or folders"
-    )
-    comparing = commands.add_parser("compare", help="print the paired differences of two runs on the same test images")
-    comparing.add_argument("a", type=path_argument, help="predictions.parquet, or the folder that holds it")
-    comparing.add_argument("b", type=path_argument, help="the same of the other run; differences are b - a")
-    for letter in "ab":
-        how = f"further runs of {letter}: other seeds of the same settings, where each seed is a run of its own"
-        comparing.add_argument(f"--more_{letter}", nargs="+", type=path_argument, default=[], metavar="RUN", help=how)
-    comparing.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    return parser.parse_args(argv)
-
-
-def main(args: argparse.Namespace) -> None:
-    if args.command == "score":
-        print(json.dumps(score(read_predictions(args.predictions)), indent=2))
-    else:
-        a, b = (read_predictions(files) for files in ([args.a, *args.more_a], [args.b, *args.more_b]))
-        comparison = compare(a, b)
-        print(json.dumps(comparison, indent=2) if args.json else format_comparison(comparison))
-
-
-if __name__ == "__main__":
-    begin_command()
-    try:
-        main(parse_args())
-    except (FileNotFoundError, ValueError) as error:
-        fail(one_line(error), 2)
-    except OSError as error:
-        fail(f"failed: {one_line(error)}", 1)
-    except KeyboardInterrupt as stop:
-        fail("interrupted", stopped_status(stop))

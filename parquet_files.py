@@ -8,16 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runs import write_atomically
+from harness.files import sha256_of, write_atomically
 
 # The Hub's viewer reads a whole row group to show a row of it.
 MAX_ROW_GROUP_ROWS, MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES = 100, 100_000_000, 500_000_000
-
-
-def sha256_of(file: Path) -> str:
-    """64 hexadecimal digits."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def shard_digests(folder: Path, pattern: str = "*/*.parquet") -> dict[str, str]:

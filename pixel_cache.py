@@ -31,12 +31,9 @@ from tqdm import tqdm
 import corruptions
 import faces
 import near_duplicates
-import protocols
-from backbones import Backbone
-from built_dataset import photograph_sha256
-from launched import LATE_S, in_main_process, machines, which_see
-from parquet_files import sha256_of
-from runs import InputError, check_writable, one_line, read_json, write_json
+from harness.errors import InputError, one_line
+from harness.files import check_writable, read_json, sha256_of, write_json
+from harness.processes import LATE_S, in_main_process, machines, which_see
 
 BLOCK_ROWS = 16  # photographs in one call of the detector: the same ones, whatever the number of processes
 LAYOUT = 2  # to be raised when the same settings give other pixels
@@ -132,21 +129,6 @@ def cached_pixels(
     if any(gather_object([_fault(arrays, record, settings) is not None])):
         _make(accelerator, images, settings, arrays, record)
     return _open(list(arrays))
-
-
-def guarded_columns(images: datasets.Dataset, pixels: Pixels) -> dict[str, list]:
-    """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date."""
-    columns = protocols.guarded(images)
-    if protocols.photograph_digests(columns) is None:
-        columns["sha256"] = photograph_sha256(images)
-    return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in pixels.uint8]}
-
-
-def normalise(uint8: np.ndarray | torch.Tensor, backbone: Backbone, device: torch.device) -> torch.Tensor:
-    """Pixels (b, s, s, 3) uint8 to (b, 3, s, s) float32 on the device, as the backbone wants them; channels_last."""
-    pixels = torch.as_tensor(uint8).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (backbone.mean, backbone.std))
-    return (pixels - mean) / std
 
 
 def _make(

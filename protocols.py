@@ -8,7 +8,6 @@ drawn when the dataset is built, stored in its columns, and from then on only re
 
 import argparse
 import functools
-import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -19,9 +18,10 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-import spelling
+from harness.errors import LeakError, ProtocolError
+from harness.protocol_names import PROTOCOLS
+from spelling import subject_key
 
-PROTOCOLS = ("strict", "paper")
 DRAWS_NEW_PEOPLE = "simulate_faces"  # the one generator of synthetic images that saw no photograph
 DIGESTS = ("original_sha256", "sha256")  # columns by which a photograph is known: the first that is there
 OPTIONAL = ("subject_id", *DIGESTS, "pixels", "copies")  # columns that a guard looks at where they are there
@@ -29,14 +29,6 @@ N_FOLDS = 5
 PAPER_SEED = 42  # the authors' random_state
 STRICT_SEED = 20260
 STRICT_DRAWS = 64  # draws tried where groups that span many conditions get in each other's way; one is enough otherwise
-
-
-class ProtocolError(ValueError):
-    """A protocol cannot be applied to these images; the message says why."""
-
-
-class LeakError(RuntimeError):
-    """A held-out image, or one of its group, reaches what is fitted, chosen or generated."""
 
 
 @dataclass
@@ -64,27 +56,6 @@ def groups(subject_ids: Sequence[str | None], duplicate_pairs: Iterable[tuple[in
     _, component = connected_components(coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n)), directed=False)
     first: dict[int, int] = {}
     return [first.setdefault(c, row) for row, c in enumerate(component.tolist())]
-
-
-@functools.cache
-def subject_key(subject_id: str) -> str:
-    """One form for all spellings of one person's identifier, so that a person in two spellings is one group.
-
-    Alike are: Unicode forms, widths, capitals, invisible characters, dashes and runs of them, quotes around the whole,
-    blanks except between two digits ("P 1" is "P1", "1 2" is not "12"), a whole number with a fraction of zeros (7,
-    7.0, "7,00"; "7,000" is not, since its comma may part thousands) or as spreadsheets shorten it (1E+03 is 1000; 1e3
-    is not, since people name things so). Accents, leading zeros (007), dots, dashes and underscores tell apart.
-    """
-    text = re.sub(r"(?<!\d) | (?!\d)", "", spelling.plain(str(subject_id)))
-    text = re.sub(r"-+", "-", text)
-    text = re.sub(r'^="([^"]*)"$', r"\1", text).strip("'\"")  # ="007" and '007 keep a spreadsheet from making it 7
-    whole = re.fullmatch(r"(-?\d+)(?:\.0*|,0{1,2}|,0{4,})", text)
-    if whole:
-        return whole[1]
-    shortened = re.fullmatch(r"(-?\d)(?:[.,](\d*?)0*)?e\+(\d{1,2})", text)
-    if shortened and len(shortened[2] or "") <= int(shortened[3]):
-        return shortened[1] + (shortened[2] or "").ljust(int(shortened[3]), "0")
-    return text
 
 
 def paper_split(labels: Sequence[Hashable]) -> tuple[list[str], list[int | None]]:

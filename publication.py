@@ -6,10 +6,10 @@ from pathlib import Path
 from huggingface_hub import DatasetInfo
 
 import publishable
-import withdrawal
+import withdrawn_list
+from harness.errors import InputError
 from hub_repository import HubError, Repository, is_same
 from publishable import REAL_CONFIGS, Contents
-from runs import InputError
 
 
 def refusal(repository: Repository, state: DatasetInfo | None, contents: Contents, ungated: bool) -> str | None:
@@ -98,10 +98,10 @@ def bring_into_line(repository: Repository, contents: Contents) -> Contents:
             reason = f"{found[0]} was withdrawn from {repository.name} on {line.withdrawn_on}"
             remedy = f"run: python publish_dataset.py withdraw {contents.folder} {found[0]}"
             raise InputError(f"{reason}; {remedy} (another photograph of that name needs another number)")
-    ours = withdrawal.listed(contents.folder)
+    ours = withdrawn_list.listed(contents.folder)
     missing = [line for line in theirs if line.image_id not in {line.image_id for line in ours}]
     if missing:
-        withdrawal.write_list(contents.folder, [*missing, *ours])
+        withdrawn_list.write_list(contents.folder, [*missing, *ours])
     here, there = _header(contents), _remote_header(repository, remote)
     changed, gone = differences(contents, remote)
     outdated = publishable.shards_in([*changed, *gone]) and _number(there) >= _number(here) and there.get("version")
@@ -114,9 +114,9 @@ def bring_into_line(repository: Repository, contents: Contents) -> Contents:
     return publishable.examine(contents.folder)
 
 
-def _withdrawn_on_hub(repository: Repository, remote: dict[str, str]) -> list[withdrawal.Withdrawn]:
-    listed = withdrawal.LIST_NAME in remote
-    return withdrawal.read_list(repository.read(withdrawal.LIST_NAME).decode()) if listed else []
+def _withdrawn_on_hub(repository: Repository, remote: dict[str, str]) -> list[withdrawn_list.Withdrawn]:
+    listed = withdrawn_list.LIST_NAME in remote
+    return withdrawn_list.read_list(repository.read(withdrawn_list.LIST_NAME).decode()) if listed else []
 
 
 def _number(header: dict) -> list[int]:
@@ -130,14 +130,14 @@ def upload(
     the repository held before: the list of withdrawn photographs goes last, and says on the Hub that this was done."""
     remote, commit = repository.files(), repository.must_be(hidden, gated)
     known = {line.image_id for line in _withdrawn_on_hub(repository, remote)}
-    unfinished = [line for line in withdrawal.listed(contents.folder) if line.image_id not in known]
+    unfinished = [line for line in withdrawn_list.listed(contents.folder) if line.image_id not in known]
     replaced = [name for name in publishable.shards_in(remote) if not is_same(remote[name], contents.files.get(name))]
     if not publishable.shards_in(remote) or not (forget or unfinished):
         send(repository, contents, hidden, gated, message)
         if replaced:
             print("the earlier version can still be read by those who have access; --forget_history removes it")
         return
-    send(repository, contents, hidden, gated, message, later=withdrawal.LIST_NAME)
+    send(repository, contents, hidden, gated, message, later=withdrawn_list.LIST_NAME)
     left = repository.forget_history()
     reachable = [name for name in replaced if not repository.is_gone(name, commit)]
     if reachable:

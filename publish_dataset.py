@@ -24,9 +24,11 @@ import hub_models
 import publication
 import publishable
 import withdrawal
+import withdrawn_list
+from harness.commands import begin_command, path_argument
+from harness.errors import InputError, fail, one_line, stopped_status
 from hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishable import Contents
-from runs import InputError, begin_command, fail, one_line, path_argument, stopped_status
 
 NAMED_PROBLEMS = 20
 
@@ -140,7 +142,7 @@ def withdraw(args: argparse.Namespace) -> int:
     contents = publishable.examine(args.folder)
     if contents.is_synthetic:
         raise InputError(f"{args.folder}: holds synthetic images; give the folder of the photographs")
-    known = args.image_id in {line.image_id for line in withdrawal.listed(args.folder)}
+    known = args.image_id in {line.image_id for line in withdrawn_list.listed(args.folder)}
     if not known and args.image_id not in contents.image_ids:
         raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
     sha256 = withdrawal.digest_of(args.folder, args.image_id)
@@ -193,7 +195,7 @@ def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
     if not known:
         version = datasheet.next_version(version)
     else:
-        given = next(line.version for line in withdrawal.listed(folder) if line.image_id == image_id)
+        given = next(line.version for line in withdrawn_list.listed(folder) if line.image_id == image_id)
         version = max(version, given, key=lambda text: [int(part) for part in text.split(".")])
     withdrawal.withdraw(folder, image_id, version)
     datasheet.write_datasheet(folder, version)

@@ -17,8 +17,9 @@ import yaml
 
 import photographs
 from dataset_figures import FIGURES
-from parquet_files import parquet_digest, sha256_of, shard_digests
-from runs import InputError, one_line
+from harness.errors import InputError, one_line
+from harness.files import sha256_of
+from parquet_files import parquet_digest, shard_digests
 
 REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository
 OPEN_CONFIGS = ("synthetic",)  # in a repository of their own

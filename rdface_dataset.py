@@ -38,25 +38,18 @@ import datasheet
 import near_duplicates
 import photographs
 import protocols
-import withdrawal
+import withdrawn_list
 from curated_table import FolderError, Problem, Row
+from harness import errors
+from harness.commands import begin_command, path_argument
+from harness.errors import InputError, one_line, stopped_status
+from harness.files import write_json  # fmt: skip
+from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
 from parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES, parquet_digest, shard_digests
-from runs import (
-    InputError,
-    begin_command,
-    check_replaceable,
-    full_disk_named,
-    one_line,
-    path_argument,
-    run_record,
-    sole_writer,
-    stopped_status,
-    write_json,
-)  # fmt: skip
 
 WRITTEN = {  # all that a build makes, with real/*.parquet
     "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
-    withdrawal.LIST_NAME,
+    withdrawn_list.LIST_NAME,
     *(f"figures/{name}" for name in dataset_figures.FIGURES),
 }  # fmt: skip
 _OF_EARLIER = "it was made of the earlier build: choose another --output_dir, or delete it and make it again afterwards"
@@ -203,7 +196,7 @@ def complete(rows: list[Row], pairs: list[tuple[int, int]]) -> str | None:
     paper_split, paper_fold, why_no_paper = [None] * len(rows), [None] * len(rows), None
     try:
         paper_split, paper_fold = protocols.paper_split(labels)
-    except protocols.ProtocolError as error:
+    except errors.ProtocolError as error:
         why_no_paper = str(error)
     for i, row in enumerate(rows):
         row.values |= {
@@ -317,7 +310,7 @@ def _workspace(target: Path, folder: Path) -> str:
 def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float) -> int:
     earlier = datasheet.card_header(target)  # refused now if it cannot be read, not after the work
     rows, extra_columns, pairs, problems = examine(args.folder, workspace, args.null_values)
-    withdrawn = withdrawal.listed(target)
+    withdrawn = withdrawn_list.listed(target)
     rows, pairs = without_withdrawn(rows, pairs, withdrawn, problems)
     bad = [problem for problem in problems if problem.severity != "note"]
     print_problems(problems, sys.stderr)
@@ -336,7 +329,7 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
     made = workspace / "made"
     made.mkdir()
     if withdrawn:
-        withdrawal.write_list(made, withdrawn)
+        withdrawn_list.write_list(made, withdrawn)
     schema = features(list(dict.fromkeys(row.abbreviation for row in rows)), extra_columns)
     write_parquet(rows, schema, made / "real", workspace)
     version, contact = datasheet.version_after(target, made), args.contact or earlier.get("contact")
@@ -352,7 +345,7 @@ def _build(args: argparse.Namespace, target: Path, workspace: Path, began: float
 
 
 def without_withdrawn(
-    rows: list[Row], pairs: list[tuple[int, int]], withdrawn: list[withdrawal.Withdrawn], problems: list[Problem]
+    rows: list[Row], pairs: list[tuple[int, int]], withdrawn: list[withdrawn_list.Withdrawn], problems: list[Problem]
 ) -> tuple[list[Row], list[tuple[int, int]]]:
     """The rows, and pairs among them, less those of photographs that were withdrawn from the earlier build."""
     dates, names = ({getattr(line, key): line.withdrawn_on for line in withdrawn} for key in ("sha256", "image_id"))

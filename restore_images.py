@@ -32,27 +32,16 @@ import dataset_figures
 import datasheet
 import faces
 import restoration
-import withdrawal
+import withdrawn_list
 from built_dataset import load_images
 from contact_sheet import contact_sheet
-from launched import check_shared, in_main_process, open_accelerator, run_script, wait_for_files
+from harness.commands import dataset_argument, path_argument, run_script
+from harness.errors import InputError, fail, one_line
+from harness.files import read_json, write_atomically, write_json  # fmt: skip
+from harness.processes import check_shared, in_main_process, open_accelerator, wait_for_files
+from harness.run_folder import check_replaceable, full_disk_named, prepare_output, run_record, sole_writer
 from parquet_files import parquet_digest, shard_digests, write_shards
 from restored_rows import Networks, restore_block, restored_features, was_made_of
-from runs import (
-    InputError,
-    check_replaceable,
-    dataset_argument,
-    fail,
-    full_disk_named,
-    one_line,
-    path_argument,
-    prepare_output,
-    read_json,
-    run_record,
-    sole_writer,
-    write_atomically,
-    write_json,
-)  # fmt: skip
 
 BLOCK_ROWS = 8  # photographs in a part: the same ones, whatever the number of processes
 PACKAGES = ("torch", "spandrel", "spandrel_extra_arches", "datasets", "accelerate", "pillow", "opencv-python")
@@ -147,7 +136,7 @@ def show_the_rest(target: Path, made: Path) -> None:
                 (made / config).symlink_to(target / config)
             except OSError:  # a file system without links
                 shutil.copytree(target / config, made / config)
-    for name in ("README.md", withdrawal.LIST_NAME):
+    for name in ("README.md", withdrawn_list.LIST_NAME):
         if (target / name).is_file():
             shutil.copyfile(target / name, made / name)
 

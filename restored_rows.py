@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 import faces
 import photographs
 import restoration
+from harness.errors import InputError, one_line
 from restoration import Network
-from runs import InputError, one_line
 
 FACE_THRESHOLD = 0.9  # of MTCNN: what may be no face is left as it is
 PROVENANCE = {

@@ -5,7 +5,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from statistics import median
 
-import protocols
 import spelling
 from curated_rows import Problem, Row
 from recorded_values import shown
@@ -134,7 +133,7 @@ def _look(key: str) -> str:
 def _subject(row: Row) -> str | None:
     """The subject in the one form in which subjects are compared."""
     subject = row.values["subject_id"]
-    return None if subject is None else protocols.subject_key(subject) or None
+    return None if subject is None else spelling.subject_key(subject) or None
 
 
 def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
@@ -153,7 +152,7 @@ def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
             value, differs = row.values[column], row.values[other]
             if value is None or differs is None:
                 continue
-            key = {"subject_id": protocols.subject_key, "disease_name": _name_key}.get(column, str)(value)
+            key = {"subject_id": spelling.subject_key, "disease_name": _name_key}.get(column, str)(value)
             earlier = first.setdefault(key, row)
             if earlier.values[other] != differs and (key, differs) not in noted:
                 noted.add((key, differs))

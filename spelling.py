@@ -7,6 +7,29 @@ import functools
 import re
 import unicodedata
 
+# What people write where nothing is known; compared in small letters and without dots, quotes, brackets around them.
+NULL_WORDS = {
+    "na", "n/a", "n.a", "nan", "nat", "nil", "none", "null", "n/a n/a", "n/k", "u/k", "n/d", "n.d", "s/n", "s/d", "k.a",
+    "unknown", "unk", "unkn", "unknown id", "unknown patient", "unknown subject", "unknown person", "patient unknown",
+    "subject unknown", "id unknown", "not known", "not recorded", "not reported", "not stated", "not given",
+    "not provided", "not specified", "not available", "not applicable", "not identified", "not disclosed",
+    "not determined", "notavailable", "notapplicable", "unspecified", "unidentified", "unnamed", "undisclosed",
+    "undefined", "withheld", "redacted", "confidential", "missing", "missing data", "missing value", "no data",
+    "nodata", "no id", "no name", "no information", "no info", "no value", "none given", "none recorded", "blank",
+    "empty", "anonymous", "anonym", "anon", "anonymised", "anonymized", "to be determined", "to be done",
+    "to be confirmed", "tbd", "tba", "tbc",
+    "desconocido", "desconocida", "desconhecido", "desconhecida", "sin datos", "sem dados", "inconnu", "inconnue",
+    "unbekannt", "keine angabe", "sconosciuto", "sconosciuta", "onbekend", "неизвестно", "不明", "未知", "不详",
+}  # fmt: skip
+# What a spreadsheet or a statistics program writes in place of a value, in the languages that Excel is sold in most.
+ERROR_VALUES = {
+    "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!", "#spill!", "#calc!", "#getting_data", "#field!",
+    "#blocked!", "#connect!", "#busy!", "#nv", "#bezug!", "#wert!", "#zahl!", "#n/d", "#nd", "#valeur!", "#nom?",
+    "#nombre!", "#nombre?", "#valor!", "#nome?", "#rif!", "#valore!", "#¡ref!", "#¡valor!", "#¿nombre?",
+    "#¡num!", "#¡div/0!", "#¡nulo!", "#н/д", "=na", "1.#ind", "1.#qnan", "1.#snan", "1.#inf",
+}  # fmt: skip
+_AROUND = " .,:;*'\"()[]{}<>‹›"
+
 # What NFKC would take apart or leave: quotes, accents typed for them, and dashes that Unicode counts as other signs.
 _LOOKS_LIKE = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u02bc\u02b9\u00b4\u0060\uff07", "'")
@@ -60,3 +83,34 @@ def control_character(text: str) -> str | None:
     """The first control character that is no white space, as in U+0007; None where there is none."""
     match = _CONTROL.search(text) if not text.isprintable() else None
     return f"U+{ord(match[0]):04X}" if match else None
+
+
+@functools.lru_cache(maxsize=100_000)
+def is_null(text: str) -> bool:
+    """Whether a cell says that nothing is known: a null word, a program's error value, or not one letter or digit."""
+    word = re.sub(r"[ _-]+", " ", plain(text)).replace("\\", "/").replace(" / ", "/").replace(". ", ".")
+    word = word.strip(_AROUND)
+    if word in ERROR_VALUES or re.fullmatch(r"err:\d{3}", word):
+        return True
+    return word.strip("#!?" + _AROUND) in NULL_WORDS or not any(map(str.isalnum, word))
+
+
+@functools.cache
+def subject_key(subject_id: str) -> str:
+    """One form for all spellings of one person's identifier, so that a person in two spellings is one group.
+
+    Alike are: Unicode forms, widths, capitals, invisible characters, dashes and runs of them, quotes around the whole,
+    blanks except between two digits ("P 1" is "P1", "1 2" is not "12"), a whole number with a fraction of zeros (7,
+    7.0, "7,00"; "7,000" is not, since its comma may part thousands) or as spreadsheets shorten it (1E+03 is 1000; 1e3
+    is not, since people name things so). Accents, leading zeros (007), dots, dashes and underscores tell apart.
+    """
+    text = re.sub(r"(?<!\d) | (?!\d)", "", plain(str(subject_id)))
+    text = re.sub(r"-+", "-", text)
+    text = re.sub(r'^="([^"]*)"$', r"\1", text).strip("'\"")  # ="007" and '007 keep a spreadsheet from making it 7
+    whole = re.fullmatch(r"(-?\d+)(?:\.0*|,0{1,2}|,0{4,})", text)
+    if whole:
+        return whole[1]
+    shortened = re.fullmatch(r"(-?\d)(?:[.,](\d*?)0*)?e\+(\d{1,2})", text)
+    if shortened and len(shortened[2] or "") <= int(shortened[3]):
+        return shortened[1] + (shortened[2] or "").ljust(int(shortened[3]), "0")
+    return text

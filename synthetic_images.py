@@ -23,8 +23,12 @@ from PIL import Image
 import datasheet
 import protocols
 import training_records
+from harness.errors import InputError, one_line
+from harness.files import write_atomically
+from harness.seeds import derived_seed
 from parquet_files import write_shards
-from runs import InputError, derived_seed, one_line, write_atomically
+
+SHEET_NAME = "samples.png"  # some synthetic images on one picture, beside the dataset that holds them
 
 BLANK_SPREAD = 2.0  # grey levels, standard deviation over a picture: below, it is of one colour
 

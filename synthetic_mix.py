@@ -15,7 +15,7 @@ import pandas as pd
 import protocols
 import synthetic_scores
 from built_dataset import is_simulated, load_synthetic, photograph_sha256
-from runs import InputError
+from harness.errors import InputError
 
 LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256", "cosine")
 REGISTER_DIGITS = 8  # of a folder's fingerprint, before the synthetic_id: two folders may both hold an AAR_1

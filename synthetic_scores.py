@@ -14,7 +14,9 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 import protocols
-from runs import InputError, one_line, write_json
+from harness import errors
+from harness.errors import InputError, one_line
+from harness.files import write_json
 
 RECORD_NAME = "scoring_record.json"
 SCORES = ("cosine", "euclidean", "class_rank", "lpips", "phenotype_probability", "sharpness", "copy_score")
@@ -79,7 +81,7 @@ def admit(record: Mapping, fold: protocols.Fold, photographs: Sequence[str]) -> 
     if outside:
         rows = [row for row, digest in enumerate(photographs) if digest in outside]
         which = f"the photograph in row {rows[0] + 1}" if rows else "a photograph that the dataset does not hold"
-        raise protocols.LeakError(
+        raise errors.LeakError(
             f"{where}: the synthetic images were scored with {which}, which is not on the training side "
             f"({len(outside)} such); run filter_synthetic.py on this dataset and fold"
         )

@@ -39,8 +39,8 @@ import hub_models
 import metrics
 import near_duplicates
 import protocols
-from backbones import PAPER_BACKBONES, Backbone, load_backbone, read_seen_photographs
-from built_dataset import is_simulated, load_images, photograph_sha256
+from backbones import PAPER_BACKBONES, Backbone, load_backbone, normalise, read_seen_photographs
+from built_dataset import guarded_columns, is_simulated, load_images, photograph_sha256
 from classifiers import (
     build_classifier,
     load_classifier,
@@ -49,22 +49,18 @@ from classifiers import (
     read_config,
     save_classifier,
     weights_name,
-    weights_sha256,
 )
 from fine_tuning import LAST_LEARNING_RATE, fit, predict
-from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
+from harness import protocol_names
+from harness.commands import dataset_argument, path_argument, run_script
+from harness.errors import InputError, fail
+from harness.files import write_json
+from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
+from harness.run_folder import prepare_output, run_record
+from harness.seeds import derived_seed
+from harness.weights import weights_sha256
 from linear_probe import fit_linear_probe
-from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns, join, normalise
-from runs import (
-    InputError,
-    dataset_argument,
-    derived_seed,
-    fail,
-    path_argument,
-    prepare_output,
-    run_record,
-    write_json,
-)
+from pixel_cache import Pixels, cached_pixels, default_cache_dir, join
 from synthetic_mix import SyntheticMix, open_mix
 
 MAX_IMAGE_SIZE = 2048  # px
@@ -111,7 +107,7 @@ class Study:
     @functools.cached_property
     def columns(self) -> dict[str, list]:
         """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date."""
-        columns = guarded_columns(self.images, self.pixels)
+        columns = guarded_columns(self.images, self.pixels.uint8)
         behind = self.mix.as_guarded() if self.mix else {}
         return columns | {name: columns[name] + values for name, values in behind.items() if name in columns}
 
@@ -288,7 +284,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--align_faces", choices=[*sorted(faces.DETECTORS), "none"], help=how)
     how = "how a fold's classifier is made; finetune is the paper's"
     add("--recipe", choices=RECIPES, default="linear_probe", help=how)
-    add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's folds")
+    add("--protocol", choices=protocol_names.PROTOCOLS, default="strict", help="which of the dataset's folds")
     add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
     add("--k_shot", type=int, help="train on this many images of each condition, drawn by seed; None is all")
     how = "folders (or ORG/NAME) of synthetic images to train on besides, each made from its fold's training side"

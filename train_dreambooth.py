@@ -35,23 +35,17 @@ import hub_models
 import phenotypes
 import protocols
 import synthetic_images
-import withdrawal
-from built_dataset import is_simulated, load_images, photograph_sha256
-from classifiers import weights_sha256
+from built_dataset import guarded_columns, is_simulated, load_images, photograph_sha256
 from dreambooth import Encoded
 from dreambooth_progress import Support
-from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
-from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
-from runs import (
-    InputError,
-    dataset_argument,
-    fail,
-    path_argument,
-    prepare_output,
-    run_record,
-    write_atomically,
-    write_json,
-)
+from harness import protocol_names
+from harness.commands import dataset_argument, path_argument, run_script
+from harness.errors import InputError, fail
+from harness.files import write_atomically, write_json
+from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
+from harness.run_folder import prepare_output, run_record
+from harness.weights import weights_sha256
+from pixel_cache import Pixels, cached_pixels, default_cache_dir
 from training_records import TrainedOn, settings_digest
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
@@ -108,7 +102,7 @@ def open_supports(
 
 def admit(supports: list[Support], images: datasets.Dataset, pixels: Pixels) -> None:
     """Raise LeakError where a support holds a photograph that a generator must not see."""
-    columns = guarded_columns(images, pixels)
+    columns = guarded_columns(images, pixels.uint8)
     guards = {id(support.fold): support.fold for support in supports}
     guards = {number: protocols.Guard(fold, columns) for number, fold in guards.items()}
     for support in supports:
@@ -271,7 +265,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--revision", help="of the pipeline on the Hub: a commit or tag")
     add("--variant", help="of the pipeline's files, such as fp16")
     add(
-        "--protocol", choices=protocols.PROTOCOLS, default="strict", help="paper: one adapter a condition for all folds"
+        "--protocol",
+        choices=protocol_names.PROTOCOLS,
+        default="strict",
+        help="paper: one adapter a condition for all folds",
     )
     add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
     add("--conditions", nargs="+", metavar="ABBR", help="only these; None is all")
@@ -496,7 +493,7 @@ def finish(
         if args.num_images and all(support.part.is_file() for support in own):
             progress.finish_dataset(folder, own, args.num_images)
             sheet = synthetic_images.contact_sheet(folder / "synthetic")
-            write_atomically(folder / withdrawal.SHEET_NAME, lambda file, sheet=sheet: sheet.save(file, "PNG"))
+            write_atomically(folder / synthetic_images.SHEET_NAME, lambda file, sheet=sheet: sheet.save(file, "PNG"))
         written += [f"{folder}/adapters"] + [f"{folder}/synthetic, samples.png"] * bool(args.num_images)
     names, labels = images.features["label"].names, images["label"][:]
     unsaid: dict[str, set[str]] = {}

@@ -33,22 +33,16 @@ import gan_training
 import protocols
 import synthetic_images
 import training_records
-from built_dataset import is_simulated, load_images, photograph_sha256
+from built_dataset import guarded_columns, is_simulated, load_images, photograph_sha256
 from gan_training import snapshot_file
-from launched import check_output_dir, in_main_process, open_accelerator, run_script, wait_for_files
-from parquet_files import sha256_of
-from pixel_cache import Pixels, cached_pixels, default_cache_dir, guarded_columns
-from runs import (
-    InputError,
-    dataset_argument,
-    fail,
-    path_argument,
-    prepare_output,
-    run_record,
-    write_json,
-)
-from training_records import TrainedOn
-from withdrawal import SOURCES_NAME
+from harness import protocol_names
+from harness.commands import dataset_argument, path_argument, run_script
+from harness.errors import InputError, fail
+from harness.files import sha256_of, write_json
+from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
+from harness.run_folder import prepare_output, run_record
+from pixel_cache import Pixels, cached_pixels, default_cache_dir
+from training_records import SOURCES_NAME, TrainedOn
 
 GENERATOR = "fastgan"
 PART_IMAGES = 64  # in a part, so that sampling can be stopped
@@ -293,7 +287,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dataset_config_name", help="real or restored; None is the dataset's default config")
     how = "folder for the results; those of an earlier run are replaced"
     add("--output_dir", type=path_argument, required=True, help=how)
-    add("--protocol", choices=protocols.PROTOCOLS, default="strict", help="which of the dataset's training sides")
+    add("--protocol", choices=protocol_names.PROTOCOLS, default="strict", help="which of the dataset's training sides")
     add(
         "--fold",
         type=protocols.fold_number,
@@ -400,7 +394,7 @@ def main(args: argparse.Namespace) -> None:
     pixels = cached_pixels(accelerator, images, args.resolution, alignment, args.cache_dir)
     if pixels.faces_missed.any():
         accelerator.print(f"no face found in {pixels.faces_missed.sum()} images: these are taken whole")
-    columns = guarded_columns(images, pixels)
+    columns = guarded_columns(images, pixels.uint8)
     datasets.disable_progress_bars()  # the files written from here on take a moment
 
     # ---- every fold

@@ -12,8 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from protocols import LeakError
-from runs import InputError
+from harness.errors import InputError, LeakError
+
+SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: training_records.sources
 
 
 @dataclasses.dataclass(frozen=True)

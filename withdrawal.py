@@ -6,7 +6,6 @@ Synthetic images, adapters and generators that were made from it go too, whereve
 their `source_sha256`, since a later build may have given it another name.
 """
 
-import csv
 import dataclasses
 import datetime
 import functools
@@ -18,52 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import publishable
-from parquet_files import renumber, rewrite, sha256_of
+from harness.errors import InputError
+from harness.files import sha256_of, write_json
+from parquet_files import renumber, rewrite
 from publishable import REAL_CONFIGS
-from runs import InputError, write_atomically, write_json
+from synthetic_images import SHEET_NAME
+from training_records import SOURCES_NAME
+from withdrawn_list import Withdrawn, listed, write_list
 
-LIST_NAME = "withdrawn.csv"
-SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: training_records.sources
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
-SHEET_NAME = "samples.png"  # some synthetic images on one picture, beside the dataset that holds them
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """A line of withdrawn.csv; sha256: of the published bytes, withdrawn_on: ISO 8601, version: the first without."""
-
-    image_id: str
-    sha256: str
-    withdrawn_on: str
-    version: str
-
-
-def read_list(text: str) -> list[Withdrawn]:
-    """The lines of a withdrawn.csv. Raises InputError where it is none, since nothing may go on without knowing."""
-    names = [field.name for field in dataclasses.fields(Withdrawn)]
-    table = csv.DictReader(text.splitlines())
-    rows = list(table)
-    if table.fieldnames != names or not all(row[name] for row in rows for name in names):
-        raise InputError(
-            f"{LIST_NAME}: is not the list that a withdrawal writes ({','.join(names)}); put that one back"
-        )
-    return [Withdrawn(**row) for row in rows]
-
-
-def listed(folder: Path) -> list[Withdrawn]:
-    """What was withdrawn from a folder's dataset so far."""
-    file = folder / LIST_NAME
-    return read_list(file.read_text(encoding="utf-8")) if file.is_file() else []
-
-
-def write_list(folder: Path, withdrawn: list[Withdrawn]) -> None:
-    def write(path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Withdrawn)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(dataclasses.asdict(line) for line in withdrawn)
-
-    write_atomically(folder / LIST_NAME, write)
 
 
 def withdraw(folder: Path, image_id: str, version: str) -> list[str]:

@@ -7,6 +7,7 @@ What is finished is kept, so that a stopped study goes on, and several processes
 
 import argparse
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,17 +20,19 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import augmentations
+import corpus
 import metrics
 import phenotypes
+import photography
+import prediction_files
 import protocols
-import rdface_dataset
-import simulate_faces
 import synthetic_images
 import train_classifier
 import train_dreambooth
 from built_dataset import load_images, photograph_sha256
+from harness.files import write_json
+from harness.seeds import derived_seed
 from pixel_cache import cached_pixels
-from runs import derived_seed, write_json
 from simulated_people import COUNTRY_ANCESTRY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,14 +58,11 @@ def build_corpus(args: argparse.Namespace) -> Path:
     if not (built / "README.md").is_file():
         shutil.rmtree(raw, ignore_errors=True)
         seed = TUNING_CORPUS_SEED if args.tuning else CORPUS_SEED
-        flags = ["--output_dir", str(raw), "--num_images", str(args.num_photographs), "--seed", str(seed)]
-        flags += ["--num_conditions", str(args.num_conditions), "--image_size", "256", "--num_workers", "2"]
-        simulation = simulate_faces.parse_args(flags)
         raw.mkdir(parents=True)
-        conditions = tuple(chosen_conditions(args))
-        photographs = simulate_faces.plan_corpus(args.num_photographs, conditions, simulation.seed)
-        simulate_faces.simulate(raw, photographs, simulation)
-        if rdface_dataset.main(["build", str(raw), "--output_dir", str(built)]):
+        photographs = corpus.plan_corpus(args.num_photographs, tuple(chosen_conditions(args)), seed)
+        corpus.write_corpus(raw, photographs, image_size=256, seed=seed, effect=photography.EFFECT, num_workers=2)
+        build = [sys.executable, str(ROOT / "rdface_dataset.py"), "build", str(raw), "--output_dir", str(built)]
+        if subprocess.run(build, check=False).returncode:
             raise SystemExit("the simulated corpus could not be built")
     return built
 
@@ -90,8 +90,8 @@ def true_people(folder: Path, seed: int, names: list[str], args: argparse.Namesp
         for i in range(args.num_images):
             person = (seed * args.num_conditions + c) * args.num_images + i
             country = countries[derived_seed(EXTRA_SEED, person) % len(countries)]
-            shown = simulate_faces.Photograph(person, "", condition, person, person, None, country)
-            rows.append((condition.abbr, simulate_faces.take(shown, 256, EXTRA_SEED)[0], {}))
+            shown = photography.Photograph(person, "", condition, person, person, None, country)
+            rows.append((condition.abbr, photography.take(shown, 256, EXTRA_SEED)[0], {}))
     write_images(folder, "simulate_faces", rows, names)
 
 
@@ -166,11 +166,11 @@ def report(args: argparse.Namespace) -> None:
     found = []
     for k in args.k_shots:
         folders = [args.work_dir / f"{k}shot_seed{seed}" for seed in args.seeds]
-        alone = metrics.read_predictions([folder / "alone" for folder in folders])
+        alone = prediction_files.read_predictions([folder / "alone" for folder in folders])
         for arm in ARMS:
             for n in numbers(args, arm):
                 named = [folder / f"with_{arm.replace(' ', '_')}_{n}" for folder in folders]
-                compared = metrics.compare(alone, metrics.read_predictions(named))
+                compared = metrics.compare(alone, prediction_files.read_predictions(named))
                 found.append({"k_shot": k, "arm": arm, "images": n, "n_test": compared["n_test"]})
                 for name in [name for name in ("top1", "top5") if name in compared["metrics"]]:
                     found[-1][name] = compared["metrics"][name]

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import faces
 import fastgan
-from backbones import Backbone, load_backbone
+from backbones import Backbone, load_backbone, normalise
 from built_dataset import load_images
-from pixel_cache import cached_pixels, default_cache_dir, normalise
+from pixel_cache import cached_pixels, default_cache_dir
 from synthetic_images import image_seed
-from withdrawal import SOURCES_NAME
+from training_records import SOURCES_NAME
 
 BATCH = 16
 

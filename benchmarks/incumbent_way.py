@@ -27,14 +27,14 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from PIL import Image
 
-import metrics
 import protocols
-from backbones import Backbone, load_backbone
+import scores
+from backbones import Backbone, load_backbone, normalise
 from built_dataset import load_images, photograph_sha256
 from classifiers import build_classifier
 from fine_tuning import fit, predict, training_batches
 from linear_probe import fit_linear_probe
-from pixel_cache import Pixels, cached_pixels, normalise
+from pixel_cache import Pixels, cached_pixels
 from train_classifier import Study, extract_features
 
 FOLDS, EPOCHS = 5, 50  # the paper's
@@ -192,8 +192,8 @@ def quality(args: argparse.Namespace, study: Study) -> None:
     for precision, name in (("no", "float32"), ("bf16", "bf16")):
         guard = protocols.Guard(fold, study.images)
         fit_s, probabilities = our_fit(precision, study, guard, args.quality_epochs, args.backbone)
-        top1, top5 = (100 * metrics.topk_accuracy(probabilities, truth, k) for k in (1, 5))
-        loss = float(metrics.negative_log_likelihood(probabilities, truth)[0])
+        top1, top5 = (100 * scores.topk_accuracy(probabilities, truth, k) for k in (1, 5))
+        loss = float(scores.negative_log_likelihood(probabilities, truth)[0])
         print(f"  {name:<8} {fit_s:.0f} s: top-1 {top1:.1f} %, top-5 {top5:.1f} %, log loss {loss:.3f}")
 
 

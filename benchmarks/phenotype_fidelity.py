@@ -27,12 +27,11 @@ import dreambooth
 import faces
 import phenotypes
 import synthetic_images
-from backbones import load_backbone
+from backbones import load_backbone, normalise
 from built_dataset import load_synthetic
 from classifiers import probe_features
 from demo_models.train_diffusion import faces_found
-from pixel_cache import normalise
-from simulate_faces import Photograph, take
+from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY, draw_person
 
 ROOT = Path(__file__).resolve().parents[1]

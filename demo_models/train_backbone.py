@@ -31,8 +31,9 @@ from tqdm import tqdm
 
 import faces
 import phenotypes
-from runs import write_json
-from simulate_faces import Photograph, process_pool, take
+from harness.files import write_json
+from harness.workers import process_pool
+from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY
 
 ARCHITECTURE, IMAGE_SIZE, MEAN, STD = "regnetx_002", 128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -36,8 +36,9 @@ from transformers import CLIPTokenizer
 import faces
 import phenotypes
 from demo_models.captions import TEXT_WIDTH, Reading, caption_of, train_tokenizer
-from runs import write_atomically, write_json
-from simulate_faces import Photograph, process_pool, take
+from harness.files import write_atomically, write_json
+from harness.workers import process_pool
+from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY
 
 HERE = Path(__file__).resolve().parent

@@ -29,8 +29,8 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from tqdm import tqdm
 
 import phenotypes
-from runs import write_json
-from simulate_faces import Photograph, take
+from harness.files import write_json
+from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY
 
 SCALE, SIDE_PX = 4, 512  # of the photographs before they are degraded

@@ -14,6 +14,7 @@ from test_rdface_dataset import Curator, encoded, picture
 import datasheet
 import publishable
 import rdface_dataset
+from harness.files import sha256_of
 
 CONDITIONS = {"AAR": 4, "NA": 3, "WS": 2, "CSY": 2}
 
@@ -65,8 +66,8 @@ def synthetic(folder: Path, sources: list[list[str]], kept: list[bool] | None = 
 
 
 def report_on(folder: Path, verdict: str = "green") -> None:
-    files = {f"synthetic/{path.name}": path for path in (folder / "synthetic").glob("*.parquet")}
-    report = {"verdict": verdict, "files": {name: publishable.sha256_of(path) for name, path in files.items()}}
+    shards = {f"synthetic/{path.name}": path for path in (folder / "synthetic").glob("*.parquet")}
+    report = {"verdict": verdict, "files": {name: sha256_of(path) for name, path in shards.items()}}
     (folder / publishable.PRIVACY_REPORT).write_text(json.dumps(report))
 
 

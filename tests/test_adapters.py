@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import tiny_pipeline
 
 import adapters
-import runs
+from harness import errors
 from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA
 
 RANK, ALPHA = 2, 3.0
@@ -183,7 +183,7 @@ def test_alpha_is_the_rank_where_nothing_gives_it_and_may_differ_from_layer_to_l
     save_file(others, tmp_path / adapters.WEIGHTS_NAME)
     alphas = adapters.read(tmp_path / adapters.WEIGHTS_NAME, layers, "file", "").alpha
     assert sorted({alpha for each in alphas.values() for alpha in each.values()}) == [RANK, ALPHA]
-    with pytest.raises(runs.InputError, match=r"has alpha 2.0, not 3.0"):
+    with pytest.raises(errors.InputError, match=r"has alpha 2.0, not 3.0"):
         adapters.load(tmp_path, known[1], RANK, ALPHA)
 
 
@@ -266,7 +266,7 @@ def test_a_file_that_does_not_fit_is_refused_by_the_first_tensor_that_does_not(c
     save_file(tensors, file, ALPHA_IN_METADATA)
     adapters.load(tmp_path, sizes, RANK, ALPHA)
     save_file(change(tensors), file, ALPHA_IN_METADATA)
-    with pytest.raises(runs.InputError) as refusal:
+    with pytest.raises(errors.InputError) as refusal:
         adapters.load(tmp_path, sizes, RANK, ALPHA)
     assert said in str(refusal.value) and str(refusal.value).endswith("; delete that folder, it is then trained again")
     assert "\n" not in str(refusal.value)
@@ -290,7 +290,7 @@ def test_a_file_that_does_not_fit_is_refused_by_the_first_tensor_that_does_not(c
 def test_another_alpha_or_kind_of_adapter_is_refused(metadata, said, known, tmp_path):
     state, sizes, _ = known
     save_file(as_diffusers(state), tmp_path / adapters.WEIGHTS_NAME, metadata)
-    with pytest.raises(runs.InputError) as refusal:
+    with pytest.raises(errors.InputError) as refusal:
         adapters.load(tmp_path, sizes, RANK, ALPHA)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 

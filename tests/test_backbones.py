@@ -15,7 +15,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 import backbones
-import runs
+from harness import errors
 
 # Parameters of the whole published network, of its classifier (left out here), and the shape of the features.
 PUBLISHED = {
@@ -54,7 +54,7 @@ def evaluate(network: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 
 def refusal(*arguments: object, **options: object) -> str:
     """The one line with which load_backbone refuses."""
-    with pytest.raises(runs.InputError) as error:
+    with pytest.raises(errors.InputError) as error:
         backbones.load_backbone(*arguments, **options)
     assert "\n" not in str(error.value)
     return str(error.value)

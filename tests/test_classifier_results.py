@@ -12,6 +12,7 @@ from PIL import Image
 
 import classifier_results as results
 import metrics
+import prediction_files
 from corruptions import CORRUPTIONS, SEVERITIES
 
 LABEL = datasets.ClassLabel(names=["AAA", "BBB", "CCC"])
@@ -63,7 +64,7 @@ def test_predictions_come_back_as_they_were(tmp_path):
     written = predictions_of(0)
     results.write_predictions(tmp_path / "new" / "predictions.parquet", written, LABEL)
     file = tmp_path / "new" / "predictions.parquet"
-    read = metrics.read_predictions(file)
+    read = prediction_files.read_predictions(file)
     assert np.array_equal(np.stack(read["probabilities"]), np.stack(written["probabilities"]).astype(np.float32))
     assert [None if pd.isna(value) else value for value in read["sex"]] == ["female", "male", None] * 2
     same = ["image_id", "label", "subject", "fold", "seed", "split", "recipe"]
@@ -74,7 +75,7 @@ def test_predictions_come_back_as_they_were(tmp_path):
 
 def test_scores_and_tables_are_those_of_the_file_that_was_written(tmp_path):
     scores = results.save_results(tmp_path, folds_of_a_run(tmp_path), LABEL)
-    predictions = metrics.read_predictions(tmp_path)
+    predictions = prediction_files.read_predictions(tmp_path)
     assert sorted(predictions["image_id"]) == [f"i{row}" for row in range(6)]
     assert json.loads((tmp_path / "results.json").read_text()) == metrics.score(predictions) == scores
     per_class = pd.read_csv(tmp_path / "per_class.csv")
@@ -98,7 +99,7 @@ def test_corruption_scores_have_every_kind_and_severity_and_those_not_found(tmp_
     scores = json.loads((tmp_path / "corruptions.json").read_text())
     assert {kind: list(of) for kind, of in scores.items()} == {kind: ["1", "2", "3"] for kind in CORRUPTIONS}
     assert all(of[str(s)]["faces_missed"] == s / 10 for of in scores.values() for s in SEVERITIES)
-    rescored = metrics.score(metrics.read_predictions(tmp_path / "corrupted" / "jpeg_2.parquet"))
+    rescored = metrics.score(prediction_files.read_predictions(tmp_path / "corrupted" / "jpeg_2.parquet"))
     assert {name: scores["jpeg"]["2"][name] for name in rescored} == rescored
     assert len({json.dumps(of[severity]["metrics"]) for of in scores.values() for severity in of}) == 3  # three rolls
     assert [line.split()[0] for line in table.splitlines()[1:]] == list(CORRUPTIONS)

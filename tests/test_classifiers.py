@@ -14,7 +14,7 @@ from torch import nn
 
 import backbones
 import classifiers
-import runs
+from harness import errors
 
 N_CLASSES = 7
 SMALL_PX = {"facenet": 80} | dict.fromkeys(("densenet169", "resnet152", "swin_t", "clip_vit_b32", "vggface"), 64)
@@ -161,13 +161,13 @@ def test_lora_trains_low_rank_updates_and_the_head_and_nothing_else():
 
 
 def test_lora_without_attention_is_refused_in_one_line():
-    with pytest.raises(runs.InputError, match=r"^backbone resnet has no attention .* use --recipe finetune$"):
+    with pytest.raises(errors.InputError, match=r"^backbone resnet has no attention .* use --recipe finetune$"):
         classifiers.build_classifier(tiny_backbone("ResNet"), N_CLASSES, "lora", "resnet")
 
 
 def test_images_too_small_for_the_backbone_are_refused_in_one_line():
     backbone = backbones.load_backbone("facenet", image_size=16, pretrained=False)
-    with pytest.raises(runs.InputError, match=r"^the backbone takes no 16 px images \(.*\); change --image_size$"):
+    with pytest.raises(errors.InputError, match=r"^the backbone takes no 16 px images \(.*\); change --image_size$"):
         classifiers.build_classifier(backbone, N_CLASSES, "finetune", "facenet")
 
 
@@ -282,7 +282,7 @@ def test_another_backbone_is_refused_in_one_line(recipe, tmp_path):
     else:
         next(other.network.parameters()).data.add_(0.1)
         message = "was trained on other weights or another input size of ViT"
-    with pytest.raises(runs.InputError, match=message) as error:
+    with pytest.raises(errors.InputError, match=message) as error:
         classifiers.load_classifier(tmp_path, other)
     assert "\n" not in str(error.value)
 
@@ -323,7 +323,7 @@ def test_an_adapter_of_which_peft_would_load_only_a_part_is_refused(tmp_path, ch
     adapter = tmp_path / "adapter_model.safetensors"
     state = load_file(adapter)
     save_file({key: tensor.contiguous() for key, tensor in change(state).items()}, adapter)
-    with pytest.raises(runs.InputError, match=f"its adapter does not fit the backbone.*{message}.*; give ") as error:
+    with pytest.raises(errors.InputError, match=f"its adapter does not fit the backbone.*{message}.*; give ") as error:
         classifiers.load_classifier(tmp_path, backbone)
     assert "\n" not in str(error.value)
     save_file(state, adapter)
@@ -336,7 +336,7 @@ def test_an_adapter_config_of_another_adapter_is_refused(tmp_path, change):
     classifiers.save_classifier(tmp_path, classifiers.build_classifier(backbone, N_CLASSES, "lora", "ViT"), {})
     file = tmp_path / "adapter_config.json"
     file.write_text("[]" if change is None else json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(runs.InputError, match=r"its adapter does not fit the backbone.*; give ") as error:
+    with pytest.raises(errors.InputError, match=r"its adapter does not fit the backbone.*; give ") as error:
         classifiers.load_classifier(tmp_path, backbone)
     assert "\n" not in str(error.value)
 
@@ -345,7 +345,7 @@ def test_missing_and_damaged_files_are_refused_in_one_line(tmp_path):
     backbone = tiny_backbone("ViT")
 
     def refusal() -> str:
-        with pytest.raises(runs.InputError) as error:
+        with pytest.raises(errors.InputError) as error:
             classifiers.load_classifier(tmp_path, backbone)
         assert "\n" not in str(error.value)
         return str(error.value)

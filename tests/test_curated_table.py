@@ -12,6 +12,8 @@ import curated_table
 import protocols
 import recorded_values
 import simulated_people
+import spelling
+from harness import errors
 
 COLUMNS = ["subject_id", "age", "country"]
 PHOTOGRAPHS = [encoded(picture(n, (40, 40))) for n in range(8)]
@@ -88,12 +90,12 @@ TWO_PATIENTS = [
 @pytest.mark.parametrize("case", ONE_PATIENT)
 def test_spellings_of_one_patient_have_one_key(case):
     one, other = ONE_PATIENT[case]
-    assert one != other and protocols.subject_key(one) == protocols.subject_key(other) != ""
+    assert one != other and spelling.subject_key(one) == spelling.subject_key(other) != ""
 
 
 @pytest.mark.parametrize(("one", "other"), TWO_PATIENTS)
 def test_patients_that_only_look_alike_have_two_keys(one, other):
-    assert protocols.subject_key(one) != protocols.subject_key(other)
+    assert spelling.subject_key(one) != spelling.subject_key(other)
     assert protocols.groups([one, other], []) == [0, 1]
 
 
@@ -158,7 +160,7 @@ def test_one_patient_in_two_spellings_has_one_condition_and_a_number_cut_short_i
 def test_a_dataset_edited_by_hand_cannot_slip_a_patient_past_the_guard():
     columns = {"image_id": ["a", "b", "c"], "group_id": ["a", "b", "c"], "subject_id": ["P 1", "p\u200b1", None]}
     sides = {"train": np.array([0, 2]), "val": np.array([], int), "test": np.array([1])}
-    with pytest.raises(protocols.LeakError, match="subject_id p\u200b1 is held out and in training"):
+    with pytest.raises(errors.LeakError, match="subject_id p\u200b1 is held out and in training"):
         protocols.check_fold(protocols.Fold(0, **sides), columns)
     for apart in (["P 1", "p2", None], ["\u200b", "\ufeff", None], [None, None, None]):
         protocols.check_fold(protocols.Fold(0, **sides), columns | {"subject_id": apart})
@@ -179,7 +181,7 @@ NOT_KNOWN = [
 
 @pytest.mark.parametrize("text", NOT_KNOWN)
 def test_what_programs_and_people_write_for_not_known_is_null(text):
-    assert recorded_values.is_null(text)
+    assert spelling.is_null(text)
 
 
 SOMEBODY = [
@@ -191,12 +193,12 @@ SOMEBODY = [
 
 @pytest.mark.parametrize("text", SOMEBODY)
 def test_what_may_be_somebody_is_not_null(text):
-    assert not recorded_values.is_null(text)
+    assert not spelling.is_null(text)
 
 
 def test_no_gene_and_no_country_but_na_is_a_null_word():
-    genes = [gene for gene in recorded_values._genes() if recorded_values.is_null(gene)]
-    countries = [name for name in recorded_values._countries() if recorded_values.is_null(name)]
+    genes = [gene for gene in recorded_values._genes() if spelling.is_null(gene)]
+    countries = [name for name in recorded_values._countries() if spelling.is_null(name)]
     assert (genes, countries) == (["-"], ["na"])
 
 

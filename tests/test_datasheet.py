@@ -20,8 +20,8 @@ import dataset_facts
 import dataset_figures
 import datasheet
 import rdface_dataset
+from harness.errors import InputError
 from parquet_files import parquet_digest, shard_digests
-from runs import InputError
 
 COUNTRIES = ["DEU"] * 12 + ["FRA"] * 6 + ["ITA"] * 3 + ["BRA"] * 7 + ["NZL"] * 2
 SEXES = ["female"] * 14 + ["male"] * 14 + [None] * 2

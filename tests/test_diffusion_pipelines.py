@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import saved_pipeline, single_file, tiny_pipeline
 
 import diffusion_pipelines as diffusion
-import runs
 import train_dreambooth
+from harness import errors
 
 Tensors = dict[str, torch.Tensor]
 
@@ -175,7 +175,7 @@ THREE_BLOCKS |= {"up_block_types": ["UpDecoderBlock2D"] * 3}
 def test_a_base_that_cannot_be_trained_is_refused_in_one_line(change, said, base, tmp_path):
     folder = shutil.copytree(base, tmp_path / "base")
     change(folder)
-    with pytest.raises(runs.InputError) as refusal:
+    with pytest.raises(errors.InputError) as refusal:
         diffusion.open_pipeline(str(folder), torch.float32)
     message = str(refusal.value)
     assert message.startswith(f"--pretrained_model_name_or_path {folder}: ") and "\n" not in message
@@ -246,7 +246,7 @@ def test_another_vae_must_give_the_latents_that_the_base_knows(change, said, bas
         folder = tmp_path / "vae"
         settings = dict(tiny_pipeline().vae.config) | THREE_BLOCKS
         diffusers.AutoencoderKL(**{k: v for k, v in settings.items() if k[0] != "_"}).save_pretrained(folder)
-    with pytest.raises(runs.InputError) as refusal:
+    with pytest.raises(errors.InputError) as refusal:
         diffusion.open_pipeline(str(base), torch.float32, vae_name=str(folder))
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -255,7 +255,7 @@ def test_a_u_net_that_does_not_say_its_size_needs_resolution(base, tmp_path):
     folder = shutil.copytree(base, tmp_path / "base")
     config("unet", sample_size=None)(folder)
     pipeline = diffusion.open_pipeline(str(folder), torch.float32)
-    with pytest.raises(runs.InputError, match="sample_size is None; give --resolution"):
+    with pytest.raises(errors.InputError, match="sample_size is None; give --resolution"):
         diffusion.native_side_px(pipeline)
     config("unet", sample_size=[8, 8])(folder)
     assert diffusion.native_side_px(diffusion.open_pipeline(str(folder), torch.float32)) == 16
@@ -314,10 +314,10 @@ def test_a_single_file_may_lie_in_the_folder_of_its_settings(one_file, tmp_path)
     ]
     assert train_dreambooth.parse_args(flags).pretrained_model_name_or_path.endswith("v1-5-pruned.ckpt")
     (folder / "v1-5-pruned.ckpt").write_bytes(b"a pickle")
-    with pytest.raises(runs.InputError, match="such a file may run code when it is opened; give FILE"):
+    with pytest.raises(errors.InputError, match="such a file may run code when it is opened; give FILE"):
         diffusion.open_pipeline(str(folder / "v1-5-pruned.ckpt"), torch.float32)
     (folder / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(runs.InputError, match=r"is no \.safetensors file"):
+    with pytest.raises(errors.InputError, match=r"is no \.safetensors file"):
         diffusion.open_pipeline(str(folder / "model.gguf"), torch.float32)
 
 
@@ -364,6 +364,6 @@ def test_a_single_file_that_is_none_or_lacks_its_settings_is_refused(change, sai
         save_file(change(load_file(one_file)), file)
     else:
         shutil.copy(one_file, file)
-    with pytest.raises(runs.InputError) as refusal:
+    with pytest.raises(errors.InputError) as refusal:
         diffusion.open_pipeline(str(file), torch.float32)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)

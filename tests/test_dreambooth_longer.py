@@ -17,9 +17,9 @@ import diffusion_pipelines as diffusion
 import dreambooth
 import phenotypes
 import protocols
-import runs
 import synthetic_images
 import train_dreambooth
+from harness import errors
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_the_state_that_is_kept_is_three_times_an_adapter(short):
 )
 def test_a_finished_run_is_not_made_shorter(fewer, said, run, flags):
     before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
-    with pytest.raises(runs.InputError) as refusal:
+    with pytest.raises(errors.InputError) as refusal:
         dream(*flags, *fewer, *LATEST, "--output_dir", run)
     assert str(refusal.value).startswith(said) and str(refusal.value).endswith("; ask for at least as many")
     after = {path: path.read_bytes() for path in before}
@@ -212,7 +212,7 @@ def test_terms_are_left_out_whole_from_the_last_until_the_prompt_is_read_whole()
         assert (
             pipeline.tokenizer.decode(row, skip_special_tokens=True).replace(" ", "") == prompt.replace(" ", "").lower()
         )
-    with pytest.raises(runs.InputError, match=r"tokens, and the text encoder reads 77; shorten it"):
+    with pytest.raises(errors.InputError, match=r"tokens, and the text encoder reads 77; shorten it"):
         diffusion.token_ids(pipeline, ["photo", one_more])
 
 
@@ -242,7 +242,7 @@ def test_the_limit_is_the_tokenizers_or_the_text_encoders(limit, of):
     ],
 )
 def test_a_prompt_without_terms_that_is_too_long_is_refused_with_its_length(more, said):
-    with pytest.raises(runs.InputError) as refusal:
+    with pytest.raises(errors.InputError) as refusal:
         fitted(described_images([5]), *more)
     message = str(refusal.value)
     assert message.startswith(said) and ", and the text encoder reads 77; shorten it" in message
@@ -272,6 +272,6 @@ def test_images_record_the_prompt_that_was_read_and_the_run_what_was_left_out(fl
     n_seen = sum(row["label"] == "C1" and row["strict_fold"] != 0 for row in rows)
     assert f"77 tokens; terms are left out at {n_seen} of" in capsys.readouterr().out
     assert not (tmp_path / "refused").exists()
-    with pytest.raises(runs.InputError, match="shorten it"):
+    with pytest.raises(errors.InputError, match="shorten it"):
         dream(*given, "--negative_prompt", "photo " * 90, "--output_dir", tmp_path / "refused")
     assert not (tmp_path / "refused").exists()

@@ -9,7 +9,7 @@ from torch import nn
 
 import fastgan
 import gan_losses
-import runs
+from harness import errors
 
 PAPER_CHANNELS = {4: 1024, 8: 512, 16: 256, 32: 128, 64: 128, 128: 64, 256: 32, 512: 16, 1024: 8}
 SMALL = {"resolution": 64, "base_channels": 8}
@@ -154,7 +154,7 @@ def test_lpips_without_its_weights_is_refused_in_one_line(tmp_path, monkeypatch)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"cut short")
-    with pytest.raises(runs.InputError, match="--perceptual lpips: AlexNet's weights") as error:
+    with pytest.raises(errors.InputError, match="--perceptual lpips: AlexNet's weights") as error:
         gan_losses.difference_by("lpips", torch.device("cpu"))
     assert "\n" not in str(error.value) and "use --perceptual l1" in str(error.value)
 
@@ -254,5 +254,5 @@ def test_a_file_is_all_that_sampling_needs(tmp_path):
     assert config == {"step": 7, "fold": None, "resolution": 64, "n_classes": 2, "base_channels": 8}
     assert np.array_equal(fastgan.sample(read, [3], [1]), fastgan.sample(network, [3], [1]))
     (tmp_path / "b.safetensors").write_bytes(b"something else")
-    with pytest.raises(runs.InputError, match=r"generator b.safetensors"):
+    with pytest.raises(errors.InputError, match=r"generator b.safetensors"):
         fastgan.load_generator(tmp_path / "b.safetensors")

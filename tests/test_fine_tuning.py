@@ -11,11 +11,11 @@ from accelerate import Accelerator
 
 import augmentations
 import classifiers
-import metrics
 import protocols
-import runs
+import scores
 from backbones import Backbone
 from fine_tuning import fit, predict, training_batches
+from harness import errors, protocol_names, seeds
 from pixel_cache import Pixels
 
 SIDE, N_CLASSES = 32, 4
@@ -131,12 +131,12 @@ def test_paper_training_looks_at_validation_images_to_choose_and_never_at_test_i
 
 def test_a_test_image_among_those_that_choose_a_checkpoint_raises(accelerator, backbone, uint8, tmp_path):
     smuggled = np.append(VAL, TEST[0])
-    with pytest.raises(protocols.LeakError, match="image_id20"):
+    with pytest.raises(errors.LeakError, match="image_id20"):
         trained(accelerator, backbone, OnlyThese(uint8, TRAIN), fold("paper", val=smuggled), tmp_path)
 
 
 def test_under_strict_nothing_is_left_to_choose_on(accelerator, backbone, uint8, tmp_path):
-    with pytest.raises(protocols.LeakError):
+    with pytest.raises(errors.LeakError):
         trained(accelerator, backbone, OnlyThese(uint8, TRAIN), fold("strict", val=VAL), tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_under_paper_the_epoch_with_the_best_validation_accuracy_is_kept(acceler
         changes = {"seed": seed, "learning_rate": 0.02, "num_train_epochs": 6}
         model, curve = trained(accelerator, backbone, uint8, fold("paper", val=VAL), tmp_path, **changes)
         pixels = Pixels(uint8, np.zeros(28, bool))
-        kept = metrics.topk_accuracy(predict(accelerator, model, backbone, pixels, VAL, 3), LABELS[VAL], 1)
+        kept = scores.topk_accuracy(predict(accelerator, model, backbone, pixels, VAL, 3), LABELS[VAL], 1)
         accuracies = [point["val_accuracy"] for point in curve]
         assert kept == max(accuracies)
         best_was_earlier += accuracies[-1] < max(accuracies)
@@ -172,7 +172,7 @@ def test_of_equally_good_epochs_the_last_is_kept(accelerator, backbone, uint8, t
 # ---- stop and go on
 
 
-@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+@pytest.mark.parametrize("protocol", protocol_names.PROTOCOLS)
 def test_a_stopped_fold_goes_on_to_the_same_weights_and_curve(protocol, accelerator, backbone, uint8, tmp_path):
     of = fold(protocol, val=VAL if protocol == "paper" else NOTHING)
     changes = {"augmentation": "gentle", "num_train_epochs": 5, "learning_rate": 0.01}
@@ -195,7 +195,7 @@ def test_a_stopped_fold_goes_on_to_the_same_weights_and_curve(protocol, accelera
 )
 def test_a_damaged_checkpoint_is_refused_with_the_remedy(content, accelerator, backbone, uint8, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(content)
-    with pytest.raises(runs.InputError, match=r"checkpoint\.pt: .*; delete it, the fold then starts anew$") as error:
+    with pytest.raises(errors.InputError, match=r"checkpoint\.pt: .*; delete it, the fold then starts anew$") as error:
         trained(accelerator, backbone, uint8, fold(), tmp_path)
     assert "\n" not in str(error.value)
 
@@ -206,14 +206,14 @@ def test_a_checkpoint_of_another_fold_or_seed_is_not_gone_on_from(accelerator, b
         trained(accelerator, backbone, stopping, fold(), tmp_path, checkpointing_epochs=1)
     assert (tmp_path / "checkpoint.pt").is_file()
     for others in ({"of": fold(train=TRAIN[1:])}, {"of": fold(), "seed": 1}):
-        with pytest.raises(runs.InputError, match="is of fold 2 of seed 0, or of other data or settings; delete it"):
+        with pytest.raises(errors.InputError, match="is of fold 2 of seed 0, or of other data or settings; delete it"):
             trained(accelerator, backbone, uint8, others.pop("of"), tmp_path, **others)
     trained(accelerator, backbone, uint8, fold(), tmp_path)
 
 
 def test_a_checkpoint_of_another_network_is_refused(accelerator, backbone, uint8, tmp_path):
     torch.save({"epoch": 1, "curve": [], "weights": {}, "optimizer": {}, "scheduler": {}}, tmp_path / "checkpoint.pt")
-    with pytest.raises(runs.InputError, match="delete it") as error:
+    with pytest.raises(errors.InputError, match="delete it") as error:
         trained(accelerator, backbone, uint8, fold(), tmp_path)
     assert "\n" not in str(error.value)
 
@@ -234,7 +234,7 @@ def test_training_learns_and_is_the_same_for_a_seed(accelerator, backbone, uint8
     assert curve[0]["learning_rate"] == 1e-2 and curve[-1]["learning_rate"] < 1e-3
     probabilities = predict(accelerator, one, backbone, Pixels(clean, np.zeros(28, bool)), TEST, batch_size=3)
     assert probabilities.shape == (8, N_CLASSES) and probabilities.sum(axis=1) == pytest.approx(1)
-    assert metrics.topk_accuracy(probabilities, LABELS[TEST], 1) >= 0.7  # chance 0.25; how much more, by the processor
+    assert scores.topk_accuracy(probabilities, LABELS[TEST], 1) >= 0.7  # chance 0.25; how much more, by the processor
 
 
 def test_gentle_augmentation_changes_the_training_and_without_it_none_is_called(
@@ -256,13 +256,13 @@ def test_gentle_augmentation_changes_the_training_and_without_it_none_is_called(
 
 def test_a_loss_that_is_not_finite_stops_with_the_remedy(accelerator, backbone, uint8, tmp_path):
     with pytest.raises(
-        runs.InputError, match=r"seed 0, fold 2, epoch .: the loss is not finite; lower --learning_rate"
+        errors.InputError, match=r"seed 0, fold 2, epoch .: the loss is not finite; lower --learning_rate"
     ):
         trained(accelerator, backbone, uint8, fold(), tmp_path, learning_rate=1e30)
 
 
 def test_one_training_image_is_too_few_for_batch_norm(accelerator, backbone, uint8, tmp_path):
-    with pytest.raises(runs.InputError, match=r"fold 2 has 1 training image; .* --recipe linear_probe"):
+    with pytest.raises(errors.InputError, match=r"fold 2 has 1 training image; .* --recipe linear_probe"):
         trained(accelerator, backbone, uint8, fold(train=TRAIN[:1]), tmp_path)
 
 
@@ -277,5 +277,5 @@ def test_batches_hold_each_row_once_and_never_a_row_alone(n):
 def test_derived_seeds_differ():
     numbers = [(s, f, e) for s in range(3) for f in range(5) for e in range(20)]
     numbers += [(s, f) for s in range(3) for f in range(5)] + [(s, f, e, 1) for s, f, e in numbers]
-    assert len({runs.derived_seed(*each) for each in numbers}) == len(numbers)
-    assert runs.derived_seed(0, 1) == runs.derived_seed(0, 1)
+    assert len({seeds.derived_seed(*each) for each in numbers}) == len(numbers)
+    assert seeds.derived_seed(0, 1) == seeds.derived_seed(0, 1)

@@ -23,7 +23,7 @@ import gallery
 import make_report
 import rdface_dataset
 from built_dataset import load_images
-from runs import InputError
+from harness.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

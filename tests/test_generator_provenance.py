@@ -19,11 +19,10 @@ from test_train_classifier import painted_faces, save_dataset
 import adapters
 import dreambooth_progress
 import gan_training
-import protocols
-import runs
 import train_dreambooth
 import train_fastgan
 import training_records
+from harness import errors
 
 EXPECTED = training_records.TrainedOn("strict", 1, "AAR", "d1", ["a", "b"], 0, None, "s1")
 
@@ -36,34 +35,34 @@ EXPECTED = training_records.TrainedOn("strict", 1, "AAR", "d1", ["a", "b"], 0, N
     [
         (
             {"source_sha256": ["a", "c"]},
-            protocols.LeakError,
+            errors.LeakError,
             "file (of strict fold 1 AAR) was trained on 1 photographs that",
         ),
         (
             {"source_sha256": ["c", "d"], "fold": 0},
-            protocols.LeakError,
+            errors.LeakError,
             "(of strict fold 0 AAR) was trained on 2 photog",
         ),
         (
             {"source_sha256": ["a"]},
-            runs.InputError,
+            errors.InputError,
             "was trained on 1 of the 2 training photographs of strict fold 1 AAR",
         ),
-        ({"source_sha256": []}, runs.InputError, "was trained on 0 of the 2 training photographs"),
-        ({"source_sha256": ["b", "a"]}, runs.InputError, "was trained on 2 of the 2 training photographs"),
-        ({"source_sha256": "ab"}, runs.InputError, "does not say what it was trained on"),
-        ({"source_sha256": [None, "b"]}, runs.InputError, "does not say what it was trained on"),
-        ({"fold": 0}, runs.InputError, "was trained with fold 0, and here it is 1"),
+        ({"source_sha256": []}, errors.InputError, "was trained on 0 of the 2 training photographs"),
+        ({"source_sha256": ["b", "a"]}, errors.InputError, "was trained on 2 of the 2 training photographs"),
+        ({"source_sha256": "ab"}, errors.InputError, "does not say what it was trained on"),
+        ({"source_sha256": [None, "b"]}, errors.InputError, "does not say what it was trained on"),
+        ({"fold": 0}, errors.InputError, "was trained with fold 0, and here it is 1"),
         (
             {"protocol": "paper", "fold": None},
-            runs.InputError,
+            errors.InputError,
             "was trained with protocol paper, and here it is strict",
         ),
-        ({"condition": "WS"}, runs.InputError, "was trained with condition WS, and here it is AAR"),
-        ({"dataset": "d2"}, runs.InputError, "was trained with dataset d2"),
-        ({"seed": 1}, runs.InputError, "was trained with seed 1"),
-        ({"k_shot": 2}, runs.InputError, "was trained with k_shot 2"),
-        ({"settings_sha256": "s2"}, runs.InputError, "was trained with settings_sha256 s2"),
+        ({"condition": "WS"}, errors.InputError, "was trained with condition WS, and here it is AAR"),
+        ({"dataset": "d2"}, errors.InputError, "was trained with dataset d2"),
+        ({"seed": 1}, errors.InputError, "was trained with seed 1"),
+        ({"k_shot": 2}, errors.InputError, "was trained with k_shot 2"),
+        ({"settings_sha256": "s2"}, errors.InputError, "was trained with settings_sha256 s2"),
     ],
 )
 def test_a_record_that_differs_anywhere_is_refused(change, error, said):
@@ -76,7 +75,7 @@ def test_a_record_that_differs_anywhere_is_refused(change, error, said):
 
 @pytest.mark.parametrize("record", [None, {}, [], "strict", {"protocol": "strict"}])
 def test_a_file_without_a_record_is_refused(record):
-    with pytest.raises(runs.InputError, match=r"file does not say what it was trained on .*; delete it"):
+    with pytest.raises(errors.InputError, match=r"file does not say what it was trained on .*; delete it"):
         training_records.check(record, EXPECTED, "file", "delete it")
 
 
@@ -193,7 +192,7 @@ def fewer(run: Path) -> None:
     pq.write_table(table.slice(1), file)
 
 
-LEAK, INPUT = protocols.LeakError, runs.InputError
+LEAK, INPUT = errors.LeakError, errors.InputError
 WEIGHTS = adapters.WEIGHTS_NAME
 
 
@@ -243,7 +242,7 @@ def test_what_another_fold_or_run_made_is_not_gone_on_with(change, error, said, 
 def test_the_state_of_another_folds_training_is_not_gone_on_with(run, flags):
     copied("fold0/checkpoints/C0/state.pt", "fold2/checkpoints/C0/state.pt")(run)
     more = (*flags, "--output_dir", run, "--resume_from_checkpoint", "latest", "--max_train_steps", 2, "--fold", "all")
-    with pytest.raises(protocols.LeakError, match=r"state\.pt \(of strict fold 0 C0\) was trained on .*; delete it"):
+    with pytest.raises(errors.LeakError, match=r"state\.pt \(of strict fold 0 C0\) was trained on .*; delete it"):
         dream(*more)
     assert adapters.record_of(run / "fold0/adapters/C0")["steps"] == 1  # nothing had been done
 
@@ -272,7 +271,7 @@ def test_an_adapter_of_a_dataset_whose_photographs_were_swapped_is_a_leak(run, f
         shutil.rmtree(tmp_path / "new/fold0" / source)
     shutil.copytree(run / "fold0/adapters", tmp_path / "new/fold0/adapters")
     with pytest.raises(
-        protocols.LeakError, match=r"adapters/C0 \(of strict fold 0 C0\) was trained on 1 photographs that"
+        errors.LeakError, match=r"adapters/C0 \(of strict fold 0 C0\) was trained on 1 photographs that"
     ):
         dream(*given, "--resume_from_checkpoint", "latest")
 
@@ -284,7 +283,7 @@ def test_an_adapter_of_other_settings_is_refused(run, flags, tmp_path):
     assert adapters.sha256(again / "fold0/adapters/C0") == adapters.sha256(run / "fold0/adapters/C0")  # whatever --fold
     shutil.rmtree(again / "fold0/adapters/C0")
     shutil.copytree(other / "fold0/adapters/C0", again / "fold0/adapters/C0")
-    with pytest.raises(runs.InputError, match="was trained with settings_sha256"):
+    with pytest.raises(errors.InputError, match="was trained with settings_sha256"):
         dream(*given, "--output_dir", again, "--resume_from_checkpoint", "latest")
 
 
@@ -391,7 +390,7 @@ def test_a_part_of_another_fold_is_not_taken_into_fastgans_images(gan_run, gan_f
     (part,) = (gan_run / "fold1/parts").rglob("*.parquet")
     (foreign,) = (gan_run / "fold0/synthetic/synthetic").glob("*.parquet")
     shutil.copy(foreign, part)
-    with pytest.raises(protocols.LeakError, match=r"fold1/parts/.*: image fastgan_0 was made from .*; delete it"):
+    with pytest.raises(errors.LeakError, match=r"fold1/parts/.*: image fastgan_0 was made from .*; delete it"):
         gan(*given)
 
 

@@ -10,7 +10,7 @@ import pytest
 from loopback_hub import Hub, answer, serving
 
 import hub_models
-import runs
+from harness import errors
 
 TOKEN = "hf_" + "secret" * 5
 PUBLISHED = {"README.md", "results.json", "per_class.csv", "corruptions.json"}
@@ -102,20 +102,20 @@ def test_an_upload_that_fails_says_so_in_one_line_and_where_the_results_are(fini
 
 def test_without_a_token_the_remedy_is_named(monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(runs.InputError) as error:
+    with pytest.raises(errors.InputError) as error:
         hub_models.check_access("lab/faces", None)
     assert str(error.value) == "lab/faces: there is no token; run hf auth login, or set HF_TOKEN"
 
 
 def test_where_the_hub_cannot_be_reached_the_token_is_not_shown():
-    with pytest.raises(runs.InputError, match=r"cannot be reached .*; run hf auth login, or set HF_TOKEN") as error:
+    with pytest.raises(errors.InputError, match=r"cannot be reached .*; run hf auth login, or set HF_TOKEN") as error:
         hub_models.check_access("lab/faces", TOKEN)  # tests are offline
     assert TOKEN not in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["lab/faces/more", "no blanks", "-", "a..b"])
 def test_a_name_that_cannot_be_one_is_refused(name):
-    with pytest.raises(runs.InputError, match=re.escape(f"{name} is no name for a repository: ")) as error:
+    with pytest.raises(errors.InputError, match=re.escape(f"{name} is no name for a repository: ")) as error:
         hub_models.check_access(name, TOKEN)
     assert "\n" not in str(error.value)
 

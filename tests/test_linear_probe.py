@@ -9,6 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 import protocols
 from backbones import Backbone
 from classifiers import probe_features
+from harness import errors
 from linear_probe import FALLBACK_SHRINKAGE, TEMPERATURES, choose_regularisation, fit_discriminants, fit_linear_probe
 
 
@@ -84,7 +85,7 @@ def test_an_image_outside_the_training_side_in_a_class_mean_raises(side):
         columns["strict_fold"][rows[0]] = None
         columns["group_id"][rows[0]] = columns["group_id"][fold.test[0]]
         fold = protocols.folds(columns, "strict")[1]
-    with pytest.raises(protocols.LeakError, match=r"must not reach class means \(prototypes\)"):
+    with pytest.raises(errors.LeakError, match=r"must not reach class means \(prototypes\)"):
         fit_linear_probe(features, labels, groups, rows, protocols.Guard(fold, columns))
 
 

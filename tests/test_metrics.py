@@ -16,6 +16,8 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_a
 
 import intervals
 import metrics
+import prediction_files
+import scores
 from benchmarks import interval_coverage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,30 +55,30 @@ def as_table(probabilities: np.ndarray, labels: np.ndarray, **columns: object) -
 def test_topk_equals_scikit_learn_where_nothing_ties(k):
     probabilities, labels = random_predictions()
     expected = top_k_accuracy_score(labels, probabilities, k=k, labels=range(12))
-    assert metrics.topk_accuracy(probabilities, labels, k) == pytest.approx(expected)
+    assert scores.topk_accuracy(probabilities, labels, k) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("k", [1, 5])
 def test_a_constant_predictor_scores_chance(k):
     labels = np.array([0, 0, 3, 9])  # whatever the classes are, 0 included
-    assert metrics.topk_accuracy(np.full((4, 10), 0.1), labels, k) == pytest.approx(k / 10)
+    assert scores.topk_accuracy(np.full((4, 10), 0.1), labels, k) == pytest.approx(k / 10)
 
 
 def test_a_tie_across_the_kth_place_counts_in_part():
     probabilities = np.array([[0.4, 0.2, 0.2, 0.2]])
-    assert [metrics.topk_accuracy(probabilities, [2], k) for k in (1, 2, 3, 4)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert [scores.topk_accuracy(probabilities, [2], k) for k in (1, 2, 3, 4)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
 
 
 def test_macro_f1_and_balanced_accuracy_equal_scikit_learn():
     probabilities, labels = random_predictions()  # class 11 is predicted and never true
     predicted = probabilities.argmax(axis=1)
     expected = f1_score(labels, predicted, labels=range(12), average="macro", zero_division=0)
-    assert metrics.macro_f1(probabilities, labels) == pytest.approx([expected])
+    assert scores.macro_f1(probabilities, labels) == pytest.approx([expected])
     recall = [(predicted[labels == c] == c).mean() for c in range(11)]
-    assert metrics.balanced_accuracy(probabilities, labels) == pytest.approx([np.mean(recall)])
+    assert scores.balanced_accuracy(probabilities, labels) == pytest.approx([np.mean(recall)])
     known = predicted < 11  # scikit-learn warns where a class is predicted and never true
     expected = balanced_accuracy_score(labels[known], predicted[known])
-    assert metrics.balanced_accuracy(probabilities[known], labels[known]) == pytest.approx([expected])
+    assert scores.balanced_accuracy(probabilities[known], labels[known]) == pytest.approx([expected])
 
 
 def test_weights_count_images():
@@ -92,39 +94,39 @@ def test_weights_count_images():
 def test_reciprocal_rank_is_that_of_scipys_ranking():
     probabilities, labels = random_predictions()
     ranks = rankdata(-probabilities, axis=1)[np.arange(len(labels)), labels]
-    assert metrics.reciprocal_ranks(probabilities, labels) == pytest.approx(1 / ranks)
-    assert metrics.mean_reciprocal_rank(probabilities, labels) == pytest.approx([np.mean(1 / ranks)])
+    assert scores.reciprocal_ranks(probabilities, labels) == pytest.approx(1 / ranks)
+    assert scores.mean_reciprocal_rank(probabilities, labels) == pytest.approx([np.mean(1 / ranks)])
 
 
 def test_reciprocal_rank_of_ties_is_the_mean_over_random_orders():
     probabilities = np.array([[0.4, 0.2, 0.2, 0.2], [0.25, 0.25, 0.25, 0.25]])
     expected = [np.mean([1 / 2, 1 / 3, 1 / 4]), np.mean([1, 1 / 2, 1 / 3, 1 / 4])]
-    assert metrics.reciprocal_ranks(probabilities, [2, 0]) == pytest.approx(expected)
+    assert scores.reciprocal_ranks(probabilities, [2, 0]) == pytest.approx(expected)
 
 
 def test_negative_log_likelihood_equals_scikit_learn_and_survives_a_zero():
     probabilities, labels = random_predictions()
     expected = log_loss(labels, probabilities, labels=range(12))
-    assert metrics.negative_log_likelihood(probabilities, labels) == pytest.approx([expected])
+    assert scores.negative_log_likelihood(probabilities, labels) == pytest.approx([expected])
     certainly_wrong = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
-    assert metrics.negative_log_likelihood(certainly_wrong, [0, 0]) == pytest.approx([-np.log(1e-12) / 2])
+    assert scores.negative_log_likelihood(certainly_wrong, [0, 0]) == pytest.approx([-np.log(1e-12) / 2])
 
 
 def test_calibration_error_of_known_bins():
     sure, unsure = [0.9, 0.1], [0.6, 0.4]  # nine times of ten right, and two of five: too sure by 0 and by 0.2
     probabilities = np.array([sure] * 10 + [unsure] * 5)
     labels = np.array([0] * 9 + [1] + [0] * 2 + [1] * 3)
-    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([5 / 15 * 0.2])
-    assert metrics.expected_calibration_error(probabilities, labels, n_bins=1) == pytest.approx([5 / 15 * 0.2])
+    assert scores.expected_calibration_error(probabilities, labels) == pytest.approx([5 / 15 * 0.2])
+    assert scores.expected_calibration_error(probabilities, labels, n_bins=1) == pytest.approx([5 / 15 * 0.2])
     labels = np.array([0] * 9 + [1] + [0] * 5)  # now the second five are not sure enough, by 0.4
-    assert metrics.expected_calibration_error(probabilities, labels, n_bins=15) == pytest.approx([5 / 15 * 0.4])
+    assert scores.expected_calibration_error(probabilities, labels, n_bins=15) == pytest.approx([5 / 15 * 0.4])
 
 
 def test_calibration_bins_are_closed_above():
     probabilities = np.array([[0.5, 0.3, 0.2], [0.75, 0.15, 0.1]])
     labels = np.array([0, 1])  # right at 0.5, wrong at 0.75: in one bin they nearly cancel
     for n_bins, expected in ((2, (0.5 + 0.75) / 2), (1, (0.75 - 0.5) / 2)):
-        assert metrics.expected_calibration_error(probabilities, labels, n_bins=n_bins) == pytest.approx([expected])
+        assert scores.expected_calibration_error(probabilities, labels, n_bins=n_bins) == pytest.approx([expected])
 
 
 def test_calibration_error_bin_by_bin():
@@ -135,7 +137,7 @@ def test_calibration_error_bin_by_bin():
         inside = (confidence > low) & (confidence <= low + 1 / 15)
         if inside.any():
             expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([expected])
+    assert scores.expected_calibration_error(probabilities, labels) == pytest.approx([expected])
 
 
 def test_a_constant_predictor_scores_what_is_called_chance():
@@ -154,7 +156,7 @@ def hit_rate(hits: np.ndarray):
 
 def test_interval_of_independent_images_is_the_binomial_one():
     hits = np.repeat([1.0, 0.0], [60, 140])
-    low, high = metrics.bootstrap_interval(hit_rate(hits), [str(i) for i in range(200)])
+    low, high = intervals.bootstrap_interval(hit_rate(hits), [str(i) for i in range(200)])
     half_width = 1.96 * np.sqrt(0.3 * 0.7 / 200)
     assert (low, high) == pytest.approx((0.3 - half_width, 0.3 + half_width), abs=0.01)
 
@@ -162,29 +164,29 @@ def test_interval_of_independent_images_is_the_binomial_one():
 def test_interval_knows_that_images_of_one_subject_are_not_independent():
     hits = np.repeat([1.0, 0.0], [15, 35])
     subjects = [str(i) for i in range(50)]
-    once = metrics.bootstrap_interval(hit_rate(hits), subjects)
-    four_photographs_each = metrics.bootstrap_interval(hit_rate(np.repeat(hits, 4)), np.repeat(subjects, 4))
+    once = intervals.bootstrap_interval(hit_rate(hits), subjects)
+    four_photographs_each = intervals.bootstrap_interval(hit_rate(np.repeat(hits, 4)), np.repeat(subjects, 4))
     assert four_photographs_each == pytest.approx(once)
 
 
 def test_interval_is_repeatable_and_surrounds_the_estimate():
     probabilities, labels = random_predictions(n=60)
-    for statistic in (metrics.macro_f1, metrics.balanced_accuracy):
+    for statistic in (scores.macro_f1, scores.balanced_accuracy):
 
         def weighted(weights, statistic=statistic):
             return statistic(probabilities, labels, weights)
 
-        low, high = metrics.bootstrap_interval(weighted, [str(i) for i in range(60)], seed=3)
-        assert (low, high) == metrics.bootstrap_interval(weighted, [str(i) for i in range(60)], seed=3)
+        low, high = intervals.bootstrap_interval(weighted, [str(i) for i in range(60)], seed=3)
+        assert (low, high) == intervals.bootstrap_interval(weighted, [str(i) for i in range(60)], seed=3)
         assert low < statistic(probabilities, labels)[0] < high
 
 
 def test_corrected_interval_of_a_plain_mean_is_the_binomial_one():
     hits, subjects = np.repeat([1.0, 0.0], [60, 140]), [str(i) for i in range(200)]
     half_width = 1.96 * np.sqrt(0.3 * 0.7 / 200)
-    low, high = metrics.corrected_interval(hit_rate(hits), subjects)
+    low, high = intervals.corrected_interval(hit_rate(hits), subjects)
     assert (low, high) == pytest.approx((0.3 - half_width, 0.3 + half_width), abs=0.002)
-    four_photographs_each = metrics.corrected_interval(hit_rate(np.repeat(hits, 4)), np.repeat(subjects, 4))
+    four_photographs_each = intervals.corrected_interval(hit_rate(np.repeat(hits, 4)), np.repeat(subjects, 4))
     assert four_photographs_each == pytest.approx((low, high))
 
 
@@ -195,10 +197,10 @@ def test_corrected_interval_of_a_calibration_error_knows_its_bias():
     subjects = [str(i) for i in range(300)]
 
     def weighted(weights):
-        return metrics.expected_calibration_error(probabilities, labels, weights)
+        return scores.expected_calibration_error(probabilities, labels, weights)
 
-    assert metrics.bootstrap_interval(weighted, subjects)[0] > 0.03
-    assert metrics.corrected_interval(weighted, subjects)[0] < 0
+    assert intervals.bootstrap_interval(weighted, subjects)[0] > 0.03
+    assert intervals.corrected_interval(weighted, subjects)[0] < 0
     shown = metrics.score(as_table(probabilities, labels))["metrics"]["ece"]
     assert shown["low"] == 0 < shown["high"] < 0.1
 
@@ -209,9 +211,9 @@ def test_intervals_do_not_depend_on_how_much_fits_in_memory(monkeypatch):
 
     def everything():
         return [
-            metrics.bootstrap_interval(lambda w: metrics.macro_f1(probabilities, labels, w), subjects, n_boot=50),
-            metrics.corrected_interval(lambda w: metrics.macro_f1(probabilities, labels, w), subjects, n_boot=50),
-            intervals.swap_p_value(metrics.macro_f1, [probabilities], [probabilities[::-1]], labels, subjects, 50),
+            intervals.bootstrap_interval(lambda w: scores.macro_f1(probabilities, labels, w), subjects, n_boot=50),
+            intervals.corrected_interval(lambda w: scores.macro_f1(probabilities, labels, w), subjects, n_boot=50),
+            intervals.swap_p_value(scores.macro_f1, [probabilities], [probabilities[::-1]], labels, subjects, 50),
         ]
 
     at_once = everything()
@@ -307,7 +309,7 @@ def test_damaged_predictions_are_refused_with_their_row(tmp_path, change, messag
     file = tmp_path / "predictions.parquet"
     change(as_table(*random_predictions(n=6, n_classes=3))).to_parquet(file)
     with pytest.raises(ValueError, match=message):
-        metrics.read_predictions(file)
+        prediction_files.read_predictions(file)
 
 
 def written(folder: Path, table: pd.DataFrame) -> Path:
@@ -355,7 +357,7 @@ def test_cells_of_other_tools_that_have_no_meaning_are_refused_with_their_row(tm
     table[column] = pd.Series(values, dtype=object if None in values and column != "probabilities" else None)
     file = written(tmp_path, table)
     with pytest.raises(ValueError, match=f"^{file}:{message}") as refusal:
-        metrics.read_predictions(file)
+        prediction_files.read_predictions(file)
     assert "\n" not in str(refusal.value) and "; " in str(refusal.value)
     with pytest.raises(ValueError, match=f"^predictions:{message}"):  # also of a table that was never a file
         metrics.score(pd.read_parquet(file))
@@ -376,7 +378,7 @@ def test_cells_of_other_tools_that_have_no_meaning_are_refused_with_their_row(tm
 )
 def test_numbers_and_words_in_other_spellings_give_the_same_scores(tmp_path, change):
     table = as_table(*random_predictions())
-    read = metrics.read_predictions(written(tmp_path, change(table)))
+    read = prediction_files.read_predictions(written(tmp_path, change(table)))
     assert metrics.score(read) == metrics.score(table)
     assert read["label"].tolist() == table["label"].tolist() and set(read["split"]) == {"test"}
 
@@ -385,10 +387,12 @@ def test_probabilities_as_whole_numbers_and_in_half_precision_are_scored(tmp_pat
     probabilities, labels = random_predictions()
     hits = np.eye(12, dtype=int)[probabilities.argmax(axis=1)]
     table = as_table(probabilities, labels)
-    scores = metrics.score(metrics.read_predictions(written(tmp_path, table.assign(probabilities=hits.tolist()))))
+    scores = metrics.score(
+        prediction_files.read_predictions(written(tmp_path, table.assign(probabilities=hits.tolist())))
+    )
     assert scores["metrics"]["top1"] == metrics.score(table)["metrics"]["top1"]
     half = table.assign(probabilities=list(probabilities.astype(np.float16)))
-    scores = metrics.score(metrics.read_predictions(written(tmp_path, half)))["metrics"]
+    scores = metrics.score(prediction_files.read_predictions(written(tmp_path, half)))["metrics"]
     assert scores["nll"]["mean"] == pytest.approx(metrics.score(table)["metrics"]["nll"]["mean"], rel=1e-3)
 
 
@@ -398,9 +402,9 @@ def test_sums_may_err_as_half_precision_does_and_no_more(tmp_path):
         file = written(tmp_path, table.assign(probabilities=[[0.2, 0.3, 0.5 + error]] * 6))
         if refused:
             with pytest.raises(ValueError, match=r":1: probabilities must .* add up to 1"):
-                metrics.read_predictions(file)
+                prediction_files.read_predictions(file)
         else:
-            metrics.read_predictions(file)
+            prediction_files.read_predictions(file)
 
 
 def test_every_usual_spelling_of_a_split_is_that_split(tmp_path):
@@ -413,7 +417,7 @@ def test_every_usual_spelling_of_a_split_is_that_split(tmp_path):
         "Testing": "test",
     }
     table = as_table(*random_predictions(n=6)).assign(split=list(spelled))
-    assert metrics.read_predictions(written(tmp_path, table))["split"].tolist() == list(spelled.values())
+    assert prediction_files.read_predictions(written(tmp_path, table))["split"].tolist() == list(spelled.values())
     assert metrics.score(table)["n_test"] == 1
 
 
@@ -424,7 +428,7 @@ def test_an_image_without_a_subject_is_a_subject_of_its_own(tmp_path):
     probabilities, labels = random_predictions(n=120)
     subjects = [f"p{i // 3}" for i in range(60)]
     table = as_table(probabilities, labels, subject=subjects + NOT_KNOWN * 10)
-    scores = metrics.score(metrics.read_predictions(written(tmp_path, table)))
+    scores = metrics.score(prediction_files.read_predictions(written(tmp_path, table)))
     assert (scores["n_subjects"], scores["n_without_subject"]) == (20 + 60, 60)
     alone = as_table(probabilities, labels, subject=subjects + [f"no subject: image A.{i}" for i in range(60, 120)])
     known = metrics.score(alone)
@@ -450,9 +454,9 @@ def test_comparison_and_p_value_take_images_without_a_subject_apart():
 
 def test_nulls_among_subjects_are_drawn_apart():
     hits = np.repeat([1.0, 0.0], [60, 140])
-    binomial = metrics.bootstrap_interval(hit_rate(hits), [str(i) for i in range(200)])
+    binomial = intervals.bootstrap_interval(hit_rate(hits), [str(i) for i in range(200)])
     for null in (None, np.nan, pd.NA):
-        assert metrics.bootstrap_interval(hit_rate(hits), [null] * 200) == pytest.approx(binomial, abs=0.01)
+        assert intervals.bootstrap_interval(hit_rate(hits), [null] * 200) == pytest.approx(binomial, abs=0.01)
         assert intervals.numbered(["b", null, "a", null, "b"]).tolist() == [1, 2, 0, 3, 1]
 
 
@@ -470,7 +474,7 @@ def test_nulls_among_subjects_are_drawn_apart():
 def test_a_subject_in_several_spellings_is_one(tmp_path, spellings, joined):
     probabilities, labels = random_predictions(n=90)
     table = as_table(probabilities, labels, subject=spellings * 30)
-    scores = metrics.score(metrics.read_predictions(written(tmp_path, table)))
+    scores = metrics.score(prediction_files.read_predictions(written(tmp_path, table)))
     assert scores.get("joined_subjects") == joined and scores["n_subjects"] == (2 if joined else 3)
     meant = ["a", "a", "b"] if joined else ["a", "b", "c"]
     assert scores["metrics"] == metrics.score(as_table(probabilities, labels, subject=meant * 30))["metrics"]
@@ -482,7 +486,7 @@ def test_decimals_beside_missing_subjects_match_integers_in_another_file(tmp_pat
     numbers = [i // 2 for i in range(58)] + [np.nan, np.nan]
     of_a = a.assign(subject=numbers * 3)  # decimals, since one is missing
     of_b = b.assign(subject=[*map(str, numbers[:58]), None, None] * 2)
-    comparison = metrics.compare(metrics.read_predictions(written(tmp_path, of_a)), of_b)
+    comparison = metrics.compare(prediction_files.read_predictions(written(tmp_path, of_a)), of_b)
     assert (comparison["n_subjects"], comparison["n_without_subject"]) == (31, 2)
 
 
@@ -523,16 +527,16 @@ def test_files_that_are_no_predictions_are_refused_in_one_line(tmp_path):
         else:
             file.write_bytes(content)
         with pytest.raises(ValueError, match=message) as refusal:
-            metrics.read_predictions(file)
+            prediction_files.read_predictions(file)
         assert "\n" not in str(refusal.value) and str(refusal.value).startswith(str(file))
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):
     (tmp_path / "predictions.parquet").write_text("not Parquet")
     with pytest.raises(ValueError, match="not a readable Parquet file"):
-        metrics.read_predictions(tmp_path)
+        prediction_files.read_predictions(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such file"):
-        metrics.read_predictions(tmp_path / "elsewhere")
+        prediction_files.read_predictions(tmp_path / "elsewhere")
 
 
 def test_the_command_prints_the_scores_of_several_seeds(tmp_path):
@@ -543,7 +547,7 @@ def test_the_command_prints_the_scores_of_several_seeds(tmp_path):
     command = [sys.executable, ROOT / "metrics.py", "score", tmp_path / "0", tmp_path / "1"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     scores = json.loads(run.stdout)
-    assert scores == metrics.score(metrics.read_predictions([tmp_path / "0", tmp_path / "1"]))
+    assert scores == metrics.score(prediction_files.read_predictions([tmp_path / "0", tmp_path / "1"]))
     assert scores["seeds"] == [0, 1] and scores["metrics"]["top1"]["sd"] == 0
 
     run = subprocess.run([*command[:3], tmp_path / "nothing"], capture_output=True, text=True, check=False)
@@ -604,11 +608,11 @@ def test_the_swap_test_equals_all_sign_changes_counted():
     labels = rng.integers(0, 3, 16)
     a, b = rng.dirichlet(np.ones(3), 16), rng.dirichlet(np.ones(3), 16)
     subjects = np.repeat(np.arange(8), 2)
-    gain = metrics.reciprocal_ranks(b, labels) - metrics.reciprocal_ranks(a, labels)
+    gain = scores.reciprocal_ranks(b, labels) - scores.reciprocal_ranks(a, labels)
     of_subject = gain.reshape(8, 2).sum(axis=1)
     signs = np.array(list(itertools.product([1, -1], repeat=8)))
     exact = np.mean(np.abs(signs @ of_subject) >= abs(of_subject.sum()) - 1e-9)
-    found = intervals.swap_p_value(metrics.mean_reciprocal_rank, [a], [b], labels, subjects)
+    found = intervals.swap_p_value(scores.mean_reciprocal_rank, [a], [b], labels, subjects)
     assert found == pytest.approx(exact, abs=0.02)
 
 
@@ -616,7 +620,7 @@ def test_the_swap_test_knows_that_images_of_one_subject_are_not_independent():
     right, wrong = np.array([0.9, 0.1]), np.array([0.1, 0.9])
     a, b, labels = np.stack([wrong] * 12), np.stack([right] * 12), np.zeros(12, int)
     p_values = [
-        intervals.swap_p_value(metrics.macro_f1, [a], [b], labels, np.arange(12) // photographs)
+        intervals.swap_p_value(scores.macro_f1, [a], [b], labels, np.arange(12) // photographs)
         for photographs in (1, 3)
     ]
     assert p_values == pytest.approx([2 / 2**12, 2 / 2**4], abs=0.01)
@@ -625,8 +629,8 @@ def test_the_swap_test_knows_that_images_of_one_subject_are_not_independent():
 def test_the_swap_test_uses_all_replicates_of_unequal_numbers():
     right, wrong, labels = np.tile([0.9, 0.1], (12, 1)), np.tile([0.1, 0.9], (12, 1)), np.zeros(12, int)
     a, b = [right, wrong, wrong], [right, right]  # the first ones do not differ
-    assert intervals.swap_p_value(metrics.mean_reciprocal_rank, a, b, labels, np.arange(12)) < 0.01
-    assert intervals.swap_p_value(metrics.mean_reciprocal_rank, a[:1], b[:1], labels, np.arange(12)) == 1
+    assert intervals.swap_p_value(scores.mean_reciprocal_rank, a, b, labels, np.arange(12)) < 0.01
+    assert intervals.swap_p_value(scores.mean_reciprocal_rank, a[:1], b[:1], labels, np.arange(12)) == 1
 
 
 @pytest.mark.parametrize(
@@ -680,7 +684,7 @@ def test_what_one_of_several_files_knows_of_a_subject_is_known(tmp_path):
     table.to_parquet(files[0])  # without the column
     table.assign(seed=1, sex=None).to_parquet(files[1])
     table.assign(seed=2, sex=["male", "female"] * 10).to_parquet(files[2])
-    by = metrics.score(metrics.read_predictions(files))["by"]
+    by = metrics.score(prediction_files.read_predictions(files))["by"]
     assert {sex: group["n"] for sex, group in by["sex"].items()} == {"female": 10, "male": 10}
 
 
@@ -733,7 +737,7 @@ def test_the_command_compares_two_runs(tmp_path):
     command = [sys.executable, ROOT / "metrics.py", "compare", tmp_path / "a", tmp_path / "b" / "predictions.parquet"]
     run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     comparison = json.loads(run.stdout)
-    assert comparison == metrics.compare(*(metrics.read_predictions(tmp_path / folder) for folder in "ab"))
+    assert comparison == metrics.compare(*(prediction_files.read_predictions(tmp_path / folder) for folder in "ab"))
     shown = metrics.format_comparison(comparison).splitlines()
     assert "B - A" in shown[3] and shown[4].split()[:3] == [
         "top1",

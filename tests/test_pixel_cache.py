@@ -17,9 +17,9 @@ from test_runs import mounted
 import corruptions
 import faces
 import pixel_cache
-import runs
-from backbones import Backbone
-from pixel_cache import BLOCK_ROWS, Pixels, cached_pixels, normalise
+from backbones import Backbone, normalise
+from harness import errors
+from pixel_cache import BLOCK_ROWS, Pixels, cached_pixels
 
 N, SIDE = BLOCK_ROWS + 3, 24  # one block and part of another
 
@@ -217,14 +217,14 @@ def test_a_cache_that_is_deleted_meanwhile_is_one_line(accelerator, tmp_path, mo
 
     monkeypatch.setattr(pixel_cache, "_finish", finish_and_lose)
     monkeypatch.setattr(pixel_cache, "LATE_S", 0.1)
-    with pytest.raises(runs.InputError, match=r"^--cache_dir .*No such file.*removed or cut it just now; run again$"):
+    with pytest.raises(errors.InputError, match=r"^--cache_dir .*No such file.*removed or cut it just now; run again$"):
         cached(accelerator, images, tmp_path)
 
 
 def test_a_full_disk_is_refused_before_a_photograph_is_decoded_and_nothing_is_left(accelerator, tmp_path):
     images = dataset_of([b"cannot be decoded"] * N)
     with mounted(tmp_path / "disk", "size=2m") as disk:
-        with pytest.raises(runs.InputError) as full:
+        with pytest.raises(errors.InputError) as full:
             cached(accelerator, images, disk, side_px=256)
         assert str(full.value) == (
             f"--cache_dir {disk}: No space left on device for 3.7 MB of pixels; make room there, or name another folder"
@@ -239,7 +239,7 @@ def test_a_cache_on_a_read_only_disk_is_read_and_another_refused(accelerator, tm
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         again = np.array(cached(accelerator, images, disk).uint8)
         assert np.array_equal(first, again)
-        with pytest.raises(runs.InputError, match=r"^--cache_dir .*: Read-only file system; name another folder$"):
+        with pytest.raises(errors.InputError, match=r"^--cache_dir .*: Read-only file system; name another folder$"):
             cached(accelerator, images, disk, side_px=SIDE + 1)
 
 
@@ -248,7 +248,7 @@ def test_an_image_that_cannot_be_decoded_is_named_and_nothing_counts_as_done(dam
     images = dataset_of([*photographs()[:2], damaged])
     for _ in range(2):  # the second time as well
         with pytest.raises(
-            runs.InputError, match=r"^image P\.2 cannot be decoded \(.+\); build the dataset again"
+            errors.InputError, match=r"^image P\.2 cannot be decoded \(.+\); build the dataset again"
         ) as no:
             cached(accelerator, images, tmp_path)
         assert "\n" not in str(no.value)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 import protocols
+from harness import errors, protocol_names
 
 
 def paper_columns_again(labels):
@@ -80,7 +81,7 @@ def test_paper_shape_has_the_published_number_of_test_images():
     ],
 )
 def test_paper_split_says_why_it_cannot_be_drawn(labels, why):
-    with pytest.raises(protocols.ProtocolError, match=why):
+    with pytest.raises(errors.ProtocolError, match=why):
         protocols.paper_split(labels)
 
 
@@ -178,7 +179,7 @@ def test_no_image_leaves_a_run_without_a_word(protocol, change, message):
     columns = {"image_id": ["a", "b", "c"], "label": [0, 0, 0], "group_id": ["p", "q", "r"], "strict_fold": [0, 1, 2]}
     columns |= {"paper_split": ["train", "train", "test"], "paper_fold": [0, 1, None]}
     protocols.folds(columns, protocol)
-    with pytest.raises(protocols.ProtocolError, match=message):
+    with pytest.raises(errors.ProtocolError, match=message):
         protocols.folds(columns | change, protocol)
 
 
@@ -189,11 +190,11 @@ def test_images_that_straddle_are_counted():
 
 def test_folds_refuse_what_is_not_there():
     empty = {"paper_split": [None], "paper_fold": [None], "strict_fold": [0], "group_id": ["a"]}
-    with pytest.raises(protocols.ProtocolError, match="too small"):
+    with pytest.raises(errors.ProtocolError, match="too small"):
         protocols.folds(empty, "paper")
-    with pytest.raises(protocols.ProtocolError, match="no fold 7"):
+    with pytest.raises(errors.ProtocolError, match="no fold 7"):
         protocols.folds(empty, "strict", 7)
-    with pytest.raises(protocols.ProtocolError, match="no protocol"):
+    with pytest.raises(errors.ProtocolError, match="no protocol"):
         protocols.folds(empty, "loose")
 
 
@@ -210,24 +211,24 @@ COLUMNS = {
 
 
 def test_a_test_row_in_training_raises():
-    with pytest.raises(protocols.LeakError, match="image_id c is held out and in training"):
+    with pytest.raises(errors.LeakError, match="image_id c is held out and in training"):
         protocols.Guard(sides([0, 1, 2], [2, 3]), COLUMNS)
-    with pytest.raises(protocols.LeakError, match="image_id d"):
+    with pytest.raises(errors.LeakError, match="image_id d"):
         protocols.Guard(sides([0, 1, 3], [2], [3], "paper"), COLUMNS)
 
 
 def test_another_photograph_of_a_test_subject_in_training_raises():
     for column, same in (("group_id", "p"), ("subject_id", "S1")):  # subject_id: should the groups be wrong
         columns = COLUMNS | {column: [same, "q", same, "s"]}
-        with pytest.raises(protocols.LeakError, match=f"{column} {same} is held out and in training"):
+        with pytest.raises(errors.LeakError, match=f"{column} {same} is held out and in training"):
             protocols.Guard(sides([0, 1], [2, 3]), columns)
         protocols.Guard(sides([0, 1], [2, 3], protocol="paper"), columns)  # published so
 
 
 def test_a_copy_of_a_test_image_in_training_raises():
-    with pytest.raises(protocols.LeakError, match="sha256 1 is held out and in training"):
+    with pytest.raises(errors.LeakError, match="sha256 1 is held out and in training"):
         protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"sha256": ["0", "1", "2", "1"]})
-    with pytest.raises(protocols.LeakError, match="group_id q"):  # near duplicates are of one group
+    with pytest.raises(errors.LeakError, match="group_id q"):  # near duplicates are of one group
         protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"group_id": ["p", "q", "r", "q"]})
 
 
@@ -239,7 +240,7 @@ def test_only_the_training_side_is_admitted():
     guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
     assert guard.admit([1, 0], "training").tolist() == [1, 0]
     for rows in ([0, 2], [3]):
-        with pytest.raises(protocols.LeakError, match="is not on the training side and must not reach prototypes"):
+        with pytest.raises(errors.LeakError, match="is not on the training side and must not reach prototypes"):
             guard.admit(rows, "prototypes")
 
 
@@ -247,18 +248,18 @@ def test_only_validation_rows_choose_and_strict_has_none():
     guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
     assert guard.admit_for_choice([3], "checkpoints").tolist() == [3]
     for row in (0, 2):
-        with pytest.raises(protocols.LeakError, match="must not reach checkpoints"):
+        with pytest.raises(errors.LeakError, match="must not reach checkpoints"):
             guard.admit_for_choice([row], "checkpoints")
     labels = [f"C{i % 6}" for i in range(60)]
     columns = {"group_id": [str(i) for i in range(60)], "image_id": [str(i) for i in range(60)]}
     columns["strict_fold"] = protocols.strict_folds(labels, columns["group_id"])
     for fold in protocols.folds(columns, "strict"):
         for row in range(60):
-            with pytest.raises(protocols.LeakError):
+            with pytest.raises(errors.LeakError):
                 protocols.Guard(fold, columns).admit_for_choice([row], "checkpoints")
 
 
-@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+@pytest.mark.parametrize("protocol", protocol_names.PROTOCOLS)
 def test_a_support_set_is_k_images_a_condition_of_the_training_side(protocol):
     labels = paper_shape()
     n = len(labels)
@@ -275,10 +276,10 @@ def test_a_support_set_is_k_images_a_condition_of_the_training_side(protocol):
         assert set(support[0].train) < set(support[1].train)  # nested
         assert support[2].train.tolist() == fold.train.tolist()
         outside = np.setdiff1d(fold.train, support[0].train)[:1]
-        with pytest.raises(protocols.LeakError):  # what was not drawn is not seen either
+        with pytest.raises(errors.LeakError):  # what was not drawn is not seen either
             protocols.Guard(support[0], columns).admit(outside, "training")
         assert protocols.k_shot(fold, labels, 1, seed=5).train.tolist() != support[0].train.tolist()
-    with pytest.raises(protocols.ProtocolError, match="at least 1 image"):
+    with pytest.raises(errors.ProtocolError, match="at least 1 image"):
         protocols.k_shot(fold, labels, 0, seed=0)
 
 
@@ -330,21 +331,19 @@ def synthetic(**changed):
 def test_a_synthetic_image_that_saw_or_shows_what_is_held_out_raises(changed, why):
     guard = protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"pixels": ["P0", "P1", "P2", "P3"]})
     guard.admit_synthetic(synthetic())
-    with pytest.raises(
-        protocols.LeakError, match=rf"fold 0 \(strict\): synthetic image A_2 {why}.*must not be trained"
-    ):
+    with pytest.raises(errors.LeakError, match=rf"fold 0 \(strict\): synthetic image A_2 {why}.*must not be trained"):
         guard.admit_synthetic(synthetic(**changed))
 
 
 def test_a_photograph_that_is_held_out_under_another_name_is_known_by_its_digest():
     """Rebuilt with a and c swapped: the name is on the training side, the person whose picture it was no longer."""
     swapped = COLUMNS | {"sha256": ["2", "1", "0", "3"]}
-    with pytest.raises(protocols.LeakError, match="made from another photograph, which was called a then"):
+    with pytest.raises(errors.LeakError, match="made from another photograph, which was called a then"):
         protocols.Guard(sides([0, 1], [2, 3]), swapped).admit_synthetic(synthetic())
     restored = COLUMNS | {"sha256": ["r0", "r1", "r2", "r3"], "original_sha256": COLUMNS["sha256"]}
     protocols.Guard(sides([0, 1], [2, 3]), restored).admit_synthetic(synthetic())  # the same, restored
     without = {name: values for name, values in COLUMNS.items() if name != "sha256"}
-    with pytest.raises(protocols.LeakError, match="the dataset has no column sha256"):
+    with pytest.raises(errors.LeakError, match="the dataset has no column sha256"):
         protocols.Guard(sides([0, 1], [2, 3]), without).admit_synthetic(synthetic())
 
 
@@ -352,7 +351,7 @@ def test_weights_that_learnt_from_a_held_out_photograph_are_refused():
     guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
     guard.admit_weights(["0", "1", "of another dataset"], "weights")
     for digest, name in (("2", "c"), ("3", "d")):  # validation chooses, so it must not have been seen either
-        with pytest.raises(protocols.LeakError, match=f"weights has learnt from image {name}, which is not on the tr"):
+        with pytest.raises(errors.LeakError, match=f"weights has learnt from image {name}, which is not on the tr"):
             guard.admit_weights(["0", digest], "weights")
 
 
@@ -360,7 +359,7 @@ def test_further_simulated_people_are_admitted_beside_simulated_photographs_only
     guard = protocols.Guard(sides([0, 1], [2, 3]), COLUMNS)
     guard.admit_synthetic(synthetic(source_image_ids=[], generator="simulate_faces"), simulated=True)
     for changed in ({"source_image_ids": []}, {"source_image_ids": ["c"], "generator": "simulate_faces"}):
-        with pytest.raises(protocols.LeakError, match="A_2"):
+        with pytest.raises(errors.LeakError, match="A_2"):
             guard.admit_synthetic(synthetic(**changed), simulated=True)
 
 
@@ -369,9 +368,9 @@ def test_under_paper_a_generator_may_have_seen_validation_but_not_test_images():
     columns = synthetic(source_image_ids=["a", "d"]) | {"protocol": ["paper"] * 2, "fold": [None] * 2}
     guard.admit_synthetic(columns)
     seen = {"source_image_ids": [["a"], ["a", "c"]], "source_sha256": [["0"], ["0", "2"]]}
-    with pytest.raises(protocols.LeakError, match="A_2 was made from image c, which is not on the training side"):
+    with pytest.raises(errors.LeakError, match="A_2 was made from image c, which is not on the training side"):
         guard.admit_synthetic(columns | seen)
-    with pytest.raises(protocols.LeakError, match="A_2 was made for fold 0 of protocol paper"):
+    with pytest.raises(errors.LeakError, match="A_2 was made for fold 0 of protocol paper"):
         guard.admit_synthetic(columns | {"fold": [None, 0]})
 
 
@@ -393,7 +392,7 @@ def test_what_a_support_set_leaves_out_must_not_have_been_seen():
     saw_more = saw(inside, [*inside, outside])
     protocols.Guard(support, columns).admit_synthetic(saw(inside, inside))
     protocols.Guard(fold, columns).admit_synthetic(saw_more)
-    with pytest.raises(protocols.LeakError, match=f"A_2 was made from image {outside}, which is not on the training"):
+    with pytest.raises(errors.LeakError, match=f"A_2 was made from image {outside}, which is not on the training"):
         protocols.Guard(support, columns).admit_synthetic(saw_more)
 
 
@@ -453,5 +452,5 @@ def test_folds_are_not_drawn_again_for_other_rows_than_the_stored_split_is_of():
     side = protocols.paper_split(labels)[0]
     gone = 100  # of a condition with eight images
     columns = {"paper_split": side[:gone] + side[gone + 1 :]}
-    with pytest.raises(protocols.ProtocolError, match="is not what the published rule gives for these rows"):
+    with pytest.raises(errors.ProtocolError, match="is not what the published rule gives for these rows"):
         protocols.paper_folds_with_synthetic(columns, labels[:gone] + labels[gone + 1 :], np.array([], dtype=int))

@@ -30,7 +30,8 @@ from test_train_classifier import (
 import backbones
 import protocols
 from built_dataset import load_images, photograph_sha256
-from runs import InputError
+from harness import errors
+from harness.errors import InputError
 
 DATA_FILES = "data_files: [{split: train, path: %s/train-*.parquet}]"
 
@@ -278,14 +279,12 @@ def test_a_model_says_which_photographs_it_saw_and_is_refused_where_they_are_hel
     for name, file in weights.items():
         assert backbones.read_seen_photographs(file) == set(trained), name
         again = ("--backbone_weights", file, "--output_dir", tmp_path / "out")
-        with pytest.raises(
-            protocols.LeakError, match=r"fold 0 \(strict\): .* has learnt from image C0\.1, which is not"
-        ):
+        with pytest.raises(errors.LeakError, match=r"fold 0 \(strict\): .* has learnt from image C0\.1, which is not"):
             run_here(*flags, *again)
     probe = run_here(*flags, *again, "--fold", 1)  # its own fold
     save = probe / "folds" / "seed0_fold1" / "model" / "model.safetensors"
     assert set(trained) <= backbones.read_seen_photographs(save)
-    with pytest.raises(protocols.LeakError, match="which is not on the training side"):  # it saw more than the support
+    with pytest.raises(errors.LeakError, match="which is not on the training side"):  # it saw more than the support
         run_here(*flags, *again, "--fold", 1, "--k_shot", 1)
 
 
@@ -314,5 +313,5 @@ def test_folds_that_divide_a_patient_or_were_drawn_for_other_rows_raise(rows, fl
     folder = save_dataset(tmp_path / "divided", divided)
     images = datasets.load_dataset(str(folder), split="train").add_column("subject_id", ["Anna", "ANNA "] + [None] * 31)
     folds = protocols.folds(images, "strict")
-    with pytest.raises(protocols.LeakError, match="subject_id"):
+    with pytest.raises(errors.LeakError, match="subject_id"):
         [protocols.Guard(fold, images) for fold in folds]

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 import datasheet
 import publishable
-import runs
+from harness import errors
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_links_are_not_followed_and_damaged_files_are_named(dataset, tmp_path):
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path):
     for folder in (tmp_path / "none", tmp_path):
-        with pytest.raises(runs.InputError, match=r"rdface_dataset\.py"):
+        with pytest.raises(errors.InputError, match=r"rdface_dataset\.py"):
             publishable.examine(folder)
 
 

@@ -30,8 +30,9 @@ import photographs
 import protocols
 import rdface_dataset
 import recorded_values
-import runs
 import withdrawal
+import withdrawn_list
+from harness import commands, errors
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_FACES = ROOT.parent / "shared" / "real_faces"
@@ -824,7 +825,7 @@ def test_what_was_withdrawn_is_not_built_in_again(curator, tmp_path, capsys):
     assert "AAR.2.jpg would be AAR.2, which was another photograph's until " in capsys.readouterr().err
     again = built(folder, target, "--skip_bad")
     assert "AAR.2" not in again["image_id"][:] and len(again) == 5
-    assert [line.image_id for line in withdrawal.listed(target)] == ["AAR.2"]
+    assert [line.image_id for line in withdrawn_list.listed(target)] == ["AAR.2"]
     (target / "withdrawn.csv").write_text("mine")
     assert run("build", folder, "--output_dir", target) == 2
     assert (
@@ -861,16 +862,16 @@ def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path, capsys)
     assert "out: is being written by another build" in capsys.readouterr().err
     started.send_signal(signal.SIGINT)
     started.send_signal(signal.SIGCONT)
-    _, errors = started.communicate()
-    assert started.returncode == 130 and errors.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
-    assert "Traceback" not in errors and list(tmp_path.glob("*out*")) == []
+    _, stderr = started.communicate()
+    assert started.returncode == 130 and stderr.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
+    assert "Traceback" not in stderr and list(tmp_path.glob("*out*")) == []
 
 
 def test_a_build_that_is_terminated_says_so_and_leaves_nothing(curator, tmp_path, capsys, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(rdface_dataset, "write_record", lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # near the end
     try:
-        runs.begin_command()
+        commands.begin_command()
         assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 143
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -941,7 +942,7 @@ def test_a_card_of_foreign_yaml_is_one_line(curator, tmp_path, capsys, case):
     assert line.startswith("README.md: its header cannot be read (")
     (target / "real").mkdir()
     pq.write_table(pa.table({"image_id": ["AAR.1"]}), target / "real" / "train-00000-of-00001.parquet")
-    with pytest.raises(runs.InputError) as refused:
+    with pytest.raises(errors.InputError) as refused:
         built_dataset.load_images(str(target))
     assert "\n" not in str(refused.value) and str(target) in str(refused.value)
     assert not Path("intruded").exists()

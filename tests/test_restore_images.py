@@ -36,9 +36,9 @@ import rdface_dataset
 import restoration
 import restore_images
 import restored_rows
-import runs
 import simulate_faces
 from demo_models import train_restorers
+from harness import errors, files, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "restore_images.py"
@@ -124,7 +124,7 @@ def run_here(*flags: object) -> Path:
 
 def refusal(*flags: object) -> str:
     """The one line with which main refuses."""
-    with pytest.raises(runs.InputError) as error:
+    with pytest.raises(errors.InputError) as error:
         run_here(*flags)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -197,9 +197,9 @@ def test_photographs_lie_in_a_black_square(restored):
 
 
 def test_the_originals_stay_as_they_were_byte_for_byte(restored, built):
-    files = [sorted(folder.glob("real/*")) for folder in (built, restored)]
-    assert [file.name for file in files[0]] == [file.name for file in files[1]]
-    assert [sha256_of(file) for file in files[0]] == [sha256_of(file) for file in files[1]]
+    shards = [sorted(folder.glob("real/*")) for folder in (built, restored)]
+    assert [file.name for file in shards[0]] == [file.name for file in shards[1]]
+    assert [sha256_of(file) for file in shards[0]] == [sha256_of(file) for file in shards[1]]
 
 
 def test_old_photographs_are_coloured_and_their_lightness_stays(restored):
@@ -382,14 +382,14 @@ def test_stopped_between_any_two_renames_it_comes_to_the_same(restored, built, t
             pq.write_table(earlier, target / "restored" / shard.name)
             datasheet.write_datasheet(target, "1.4.0")
             digest = restore_images.settings_sha256({"run": "earlier"})
-            runs.write_json(target / "restoration_record.json", {"settings_sha256": digest})
+            files.write_json(target / "restoration_record.json", {"settings_sha256": digest})
         return target, remade(target)
 
     def remade(target: Path) -> Path:
         made = restore_images.workspace_of(target) / "made"
         shutil.rmtree(made, ignore_errors=True)
         shutil.copytree(restored / "restored", made / "restored")
-        runs.write_json(made / "restoration_record.json", record)
+        files.write_json(made / "restoration_record.json", record)
         return made
 
     def published(target: Path, made: Path) -> None:
@@ -469,12 +469,12 @@ def test_a_second_run_and_a_mount_point_are_refused_in_one_line(built, tmp_path,
     folder = copy_of(built, tmp_path / "small-sim")
     flags = ("--dataset_name", folder, *SMALL, "--output_dir", folder)
     line = "small-sim: is being written by another build, restoration or simulation; wait for it to end"
-    with runs.sole_writer(folder):
+    with run_folder.sole_writer(folder):
         assert refusal(*flags) == line
         assert rdface_dataset.main(["build", str(tmp_path), "--output_dir", str(folder)]) == 2
         assert capsys.readouterr().err.splitlines()[-1] == line
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_mount_points", lambda: {str(folder)})
+        patch.setattr(run_folder, "_mount_points", lambda: {str(folder)})
         assert "small-sim: is a mount point, which cannot be replaced" in refusal(*flags)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small-sim"]
 
@@ -526,14 +526,14 @@ class Intruder:
 def test_weights_are_never_unpickled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x4.pth").write_bytes(pickle.dumps({"conv_first.weight": Intruder()}))
-    with pytest.raises(runs.InputError, match=r"x4\.pth"):
+    with pytest.raises(errors.InputError, match=r"x4\.pth"):
         restoration.load_network(str(tmp_path / "x4.pth"), "upscaler")
     assert not (tmp_path / "intruded").exists()
 
 
 def test_tensors_of_no_known_architecture_are_refused(tmp_path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "odd.safetensors")
-    with pytest.raises(runs.InputError, match="spandrel cannot make a network of it"):
+    with pytest.raises(errors.InputError, match="spandrel cannot make a network of it"):
         restoration.load_network(str(tmp_path / "odd.safetensors"), "upscaler")
 
 

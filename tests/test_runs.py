@@ -17,11 +17,11 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
-import launched
-import runs
+from harness import commands, errors, files, processes, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
-HOLD = "import pathlib, sys, runs; runs.prepare_output(pathlib.Path(sys.argv[1]), {}, 'parts', (), False)"
+HOLD = "import pathlib, sys; from harness.run_folder import prepare_output"
+HOLD += "; prepare_output(pathlib.Path(sys.argv[1]), {}, 'parts', (), False)"
 HOLD += "; print('held', flush=True); sys.stdin.read()"
 MIB = 1 << 20
 
@@ -47,13 +47,13 @@ def test_a_folder_takes_one_run_at_a_time_and_is_free_once_that_is_killed(tmp_pa
         part = folder / "parts" / "0"
         part.mkdir(parents=True)
         for resume in (False, True):
-            with pytest.raises(runs.InputError, match="another run is writing into it; wait for it to end"):
-                runs.prepare_output(folder, {}, "parts", (), resume)
+            with pytest.raises(errors.InputError, match="another run is writing into it; wait for it to end"):
+                run_folder.prepare_output(folder, {}, "parts", (), resume)
         assert part.is_dir()  # nothing of the other's was removed
         other.kill()
-    runs.prepare_output(folder, {}, "parts", (), True)
+    run_folder.prepare_output(folder, {}, "parts", (), True)
     assert part.is_dir()
-    runs.prepare_output(folder, {}, "parts", (), False)  # this process may begin anew
+    run_folder.prepare_output(folder, {}, "parts", (), False)  # this process may begin anew
     assert not part.exists()
 
 
@@ -64,7 +64,7 @@ def test_of_runs_that_start_at_the_same_moment_one_goes_on_and_the_others_say_wh
     first_lines = [process.stdout.readline() for process in started]  # empty once a process has ended
     assert sorted(first_lines) == ["", "", "", "held\n"]
     spoken = [process.communicate()[1] for process in started]
-    refused = [errors.splitlines()[-1] for errors in spoken if errors]
+    refused = [stderr.splitlines()[-1] for stderr in spoken if stderr]
     assert len(refused) == 3
     assert all("another run is writing into it; wait for it to end" in line for line in refused)
 
@@ -75,8 +75,8 @@ def test_a_disk_without_locks_is_named_in_one_line(number, tmp_path, monkeypatch
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with pytest.raises(runs.InputError, match=f"{os.strerror(number)}.*; name a new folder") as refused:
-        runs.prepare_output(tmp_path / "out", {}, "parts", (), False)
+    with pytest.raises(errors.InputError, match=f"{os.strerror(number)}.*; name a new folder") as refused:
+        run_folder.prepare_output(tmp_path / "out", {}, "parts", (), False)
     assert "\n" not in str(refused.value)
 
 
@@ -101,33 +101,35 @@ def test_a_disk_without_locks_is_named_in_one_line(number, tmp_path, monkeypatch
 def test_a_damaged_record_is_named_with_reason_and_remedy(content, reason, tmp_path):
     file = tmp_path / "fold.json"
     file.mkdir() if content is None else file.write_bytes(content)
-    with pytest.raises(runs.InputError) as refused:
-        runs.read_json(file, "train again")
+    with pytest.raises(errors.InputError) as refused:
+        files.read_json(file, "train again")
     assert str(refused.value).startswith(f"{file} {reason}") and str(refused.value).endswith("; train again")
     assert "\n" not in str(refused.value)
 
 
 def test_damaged_settings_stop_a_run_that_goes_on_and_lose_nothing_and_not_one_that_starts_anew(tmp_path):
-    runs.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), False)
+    run_folder.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), False)
     part, result = tmp_path / "parts", tmp_path / "results.json"
     part.mkdir()
     result.write_text("{}")
     for content in ("", '{"seed"', "[]"):
         (tmp_path / "settings.json").write_text(content)
-        with pytest.raises(runs.InputError, match="leave out --resume_from_checkpoint to start anew, or give another"):
-            runs.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), True)
+        with pytest.raises(
+            errors.InputError, match="leave out --resume_from_checkpoint to start anew, or give another"
+        ):
+            run_folder.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), True)
         assert part.is_dir() and result.is_file()
-    runs.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), False)
+    run_folder.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), False)
     assert not part.exists() and not result.exists()
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}
 
 
 def test_parts_of_an_earlier_run_that_cannot_be_removed_are_not_taken_for_this_ones(tmp_path):
-    runs.prepare_output(tmp_path, {"seed": 1}, ("parts", "fold0"), (), False)
+    run_folder.prepare_output(tmp_path, {"seed": 1}, ("parts", "fold0"), (), False)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "fold0").symlink_to(tmp_path / "elsewhere")  # which rmtree refuses to follow
-    with pytest.raises(runs.InputError, match="symbolic link; remove it, or name a new folder"):
-        runs.prepare_output(tmp_path, {"seed": 2}, ("parts", "fold0"), (), False)
+    with pytest.raises(errors.InputError, match="symbolic link; remove it, or name a new folder"):
+        run_folder.prepare_output(tmp_path, {"seed": 2}, ("parts", "fold0"), (), False)
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}  # so that it cannot be gone on with
 
 
@@ -145,7 +147,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_nothing_beside_it_and_says_so_w
         (disk / "file").write_text("earlier")
         for write in writers:
             with pytest.raises(OSError, match="No space left on device") as full:
-                runs.write_atomically(disk / "file", write)
+                files.write_atomically(disk / "file", write)
             assert full.value.errno == errno.ENOSPC
             assert [path.read_text() for path in disk.iterdir()] == ["earlier"]
 
@@ -155,9 +157,9 @@ def test_other_errors_stay_as_they_are_and_leave_nothing_either(tmp_path):
         file.write_text("half")
         raise raised
 
-    for raised in (RuntimeError("unexpected pos"), KeyboardInterrupt(), runs.Terminated(), ValueError("x")):
+    for raised in (RuntimeError("unexpected pos"), KeyboardInterrupt(), errors.Terminated(), ValueError("x")):
         with pytest.raises(type(raised)) as same:
-            runs.write_atomically(tmp_path / "file", stop)
+            files.write_atomically(tmp_path / "file", stop)
         assert same.value is raised and not list(tmp_path.iterdir())
 
 
@@ -170,15 +172,15 @@ def test_other_errors_stay_as_they_are_and_leave_nothing_either(tmp_path):
 )
 def test_a_folder_in_which_nothing_can_be_written_is_refused_before_anything_is_removed(options, reason, tmp_path):
     with mounted(tmp_path / "disk", options.removesuffix(",ro")) as disk:
-        runs.write_json(disk / "settings.json", {})
+        files.write_json(disk / "settings.json", {})
         (disk / "parts").mkdir()
         (disk / "results.json").write_text("{}")
         if options.endswith(",ro"):
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         before = sorted(disk.iterdir())
         for resume in (False, True):
-            with pytest.raises(runs.InputError, match=f"^--output_dir {disk}: {reason}$"):
-                runs.prepare_output(disk, {}, "parts", ("results.json",), resume)
+            with pytest.raises(errors.InputError, match=f"^--output_dir {disk}: {reason}$"):
+                run_folder.prepare_output(disk, {}, "parts", ("results.json",), resume)
         assert sorted(disk.iterdir()) == before
 
 
@@ -190,12 +192,12 @@ def test_results_do_not_go_into_a_datasets_folder(tmp_path):
     names = [str(dataset), "ORG/NAME", str(other)]
     for inside in (dataset, dataset / "runs" / "new", tmp_path / "link" / "new", other / "..", tmp_path / "new"):
         if inside in (other / "..", tmp_path / "new"):  # that holds datasets, and that is beside them
-            runs.check_apart(inside, names)
+            run_folder.check_apart(inside, names)
             continue
-        with pytest.raises(runs.InputError, match="would be published with it; name a folder outside"):
-            runs.check_apart(inside, names)
-    with pytest.raises(runs.InputError, match=r"of the dataset .*synthetic"):
-        runs.check_apart(other / "x", names)
+        with pytest.raises(errors.InputError, match="would be published with it; name a folder outside"):
+            run_folder.check_apart(inside, names)
+    with pytest.raises(errors.InputError, match=r"of the dataset .*synthetic"):
+        run_folder.check_apart(other / "x", names)
 
 
 # ---- signals, terminals, flags
@@ -206,7 +208,7 @@ def ended(main: object, capsys: pytest.CaptureFixture) -> tuple[int, str]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as end:
-            launched.run_script(main, lambda: None)
+            commands.run_script(main, lambda: None)
     finally:
         signal.signal(signal.SIGTERM, handler)
     said = capsys.readouterr().err
@@ -227,7 +229,7 @@ def test_sigterm_ends_a_script_in_one_line_and_what_was_begun_is_removed(tmp_pat
                 os.kill(os.getpid(), signal.SIGTERM)  # a second one changes nothing
 
         (tmp_path / "results.json").write_text("earlier")
-        runs.write_atomically(tmp_path / "results.json", write)
+        files.write_atomically(tmp_path / "results.json", write)
 
     assert ended(preempted, capsys) == (143, f"stopped by SIGTERM; {GO_ON}")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["earlier"]
@@ -242,7 +244,7 @@ def test_sigterm_ends_a_script_in_one_line_and_what_was_begun_is_removed(tmp_pat
         (PermissionError(errno.EACCES, "Permission denied", "f"), 1, f"Permission denied: 'f'; {GO_ON}"),
         (Exception("I/O error: No space left on device (os error 28)"), 1, f"make room, and {GO_ON}"),
         (RuntimeError("[pair.cc:561] Connection closed by peer [::1]:1"), 1, "another process ended"),
-        (runs.InputError("a reason; a remedy"), 2, "a reason; a remedy"),
+        (errors.InputError("a reason; a remedy"), 2, "a reason; a remedy"),
     ],
     ids=str,
 )
@@ -261,13 +263,14 @@ def test_a_bug_keeps_its_traceback():
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(RuntimeError, match="a bug"):
-            launched.run_script(broken, lambda: None)
+            commands.run_script(broken, lambda: None)
     finally:
         signal.signal(signal.SIGTERM, handler)
 
 
 def test_a_terminal_that_is_not_utf8_ends_no_script():
-    script = "import sys, runs; runs.begin_command(); print('Noé 王'); runs.fail('fehlt: Ähre', 2)"
+    script = "from harness import commands, errors; commands.begin_command(); print('Noé 王'); "
+    script += "errors.fail('fehlt: Ähre', 2)"
     for encoding in ("ascii", "latin-1"):
         environment = os.environ | {"PYTHONIOENCODING": encoding, "LANG": "C"}
         run = subprocess.run(
@@ -292,7 +295,7 @@ def test_bf16_on_a_processor_without_it_is_announced(capabilities, emulated, mon
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     for precision in ("no", "bf16"):
         AcceleratorState._reset_state(reset_partial_state=True)
-        launched.open_accelerator(precision)
+        processes.open_accelerator(precision)
         assert ("bf16: this processor" in capsys.readouterr().out) == (emulated and precision == "bf16")
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -302,37 +305,39 @@ def test_bf16_on_a_processor_without_it_is_announced(capabilities, emulated, mon
 
 def test_a_datasets_folder_takes_one_writer_at_a_time_and_the_lock_is_beside_it(tmp_path):
     target = tmp_path / "new" / "rdface"
-    with runs.sole_writer(target):
+    with run_folder.sole_writer(target):
         assert [path.name for path in target.parent.iterdir()] == [".rdface.lock"]  # where another machine sees it
         with (
             pytest.raises(
-                runs.InputError, match=r"^rdface: is being written by another build, .*; wait for it to end$"
+                errors.InputError, match=r"^rdface: is being written by another build, .*; wait for it to end$"
             ),
-            runs.sole_writer(target),
+            run_folder.sole_writer(target),
         ):
             pass
-        with runs.sole_writer(tmp_path / "new" / "other"):  # in peace
+        with run_folder.sole_writer(tmp_path / "new" / "other"):  # in peace
             pass
     assert list(target.parent.iterdir()) == []
-    with runs.sole_writer(target):  # free again
+    with run_folder.sole_writer(target):  # free again
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(runs.InputError, match="rdface: cannot be written"):
-        runs.sole_writer(tmp_path / "file" / "rdface").__enter__()
+    with pytest.raises(errors.InputError, match="rdface: cannot be written"):
+        run_folder.sole_writer(tmp_path / "file" / "rdface").__enter__()
 
 
 def test_a_mount_point_cannot_be_replaced_and_what_is_in_it_can(small_disk):
-    with pytest.raises(runs.InputError, match=r"disk: is a mount point.*choose a folder inside of it"):
-        runs.check_replaceable(small_disk)
+    with pytest.raises(errors.InputError, match=r"disk: is a mount point.*choose a folder inside of it"):
+        run_folder.check_replaceable(small_disk)
     (small_disk / ".rdface.trial-left").mkdir()
-    runs.check_replaceable(small_disk / "rdface")
+    run_folder.check_replaceable(small_disk / "rdface")
     assert list(small_disk.iterdir()) == []
 
 
 def test_a_disk_that_is_read_only_is_told_before_the_work(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(runs.InputError, match=r"^rdface: cannot be written \(Read-only file system\); choose another"):
-        runs.sole_writer(small_disk / "rdface").__enter__()
+    with pytest.raises(
+        errors.InputError, match=r"^rdface: cannot be written \(Read-only file system\); choose another"
+    ):
+        run_folder.sole_writer(small_disk / "rdface").__enter__()
 
 
 def test_a_file_that_a_full_disk_cuts_short_leaves_nothing_and_the_folder_is_named(small_disk):
@@ -340,11 +345,11 @@ def test_a_file_that_a_full_disk_cuts_short_leaves_nothing_and_the_folder_is_nam
     file.write_text("as before")
     with (
         pytest.raises(OSError, match=r"^there is no space left in .*disk; make room$"),
-        runs.full_disk_named(small_disk, "make room"),
+        run_folder.full_disk_named(small_disk, "make room"),
     ):
-        runs.write_atomically(file, lambda partial: partial.write_bytes(bytes(5_000_000)))
+        files.write_atomically(file, lambda partial: partial.write_bytes(bytes(5_000_000)))
     assert file.read_text() == "as before" and list(small_disk.iterdir()) == [file]
-    with pytest.raises(FileNotFoundError), runs.full_disk_named(small_disk, "make room"):
+    with pytest.raises(FileNotFoundError), run_folder.full_disk_named(small_disk, "make room"):
         (small_disk / "none").read_text()
 
 
@@ -352,11 +357,14 @@ def test_a_home_is_a_home_also_where_no_shell_saw_it(monkeypatch):
     monkeypatch.setenv("HOME", "/home/curator")
     home = Path("/home/curator")
     paths = {"~/x": home / "x", "~": home, "a/~": Path("a/~"), "./~/x": Path("~/x"), "/x": Path("/x")}
-    assert {text: runs.path_argument(text) for text in paths} == paths
-    assert runs.dataset_argument("~/rdface") == "/home/curator/rdface" and runs.dataset_argument("lab/x") == "lab/x"
+    assert {text: commands.path_argument(text) for text in paths} == paths
+    assert (
+        commands.dataset_argument("~/rdface") == "/home/curator/rdface"
+        and commands.dataset_argument("lab/x") == "lab/x"
+    )
     for text, reason in (("~nobody-has-this-name/x", "no such home"), (" ", "names no folder")):
         with pytest.raises(argparse.ArgumentTypeError, match=reason):
-            runs.path_argument(text)
+            commands.path_argument(text)
 
 
 def test_a_command_is_stopped_by_sigterm_as_by_ctrl_c_and_writes_to_any_terminal(monkeypatch):
@@ -364,7 +372,7 @@ def test_a_command_is_stopped_by_sigterm_as_by_ctrl_c_and_writes_to_any_terminal
     monkeypatch.setattr(sys, "stdout", terminal)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        runs.begin_command()
+        commands.begin_command()
         print("Ménière ±", flush=True)
         with pytest.raises(KeyboardInterrupt) as stop:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -372,4 +380,4 @@ def test_a_command_is_stopped_by_sigterm_as_by_ctrl_c_and_writes_to_any_terminal
     finally:
         signal.signal(signal.SIGTERM, before)
     assert terminal.buffer.getvalue() == b"M\\xe9ni\\xe8re \\xb1\n"
-    assert (runs.stopped_status(stop.value), runs.stopped_status(KeyboardInterrupt())) == (143, 130)
+    assert (errors.stopped_status(stop.value), errors.stopped_status(KeyboardInterrupt())) == (143, 130)

@@ -20,7 +20,9 @@ from PIL import Image
 
 import faces
 import phenotypes
+import photography
 import simulate_faces
+from corpus import class_sizes, plan_corpus
 from face_model import LANDMARK_NAMES, Look, Shape, View
 from face_painting import paint_face
 
@@ -44,7 +46,7 @@ def corpus(tmp_path_factory) -> Path:
 
 def test_default_plan_has_the_shape_of_the_papers_dataset():
     for seed in range(5):
-        plan = simulate_faces.plan_corpus(456, phenotypes.conditions()[:103], seed)
+        plan = plan_corpus(456, phenotypes.conditions()[:103], seed)
         sizes = Counter(Counter(p.condition.abbr for p in plan).values())
         people = Counter(p.person for p in plan)
         assert len(plan) == 456 and sum(sizes.values()) == 103
@@ -56,7 +58,7 @@ def test_default_plan_has_the_shape_of_the_papers_dataset():
 
 
 def test_ages_have_the_papers_mean():
-    plan = simulate_faces.plan_corpus(456, phenotypes.conditions()[:103], 0)
+    plan = plan_corpus(456, phenotypes.conditions()[:103], 0)
     people = [simulate_faces.draw_person(p.condition, p.country, np.random.default_rng([0, 1, p.person])) for p in plan]
     assert all(0 <= person.age_years < 18 for person in people)
     assert np.mean([person.age_years for person in people]) == pytest.approx(
@@ -66,7 +68,7 @@ def test_ages_have_the_papers_mean():
 
 @pytest.mark.parametrize(("images", "conditions"), [(5000, 103), (103, 103), (150, 103), (7, 3), (1, 1)])
 def test_other_shapes_add_up(images, conditions):
-    sizes = simulate_faces.class_sizes(images, conditions, np.random.default_rng(0))
+    sizes = class_sizes(images, conditions, np.random.default_rng(0))
     assert sizes.sum() == images and len(sizes) == conditions and sizes.min() >= 1
 
 
@@ -123,7 +125,7 @@ def test_the_corpus_depends_on_the_seed_and_not_on_processes(corpus, tmp_path):
         (corpus / n).read_bytes() == (tmp_path / "one" / n).read_bytes() for n in names if n.suffix in {".jpg", ".csv"}
     )
     conditions = phenotypes.conditions()[:14]
-    first, other = (simulate_faces.take(simulate_faces.plan_corpus(60, conditions, s)[0], 64, s)[0] for s in (5, 6))
+    first, other = (photography.take(plan_corpus(60, conditions, s)[0], 64, s)[0] for s in (5, 6))
     assert not np.array_equal(first, other)
 
 

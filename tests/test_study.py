@@ -13,7 +13,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-import make_report
+import results_page
 from built_dataset import load_images
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,7 +114,7 @@ def test_a_damaged_or_foreign_run_record_is_refused_in_one_line(study, tmp_path,
     shutil.copy(study / "probe" / "predictions.parquet", tmp_path)
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(ValueError, match=f"^{tmp_path / 'run.json'}: {message}.*; ") as refusal:
-        make_report.read_run(tmp_path)
+        results_page.read_run(tmp_path)
     assert "\n" not in str(refusal.value)
 
 
@@ -123,8 +123,8 @@ def test_pages_do_not_depend_on_results_json_and_name_what_does_not_fit(study, t
     shutil.copytree(study / "probe", tmp_path / "probe")
     (tmp_path / "probe" / "results.json").write_text("{")
     (tmp_path / "probe" / "run.json").unlink()
-    whole, _ = make_report.read_run(study / "probe")
-    row, predictions = make_report.read_run(tmp_path / "probe")
+    whole, _ = results_page.read_run(study / "probe")
+    row, predictions = results_page.read_run(tmp_path / "probe")
     assert row["metrics"] == whole["metrics"] and row["command"] == "accelerate launch train_classifier.py"
 
     wider = predictions.assign(probabilities=[[*p, 0.0] for p in predictions["probabilities"]])
@@ -135,9 +135,9 @@ def test_pages_do_not_depend_on_results_json_and_name_what_does_not_fit(study, t
     ):
         table.to_parquet(tmp_path / "probe" / "predictions.parquet")
         with pytest.raises(ValueError, match=f"^{tmp_path / 'probe'}.*{message}") as refusal:
-            make_report.results_page([tmp_path / "probe"], images, count=2)
+            results_page.results_page([tmp_path / "probe"], images, count=2)
         assert "\n" not in str(refusal.value)
     cut = (study / "probe" / "predictions.parquet").read_bytes()[:-100]
     (tmp_path / "probe" / "predictions.parquet").write_bytes(cut)
     with pytest.raises(ValueError, match="not a readable Parquet file"):
-        make_report.results_page([tmp_path / "probe"], images, count=2)
+        results_page.results_page([tmp_path / "probe"], images, count=2)

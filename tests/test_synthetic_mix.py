@@ -31,12 +31,15 @@ from test_train_classifier import (
 import metrics
 import near_duplicates
 import pixel_cache
+import prediction_files
 import protocols
+import score_runs
 import synthetic_images
 import synthetic_mix
 import synthetic_scores
 import train_classifier
 from built_dataset import load_images, load_synthetic
+from harness import errors
 
 ASTRONAUT = skimage.data.astronaut()[:400, 50:450]
 CLASS_NAMES = [*CONDITIONS, "ONE"]
@@ -172,8 +175,8 @@ def test_informative_images_raise_accuracy_and_mislabelled_ones_lower_it(
     photographs_alone, mixed, misleading, lit, tmp_path, capsys
 ):
     misled = run_here(*lit, "--output_dir", tmp_path / "misled", "--synthetic_dataset", misleading)
-    alone = metrics.read_predictions(photographs_alone)
-    better, worse = (metrics.compare(alone, metrics.read_predictions(folder)) for folder in (mixed, misled))
+    alone = prediction_files.read_predictions(photographs_alone)
+    better, worse = (metrics.compare(alone, prediction_files.read_predictions(folder)) for folder in (mixed, misled))
     assert better["n_test"] == worse["n_test"] == 32  # the same photographs are tested
     assert better["b"]["recipe"] == "linear_probe, + 54 synthetic (dreambooth)"
     assert better["metrics"]["top1"]["difference"] > 0.03  # more in k-shot, below
@@ -181,7 +184,7 @@ def test_informative_images_raise_accuracy_and_mislabelled_ones_lower_it(
 
 
 def test_photographs_alone_are_tested_and_every_fold_says_what_it_learnt_from(mixed, informative, folds, rows):
-    predictions = metrics.read_predictions(mixed)
+    predictions = prediction_files.read_predictions(mixed)
     assert sorted(predictions["image_id"]) == sorted(row["image_id"] for row in rows if row["strict_fold"] is not None)
     fingerprint = load_synthetic(str(informative))._fingerprint
     for fold, notes in zip(folds, fold_notes(mixed), strict=True):
@@ -211,7 +214,9 @@ def test_fine_tuning_on_one_and_on_two_processes_gives_the_same_with_synthetic_i
     assert two.returncode == 0, two.stderr
     assert "270 to choose from, taken: a random draw, 20 a fold" in two.stdout
     run_here(*flags, "--output_dir", tmp_path / "one")
-    assert set(metrics.read_predictions(tmp_path / "one")["recipe"]) == {"finetune, + 20 synthetic (dreambooth)"}
+    assert set(prediction_files.read_predictions(tmp_path / "one")["recipe"]) == {
+        "finetune, + 20 synthetic (dreambooth)"
+    }
     assert probabilities_of(tmp_path / "one") == pytest.approx(probabilities_of(tmp_path / "two"), abs=1e-5)
     assert [notes["synthetic"]["n_train"] for notes in fold_notes(tmp_path / "one")] == [20] * 5
     run_here(*flags, "--output_dir", tmp_path / "fewer", "--synthetic_top_n", 1, "--fold", 0)
@@ -225,7 +230,9 @@ def test_several_folders_in_any_order_give_the_same(lit, informative, misleading
     one = run_here(*flags, informative, other, "--output_dir", tmp_path / "one")
     two = run_here(*flags, other, informative, "--output_dir", tmp_path / "two")
     assert np.array_equal(probabilities_of(one), probabilities_of(two))
-    assert set(metrics.read_predictions(one)["recipe"]) == {"linear_probe, + 63 synthetic (dreambooth and fastgan)"}
+    assert set(prediction_files.read_predictions(one)["recipe"]) == {
+        "linear_probe, + 63 synthetic (dreambooth and fastgan)"
+    }
     (notes,) = [json.loads(file.read_text()) for file in one.glob("folds/*/fold.json")]
     assert notes["synthetic"]["generators"] == {"dreambooth": 54, "fastgan": 9}
     assert len(set(notes["train_image_ids"])) == notes["n_train"]  # C0_0 is in both folders
@@ -291,9 +298,7 @@ def test_a_copy_of_a_held_out_photograph_is_refused_under_both_protocols(lit, ro
         tested = photographs[sides[0].test[0]]
         made[3]["image"] = tested["image"]
         flags = ("--dataset_name", dataset, "--protocol", protocol, "--fold", 0, "--output_dir", tmp_path / protocol)
-        with pytest.raises(
-            protocols.LeakError, match=rf"C3_0 is a copy of image {tested['image_id']}, which is held out"
-        ):
+        with pytest.raises(errors.LeakError, match=rf"C3_0 is a copy of image {tested['image_id']}, which is held out"):
             run_here(*lit, *flags, "--synthetic_dataset", saved(tmp_path / f"copied-{protocol}", made))
 
 
@@ -333,7 +338,7 @@ def test_a_held_out_photograph_in_other_bytes_and_pixels_is_refused(how, lit_por
     made = made_from(folds[:1], rows, 1)
     made[3]["image"] = {"bytes": COPIES[how](portrait), "path": "C3_0.png"}
     flags = ("--dataset_name", dataset, "--fold", 0, "--synthetic_dataset", saved(tmp_path / "made", made))
-    with pytest.raises(protocols.LeakError, match=rf"C3_0 is a (copy|near duplicate) of image {image_id}, which"):
+    with pytest.raises(errors.LeakError, match=rf"C3_0 is a (copy|near duplicate) of image {image_id}, which"):
         run_here(*lit, *flags, "--output_dir", tmp_path / "out")
     assert not list((tmp_path / "out").rglob("predictions.parquet"))
 
@@ -354,7 +359,7 @@ def test_a_generator_that_saw_more_than_the_support_set_is_refused(lit, rows, fo
     """With one photograph a condition there is most to gain; each seed has a generator, and a run, of its own."""
     labels = [row["label"] for row in rows]
     flags = (*lit, "--k_shot", 1, "--no-save_models")
-    with pytest.raises(protocols.LeakError, match="is not on the training side"):
+    with pytest.raises(errors.LeakError, match="is not on the training side"):
         run_here(*flags, "--synthetic_dataset", informative, "--output_dir", tmp_path / "out")
     outputs = []
     for seed in (0, 1):
@@ -362,12 +367,12 @@ def test_a_generator_that_saw_more_than_the_support_set_is_refused(lit, rows, fo
         folder = saved(tmp_path / f"seed{seed}", made_from(support, rows, 4, seed))
         run = ("--synthetic_dataset", folder, "--output_dir", tmp_path / f"out{seed}", "--seeds")
         outputs.append(run_here(*flags, *run, seed))
-        with pytest.raises(protocols.LeakError, match="is not on the training side"):
+        with pytest.raises(errors.LeakError, match="is not on the training side"):
             run_here(*flags, *run, 1 - seed)  # the other seed's support sets
     without = run_here(*flags, "--seeds", 0, 1, "--output_dir", tmp_path / "alone")
     capsys.readouterr()
     command = ["compare", str(without), str(outputs[0]), "--more_b", str(outputs[1]), "--json"]
-    metrics.main(metrics.parse_args(command))
+    score_runs.main(score_runs.parse_args(command))
     comparison = json.loads(capsys.readouterr().out)
     assert comparison["b"]["recipe"] == "linear_probe, 1-shot, + 36 synthetic (dreambooth)"
     assert comparison["b"]["n_replicates"] == comparison["a"]["n_replicates"] == 2
@@ -378,7 +383,7 @@ def test_runs_with_unlike_numbers_of_synthetic_images_are_told_apart(mixed, lit,
     fewer = run_here(
         *lit, "--seed", 1, "--synthetic_dataset", informative, "--synthetic_top_n", 9, "--output_dir", tmp_path / "out"
     )
-    both = metrics.read_predictions([mixed, fewer])
+    both = prediction_files.read_predictions([mixed, fewer])
     both["settings"] = "the same"
     with pytest.raises(ValueError, match=r"2 values of recipe .* equal with --synthetic_top_n"):
         metrics.score(both)
@@ -433,9 +438,7 @@ def test_scores_count_with_the_record_of_their_run_only(lit, informative, folds,
     held_out = rows[folds[2].test[0]]
     synthetic_scores.write_record(by_hand, images, {}, compared_with | {2: [held_out["sha256"]], 4: []})
     row = rows.index(held_out) + 1
-    with pytest.raises(
-        protocols.LeakError, match=rf"fold 2 \(strict\): .* scored with the photograph in row {row}, wh"
-    ):
+    with pytest.raises(errors.LeakError, match=rf"fold 2 \(strict\): .* scored with the photograph in row {row}, wh"):
         run_here(*flags, by_hand)
 
 
@@ -473,7 +476,7 @@ def test_under_paper_the_folds_are_drawn_again_and_validation_holds_synthetic_im
     tune = ("--recipe", "finetune", "--num_train_epochs", 2, "--synthetic_top_n", 15)
     output = run_here(*lit, *flags, *tune, "--output_dir", tmp_path / "out")
     assert "validation folds hold synthetic images, and checkpoints are chosen on them" in capsys.readouterr().out
-    predictions = metrics.read_predictions(output)
+    predictions = prediction_files.read_predictions(output)
     val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
     assert {len(of_fold) for _, of_fold in test.groupby("fold")} == {16}
     assert not test["image_id"].str.contains("/").any() and not val["image_id"].duplicated().any()

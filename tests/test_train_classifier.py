@@ -26,11 +26,12 @@ import backbones
 import classifiers
 import hub_models
 import metrics
-import pixel_cache
+import prediction_files
 import protocols
-import runs
+import scores
 import train_classifier
 from corruptions import CORRUPTIONS, SEVERITIES
+from harness import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_classifier.py"
@@ -65,7 +66,7 @@ def painted_faces(n_images: int = 4) -> list[dict]:
     strict = protocols.strict_folds(labels, [row["group_id"] for row in rows])
     try:
         side, fold = protocols.paper_split(labels)
-    except protocols.ProtocolError:  # four images are too few
+    except errors.ProtocolError:  # four images are too few
         side = fold = [None] * len(rows)
     columns = ("strict_fold", "paper_split", "paper_fold")
     return [
@@ -164,7 +165,7 @@ def run_here(*flags: object) -> Path:
 
 def refusal(*flags: object) -> str:
     """The one line with which main refuses."""
-    with pytest.raises((runs.InputError, protocols.ProtocolError)) as error:
+    with pytest.raises((errors.InputError, errors.ProtocolError)) as error:
         run_here(*flags)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -176,7 +177,7 @@ def record_of(folder: Path) -> dict:
 
 def probabilities_of(folder: Path, **only: object) -> np.ndarray:
     """Probabilities (n, C) in the order of the file, of the rows whose columns have these values."""
-    predictions = metrics.read_predictions(folder)
+    predictions = prediction_files.read_predictions(folder)
     for column, value in only.items():
         predictions = predictions[predictions[column] == value]
     return np.stack(predictions["probabilities"])
@@ -206,7 +207,7 @@ def probe(tiny, tmp_path_factory) -> Path:
 
 
 def test_every_testable_image_is_predicted_once_per_seed_and_out_of_fold(two_processes, tiny_rdface):
-    predictions = metrics.read_predictions(two_processes)
+    predictions = prediction_files.read_predictions(two_processes)
     images = datasets.load_dataset(str(tiny_rdface), split="train")
     fold_of = {row["image_id"]: row["strict_fold"] for row in images.remove_columns("image")}
     testable = sorted(name for name, fold in fold_of.items() if fold is not None)
@@ -223,7 +224,7 @@ def test_every_testable_image_is_predicted_once_per_seed_and_out_of_fold(two_pro
 
 def test_results_are_recomputed_from_the_predictions_to_the_last_digit(two_processes):
     results = json.loads((two_processes / "results.json").read_text())
-    assert results == metrics.score(metrics.read_predictions(two_processes))
+    assert results == metrics.score(prediction_files.read_predictions(two_processes))
     assert (results["protocol"], results["recipe"], results["n_test"]) == ("strict", "finetune", 32)
     assert (results["seeds"], results["n_replicates"], results["chance"]) == ([0, 1], 2, 1 / 9)
     assert results["metrics"]["top1"]["sd"] is not None
@@ -234,7 +235,7 @@ def test_results_are_recomputed_from_the_predictions_to_the_last_digit(two_proce
 def test_fine_tuning_on_one_and_on_two_processes_gives_the_same(two_processes, tiny, tmp_path, capsys):
     run_here(*tiny, "--output_dir", tmp_path / "one", *TWO_SEEDS)
     assert "2 seeds (0 done before), 1 processes" in capsys.readouterr().out
-    one, two = (metrics.read_predictions(folder) for folder in (tmp_path / "one", two_processes))
+    one, two = (prediction_files.read_predictions(folder) for folder in (tmp_path / "one", two_processes))
     columns = ["image_id", "label", "fold", "seed", "split", "subject"]
     assert one[columns].equals(two[columns])
     assert probabilities_of(tmp_path / "one") == pytest.approx(probabilities_of(two_processes), abs=1e-5)
@@ -259,7 +260,7 @@ def test_a_probe_on_one_and_on_two_processes_gives_the_same(probe, tiny, tmp_pat
 
 def test_one_fold_alone_is_the_same_as_in_the_whole_run(two_processes, tiny, tmp_path):
     run_here(*tiny, "--output_dir", tmp_path / "out", *FINETUNE, "--fold", 1, "--seeds", 1)
-    alone = metrics.read_predictions(tmp_path / "out")
+    alone = prediction_files.read_predictions(tmp_path / "out")
     assert set(alone["fold"]) == {1} and set(alone["seed"]) == {1}
     whole = probabilities_of(two_processes, fold=1, seed=1)
     assert probabilities_of(tmp_path / "out") == pytest.approx(whole, abs=1e-5)
@@ -273,7 +274,7 @@ def test_the_run_record_tells_how_to_repeat_the_run(two_processes, tiny_rdface):
     assert record["dataset"]["n_images"] == 33 and record["dataset"]["fingerprint"]
     assert record["seeds"] == [0, 1] and record["n_processes"] == 2 and record["wall_s"] > 0
     assert record["augmentation"] is None and record["input"]["image_size"] == 32
-    folds = metrics.read_predictions(two_processes)[["seed", "fold"]].drop_duplicates().to_numpy().tolist()
+    folds = prediction_files.read_predictions(two_processes)[["seed", "fold"]].drop_duplicates().to_numpy().tolist()
     assert [[fold["seed"], fold["fold"]] for fold in record["folds"]] == folds
     assert all(fold["n_train"] > 20 and fold["wall_s"] > 0 for fold in record["folds"])
 
@@ -298,16 +299,16 @@ def test_the_saved_models_give_the_predictions_that_were_scored(
     held_out = [row for row in images if row["strict_fold"] == 2]
     resized = [np.asarray(row["image"].resize((32, 32), Image.Resampling.BILINEAR)) for row in held_out]
     with torch.inference_mode():
-        pixels = pixel_cache.normalise(np.stack(resized), backbone, torch.device("cpu"))
+        pixels = backbones.normalise(np.stack(resized), backbone, torch.device("cpu"))
         probabilities = classifier(pixels).softmax(dim=1).numpy()
-    predictions = metrics.read_predictions(folder).query("fold == 2 and seed == 0").set_index("image_id")
+    predictions = prediction_files.read_predictions(folder).query("fold == 2 and seed == 0").set_index("image_id")
     expected = np.stack(predictions.loc[[row["image_id"] for row in held_out], "probabilities"])
     assert probabilities == pytest.approx(expected, abs=1e-4)
 
 
 def test_shuffled_labels_give_chance_and_say_so(tiny, tmp_path):
     folders = [run_here(*tiny, "--shuffle_labels", "--seed", s, "--output_dir", tmp_path / str(s)) for s in range(3)]
-    of_runs = [metrics.read_predictions(folder) for folder in folders]
+    of_runs = [prediction_files.read_predictions(folder) for folder in folders]
     assert set(pd.concat(of_runs)["recipe"]) == {"linear_probe, shuffled labels"}
     top1 = np.mean([metrics.score(predictions)["metrics"]["top1"]["mean"] for predictions in of_runs])
     assert top1 < 1 / 9 + 3 * np.sqrt(1 / 9 * 8 / 9 / (3 * 32))
@@ -390,7 +391,7 @@ def test_seeds_are_added_to_a_finished_run_and_without_the_flag_it_starts_anew(t
     made = first.stat().st_mtime_ns
     run_here(*tiny, "--output_dir", tmp_path, "--seeds", 0, 1, "--resume_from_checkpoint", "latest")
     assert first.stat().st_mtime_ns == made
-    assert set(metrics.read_predictions(tmp_path)["seed"]) == {0, 1}
+    assert set(prediction_files.read_predictions(tmp_path)["seed"]) == {0, 1}
     run_here(*tiny, "--output_dir", tmp_path, "--seeds", 0, "--fold", 0)
     assert [folder.name for folder in (tmp_path / "folds").iterdir()] == ["seed0_fold0"]
     assert first.stat().st_mtime_ns != made
@@ -427,14 +428,14 @@ def test_the_same_picture_in_two_folds_is_seen_though_its_bytes_differ(tiny_back
     assert trained["sha256"] != tested["sha256"]
     folder = save_dataset(tmp_path / "doctored", rows)
     flags = ("--dataset_name", folder, "--backbone", tiny_backbone, "--output_dir", tmp_path / "out")
-    with pytest.raises(protocols.LeakError, match=r"pixels .* is held out and in training"):
+    with pytest.raises(errors.LeakError, match=r"pixels .* is held out and in training"):
         run_here(*flags, "--cache_dir", tmp_path / "cache")
 
 
 def test_runs_of_different_settings_are_not_taken_for_seeds_of_one(tiny, tmp_path):
     for seed, size in ((0, 32), (1, 48)):
         run_here(*tiny, "--output_dir", tmp_path / str(seed), "--seed", seed, "--image_size", size)
-    both = metrics.read_predictions([tmp_path / "0", tmp_path / "1"])
+    both = prediction_files.read_predictions([tmp_path / "0", tmp_path / "1"])
     with pytest.raises(ValueError, match="runs with different settings"):
         metrics.score(both)
 
@@ -458,7 +459,7 @@ def test_under_paper_the_model_of_each_fold_predicts_the_whole_test_side(paper_r
     images = datasets.load_dataset(str(larger_rdface), split="train").remove_columns("image")
     side = {row["image_id"]: row["paper_split"] for row in images}
     fold_of = {row["image_id"]: row["paper_fold"] for row in images}
-    predictions = metrics.read_predictions(paper_run)
+    predictions = prediction_files.read_predictions(paper_run)
     test, val = (predictions[predictions["split"] == split] for split in ("test", "val"))
     tested = sorted(name for name in side if side[name] == "test")
     assert len(tested) == 16
@@ -469,9 +470,9 @@ def test_under_paper_the_model_of_each_fold_predicts_the_whole_test_side(paper_r
 
 def test_under_paper_results_are_means_over_the_five_models(paper_run):
     results = json.loads((paper_run / "results.json").read_text())
-    predictions = metrics.read_predictions(paper_run).query("split == 'test'")
+    predictions = prediction_files.read_predictions(paper_run).query("split == 'test'")
     top1 = [
-        metrics.topk_accuracy(np.stack(rows["probabilities"]), rows["label"].to_numpy(), 1)
+        scores.topk_accuracy(np.stack(rows["probabilities"]), rows["label"].to_numpy(), 1)
         for _, rows in predictions.groupby("fold")
     ]
     assert (results["protocol"], results["n_test"], results["n_replicates"]) == ("paper", 16, 5)
@@ -481,9 +482,9 @@ def test_under_paper_results_are_means_over_the_five_models(paper_run):
 
 def test_under_paper_the_epoch_of_best_validation_accuracy_is_the_one_that_predicts(paper_run):
     curves = pd.read_csv(paper_run / "learning_curves.csv").groupby("fold")["val_accuracy"]
-    predictions = metrics.read_predictions(paper_run).query("split == 'val'")
+    predictions = prediction_files.read_predictions(paper_run).query("split == 'val'")
     for fold, rows in predictions.groupby("fold"):
-        kept = metrics.topk_accuracy(np.stack(rows["probabilities"]), rows["label"].to_numpy(), 1)
+        kept = scores.topk_accuracy(np.stack(rows["probabilities"]), rows["label"].to_numpy(), 1)
         assert kept == pytest.approx(curves.max()[fold])
     assert (curves.last() < curves.max()).any()  # else keeping the last epoch would pass too
 
@@ -495,7 +496,7 @@ def test_under_paper_the_epoch_of_best_validation_accuracy_is_the_one_that_predi
 def test_k_shot_trains_on_the_support_set_and_tests_on_the_whole_test_side(recipe, tiny, tmp_path):
     epochs = ("--num_train_epochs", 1)
     run_here(*tiny, "--output_dir", tmp_path, "--recipe", recipe, *epochs, "--k_shot", 1)
-    record, predictions = record_of(tmp_path), metrics.read_predictions(tmp_path)
+    record, predictions = record_of(tmp_path), prediction_files.read_predictions(tmp_path)
     assert [fold["n_train"] for fold in record["folds"]] == [9] * 5  # one of each condition
     assert len(predictions) == predictions["image_id"].nunique() == 32
     assert set(predictions["recipe"]) == {f"{recipe}, 1-shot"}
@@ -528,7 +529,7 @@ def test_lora_trains_a_network_with_attention(tiny, tmp_path):
     output = run_here(
         *tiny, "--backbone", vit, "--recipe", "lora", "--num_train_epochs", 3, "--output_dir", tmp_path / "out"
     )
-    assert len(metrics.read_predictions(output)) == 32
+    assert len(prediction_files.read_predictions(output)) == 32
     assert json.loads((output / "results.json").read_text())["recipe"] == "lora"
     curve = pd.read_csv(output / "learning_curves.csv").groupby("epoch")["loss"].mean()
     assert curve[2] < curve[0]
@@ -540,7 +541,7 @@ def test_gentle_augmentation_changes_the_training_and_is_in_the_record(two_proce
     flags = (*FINETUNE, "--fold", 1, "--seeds", 0, "--augmentation", "gentle")
     run_here(*tiny, "--output_dir", tmp_path, *flags)
     assert record_of(tmp_path)["augmentation"] == augmentations.AMOUNTS
-    assert set(metrics.read_predictions(tmp_path)["recipe"]) == {"finetune, gentle augmentation"}
+    assert set(prediction_files.read_predictions(tmp_path)["recipe"]) == {"finetune, gentle augmentation"}
     plain = probabilities_of(two_processes, fold=1, seed=0)
     assert np.abs(probabilities_of(tmp_path) - plain).max() > 1e-3
 
@@ -626,7 +627,7 @@ def test_a_held_out_image_on_the_training_side_stops_the_run(column, recipe, tin
     for name in [column] if column == "image_id" else ["image", "sha256"]:
         trained[name] = tested[name]  # the same photograph, or a copy of it, in two folds
     folder = save_dataset(tmp_path / f"same-{column}", rows)
-    with pytest.raises(protocols.LeakError, match=f"{column} {tested[column]} is held out and in training"):
+    with pytest.raises(errors.LeakError, match=f"{column} {tested[column]} is held out and in training"):
         run_here(*tiny, "--dataset_name", folder, "--recipe", recipe, "--output_dir", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -649,7 +650,7 @@ def test_a_test_image_that_would_choose_a_checkpoint_stops_the_run(tiny, tmp_pat
     next(row for row in rows if row["paper_split"] == "test")["paper_fold"] = 2
     folder = save_dataset(tmp_path / "chosen-on-test", rows)
     flags = ("--dataset_name", folder, "--protocol", "paper", "--recipe", "finetune", "--num_train_epochs", 1)
-    with pytest.raises(protocols.LeakError):
+    with pytest.raises(errors.LeakError):
         run_here(*tiny, *flags, "--output_dir", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -666,7 +667,7 @@ def test_a_dataset_that_was_built_again_in_its_folder_is_read_again(tiny, tmp_pa
     save_dataset(folder, rows)
     run_here(*flags, "--output_dir", tmp_path / "after")
     before, after = (
-        metrics.read_predictions(tmp_path / name).set_index("image_id").loc[held_out["image_id"]]
+        prediction_files.read_predictions(tmp_path / name).set_index("image_id").loc[held_out["image_id"]]
         for name in ("before", "after")
     )
     assert before["label"] != after["label"] == len(CONDITIONS) - 1

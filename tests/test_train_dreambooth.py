@@ -27,10 +27,10 @@ import adapters
 import diffusion_pipelines as diffusion
 import dreambooth
 import protocols
-import runs
 import synthetic_images
 import train_dreambooth
 import withdrawal
+from harness import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_dreambooth.py"
@@ -171,7 +171,7 @@ def test_killed_and_resumed_equals_unbroken(tiny, tmp_path):
             assert all(torch.equal(one[network][name], other[network][name]) for name in one[network])
     for one, other in zip(*(rows_of(folder / "fold0" / "synthetic") for folder in (whole, stopped)), strict=True):
         assert one == other  # to the last byte
-    with pytest.raises(runs.InputError, match="was started with rank 2, not 3"):
+    with pytest.raises(errors.InputError, match="was started with rank 2, not 3"):
         run_here(*tiny, *flags, "--rank", 3, "--output_dir", stopped, "--resume_from_checkpoint", "latest")
 
 
@@ -304,7 +304,7 @@ def test_blank_pictures_are_dropped_counted_and_drawn_again(tiny, tmp_path, monk
     assert [row["synthetic_id"] for row in rows_of(output / "fold0" / "synthetic")] == ["C5_1"]  # 6 were drawn
     assert "C5: 5 blank images dropped, 1 kept" in capsys.readouterr().out
     blank.add(synthetic_images.image_seed(0, "C5", 1))
-    with pytest.raises(runs.InputError, match="fold0: every image is blank; look at the safety checker"):
+    with pytest.raises(errors.InputError, match="fold0: every image is blank; look at the safety checker"):
         run_here(*tiny, "--conditions", "C5", "--output_dir", tmp_path / "all")
 
 
@@ -321,12 +321,12 @@ def test_a_held_out_photograph_on_the_training_side_stops_the_run(column, tiny, 
     if column == "group_id":  # of a condition that is never tested, but of a tested patient
         rows[-1]["group_id"] = tested["group_id"]
         folder = save_dataset(tmp_path / "same", rows)
-        with pytest.raises(runs.InputError, match="ONE: it has no training photograph in fold0"):
+        with pytest.raises(errors.InputError, match="ONE: it has no training photograph in fold0"):
             run_here(*tiny, "--dataset_name", folder, "--conditions", "ONE", "--output_dir", tmp_path / "out")
         return
     trained["image"] = again(tested) if column == "pixels" else tested["image"]
     folder = save_dataset(tmp_path / "same", rows)
-    with pytest.raises(protocols.LeakError, match=f"{column} .* is held out and in training"):
+    with pytest.raises(errors.LeakError, match=f"{column} .* is held out and in training"):
         run_here(*tiny, "--dataset_name", folder, "--output_dir", tmp_path / "out")
     assert not (tmp_path / "out" / "fold0").exists()
 
@@ -349,7 +349,7 @@ def test_a_held_out_photograph_on_the_training_side_stops_the_run(column, tiny, 
     ],
 )
 def test_refusals_are_one_line_before_any_work(flags, said, tiny, tmp_path):
-    with pytest.raises((runs.InputError, protocols.ProtocolError)) as error:
+    with pytest.raises((errors.InputError, errors.ProtocolError)) as error:
         run_here(*tiny, *flags, "--output_dir", tmp_path / "out")
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -372,22 +372,22 @@ def test_impossible_flags_are_refused_with_exit_code_2(flags, said, tiny, capsys
 
 def test_a_pipeline_that_cannot_be_trained_is_refused(tiny, tmp_path):
     saved_pipeline(tmp_path / "sample", prediction_type="sample")
-    with pytest.raises(runs.InputError, match="prediction_type sample cannot be trained"):
+    with pytest.raises(errors.InputError, match="prediction_type sample cannot be trained"):
         run_here(*tiny, "--pretrained_model_name_or_path", tmp_path / "sample", "--output_dir", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(runs.InputError, match="give a StableDiffusionPipeline folder with safetensors"):
+    with pytest.raises(errors.InputError, match="give a StableDiffusionPipeline folder with safetensors"):
         run_here(*tiny, "--pretrained_model_name_or_path", tmp_path / "empty", "--output_dir", tmp_path / "out")
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_condition(tiny, tmp_path):
-    with pytest.raises(runs.InputError, match=r"fold0, C\d, step \d+: loss is not finite; lower --learning_rate"):
+    with pytest.raises(errors.InputError, match=r"fold0, C\d, step \d+: loss is not finite; lower --learning_rate"):
         run_here(*tiny, "--learning_rate", 1e30, "--max_grad_norm", 1e30, "--output_dir", tmp_path / "out")
 
 
 def test_a_foreign_folder_is_left_alone(tiny, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(runs.InputError, match="holds files that no earlier run made"):
+    with pytest.raises(errors.InputError, match="holds files that no earlier run made"):
         run_here(*tiny, "--output_dir", tmp_path / "out")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 

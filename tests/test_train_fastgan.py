@@ -20,10 +20,10 @@ import fastgan
 import gan_losses
 import gan_training
 import protocols
-import runs
 import synthetic_images
 import train_fastgan
-from parquet_files import sha256_of
+from harness import errors
+from harness.files import sha256_of
 
 SCRIPT = ROOT / "train_fastgan.py"
 SMALL = ("--resolution", 64, "--base_channels", 8, "--train_batch_size", 2)
@@ -47,7 +47,7 @@ def run_here(*flags: object) -> Path:
 
 def refusal(*flags: object) -> str:
     """The one line with which main refuses."""
-    with pytest.raises((runs.InputError, protocols.ProtocolError)) as error:
+    with pytest.raises((errors.InputError, errors.ProtocolError)) as error:
         run_here(*flags)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -289,7 +289,7 @@ def test_blank_pictures_are_dropped_and_drawn_again_with_the_next_index(monkeypa
     rows = train_fastgan.sample_part(None, {"label": None}, [], 0, 1, 10, args)
     assert [row["synthetic_id"] for row in rows] == [f"fastgan_{i}" for i in (1, 2, 4, 5, 7, 8, 10, 11, 13, 14)]
     monkeypatch.setattr(fastgan, "sample", lambda network, seeds, labels: np.zeros((len(seeds), 8, 8, 3), np.uint8))
-    with pytest.raises(runs.InputError, match=r"640 of 640 pictures are of one colour"):
+    with pytest.raises(errors.InputError, match=r"640 of 640 pictures are of one colour"):
         train_fastgan.sample_part(None, {"label": None}, [], 0, 1, 10, args)
 
 
@@ -359,5 +359,5 @@ def test_the_same_picture_on_both_sides_is_seen(tmp_path):
     picture = Image.open(io.BytesIO(tested["image"]["bytes"]))
     trained["image"] = with_picture(picture, trained, compress_level=0)["image"]  # in other bytes
     folder = save_dataset(tmp_path / "doctored", rows)
-    with pytest.raises(protocols.LeakError, match=r"pixels .* is held out and in training"):
+    with pytest.raises(errors.LeakError, match=r"pixels .* is held out and in training"):
         run_here("--dataset_name", folder, "--output_dir", tmp_path / "out", "--cache_dir", tmp_path / "c", *SMALL)

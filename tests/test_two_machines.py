@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_train_classifier import ENVIRONMENT, SCRIPT, painted_faces, run_here, save_backbone, save_dataset
 
-import metrics
+import prediction_files
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_machines_with_caches_of_their_own_and_one_output_folder_give_what_one_m
         assert (tmp_path / "pixels0" / name).read_bytes() == (tmp_path / "pixels1" / name).read_bytes()
     assert not list(tmp_path.glob("pixels*/.*")) and not list(output.rglob(".*"))
     alone = run_here(*study, "--output_dir", tmp_path / "alone", "--cache_dir", tmp_path / "pixels0")
-    assert metrics.read_predictions(output).equals(metrics.read_predictions(alone))
+    assert prediction_files.read_predictions(output).equals(prediction_files.read_predictions(alone))
     assert (output / "results.json").read_bytes() == (alone / "results.json").read_bytes()
 
 

@@ -12,8 +12,11 @@ from datasets import load_dataset
 
 import protocols
 import publishable
-import runs
+import synthetic_images
+import training_records
 import withdrawal
+import withdrawn_list
+from harness import errors
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_the_photograph_leaves_every_config_and_nothing_else_changes(dataset):
     for config, earlier in before.items():
         assert rows(dataset, config) == [row for row in earlier if row["image_id"] != "NA.2"]
     assert not in_bytes(dataset, picture[-150:-10]) and not in_bytes(dataset / "reports", b"The eyes of NA.2")
-    (line,) = withdrawal.listed(dataset)
+    (line,) = withdrawn_list.listed(dataset)
     assert (line.image_id, line.version) == ("NA.2", "1.1.0") and line.sha256 in {r["sha256"] for r in before["real"]}
 
 
@@ -92,9 +95,9 @@ def test_what_was_withdrawn_half_is_withdrawn_whole_by_the_next_call(dataset, mo
     with pytest.raises(KeyboardInterrupt):
         withdrawal.withdraw(dataset, "WS.1", "1.1.0")
     monkeypatch.undo()
-    assert [line.image_id for line in withdrawal.listed(dataset)] == ["WS.1"]
+    assert [line.image_id for line in withdrawn_list.listed(dataset)] == ["WS.1"]
     withdrawal.withdraw(dataset, "WS.1", "1.1.0")
-    assert [line.image_id for line in withdrawal.listed(dataset)] == ["WS.1"]
+    assert [line.image_id for line in withdrawn_list.listed(dataset)] == ["WS.1"]
     assert all(
         "WS.1" not in {row["image_id"] for row in rows(dataset, name)} for name in ("real", "restored", "reports")
     )
@@ -102,12 +105,12 @@ def test_what_was_withdrawn_half_is_withdrawn_whole_by_the_next_call(dataset, mo
 
 
 def test_an_unknown_photograph_and_the_last_one_are_refused(dataset):
-    with pytest.raises(runs.InputError, match=r"holds no photograph XX\.1"):
+    with pytest.raises(errors.InputError, match=r"holds no photograph XX\.1"):
         withdrawal.withdraw(dataset, "XX.1", "1.1.0")
     *others, last = [row["image_id"] for row in rows(dataset, "real")]
     for image_id in others:
         withdrawal.withdraw(dataset, image_id, "1.1.0")
-    with pytest.raises(runs.InputError, match="is the last photograph; delete the dataset itself"):
+    with pytest.raises(errors.InputError, match="is the last photograph; delete the dataset itself"):
         withdrawal.withdraw(dataset, last, "1.1.0")
     assert len(rows(dataset, "real")) == 1
 
@@ -140,7 +143,7 @@ def made(tmp_path) -> Path:
         home.mkdir(parents=True)
         (home / "pytorch_lora_weights.safetensors").write_bytes(small_datasets.adapter_bytes(sources))
         if told:
-            (home / withdrawal.SOURCES_NAME).write_text(json.dumps({"source_image_ids": sources}))
+            (home / training_records.SOURCES_NAME).write_text(json.dumps({"source_image_ids": sources}))
     return folder
 
 
@@ -159,7 +162,10 @@ def test_synthetic_images_and_models_made_from_it_are_listed_and_removed(made):
 
 
 def test_pictures_that_a_model_made_go_with_it(made):
-    grid, sheet = made / "fold0" / "adapters" / "AAR" / "step_00000100.png", made / "fold0" / withdrawal.SHEET_NAME
+    grid, sheet = (
+        made / "fold0" / "adapters" / "AAR" / "step_00000100.png",
+        made / "fold0" / synthetic_images.SHEET_NAME,
+    )
     other = made / "fold0" / "adapters" / "NA" / "step_00000100.png"
     for picture in (grid, sheet, other):
         picture.write_bytes(b"a picture")
@@ -192,8 +198,8 @@ def test_restored_photographs_elsewhere_count_as_derived_and_predictions_do_not(
 
 
 def test_sources_that_cannot_be_read_stop_before_anything_is_removed(made):
-    (made / "fold0" / "adapters" / "NA" / withdrawal.SOURCES_NAME).write_text("{}")
-    with pytest.raises(runs.InputError, match="does not say what a model was trained on"):
+    (made / "fold0" / "adapters" / "NA" / training_records.SOURCES_NAME).write_text("{}")
+    with pytest.raises(errors.InputError, match="does not say what a model was trained on"):
         withdrawal.derived(made, "AAR.1")
 
 
@@ -203,7 +209,7 @@ def test_what_was_made_before_the_photograph_got_another_name_is_found_by_its_di
     table = pq.read_table(shard)
     digests = [[f"digest of {name}" for name in ids] for ids in table["source_image_ids"].to_pylist()]
     pq.write_table(table.append_column("source_sha256", pa.array(digests)), shard)
-    sources = made / "fold0" / "adapters" / "NA" / withdrawal.SOURCES_NAME
+    sources = made / "fold0" / "adapters" / "NA" / training_records.SOURCES_NAME
     sources.write_text(json.dumps({"source_image_ids": ["NA.1"], "source_sha256": ["digest of NA.1"]}))
     assert (
         withdrawal.derived(made, "NA.7").lines(made) == withdrawal.derived(made, "NA.7", "of another").lines(made) == []

@@ -5,7 +5,6 @@ or numbers (subject 1, 1.0 and "1" are one); splits in the usual spellings. Noth
 no one meaning is refused with its row.
 """
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -15,9 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from protocols import PROTOCOLS
-from recorded_values import is_null
-from runs import one_line
+from harness.errors import one_line
+from harness.protocol_names import PROTOCOLS
+from spelling import is_null, subject_key
 
 COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]
 SUBGROUPS = ["sex", "age_group", "region"]
@@ -199,13 +198,6 @@ def _shown(value: object) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- subjects
-
-
-def subject_key(subject: str) -> str:
-    """What is the same for all spellings of one subject: case, blanks, Unicode forms and "1.0" for "1" do not count."""
-    key = " ".join(unicodedata.normalize("NFKC", subject).casefold().split())
-    whole, point, decimals = key.partition(".")
-    return whole if point and whole.isdecimal() and decimals and not decimals.strip("0") else key
 
 
 def known_subjects(images: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.Series, int, list[list[str]]]:

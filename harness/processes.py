@@ -1,7 +1,5 @@
 """The processes that `accelerate launch` started, or the one of a plain `python`, as every script wants them."""
 
-import argparse
-import errno
 import os
 import secrets
 import time
@@ -15,17 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
-from protocols import LeakError, ProtocolError
-from runs import (
-    InputError,
-    Terminated,
-    begin_command,
-    check_apart,
-    disk_error,
-    fail,
-    one_line,
-    stopped_status,
-)
+from harness.errors import InputError, LeakError, ProtocolError, one_line
+from harness.run_folder import check_apart
 
 LATE_S = 4.0  # for so long a file system between machines may hide a new file from another than its maker
 VERY_LATE_S = 90.0  # and for so long a folder in which that other had looked before
@@ -142,38 +131,3 @@ def wait_for_files(files: Sequence[Path]) -> None:
             if file.parent.is_dir():
                 os.listdir(file.parent)  # asks the server anew
             time.sleep(0.5)
-
-
-# ---- from the command line to the end
-
-
-def run_script(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], argparse.Namespace]) -> None:
-    """A script from its command line to its end; what stops it is one line and an exit status.
-
-    2: the user must change something; 1: a leak, or a disk that is full or not ours; 130: stopped by Ctrl-C; 143: by
-    SIGTERM, as clusters end what has to make room. Anything else is a bug, and keeps its traceback."""
-    begin_command()
-    go_on = "--resume_from_checkpoint latest goes on from here"
-    try:
-        main(parse_args())
-    except (InputError, ProtocolError) as error:
-        fail(str(error), 2)
-    except LeakError as error:
-        fail(str(error), 1)
-    except KeyboardInterrupt as stop:
-        by = " by SIGTERM" if isinstance(stop, Terminated) else ""
-        fail(f"stopped{by}; {go_on}", stopped_status(stop))
-    except Exception as error:
-        trouble = error if isinstance(error, OSError) else disk_error(error)
-        if trouble:
-            room = "make room, and " if trouble.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            fail(f"failed: {one_line(trouble)}; {room}{go_on}", 1)
-        if lost_another(error):
-            fail(f"failed: another process ended, and says why where it ran; {go_on}", 1)
-        raise
-
-
-def lost_another(error: Exception) -> bool:
-    """Whether the connection to another process broke, which is how the others learn that one has ended."""
-    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in gone)

@@ -1,0 +1,3 @@
+"""The names of the two evaluation protocols."""
+
+PROTOCOLS = ("strict", "paper")

@@ -1,0 +1,180 @@
+"""A run's folder: started anew or resumed, written by one run alone, replaced by a rename, and its record."""
+
+import argparse
+import contextlib
+import errno
+import glob
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from harness.errors import InputError, one_line
+from harness.files import check_writable, read_json, write_json
+
+LOCK_NAME = "run.lock"  # of a run's folder
+_HELD: set[FileLock] = set()  # until this process ends
+
+
+def prepare_output(
+    folder: Path, settings: dict, parts: str | Sequence[str], results: Sequence[str], resume: bool
+) -> None:
+    """Start a run's folder anew, or make sure that what is in it belongs to this run; else raise InputError.
+
+    Until this process ends no other can do so: two runs would mix their results. settings: what these depend on, kept
+    in settings.json, by which a folder of ours is known, and which must be the same to go on (resume); parts: the
+    subfolders and files of what was finished, removed unless resuming; results: names of the files made of the parts,
+    always removed, for numbers of an earlier run must not stand beside others. Nothing is removed unless there is room
+    for a new file."""
+    file = folder / "settings.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = set(os.listdir(folder))  # read once: another run may be starting here just now
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
+    if file.name not in names and not names <= {LOCK_NAME, f".{file.name}.partial"}:
+        raise InputError(f"--output_dir {folder} holds files that no earlier run made; name a new or empty folder")
+    check_writable(folder, "--output_dir")
+    try:
+        lock = FileLock(folder / LOCK_NAME, is_singleton=True)  # released by the system, however the process ends
+        lock.acquire(timeout=0)
+        _HELD.add(lock)
+    except Timeout:
+        raise InputError(f"--output_dir {folder}: another run is writing into it; wait for it to end") from None
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
+    resume = resume and file.is_file()
+    if resume:
+        anew = "leave out --resume_from_checkpoint to start anew, or give another --output_dir"
+        earlier = read_json(file, anew)
+        for name in settings:
+            if settings[name] != earlier.get(name):
+                reason = f"{folder} was started with {name} {earlier.get(name)}, not {settings[name]}"
+                raise InputError(f"--resume_from_checkpoint: {reason}; give the same flags or another --output_dir")
+    try:
+        for name in [parts] if isinstance(parts, str) else parts:
+            if resume:
+                continue
+            if (folder / name).is_file():
+                (folder / name).unlink()
+            elif (folder / name).exists():  # what stayed would be taken for a part of this run
+                shutil.rmtree(folder / name)
+        for name in results:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {one_line(error)}; remove it, or name a new folder") from error
+    write_json(file, settings)
+
+
+def check_apart(output_dir: Path, datasets: Sequence[str]) -> None:
+    """Raise InputError for results that would lie in a dataset's folder, and be published with it.
+
+    datasets: folders, or names on the Hub, in which nothing can lie."""
+    target = Path(os.path.realpath(output_dir))
+    for name in datasets:
+        folder = Path(os.path.realpath(name))
+        if folder.is_dir() and folder in (target, *target.parents):
+            reason = f"is the folder of the dataset {name}, or lies in it, and would be published with it"
+            raise InputError(f"--output_dir {output_dir} {reason}; name a folder outside")
+
+
+@contextlib.contextmanager
+def sole_writer(target: Path) -> Iterator[None]:
+    """The only run that writes a dataset's folder, among all machines that see the folder it lies in.
+
+    Raises InputError for a second one, and where nothing can be written there. target: resolved; its parent is made."""
+    lock = FileLock(target.parent / f".{target.name}.lock", timeout=0, mode=0o666)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        reason = "is being written by another build, restoration or simulation"
+        raise InputError(f"{target.name}: {reason}; wait for it to end") from None
+    except (OSError, NotImplementedError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise InputError(f"{target.name}: cannot be written ({reason}); choose another --output_dir") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)  # while held: FileLock locks no file without a name
+        lock.release()
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path, remedy: str) -> Iterator[None]:
+    """A disk or quota that is full is told as one OSError which names the folder and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(f"there is no space left in {folder}; {remedy}") from error
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise InputError, before the work, where a finished folder could not take the target's place by a rename.
+
+    target: a folder, or what will be one; its parent exists."""
+    if os.path.ismount(target) or str(target) in _mount_points():
+        reason = "is a mount point, which cannot be replaced"
+        raise InputError(f"{target.name}: {reason}; choose a folder inside of it as --output_dir")
+    try:
+        for left in target.parent.glob(f".{glob.escape(target.name)}.trial-*"):  # by a run that was killed
+            left.rmdir()
+        trial = Path(tempfile.mkdtemp(prefix=f".{target.name}.trial-", dir=target.parent))
+        moved = trial.with_name(f"{trial.name}-moved")
+        try:
+            trial.rename(moved)
+        finally:
+            for folder in (trial, moved):
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rmdir()
+    except OSError as error:
+        reason = f"cannot be written ({error.strerror})"
+        raise InputError(f"{target.name}: {reason}; choose another --output_dir") from error
+
+
+def _mount_points() -> set[str]:
+    """Linux's own list, also of folders that are mounted from the same disk, which os.path.ismount does not see."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return set()
+    blanks = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
+    return {re.sub(r"\\\d{3}", lambda code: blanks.get(code[0], code[0]), line.split(" ")[4]) for line in lines}
+
+
+def run_record(args: argparse.Namespace, packages: Sequence[str], started: float) -> dict:
+    """What is needed to repeat a run, and what it cost, on any machine: see train_classifier.py for what it adds.
+
+    packages: whose versions matter; started: time.monotonic() at the start."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "arguments": {name: value for name, value in vars(args).items() if not name.endswith("token")},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "git_commit": git_commit(),
+        "wall_s": round(time.monotonic() - started, 2),
+        "peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak,  # elsewhere it counts KiB
+    }
+
+
+def git_commit() -> str | None:
+    """The commit this script belongs to, with -dirty where files differ from it; None outside of a repository."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    folder = Path(__file__).resolve().parents[1]
+    try:
+        run = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return None
+    return run.stdout.strip() or None
