@@ -11,9 +11,9 @@ from pathlib import Path
 
 import recorded_values
 import row_agreement
-import spelling
 import table_file
 from curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem, Row
+from harness import text_normalization
 from recorded_values import shown
 
 IMAGES = "rd_images"
@@ -104,14 +104,14 @@ class NullValues:
                 raise ValueError(
                     f"{column!r} is no column that may be null; write TEXT, or COLUMN=TEXT as in subject_id=0"
                 )
-            self.unmet["" if not equals else column, spelling.subject_key(value if equals else text)] = text
+            self.unmet["" if not equals else column, text_normalization.subject_key(value if equals else text)] = text
         self._keys = set(self.unmet)
 
     def hold(self, column: str, text: str) -> bool:
         """Whether the text means "not known" in this column; spelt as subjects are, so in any capitals."""
         if not self._keys:
             return False
-        met = {(column, key := spelling.subject_key(text)), ("", key)} & self._keys
+        met = {(column, key := text_normalization.subject_key(text)), ("", key)} & self._keys
         for one in met:
             self.unmet.pop(one, None)
         return bool(met)
@@ -139,7 +139,7 @@ def read(
     written = {
         _abbreviation(cells[place["disease_abbr"]]) for _, cells in records if place["disease_abbr"] < len(cells)
     }
-    abbreviations = {spelling.plain(abbreviation): abbreviation for abbreviation in written}
+    abbreviations = {text_normalization.plain(abbreviation): abbreviation for abbreviation in written}
     nameless = [number for number, name in enumerate(header.names) if not name]
     for line, cells in records:
         cell = _cells(line, cells, header, problems)
@@ -253,9 +253,9 @@ def _usable_row(
 def _other_abbreviation(abbreviation: str, name: str, number: str, abbreviations: dict[str, str]) -> str | None:
     """G01 of the file G01.9.jpg in a row of another condition, if the table has a G01."""
     match = re.fullmatch(rf"(.+?){number}\.[^.]+", name)
-    stem = spelling.plain(match[1]) if match else ""
-    own = spelling.plain(abbreviation)
-    if stem == own or spelling.plain(Path(name).stem) == own:
+    stem = text_normalization.plain(match[1]) if match else ""
+    own = text_normalization.plain(abbreviation)
+    if stem == own or text_normalization.plain(Path(name).stem) == own:
         return None
     return abbreviations.get(stem)
 
@@ -265,7 +265,7 @@ def _damage(column: str, text: str) -> tuple[str, str] | None:
     most = MAX_CHARACTERS.get(column, MAX_OWN_CHARACTERS)
     if len(text) > most and len(text.strip()) > most:
         return f"has {len(text.strip()):,} characters, more than the {most:,} that a cell of it may have", "shorten it"
-    control = spelling.control_character(text)
+    control = text_normalization.control_character(text)
     return (f"holds the control character {control}", "delete that character") if control else None
 
 
@@ -277,7 +277,7 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
             reason = f"{shown(text[column])} is read as not known, as --null_values says"
             problems.append(row.problem(column, "note", reason, "nothing needs doing"))
             text[column] = ""
-    if text["subject_id"].strip() and spelling.is_null(text["subject_id"]):
+    if text["subject_id"].strip() and text_normalization.is_null(text["subject_id"]):
         told = shown(text["subject_id"])
         remedy = f"nothing needs doing, unless {told} names a person"
         problems.append(row.problem("subject_id", "note", f"{told} is read as not known", remedy))

@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from harness.text_normalization import subject_key
 from intervals import bootstrap_interval, corrected_interval, swap_p_value
 from prediction_files import SUBGROUPS, checked, known_subjects
 from scores import (
@@ -35,7 +36,6 @@ from scores import (
 from scores import (
     topk_accuracy as topk_accuracy,  # part of what this module offers
 )
-from spelling import subject_key
 
 TOP_K = (1, 5, 10, 30)
 UNITS = "% (nll, ece: not)"

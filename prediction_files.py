@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from harness.errors import one_line
 from harness.protocol_names import PROTOCOLS
-from spelling import is_null, subject_key
+from harness.text_normalization import is_null, subject_key
 
 COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]
 SUBGROUPS = ["sex", "age_group", "region"]

@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from harness.errors import LeakError, ProtocolError
 from harness.protocol_names import PROTOCOLS
-from spelling import subject_key
+from harness.text_normalization import subject_key
 
 DRAWS_NEW_PEOPLE = "simulate_faces"  # the one generator of synthetic images that saw no photograph
 DIGESTS = ("original_sha256", "sha256")  # columns by which a photograph is known: the first that is there

@@ -15,8 +15,8 @@ import pandas as pd
 import pycountry
 import pyhpo
 
-import spelling
-from spelling import is_null
+from harness import text_normalization
+from harness.text_normalization import is_null
 
 SEXES = {"f": "female", "female": "female", "girl": "female", "woman": "female"} | {
     "m": "male", "male": "male", "boy": "male", "man": "male", "u": None, "undetermined": None,
@@ -193,7 +193,11 @@ def country(text: str) -> str | None:
 
 def _country_key(text: str) -> str:
     """cote d ivoire of Côte d’Ivoire, usa of U.S.A."""
-    text = re.sub(r"[.']", "", spelling.without_accents(spelling.plain(text).replace("&", " and ")).replace("d'", "d "))
+    text = re.sub(
+        r"[.']",
+        "",
+        text_normalization.without_accents(text_normalization.plain(text).replace("&", " and ")).replace("d'", "d "),
+    )
     return " ".join(word for word in re.split(r"[\W_]+", text) if word not in ("", "the"))
 
 

@@ -5,8 +5,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from statistics import median
 
-import spelling
 from curated_rows import Problem, Row
+from harness import text_normalization
 from recorded_values import shown
 
 EXAMPLES = 10  # how many notes of one kind name their own spelling before the rest is folded into one
@@ -77,7 +77,7 @@ def _most_common(
 
 def _name_key(name: str | None) -> str | None:
     """A disease's name less its spelling: capitals, accents and signs."""
-    return name and re.sub(r"[\W_]+", " ", spelling.without_accents(spelling.plain(name))).strip()
+    return name and re.sub(r"[\W_]+", " ", text_normalization.without_accents(text_normalization.plain(name))).strip()
 
 
 def note_spellings(rows: list[Row], problems: list[Problem]) -> None:
@@ -97,7 +97,7 @@ def note_spellings(rows: list[Row], problems: list[Problem]) -> None:
             reason = f"{one} is {other} of row {earlier.line} in another spelling, and is taken as one patient"
             remedy = f"write {other} in both, if it is one" if len(met) <= EXAMPLES else "use one spelling"
             problems.append(row.problem("subject_id", "note", reason, remedy))
-        if re.fullmatch(r"-?\d[.,]\d+e\+\d+", spelling.plain(subject)):
+        if re.fullmatch(r"-?\d[.,]\d+e\+\d+", text_normalization.plain(subject)):
             reason = f"{subject} is a number that a spreadsheet cut short, and may stand for several patients"
             problems.append(row.problem("subject_id", "note", reason, "format the column as text; write it in full"))
         if earlier is row:
@@ -118,7 +118,7 @@ def _told_apart(one: str, other: str) -> tuple[str, str]:
 def _look(key: str) -> str:
     """A subject's key less what is easily mistaken: accents, letters of other scripts, leading zeros, zeros behind a
     decimal point, and signs between, except that 1-11 does not look like 11-1."""
-    text = spelling.in_latin_letters(spelling.without_accents(key))
+    text = text_normalization.in_latin_letters(text_normalization.without_accents(key))
     text = re.sub(r"[.,]0+$", "", text)
     if re.fullmatch(r"\d{1,3}([ .,']\d{3})+|\d+e\d{1,2}", text):
         number, _, zeros = re.sub(r"[ .,']", "", text).partition("e")
@@ -133,7 +133,7 @@ def _look(key: str) -> str:
 def _subject(row: Row) -> str | None:
     """The subject in the one form in which subjects are compared."""
     subject = row.values["subject_id"]
-    return None if subject is None else spelling.subject_key(subject) or None
+    return None if subject is None else text_normalization.subject_key(subject) or None
 
 
 def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
@@ -152,7 +152,7 @@ def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
             value, differs = row.values[column], row.values[other]
             if value is None or differs is None:
                 continue
-            key = {"subject_id": spelling.subject_key, "disease_name": _name_key}.get(column, str)(value)
+            key = {"subject_id": text_normalization.subject_key, "disease_name": _name_key}.get(column, str)(value)
             earlier = first.setdefault(key, row)
             if earlier.values[other] != differs and (key, differs) not in noted:
                 noted.add((key, differs))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import photographs
-import spelling
 from curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem
+from harness import text_normalization
 from recorded_values import shown
 
 MAX_CELL_CHARACTERS = 1_000_000  # of any cell, or its quotation mark is not closed
@@ -75,7 +75,7 @@ def _no_table(folder: Path) -> FolderError:
 
 def column_name(cell: str) -> str:
     """image_name of "Image Name " or "IMAGE-NAME"."""
-    return re.sub(r"[\s_-]+", "_", spelling.plain(cell).strip(" '\"")).strip("_")
+    return re.sub(r"[\s_-]+", "_", text_normalization.plain(cell).strip(" '\"")).strip("_")
 
 
 def _header(lines: list[str], problems: list[Problem]) -> Header:
@@ -137,7 +137,7 @@ def _pass_over(lines: list[str], header: Header, problems: list[Problem]) -> Non
     place = header.names.index("image_name")
     for number, line in enumerate(lines[: header.line - 1], start=1):
         text = line.strip(' \t\r\n,;|"')
-        if not text or re.fullmatch(r"sep=.?", spelling.plain(text)):
+        if not text or re.fullmatch(r"sep=.?", text_normalization.plain(text)):
             continue
         cells = [*line.split(header.separator), *[""] * len(header.names)]
         if Path(cells[place].strip(' "')).suffix.casefold() in photographs.EXTENSIONS:

@@ -12,8 +12,7 @@ import curated_table
 import protocols
 import recorded_values
 import simulated_people
-import spelling
-from harness import errors
+from harness import errors, text_normalization
 
 COLUMNS = ["subject_id", "age", "country"]
 PHOTOGRAPHS = [encoded(picture(n, (40, 40))) for n in range(8)]
@@ -90,12 +89,12 @@ TWO_PATIENTS = [
 @pytest.mark.parametrize("case", ONE_PATIENT)
 def test_spellings_of_one_patient_have_one_key(case):
     one, other = ONE_PATIENT[case]
-    assert one != other and spelling.subject_key(one) == spelling.subject_key(other) != ""
+    assert one != other and text_normalization.subject_key(one) == text_normalization.subject_key(other) != ""
 
 
 @pytest.mark.parametrize(("one", "other"), TWO_PATIENTS)
 def test_patients_that_only_look_alike_have_two_keys(one, other):
-    assert spelling.subject_key(one) != spelling.subject_key(other)
+    assert text_normalization.subject_key(one) != text_normalization.subject_key(other)
     assert protocols.groups([one, other], []) == [0, 1]
 
 
@@ -181,7 +180,7 @@ NOT_KNOWN = [
 
 @pytest.mark.parametrize("text", NOT_KNOWN)
 def test_what_programs_and_people_write_for_not_known_is_null(text):
-    assert spelling.is_null(text)
+    assert text_normalization.is_null(text)
 
 
 SOMEBODY = [
@@ -193,12 +192,12 @@ SOMEBODY = [
 
 @pytest.mark.parametrize("text", SOMEBODY)
 def test_what_may_be_somebody_is_not_null(text):
-    assert not spelling.is_null(text)
+    assert not text_normalization.is_null(text)
 
 
 def test_no_gene_and_no_country_but_na_is_a_null_word():
-    genes = [gene for gene in recorded_values._genes() if spelling.is_null(gene)]
-    countries = [name for name in recorded_values._countries() if spelling.is_null(name)]
+    genes = [gene for gene in recorded_values._genes() if text_normalization.is_null(gene)]
+    countries = [name for name in recorded_values._countries() if text_normalization.is_null(name)]
     assert (genes, countries) == (["-"], ["na"])
 
 
