@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
-import phenotypes
 from face_model import LANDMARK_NAMES
 from harness.workers import process_pool, workers_spared
+from phenotyping import phenotypes
 from photography import Photograph, face_box, take
 from simulated_people import COUNTRY_ANCESTRY, write_report
 

@@ -21,10 +21,10 @@ import jinja2
 from PIL import Image
 from tqdm import tqdm
 
-import phenotypes
 import recorded_values
 from built_dataset import is_simulated
 from harness.errors import InputError, one_line
+from phenotyping import phenotypes
 
 THUMBNAIL_PX = 160
 MAX_IMAGES = 20_000  # a page of 128 MB, which Chromium opened in 2 s and filtered in 0.1 s; 456 make 3 MB

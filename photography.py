@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-import phenotypes
 from face_model import LANDMARK_NAMES
 from face_painting import paint_face
+from phenotyping import phenotypes
 from simulated_people import Person, draw_person, draw_view
 
 EFFECT = 2.5  # of a term on a face, in standard deviations of individual variation

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import phenotypes
 from face_model import Look, View
+from phenotyping import phenotypes
 
 # Ancestry groups: skin, hair and iris colours (sRGB), parameter means in SD, and the countries whose simulated
 # patients have them.

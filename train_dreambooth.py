@@ -32,7 +32,6 @@ import dreambooth
 import dreambooth_progress as progress
 import faces
 import hub_models
-import phenotypes
 import protocols
 import synthetic_images
 from built_dataset import guarded_columns, is_simulated, load_images, photograph_sha256
@@ -45,6 +44,7 @@ from harness.files import write_atomically, write_json
 from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
 from harness.weights import weights_sha256
+from phenotyping import phenotypes
 from pixel_cache import Pixels, cached_pixels, default_cache_dir
 from training_records import TrainedOn, settings_digest
 

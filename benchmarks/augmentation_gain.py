@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import augmentations
 import corpus
 import metrics
-import phenotypes
 import photography
 import prediction_files
 import protocols
@@ -32,6 +31,7 @@ import train_dreambooth
 from built_dataset import load_images, photograph_sha256
 from harness.files import write_json
 from harness.seeds import derived_seed
+from phenotyping import phenotypes
 from pixel_cache import cached_pixels
 from simulated_people import COUNTRY_ANCESTRY
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import phenotypes
+from phenotyping import phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-import phenotypes
+from phenotyping import phenotypes
 from simulated_people import COUNTRY_ANCESTRY, Person, draw_person
 
 TEXT_WIDTH = 128

@@ -30,9 +30,9 @@ from torch import nn
 from tqdm import tqdm
 
 import faces
-import phenotypes
 from harness.files import write_json
 from harness.workers import process_pool
+from phenotyping import phenotypes
 from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY
 

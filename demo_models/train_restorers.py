@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from spandrel.architectures.ESRGAN import ESRGAN
 from tqdm import tqdm
 
-import phenotypes
 from harness.files import write_json
+from phenotyping import phenotypes
 from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY
 

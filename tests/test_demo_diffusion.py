@@ -9,9 +9,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import diffusion_pipelines as diffusion
-import phenotypes
 from demo_models import captions as captions_of_faces
 from demo_models import train_diffusion
+from phenotyping import phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "demo_models" / "diffusion"

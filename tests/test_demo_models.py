@@ -11,8 +11,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-import phenotypes
 from demo_models import train_backbone
+from phenotyping import phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"

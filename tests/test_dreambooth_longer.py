@@ -15,11 +15,11 @@ from test_train_classifier import painted_faces, save_dataset
 import adapters
 import diffusion_pipelines as diffusion
 import dreambooth
-import phenotypes
 import protocols
 import synthetic_images
 import train_dreambooth
 from harness import errors
+from phenotyping import phenotypes
 
 
 @pytest.fixture(scope="module")

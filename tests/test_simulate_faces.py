@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 
 import faces
-import phenotypes
 import photography
 import simulate_faces
 from corpus import class_sizes, plan_corpus
 from face_model import LANDMARK_NAMES, Look, Shape, View
 from face_painting import paint_face
+from phenotyping import phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOK = Look(6.0, (0.9, 0.72, 0.62), (0.3, 0.2, 0.12), (0.35, 0.45, 0.5), 0.3, 7)

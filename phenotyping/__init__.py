@@ -1,0 +1,1 @@
+"""What medicine knows of a face: conditions, HPO terms, and the parameters that they move."""
