@@ -8,14 +8,13 @@ import datasets
 import numpy as np
 import pandas as pd
 
-import metrics
-import prediction_files
 import recorded_values
 from backbones import Backbone
 from built_dataset import is_simulated
 from corruptions import SEVERITIES
 from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json
+from scoring import metrics, prediction_files
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 
@@ -39,7 +38,7 @@ def network_input(backbone: Backbone) -> dict:
 
 
 def write_predictions(file: Path, predictions: pd.DataFrame, label: datasets.ClassLabel) -> None:
-    """predictions as metrics.py reads them; `label` keeps the class names, probabilities (C,) become float32."""
+    """predictions as scoring/metrics.py reads them; `label` keeps the class names, probabilities (C,) become float32."""
     text, number = datasets.Value("string"), datasets.Value("int32")
     types = {"label": label, "fold": number, "seed": datasets.Value("int64")}
     types["probabilities"] = datasets.List(datasets.Value("float32"), length=label.num_classes)

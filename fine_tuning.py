@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 import augmentations
 import protocols
-import scores
 from backbones import Backbone, normalise
 from classifiers import FaceClassifier
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.seeds import derived_seed
 from pixel_cache import Pixels
+from scoring import scores
 
 WEIGHT_DECAY, LAST_LEARNING_RATE = 1e-4, 1e-6  # the paper's
 

@@ -11,10 +11,9 @@ import pandas as pd
 from datasets import Dataset
 
 import gallery
-import metrics
-import prediction_files
 from built_dataset import is_simulated
 from harness.errors import one_line
+from scoring import metrics, prediction_files
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from harness.commands import begin_command, path_argument
 from harness.errors import fail, one_line, stopped_status
-from metrics import compare, format_comparison, score
-from prediction_files import read_predictions
+from scoring.metrics import compare, format_comparison, score
+from scoring.prediction_files import read_predictions
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

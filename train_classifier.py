@@ -6,7 +6,7 @@
 Recipes: finetune (the paper's), linear_probe (discriminant analysis on frozen features), lora (attention only). Each
 process takes folds of its own, so the results do not depend on how many there are. With --synthetic_dataset the
 training sides gain synthetic images, each of which was made from that training side. Writes predictions.parquet
-(probabilities of each held-out image), results.json (metrics.py's scores of that file), per_class.csv, confusion.csv,
+(probabilities of each held-out image), results.json (scoring/metrics.py's scores of that file), per_class.csv, confusion.csv,
 learning_curves.csv and .png, run.json, and a model for each fold. Also runs as plain `python train_classifier.py`.
 """
 
@@ -36,7 +36,6 @@ import corruptions
 import faces
 import heat_maps
 import hub_models
-import metrics
 import near_duplicates
 import protocols
 from backbones import PAPER_BACKBONES, Backbone, load_backbone, normalise, read_seen_photographs
@@ -61,6 +60,7 @@ from harness.seeds import derived_seed
 from harness.weights import weights_sha256
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels, default_cache_dir, join
+from scoring import metrics
 from synthetic_mix import SyntheticMix, open_mix
 
 MAX_IMAGE_SIZE = 2048  # px

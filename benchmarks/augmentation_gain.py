@@ -21,9 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import augmentations
 import corpus
-import metrics
 import photography
-import prediction_files
 import protocols
 import synthetic_images
 import train_classifier
@@ -33,6 +31,7 @@ from harness.files import write_json
 from harness.seeds import derived_seed
 from phenotyping import phenotypes
 from pixel_cache import cached_pixels
+from scoring import metrics, prediction_files
 from simulated_people import COUNTRY_ANCESTRY
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,13 +28,13 @@ from accelerate.utils import set_seed
 from PIL import Image
 
 import protocols
-import scores
 from backbones import Backbone, load_backbone, normalise
 from built_dataset import load_images, photograph_sha256
 from classifiers import build_classifier
 from fine_tuning import fit, predict, training_batches
 from linear_probe import fit_linear_probe
 from pixel_cache import Pixels, cached_pixels
+from scoring import scores
 from train_classifier import Study, extract_features
 
 FOLDS, EPOCHS = 5, 50  # the paper's

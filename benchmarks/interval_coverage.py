@@ -4,7 +4,7 @@
 
 One hundred conditions, differently hard and differently common; each subject has one to three photographs whose
 outcomes go together. Each repetition draws new subjects, scores the same classifier on them and asks whether the 95 %
-interval of metrics.py (with --n_boot resamples) covers the true value: that of the population, but for macro F1 its
+interval of scoring/metrics.py (with --n_boot resamples) covers the true value: that of the population, but for macro F1 its
 expectation at this size of test set, because with four images a condition F1 is far from its value at infinitely many.
 "percentile" is the plain bootstrap for all scores, which shows why three of them take the corrected interval.
 "drawn": conditions as common as in the population, which is what drawing subjects with replacement imitates. "fixed":
@@ -26,8 +26,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import metrics
-from intervals import bootstrap_interval, swap_p_value
+from scoring import metrics
+from scoring.intervals import bootstrap_interval, swap_p_value
 
 N_CLASSES = 100
 SKILL = {0.3: 1.9, 0.1: 0.8}  # mean head start of the right class, for a top-1 accuracy of about so much
@@ -89,7 +89,7 @@ def coverage(
 ) -> dict[str, dict]:
     """For each score: true value, mean estimate, and the share of repetitions whose interval covers the true value.
 
-    `covered` by the interval that metrics.py takes, `percentile` by the plain bootstrap; n: images on average."""
+    `covered` by the interval that scoring/metrics.py takes, `percentile` by the plain bootstrap; n: images on average."""
     statistics = metrics.statistics_of(N_CLASSES)
     estimates = np.empty((repetitions, len(NAMES)))
     chosen, plain = np.empty((repetitions, len(NAMES), 2)), np.empty((repetitions, len(NAMES), 2))
@@ -141,8 +141,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--repetitions", type=int, default=2000, help="new sets of subjects for each interval")
-    parser.add_argument("--n_boot", type=int, default=500, help="resamples an interval; metrics.py itself takes 2000")
-    parser.add_argument("--n_swaps", type=int, default=499, help="random swaps a test; metrics.py itself takes 10000")
+    parser.add_argument(
+        "--n_boot", type=int, default=500, help="resamples an interval; scoring/metrics.py itself takes 2000"
+    )
+    parser.add_argument(
+        "--n_swaps", type=int, default=499, help="random swaps a test; scoring/metrics.py itself takes 10000"
+    )
     parser.add_argument("--parts", type=int, default=10, help="10,000 subjects each: where the true values come from")
     return parser.parse_args(argv)
 

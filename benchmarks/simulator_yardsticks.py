@@ -21,10 +21,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import faces
-import metrics
 import protocols
 from built_dataset import load_images
 from linear_probe import fit_linear_probe
+from scoring import metrics
 
 
 def detection(raw_dir: Path, truth: list[dict]) -> None:

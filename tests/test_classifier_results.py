@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 import classifier_results as results
-import metrics
-import prediction_files
 from corruptions import CORRUPTIONS, SEVERITIES
+from scoring import metrics, prediction_files
 
 LABEL = datasets.ClassLabel(names=["AAA", "BBB", "CCC"])
 

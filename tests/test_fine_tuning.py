@@ -12,11 +12,11 @@ from accelerate import Accelerator
 import augmentations
 import classifiers
 import protocols
-import scores
 from backbones import Backbone
 from fine_tuning import fit, predict, training_batches
 from harness import errors, protocol_names, seeds
 from pixel_cache import Pixels
+from scoring import scores
 
 SIDE, N_CLASSES = 32, 4
 TRAIN, VAL, TEST = np.arange(12), np.arange(12, 20), np.arange(20, 28)

@@ -1,4 +1,4 @@
-"""metrics.py: known values, equality with scikit-learn, what an interval over subjects must do, and refusals."""
+"""scoring/metrics.py: known values, equality with scikit-learn, what an interval over subjects must do, and refusals."""
 
 import itertools
 import json
@@ -14,11 +14,8 @@ import pytest
 from scipy.stats import rankdata
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
-import intervals
-import metrics
-import prediction_files
-import scores
 from benchmarks import interval_coverage
+from scoring import intervals, metrics, prediction_files, scores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -544,7 +541,7 @@ def test_the_command_prints_the_scores_of_several_seeds(tmp_path):
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
         table.assign(seed=seed).to_parquet(tmp_path / str(seed) / "predictions.parquet")
-    command = [sys.executable, ROOT / "metrics.py", "score", tmp_path / "0", tmp_path / "1"]
+    command = [sys.executable, ROOT / "scoring/metrics.py", "score", tmp_path / "0", tmp_path / "1"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     scores = json.loads(run.stdout)
     assert scores == metrics.score(prediction_files.read_predictions([tmp_path / "0", tmp_path / "1"]))
@@ -734,7 +731,13 @@ def test_the_command_compares_two_runs(tmp_path):
     for folder, table in zip("ab", two_methods(), strict=True):
         (tmp_path / folder).mkdir()
         table.to_parquet(tmp_path / folder / "predictions.parquet")
-    command = [sys.executable, ROOT / "metrics.py", "compare", tmp_path / "a", tmp_path / "b" / "predictions.parquet"]
+    command = [
+        sys.executable,
+        ROOT / "scoring/metrics.py",
+        "compare",
+        tmp_path / "a",
+        tmp_path / "b" / "predictions.parquet",
+    ]
     run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     comparison = json.loads(run.stdout)
     assert comparison == metrics.compare(*(prediction_files.read_predictions(tmp_path / folder) for folder in "ab"))
@@ -751,17 +754,17 @@ def test_the_command_compares_two_runs(tmp_path):
 
 
 def test_evaluate_metrics_give_the_same_numbers(tmp_path):
-    import evaluate_metrics  # takes seconds, so only here
+    from scoring import hf_metrics  # takes seconds, so only here
 
-    assert metrics.MacroF1 is evaluate_metrics.MacroF1
+    assert metrics.MacroF1 is hf_metrics.MacroF1
 
     metric_classes = {
-        "top1": evaluate_metrics.TopKAccuracy,
-        "balanced_accuracy": evaluate_metrics.BalancedAccuracy,
-        "macro_f1": evaluate_metrics.MacroF1,
-        "mrr": evaluate_metrics.MeanReciprocalRank,
-        "nll": evaluate_metrics.NegativeLogLikelihood,
-        "ece": evaluate_metrics.ExpectedCalibrationError,
+        "top1": hf_metrics.TopKAccuracy,
+        "balanced_accuracy": hf_metrics.BalancedAccuracy,
+        "macro_f1": hf_metrics.MacroF1,
+        "mrr": hf_metrics.MeanReciprocalRank,
+        "nll": hf_metrics.NegativeLogLikelihood,
+        "ece": hf_metrics.ExpectedCalibrationError,
     }
     for n_classes in (4, 12):
         probabilities, labels = random_predictions(n_classes=n_classes)
@@ -772,10 +775,10 @@ def test_evaluate_metrics_give_the_same_numbers(tmp_path):
             for part in (slice(0, 70), slice(70, None)):
                 metric.add_batch(references=labels[part].tolist(), prediction_scores=probabilities[part])
             assert metric.compute() == expected
-    top5 = evaluate_metrics.TopKAccuracy(keep_in_memory=True)
+    top5 = hf_metrics.TopKAccuracy(keep_in_memory=True)
     assert list(top5.compute(references=labels, prediction_scores=probabilities, k=5)) == ["top5"]
     with pytest.raises(ValueError, match="class numbers from 0"):
-        evaluate_metrics.MacroF1(keep_in_memory=True).compute(references=[0, 2], prediction_scores=[[0.5, 0.5]] * 2)
+        hf_metrics.MacroF1(keep_in_memory=True).compute(references=[0, 2], prediction_scores=[[0.5, 0.5]] * 2)
 
 
 HALVES = [[0.5, 0.5], [0.2, 0.8]]
@@ -804,19 +807,19 @@ HALVES = [[0.5, 0.5], [0.2, 0.8]]
     ],
 )
 def test_evaluate_metrics_refuse_in_one_line_what_they_cannot_score(given, message):
-    import evaluate_metrics
+    from scoring import hf_metrics
 
     with pytest.raises(ValueError, match=message) as refusal:
-        evaluate_metrics.NegativeLogLikelihood(keep_in_memory=True).compute(**given)
+        hf_metrics.NegativeLogLikelihood(keep_in_memory=True).compute(**given)
     assert "\n" not in str(refusal.value)
 
 
 def test_evaluate_metrics_take_single_images_tensors_and_logits_whose_order_counts():
     import torch
 
-    import evaluate_metrics
+    from scoring import hf_metrics
 
-    one_by_one, at_once = (evaluate_metrics.MeanReciprocalRank(keep_in_memory=True) for _ in range(2))
+    one_by_one, at_once = (hf_metrics.MeanReciprocalRank(keep_in_memory=True) for _ in range(2))
     logits = torch.tensor([[3.0, -1.0, 0.5], [0.1, 0.2, 0.3]], requires_grad=True)
     for label, row in zip([2, 0], logits.tolist(), strict=True):
         one_by_one.add(references=label, prediction_scores=row)

@@ -28,10 +28,8 @@ from test_train_classifier import (
     with_picture,
 )
 
-import metrics
 import near_duplicates
 import pixel_cache
-import prediction_files
 import protocols
 import score_runs
 import synthetic_images
@@ -40,6 +38,7 @@ import synthetic_scores
 import train_classifier
 from built_dataset import load_images, load_synthetic
 from harness import errors
+from scoring import metrics, prediction_files
 
 ASTRONAUT = skimage.data.astronaut()[:400, 50:450]
 CLASS_NAMES = [*CONDITIONS, "ONE"]

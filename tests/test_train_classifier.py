@@ -25,13 +25,11 @@ import augmentations
 import backbones
 import classifiers
 import hub_models
-import metrics
-import prediction_files
 import protocols
-import scores
 import train_classifier
 from corruptions import CORRUPTIONS, SEVERITIES
 from harness import errors
+from scoring import metrics, prediction_files, scores
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_classifier.py"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_train_classifier import ENVIRONMENT, SCRIPT, painted_faces, run_here, save_backbone, save_dataset
 
-import prediction_files
+from scoring import prediction_files
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 
 from harness.text_normalization import subject_key
-from intervals import bootstrap_interval, corrected_interval, swap_p_value
-from prediction_files import SUBGROUPS, checked, known_subjects
-from scores import (
+from scoring.intervals import bootstrap_interval, corrected_interval, swap_p_value
+from scoring.prediction_files import SUBGROUPS, checked, known_subjects
+from scoring.scores import (
     balanced_accuracy,
     expected_calibration_error,
     f1_by_class,
@@ -33,9 +33,7 @@ from scores import (
     topk_hits,
     weighted_topk,
 )
-from scores import (
-    topk_accuracy as topk_accuracy,  # part of what this module offers
-)
+from scoring.scores import topk_accuracy as topk_accuracy
 
 TOP_K = (1, 5, 10, 30)
 UNITS = "% (nll, ece: not)"

@@ -1,4 +1,4 @@
-"""The scores of scores.py as `evaluate.Metric` classes, for a training loop or a Trainer; nothing comes from the Hub.
+"""The scores of scoring/scores.py as `evaluate.Metric` classes, for a training loop or a Trainer; nothing comes from the Hub.
 
     metric = MacroF1()
     metric.add_batch(references=labels, prediction_scores=probabilities)
@@ -15,12 +15,12 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
-import scores
-from prediction_files import SUM_TOLERANCE, whole_number
+from scoring import scores
+from scoring.prediction_files import SUM_TOLERANCE, whole_number
 
 
 class _Score(evaluate.Metric):
-    """One score of all images: a subclass names it as results.json does, and the function of scores.py."""
+    """One score of all images: a subclass names it as results.json does, and the function of scoring/scores.py."""
 
     score_name: str
     score: Callable[..., np.ndarray]

@@ -1,6 +1,6 @@
 """Predictions files, also those that other tools wrote: read, checked row by row, and brought into one form.
 
-metrics.py says which columns there are. Numbers may come as integers, whole decimals or text ("3", 3.0); names as text
+scoring/metrics.py says which columns there are. Numbers may come as integers, whole decimals or text ("3", 3.0); names as text
 or numbers (subject 1, 1.0 and "1" are one); splits in the usual spellings. Nothing else is read into a cell: what has
 no one meaning is refused with its row.
 """
@@ -77,7 +77,7 @@ def checked(predictions: pd.DataFrame, name: str) -> pd.DataFrame:
     missing = [column for column in COLUMNS if column not in predictions]
     if missing or not len(predictions):
         what = f"column {missing[0]} is missing" if missing else "it holds no predictions"
-        raise ValueError(f"{name}: {what}; write it with train_classifier.py, or as metrics.py describes it")
+        raise ValueError(f"{name}: {what}; write it with train_classifier.py, or as scoring/metrics.py describes it")
     table = predictions.copy(deep=False)
     for column, read in READERS.items():
         if column in table:
