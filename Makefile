@@ -29,14 +29,14 @@ $(DEMO)/raw/disease_images.csv: simulate_faces.py simulated_people.py face_model
 	@rm -rf $(DEMO)/raw
 	$(BIN)/python simulate_faces.py --output_dir $(DEMO)/raw
 
-$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curated_rows.py curated_table.py table_file.py row_agreement.py harness/text_normalization.py photographs.py colour_profiles.py near_duplicates.py recorded_values.py protocols.py runs.py parquet_files.py withdrawal.py datasheet.py dataset_facts.py dataset_figures.py croissant.py dataset_card.md dataset_license.txt
+$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curated_rows.py curated_table.py table_file.py row_agreement.py harness/text_normalization.py imaging/photographs.py imaging/colour_profiles.py imaging/near_duplicates.py recorded_values.py protocols.py runs.py parquet_files.py withdrawal.py datasheet.py dataset_facts.py dataset_figures.py croissant.py dataset_card.md dataset_license.txt
 	$(BIN)/python rdface_dataset.py build $(DEMO)/raw --output_dir $(SIM)
 	@touch $@
 
 TRAIN := $(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --cache_dir $(DEMO)/pixels --no-save_models
 # a fifth of the paper's epochs, so that a laptop is done in minutes
 FINE_TUNE := $(TRAIN) --recipe finetune --num_train_epochs 10
-TRAIN_NEEDS := $(SIM)/README.md train_classifier.py backbones.py built_dataset.py classifier_results.py classifiers.py faces.py fine_tuning.py linear_probe.py scoring/intervals.py scoring/metrics.py near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py pixel_cache.py protocols.py runs.py harness/processes.py synthetic_mix.py synthetic_scores.py demo_models/backbone/model.safetensors
+TRAIN_NEEDS := $(SIM)/README.md train_classifier.py backbones.py built_dataset.py classifier_results.py classifiers.py imaging/faces.py fine_tuning.py linear_probe.py scoring/intervals.py scoring/metrics.py imaging/near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py imaging/pixel_cache.py protocols.py runs.py harness/processes.py synthetic_mix.py synthetic_scores.py demo_models/backbone/model.safetensors
 
 $(DEMO)/probe_strict/run.json: $(TRAIN_NEEDS)
 	$(TRAIN) --recipe linear_probe --protocol strict --output_dir $(@D)

@@ -11,9 +11,9 @@ import pandas as pd
 import recorded_values
 from backbones import Backbone
 from built_dataset import is_simulated
-from corruptions import SEVERITIES
 from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json
+from imaging.corruptions import SEVERITIES
 from scoring import metrics, prediction_files
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
@@ -111,7 +111,7 @@ def save_corruption_scores(output_dir: Path, folders: Sequence[Path], label: dat
         file = output_dir / "corrupted" / name.removeprefix("corrupted_")
         scored = metrics.score(join(folders, name, label, file))
         scores.setdefault(kind, {})[severity] = scored | {"faces_missed": missed[kind, severity]}
-    write_json(output_dir / "corruptions.json", scores)
+    write_json(output_dir / "imaging.corruptions.json", scores)
     lines = [f"{'top-1, percent':<18}" + "".join(f"{f'severity {severity}':>26}" for severity in SEVERITIES)]
     for kind, by_severity in scores.items():
         cells = [by_severity[severity]["metrics"]["top1"] for severity in SEVERITIES]

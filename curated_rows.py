@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from photographs import Photograph
+from imaging.photographs import Photograph
 
 CSV_NAME = "disease_images.csv"
 REQUIRED = ("image_name", "disease_name", "disease_abbr", "sub_category", "gene_name", "orphanet_code")

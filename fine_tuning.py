@@ -14,14 +14,14 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
-import augmentations
 import protocols
 from backbones import Backbone, normalise
 from classifiers import FaceClassifier
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.seeds import derived_seed
-from pixel_cache import Pixels
+from imaging import augmentations
+from imaging.pixel_cache import Pixels
 from scoring import scores
 
 WEIGHT_DECAY, LAST_LEARNING_RATE = 1e-4, 1e-6  # the paper's

@@ -27,7 +27,7 @@ from harness import errors
 from harness.errors import InputError, one_line
 from harness.files import sha256_of, write_atomically, write_json
 from harness.seeds import derived_seed
-from pixel_cache import Pixels
+from imaging.pixel_cache import Pixels
 from synthetic_images import image_seed
 from training_records import TrainedOn
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-import photographs
 from dataset_figures import FIGURES
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
+from imaging import photographs
 from parquet_files import parquet_digest, shard_digests
 
 REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository

@@ -35,8 +35,6 @@ from tqdm import tqdm
 import curated_table
 import dataset_figures
 import datasheet
-import near_duplicates
-import photographs
 import protocols
 import withdrawn_list
 from curated_table import FolderError, Problem, Row
@@ -45,6 +43,7 @@ from harness.commands import begin_command, path_argument
 from harness.errors import InputError, one_line, stopped_status
 from harness.files import write_json  # fmt: skip
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
+from imaging import near_duplicates, photographs
 from parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES, parquet_digest, shard_digests
 
 WRITTEN = {  # all that a build makes, with real/*.parquet

@@ -30,8 +30,6 @@ from tqdm import tqdm
 import dataset_facts
 import dataset_figures
 import datasheet
-import faces
-import restoration
 import withdrawn_list
 from built_dataset import load_images
 from contact_sheet import contact_sheet
@@ -40,6 +38,7 @@ from harness.errors import InputError, fail, one_line
 from harness.files import read_json, write_atomically, write_json  # fmt: skip
 from harness.processes import check_shared, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import check_replaceable, full_disk_named, prepare_output, run_record, sole_writer
+from imaging import faces, restoration
 from parquet_files import parquet_digest, shard_digests, write_shards
 from restored_rows import Networks, restore_block, restored_features, was_made_of
 

@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-import faces
-import photographs
-import restoration
 from harness.errors import InputError, one_line
-from restoration import Network
+from imaging import faces, photographs, restoration
+from imaging.restoration import Network
 
 FACE_THRESHOLD = 0.9  # of MTCNN: what may be no face is left as it is
 PROVENANCE = {

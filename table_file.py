@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import photographs
 from curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem
 from harness import text_normalization
+from imaging import photographs
 from recorded_values import shown
 
 MAX_CELL_CHARACTERS = 1_000_000  # of any cell, or its quotation mark is not closed

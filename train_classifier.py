@@ -30,13 +30,9 @@ from accelerate import Accelerator
 from accelerate.utils import LoggerType, set_seed
 from tqdm import tqdm
 
-import augmentations
 import classifier_results as results
-import corruptions
-import faces
 import heat_maps
 import hub_models
-import near_duplicates
 import protocols
 from backbones import PAPER_BACKBONES, Backbone, load_backbone, normalise, read_seen_photographs
 from built_dataset import guarded_columns, is_simulated, load_images, photograph_sha256
@@ -58,8 +54,9 @@ from harness.processes import check_output_dir, in_main_process, open_accelerato
 from harness.run_folder import prepare_output, run_record
 from harness.seeds import derived_seed
 from harness.weights import weights_sha256
+from imaging import augmentations, corruptions, faces, near_duplicates
+from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir, join
 from linear_probe import fit_linear_probe
-from pixel_cache import Pixels, cached_pixels, default_cache_dir, join
 from scoring import metrics
 from synthetic_mix import SyntheticMix, open_mix
 
@@ -69,7 +66,7 @@ LEARNING_RATES = {"finetune": 1e-4, "lora": 1e-3, "linear_probe": None}  # the p
 PACKAGES = ("torch", "torchvision", "timm", "peft", "datasets", "huggingface_hub", "accelerate", "numpy")
 # Made of the folds at the end of a run.
 RESULTS = ("predictions.parquet", "results.json", "run.json", "per_class.csv", "confusion.csv", "learning_curves.csv")
-RESULTS += ("learning_curves.png", "corruptions.json", "heat_maps.png", "README.md")
+RESULTS += ("learning_curves.png", "imaging.corruptions.json", "heat_maps.png", "README.md")
 IN_FOLDERS = ("learning_curve", "train_image_ids")  # of a fold's notes: too long for run.json
 # What may differ between a run and the one it goes on from: none of it changes a prediction.
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs", "cache_dir", "report_to", "explain")
@@ -297,7 +294,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--train_batch_size", type=int, default=32, help="images in a step; each process trains folds of its own")
     how = f"at the start, then cosine to {LAST_LEARNING_RATE}; None is {LEARNING_RATES}"
     add("--learning_rate", type=float, help=how)
-    how = "small crops and rotations, mirror, light; see augmentations.py"
+    how = "small crops and rotations, mirror, light; see imaging/augmentations.py"
     add("--augmentation", choices=("none", "gentle"), default="none", help=how)
     add("--mixed_precision", choices=("no", "fp16", "bf16"), help="None is as accelerate launch says")
     add("--eval_batch_size", type=int, default=32, help="images in a step of one process")

@@ -30,7 +30,6 @@ import adapters
 import diffusion_pipelines as diffusion
 import dreambooth
 import dreambooth_progress as progress
-import faces
 import hub_models
 import protocols
 import synthetic_images
@@ -44,8 +43,9 @@ from harness.files import write_atomically, write_json
 from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
 from harness.weights import weights_sha256
+from imaging import faces
+from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
 from phenotyping import phenotypes
-from pixel_cache import Pixels, cached_pixels, default_cache_dir
 from training_records import TrainedOn, settings_digest
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}

@@ -26,7 +26,6 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-import faces
 import fastgan
 import gan_losses
 import gan_training
@@ -41,7 +40,8 @@ from harness.errors import InputError, fail
 from harness.files import sha256_of, write_json
 from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
-from pixel_cache import Pixels, cached_pixels, default_cache_dir
+from imaging import faces
+from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
 from training_records import SOURCES_NAME, TrainedOn
 
 GENERATOR = "fastgan"

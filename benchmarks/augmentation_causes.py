@@ -25,8 +25,8 @@ import protocols
 from benchmarks.augmentation_gain import FOLD, ROOT, SIDE_PX
 from benchmarks.phenotype_fidelity import features_of
 from built_dataset import load_images, load_synthetic
+from imaging.pixel_cache import cached_pixels
 from linear_probe import FALLBACK_SHRINKAGE, fit_discriminants
-from pixel_cache import cached_pixels
 
 Faces = tuple[np.ndarray, np.ndarray]  # features (n, d), labels (n,)
 

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import augmentations
 import corpus
 import photography
 import protocols
@@ -29,8 +28,9 @@ import train_dreambooth
 from built_dataset import load_images, photograph_sha256
 from harness.files import write_json
 from harness.seeds import derived_seed
+from imaging import augmentations
+from imaging.pixel_cache import cached_pixels
 from phenotyping import phenotypes
-from pixel_cache import cached_pixels
 from scoring import metrics, prediction_files
 from simulated_people import COUNTRY_ANCESTRY
 

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import diffusion_pipelines as diffusion
 import dreambooth
-import faces
 import protocols
 import synthetic_images
 from demo_models import train_diffusion
+from imaging import faces
 from routed_lora import UNET_LAYERS, clip_each_adapter
 
 ROOT = Path(__file__).resolve().parents[1]

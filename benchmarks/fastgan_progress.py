@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import faces
 import fastgan
 from backbones import Backbone, load_backbone, normalise
 from built_dataset import load_images
-from pixel_cache import cached_pixels, default_cache_dir
+from imaging import faces
+from imaging.pixel_cache import cached_pixels, default_cache_dir
 from synthetic_images import image_seed
 from training_records import SOURCES_NAME
 

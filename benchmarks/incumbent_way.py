@@ -32,8 +32,8 @@ from backbones import Backbone, load_backbone, normalise
 from built_dataset import load_images, photograph_sha256
 from classifiers import build_classifier
 from fine_tuning import fit, predict, training_batches
+from imaging.pixel_cache import Pixels, cached_pixels
 from linear_probe import fit_linear_probe
-from pixel_cache import Pixels, cached_pixels
 from scoring import scores
 from train_classifier import Study, extract_features
 

@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import diffusion_pipelines as diffusion
 import dreambooth
-import faces
 import synthetic_images
 from backbones import load_backbone, normalise
 from built_dataset import load_synthetic
 from classifiers import probe_features
 from demo_models.train_diffusion import faces_found
+from imaging import faces
 from phenotyping import phenotypes
 from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY, draw_person

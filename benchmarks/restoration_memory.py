@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import datasets
 from PIL import Image
 
-import photographs
 import rdface_dataset
 from demo_models import train_restorers
+from imaging import photographs
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE_PX, PEOPLE, CONDITIONS = 64, 10, 4

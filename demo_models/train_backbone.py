@@ -29,9 +29,9 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
-import faces
 from harness.files import write_json
 from harness.workers import process_pool
+from imaging import faces
 from phenotyping import phenotypes
 from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY

@@ -33,10 +33,10 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-import faces
 from demo_models.captions import TEXT_WIDTH, Reading, caption_of, train_tokenizer
 from harness.files import write_atomically, write_json
 from harness.workers import process_pool
+from imaging import faces
 from phenotyping import phenotypes
 from photography import Photograph, take
 from simulated_people import COUNTRY_ANCESTRY

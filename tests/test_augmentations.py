@@ -1,4 +1,4 @@
-"""augmentations.py: what one amount alone does, bounds on what all of them do, and the generator as the only chance."""
+"""imaging/augmentations.py: what one amount alone does, bounds on what all of them do, and the generator as the only chance."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as torchvision
 
-from augmentations import AMOUNTS, augment
+from imaging.augmentations import AMOUNTS, augment
 
 NOTHING = dict.fromkeys(AMOUNTS, 0.0)
 
@@ -50,7 +50,7 @@ def test_each_image_of_a_batch_has_its_own_draw():
 def test_how_many_images_are_worked_on_at_once_does_not_matter(monkeypatch):
     images = smooth_images(7, 32)
     in_parts = augment(images, generator())
-    monkeypatch.setattr("augmentations.IMAGES_AT_ONCE", 100)
+    monkeypatch.setattr("imaging.augmentations.IMAGES_AT_ONCE", 100)
     assert torch.equal(augment(images, generator()), in_parts)
 
 

@@ -1,4 +1,4 @@
-"""corruptions.py on photographs: graded, repeatable, as strong at every resolution, and each kind what it says."""
+"""imaging/corruptions.py on photographs: graded, repeatable, as strong at every resolution, and each kind what it says."""
 
 import io
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from corruptions import AMOUNTS, CORRUPTIONS, SEVERITIES, SMALL_SIDE_PX, corrupt, corruption_rng
+from imaging.corruptions import AMOUNTS, CORRUPTIONS, SEVERITIES, SMALL_SIDE_PX, corrupt, corruption_rng
 
 DRAWING = ("noise", "occlusion")  # the kinds that need chance
 STATE = [(kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES]

@@ -1,4 +1,4 @@
-"""faces.py: properties and a known value of the descriptor; MTCNN on real photographs, blank images and odd sizes."""
+"""imaging/faces.py: properties and a known value of the descriptor; MTCNN on real photographs, blank images and odd sizes."""
 
 import csv
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-import faces
+from imaging import faces
 
 REAL_FACES = Path(__file__).resolve().parents[2] / "shared" / "real_faces"
 needs_real_faces = pytest.mark.skipif(not REAL_FACES.is_dir(), reason="the real photographs are not on this machine")

@@ -9,13 +9,13 @@ import timm
 import torch
 from accelerate import Accelerator
 
-import augmentations
 import classifiers
 import protocols
 from backbones import Backbone
 from fine_tuning import fit, predict, training_batches
 from harness import errors, protocol_names, seeds
-from pixel_cache import Pixels
+from imaging import augmentations
+from imaging.pixel_cache import Pixels
 from scoring import scores
 
 SIDE, N_CLASSES = 32, 4

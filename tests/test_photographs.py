@@ -10,9 +10,8 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 from test_rdface_dataset import encoded, picture, png_chunk
 
-import colour_profiles
-import photographs
 import restored_rows
+from imaging import colour_profiles, photographs
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 PATCHES = np.array([[200, 120, 90], [90, 130, 110], [128, 128, 128], [60, 80, 150]])  # no colour leaves sRGB's gamut

@@ -1,4 +1,4 @@
-"""pixel_cache.py: the pixels are Pillow's, are made once, are nobody else's to read, and are never half of a file."""
+"""imaging/pixel_cache.py: the pixels are Pillow's, are made once, are nobody else's to read, and are never half of a file."""
 
 import io
 import stat
@@ -14,12 +14,10 @@ from accelerate import Accelerator
 from PIL import Image
 from test_runs import mounted
 
-import corruptions
-import faces
-import pixel_cache
 from backbones import Backbone, normalise
 from harness import errors
-from pixel_cache import BLOCK_ROWS, Pixels, cached_pixels
+from imaging import corruptions, faces, pixel_cache
+from imaging.pixel_cache import BLOCK_ROWS, Pixels, cached_pixels
 
 N, SIDE = BLOCK_ROWS + 3, 24  # one block and part of another
 

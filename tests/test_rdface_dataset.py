@@ -22,17 +22,15 @@ from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
 import built_dataset
-import colour_profiles
 import curated_table
 import datasheet
-import near_duplicates
-import photographs
 import protocols
 import rdface_dataset
 import recorded_values
 import withdrawal
 import withdrawn_list
 from harness import commands, errors
+from imaging import colour_profiles, near_duplicates, photographs
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_FACES = ROOT.parent / "shared" / "real_faces"

@@ -29,16 +29,14 @@ from spandrel_extra_arches.architectures.DDColor import DDColor
 import built_dataset
 import dataset_figures
 import datasheet
-import faces
 import parquet_files
-import photographs
 import rdface_dataset
-import restoration
 import restore_images
 import restored_rows
 import simulate_faces
 from demo_models import train_restorers
 from harness import errors, files, run_folder
+from imaging import faces, photographs, restoration
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "restore_images.py"

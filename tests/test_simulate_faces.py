@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import faces
 import photography
 import simulate_faces
 from corpus import class_sizes, plan_corpus
 from face_model import LANDMARK_NAMES, Look, Shape, View
 from face_painting import paint_face
+from imaging import faces
 from phenotyping import phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]

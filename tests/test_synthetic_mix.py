@@ -28,8 +28,6 @@ from test_train_classifier import (
     with_picture,
 )
 
-import near_duplicates
-import pixel_cache
 import protocols
 import score_runs
 import synthetic_images
@@ -38,6 +36,7 @@ import synthetic_scores
 import train_classifier
 from built_dataset import load_images, load_synthetic
 from harness import errors
+from imaging import near_duplicates, pixel_cache
 from scoring import metrics, prediction_files
 
 ASTRONAUT = skimage.data.astronaut()[:400, 50:450]
@@ -243,7 +242,7 @@ def test_corruptions_heat_maps_and_models_are_made_with_synthetic_images_too(lit
     explained = load_images(str(lit[1])).filter(lambda row: row["strict_fold"] == 0)["image_id"][0]
     output = run_here(*lit, *flags, "--explain", explained, "--output_dir", tmp_path / "out")
     assert (output / "heat_maps.png").is_file() and (output / "folds/seed0_fold0/model/model.safetensors").is_file()
-    scores = json.loads((output / "corruptions.json").read_text())
+    scores = json.loads((output / "imaging.corruptions.json").read_text())
     assert "+ 9 synthetic (dreambooth), jpeg 1" in scores["jpeg"]["1"]["recipe"]
 
 

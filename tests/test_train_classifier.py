@@ -21,14 +21,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_hub_models import TOKEN, committed, hub_of_somebody
 
-import augmentations
 import backbones
 import classifiers
 import hub_models
 import protocols
 import train_classifier
-from corruptions import CORRUPTIONS, SEVERITIES
 from harness import errors
+from imaging import augmentations
+from imaging.corruptions import CORRUPTIONS, SEVERITIES
 from scoring import metrics, prediction_files, scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -396,7 +396,7 @@ def test_seeds_are_added_to_a_finished_run_and_without_the_flag_it_starts_anew(t
 
 
 def test_what_an_earlier_run_left_does_not_stand_beside_other_predictions(tiny, tmp_path):
-    stale = ("predictions.parquet", "per_class.csv", "confusion.csv", "corruptions.json", "heat_maps.png")
+    stale = ("predictions.parquet", "per_class.csv", "confusion.csv", "imaging.corruptions.json", "heat_maps.png")
     run_here(*tiny, "--output_dir", tmp_path, "--fold", 0)
     for name in stale:
         (tmp_path / name).write_text("of an earlier run")
@@ -554,14 +554,14 @@ def examined(tiny, tmp_path_factory) -> Path:
 
 
 def test_corruptions_are_scored_beside_the_clean_results(examined, probe):
-    scores = json.loads((examined / "corruptions.json").read_text())
+    scores = json.loads((examined / "imaging.corruptions.json").read_text())
     assert list(scores) == list(CORRUPTIONS) and len(scores) == 6
     for by_severity in scores.values():
         assert [int(severity) for severity in by_severity] == list(SEVERITIES)
         assert all(of["n_test"] == 32 and of["faces_missed"] == 0 for of in by_severity.values())
     assert scores["grey"]["3"]["metrics"]["top1"]["mean"] < scores["jpeg"]["1"]["metrics"]["top1"]["mean"]  # colours
     assert (examined / "results.json").read_text() == (probe / "results.json").read_text()
-    assert not (probe / "corruptions.json").exists()
+    assert not (probe / "imaging.corruptions.json").exists()
 
 
 def test_heat_maps_of_chosen_images_make_a_sheet(examined, probe):

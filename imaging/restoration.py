@@ -27,9 +27,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from skimage.transform import SimilarityTransform
 
-import photographs
 from harness.errors import InputError, one_line
 from harness.hub_connection import work_offline_where_the_hub_is_unreachable
+from imaging import photographs
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 # Short names of weights whose place on the Hub is well known: repository, file, licence. GFPGAN's authors publish

@@ -28,12 +28,10 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-import corruptions
-import faces
-import near_duplicates
 from harness.errors import InputError, one_line
 from harness.files import check_writable, read_json, sha256_of, write_json
 from harness.processes import LATE_S, in_main_process, machines, which_see
+from imaging import corruptions, faces, near_duplicates
 
 BLOCK_ROWS = 16  # photographs in one call of the detector: the same ones, whatever the number of processes
 LAYOUT = 2  # to be raised when the same settings give other pixels
@@ -104,7 +102,7 @@ def cached_pixels(
     face_alignment: detector with which faces are cut out, upright (faces.align); None: the whole photograph, resized
     without keeping its aspect ratio, bilinear, as the paper does. corruption: kind and severity done to the photograph
     before anything else. padded: the whole photograph in the middle of a black square instead, its proportions kept.
-    thumbnails: also those by which copies are known (near_duplicates.py).
+    thumbnails: also those by which copies are known (imaging/near_duplicates.py).
     Raises InputError naming an image that cannot be decoded."""
     settings = {
         "layout": LAYOUT,
