@@ -29,14 +29,14 @@ $(DEMO)/raw/disease_images.csv: simulate_faces.py simulated_people.py face_model
 	@rm -rf $(DEMO)/raw
 	$(BIN)/python simulate_faces.py --output_dir $(DEMO)/raw
 
-$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curated_rows.py curated_table.py table_file.py row_agreement.py harness/text_normalization.py imaging/photographs.py imaging/colour_profiles.py imaging/near_duplicates.py recorded_values.py protocols.py runs.py parquet_files.py withdrawal.py datasheet.py dataset_facts.py dataset_figures.py croissant.py dataset_card.md dataset_license.txt
+$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curation/curated_rows.py curation/curated_table.py curation/csv_file.py curation/row_consistency.py harness/text_normalization.py imaging/photographs.py imaging/colour_profiles.py imaging/near_duplicates.py curation/value_parsers.py curation/protocols.py runs.py curation/parquet_files.py withdrawal.py curation/datasheet.py curation/dataset_facts.py curation/dataset_figures.py curation/croissant.py dataset_card.md dataset_license.txt
 	$(BIN)/python rdface_dataset.py build $(DEMO)/raw --output_dir $(SIM)
 	@touch $@
 
 TRAIN := $(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --cache_dir $(DEMO)/pixels --no-save_models
 # a fifth of the paper's epochs, so that a laptop is done in minutes
 FINE_TUNE := $(TRAIN) --recipe finetune --num_train_epochs 10
-TRAIN_NEEDS := $(SIM)/README.md train_classifier.py backbones.py built_dataset.py classifier_results.py classifiers.py imaging/faces.py fine_tuning.py linear_probe.py scoring/intervals.py scoring/metrics.py imaging/near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py imaging/pixel_cache.py protocols.py runs.py harness/processes.py synthetic_mix.py synthetic_scores.py demo_models/backbone/model.safetensors
+TRAIN_NEEDS := $(SIM)/README.md train_classifier.py backbones.py curation/opening.py classifier_results.py classifiers.py imaging/faces.py fine_tuning.py linear_probe.py scoring/intervals.py scoring/metrics.py imaging/near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py imaging/pixel_cache.py curation/protocols.py runs.py harness/processes.py synthetic_mix.py synthetic_scores.py demo_models/backbone/model.safetensors
 
 $(DEMO)/probe_strict/run.json: $(TRAIN_NEEDS)
 	$(TRAIN) --recipe linear_probe --protocol strict --output_dir $(@D)
@@ -66,7 +66,7 @@ $(DEMO)/gallery.html: $(SIM)/README.md make_report.py gallery.py gallery_page.ht
 
 # adapters of the first eight conditions, and faces sampled from them: a row of samples.png each
 DREAMBOOTH_CONDITIONS := WIL WIR BRA CDL GAP 21M WOH CAR
-DREAMBOOTH_NEEDS := $(SIM)/README.md train_dreambooth.py dreambooth.py dreambooth_progress.py training_records.py adapters.py protocols.py harness/text_normalization.py routed_lora.py diffusion_pipelines.py synthetic_images.py demo_models/diffusion/training.json
+DREAMBOOTH_NEEDS := $(SIM)/README.md train_dreambooth.py dreambooth.py dreambooth_progress.py training_records.py adapters.py curation/protocols.py harness/text_normalization.py routed_lora.py diffusion_pipelines.py synthetic_images.py demo_models/diffusion/training.json
 $(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
 	$(LAUNCH) train_dreambooth.py --dataset_name $(SIM) --pretrained_model_name_or_path demo_models/diffusion --protocol strict --fold 0 --conditions $(DREAMBOOTH_CONDITIONS) --instance_prompt 'photo of a {rare_token} child{with_terms}' --max_train_steps 200 --learning_rate 3e-3 --rank 8 --adapters_per_batch 8 --num_images 8 --guidance_scale 1.5 --cache_dir $(DEMO)/pixels --output_dir $(@D)
 

@@ -8,9 +8,9 @@ import datasets
 import numpy as np
 import pandas as pd
 
-import recorded_values
 from backbones import Backbone
-from built_dataset import is_simulated
+from curation import value_parsers
+from curation.opening import is_simulated
 from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json
 from imaging.corruptions import SEVERITIES
@@ -28,7 +28,7 @@ def columns_to_keep(images: datasets.Dataset, labels: np.ndarray) -> pd.DataFram
         named = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
         kept[name] = [None if value is None else named(value) for value in values]
     if "country" in images.column_names:
-        kept["region"] = [recorded_values.region(country) for country in images["country"][:]]
+        kept["region"] = [value_parsers.region(country) for country in images["country"][:]]
     return kept
 
 

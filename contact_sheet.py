@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageOps
 
-from built_dataset import is_simulated
-from restored_rows import decode
+from curation.opening import is_simulated
+from curation.restored_rows import decode
 
 
 def contact_sheet(images: datasets.Dataset, folder: Path, file: Path, n_shown: int = 8, cell_px: int = 288) -> None:

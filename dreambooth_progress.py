@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import adapters
-import protocols
 import synthetic_images
 import training_records
+from curation import protocols
 from harness.errors import InputError
 from harness.files import write_json
 from harness.seeds import derived_seed

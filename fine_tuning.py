@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
-import protocols
 from backbones import Backbone, normalise
 from classifiers import FaceClassifier
+from curation import protocols
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.seeds import derived_seed

@@ -21,8 +21,8 @@ import jinja2
 from PIL import Image
 from tqdm import tqdm
 
-import recorded_values
-from built_dataset import is_simulated
+from curation import value_parsers
+from curation.opening import is_simulated
 from harness.errors import InputError, one_line
 from phenotyping import phenotypes
 
@@ -30,7 +30,7 @@ THUMBNAIL_PX = 160
 MAX_IMAGES = 20_000  # a page of 128 MB, which Chromium opened in 2 s and filtered in 0.1 s; 456 make 3 MB
 TEMPLATE = Path(__file__).resolve().parent / "gallery_page.html"
 NOT_RECORDED = "not recorded"
-AGE_GROUPS = (*(name for _, name in recorded_values.AGE_GROUPS), "18+")
+AGE_GROUPS = (*(name for _, name in value_parsers.AGE_GROUPS), "18+")
 FILTERS = {  # name in the page's address -> its label, and the column without which there is no such filter
     "condition": ("Condition", "label"),
     "sub_category": ("Sub-category", "sub_category"),
@@ -188,8 +188,8 @@ def choices(row: dict) -> dict[str, tuple[str, str]]:
         "sub_category": row.get("sub_category"),
         "sex": row.get("sex"),
         "age": row.get("age_group"),
-        "region": recorded_values.region(country),
-        "country": country and (country, recorded_values.country_name(country)),
+        "region": value_parsers.region(country),
+        "country": country and (country, value_parsers.country_name(country)),
         "colour": grey.get(row.get("is_grayscale")),
     }
     paired = {name: (value, value) if isinstance(value, str) else value for name, value in told.items()}
@@ -216,7 +216,7 @@ def caption(row: dict) -> str:
     told = (
         row.get("sex"),
         age(row.get("age_years")) or row.get("age_group"),
-        recorded_values.country_name(row.get("country")),
+        value_parsers.country_name(row.get("country")),
     )
     return ", ".join(filter(None, told)) or "no sex, age or country recorded"
 
@@ -241,7 +241,7 @@ def search_text(row: dict) -> str:
     """What the search box looks through besides the HPO terms' names."""
     code = row.get("orphanet_code")
     told = [row["image_id"], row["label"], row.get("disease_name"), *(row.get("gene_names") or ())]
-    told += [code and f"ORPHA:{code}", row.get("sub_category"), recorded_values.country_name(row.get("country"))]
+    told += [code and f"ORPHA:{code}", row.get("sub_category"), value_parsers.country_name(row.get("country"))]
     return "; ".join(filter(None, told))
 
 
@@ -258,7 +258,7 @@ def hpo_terms(ids: set[str]) -> dict[str, dict[str, str]]:
 def ontology_name(hpo_id: str) -> str:
     """A term's name in the release that comes with hpo3; empty where it has none."""
     try:
-        return recorded_values.hpo_name(hpo_id)  # takes a second to load, if it is needed
+        return value_parsers.hpo_name(hpo_id)  # takes a second to load, if it is needed
     except RuntimeError:
         return ""
 
@@ -287,10 +287,10 @@ def shown_value(column: str, row: dict) -> str | None:
         case "country":
             told = [
                 name
-                for name in (recorded_values.region(value), value)
-                if name and name != recorded_values.country_name(value)
+                for name in (value_parsers.region(value), value)
+                if name and name != value_parsers.country_name(value)
             ]
-            return f"{recorded_values.country_name(value)} ({', '.join(told)})" if told else value
+            return f"{value_parsers.country_name(value)} ({', '.join(told)})" if told else value
         case "orphanet_code":
             return f"ORPHA:{value}"
         case "is_grayscale":

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 import fastgan
 import gan_losses
-import protocols
 import training_records
+from curation import protocols
 from harness import errors
 from harness.errors import InputError, one_line
 from harness.files import sha256_of, write_atomically, write_json

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import logsumexp
 
-import protocols
 from backbones import Backbone
 from classifiers import FaceClassifier, LinearHead
+from curation import protocols
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0)  # 1 is the nearest class mean
 TEMPERATURES = tuple(2.0**power for power in range(-4, 13))  # scores are divided by it: calibration, ranks stay

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 import gallery
-from built_dataset import load_images
+from curation.opening import load_images
 from harness.commands import begin_command, dataset_argument, path_argument
 from harness.errors import InputError, fail, one_line, stopped_status
 from harness.files import write_atomically

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import DatasetInfo
 
 import publishable
-import withdrawn_list
+from curation import withdrawn_list
 from harness.errors import InputError
 from hub_repository import HubError, Repository, is_same
 from publishable import REAL_CONFIGS, Contents
@@ -107,7 +107,7 @@ def bring_into_line(repository: Repository, contents: Contents) -> Contents:
     outdated = publishable.shards_in([*changed, *gone]) and _number(there) >= _number(here) and there.get("version")
     if not missing and not outdated and here.get("repository") == repository.name:
         return contents
-    import datasheet  # slow to import, and needed by the first publication only
+    from curation import datasheet  # slow to import, and needed by the first publication only
 
     version = datasheet.next_version(there["version"]) if outdated else None
     datasheet.write_datasheet(contents.folder, version, repository=repository.name)

@@ -24,7 +24,7 @@ import hub_models
 import publication
 import publishable
 import withdrawal
-import withdrawn_list
+from curation import withdrawn_list
 from harness.commands import begin_command, path_argument
 from harness.errors import InputError, fail, one_line, stopped_status
 from hub_repository import HUB_ERRORS, HubError, Repository, explained
@@ -187,7 +187,7 @@ def open_published(repo_id: str, folder: Path) -> tuple[Repository, bool, str | 
 
 def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
     """Remove the photograph's rows and give the folder a new version, once, however often this is interrupted."""
-    import datasheet
+    from curation import datasheet
 
     unfinished = folder.resolve().parent / f".{folder.resolve().name}.restoring"  # what restore_images.py left there
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -203,7 +203,7 @@ def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
 
 
 def remove_derived(made: withdrawal.Derived, image_id: str, sha256: str) -> None:
-    import datasheet
+    from curation import datasheet
 
     withdrawal.remove(made, image_id, sha256)
     for home in sorted({path.parents[1] for path in made.rows}):

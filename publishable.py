@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from dataset_figures import FIGURES
+from curation.dataset_figures import FIGURES
+from curation.parquet_files import parquet_digest, shard_digests
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
 from imaging import photographs
-from parquet_files import parquet_digest, shard_digests
 
 REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository
 OPEN_CONFIGS = ("synthetic",)  # in a repository of their own
-TEXTS = ("README.md", "LICENSE", "croissant.json", "withdrawn.csv")
+TEXTS = ("README.md", "LICENSE", "curation.croissant.json", "withdrawn.csv")
 SHARD = re.compile(rf"({'|'.join(REAL_CONFIGS + OPEN_CONFIGS)})/train-\d{{5}}-of-\d{{5}}\.parquet")
 PRIVACY_REPORT = "privacy_report.json"  # filter_synthetic.py's: {"verdict": "green" or "red", "files": {path: sha256}}
 FOLDERS = (*REAL_CONFIGS, *OPEN_CONFIGS, "figures")

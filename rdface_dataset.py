@@ -32,22 +32,18 @@ from datasets import ClassLabel, Features, Image, List, Value
 from PIL import Image as PILImage
 from tqdm import tqdm
 
-import curated_table
-import dataset_figures
-import datasheet
-import protocols
-import withdrawn_list
-from curated_table import FolderError, Problem, Row
+from curation import curated_table, dataset_figures, datasheet, protocols, withdrawn_list
+from curation.curated_table import FolderError, Problem, Row
+from curation.parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES, parquet_digest, shard_digests
 from harness import errors
 from harness.commands import begin_command, path_argument
 from harness.errors import InputError, one_line, stopped_status
 from harness.files import write_json  # fmt: skip
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
 from imaging import near_duplicates, photographs
-from parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES, parquet_digest, shard_digests
 
 WRITTEN = {  # all that a build makes, with real/*.parquet
-    "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
+    "README.md", "LICENSE", "curation.croissant.json", "rejected.csv", "build_record.json", "real", "figures",
     withdrawn_list.LIST_NAME,
     *(f"figures/{name}" for name in dataset_figures.FIGURES),
 }  # fmt: skip

@@ -27,24 +27,21 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-import dataset_facts
-import dataset_figures
-import datasheet
-import withdrawn_list
-from built_dataset import load_images
 from contact_sheet import contact_sheet
+from curation import dataset_facts, dataset_figures, datasheet, withdrawn_list
+from curation.opening import load_images
+from curation.parquet_files import parquet_digest, shard_digests, write_shards
+from curation.restored_rows import Networks, restore_block, restored_features, was_made_of
 from harness.commands import dataset_argument, path_argument, run_script
 from harness.errors import InputError, fail, one_line
 from harness.files import read_json, write_atomically, write_json  # fmt: skip
 from harness.processes import check_shared, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import check_replaceable, full_disk_named, prepare_output, run_record, sole_writer
 from imaging import faces, restoration
-from parquet_files import parquet_digest, shard_digests, write_shards
-from restored_rows import Networks, restore_block, restored_features, was_made_of
 
 BLOCK_ROWS = 8  # photographs in a part: the same ones, whatever the number of processes
 PACKAGES = ("torch", "spandrel", "spandrel_extra_arches", "datasets", "accelerate", "pillow", "opencv-python")
-WRITTEN = ("README.md", "LICENSE", "croissant.json", "figures", "restored", "restoration_record.json")
+WRITTEN = ("README.md", "LICENSE", "curation.croissant.json", "figures", "restored", "restoration_record.json")
 # What may differ between a run and the one it goes on from: none of it changes a picture by more than rounding.
 FREE_SETTINGS = ("dataset_name", "output_dir", "resume_from_checkpoint", "contact_sheet", "batch_size")
 
@@ -122,7 +119,12 @@ def publish(made: Path, target: Path, source: Path | None) -> None:
             (target / "figures" / name).unlink(missing_ok=True)
     if not any((target / "figures").iterdir()):
         (target / "figures").rmdir()
-    for name in ("LICENSE", "croissant.json", "README.md", "restoration_record.json"):  # the last says that all is done
+    for name in (
+        "LICENSE",
+        "curation.croissant.json",
+        "README.md",
+        "restoration_record.json",
+    ):  # the last says that all is done
         (made / name).replace(target / name)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from datasets import Dataset
 
 import gallery
-from built_dataset import is_simulated
+from curation.opening import is_simulated
 from harness.errors import one_line
 from scoring import metrics, prediction_files
 

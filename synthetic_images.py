@@ -2,7 +2,7 @@
 
 A generator writes a part (rows of a condition, or of a snapshot) at a time; `write_dataset` then joins the parts into
 `FOLDER/synthetic/train-*.parquet` with a card, so that `load_dataset(FOLDER)` opens them. Every row names all real
-images that its generator saw, and their digests: by them the guard in protocols.py keeps held-out patients out.
+images that its generator saw, and their digests: by them the guard in curation/protocols.py keeps held-out patients out.
 """
 
 import dataclasses
@@ -20,13 +20,12 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List, Value
 from PIL import Image
 
-import datasheet
-import protocols
 import training_records
+from curation import datasheet, protocols
+from curation.parquet_files import write_shards
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.seeds import derived_seed
-from parquet_files import write_shards
 
 SHEET_NAME = "samples.png"  # some synthetic images on one picture, beside the dataset that holds them
 

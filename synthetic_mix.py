@@ -12,9 +12,9 @@ import datasets
 import numpy as np
 import pandas as pd
 
-import protocols
 import synthetic_scores
-from built_dataset import is_simulated, load_synthetic, photograph_sha256
+from curation import protocols
+from curation.opening import is_simulated, load_synthetic, photograph_sha256
 from harness.errors import InputError
 
 LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256", "cosine")

@@ -13,7 +13,7 @@ import datasets
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-import protocols
+from curation import protocols
 from harness import errors
 from harness.errors import InputError, one_line
 from harness.files import write_json

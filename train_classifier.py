@@ -33,9 +33,7 @@ from tqdm import tqdm
 import classifier_results as results
 import heat_maps
 import hub_models
-import protocols
 from backbones import PAPER_BACKBONES, Backbone, load_backbone, normalise, read_seen_photographs
-from built_dataset import guarded_columns, is_simulated, load_images, photograph_sha256
 from classifiers import (
     build_classifier,
     load_classifier,
@@ -45,6 +43,8 @@ from classifiers import (
     save_classifier,
     weights_name,
 )
+from curation import protocols
+from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
 from fine_tuning import LAST_LEARNING_RATE, fit, predict
 from harness import protocol_names
 from harness.commands import dataset_argument, path_argument, run_script

@@ -31,9 +31,9 @@ import diffusion_pipelines as diffusion
 import dreambooth
 import dreambooth_progress as progress
 import hub_models
-import protocols
 import synthetic_images
-from built_dataset import guarded_columns, is_simulated, load_images, photograph_sha256
+from curation import protocols
+from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
 from dreambooth import Encoded
 from dreambooth_progress import Support
 from harness import protocol_names

@@ -29,10 +29,10 @@ from tqdm import tqdm
 import fastgan
 import gan_losses
 import gan_training
-import protocols
 import synthetic_images
 import training_records
-from built_dataset import guarded_columns, is_simulated, load_images, photograph_sha256
+from curation import protocols
+from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
 from gan_training import snapshot_file
 from harness import protocol_names
 from harness.commands import dataset_argument, path_argument, run_script

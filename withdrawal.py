@@ -17,13 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import publishable
+from curation.parquet_files import renumber, rewrite
+from curation.withdrawn_list import Withdrawn, listed, write_list
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
-from parquet_files import renumber, rewrite
 from publishable import REAL_CONFIGS
 from synthetic_images import SHEET_NAME
 from training_records import SOURCES_NAME
-from withdrawn_list import Withdrawn, listed, write_list
 
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
 

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import protocols
 from benchmarks.augmentation_gain import FOLD, ROOT, SIDE_PX
 from benchmarks.phenotype_fidelity import features_of
-from built_dataset import load_images, load_synthetic
+from curation import protocols
+from curation.opening import load_images, load_synthetic
 from imaging.pixel_cache import cached_pixels
 from linear_probe import FALLBACK_SHRINKAGE, fit_discriminants
 

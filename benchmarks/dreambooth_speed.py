@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import diffusion_pipelines as diffusion
 import dreambooth
-import protocols
 import synthetic_images
+from curation import protocols
 from demo_models import train_diffusion
 from imaging import faces
 from routed_lora import UNET_LAYERS, clip_each_adapter

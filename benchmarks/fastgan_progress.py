@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fastgan
 from backbones import Backbone, load_backbone, normalise
-from built_dataset import load_images
+from curation.opening import load_images
 from imaging import faces
 from imaging.pixel_cache import cached_pixels, default_cache_dir
 from synthetic_images import image_seed

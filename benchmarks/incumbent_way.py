@@ -27,10 +27,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from PIL import Image
 
-import protocols
 from backbones import Backbone, load_backbone, normalise
-from built_dataset import load_images, photograph_sha256
 from classifiers import build_classifier
+from curation import protocols
+from curation.opening import load_images, photograph_sha256
 from fine_tuning import fit, predict, training_batches
 from imaging.pixel_cache import Pixels, cached_pixels
 from linear_probe import fit_linear_probe

@@ -26,8 +26,8 @@ import diffusion_pipelines as diffusion
 import dreambooth
 import synthetic_images
 from backbones import load_backbone, normalise
-from built_dataset import load_synthetic
 from classifiers import probe_features
+from curation.opening import load_synthetic
 from demo_models.train_diffusion import faces_found
 from imaging import faces
 from phenotyping import phenotypes

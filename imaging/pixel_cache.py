@@ -3,7 +3,7 @@
     pixels = cached_pixels(accelerator, images, side_px=224, face_alignment=None, cache_dir=default_cache_dir())
     batch = normalise(pixels.uint8[rows], backbone, device)      # (b, 3, side, side), read from the file
 
-The file's name is a digest of the dataset's fingerprint (its config, split and rows, see built_dataset.py) and of
+The file's name is a digest of the dataset's fingerprint (its config, split and rows, see curation/opening.py) and of
 everything that shapes the pixels, so another dataset or config, size, detector or corruption gets another file and
 nothing is ever stale. A record beside it holds the digests of the files: what is damaged or another's is made again. It
 holds photographs: its folder is readable by its owner only, and deleting the folder loses nothing but time.

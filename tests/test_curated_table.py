@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from test_rdface_dataset import HEADER, Curator, built, encoded, picture, run
 
-import curated_table
-import protocols
-import recorded_values
 import simulated_people
+from curation import curated_table, protocols, value_parsers
 from harness import errors, text_normalization
 
 COLUMNS = ["subject_id", "age", "country"]
@@ -196,8 +194,8 @@ def test_what_may_be_somebody_is_not_null(text):
 
 
 def test_no_gene_and_no_country_but_na_is_a_null_word():
-    genes = [gene for gene in recorded_values._genes() if text_normalization.is_null(gene)]
-    countries = [name for name in recorded_values._countries() if text_normalization.is_null(name)]
+    genes = [gene for gene in value_parsers._genes() if text_normalization.is_null(gene)]
+    countries = [name for name in value_parsers._countries() if text_normalization.is_null(name)]
     assert (genes, countries) == (["-"], ["na"])
 
 
@@ -282,13 +280,13 @@ NO_COUNTRIES = {
 
 @pytest.mark.parametrize("text", COUNTRIES)
 def test_a_country_is_read_from_its_exact_name_code_or_common_alias(text):
-    assert recorded_values.country(text) == COUNTRIES[text]
+    assert value_parsers.country(text) == COUNTRIES[text]
 
 
 def test_what_is_no_countrys_exact_name_is_a_note_with_the_row_and_null(tmp_path, capsys):
     for text, reason in NO_COUNTRIES.items():
         with pytest.raises(ValueError, match=reason):
-            recorded_values.country(text)
+            value_parsers.country(text)
     rows = [{"country": text} for text in ("Southern Africa", "Brasil", "GBR;FRA", "Southern Africa")]
     folder = folder_of(tmp_path, *rows)
     assert run("validate", folder) == 0
@@ -302,14 +300,14 @@ def test_what_is_no_countrys_exact_name_is_a_note_with_the_row_and_null(tmp_path
 
 
 def test_every_alias_is_new_and_every_simulated_country_is_known():
-    exact = {code for code in recorded_values._countries().values()}
-    assert len(exact) == 249 and set(recorded_values.COUNTRY_ALIASES) <= exact
-    assert not set(recorded_values.NO_COUNTRY) & {
-        recorded_values._country_key(name)
-        for names in recorded_values.COUNTRY_ALIASES.values()
+    exact = {code for code in value_parsers._countries().values()}
+    assert len(exact) == 249 and set(value_parsers.COUNTRY_ALIASES) <= exact
+    assert not set(value_parsers.NO_COUNTRY) & {
+        value_parsers._country_key(name)
+        for names in value_parsers.COUNTRY_ALIASES.values()
         for name in names.split("; ")
     }
-    assert all(recorded_values.country(name) for name in simulated_people.COUNTRY_ANCESTRY)
+    assert all(value_parsers.country(name) for name in simulated_people.COUNTRY_ANCESTRY)
 
 
 # --- names that contradict their row
@@ -386,7 +384,7 @@ def test_cells_that_hold_no_value_are_named_by_row_and_column(tmp_path, capsys, 
 
 def test_long_and_many_lined_cells_that_are_values_are_kept(tmp_path, capsys):
     ward = "line\r\nline\tof\x0btext " * 1_000
-    genes = ";".join(sorted(recorded_values._genes())[1:2_001])
+    genes = ";".join(sorted(value_parsers._genes())[1:2_001])
     genes += f";{'G' * 50}"
     values = {"disease_name": "x" * 500, "subject_id": "s" * 200, "gene_name": genes, "ward": ward, "age": " " * 101}
     status, problems, images = report(folder_of(tmp_path, values, columns=[*COLUMNS, "ward"]), capsys)
@@ -563,7 +561,7 @@ GENES_AS_DATES = {
 
 @pytest.mark.parametrize("text", GENES_AS_DATES)
 def test_a_gene_that_a_spreadsheet_made_a_date_is_flagged_with_the_gene_that_it_was(text):
-    ((part, genes),) = recorded_values.dates_for_genes(f"FBN1;{text}" if "," not in text else text).items()
+    ((part, genes),) = value_parsers.dates_for_genes(f"FBN1;{text}" if "," not in text else text).items()
     assert (part, " or ".join(genes)) == (text, GENES_AS_DATES[text])
 
 
@@ -571,7 +569,7 @@ def test_a_gene_that_a_spreadsheet_made_a_date_is_flagged_with_the_gene_that_it_
     "text", ["FBN1", "SEPT9", "DEC1", "7157", "2310009E13RIK", "TRIM32", "MAR1X", "99999", "H2-K1"]
 )
 def test_genes_that_are_no_dates(text):
-    assert recorded_values.dates_for_genes(text) == {}
+    assert value_parsers.dates_for_genes(text) == {}
 
 
 def test_genes_as_dates_are_cell_problems_and_former_symbols_notes(tmp_path, capsys):

@@ -15,9 +15,9 @@ from test_train_classifier import painted_faces, save_dataset
 import adapters
 import diffusion_pipelines as diffusion
 import dreambooth
-import protocols
 import synthetic_images
 import train_dreambooth
+from curation import protocols
 from harness import errors
 from phenotyping import phenotypes
 

@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 
 import classifiers
-import protocols
 from backbones import Backbone
+from curation import protocols
 from fine_tuning import fit, predict, training_batches
 from harness import errors, protocol_names, seeds
 from imaging import augmentations

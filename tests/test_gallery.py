@@ -22,7 +22,7 @@ from PIL import Image
 import gallery
 import make_report
 import rdface_dataset
-from built_dataset import load_images
+from curation.opening import load_images
 from harness.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,9 +6,9 @@ import timm
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-import protocols
 from backbones import Backbone
 from classifiers import probe_features
+from curation import protocols
 from harness import errors
 from linear_probe import FALLBACK_SHRINKAGE, TEMPERATURES, choose_regularisation, fit_discriminants, fit_linear_probe
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 from test_rdface_dataset import encoded, picture, png_chunk
 
-import restored_rows
+from curation import restored_rows
 from imaging import colour_profiles, photographs
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"

@@ -28,8 +28,8 @@ from test_train_classifier import (
 )
 
 import backbones
-import protocols
-from built_dataset import load_images, photograph_sha256
+from curation import protocols
+from curation.opening import load_images, photograph_sha256
 from harness import errors
 from harness.errors import InputError
 

@@ -21,8 +21,8 @@ from loopback_hub import (
     serving,
 )  # fmt: skip
 
-import datasheet
 import publishable
+from curation import datasheet
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "publish_dataset.py")

@@ -21,14 +21,9 @@ from datasets import Image as ImageFeature
 from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
-import built_dataset
-import curated_table
-import datasheet
-import protocols
 import rdface_dataset
-import recorded_values
 import withdrawal
-import withdrawn_list
+from curation import curated_table, datasheet, opening, protocols, value_parsers, withdrawn_list
 from harness import commands, errors
 from imaging import colour_profiles, near_duplicates, photographs
 
@@ -161,7 +156,7 @@ def test_row_groups_have_100_rows_and_nothing_is_left_beside_the_dataset(tmp_pat
     (tmp_path / "place").mkdir()
     assert run("build", curator.save(), "--output_dir", tmp_path / "place" / "out") == 0
     files = {str(path.relative_to(tmp_path / "place")) for path in (tmp_path / "place").rglob("*") if path.is_file()}
-    names = ("README.md", "LICENSE", "croissant.json", "build_record.json", "figures/class_sizes.png")
+    names = ("README.md", "LICENSE", "curation.croissant.json", "build_record.json", "figures/class_sizes.png")
     assert files == {f"out/{name}" for name in (*names, "real/train-00000-of-00001.parquet")}
     parquet = pq.ParquetFile(tmp_path / "place/out/real/train-00000-of-00001.parquet").metadata
     assert [parquet.row_group(i).num_rows for i in range(parquet.num_row_groups)] == [100, 30]
@@ -941,7 +936,7 @@ def test_a_card_of_foreign_yaml_is_one_line(curator, tmp_path, capsys, case):
     (target / "real").mkdir()
     pq.write_table(pa.table({"image_id": ["AAR.1"]}), target / "real" / "train-00000-of-00001.parquet")
     with pytest.raises(errors.InputError) as refused:
-        built_dataset.load_images(str(target))
+        opening.load_images(str(target))
     assert "\n" not in str(refused.value) and str(target) in str(refused.value)
     assert not Path("intruded").exists()
 
@@ -1007,34 +1002,34 @@ def test_killed_build_leaves_the_old_dataset_and_the_next_one_cleans_up(curator,
     ],
 )  # fmt: skip
 def test_ages(text, years):
-    assert recorded_values.age_years(text) == years
+    assert value_parsers.age_years(text) == years
 
 
 @pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas", "old", "of age"])
 def test_texts_that_are_no_age(text):
     with pytest.raises(ValueError, match="is no age"):
-        recorded_values.age_years(text)
+        value_parsers.age_years(text)
 
 
 def test_age_groups_are_completed_years():
     years = [0, 1.99, 2, 5.99, 6, 11.9, 12, 17.9, 18, None]
     expected = ["0-1", "0-1", "2-5", "2-5", "6-11", "6-11", "12-17", "12-17", "18+", None]
-    assert [recorded_values.age_group(y) for y in years] == expected
+    assert [value_parsers.age_group(y) for y in years] == expected
 
 
 def test_codes_countries_and_genes():
     for text in ("192", "ORPHA:192", "Orphanet_192", "192.0", "00192"):
-        assert recorded_values.orphanet_code(text) == "192"
+        assert value_parsers.orphanet_code(text) == "192"
     countries = ["United States", "brazil", "UK", "840", "Namibia", "NA", "DEU", "Ivory Coast", "Korea, South"]
     codes = ["USA", "BRA", "GBR", "USA", "NAM", None, "DEU", "CIV", "KOR"]
-    assert [recorded_values.country(text) for text in countries] == codes
+    assert [value_parsers.country(text) for text in countries] == codes
     for text in ("Ireland / UK", "UK, France", "GBR FRA", "Ireland (UK)"):
         with pytest.raises(ValueError, match="more than one country"):
-            recorded_values.country(text)
-    assert recorded_values.country("Trinidad & Tobago") == recorded_values.country("Trinidad and Tobago") == "TTO"
-    assert recorded_values.gene_names("fbn1|Kmt2d; new/FBN1") == ["FBN1", "KMT2D", "new"]
-    assert recorded_values.gene_names("-") is None
-    assert recorded_values.hpo_ids("HP:0000057, HP:0000316") == (
+            value_parsers.country(text)
+    assert value_parsers.country("Trinidad & Tobago") == value_parsers.country("Trinidad and Tobago") == "TTO"
+    assert value_parsers.gene_names("fbn1|Kmt2d; new/FBN1") == ["FBN1", "KMT2D", "new"]
+    assert value_parsers.gene_names("-") is None
+    assert value_parsers.hpo_ids("HP:0000057, HP:0000316") == (
         ["HP:0008665", "HP:0000316"],
         [],
     )  # one replaced by HPO

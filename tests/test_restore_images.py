@@ -26,14 +26,10 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from spandrel.architectures.RestoreFormer import RestoreFormer, RestoreFormerArch
 from spandrel_extra_arches.architectures.DDColor import DDColor
 
-import built_dataset
-import dataset_figures
-import datasheet
-import parquet_files
 import rdface_dataset
 import restore_images
-import restored_rows
 import simulate_faces
+from curation import dataset_figures, datasheet, opening, parquet_files, restored_rows
 from demo_models import train_restorers
 from harness import errors, files, run_folder
 from imaging import faces, photographs, restoration
@@ -214,7 +210,7 @@ def test_load_dataset_opens_both_configs(restored):
     real = datasets.load_dataset(str(restored), "real", split="train")
     assert opened.column_names == [*real.column_names, *restored_rows.PROVENANCE]
     assert opened.features["label"] == real.features["label"] and opened[0]["image"].mode == "RGB"
-    assert len(built_dataset.load_images(str(restored), "restored")) == len(real) == 20
+    assert len(opening.load_images(str(restored), "restored")) == len(real) == 20
 
 
 def test_the_parquet_layout_is_what_the_viewer_likes(restored):

@@ -18,7 +18,7 @@ from torch import nn
 import adapters
 import diffusion_pipelines as diffusion
 import dreambooth
-import protocols
+from curation import protocols
 from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
 from training_records import TrainedOn
 

@@ -14,7 +14,7 @@ from datasets import load_dataset
 from PIL import Image
 
 import results_page
-from built_dataset import load_images
+from curation.opening import load_images
 
 ROOT = Path(__file__).resolve().parents[1]
 

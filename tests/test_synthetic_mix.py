@@ -28,13 +28,13 @@ from test_train_classifier import (
     with_picture,
 )
 
-import protocols
 import score_runs
 import synthetic_images
 import synthetic_mix
 import synthetic_scores
 import train_classifier
-from built_dataset import load_images, load_synthetic
+from curation import protocols
+from curation.opening import load_images, load_synthetic
 from harness import errors
 from imaging import near_duplicates, pixel_cache
 from scoring import metrics, prediction_files

@@ -24,8 +24,8 @@ from test_hub_models import TOKEN, committed, hub_of_somebody
 import backbones
 import classifiers
 import hub_models
-import protocols
 import train_classifier
+from curation import protocols
 from harness import errors
 from imaging import augmentations
 from imaging.corruptions import CORRUPTIONS, SEVERITIES

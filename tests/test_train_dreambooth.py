@@ -26,10 +26,10 @@ from transformers import PreTrainedTokenizerFast
 import adapters
 import diffusion_pipelines as diffusion
 import dreambooth
-import protocols
 import synthetic_images
 import train_dreambooth
 import withdrawal
+from curation import protocols
 from harness import errors
 
 ROOT = Path(__file__).resolve().parents[1]

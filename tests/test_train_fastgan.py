@@ -19,9 +19,9 @@ from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, ROOT, painted_faces, 
 import fastgan
 import gan_losses
 import gan_training
-import protocols
 import synthetic_images
 import train_fastgan
+from curation import protocols
 from harness import errors
 from harness.files import sha256_of
 

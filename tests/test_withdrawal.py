@@ -10,12 +10,11 @@ import pytest
 import small_datasets
 from datasets import load_dataset
 
-import protocols
 import publishable
 import synthetic_images
 import training_records
 import withdrawal
-import withdrawn_list
+from curation import protocols, withdrawn_list
 from harness import errors
 
 

@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem
+from curation.curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem
+from curation.value_parsers import shown
 from harness import text_normalization
 from imaging import photographs
-from recorded_values import shown
 
 MAX_CELL_CHARACTERS = 1_000_000  # of any cell, or its quotation mark is not closed
 HEADER_WITHIN = 100  # lines; titles and blank lines may stand above the header

@@ -16,12 +16,11 @@ import datasets
 import numpy as np
 import yaml
 
-import datasheet
-import protocols
+from curation import datasheet, protocols
+from curation.parquet_files import parquet_digest
 from harness.errors import InputError, one_line
 from harness.files import disk_error, sha256_of
 from harness.hub_connection import why_not_found, work_offline_where_the_hub_is_unreachable
-from parquet_files import parquet_digest
 
 BUILD = "build it with rdface_dataset.py"
 CARD_ERRORS = (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError)  # of a header that is none of ours

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import datasets
 import mlcroissant
 
-from dataset_facts import Config
+from curation.dataset_facts import Config
 from harness.errors import InputError, one_line
 
 SPECIFICATIONS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]

@@ -13,18 +13,15 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import curated_table
-import protocols
-import recorded_values
-import withdrawn_list
+from curation import curated_table, protocols, value_parsers, withdrawn_list
+from curation.parquet_files import shard_digests
 from harness import errors
 from harness.errors import InputError, one_line
-from parquet_files import shard_digests
 
 CONFIGS = ("reports", "restored", "real", "synthetic")  # in the order of the card
 OTHERS = "others"  # values with small counts, together
 FEWEST = 5  # images: a smaller count of a person's property might point at somebody
-AGE_GROUPS = (*(name for _, name in recorded_values.AGE_GROUPS), "18+")
+AGE_GROUPS = (*(name for _, name in value_parsers.AGE_GROUPS), "18+")
 _OF_PHOTOGRAPHS = ("label", "group_id", "paper_split", "strict_fold")
 REQUIRED = {"real": _OF_PHOTOGRAPHS, "restored": _OF_PHOTOGRAPHS, "synthetic": ("label",)}  # config -> columns
 COLUMNS = (  # read for the card; never an image, a report's text, or a column of the curator's own
@@ -249,12 +246,12 @@ def regions(codes: Iterable[str | None]) -> list[dict]:
     unknown = counts.pop(None, 0)
     of_region: dict[str, Counter] = {}
     for code, count in counts.items():
-        of_region.setdefault(recorded_values.region(code) or "no region", Counter())[code] = count
+        of_region.setdefault(value_parsers.region(code) or "no region", Counter())[code] = count
     shown, others = pooled({region: countries.total() for region, countries in of_region.items()})
     rows = []
     for region, total in shown.items():
         countries, rest = pooled(of_region[region])
-        named = [(recorded_values.country_name(code), count) for code, count in countries.items()]
+        named = [(value_parsers.country_name(code), count) for code, count in countries.items()]
         rows.append({"name": region, "images": total, "countries": named + ([(OTHERS, rest)] if rest else [])})
     rows += [{"name": "other regions", "images": public_count(others), "countries": []}] if others else []
     return rows + ([{"name": "not recorded", "images": unknown, "countries": []}] if unknown else [])

@@ -5,9 +5,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from statistics import median
 
-from curated_rows import Problem, Row
+from curation.curated_rows import Problem, Row
+from curation.value_parsers import shown
 from harness import text_normalization
-from recorded_values import shown
 
 EXAMPLES = 10  # how many notes of one kind name their own spelling before the rest is folded into one
 

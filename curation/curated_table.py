@@ -9,12 +9,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import recorded_values
-import row_agreement
-import table_file
-from curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem, Row
+from curation import csv_file, row_consistency, value_parsers
+from curation.curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem, Row
+from curation.value_parsers import shown
 from harness import text_normalization
-from recorded_values import shown
 
 IMAGES = "rd_images"
 MAX_CHARACTERS = {  # of each column; the longest values that are known take a fifth of it or less
@@ -28,16 +26,16 @@ MAY_BE_NULL = (  # columns of the dataset
     "country", "source_type", "source_url", "license",
 )  # fmt: skip
 READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset column, reader, remedy
-    "subject_id": ("subject_id", recorded_values.text_or_none, ""),
-    "disease_name": ("disease_name", recorded_values.text_or_none, ""),
-    "sub_category": ("sub_category", recorded_values.text_or_none, ""),
-    "gene_name": ("gene_names", recorded_values.gene_names, ""),
-    "orphanet_code": ("orphanet_code", recorded_values.orphanet_code, "write its digits, as in 192, or leave it empty"),
-    "age": ("age_years", recorded_values.age_years, 'write years, or as in "3 months" or "2y 6m", or leave it empty'),
-    "sex": ("sex", recorded_values.sex, "write female or male, or leave it empty"),
-    "source_type": ("source_type", recorded_values.text_or_none, ""),
-    "source_url": ("source_url", recorded_values.text_or_none, ""),
-    "license": ("license", recorded_values.text_or_none, ""),
+    "subject_id": ("subject_id", value_parsers.text_or_none, ""),
+    "disease_name": ("disease_name", value_parsers.text_or_none, ""),
+    "sub_category": ("sub_category", value_parsers.text_or_none, ""),
+    "gene_name": ("gene_names", value_parsers.gene_names, ""),
+    "orphanet_code": ("orphanet_code", value_parsers.orphanet_code, "write its digits, as in 192, or leave it empty"),
+    "age": ("age_years", value_parsers.age_years, 'write years, or as in "3 months" or "2y 6m", or leave it empty'),
+    "sex": ("sex", value_parsers.sex, "write female or male, or leave it empty"),
+    "source_type": ("source_type", value_parsers.text_or_none, ""),
+    "source_url": ("source_url", value_parsers.text_or_none, ""),
+    "license": ("license", value_parsers.text_or_none, ""),
 }
 
 
@@ -127,7 +125,7 @@ def read(
     Raises FolderError where nothing can be read: no table, a missing column, no rows, no photographs."""
     if not os.path.isdir(folder):  # False also where nobody may look
         raise FolderError(folder.name, "is not a folder", f"give the folder that holds {CSV_NAME}")
-    header, records = table_file.read(folder, problems)
+    header, records = csv_file.read(folder, problems)
     if not records:
         raise FolderError(CSV_NAME, "has no rows", "add one row an image")
     if not any((folder / IMAGES).glob("*/*")):
@@ -154,18 +152,18 @@ def read(
     for text in nulls.unmet.values():
         reason = f"no cell holds {shown(text)}, which --null_values names"
         problems.append(Problem(CSV_NAME, None, None, "note", reason, f"check the spelling of {shown(text)}"))
-    row_agreement.note_spellings(rows, problems)
-    rows = _once(row_agreement.agreeing(rows, problems), problems)
-    row_agreement.note_doubtful(rows, problems)
+    row_consistency.note_spellings(rows, problems)
+    rows = _once(row_consistency.agreeing(rows, problems), problems)
+    row_consistency.note_doubtful(rows, problems)
     return rows, extra
 
 
-def _own_columns(header: table_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
+def _own_columns(header: csv_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
     """The names of columns that the project does not know, with a note on them."""
     extra = [name for name in header.names if name and name not in REQUIRED + OPTIONAL]
     _check_own_columns(extra, reserved, header.line)
     if extra:
-        alike = {name: table_file.column_name(name) for name in extra}
+        alike = {name: csv_file.column_name(name) for name in extra}
         told = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
         reason = f"unknown columns are kept as text: {', '.join(told)}"
         problems.append(Problem(CSV_NAME, header.line, None, "note", reason, "nothing needs doing"))
@@ -194,18 +192,18 @@ def _check_own_columns(names: list[str], reserved: Collection[str], line: int) -
             raise FolderError(CSV_NAME, reason, "rename it", row=line)
 
 
-def _cells(line: int, cells: list[str], header: table_file.Header, problems: list[Problem]) -> dict[str, str] | None:
+def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[Problem]) -> dict[str, str] | None:
     """The cells by column, empty if a spreadsheet left them out at the row's end; or None and a problem."""
     columns, counted = len(header.names), f"has {len(cells)} cell{'s' * (len(cells) != 1)}"
     if any(cell.strip() for cell in cells[columns:]):
         reason = f"{counted}, where the header has {columns}"
-        remedy = f"quote cells that hold {table_file.SEPARATORS[header.separator]}, and name every column"
+        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}, and name every column"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     lacking = [name for name in ("image_name", "disease_abbr") if name not in header.names[: len(cells)]]
     if lacking:
         reason = f"{counted}, where the header has {columns}, so that {lacking[0]} is left out"
-        remedy = f"part its cells by {table_file.SEPARATORS[header.separator]}, as the header's are, or delete the line"
+        remedy = f"part its cells by {csv_file.SEPARATORS[header.separator]}, as the header's are, or delete the line"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     if len(cells) < columns:
@@ -281,7 +279,7 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
         told = shown(text["subject_id"])
         remedy = f"nothing needs doing, unless {told} names a person"
         problems.append(row.problem("subject_id", "note", f"{told} is read as not known", remedy))
-    for part, genes in recorded_values.dates_for_genes(text["gene_name"]).items():
+    for part, genes in value_parsers.dates_for_genes(text["gene_name"]).items():
         made = f"a spreadsheet made it of {' or '.join(genes)}" if genes else "a spreadsheet may have made it of a gene"
         reason = f"{shown(part)} is a date or a number, no gene ({made}), and is left out"
         remedy = f"write {genes[0] if len(genes) == 1 else 'the symbol of the gene'}, and format the column as text"
@@ -294,15 +292,15 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
             row.values[name] = None
             problems.append(row.problem(column, "cell", str(error), remedy))
     try:
-        row.values["country"] = recorded_values.country(text["country"])
+        row.values["country"] = value_parsers.country(text["country"])
     except ValueError as error:
         row.values["country"] = None
         remedy = (
             f"it is null; write a country's English name or ISO code for {shown(text['country'])}, or leave it empty"
         )
         problems.append(row.problem("country", "note", str(error), remedy))
-    row.values["age_group"] = recorded_values.age_group(row.values["age_years"])
-    row.values["hpo_ids"], wrong = recorded_values.hpo_ids(text["hpo_ids"])
+    row.values["age_group"] = value_parsers.age_group(row.values["age_years"])
+    row.values["hpo_ids"], wrong = value_parsers.hpo_ids(text["hpo_ids"])
     for term in wrong:
         reason = f"{shown(term)} is no current HPO term, and is left out"
         problems.append(row.problem("hpo_ids", "cell", reason, "write it as in HP:0000316, or leave it out"))
@@ -327,10 +325,10 @@ def _check_genes(row: Row, problems: list[Problem]) -> None:
             problems.append(
                 row.problem("gene_name", "cell", f"{shown(gene)} is no gene, and is left out", "correct it")
             )
-        elif current := recorded_values.current_symbol(gene):
+        elif current := value_parsers.current_symbol(gene):
             reason = f"{gene} is a former symbol, which spreadsheets take for a date; the gene is {current} now"
             problems.append(row.problem("gene_name", "note", reason, f"write {current}"))
-        elif not recorded_values.is_known_gene(gene):
+        elif not value_parsers.is_known_gene(gene):
             problems.append(row.problem("gene_name", "note", f"{gene} is no gene that HPO knows", "check its spelling"))
     row.values["gene_names"] = [gene for gene in genes if len(gene) <= MAX_GENE_CHARACTERS] or None
 

@@ -1,7 +1,7 @@
 """A dataset's README, licence, figures and Croissant record, made from the Parquet files in its folder alone.
 
 Whoever changes the files (rdface_dataset.py, restore_images.py, a withdrawal) calls `write_datasheet` afterwards, so
-card and data cannot disagree. README.md, file names and figures are public on a gated repository: see dataset_facts.py.
+card and data cannot disagree. README.md, file names and figures are public on a gated repository: see curation/dataset_facts.py.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,11 @@ import huggingface_hub
 import jinja2
 import yaml
 
-import dataset_facts
-import dataset_figures
-from dataset_facts import Config
+from curation import dataset_facts, dataset_figures
+from curation.dataset_facts import Config
+from curation.parquet_files import parquet_digest, shard_digests
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
-from parquet_files import parquet_digest, shard_digests
 
 GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
 FIRST_VERSION = "1.0.0"
@@ -54,7 +53,7 @@ def write_datasheet(
     version, contact, repository (ORG/NAME): None keeps what README.md says; without one, the version is 1.0.0, no
     contact is named, and the owner is called ORG.
     Raises InputError where the files are no such dataset."""
-    import croissant  # mlcroissant takes most of a second
+    from curation import croissant  # mlcroissant takes most of a second
 
     facts = dataset_facts.facts_of(folder)
     facts |= {
@@ -69,7 +68,7 @@ def write_datasheet(
     facts["header"] = yaml.safe_dump(header(facts), sort_keys=False, allow_unicode=True, width=1000)
     texts = {
         "LICENSE": render("dataset_license.txt", facts),
-        "croissant.json": croissant.record(facts),
+        "curation.croissant.json": croissant.record(facts),
         "README.md": render("synthetic_card.md" if facts["kind"] == "synthetic" else "dataset_card.md", facts),
     }
     write_figures(folder / "figures", {name: png for name, (_, png) in figures.items()})
