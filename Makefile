@@ -36,7 +36,7 @@ $(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curation/cura
 TRAIN := $(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --cache_dir $(DEMO)/pixels --no-save_models
 # a fifth of the paper's epochs, so that a laptop is done in minutes
 FINE_TUNE := $(TRAIN) --recipe finetune --num_train_epochs 10
-TRAIN_NEEDS := $(SIM)/README.md train_classifier.py backbones.py curation/opening.py classifier_results.py classifiers.py imaging/faces.py fine_tuning.py linear_probe.py scoring/intervals.py scoring/metrics.py imaging/near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py imaging/pixel_cache.py curation/protocols.py runs.py harness/processes.py synthetic_mix.py synthetic_scores.py demo_models/backbone/model.safetensors
+TRAIN_NEEDS := $(SIM)/README.md train_classifier.py classification/backbones.py curation/opening.py classification/run_results.py classification/classifiers.py imaging/faces.py classification/fine_tuning.py classification/linear_probe.py scoring/intervals.py scoring/metrics.py imaging/near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py imaging/pixel_cache.py curation/protocols.py runs.py harness/processes.py synthetic_mix.py synthetic_scores.py demo_models/backbone/model.safetensors
 
 $(DEMO)/probe_strict/run.json: $(TRAIN_NEEDS)
 	$(TRAIN) --recipe linear_probe --protocol strict --output_dir $(@D)

@@ -30,11 +30,11 @@ from accelerate import Accelerator
 from accelerate.utils import LoggerType, set_seed
 from tqdm import tqdm
 
-import classifier_results as results
-import heat_maps
 import hub_models
-from backbones import PAPER_BACKBONES, Backbone, load_backbone, normalise, read_seen_photographs
-from classifiers import (
+from classification import heat_maps
+from classification import run_results as results
+from classification.backbones import PAPER_BACKBONES, Backbone, load_backbone, normalise, read_seen_photographs
+from classification.classifiers import (
     build_classifier,
     load_classifier,
     probe_features,
@@ -43,9 +43,10 @@ from classifiers import (
     save_classifier,
     weights_name,
 )
+from classification.fine_tuning import LAST_LEARNING_RATE, fit, predict
+from classification.linear_probe import fit_linear_probe
 from curation import protocols
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
-from fine_tuning import LAST_LEARNING_RATE, fit, predict
 from harness import protocol_names
 from harness.commands import dataset_argument, path_argument, run_script
 from harness.errors import InputError, fail
@@ -56,7 +57,6 @@ from harness.seeds import derived_seed
 from harness.weights import weights_sha256
 from imaging import augmentations, corruptions, faces, near_duplicates
 from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir, join
-from linear_probe import fit_linear_probe
 from scoring import metrics
 from synthetic_mix import SyntheticMix, open_mix
 
@@ -66,7 +66,7 @@ LEARNING_RATES = {"finetune": 1e-4, "lora": 1e-3, "linear_probe": None}  # the p
 PACKAGES = ("torch", "torchvision", "timm", "peft", "datasets", "huggingface_hub", "accelerate", "numpy")
 # Made of the folds at the end of a run.
 RESULTS = ("predictions.parquet", "results.json", "run.json", "per_class.csv", "confusion.csv", "learning_curves.csv")
-RESULTS += ("learning_curves.png", "imaging.corruptions.json", "heat_maps.png", "README.md")
+RESULTS += ("learning_curves.png", "imaging.corruptions.json", "classification.heat_maps.png", "README.md")
 IN_FOLDERS = ("learning_curve", "train_image_ids")  # of a fold's notes: too long for run.json
 # What may differ between a run and the one it goes on from: none of it changes a prediction.
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs", "cache_dir", "report_to", "explain")
@@ -609,8 +609,8 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
             rows[-1]["pixels"] = np.array(study.pixels.uint8[row])
     simulated = "SIMULATED faces, " if is_simulated(study.images) else ""
     title = f"{simulated}{backbone_name(args)}, {recipe_name(args, study.mix)}, held-out images"
-    heat_maps.heat_map_sheet(rows, args.output_dir / "heat_maps.png", title)
-    (args.output_dir / "heat_maps.png").chmod(0o600)  # photographs
+    heat_maps.heat_map_sheet(rows, args.output_dir / "classification.heat_maps.png", title)
+    (args.output_dir / "classification.heat_maps.png").chmod(0o600)  # photographs
 
 
 if __name__ == "__main__":

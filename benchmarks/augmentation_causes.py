@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.augmentation_gain import FOLD, ROOT, SIDE_PX
 from benchmarks.phenotype_fidelity import features_of
+from classification.linear_probe import FALLBACK_SHRINKAGE, fit_discriminants
 from curation import protocols
 from curation.opening import load_images, load_synthetic
 from imaging.pixel_cache import cached_pixels
-from linear_probe import FALLBACK_SHRINKAGE, fit_discriminants
 
 Faces = tuple[np.ndarray, np.ndarray]  # features (n, d), labels (n,)
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fastgan
-from backbones import Backbone, load_backbone, normalise
+from classification.backbones import Backbone, load_backbone, normalise
 from curation.opening import load_images
 from imaging import faces
 from imaging.pixel_cache import cached_pixels, default_cache_dir

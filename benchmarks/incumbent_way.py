@@ -27,13 +27,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from PIL import Image
 
-from backbones import Backbone, load_backbone, normalise
-from classifiers import build_classifier
+from classification.backbones import Backbone, load_backbone, normalise
+from classification.classifiers import build_classifier
+from classification.fine_tuning import fit, predict, training_batches
+from classification.linear_probe import fit_linear_probe
 from curation import protocols
 from curation.opening import load_images, photograph_sha256
-from fine_tuning import fit, predict, training_batches
 from imaging.pixel_cache import Pixels, cached_pixels
-from linear_probe import fit_linear_probe
 from scoring import scores
 from train_classifier import Study, extract_features
 

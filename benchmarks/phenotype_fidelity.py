@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import diffusion_pipelines as diffusion
 import dreambooth
 import synthetic_images
-from backbones import load_backbone, normalise
-from classifiers import probe_features
+from classification.backbones import load_backbone, normalise
+from classification.classifiers import probe_features
 from curation.opening import load_synthetic
 from demo_models.train_diffusion import faces_found
 from imaging import faces

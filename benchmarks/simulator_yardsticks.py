@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from classification.linear_probe import fit_linear_probe
 from curation import protocols
 from curation.opening import load_images
 from imaging import faces
-from linear_probe import fit_linear_probe
 from scoring import metrics
 
 

@@ -176,7 +176,7 @@ def save(model: ParameterReader, folder: Path, figures: dict) -> None:
     config = {
         "architecture": ARCHITECTURE,
         "num_classes": 0,
-        "face_alignment": "mtcnn",  # read by backbones.py
+        "face_alignment": "mtcnn",  # read by classification/backbones.py
         "num_features": model.backbone.num_features,
         "model_args": MODEL_ARGS,
         "pretrained_cfg": {

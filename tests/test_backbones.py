@@ -1,4 +1,4 @@
-"""backbones.py: the paper's six against published figures and the libraries' own networks, weight files, refusals."""
+"""classification/backbones.py: the paper's six against published figures and the libraries' own networks, weight files, refusals."""
 
 import argparse
 import functools
@@ -14,7 +14,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-import backbones
+from classification import backbones
 from harness import errors
 
 # Parameters of the whole published network, of its classifier (left out here), and the shape of the features.

@@ -1,4 +1,4 @@
-"""classifier_results.py: what is written is what was predicted, scored from the file, beside the published row."""
+"""classification/run_results.py: what is written is what was predicted, scored from the file, beside the published row."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import classifier_results as results
+from classification import run_results as results
 from imaging.corruptions import CORRUPTIONS, SEVERITIES
 from scoring import metrics, prediction_files
 

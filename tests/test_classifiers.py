@@ -1,4 +1,4 @@
-"""classifiers.py: heads by hand, what each recipe trains, one step of the paper's six, saving and loading."""
+"""classification/classifiers.py: heads by hand, what each recipe trains, one step of the paper's six, saving and loading."""
 
 import json
 import shutil
@@ -12,8 +12,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import backbones
-import classifiers
+from classification import backbones, classifiers
 from harness import errors
 
 N_CLASSES = 7

@@ -1,4 +1,4 @@
-"""fine_tuning.py: which pixels a fold's training may look at, which epoch is kept, and going on after a stop."""
+"""classification/fine_tuning.py: which pixels a fold's training may look at, which epoch is kept, and going on after a stop."""
 
 import argparse
 from pathlib import Path
@@ -9,10 +9,10 @@ import timm
 import torch
 from accelerate import Accelerator
 
-import classifiers
-from backbones import Backbone
+from classification import classifiers
+from classification.backbones import Backbone
+from classification.fine_tuning import fit, predict, training_batches
 from curation import protocols
-from fine_tuning import fit, predict, training_batches
 from harness import errors, protocol_names, seeds
 from imaging import augmentations
 from imaging.pixel_cache import Pixels

@@ -15,7 +15,7 @@ from harness import errors
 TOKEN = "hf_" + "secret" * 5
 PUBLISHED = {"README.md", "results.json", "per_class.csv", "imaging.corruptions.json"}
 PUBLISHED |= {f"folds/seed0_fold{n}/model/{name}" for n in (0, 1) for name in ("config.json", "model.safetensors")}
-KEPT_HERE = ("predictions.parquet", "heat_maps.png", "run.json", "settings.json", "learning_curves.csv")
+KEPT_HERE = ("predictions.parquet", "classification.heat_maps.png", "run.json", "settings.json", "learning_curves.csv")
 KEPT_HERE += ("folds/seed0_fold0/predictions.parquet", "folds/seed0_fold0/checkpoint.pt", "corrupted/blur_1.parquet")
 
 

@@ -1,4 +1,4 @@
-"""linear_probe.py: discriminants against scikit-learn and by hand, and that nothing but training images has a say."""
+"""classification/linear_probe.py: discriminants against scikit-learn and by hand, and that nothing but training images has a say."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,17 @@ import timm
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from backbones import Backbone
-from classifiers import probe_features
+from classification.backbones import Backbone
+from classification.classifiers import probe_features
+from classification.linear_probe import (
+    FALLBACK_SHRINKAGE,
+    TEMPERATURES,
+    choose_regularisation,
+    fit_discriminants,
+    fit_linear_probe,
+)
 from curation import protocols
 from harness import errors
-from linear_probe import FALLBACK_SHRINKAGE, TEMPERATURES, choose_regularisation, fit_discriminants, fit_linear_probe
 
 
 def study(n_classes: int = 6, n_images: int = 5, width: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from PIL import Image
 from test_runs import mounted
 
-from backbones import Backbone, normalise
+from classification.backbones import Backbone, normalise
 from harness import errors
 from imaging import corruptions, faces, pixel_cache
 from imaging.pixel_cache import BLOCK_ROWS, Pixels, cached_pixels

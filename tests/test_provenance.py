@@ -27,7 +27,7 @@ from test_train_classifier import (
     with_picture,
 )
 
-import backbones
+from classification import backbones
 from curation import protocols
 from curation.opening import load_images, photograph_sha256
 from harness import errors
@@ -246,7 +246,9 @@ def test_a_checkpoint_of_another_fold_is_not_gone_on_from(tuned, flags, tmp_path
     shutil.rmtree(run / "folds" / "seed0_fold1")
     (run / "folds" / "seed0_fold1").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("classifier_results.write_predictions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "classification.run_results.write_predictions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             shutil.rmtree(stopped / "folds")
             run_here(*flags, *FINETUNE, "--checkpointing_epochs", 1, "--output_dir", stopped)

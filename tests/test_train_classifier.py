@@ -21,10 +21,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_hub_models import TOKEN, committed, hub_of_somebody
 
-import backbones
-import classifiers
 import hub_models
 import train_classifier
+from classification import backbones, classifiers
 from curation import protocols
 from harness import errors
 from imaging import augmentations
@@ -396,7 +395,13 @@ def test_seeds_are_added_to_a_finished_run_and_without_the_flag_it_starts_anew(t
 
 
 def test_what_an_earlier_run_left_does_not_stand_beside_other_predictions(tiny, tmp_path):
-    stale = ("predictions.parquet", "per_class.csv", "confusion.csv", "imaging.corruptions.json", "heat_maps.png")
+    stale = (
+        "predictions.parquet",
+        "per_class.csv",
+        "confusion.csv",
+        "imaging.corruptions.json",
+        "classification.heat_maps.png",
+    )
     run_here(*tiny, "--output_dir", tmp_path, "--fold", 0)
     for name in stale:
         (tmp_path / name).write_text("of an earlier run")
@@ -565,10 +570,10 @@ def test_corruptions_are_scored_beside_the_clean_results(examined, probe):
 
 
 def test_heat_maps_of_chosen_images_make_a_sheet(examined, probe):
-    with Image.open(examined / "heat_maps.png") as sheet:
+    with Image.open(examined / "classification.heat_maps.png") as sheet:
         assert sheet.format == "PNG" and sheet.height > 2 * 224
         assert np.asarray(sheet.convert("RGB")).std() > 10
-    assert not (probe / "heat_maps.png").exists()
+    assert not (probe / "classification.heat_maps.png").exists()
 
 
 @pytest.mark.parametrize("name", ["nobody", "ONE.1"])

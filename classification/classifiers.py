@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from backbones import (
+from classification.backbones import (
     RECORD_KEY,
     SEEN_PHOTOGRAPHS,
     Backbone,

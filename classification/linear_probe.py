@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import logsumexp
 
-from backbones import Backbone
-from classifiers import FaceClassifier, LinearHead
+from classification.backbones import Backbone
+from classification.classifiers import FaceClassifier, LinearHead
 from curation import protocols
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0)  # 1 is the nearest class mean

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from backbones import Backbone
+from classification.backbones import Backbone
 from curation import value_parsers
 from curation.opening import is_simulated
 from harness.errors import InputError, one_line

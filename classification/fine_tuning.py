@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
-from backbones import Backbone, normalise
-from classifiers import FaceClassifier
+from classification.backbones import Backbone, normalise
+from classification.classifiers import FaceClassifier
 from curation import protocols
 from harness.errors import InputError, one_line
 from harness.files import write_atomically

@@ -1,0 +1,1 @@
+"""Pretrained networks, classifiers on them, and what a run of them leaves."""
