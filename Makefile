@@ -36,7 +36,7 @@ $(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curation/cura
 TRAIN := $(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --cache_dir $(DEMO)/pixels --no-save_models
 # a fifth of the paper's epochs, so that a laptop is done in minutes
 FINE_TUNE := $(TRAIN) --recipe finetune --num_train_epochs 10
-TRAIN_NEEDS := $(SIM)/README.md train_classifier.py classification/backbones.py curation/opening.py classification/run_results.py classification/classifiers.py imaging/faces.py classification/fine_tuning.py classification/linear_probe.py scoring/intervals.py scoring/metrics.py imaging/near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py imaging/pixel_cache.py curation/protocols.py runs.py harness/processes.py synthetic_mix.py synthetic_scores.py demo_models/backbone/model.safetensors
+TRAIN_NEEDS := $(SIM)/README.md train_classifier.py classification/backbones.py curation/opening.py classification/run_results.py classification/classifiers.py imaging/faces.py classification/fine_tuning.py classification/linear_probe.py scoring/intervals.py scoring/metrics.py imaging/near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py imaging/pixel_cache.py curation/protocols.py runs.py harness/processes.py generation/synthetic_mix.py generation/score_provenance.py demo_models/backbone/model.safetensors
 
 $(DEMO)/probe_strict/run.json: $(TRAIN_NEEDS)
 	$(TRAIN) --recipe linear_probe --protocol strict --output_dir $(@D)
@@ -66,7 +66,7 @@ $(DEMO)/gallery.html: $(SIM)/README.md make_report.py gallery.py gallery_page.ht
 
 # adapters of the first eight conditions, and faces sampled from them: a row of samples.png each
 DREAMBOOTH_CONDITIONS := WIL WIR BRA CDL GAP 21M WOH CAR
-DREAMBOOTH_NEEDS := $(SIM)/README.md train_dreambooth.py dreambooth.py dreambooth_progress.py training_records.py adapters.py curation/protocols.py harness/text_normalization.py routed_lora.py diffusion_pipelines.py synthetic_images.py demo_models/diffusion/training.json
+DREAMBOOTH_NEEDS := $(SIM)/README.md train_dreambooth.py generation/dreambooth.py generation/dreambooth_progress.py generation/training_provenance.py generation/lora_files.py curation/protocols.py harness/text_normalization.py generation/routed_lora.py generation/diffusion_pipelines.py generation/synthetic_images.py demo_models/diffusion/training.json
 $(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
 	$(LAUNCH) train_dreambooth.py --dataset_name $(SIM) --pretrained_model_name_or_path demo_models/diffusion --protocol strict --fold 0 --conditions $(DREAMBOOTH_CONDITIONS) --instance_prompt 'photo of a {rare_token} child{with_terms}' --max_train_steps 200 --learning_rate 3e-3 --rank 8 --adapters_per_batch 8 --num_images 8 --guidance_scale 1.5 --cache_dir $(DEMO)/pixels --output_dir $(@D)
 

@@ -47,6 +47,7 @@ from classification.fine_tuning import LAST_LEARNING_RATE, fit, predict
 from classification.linear_probe import fit_linear_probe
 from curation import protocols
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
+from generation.synthetic_mix import SyntheticMix, open_mix
 from harness import protocol_names
 from harness.commands import dataset_argument, path_argument, run_script
 from harness.errors import InputError, fail
@@ -58,7 +59,6 @@ from harness.weights import weights_sha256
 from imaging import augmentations, corruptions, faces, near_duplicates
 from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir, join
 from scoring import metrics
-from synthetic_mix import SyntheticMix, open_mix
 
 MAX_IMAGE_SIZE = 2048  # px
 RECIPES = ("finetune", "linear_probe", "lora")

@@ -26,16 +26,15 @@ from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-import adapters
-import diffusion_pipelines as diffusion
-import dreambooth
-import dreambooth_progress as progress
 import hub_models
-import synthetic_images
 from curation import protocols
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
-from dreambooth import Encoded
-from dreambooth_progress import Support
+from generation import diffusion_pipelines as diffusion
+from generation import dreambooth, lora_files, synthetic_images
+from generation import dreambooth_progress as progress
+from generation.dreambooth import Encoded
+from generation.dreambooth_progress import Support
+from generation.training_provenance import TrainedOn, settings_digest
 from harness import protocol_names
 from harness.commands import dataset_argument, path_argument, run_script
 from harness.errors import InputError, fail
@@ -46,7 +45,6 @@ from harness.weights import weights_sha256
 from imaging import faces
 from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
 from phenotyping import phenotypes
-from training_records import TrainedOn, settings_digest
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerate", "safetensors", "numpy")
@@ -58,7 +56,7 @@ FREE_SETTINGS += ("max_train_steps", "num_images")  # may grow
 OTHER_THAN_ADAPTERS = ("fold", "conditions")  # settings that choose adapters and shape none
 RESULTS = ("run.json", "README.md")
 CLASS_LATENTS_NAME = "class_latents.pt"  # of the prior, in the run's folder
-PUBLISHED_FILES = ("README.md", f"*/adapters/*/{adapters.WEIGHTS_NAME}")  # not sources.json: it names photographs
+PUBLISHED_FILES = ("README.md", f"*/adapters/*/{lora_files.WEIGHTS_NAME}")  # not sources.json: it names photographs
 WEIGHT_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of the frozen networks
 
 
@@ -404,7 +402,7 @@ def main(args: argparse.Namespace) -> None:
     # ---- results
     if accelerator.is_main_process:
         made = [support for batch in pending for support in batch]
-        wait_for_files([support.adapter / adapters.WEIGHTS_NAME for support in made])
+        wait_for_files([support.adapter / lora_files.WEIGHTS_NAME for support in made])
         wait_for_files([support.part for support in made if args.num_images])
         progress.keep_checkpoints(batches)
         finish(accelerator, images, supports, settings, left_out, args, started)
@@ -507,7 +505,7 @@ def finish(
                 "fold": support.fold.number,
                 "condition": support.condition,
                 "n_photographs": len(support.rows),
-                "adapter_sha256": adapters.sha256(support.adapter),
+                "adapter_sha256": lora_files.sha256(support.adapter),
             }
             for support in supports
         ],

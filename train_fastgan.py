@@ -26,14 +26,11 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-import fastgan
-import gan_losses
-import gan_training
-import synthetic_images
-import training_records
 from curation import protocols
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
-from gan_training import snapshot_file
+from generation import fastgan, fastgan_training, gan_losses, synthetic_images, training_provenance
+from generation.fastgan_training import snapshot_file
+from generation.training_provenance import SOURCES_NAME, TrainedOn
 from harness import protocol_names
 from harness.commands import dataset_argument, path_argument, run_script
 from harness.errors import InputError, fail
@@ -42,7 +39,6 @@ from harness.processes import check_output_dir, in_main_process, open_accelerato
 from harness.run_folder import prepare_output, run_record
 from imaging import faces
 from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
-from training_records import SOURCES_NAME, TrainedOn
 
 GENERATOR = "fastgan"
 PART_IMAGES = 64  # in a part, so that sampling can be stopped
@@ -96,7 +92,7 @@ def sources_of(
     """All that the fold's generator sees, in the order of the dataset, and how it is trained. digests (n,): of all."""
     image_ids, rows = images["image_id"][:], fold.train.tolist()
     of_what = (fold.protocol, fold.number, None, images._fingerprint, [digests[row] for row in rows])
-    trained_on = TrainedOn(*of_what, args.seed, args.k_shot, training_records.settings_digest(settings))
+    trained_on = TrainedOn(*of_what, args.seed, args.k_shot, training_provenance.settings_digest(settings))
     return synthetic_images.Sources(trained_on, [image_ids[row] for row in rows])
 
 
@@ -253,20 +249,20 @@ def run_fold(
     label_names = images.features["label"].names
     for place in (folder, folder / "snapshots"):  # before there is a model that a withdrawal would have to find
         place.mkdir(parents=True, exist_ok=True)
-        write_json(place / SOURCES_NAME, training_records.sources(sources.image_ids, sources.trained_on.as_dict()))
+        write_json(place / SOURCES_NAME, training_provenance.sources(sources.image_ids, sources.trained_on.as_dict()))
     described = {"architecture": "FastGAN"} | sources.trained_on.as_dict()
     described |= {"label_names": label_names if args.class_conditional else None}
     described |= {"align_faces": args.align_faces, "simulated": is_simulated(images)}
     wanted = {*args.sample_from, args.max_train_steps}
     if not all(snapshot_file(folder, step).is_file() for step in wanted):
         difference = gan_losses.difference_by(args.perceptual, accelerator.device)
-        gan_training.fit(accelerator, pixels, labels, guard, described, difference, args, folder)
+        fastgan_training.fit(accelerator, pixels, labels, guard, described, difference, args, folder)
     missing = [step for step in sorted(wanted) if not snapshot_file(folder, step).is_file()]
     if missing:
         kept = sorted(int(file.stem.removeprefix("step_")) for file in folder.glob("snapshots/step_*.safetensors"))
         reason = f"{folder.name} is past step {missing[0]} and has no snapshot of it"
         raise InputError(f"{reason}; take --sample_from and --max_train_steps of {kept}, or train further")
-    gan_training.use_snapshot(folder, args.sample_from[-1])
+    fastgan_training.use_snapshot(folder, args.sample_from[-1])
     if args.num_images:
         sample_fold(accelerator, images, fold, sources, args, folder)
     accelerator.free_memory()
@@ -352,8 +348,8 @@ def prepare_folders(args: argparse.Namespace, settings: dict, folders: list[Path
     prepare_output(args.output_dir, settings, parts, (), resume)
     if resume:
         for folder, own in zip(folders, sources, strict=True):
-            gan_training.check_snapshots(folder, own.trained_on)
-            gan_training.check_checkpoint(folder, own.trained_on)
+            fastgan_training.check_snapshots(folder, own.trained_on)
+            fastgan_training.check_checkpoint(folder, own.trained_on)
             check_images(folder, own)
     for name in RESULTS:
         (args.output_dir / name).unlink(missing_ok=True)
@@ -435,7 +431,7 @@ def record_of(
         "arguments": record["arguments"] | names,
         "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
         "seeds": [args.seed],
-        "folds": [gan_training.fold_record(folder, own) for folder, own in zip(folders, records, strict=True)],
+        "folds": [fastgan_training.fold_record(folder, own) for folder, own in zip(folders, records, strict=True)],
         "sampling": samples,
         "faces_missed": int(pixels.faces_missed.sum()),
         "mixed_precision": accelerator.mixed_precision,

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import publishable
 from curation.parquet_files import renumber, rewrite
 from curation.withdrawn_list import Withdrawn, listed, write_list
+from generation.synthetic_images import SHEET_NAME
+from generation.training_provenance import SOURCES_NAME
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
 from publishable import REAL_CONFIGS
-from synthetic_images import SHEET_NAME
-from training_records import SOURCES_NAME
 
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
 

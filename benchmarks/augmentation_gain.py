@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import corpus
 import photography
-import synthetic_images
 import train_classifier
 import train_dreambooth
 from curation import protocols
 from curation.opening import load_images, photograph_sha256
+from generation import synthetic_images
 from harness.files import write_json
 from harness.seeds import derived_seed
 from imaging import augmentations

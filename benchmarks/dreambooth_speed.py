@@ -23,13 +23,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import diffusion_pipelines as diffusion
-import dreambooth
-import synthetic_images
 from curation import protocols
 from demo_models import train_diffusion
+from generation import diffusion_pipelines as diffusion
+from generation import dreambooth, synthetic_images
+from generation.routed_lora import UNET_LAYERS, clip_each_adapter
 from imaging import faces
-from routed_lora import UNET_LAYERS, clip_each_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "photo of a child"

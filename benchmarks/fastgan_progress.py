@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import fastgan
 from classification.backbones import Backbone, load_backbone, normalise
 from curation.opening import load_images
+from generation import fastgan
+from generation.synthetic_images import image_seed
+from generation.training_provenance import SOURCES_NAME
 from imaging import faces
 from imaging.pixel_cache import cached_pixels, default_cache_dir
-from synthetic_images import image_seed
-from training_records import SOURCES_NAME
 
 BATCH = 16
 

@@ -22,13 +22,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import diffusion_pipelines as diffusion
-import dreambooth
-import synthetic_images
 from classification.backbones import load_backbone, normalise
 from classification.classifiers import probe_features
 from curation.opening import load_synthetic
 from demo_models.train_diffusion import faces_found
+from generation import diffusion_pipelines as diffusion
+from generation import dreambooth, synthetic_images
 from imaging import faces
 from phenotyping import phenotypes
 from photography import Photograph, take

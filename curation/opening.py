@@ -38,7 +38,7 @@ def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
 
 
 def load_synthetic(name: str) -> datasets.Dataset:
-    """Synthetic images with their provenance (synthetic_images.py): a folder, or ORG/NAME on the Hub.
+    """Synthetic images with their provenance (generation/synthetic_images.py): a folder, or ORG/NAME on the Hub.
 
     Raises InputError, at once, where it cannot, or where an image does not say what it is or what it was made from;
     whether that may be trained on is for protocols.Guard to say."""

@@ -1,4 +1,4 @@
-"""adapters.py: the names of several programs give the same adapter; a file that does not fit is refused by tensor."""
+"""generation/lora_files.py: the names of several programs give the same adapter; a file that does not fit is refused by tensor."""
 
 import json
 import resource
@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from small_pipelines import tiny_pipeline
 
-import adapters
+from generation import lora_files
+from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA
 from harness import errors
-from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA
 
 RANK, ALPHA = 2, 3.0
 NETWORKS = {"unet": UNET_LAYERS, "text_encoder": TEXT_LAYERS}
@@ -35,7 +35,7 @@ def routed(pipeline, networks: tuple[str, ...] = tuple(NETWORKS), rank: int = RA
 
 
 @pytest.fixture(scope="module")
-def known() -> tuple[State, adapters.Sizes, np.ndarray]:
+def known() -> tuple[State, lora_files.Sizes, np.ndarray]:
     """An adapter of both networks, the sizes of the layers that it adapts, and what the pipeline makes of it."""
     pipeline = tiny_pipeline()
     parts = routed(pipeline)
@@ -132,16 +132,18 @@ ALPHA_IN_METADATA = {"lora_adapter_metadata": json.dumps(METADATA)}
 )
 def test_every_programs_names_give_the_same_adapter_and_pictures(write, metadata, beside, known, tmp_path):
     state, sizes, expected = known
-    save_file({key: tensor.clone() for key, tensor in write(state).items()}, tmp_path / adapters.WEIGHTS_NAME, metadata)
+    save_file(
+        {key: tensor.clone() for key, tensor in write(state).items()}, tmp_path / lora_files.WEIGHTS_NAME, metadata
+    )
     if beside:
         (tmp_path / "adapter_config.json").write_text(json.dumps(beside))
-    found = adapters.load(tmp_path, sizes, RANK, ALPHA)
+    found = lora_files.load(tmp_path, sizes, RANK, ALPHA)
     assert found.keys() == state.keys()
     for network, weights in state.items():
         assert found[network].keys() == weights.keys()
         assert all(torch.equal(found[network][key], tensor) for key, tensor in weights.items())
     pipeline = tiny_pipeline()
-    every = adapters.read(tmp_path / adapters.WEIGHTS_NAME, adapters.linear_layers(pipeline), "file", "")
+    every = lora_files.read(tmp_path / lora_files.WEIGHTS_NAME, lora_files.linear_layers(pipeline), "file", "")
     assert every.record is None  # it cannot pass as a run's own
     assert {round(alpha, 9) for layers in every.alpha.values() for alpha in layers.values()} == {ALPHA}
     for name, part in routed(pipeline).items():
@@ -153,7 +155,7 @@ def test_diffusers_reads_the_same_from_kohyas_names(known, tmp_path):
     state, _, expected = known
     pipeline = tiny_pipeline()
     plain = picture(pipeline)
-    save_file({key: tensor.clone() for key, tensor in as_kohya(state).items()}, tmp_path / adapters.WEIGHTS_NAME)
+    save_file({key: tensor.clone() for key, tensor in as_kohya(state).items()}, tmp_path / lora_files.WEIGHTS_NAME)
     pipeline.load_lora_weights(str(tmp_path))
     assert np.abs(picture(pipeline) - expected).max() < 1e-5 < np.abs(plain - expected).max()
 
@@ -164,7 +166,7 @@ def test_what_peft_itself_saves_is_read(tmp_path):
     model = get_peft_model(pipeline.unet, config)
     model.save_pretrained(tmp_path)
     own = tiny_pipeline()
-    found = adapters.read(tmp_path / "adapter_model.safetensors", adapters.linear_layers(own), "file", "")
+    found = lora_files.read(tmp_path / "adapter_model.safetensors", lora_files.linear_layers(own), "file", "")
     assert set(found.alpha["unet"].values()) == {ALPHA} and list(found.state) == ["unet"]
     part = routed(own, ("unet",))["unet"]
     part.load_peft_state_dict(0, found.state["unet"])
@@ -176,15 +178,15 @@ def test_what_peft_itself_saves_is_read(tmp_path):
 
 def test_alpha_is_the_rank_where_nothing_gives_it_and_may_differ_from_layer_to_layer(known, tmp_path):
     state, _, _ = known
-    layers = adapters.linear_layers(tiny_pipeline())
+    layers = lora_files.linear_layers(tiny_pipeline())
     tensors = {key: tensor.clone() for key, tensor in as_kohya(state).items()}
     first = next(key for key in sorted(tensors) if key.endswith(".alpha"))
     others = {key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha") or key == first}
-    save_file(others, tmp_path / adapters.WEIGHTS_NAME)
-    alphas = adapters.read(tmp_path / adapters.WEIGHTS_NAME, layers, "file", "").alpha
+    save_file(others, tmp_path / lora_files.WEIGHTS_NAME)
+    alphas = lora_files.read(tmp_path / lora_files.WEIGHTS_NAME, layers, "file", "").alpha
     assert sorted({alpha for each in alphas.values() for alpha in each.values()}) == [RANK, ALPHA]
     with pytest.raises(errors.InputError, match=r"has alpha 2.0, not 3.0"):
-        adapters.load(tmp_path, known[1], RANK, ALPHA)
+        lora_files.load(tmp_path, known[1], RANK, ALPHA)
 
 
 # ---- files that do not fit
@@ -262,12 +264,12 @@ def not_a_number(tensor: torch.Tensor) -> torch.Tensor:
 def test_a_file_that_does_not_fit_is_refused_by_the_first_tensor_that_does_not(change, said, known, tmp_path):
     state, sizes, _ = known
     tensors = {key: tensor.clone() for key, tensor in as_diffusers(state).items()}
-    file = tmp_path / adapters.WEIGHTS_NAME
+    file = tmp_path / lora_files.WEIGHTS_NAME
     save_file(tensors, file, ALPHA_IN_METADATA)
-    adapters.load(tmp_path, sizes, RANK, ALPHA)
+    lora_files.load(tmp_path, sizes, RANK, ALPHA)
     save_file(change(tensors), file, ALPHA_IN_METADATA)
     with pytest.raises(errors.InputError) as refusal:
-        adapters.load(tmp_path, sizes, RANK, ALPHA)
+        lora_files.load(tmp_path, sizes, RANK, ALPHA)
     assert said in str(refusal.value) and str(refusal.value).endswith("; delete that folder, it is then trained again")
     assert "\n" not in str(refusal.value)
 
@@ -289,9 +291,9 @@ def test_a_file_that_does_not_fit_is_refused_by_the_first_tensor_that_does_not(c
 )
 def test_another_alpha_or_kind_of_adapter_is_refused(metadata, said, known, tmp_path):
     state, sizes, _ = known
-    save_file(as_diffusers(state), tmp_path / adapters.WEIGHTS_NAME, metadata)
+    save_file(as_diffusers(state), tmp_path / lora_files.WEIGHTS_NAME, metadata)
     with pytest.raises(errors.InputError) as refusal:
-        adapters.load(tmp_path, sizes, RANK, ALPHA)
+        lora_files.load(tmp_path, sizes, RANK, ALPHA)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 
 
@@ -310,12 +312,12 @@ def test_routed_weights_are_never_stretched_or_left_out(known):
 def test_a_file_that_was_saved_reads_back_without_and_with_the_layers(known, tmp_path):
     state, sizes, _ = known
     record = {"source_sha256": ["0" * 64], "protocol": "strict", "fold": 0, "dataset": "d"}
-    adapters.save(tiny_pipeline(), tmp_path / "adapter", state, RANK, ALPHA, ["A.1"], record)
+    lora_files.save(tiny_pipeline(), tmp_path / "adapter", state, RANK, ALPHA, ["A.1"], record)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-    assert adapters.record_of(tmp_path / "adapter") == record
-    for found in (adapters.load(tmp_path / "adapter"), adapters.load(tmp_path / "adapter", sizes, RANK, ALPHA)):
+    assert lora_files.record_of(tmp_path / "adapter") == record
+    for found in (lora_files.load(tmp_path / "adapter"), lora_files.load(tmp_path / "adapter", sizes, RANK, ALPHA)):
         assert all(torch.equal(found[name][key], w) for name, weights in state.items() for key, w in weights.items())
-    names = list(load_file(tmp_path / "adapter" / adapters.WEIGHTS_NAME))
+    names = list(load_file(tmp_path / "adapter" / lora_files.WEIGHTS_NAME))
     assert any(name.endswith(".to_q.lora.down.weight") for name in names)  # as diffusers has them
     assert Path(tmp_path / "adapter" / "sources.json").is_file()
 
@@ -325,18 +327,18 @@ def test_a_disk_that_takes_no_more_leaves_the_earlier_adapter_whole_and_nothing_
     state, sizes, _ = known
     record = {"source_sha256": ["0" * 64], "protocol": "strict", "fold": 0, "dataset": "d"}
     pipeline, folder = tiny_pipeline(), tmp_path / "adapter"
-    adapters.save(pipeline, folder, state, RANK, ALPHA, ["A.1"], record)
-    before = adapters.sha256(folder)
+    lora_files.save(pipeline, folder, state, RANK, ALPHA, ["A.1"], record)
+    before = lora_files.sha256(folder)
     changed = {network: {key: 2 * tensor for key, tensor in weights.items()} for network, weights in state.items()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
         with pytest.raises((OSError, SafetensorError)):
-            adapters.save(pipeline, folder, changed, RANK, ALPHA, ["A.1"], record)
+            lora_files.save(pipeline, folder, changed, RANK, ALPHA, ["A.1"], record)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
-    assert adapters.sha256(folder) == before and [path.name for path in tmp_path.iterdir()] == ["adapter"]
-    adapters.save(pipeline, folder, changed, RANK, ALPHA, ["A.1"], record)
-    assert torch.equal(*(s["unet"][min(state["unet"])] for s in (adapters.load(folder, sizes), changed)))
+    assert lora_files.sha256(folder) == before and [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    lora_files.save(pipeline, folder, changed, RANK, ALPHA, ["A.1"], record)
+    assert torch.equal(*(s["unet"][min(state["unet"])] for s in (lora_files.load(folder, sizes), changed)))

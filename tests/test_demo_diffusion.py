@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-import diffusion_pipelines as diffusion
 from demo_models import captions as captions_of_faces
 from demo_models import train_diffusion
+from generation import diffusion_pipelines as diffusion
 from phenotyping import phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""diffusion_pipelines.py: bases that cannot be trained here are refused in one line; single files are read."""
+"""generation/diffusion_pipelines.py: bases that cannot be trained here are refused in one line; single files are read."""
 
 import json
 import shutil
@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_pipelines import saved_pipeline, single_file, tiny_pipeline
 
-import diffusion_pipelines as diffusion
 import train_dreambooth
+from generation import diffusion_pipelines as diffusion
 from harness import errors
 
 Tensors = dict[str, torch.Tensor]

@@ -12,12 +12,10 @@ from small_pipelines import saved_pipeline, tiny_pipeline
 from test_generator_provenance import dream, rows_of
 from test_train_classifier import painted_faces, save_dataset
 
-import adapters
-import diffusion_pipelines as diffusion
-import dreambooth
-import synthetic_images
 import train_dreambooth
 from curation import protocols
+from generation import diffusion_pipelines as diffusion
+from generation import dreambooth, lora_files, synthetic_images
 from harness import errors
 from phenotyping import phenotypes
 
@@ -60,7 +58,7 @@ def run(short, tmp_path) -> Path:
 
 def same_adapters(one: Path, other: Path) -> bool:
     names = [path.name for path in sorted((one / "fold0/adapters").iterdir())]
-    digests = [[adapters.sha256(run / "fold0/adapters" / name) for name in names] for run in (one, other)]
+    digests = [[lora_files.sha256(run / "fold0/adapters" / name) for name in names] for run in (one, other)]
     return len(names) == 3 and digests[0] == digests[1]
 
 
@@ -97,7 +95,7 @@ def test_a_longer_run_that_was_stopped_goes_on(run, long, flags, monkeypatch):
     monkeypatch.setattr(dreambooth, "drawn_batch", stopping)
     with pytest.raises(KeyboardInterrupt):
         dream(*flags, *LONGER, *LATEST, "--output_dir", run)
-    assert adapters.record_of(run / "fold0/adapters/C2")["steps"] == 2  # the earlier one is still there
+    assert lora_files.record_of(run / "fold0/adapters/C2")["steps"] == 2  # the earlier one is still there
     monkeypatch.undo()
     dream(*flags, *LONGER, *LATEST, "--output_dir", run)
     assert same_adapters(run, long)
@@ -110,7 +108,7 @@ def test_the_state_that_is_kept_is_three_times_an_adapter(short):
     n_bytes = sum(4 * weight.numel() for weight in content["weights"])
     moments = sum(4 * m.numel() for s in content["optimizer"]["state"].values() for m in s.values() if m.ndim)
     assert moments == 2 * n_bytes
-    saved = adapters.load(short / "fold0/adapters/C2")["unet"]
+    saved = lora_files.load(short / "fold0/adapters/C2")["unet"]
     assert n_bytes == sum(4 * weight.numel() for weight in saved.values())
     assert json.loads((state.parent / "sources.json").read_text())["source_image_ids"]
 
@@ -136,7 +134,7 @@ def test_a_finished_run_is_not_made_shorter(fewer, said, run, flags):
 
 
 def test_more_images_are_put_behind_those_that_there_are(run, short, flags, tmp_path):
-    adapter = run / "fold0/adapters/C0" / adapters.WEIGHTS_NAME
+    adapter = run / "fold0/adapters/C0" / lora_files.WEIGHTS_NAME
     written = adapter.stat().st_mtime_ns
     dream(*flags, "--num_images", 4, *LATEST, "--output_dir", run)
     unbroken = dream(*flags, "--num_images", 4, "--output_dir", tmp_path / "unbroken")

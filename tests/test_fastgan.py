@@ -1,4 +1,4 @@
-"""fastgan.py and gan_losses.py: sizes against hand formulas, gates, losses, augmentation, averages, sampling, files."""
+"""generation/fastgan.py and generation/gan_losses.py: sizes against hand formulas, gates, losses, augmentation, averages, sampling, files."""
 
 import itertools
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-import fastgan
-import gan_losses
+from generation import fastgan, gan_losses
 from harness import errors
 
 PAPER_CHANNELS = {4: 1024, 8: 512, 16: 256, 32: 128, 64: 128, 128: 64, 256: 32, 512: 16, 1024: 8}

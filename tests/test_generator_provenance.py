@@ -16,15 +16,12 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import saved_pipeline
 from test_train_classifier import painted_faces, save_dataset
 
-import adapters
-import dreambooth_progress
-import gan_training
 import train_dreambooth
 import train_fastgan
-import training_records
+from generation import dreambooth_progress, fastgan_training, lora_files, training_provenance
 from harness import errors
 
-EXPECTED = training_records.TrainedOn("strict", 1, "AAR", "d1", ["a", "b"], 0, None, "s1")
+EXPECTED = training_provenance.TrainedOn("strict", 1, "AAR", "d1", ["a", "b"], 0, None, "s1")
 
 
 # ---- the comparison
@@ -66,9 +63,9 @@ EXPECTED = training_records.TrainedOn("strict", 1, "AAR", "d1", ["a", "b"], 0, N
     ],
 )
 def test_a_record_that_differs_anywhere_is_refused(change, error, said):
-    training_records.check(EXPECTED.as_dict(), EXPECTED, "file", "delete it")
+    training_provenance.check(EXPECTED.as_dict(), EXPECTED, "file", "delete it")
     with pytest.raises(error) as refusal:
-        training_records.check(EXPECTED.as_dict() | change, EXPECTED, "file", "delete it")
+        training_provenance.check(EXPECTED.as_dict() | change, EXPECTED, "file", "delete it")
     assert said in str(refusal.value) and str(refusal.value).endswith("; delete it")
     assert "\n" not in str(refusal.value)
 
@@ -76,7 +73,7 @@ def test_a_record_that_differs_anywhere_is_refused(change, error, said):
 @pytest.mark.parametrize("record", [None, {}, [], "strict", {"protocol": "strict"}])
 def test_a_file_without_a_record_is_refused(record):
     with pytest.raises(errors.InputError, match=r"file does not say what it was trained on .*; delete it"):
-        training_records.check(record, EXPECTED, "file", "delete it")
+        training_provenance.check(record, EXPECTED, "file", "delete it")
 
 
 # ---- DreamBooth
@@ -126,13 +123,13 @@ def test_rows_adapters_and_sources_name_the_same_photographs_by_digest(finished,
             digests = [digest_of[name] for name in row["source_image_ids"]]
             assert row["source_sha256"] == digests and digests
             adapter = folder / "adapters" / row["synthetic_id"].partition("_")[0]
-            record = adapters.record_of(adapter)
+            record = lora_files.record_of(adapter)
             assert record["source_sha256"] == digests and (record["protocol"], record["fold"]) == ("strict", number)
             assert record["condition"] == adapter.name and record["steps"] == 1 and record["k_shot"] is None
             said = json.loads((adapter / "sources.json").read_text())
             assert said["source_image_ids"] == row["source_image_ids"] and said["source_sha256"] == digests
             assert said["dataset"] == record["dataset"] and said["fold"] == number
-            with safe_open(adapter / adapters.WEIGHTS_NAME, "pt") as file:
+            with safe_open(adapter / lora_files.WEIGHTS_NAME, "pt") as file:
                 assert not any(name in value for value in file.metadata().values() for name in ("image_id", ".jpg"))
             seen.add(tuple(digests))
     assert len(seen) > 2  # folds do differ
@@ -140,10 +137,10 @@ def test_rows_adapters_and_sources_name_the_same_photographs_by_digest(finished,
 
 
 def without_record(adapter: Path) -> None:
-    weights = load_file(adapter / adapters.WEIGHTS_NAME)
-    with safe_open(adapter / adapters.WEIGHTS_NAME, "pt") as file:
-        metadata = {name: value for name, value in file.metadata().items() if name != adapters.RECORD_KEY}
-    save_file(weights, adapter / adapters.WEIGHTS_NAME, metadata)
+    weights = load_file(adapter / lora_files.WEIGHTS_NAME)
+    with safe_open(adapter / lora_files.WEIGHTS_NAME, "pt") as file:
+        metadata = {name: value for name, value in file.metadata().items() if name != lora_files.RECORD_KEY}
+    save_file(weights, adapter / lora_files.WEIGHTS_NAME, metadata)
 
 
 def copied(source: str, target: str) -> Callable[[Path], None]:
@@ -193,7 +190,7 @@ def fewer(run: Path) -> None:
 
 
 LEAK, INPUT = errors.LeakError, errors.InputError
-WEIGHTS = adapters.WEIGHTS_NAME
+WEIGHTS = lora_files.WEIGHTS_NAME
 
 
 @pytest.mark.parametrize(
@@ -244,7 +241,7 @@ def test_the_state_of_another_folds_training_is_not_gone_on_with(run, flags):
     more = (*flags, "--output_dir", run, "--resume_from_checkpoint", "latest", "--max_train_steps", 2, "--fold", "all")
     with pytest.raises(errors.LeakError, match=r"state\.pt \(of strict fold 0 C0\) was trained on .*; delete it"):
         dream(*more)
-    assert adapters.record_of(run / "fold0/adapters/C0")["steps"] == 1  # nothing had been done
+    assert lora_files.record_of(run / "fold0/adapters/C0")["steps"] == 1  # nothing had been done
 
 
 def test_what_was_refused_and_deleted_is_made_again_as_it_was(run, flags, finished):
@@ -254,7 +251,7 @@ def test_what_was_refused_and_deleted_is_made_again_as_it_was(run, flags, finish
     dream(*flags, "--output_dir", run, "--resume_from_checkpoint", "latest")
     for number in (0, 2):
         one, other = (folder / f"fold{number}" for folder in (finished, run))
-        assert adapters.sha256(one / "adapters/C0") == adapters.sha256(other / "adapters/C0")
+        assert lora_files.sha256(one / "adapters/C0") == lora_files.sha256(other / "adapters/C0")
         assert rows_of(one / "synthetic") == rows_of(other / "synthetic")
 
 
@@ -280,7 +277,9 @@ def test_an_adapter_of_other_settings_is_refused(run, flags, tmp_path):
     given = (*flags, "--fold", 0, "--num_images", 0)
     other = dream(*given, "--learning_rate", 0.5, "--output_dir", tmp_path / "other")
     again = dream(*given, "--output_dir", tmp_path / "again")
-    assert adapters.sha256(again / "fold0/adapters/C0") == adapters.sha256(run / "fold0/adapters/C0")  # whatever --fold
+    assert lora_files.sha256(again / "fold0/adapters/C0") == lora_files.sha256(
+        run / "fold0/adapters/C0"
+    )  # whatever --fold
     shutil.rmtree(again / "fold0/adapters/C0")
     shutil.copytree(other / "fold0/adapters/C0", again / "fold0/adapters/C0")
     with pytest.raises(errors.InputError, match="was trained with settings_sha256"):
@@ -402,5 +401,5 @@ def test_fastgans_generator_and_records_are_made_again_from_what_is_its_own(gan_
     for name in ("generator.safetensors", "fold.json", "sampling.json"):
         assert (gan_run / "fold1" / name).read_bytes() == (finished_gan / "fold1" / name).read_bytes()
     assert rows_of(gan_run / "fold1/synthetic") == rows_of(finished_gan / "fold1/synthetic")
-    config = gan_training.fastgan.read_config(gan_run / "fold1/generator.safetensors")
+    config = fastgan_training.fastgan.read_config(gan_run / "fold1/generator.safetensors")
     assert config["source_sha256"] == json.loads((gan_run / "fold1/sources.json").read_text())["source_sha256"]

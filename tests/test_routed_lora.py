@@ -1,4 +1,4 @@
-"""routed_lora.py, dreambooth.py: many adapters at once are what training each alone, by peft, gives."""
+"""generation/routed_lora.py, generation/dreambooth.py: many adapters at once are what training each alone, by peft, gives."""
 
 import argparse
 import io
@@ -15,18 +15,17 @@ from PIL import Image
 from small_pipelines import tiny_pipeline
 from torch import nn
 
-import adapters
-import diffusion_pipelines as diffusion
-import dreambooth
 from curation import protocols
-from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
-from training_records import TrainedOn
+from generation import diffusion_pipelines as diffusion
+from generation import dreambooth, lora_files
+from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
+from generation.training_provenance import TrainedOn
 
 STEPS, RANK, ALPHA, CLASSES = 20, 2, 3.0, ["C0", "C1", "C2"]
 
 
 def flags(**changes: object) -> argparse.Namespace:
-    """What dreambooth.py reads of train_dreambooth.py's arguments."""
+    """What generation/dreambooth.py reads of train_dreambooth.py's arguments."""
     values = {"seed": 3, "train_batch_size": 2, "max_train_steps": STEPS, "learning_rate": 1e-2, "max_grad_norm": 0.05}
     values |= {"rank": RANK, "lora_alpha": ALPHA, "train_text_encoder": False, "with_prior_preservation": True}
     values |= {"prior_loss_weight": 0.7, "class_prompt": "photo of a child", "negative_prompt": ""}
@@ -181,7 +180,7 @@ def test_a_killed_batch_goes_on_to_the_same_adapters(tmp_path, monkeypatch):
     def run(folder: Path) -> list[dict]:
         supports = supports_in(folder)
         dreambooth.train(Accelerator(cpu=True), pipeline, supports, encoded, args)
-        return [adapters.load(support.adapter)["unet"] for support in supports]
+        return [lora_files.load(support.adapter)["unet"] for support in supports]
 
     whole = run(tmp_path / "whole")
     drawn = dreambooth.drawn_batch
@@ -213,7 +212,7 @@ def test_a_killed_batch_goes_on_to_the_same_adapters(tmp_path, monkeypatch):
 def test_files_of_two_runs_are_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         train(tmp_path / name, [[0, 1, 2]], flags(max_train_steps=2))
-    digests = [[adapters.sha256(each.adapter) for each in supports_in(tmp_path / name)] for name in ("one", "two")]
+    digests = [[lora_files.sha256(each.adapter) for each in supports_in(tmp_path / name)] for name in ("one", "two")]
     assert digests[0] == digests[1] and len(set(digests[0])) == 3
 
 
@@ -258,13 +257,13 @@ def test_a_file_that_came_back_otherwise_is_refused(tmp_path):
     state = {"unet": routed.peft_state_dict(0)}
     routed.remove()
     record = TrainedOn("strict", 0, "A", "a dataset", ["0" * 64], 0, None, "some settings").as_dict()
-    adapters.save(pipeline, tmp_path / "adapter", state, RANK, ALPHA, ["A.1"], record)
-    adapters.check(pipeline, tmp_path / "adapter", state, ALPHA / RANK)
+    lora_files.save(pipeline, tmp_path / "adapter", state, RANK, ALPHA, ["A.1"], record)
+    lora_files.check(pipeline, tmp_path / "adapter", state, ALPHA / RANK)
     with pytest.raises(RuntimeError, match="came back otherwise"):
-        adapters.check(pipeline, tmp_path / "adapter", state, 1.0)
+        lora_files.check(pipeline, tmp_path / "adapter", state, 1.0)
     changed = {"unet": {name: tensor + 1 for name, tensor in state["unet"].items()}}
     with pytest.raises(RuntimeError, match="came back otherwise"):
-        adapters.check(pipeline, tmp_path / "adapter", changed, ALPHA / RANK)
-    (tmp_path / "adapter" / adapters.WEIGHTS_NAME).write_bytes(b"cut short")
-    with pytest.raises(adapters.InputError, match="delete that folder"):
-        adapters.load(tmp_path / "adapter")
+        lora_files.check(pipeline, tmp_path / "adapter", changed, ALPHA / RANK)
+    (tmp_path / "adapter" / lora_files.WEIGHTS_NAME).write_bytes(b"cut short")
+    with pytest.raises(lora_files.InputError, match="delete that folder"):
+        lora_files.load(tmp_path / "adapter")

@@ -29,12 +29,10 @@ from test_train_classifier import (
 )
 
 import score_runs
-import synthetic_images
-import synthetic_mix
-import synthetic_scores
 import train_classifier
 from curation import protocols
 from curation.opening import load_images, load_synthetic
+from generation import score_provenance, synthetic_images, synthetic_mix
 from harness import errors
 from imaging import near_duplicates, pixel_cache
 from scoring import metrics, prediction_files
@@ -413,7 +411,7 @@ def scored(folder: Path, folds: list[protocols.Fold], rows: list[dict]) -> datas
     """The images of a folder, with the record of a scoring run that compared them with their fold's training side."""
     images = load_synthetic(str(folder))
     compared_with = {fold.number: [rows[row]["sha256"] for row in fold.train] for fold in folds}
-    synthetic_scores.write_record(folder, images, {"threshold": 0.9}, compared_with)
+    score_provenance.write_record(folder, images, {"threshold": 0.9}, compared_with)
     return images
 
 
@@ -433,10 +431,10 @@ def test_scores_count_with_the_record_of_their_run_only(lit, informative, folds,
         (changed / "scoring_record.json").write_text(text)
         assert "scoring_record.json cannot be read" in refusal(*flags, changed)
     compared_with = {fold.number: [rows[row]["sha256"] for row in fold.train] for fold in folds[:4]}
-    synthetic_scores.write_record(by_hand, images, {}, compared_with)
+    score_provenance.write_record(by_hand, images, {}, compared_with)
     assert "scoring_record.json holds no scores for fold 4 (strict)" in refusal(*flags, by_hand)
     held_out = rows[folds[2].test[0]]
-    synthetic_scores.write_record(by_hand, images, {}, compared_with | {2: [held_out["sha256"]], 4: []})
+    score_provenance.write_record(by_hand, images, {}, compared_with | {2: [held_out["sha256"]], 4: []})
     row = rows.index(held_out) + 1
     with pytest.raises(errors.LeakError, match=rf"fold 2 \(strict\): .* scored with the photograph in row {row}, wh"):
         run_here(*flags, by_hand)

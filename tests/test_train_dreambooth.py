@@ -23,13 +23,11 @@ from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, painted_faces, save_d
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-import adapters
-import diffusion_pipelines as diffusion
-import dreambooth
-import synthetic_images
 import train_dreambooth
 import withdrawal
 from curation import protocols
+from generation import diffusion_pipelines as diffusion
+from generation import dreambooth, lora_files, synthetic_images
 from harness import errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +109,7 @@ def test_images_carry_the_contract_and_their_sources_are_the_conditions_training
         assert (row["generator"], row["protocol"], row["fold"]) == ("dreambooth", "strict", 0)
         assert row["base_model"] == "tiny-diffusion"  # no path of this machine
         assert row["seed"] == synthetic_images.image_seed(0, condition, int(row["synthetic_id"].rpartition("_")[2]))
-        assert row["adapter_sha256"] == adapters.sha256(two_processes / "fold0" / "adapters" / condition)
+        assert row["adapter_sha256"] == lora_files.sha256(two_processes / "fold0" / "adapters" / condition)
         assert pixels_of(row).shape == (16, 16, 3)
     assert (two_processes / "fold0" / "samples.png").is_file() and not (two_processes / "work").exists()
 
@@ -165,7 +163,7 @@ def test_killed_and_resumed_equals_unbroken(tiny, tmp_path):
     assert (stopped / "work").is_dir() and not (stopped / "run.json").exists()
     run_here(*tiny, *flags, "--output_dir", stopped, "--resume_from_checkpoint", "latest")
     for condition in ("C2", "C3", "C4"):
-        one, other = (adapters.load(folder / "fold0" / "adapters" / condition) for folder in (whole, stopped))
+        one, other = (lora_files.load(folder / "fold0" / "adapters" / condition) for folder in (whole, stopped))
         assert one.keys() == other.keys() == {"unet", "text_encoder"}
         for network in one:
             assert all(torch.equal(one[network][name], other[network][name]) for name in one[network])
@@ -203,7 +201,7 @@ def test_the_gradient_scaler_of_half_precision_goes_on_where_it_stopped(tiny, tm
     assert checkpoint["step"] == 4 and checkpoint["scaler"]["scale"] == 2 * 65536
     run_here(*tiny, *flags, "--output_dir", stopped, "--resume_from_checkpoint", "latest")
     for condition in ("C2", "C3"):
-        one, other = (adapters.load(folder / "fold0" / "adapters" / condition)["unet"] for folder in (whole, stopped))
+        one, other = (lora_files.load(folder / "fold0" / "adapters" / condition)["unet"] for folder in (whole, stopped))
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -16,12 +16,9 @@ import torch
 from PIL import Image
 from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, ROOT, painted_faces, save_dataset, start, with_picture
 
-import fastgan
-import gan_losses
-import gan_training
-import synthetic_images
 import train_fastgan
 from curation import protocols
+from generation import fastgan, fastgan_training, gan_losses, synthetic_images
 from harness import errors
 from harness.files import sha256_of
 
@@ -94,7 +91,7 @@ def test_each_fold_has_a_dataset_with_the_contract_s_columns(two_processes, tiny
         assert set(images["label"]) == set(images["base_model"]) == set(images["prompt"]) == {None}
         assert set(images["generator"]) == {"fastgan"} and set(images["protocol"]) == {"strict"}
         assert set(images["fold"]) == {number}
-        steps = [gan_training.snapshot_file(folder, step) for step in (1, 1, 1, 2, 2)]
+        steps = [fastgan_training.snapshot_file(folder, step) for step in (1, 1, 1, 2, 2)]
         assert images["adapter_sha256"][:] == [sha256_of(file) for file in steps]
         seeds = [synthetic_images.image_seed(0, "fastgan", index) for index in (0, 2, 4, 1, 3)]
         assert images["seed"][:] == seeds
@@ -166,12 +163,12 @@ def killed_and_resumed(tiny, tmp_path_factory) -> Path:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, **quiet)
     deadline = time.monotonic() + 200
-    while not gan_training.snapshot_file(output / "fold1", 4).exists():
+    while not fastgan_training.snapshot_file(output / "fold1", 4).exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
     process.wait()
-    assert not gan_training.snapshot_file(output / "fold1", 8).exists()
+    assert not fastgan_training.snapshot_file(output / "fold1", 8).exists()
     run_here(*tiny, "--output_dir", output, *LONG, "--resume_from_checkpoint", "latest")
     return output
 
@@ -296,15 +293,15 @@ def test_blank_pictures_are_dropped_and_drawn_again_with_the_next_index(monkeypa
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_step_above_128_px_trains_every_part_of_both_networks(precision):
     flags = ["--dataset_name", "x", "--output_dir", "y", "--resolution", "256", "--base_channels", "8"]
-    networks = gan_training.Networks(0, 3, train_fastgan.parse_args(flags), torch.device("cpu"))
+    networks = fastgan_training.Networks(0, 3, train_fastgan.parse_args(flags), torch.device("cpu"))
     before = [{n: p.detach().clone() for n, p in part.named_parameters()} for part in networks.trained.values()]
     real = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
     draws, noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
     l1 = gan_losses.difference_by("l1", torch.device("cpu"))
     for _ in range(2):  # noise is without strength, and so without effect on it, only as long as nothing was learnt
         autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=precision == "bf16")
-        losses = gan_training.train_step(networks, real, torch.tensor([0, 2]), l1, draws, noise, autocast)
-    assert losses.shape == (len(gan_training.LOSSES),) and losses.isfinite().all()
+        losses = fastgan_training.train_step(networks, real, torch.tensor([0, 2]), l1, draws, noise, autocast)
+    assert losses.shape == (len(fastgan_training.LOSSES),) and losses.isfinite().all()
     for part, earlier in zip(networks.trained.values(), before, strict=True):
         assert [n for n, p in part.named_parameters() if torch.equal(p, earlier[n])] == []
         assert all(p.requires_grad for p in part.parameters())
@@ -312,7 +309,7 @@ def test_a_step_above_128_px_trains_every_part_of_both_networks(precision):
 
 def test_every_order_holds_every_row_once():
     rows = np.arange(10, 17)
-    batches = [gan_training.rows_of_step(rows, step, 3, lambda n: n) for step in range(1, 8)]
+    batches = [fastgan_training.rows_of_step(rows, step, 3, lambda n: n) for step in range(1, 8)]
     whole = np.concatenate(batches)
     assert all(sorted(whole[start : start + 7]) == rows.tolist() for start in (0, 7, 14))
     assert whole[:7].tolist() != whole[7:14].tolist()

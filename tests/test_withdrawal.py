@@ -11,10 +11,9 @@ import small_datasets
 from datasets import load_dataset
 
 import publishable
-import synthetic_images
-import training_records
 import withdrawal
 from curation import protocols, withdrawn_list
+from generation import synthetic_images, training_provenance
 from harness import errors
 
 
@@ -142,7 +141,7 @@ def made(tmp_path) -> Path:
         home.mkdir(parents=True)
         (home / "pytorch_lora_weights.safetensors").write_bytes(small_datasets.adapter_bytes(sources))
         if told:
-            (home / training_records.SOURCES_NAME).write_text(json.dumps({"source_image_ids": sources}))
+            (home / training_provenance.SOURCES_NAME).write_text(json.dumps({"source_image_ids": sources}))
     return folder
 
 
@@ -197,7 +196,7 @@ def test_restored_photographs_elsewhere_count_as_derived_and_predictions_do_not(
 
 
 def test_sources_that_cannot_be_read_stop_before_anything_is_removed(made):
-    (made / "fold0" / "adapters" / "NA" / training_records.SOURCES_NAME).write_text("{}")
+    (made / "fold0" / "adapters" / "NA" / training_provenance.SOURCES_NAME).write_text("{}")
     with pytest.raises(errors.InputError, match="does not say what a model was trained on"):
         withdrawal.derived(made, "AAR.1")
 
@@ -208,7 +207,7 @@ def test_what_was_made_before_the_photograph_got_another_name_is_found_by_its_di
     table = pq.read_table(shard)
     digests = [[f"digest of {name}" for name in ids] for ids in table["source_image_ids"].to_pylist()]
     pq.write_table(table.append_column("source_sha256", pa.array(digests)), shard)
-    sources = made / "fold0" / "adapters" / "NA" / training_records.SOURCES_NAME
+    sources = made / "fold0" / "adapters" / "NA" / training_provenance.SOURCES_NAME
     sources.write_text(json.dumps({"source_image_ids": ["NA.1"], "source_sha256": ["digest of NA.1"]}))
     assert (
         withdrawal.derived(made, "NA.7").lines(made) == withdrawal.derived(made, "NA.7", "of another").lines(made) == []

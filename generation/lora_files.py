@@ -2,7 +2,7 @@
 
 A folder holds `pytorch_lora_weights.safetensors`, for `pipeline.load_lora_weights(folder)`, and `sources.json`, which
 names the photographs that the adapter was trained on; by it a withdrawn photograph's adapters are found. The same
-photographs stand by their digests in the file's own metadata, entry `rdface` (training_records.py).
+photographs stand by their digests in the file's own metadata, entry `rdface` (generation/training_provenance.py).
 
 Adapters of other programs are read too: kohya's names (`lora_unet_..._to_q.lora_down.weight`, with `.alpha`), peft's
 (`base_model.model....to_q.lora_A.weight`, alpha in `adapter_config.json`) and those of diffusers, old and new.
@@ -28,11 +28,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-import training_records
+from generation import training_provenance
+from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS
+from generation.training_provenance import SOURCES_NAME
 from harness.errors import InputError, one_line
 from harness.files import sha256_of, write_atomically, write_json
-from routed_lora import TEXT_LAYERS, UNET_LAYERS
-from training_records import SOURCES_NAME
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 RECORD_KEY = "rdface"  # of a file's metadata: what the adapter was trained on
@@ -104,7 +104,7 @@ def save(
     try:
         partial.mkdir(parents=True)
         write_atomically(partial / WEIGHTS_NAME, write)
-        write_json(partial / SOURCES_NAME, training_records.sources(source_image_ids, record))
+        write_json(partial / SOURCES_NAME, training_provenance.sources(source_image_ids, record))
         check(pipeline, partial, state, alpha / rank)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)

@@ -15,15 +15,13 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
-import adapters
-import diffusion_pipelines as diffusion
-import dreambooth_progress as progress
-import synthetic_images
-import training_records
-from dreambooth_progress import Support
+from generation import diffusion_pipelines as diffusion
+from generation import dreambooth_progress as progress
+from generation import lora_files, synthetic_images, training_provenance
+from generation.dreambooth_progress import Support
+from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
-from routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
 
 WEIGHT_DECAY = 1e-2  # of AdamW, as the diffusers examples have it
 RESTART = "delete it, it then starts anew"
@@ -182,7 +180,7 @@ def train(
         part.remove()
     for support, state in zip(supports, states, strict=True):
         record = support.trained_on.as_dict() | {"steps": args.max_train_steps}
-        adapters.save(pipeline, support.adapter, state, args.rank, args.lora_alpha, support.image_ids, record)
+        lora_files.save(pipeline, support.adapter, state, args.rank, args.lora_alpha, support.image_ids, record)
     accelerator.free_memory()
 
 
@@ -223,7 +221,7 @@ def read_checkpoint(checkpoint: Path, supports: list[Support]) -> dict:
     except (*UNREADABLE, TypeError, AttributeError) as error:
         raise InputError(f"{what}: {one_line(error)}; {RESTART}") from error
     for record, support in zip(records, supports, strict=False):
-        training_records.check(record, support.trained_on, what, RESTART)
+        training_provenance.check(record, support.trained_on, what, RESTART)
     if len(records) != len(supports):
         raise InputError(f"{what} is of {len(records)} adapters, and here are {len(supports)}; {RESTART}")
     return content
@@ -263,11 +261,11 @@ def sample(
     sizes = {name: part.sizes() for name, part in routed.items()}
     for k, support in enumerate(supports):
         if progress.trained_steps(support, args.max_train_steps) < args.max_train_steps:
-            raise InputError(f"adapter {support.adapter} is not trained to its end; {adapters.RETRAIN}")
-        for name, state in adapters.load(support.adapter, sizes, args.rank, args.lora_alpha).items():
+            raise InputError(f"adapter {support.adapter} is not trained to its end; {lora_files.RETRAIN}")
+        for name, state in lora_files.load(support.adapter, sizes, args.rank, args.lora_alpha).items():
             routed[name].load_peft_state_dict(k, state)
     words = [text or trained_words(pipeline, routed["text_encoder"], k, s, args) for k, s in enumerate(supports)]
-    digests = [adapters.sha256(support.adapter) for support in supports]
+    digests = [lora_files.sha256(support.adapter) for support in supports]
     rows = [progress.earlier_rows(support, digest) for support, digest in zip(supports, digests, strict=True)]
     # Those that are missing among the indices up to the last were blank, so the next begins behind it.
     tried = [1 + max((progress.number_of(row) for row in made), default=-1) for made in rows]

@@ -15,14 +15,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-import adapters
-import synthetic_images
-import training_records
 from curation import protocols
+from generation import lora_files, synthetic_images, training_provenance
+from generation.training_provenance import SOURCES_NAME, TrainedOn
 from harness.errors import InputError
 from harness.files import write_json
 from harness.seeds import derived_seed
-from training_records import SOURCES_NAME, TrainedOn
 
 SAMPLED_NAME = "sampling.json"  # beside a finished synthetic/: how many images were asked for, of which adapters
 RESAMPLE = "delete it, its images are then made again"
@@ -77,7 +75,7 @@ def check(supports: Sequence[Support], max_train_steps: int, num_images: int) ->
     settings, or is more than is asked for. Everything is asked, and nothing changed."""
     for folder, own in by_folder(supports).items():
         steps = {support.condition: trained_steps(support, max_train_steps) for support in own}
-        trained = {each.condition: adapters.sha256(each.adapter) for each in own if steps[each.condition]}
+        trained = {each.condition: lora_files.sha256(each.adapter) for each in own if steps[each.condition]}
         for support in own:
             if steps[support.condition] == max_train_steps and support.part.is_file():
                 rows = synthetic_images.checked_rows(
@@ -119,17 +117,17 @@ def trained_steps(support: Support, max_train_steps: int) -> int:
     if not support.adapter.exists():
         return 0
     what = f"adapter {support.adapter}"
-    record = adapters.record_of(support.adapter)
-    training_records.check(record, support.trained_on, what, adapters.RETRAIN)
+    record = lora_files.record_of(support.adapter)
+    training_provenance.check(record, support.trained_on, what, lora_files.RETRAIN)
     named = support.adapter / SOURCES_NAME
     try:
-        same = json.loads(named.read_text(encoding="utf-8")) == training_records.sources(support.image_ids, record)
+        same = json.loads(named.read_text(encoding="utf-8")) == training_provenance.sources(support.image_ids, record)
     except (OSError, ValueError):
         same = False
     if not same:
-        raise InputError(f"{what}: its {SOURCES_NAME} does not name what its file was trained on; {adapters.RETRAIN}")
+        raise InputError(f"{what}: its {SOURCES_NAME} does not name what its file was trained on; {lora_files.RETRAIN}")
     if not isinstance(record.get("steps"), int):
-        raise InputError(f"{what} does not say for how many steps it was trained; {adapters.RETRAIN}")
+        raise InputError(f"{what} does not say for how many steps it was trained; {lora_files.RETRAIN}")
     if record["steps"] > max_train_steps:
         reason = f"{what} was trained for {record['steps']} steps already"
         raise InputError(f"--max_train_steps {max_train_steps}: {reason}; ask for at least as many")
@@ -151,7 +149,7 @@ def done(support: Support, max_train_steps: int, num_images: int) -> bool:
     sampled = sampled_with(support.folder) if (support.folder / "synthetic").is_dir() else None
     if sampled is None or sampled["num_images"] != num_images:
         return False
-    return sampled["adapter_sha256"].get(support.condition) == adapters.sha256(support.adapter)
+    return sampled["adapter_sha256"].get(support.condition) == lora_files.sha256(support.adapter)
 
 
 def sampled_with(folder: Path) -> dict | None:
@@ -201,7 +199,7 @@ def sources_of(supports: Sequence[Support]) -> dict:
     """The content of the sources.json beside something that saw the photographs of several supports of one fold."""
     record = supports[0].trained_on.as_dict()
     record["source_sha256"] = [digest for support in supports for digest in support.trained_on.source_sha256]
-    return training_records.sources([name for support in supports for name in support.image_ids], record)
+    return training_provenance.sources([name for support in supports for name in support.image_ids], record)
 
 
 def name_sources(supports: Sequence[Support]) -> None:
@@ -230,5 +228,5 @@ def finish_dataset(folder: Path, supports: Sequence[Support], num_images: int) -
         raise InputError(f"{folder.name}: {reason}")
     (folder / SAMPLED_NAME).unlink(missing_ok=True)  # it would be about other images
     synthetic_images.write_dataset(folder / "synthetic", parts)
-    digests = {support.condition: adapters.sha256(support.adapter) for support in supports}
+    digests = {support.condition: lora_files.sha256(support.adapter) for support in supports}
     write_json(folder / SAMPLED_NAME, {"num_images": num_images, "adapter_sha256": digests, "n_images": n})

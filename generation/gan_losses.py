@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from fastgan import quadrant_of, shrunk
+from generation.fastgan import quadrant_of, shrunk
 from harness.errors import InputError, one_line
 
 PERCEPTUAL = ("l1", "lpips")

@@ -19,17 +19,15 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-import fastgan
-import gan_losses
-import training_records
 from curation import protocols
+from generation import fastgan, gan_losses, training_provenance
+from generation.synthetic_images import image_seed
+from generation.training_provenance import TrainedOn
 from harness import errors
 from harness.errors import InputError, one_line
 from harness.files import sha256_of, write_atomically, write_json
 from harness.seeds import derived_seed
 from imaging.pixel_cache import Pixels
-from synthetic_images import image_seed
-from training_records import TrainedOn
 
 UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)  # what torch.load raises
 ADAM_BETAS = (0.5, 0.999)  # the paper's
@@ -251,7 +249,7 @@ def restore(checkpoint: Path, networks: Networks | None, trained_on: TrainedOn) 
     what, remedy = f"checkpoint {checkpoint.parent.name}/{checkpoint.name}", "delete it, the fold then starts anew"
     try:
         content = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=networks is None)
-        training_records.check(content.get("trained_on"), trained_on, what, remedy)
+        training_provenance.check(content.get("trained_on"), trained_on, what, remedy)
         if networks is not None:
             networks.restore(content)
         return {name: content[name] for name in ("step", "curve", "total", "n_total", "wall_s")}
@@ -278,7 +276,7 @@ def check_snapshots(folder: Path, trained_on: TrainedOn) -> None:
     for file in sorted((folder / "snapshots").glob("step_*.safetensors")):
         what, remedy = f"snapshot {folder.name}/{file.name}", "delete it, and train to that step again"
         config = fastgan.read_config(file)
-        training_records.check(config, trained_on, what, remedy)
+        training_provenance.check(config, trained_on, what, remedy)
         if file.stem != f"step_{str(config.get('step')).zfill(8)}":
             raise InputError(f"{what} is of step {config.get('step')}; {remedy}")
 

@@ -12,9 +12,9 @@ import datasets
 import numpy as np
 import pandas as pd
 
-import synthetic_scores
 from curation import protocols
 from curation.opening import is_simulated, load_synthetic, photograph_sha256
+from generation import score_provenance
 from harness.errors import InputError
 
 LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256", "cosine")
@@ -33,7 +33,7 @@ class SyntheticMix:
     fingerprints: list[str]  # of the datasets as they were opened, whatever was selected of them
     columns: dict[str, list]  # (m,) LIGHT_COLUMNS (cosine may be missing) and `image_id`, unique in a fold
     labels: np.ndarray  # (m,) class numbers of the photographs' dataset
-    records: list[dict]  # of the scoring runs, where there were any (synthetic_scores.py)
+    records: list[dict]  # of the scoring runs, where there were any (generation/score_provenance.py)
 
     @property
     def n_photographs(self) -> int:
@@ -63,7 +63,7 @@ class SyntheticMix:
         n = self.n_photographs
         fold = protocols.of_photographs(fold, n)
         for record in self.records:
-            synthetic_scores.admit(record, fold, self.photographs)
+            score_provenance.admit(record, fold, self.photographs)
         rows = self.candidates(fold).tolist()
         images = {name: [values[row] for row in rows] for name, values in self.columns.items()}
         guarded = protocols.guarded(columns)
@@ -157,7 +157,7 @@ def open_mix(names: Sequence[str], top_n: int | None, photographs: datasets.Data
         if images._fingerprint in opened:
             raise InputError(f"--synthetic_dataset {name}: its images are given twice; name each folder once")
         opened[images._fingerprint] = name, images
-    records = [synthetic_scores.read_record(name, images) for name, images in opened.values()]
+    records = [score_provenance.read_record(name, images) for name, images in opened.values()]
     scored = {"cosine" in images.column_names for _, images in opened.values()}
     if len(scored) > 1:
         raise InputError("--synthetic_dataset: some have a column cosine and some not; run filter_synthetic.py on all")

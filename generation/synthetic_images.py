@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List, Value
 from PIL import Image
 
-import training_records
 from curation import datasheet, protocols
 from curation.parquet_files import write_shards
+from generation import training_provenance
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.seeds import derived_seed
@@ -93,7 +93,7 @@ def write_part(file: Path, rows: list[dict], class_names: Sequence[str]) -> None
 class Sources:
     """What images of one generator are made from: its record, and the names of the same photographs."""
 
-    trained_on: training_records.TrainedOn
+    trained_on: training_provenance.TrainedOn
     image_ids: list[str]
 
 
@@ -128,7 +128,7 @@ def _check_row(row: dict, sources: Sources | None, what: str, remedy: str) -> No
     if sources is None:
         raise InputError(f"{what} is of condition {row['label']}, for which nothing is trained here; {remedy}")
     expected = sources.trained_on
-    training_records.check_sources(row["source_sha256"] or [], expected, what, "was made from", remedy)
+    training_provenance.check_sources(row["source_sha256"] or [], expected, what, "was made from", remedy)
     for name in ("protocol", "fold"):
         if row[name] != getattr(expected, name):
             raise InputError(f"{what} has {name} {row[name]}, and here it is {getattr(expected, name)}; {remedy}")

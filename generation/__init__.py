@@ -1,0 +1,1 @@
+"""Models that draw faces, the images they leave, and how these enter a training."""
