@@ -29,7 +29,7 @@ $(DEMO)/raw/disease_images.csv: simulate_faces.py simulated_people.py face_model
 	@rm -rf $(DEMO)/raw
 	$(BIN)/python simulate_faces.py --output_dir $(DEMO)/raw
 
-$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curation/curated_rows.py curation/curated_table.py curation/csv_file.py curation/row_consistency.py harness/text_normalization.py imaging/photographs.py imaging/colour_profiles.py imaging/near_duplicates.py curation/value_parsers.py curation/protocols.py runs.py curation/parquet_files.py withdrawal.py curation/datasheet.py curation/dataset_facts.py curation/dataset_figures.py curation/croissant.py dataset_card.md dataset_license.txt
+$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curation/curated_rows.py curation/curated_table.py curation/csv_file.py curation/row_consistency.py harness/text_normalization.py imaging/photographs.py imaging/colour_profiles.py imaging/near_duplicates.py curation/value_parsers.py curation/protocols.py runs.py curation/parquet_files.py publishing/withdrawal.py curation/datasheet.py curation/dataset_facts.py curation/dataset_figures.py curation/croissant.py dataset_card.md dataset_license.txt
 	$(BIN)/python rdface_dataset.py build $(DEMO)/raw --output_dir $(SIM)
 	@touch $@
 

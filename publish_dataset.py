@@ -19,16 +19,12 @@ from huggingface_hub import DatasetInfo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import get_token
 
-import access_requests
-import hub_models
-import publication
-import publishable
-import withdrawal
 from curation import withdrawn_list
 from harness.commands import begin_command, path_argument
 from harness.errors import InputError, fail, one_line, stopped_status
-from hub_repository import HUB_ERRORS, HubError, Repository, explained
-from publishable import Contents
+from publishing import access_requests, model_upload, publication, publishable, withdrawal
+from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
+from publishing.publishable import Contents
 
 NAMED_PROBLEMS = 20
 
@@ -77,7 +73,7 @@ def unfit_for_its_audience(contents: Contents, to_everybody: bool) -> list[str]:
 def open_repository(repo_id: str) -> Repository:
     """The repository, once the Hub has recognised the token."""
     repository = Repository(repo_id)
-    hub_models.check_access(repo_id, repository.token)
+    model_upload.check_access(repo_id, repository.token)
     return repository
 
 

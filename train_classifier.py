@@ -30,7 +30,6 @@ from accelerate import Accelerator
 from accelerate.utils import LoggerType, set_seed
 from tqdm import tqdm
 
-import hub_models
 from classification import heat_maps
 from classification import run_results as results
 from classification.backbones import PAPER_BACKBONES, Backbone, load_backbone, normalise, read_seen_photographs
@@ -58,6 +57,7 @@ from harness.seeds import derived_seed
 from harness.weights import weights_sha256
 from imaging import augmentations, corruptions, faces, near_duplicates
 from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir, join
+from publishing import model_upload
 from scoring import metrics
 
 MAX_IMAGE_SIZE = 2048  # px
@@ -466,7 +466,7 @@ def main(args: argparse.Namespace) -> None:
         for fold in training_folds(folds, images, labels, mix, seed, args)
     ]
     if args.push_to_hub:
-        args.hub_model_id = hub_models.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
+        args.hub_model_id = model_upload.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     with accelerator.main_process_first():
         paper_input = args.recipe == "finetune"
         backbone = load_backbone(args.backbone, args.backbone_weights, args.image_size, paper_input=paper_input)
@@ -583,8 +583,8 @@ def finish(
         facts = [f"{len(images)} images, {study.label.num_classes} conditions"]
         facts += [f"recipe {recipe_name(args, study.mix)}"]
         simulated = is_simulated(images)
-        card = hub_models.model_card("RDFace classifier", backbone_name(args), facts, table, simulated)
-        print(f"uploaded: {hub_models.push(args.output_dir, args.hub_model_id, args.hub_token, card)} (private)")
+        card = model_upload.model_card("RDFace classifier", backbone_name(args), facts, table, simulated)
+        print(f"uploaded: {model_upload.push(args.output_dir, args.hub_model_id, args.hub_token, card)} (private)")
 
 
 def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, folders: list[Path]) -> None:

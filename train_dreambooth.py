@@ -26,7 +26,6 @@ from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-import hub_models
 from curation import protocols
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
 from generation import diffusion_pipelines as diffusion
@@ -45,6 +44,7 @@ from harness.weights import weights_sha256
 from imaging import faces
 from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
 from phenotyping import phenotypes
+from publishing import model_upload
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerate", "safetensors", "numpy")
@@ -356,7 +356,7 @@ def main(args: argparse.Namespace) -> None:
     for fold in folds:
         protocols.check_fold(fold, images)
     if args.push_to_hub:
-        args.hub_model_id = hub_models.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
+        args.hub_model_id = model_upload.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     with accelerator.main_process_first():
         pipeline = open_pipeline(args, WEIGHT_TYPES[accelerator.mixed_precision])
     prompts, left_out = fitting_prompts(images, folds, pipeline, args)
@@ -524,7 +524,7 @@ def finish(
     (args.output_dir / "README.md").write_text(card, encoding="utf-8")
     print("written: " + "; ".join(written))
     if args.push_to_hub:
-        url = hub_models.push(args.output_dir, args.hub_model_id, args.hub_token, card, PUBLISHED_FILES)
+        url = model_upload.push(args.output_dir, args.hub_model_id, args.hub_token, card, PUBLISHED_FILES)
         print(f"uploaded: {url} (private)")
 
 
@@ -536,7 +536,7 @@ def model_card(args: argparse.Namespace, n_adapters: int, simulated: bool) -> st
         f"learning rate {args.learning_rate:g}, protocol {args.protocol}",
         f"prompt: `{args.instance_prompt}`",
     ]
-    return hub_models.adapter_card(base, facts, simulated)
+    return model_upload.adapter_card(base, facts, simulated)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ from datasets import ClassLabel, Features, Image, List, Value
 from PIL import Image as PILImage
 from test_rdface_dataset import Curator, encoded, picture
 
-import publishable
 import rdface_dataset
 from curation import datasheet
 from harness.files import sha256_of
+from publishing import publishable
 
 CONDITIONS = {"AAR": 4, "NA": 3, "WS": 2, "CSY": 2}
 

@@ -17,8 +17,8 @@ from PIL import Image, PngImagePlugin
 from test_rdface_dataset import HEADER, picture
 
 import publish_dataset
-import publishable
 import rdface_dataset
+from publishing import publishable
 
 EXAMPLES, ROWS, IMAGES = 20, 50, 10
 MARK = b"MARK-of-a-patient"

@@ -1,4 +1,4 @@
-"""hub_models.py: what reaches a Hub, here a server on this machine, and what it says where it may not upload."""
+"""publishing/model_upload.py: what reaches a Hub, here a server on this machine, and what it says where it may not upload."""
 
 import contextlib
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from loopback_hub import Hub, answer, serving
 
-import hub_models
 from harness import errors
+from publishing import model_upload
 
 TOKEN = "hf_" + "secret" * 5
 PUBLISHED = {"README.md", "results.json", "per_class.csv", "imaging.corruptions.json"}
@@ -103,20 +103,20 @@ def test_an_upload_that_fails_says_so_in_one_line_and_where_the_results_are(fini
 def test_without_a_token_the_remedy_is_named(monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(errors.InputError) as error:
-        hub_models.check_access("lab/faces", None)
+        model_upload.check_access("lab/faces", None)
     assert str(error.value) == "lab/faces: there is no token; run hf auth login, or set HF_TOKEN"
 
 
 def test_where_the_hub_cannot_be_reached_the_token_is_not_shown():
     with pytest.raises(errors.InputError, match=r"cannot be reached .*; run hf auth login, or set HF_TOKEN") as error:
-        hub_models.check_access("lab/faces", TOKEN)  # tests are offline
+        model_upload.check_access("lab/faces", TOKEN)  # tests are offline
     assert TOKEN not in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["lab/faces/more", "no blanks", "-", "a..b"])
 def test_a_name_that_cannot_be_one_is_refused(name):
     with pytest.raises(errors.InputError, match=re.escape(f"{name} is no name for a repository: ")) as error:
-        hub_models.check_access(name, TOKEN)
+        model_upload.check_access(name, TOKEN)
     assert "\n" not in str(error.value)
 
 
@@ -126,9 +126,9 @@ def test_a_name_that_cannot_be_one_is_refused(name):
 def test_the_card_tells_scores_limits_and_that_faces_were_simulated():
     table = "top1   42.00   sd 1.00"
     facts = ["456 images, 103 conditions", "recipe finetune"]
-    card = hub_models.model_card("A classifier", "densenet169", facts, table, simulated=True)
+    card = model_upload.model_card("A classifier", "densenet169", facts, table, simulated=True)
     assert all(part in card for part in (table, *facts, "densenet169", "# A classifier", "SIMULATED"))
-    assert "must not be used to diagnose" in card and "simulated" in hub_models.ModelCard(card).data.tags
-    real = hub_models.model_card("A classifier", "densenet169", facts, table, simulated=False)
+    assert "must not be used to diagnose" in card and "simulated" in model_upload.ModelCard(card).data.tags
+    real = model_upload.model_card("A classifier", "densenet169", facts, table, simulated=False)
     assert "simulated" not in real.lower()
-    assert hub_models.ModelCard(real).data.license == "other"
+    assert model_upload.ModelCard(real).data.license == "other"

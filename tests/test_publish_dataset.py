@@ -21,8 +21,8 @@ from loopback_hub import (
     serving,
 )  # fmt: skip
 
-import publishable
 from curation import datasheet
+from publishing import publishable
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "publish_dataset.py")

@@ -1,4 +1,4 @@
-"""publishable.py: what leaves a folder and what stays, and every reason for which the whole stays."""
+"""publishing/publishable.py: what leaves a folder and what stays, and every reason for which the whole stays."""
 
 import io
 import json
@@ -11,9 +11,9 @@ import pytest
 import small_datasets
 from PIL import Image, PngImagePlugin
 
-import publishable
 from curation import datasheet
 from harness import errors
+from publishing import publishable
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
 import rdface_dataset
-import withdrawal
 from curation import curated_table, datasheet, opening, protocols, value_parsers, withdrawn_list
 from harness import commands, errors
 from imaging import colour_profiles, near_duplicates, photographs
+from publishing import withdrawal
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_FACES = ROOT.parent / "shared" / "real_faces"

@@ -21,13 +21,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_hub_models import TOKEN, committed, hub_of_somebody
 
-import hub_models
 import train_classifier
 from classification import backbones, classifiers
 from curation import protocols
 from harness import errors
 from imaging import augmentations
 from imaging.corruptions import CORRUPTIONS, SEVERITIES
+from publishing import model_upload
 from scoring import metrics, prediction_files, scores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -600,7 +600,7 @@ def test_a_run_is_uploaded_without_images_names_token_or_folders(tiny, tmp_path)
     card = (tmp_path / "out" / "README.md").read_text()
     scores = json.loads((tmp_path / "out" / "results.json").read_text())
     assert "SIMULATED" in card and f"{100 * scores['metrics']['top1']['mean']:.2f}" in card
-    for pattern in hub_models.PUBLISHED_FILES:
+    for pattern in model_upload.PUBLISHED_FILES:
         for file in (tmp_path / "out").glob(pattern):
             content = file.read_bytes()
             assert b"C0.1" not in content and TOKEN.encode() not in content
@@ -610,7 +610,7 @@ def test_a_run_is_uploaded_without_images_names_token_or_folders(tiny, tmp_path)
 
 def test_what_would_be_published_names_no_folder_of_this_machine(probe, tiny_backbone):
     assert tiny_backbone.is_absolute()
-    for pattern in hub_models.PUBLISHED_FILES:
+    for pattern in model_upload.PUBLISHED_FILES:
         for file in probe.glob(pattern):
             assert str(tiny_backbone.parent).encode() not in file.read_bytes(), file.name
 

@@ -24,11 +24,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import train_dreambooth
-import withdrawal
 from curation import protocols
 from generation import diffusion_pipelines as diffusion
 from generation import dreambooth, lora_files, synthetic_images
 from harness import errors
+from publishing import withdrawal
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_dreambooth.py"

@@ -1,4 +1,4 @@
-"""withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
+"""publishing/withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
 
 import json
 import shutil
@@ -10,11 +10,10 @@ import pytest
 import small_datasets
 from datasets import load_dataset
 
-import publishable
-import withdrawal
 from curation import protocols, withdrawn_list
 from generation import synthetic_images, training_provenance
 from harness import errors
+from publishing import publishable, withdrawal
 
 
 @pytest.fixture(scope="module")

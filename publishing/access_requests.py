@@ -7,7 +7,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import AccessRequest
 
 from harness.errors import InputError
-from hub_repository import Repository
+from publishing.hub_repository import Repository
 
 MAX_CELL = 60  # characters of an answer in the table; --json shows all
 STATUSES = ("pending", "accepted", "rejected")

@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import publishable
 from curation.parquet_files import renumber, rewrite
 from curation.withdrawn_list import Withdrawn, listed, write_list
 from generation.synthetic_images import SHEET_NAME
 from generation.training_provenance import SOURCES_NAME
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
-from publishable import REAL_CONFIGS
+from publishing import publishable
+from publishing.publishable import REAL_CONFIGS
 
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
 

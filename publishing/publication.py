@@ -5,11 +5,11 @@ from pathlib import Path
 
 from huggingface_hub import DatasetInfo
 
-import publishable
 from curation import withdrawn_list
 from harness.errors import InputError
-from hub_repository import HubError, Repository, is_same
-from publishable import REAL_CONFIGS, Contents
+from publishing import publishable
+from publishing.hub_repository import HubError, Repository, is_same
+from publishing.publishable import REAL_CONFIGS, Contents
 
 
 def refusal(repository: Repository, state: DatasetInfo | None, contents: Contents, ungated: bool) -> str | None:
