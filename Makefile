@@ -25,7 +25,7 @@ $(READY): requirements.txt
 demo: $(DEMO)/index.html $(DEMO)/gallery.html $(DEMO)/dreambooth/run.json
 	@echo && echo "open $(DEMO)/index.html, $(DEMO)/gallery.html and $(DEMO)/dreambooth/fold0/samples.png (all data SIMULATED)"
 
-$(DEMO)/raw/disease_images.csv: simulate_faces.py simulated_people.py face_model.py face_painting.py face_skin.py phenotyping/phenotypes.py phenotypes.csv conditions.csv | $(READY)
+$(DEMO)/raw/disease_images.csv: simulate_faces.py simulation/people.py simulation/face_geometry.py simulation/face_painting.py simulation/face_skin.py phenotyping/phenotypes.py phenotypes.csv conditions.csv | $(READY)
 	@rm -rf $(DEMO)/raw
 	$(BIN)/python simulate_faces.py --output_dir $(DEMO)/raw
 

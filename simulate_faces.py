@@ -2,8 +2,8 @@
 
     python simulate_faces.py --output_dir rdface-sim-raw
 
-HPO terms move face parameters (`phenotyping/phenotypes.py`), a person is drawn with them (`simulated_people.py`), painted
-(`face_painting.py`), and the photograph is degraded as real ones are. Conditions, genes, codes and term frequencies are
+HPO terms move face parameters (`phenotyping/phenotypes.py`), a person is drawn with them (`simulation/people.py`), painted
+(`simulation/face_painting.py`), and the photograph is degraded as real ones are. Conditions, genes, codes and term frequencies are
 real ORPHA and HPO facts; every person and every photograph is SIMULATED. Output: disease_images.csv,
 rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.png, SIMULATED.txt, run.json."""
 
@@ -15,13 +15,13 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from corpus import plan_corpus, write_corpus
 from harness.commands import begin_command, path_argument
 from harness.errors import InputError, fail, one_line, stopped_status
 from harness.files import write_json
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
 from phenotyping import phenotypes
-from photography import EFFECT
+from simulation.corpus import plan_corpus, write_corpus
+from simulation.photography import EFFECT
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

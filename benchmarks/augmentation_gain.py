@@ -19,8 +19,6 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import corpus
-import photography
 import train_classifier
 import train_dreambooth
 from curation import protocols
@@ -32,7 +30,8 @@ from imaging import augmentations
 from imaging.pixel_cache import cached_pixels
 from phenotyping import phenotypes
 from scoring import metrics, prediction_files
-from simulated_people import COUNTRY_ANCESTRY
+from simulation import corpus, photography
+from simulation.people import COUNTRY_ANCESTRY
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE_PX, FOLD = 128, 0

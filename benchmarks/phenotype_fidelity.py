@@ -30,8 +30,8 @@ from generation import diffusion_pipelines as diffusion
 from generation import dreambooth, synthetic_images
 from imaging import faces
 from phenotyping import phenotypes
-from photography import Photograph, take
-from simulated_people import COUNTRY_ANCESTRY, draw_person
+from simulation.people import COUNTRY_ANCESTRY, draw_person
+from simulation.photography import Photograph, take
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE_PX, SEED = 128, 70  # of the people that the probe is fitted on

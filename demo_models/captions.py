@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from phenotyping import phenotypes
-from simulated_people import COUNTRY_ANCESTRY, Person, draw_person
+from simulation.people import COUNTRY_ANCESTRY, Person, draw_person
 
 TEXT_WIDTH = 128
 RARE_WORDS = 128  # words of three letters that no caption uses: identifiers for DreamBooth

@@ -33,8 +33,8 @@ from harness.files import write_json
 from harness.workers import process_pool
 from imaging import faces
 from phenotyping import phenotypes
-from photography import Photograph, take
-from simulated_people import COUNTRY_ANCESTRY
+from simulation.people import COUNTRY_ANCESTRY
+from simulation.photography import Photograph, take
 
 ARCHITECTURE, IMAGE_SIZE, MEAN, STD = "regnetx_002", 128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 MODEL_ARGS = {"global_pool": ""}  # the backbone gives its last map, (n, 368, 4, 4)

@@ -38,8 +38,8 @@ from harness.files import write_atomically, write_json
 from harness.workers import process_pool
 from imaging import faces
 from phenotyping import phenotypes
-from photography import Photograph, take
-from simulated_people import COUNTRY_ANCESTRY
+from simulation.people import COUNTRY_ANCESTRY
+from simulation.photography import Photograph, take
 
 HERE = Path(__file__).resolve().parent
 IMAGE_SIZE, LATENT_CHANNELS = 128, 8

@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from harness.files import write_json
 from phenotyping import phenotypes
-from photography import Photograph, take
-from simulated_people import COUNTRY_ANCESTRY
+from simulation.people import COUNTRY_ANCESTRY
+from simulation.photography import Photograph, take
 
 SCALE, SIDE_PX = 4, 512  # of the photographs before they are degraded
 NAME = "rrdbnet_x4_simulated"

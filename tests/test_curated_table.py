@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_rdface_dataset import HEADER, Curator, built, encoded, picture, run
 
-import simulated_people
 from curation import curated_table, protocols, value_parsers
 from harness import errors, text_normalization
+from simulation import people
 
 COLUMNS = ["subject_id", "age", "country"]
 PHOTOGRAPHS = [encoded(picture(n, (40, 40))) for n in range(8)]
@@ -307,7 +307,7 @@ def test_every_alias_is_new_and_every_simulated_country_is_known():
         for names in value_parsers.COUNTRY_ALIASES.values()
         for name in names.split("; ")
     }
-    assert all(value_parsers.country(name) for name in simulated_people.COUNTRY_ANCESTRY)
+    assert all(value_parsers.country(name) for name in people.COUNTRY_ANCESTRY)
 
 
 # --- names that contradict their row

@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from face_model import Look, View
-from face_painting import paint_face
 from phenotyping import phenotypes
+from simulation.face_geometry import Look, View
+from simulation.face_painting import paint_face
 
 LOOK = Look(6.0, (0.9, 0.72, 0.62), (0.3, 0.2, 0.12), (0.35, 0.45, 0.5), 0.3, 7)
 

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import photography
 import simulate_faces
-from corpus import class_sizes, plan_corpus
-from face_model import LANDMARK_NAMES, Look, Shape, View
-from face_painting import paint_face
 from imaging import faces
 from phenotyping import phenotypes
+from simulation import photography
+from simulation.corpus import class_sizes, plan_corpus
+from simulation.face_geometry import LANDMARK_NAMES, Look, Shape, View
+from simulation.face_painting import paint_face
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOK = Look(6.0, (0.9, 0.72, 0.62), (0.3, 0.2, 0.12), (0.35, 0.45, 0.5), 0.3, 7)

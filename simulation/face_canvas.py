@@ -5,7 +5,7 @@ Layers are laid back to front on a float32 RGB picture in 0..1; every mask is an
 import cv2
 import numpy as np
 
-from face_model import LANDMARK_NAMES, Look, Shape, View, step
+from simulation.face_geometry import LANDMARK_NAMES, Look, Shape, View, step
 
 BEHIND = {"hair": -0.30, "neck": -0.25, "ear": -0.06}  # depths in face units, for the parallax of the pose
 

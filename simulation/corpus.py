@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
-from face_model import LANDMARK_NAMES
 from harness.workers import process_pool, workers_spared
 from phenotyping import phenotypes
-from photography import Photograph, face_box, take
-from simulated_people import COUNTRY_ANCESTRY, write_report
+from simulation.face_geometry import LANDMARK_NAMES
+from simulation.people import COUNTRY_ANCESTRY, write_report
+from simulation.photography import Photograph, face_box, take
 
 SHARED_PATIENT_RATE = 0.15  # of images whose patient has another image, re-encoded copies included
 COPY_RATE = 0.024  # of images that are a re-encoded copy of another

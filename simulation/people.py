@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from face_model import Look, View
 from phenotyping import phenotypes
+from simulation.face_geometry import Look, View
 
 # Ancestry groups: skin, hair and iris colours (sRGB), parameter means in SD, and the countries whose simulated
 # patients have them.

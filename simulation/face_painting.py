@@ -6,9 +6,9 @@ here knows about diseases."""
 import cv2
 import numpy as np
 
-from face_canvas import BEHIND, Canvas
-from face_model import Look, Shape, View, bell, onset, shadowed, step
-from face_skin import Skin
+from simulation.face_canvas import BEHIND, Canvas
+from simulation.face_geometry import Look, Shape, View, bell, onset, shadowed, step
+from simulation.face_skin import Skin
 
 
 def paint_face(z: dict[str, float], look: Look, view: View, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from face_model import LANDMARK_NAMES
-from face_painting import paint_face
 from phenotyping import phenotypes
-from simulated_people import Person, draw_person, draw_view
+from simulation.face_geometry import LANDMARK_NAMES
+from simulation.face_painting import paint_face
+from simulation.people import Person, draw_person, draw_view
 
 EFFECT = 2.5  # of a term on a face, in standard deviations of individual variation
 DEGRADED_RATE = 0.35

@@ -7,8 +7,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from face_canvas import Canvas
-from face_model import bell, onset, shadowed, step
+from simulation.face_canvas import Canvas
+from simulation.face_geometry import bell, onset, shadowed, step
 
 
 class Skin:

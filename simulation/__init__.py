@@ -1,0 +1,1 @@
+"""People, faces and photographs that a program draws, with their truth."""
