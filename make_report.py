@@ -5,18 +5,18 @@
 
 A RUN is a folder with `predictions.parquet` and `run.json`; every number is recomputed from the predictions here. The
 pages need no server and load nothing; photographs appear as small re-encoded thumbnails, and only the user who made a
-page may read it. gallery.py fills the gallery."""
+page may read it. pages/dataset_page.py fills the gallery."""
 
 import argparse
 import os
 from pathlib import Path
 
-import gallery
 from curation.opening import load_images
 from harness.commands import begin_command, dataset_argument, path_argument
 from harness.errors import InputError, fail, one_line, stopped_status
 from harness.files import write_atomically
-from results_page import results_page
+from pages import dataset_page
+from pages.results_page import results_page
 
 
 def write_page(output_file: Path, page: str) -> None:
@@ -50,7 +50,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "gallery", help="thumbnails to browse, for people without the Hub", formatter_class=results.formatter_class
     )
     browsed.add_argument("dataset_name", metavar="DIR", type=dataset_argument, help="the dataset: a folder or a Hub id")
-    browsed.add_argument("--output_file", type=path_argument, default=Path("gallery.html"), help="the page to write")
+    browsed.add_argument(
+        "--output_file", type=path_argument, default=Path("pages.dataset_page.html"), help="the page to write"
+    )
     for command in (results, browsed):
         command.add_argument("--dataset_config_name", default=None, help="its config; none: the default one")
     return parser.parse_args(argv)
@@ -58,10 +60,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     if args.command == "gallery":
-        gallery.check_output(args.output_file, args.dataset_name)
+        dataset_page.check_output(args.output_file, args.dataset_name)
     images = load_images(args.dataset_name, args.dataset_config_name)
     if args.command == "gallery":
-        page = gallery.gallery_page(images)
+        page = dataset_page.gallery_page(images)
     else:
         page = results_page(args.runs, images, args.num_examples)
     write_page(args.output_file, page)

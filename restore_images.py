@@ -27,7 +27,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from contact_sheet import contact_sheet
 from curation import dataset_facts, dataset_figures, datasheet, withdrawn_list
 from curation.opening import load_images
 from curation.parquet_files import parquet_digest, shard_digests, write_shards
@@ -38,6 +37,7 @@ from harness.files import read_json, write_atomically, write_json  # fmt: skip
 from harness.processes import check_shared, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import check_replaceable, full_disk_named, prepare_output, run_record, sole_writer
 from imaging import faces, restoration
+from pages.sheets import contact_sheet
 
 BLOCK_ROWS = 8  # photographs in a part: the same ones, whatever the number of processes
 PACKAGES = ("torch", "spandrel", "spandrel_extra_arches", "datasets", "accelerate", "pillow", "opencv-python")

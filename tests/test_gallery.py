@@ -19,11 +19,11 @@ import pytest
 from datasets import disable_progress_bars, load_dataset
 from PIL import Image
 
-import gallery
 import make_report
 import rdface_dataset
 from curation.opening import load_images
 from harness.errors import InputError
+from pages import dataset_page
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -147,17 +147,17 @@ def test_pictures_are_thumbnails_without_metadata(page):
     exif[0x010E] = "Jane Doe"
     photograph(1).save(buffer, "JPEG", comment=b"Jane Doe", exif=exif, icc_profile=b"Jane Doe", xmp=b"Jane Doe")
     assert buffer.getvalue().count(b"Jane Doe") == 4
-    assert b"Jane Doe" not in gallery.thumbnail(Image.open(buffer))
+    assert b"Jane Doe" not in dataset_page.thumbnail(Image.open(buffer))
 
 
 def test_ages_are_never_rounded_up():
-    assert [gallery.age(years) for years in (None, 0.0, 0.0833, 1.1, 5.97, 2.0, 4.1)] == [
+    assert [dataset_page.age(years) for years in (None, 0.0, 0.0833, 1.1, 5.97, 2.0, 4.1)] == [
         None, "0 months", "1 month", "13 months", "5.9 years", "2 years", "4.1 years",
     ]  # fmt: skip
 
 
 def test_terms_beyond_the_face_are_named_too():
-    terms = gallery.hpo_terms({"HP:0000316", "HP:0000365", "HP:9999999"})
+    terms = dataset_page.hpo_terms({"HP:0000316", "HP:0000365", "HP:9999999"})
     assert [term["name"] for term in terms.values()] == ["Hypertelorism", "Hearing impairment", ""]
     assert "Widely spaced eyes" in terms["HP:0000316"]["words"]
 
@@ -339,7 +339,7 @@ def test_the_restored_config_and_its_provenance(dataset, tmp_path):
 
 def test_columns_that_are_missing_are_left_out(dataset):
     images = load_images(str(dataset))
-    content = gallery.gallery_page(images.select_columns(["image", "image_id", "label", "group_id", "sex"]))
+    content = dataset_page.gallery_page(images.select_columns(["image", "image_id", "label", "group_id", "sex"]))
     names = re.findall(r'<select name="(\w+)"', content)
     assert names == ["condition", "sex"] and "RDFace gallery" in content and "Gated photographs" in content
 
@@ -351,15 +351,15 @@ def test_simulated_faces_are_called_so(tmp_path):
     assert content.count('alt="simulated face') == 5 and "<title>RDFace-sim gallery (simulated)</title>" in content
     images = load_dataset(str(tmp_path / "sim"), split="train")
     mixed = images.map(lambda row: row | {"source_type": "clinic" if row["image_id"] == "WIL.1" else "simulated"})
-    content = gallery.gallery_page(mixed)
+    content = dataset_page.gallery_page(mixed)
     assert "Gated photographs" in content and content.count("<span>SIMULATED, ") == 4
 
 
 # ---- refusals
 def test_a_page_is_not_written_into_the_dataset(dataset):
     with pytest.raises(InputError, match="lies in the dataset, which gets published"):
-        gallery_of(dataset, dataset / "gallery.html")
-    assert not (dataset / "gallery.html").exists()
+        gallery_of(dataset, dataset / "pages.dataset_page.html")
+    assert not (dataset / "pages.dataset_page.html").exists()
 
 
 def test_a_page_that_cannot_be_written_is_one_line(dataset, tmp_path):
@@ -373,10 +373,10 @@ def test_too_many_images_and_damaged_ones_are_refused(dataset, monkeypatch):
     damaged = images.to_list()
     damaged[3]["image"] = {"bytes": b"\xff\xd8 cut off", "path": None}
     with pytest.raises(InputError, match="image in row 4 cannot be decoded"):
-        gallery.gallery_page(images.from_list(damaged, features=images.features))
-    monkeypatch.setattr(gallery, "MAX_IMAGES", 4)
+        dataset_page.gallery_page(images.from_list(damaged, features=images.features))
+    monkeypatch.setattr(dataset_page, "MAX_IMAGES", 4)
     with pytest.raises(InputError, match="5 images make a page that browsers hardly open, 4 is the most"):
-        gallery.gallery_page(images)
+        dataset_page.gallery_page(images)
 
 
 def test_another_config_is_refused_in_one_line(dataset, tmp_path):

@@ -13,8 +13,8 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-import results_page
 from curation.opening import load_images
+from pages import results_page
 
 ROOT = Path(__file__).resolve().parents[1]
 

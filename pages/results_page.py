@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-import gallery
 from curation.opening import is_simulated
 from harness.errors import one_line
+from pages import dataset_page
 from scoring import metrics, prediction_files
 
 PAGE = """<!doctype html>
@@ -141,7 +141,7 @@ def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> lis
                 "image_id": image["image_id"],
                 "disease": image["disease_name"],
                 "guesses": guesses,
-                "jpeg": base64.b64encode(gallery.thumbnail(image["image"])).decode(),
+                "jpeg": base64.b64encode(dataset_page.thumbnail(image["image"])).decode(),
             }
         )
     return faces
