@@ -50,9 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "gallery", help="thumbnails to browse, for people without the Hub", formatter_class=results.formatter_class
     )
     browsed.add_argument("dataset_name", metavar="DIR", type=dataset_argument, help="the dataset: a folder or a Hub id")
-    browsed.add_argument(
-        "--output_file", type=path_argument, default=Path("pages.dataset_page.html"), help="the page to write"
-    )
+    browsed.add_argument("--output_file", type=path_argument, default=Path("gallery.html"), help="the page to write")
     for command in (results, browsed):
         command.add_argument("--dataset_config_name", default=None, help="its config; none: the default one")
     return parser.parse_args(argv)

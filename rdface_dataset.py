@@ -43,7 +43,7 @@ from harness.run_folder import check_replaceable, full_disk_named, run_record, s
 from imaging import near_duplicates, photographs
 
 WRITTEN = {  # all that a build makes, with real/*.parquet
-    "README.md", "LICENSE", "curation.croissant.json", "rejected.csv", "build_record.json", "real", "figures",
+    "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
     withdrawn_list.LIST_NAME,
     *(f"figures/{name}" for name in dataset_figures.FIGURES),
 }  # fmt: skip

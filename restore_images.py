@@ -41,7 +41,7 @@ from pages.sheets import contact_sheet
 
 BLOCK_ROWS = 8  # photographs in a part: the same ones, whatever the number of processes
 PACKAGES = ("torch", "spandrel", "spandrel_extra_arches", "datasets", "accelerate", "pillow", "opencv-python")
-WRITTEN = ("README.md", "LICENSE", "curation.croissant.json", "figures", "restored", "restoration_record.json")
+WRITTEN = ("README.md", "LICENSE", "croissant.json", "figures", "restored", "restoration_record.json")
 # What may differ between a run and the one it goes on from: none of it changes a picture by more than rounding.
 FREE_SETTINGS = ("dataset_name", "output_dir", "resume_from_checkpoint", "contact_sheet", "batch_size")
 
@@ -121,7 +121,7 @@ def publish(made: Path, target: Path, source: Path | None) -> None:
         (target / "figures").rmdir()
     for name in (
         "LICENSE",
-        "curation.croissant.json",
+        "croissant.json",
         "README.md",
         "restoration_record.json",
     ):  # the last says that all is done

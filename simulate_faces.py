@@ -2,8 +2,8 @@
 
     python simulate_faces.py --output_dir rdface-sim-raw
 
-HPO terms move face parameters (`phenotyping/phenotypes.py`), a person is drawn with them (`simulation/people.py`), painted
-(`simulation/face_painting.py`), and the photograph is degraded as real ones are. Conditions, genes, codes and term frequencies are
+HPO terms move face parameters (`phenotypes.py`), a person is drawn with them (`people.py`), painted
+(`face_painting.py`), and the photograph is degraded as real ones are. Conditions, genes, codes and term frequencies are
 real ORPHA and HPO facts; every person and every photograph is SIMULATED. Output: disease_images.csv,
 rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.png, SIMULATED.txt, run.json."""
 

@@ -6,7 +6,7 @@
 Recipes: finetune (the paper's), linear_probe (discriminant analysis on frozen features), lora (attention only). Each
 process takes folds of its own, so the results do not depend on how many there are. With --synthetic_dataset the
 training sides gain synthetic images, each of which was made from that training side. Writes predictions.parquet
-(probabilities of each held-out image), results.json (scoring/metrics.py's scores of that file), per_class.csv, confusion.csv,
+(probabilities of each held-out image), results.json (metrics.py's scores of that file), per_class.csv, confusion.csv,
 learning_curves.csv and .png, run.json, and a model for each fold. Also runs as plain `python train_classifier.py`.
 """
 
@@ -66,7 +66,7 @@ LEARNING_RATES = {"finetune": 1e-4, "lora": 1e-3, "linear_probe": None}  # the p
 PACKAGES = ("torch", "torchvision", "timm", "peft", "datasets", "huggingface_hub", "accelerate", "numpy")
 # Made of the folds at the end of a run.
 RESULTS = ("predictions.parquet", "results.json", "run.json", "per_class.csv", "confusion.csv", "learning_curves.csv")
-RESULTS += ("learning_curves.png", "imaging.corruptions.json", "classification.heat_maps.png", "README.md")
+RESULTS += ("learning_curves.png", "corruptions.json", "heat_maps.png", "README.md")
 IN_FOLDERS = ("learning_curve", "train_image_ids")  # of a fold's notes: too long for run.json
 # What may differ between a run and the one it goes on from: none of it changes a prediction.
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs", "cache_dir", "report_to", "explain")
@@ -609,8 +609,8 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
             rows[-1]["pixels"] = np.array(study.pixels.uint8[row])
     simulated = "SIMULATED faces, " if is_simulated(study.images) else ""
     title = f"{simulated}{backbone_name(args)}, {recipe_name(args, study.mix)}, held-out images"
-    heat_maps.heat_map_sheet(rows, args.output_dir / "classification.heat_maps.png", title)
-    (args.output_dir / "classification.heat_maps.png").chmod(0o600)  # photographs
+    heat_maps.heat_map_sheet(rows, args.output_dir / "heat_maps.png", title)
+    (args.output_dir / "heat_maps.png").chmod(0o600)  # photographs
 
 
 if __name__ == "__main__":

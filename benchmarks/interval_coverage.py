@@ -4,7 +4,7 @@
 
 One hundred conditions, differently hard and differently common; each subject has one to three photographs whose
 outcomes go together. Each repetition draws new subjects, scores the same classifier on them and asks whether the 95 %
-interval of scoring/metrics.py (with --n_boot resamples) covers the true value: that of the population, but for macro F1 its
+interval of metrics.py (with --n_boot resamples) covers the true value: that of the population, but for macro F1 its
 expectation at this size of test set, because with four images a condition F1 is far from its value at infinitely many.
 "percentile" is the plain bootstrap for all scores, which shows why three of them take the corrected interval.
 "drawn": conditions as common as in the population, which is what drawing subjects with replacement imitates. "fixed":
@@ -89,7 +89,7 @@ def coverage(
 ) -> dict[str, dict]:
     """For each score: true value, mean estimate, and the share of repetitions whose interval covers the true value.
 
-    `covered` by the interval that scoring/metrics.py takes, `percentile` by the plain bootstrap; n: images on average."""
+    `covered` by the interval that metrics.py takes, `percentile` by the plain bootstrap; n: images on average."""
     statistics = metrics.statistics_of(N_CLASSES)
     estimates = np.empty((repetitions, len(NAMES)))
     chosen, plain = np.empty((repetitions, len(NAMES), 2)), np.empty((repetitions, len(NAMES), 2))

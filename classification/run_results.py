@@ -16,7 +16,7 @@ from harness.files import read_json, write_atomically, write_json
 from imaging.corruptions import SEVERITIES
 from scoring import metrics, prediction_files
 
-PUBLISHED = Path(__file__).with_name("published_results.csv")
+PUBLISHED = Path(__file__).with_name("paper_results.csv")
 
 
 def columns_to_keep(images: datasets.Dataset, labels: np.ndarray) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def network_input(backbone: Backbone) -> dict:
 
 
 def write_predictions(file: Path, predictions: pd.DataFrame, label: datasets.ClassLabel) -> None:
-    """predictions as scoring/metrics.py reads them; `label` keeps the class names, probabilities (C,) become float32."""
+    """predictions as metrics.py reads them; `label` keeps the class names, probabilities (C,) become float32."""
     text, number = datasets.Value("string"), datasets.Value("int32")
     types = {"label": label, "fold": number, "seed": datasets.Value("int64")}
     types["probabilities"] = datasets.List(datasets.Value("float32"), length=label.num_classes)
@@ -111,7 +111,7 @@ def save_corruption_scores(output_dir: Path, folders: Sequence[Path], label: dat
         file = output_dir / "corrupted" / name.removeprefix("corrupted_")
         scored = metrics.score(join(folders, name, label, file))
         scores.setdefault(kind, {})[severity] = scored | {"faces_missed": missed[kind, severity]}
-    write_json(output_dir / "imaging.corruptions.json", scores)
+    write_json(output_dir / "corruptions.json", scores)
     lines = [f"{'top-1, percent':<18}" + "".join(f"{f'severity {severity}':>26}" for severity in SEVERITIES)]
     for kind, by_severity in scores.items():
         cells = [by_severity[severity]["metrics"]["top1"] for severity in SEVERITIES]

@@ -1,7 +1,7 @@
 """A dataset's README, licence, figures and Croissant record, made from the Parquet files in its folder alone.
 
 Whoever changes the files (rdface_dataset.py, restore_images.py, a withdrawal) calls `write_datasheet` afterwards, so
-card and data cannot disagree. README.md, file names and figures are public on a gated repository: see curation/dataset_facts.py.
+card and data cannot disagree. README.md, file names and figures are public on a gated repository: see dataset_facts.py.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from curation.parquet_files import parquet_digest, shard_digests
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 
+ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
 FIRST_VERSION = "1.0.0"
 PRETTY_NAMES = {"rdface": "RDFace", "rdface-sim": "RDFace-sim", "rdface-synthetic": "RDFace synthetic"}
@@ -67,9 +68,9 @@ def write_datasheet(
     facts["figures"] = {name: alternative for name, (alternative, _) in figures.items()}
     facts["header"] = yaml.safe_dump(header(facts), sort_keys=False, allow_unicode=True, width=1000)
     texts = {
-        "LICENSE": render("dataset_license.txt", facts),
-        "curation.croissant.json": croissant.record(facts),
-        "README.md": render("synthetic_card.md" if facts["kind"] == "synthetic" else "dataset_card.md", facts),
+        "LICENSE": render("curation/dataset_license.txt", facts),
+        "croissant.json": croissant.record(facts),
+        "README.md": render("curation/synthetic_card.md" if facts["kind"] == "synthetic" else "dataset_card.md", facts),
     }
     write_figures(folder / "figures", {name: png for name, (_, png) in figures.items()})
     for name, text in texts.items():  # the card comes last: it never shows a figure that is not there yet
@@ -196,7 +197,7 @@ def render(template: str, facts: Mapping) -> str:
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
     )
     environment.filters |= {"cell": cell, "few": dataset_facts.public_count}
-    text = (Path(__file__).parent / template).read_text(encoding="utf-8")
+    text = (ROOT / template).read_text(encoding="utf-8")
     return environment.from_string(text).render(facts)
 
 

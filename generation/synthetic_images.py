@@ -2,7 +2,7 @@
 
 A generator writes a part (rows of a condition, or of a snapshot) at a time; `write_dataset` then joins the parts into
 `FOLDER/synthetic/train-*.parquet` with a card, so that `load_dataset(FOLDER)` opens them. Every row names all real
-images that its generator saw, and their digests: by them the guard in curation/protocols.py keeps held-out patients out.
+images that its generator saw, and their digests: by them the guard in protocols.py keeps held-out patients out.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 Published bytes are the file's own, less EXIF, GPS, XMP, IPTC, comments, thumbnails, colour profiles and whatever
 follows the end of the image. Pixels are encoded anew only where they would be misread otherwise: an EXIF orientation is
-applied, colours that are not sRGB become sRGB (imaging/colour_profiles.py), 16-bit grey is scaled to 8 bits, transparency is
+applied, colours that are not sRGB become sRGB (colour_profiles.py), 16-bit grey is scaled to 8 bits, transparency is
 laid on white, CMYK becomes RGB, and formats that cannot be cleaned byte by byte become PNG. Nothing damaged passes: no
 JPEG or PNG whose missing rows a decoder would fill with grey or black. A JPEG that ends untidily, but holds its every
 block, does.

@@ -4,7 +4,7 @@
 synonyms and frequencies are facts of the Human Phenotype Ontology and Orphanet, release 2025-01-16 (HPO: Gargano et
 al., NAR 2024, hpo.jax.org; Orphanet annotations: CC BY 4.0, orphadata.com).
 
-`python phenotyping/phenotypes.py HPO_DIR` rebuilds both tables from the facts of another release (three tables: terms, annotations,
+`python phenotypes.py HPO_DIR` rebuilds both tables from the facts of another release (three tables: terms, annotations,
 genes)."""
 
 import argparse
@@ -71,7 +71,7 @@ def _listed(cell: str) -> tuple[str, ...]:
 @cache
 def terms() -> dict[str, Term]:
     """HPO id -> Term, in the table's order."""
-    with open(HERE / "phenotyping.phenotypes.csv", newline="", encoding="utf-8") as table:
+    with open(HERE / "phenotypes.csv", newline="", encoding="utf-8") as table:
         return {
             row["hpo_id"]: Term(
                 row["hpo_id"],
@@ -156,7 +156,7 @@ def rebuild(hpo_dir: Path) -> None:
     gone = [hpo_id for hpo_id in known if hpo_id not in released]
     if gone:
         raise SystemExit(f"phenotypes.csv: {', '.join(gone)} not in this release; replace these terms first")
-    with open(HERE / "phenotyping.phenotypes.csv", "w", newline="", encoding="utf-8") as table:
+    with open(HERE / "phenotypes.csv", "w", newline="", encoding="utf-8") as table:
         out = csv.writer(table, lineterminator="\n")
         out.writerow(["hpo_id", "name", "region", "moves", "exact_synonyms", "lay_synonyms", "report_words"])
         for t in known.values():

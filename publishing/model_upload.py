@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from harness.errors import InputError, one_line
 
 # By name, so that what is added to a run's folder later (predictions, heat maps) is not published by accident.
-PUBLISHED_FILES = ("README.md", "results.json", "per_class.csv", "imaging.corruptions.json", "folds/*/model/*")
+PUBLISHED_FILES = ("README.md", "results.json", "per_class.csv", "corruptions.json", "folds/*/model/*")
 
 
 def check_access(name: str, token: str | None) -> str:

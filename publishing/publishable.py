@@ -23,7 +23,7 @@ from imaging import photographs
 
 REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository
 OPEN_CONFIGS = ("synthetic",)  # in a repository of their own
-TEXTS = ("README.md", "LICENSE", "curation.croissant.json", "withdrawn.csv")
+TEXTS = ("README.md", "LICENSE", "croissant.json", "withdrawn.csv")
 SHARD = re.compile(rf"({'|'.join(REAL_CONFIGS + OPEN_CONFIGS)})/train-\d{{5}}-of-\d{{5}}\.parquet")
 PRIVACY_REPORT = "privacy_report.json"  # filter_synthetic.py's: {"verdict": "green" or "red", "files": {path: sha256}}
 FOLDERS = (*REAL_CONFIGS, *OPEN_CONFIGS, "figures")

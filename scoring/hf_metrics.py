@@ -1,4 +1,4 @@
-"""The scores of scoring/scores.py as `evaluate.Metric` classes, for a training loop or a Trainer; nothing comes from the Hub.
+"""The scores of scores.py as `evaluate.Metric` classes, for a training loop or a Trainer; nothing comes from the Hub.
 
     metric = MacroF1()
     metric.add_batch(references=labels, prediction_scores=probabilities)

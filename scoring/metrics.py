@@ -33,7 +33,6 @@ from scoring.scores import (
     topk_hits,
     weighted_topk,
 )
-from scoring.scores import topk_accuracy as topk_accuracy
 
 TOP_K = (1, 5, 10, 30)
 UNITS = "% (nll, ece: not)"

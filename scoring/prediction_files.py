@@ -1,6 +1,6 @@
 """Predictions files, also those that other tools wrote: read, checked row by row, and brought into one form.
 
-scoring/metrics.py says which columns there are. Numbers may come as integers, whole decimals or text ("3", 3.0); names as text
+metrics.py says which columns there are. Numbers may come as integers, whole decimals or text ("3", 3.0); names as text
 or numbers (subject 1, 1.0 and "1" are one); splits in the usual spellings. Nothing else is read into a cell: what has
 no one meaning is refused with its row.
 """

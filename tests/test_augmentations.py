@@ -1,4 +1,4 @@
-"""imaging/augmentations.py: what one amount alone does, bounds on what all of them do, and the generator as the only chance."""
+"""augmentations.py: what one amount alone does, bounds on what all of them do, and the generator as the only chance."""
 
 import math
 

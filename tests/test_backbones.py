@@ -1,4 +1,4 @@
-"""classification/backbones.py: the paper's six against published figures and the libraries' own networks, weight files, refusals."""
+"""backbones.py: the paper's six against published figures and the libraries' own networks, weight files, refusals."""
 
 import argparse
 import functools

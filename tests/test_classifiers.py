@@ -1,4 +1,4 @@
-"""classification/classifiers.py: heads by hand, what each recipe trains, one step of the paper's six, saving and loading."""
+"""classifiers.py: heads by hand, what each recipe trains, one step of the paper's six, saving and loading."""
 
 import json
 import shutil

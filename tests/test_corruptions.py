@@ -1,4 +1,4 @@
-"""imaging/corruptions.py on photographs: graded, repeatable, as strong at every resolution, and each kind what it says."""
+"""corruptions.py on photographs: graded, repeatable, as strong at every resolution, and each kind what it says."""
 
 import io
 import subprocess

@@ -508,7 +508,7 @@ def test_tables_that_cannot_be_read_are_one_line_with_the_remedy(tmp_path, capsy
         ("disease_images.CSV", "(there is disease_images.CSV); rename it to disease_images.csv"),
         ("Disease Images.csv", "(there is Disease Images.csv); rename it to disease_images.csv"),
         ("disease_images.xlsx", "(there is disease_images.xlsx); save it as CSV, disease_images.csv"),
-        ("imaging.faces.csv", "(there is faces.csv); rename it to disease_images.csv"),
+        ("faces.csv", "(there is faces.csv); rename it to disease_images.csv"),
         (None, "disease_images.csv: is missing; put it into folder"),
     ],
 )

@@ -131,7 +131,7 @@ def test_any_subset_of_the_configs_is_a_dataset(folder, kept, default):
     assert [c["config_name"] for c in header["configs"] if c.get("default")] == [default]
     assert {c["config_name"] for c in header["configs"]} == set(kept)
     assert load_dataset(str(folder), split="train").num_rows == (1 if default == "reports" else 30)
-    assert mlcroissant.Dataset(folder / "curation.croissant.json").metadata.record_sets
+    assert mlcroissant.Dataset(folder / "croissant.json").metadata.record_sets
     assert (datasheet.GENERATOR in card(folder)) == ("real" in kept), "a build may replace its own result only"
 
 
@@ -140,7 +140,7 @@ def test_the_public_files_tell_nothing_of_a_person(folder):
     assert {path.name for path in public} == {
         "README.md",
         "LICENSE",
-        "curation.croissant.json",
+        "croissant.json",
         *dataset_figures.FIGURES,
     }
     for path, data in public.items():
@@ -209,7 +209,7 @@ def test_size_categories(rows, name):
 
 
 def test_croissant_validates_and_yields_the_rows(folder):
-    dataset = mlcroissant.Dataset(folder / "curation.croissant.json")
+    dataset = mlcroissant.Dataset(folder / "croissant.json")
     issues = dataset.metadata.ctx.issues
     assert not issues.errors and all("datePublished" in warning for warning in issues.warnings)
     assert [record_set.id for record_set in dataset.metadata.record_sets] == ["classes", "reports", "restored", "real"]
@@ -220,7 +220,7 @@ def test_croissant_validates_and_yields_the_rows(folder):
     assert rows[4]["real/gene_names"] == [b"SECRETGENE"] and rows[4]["real/label"] == 1 and rows[29]["real/sex"] is None
     names = {row["classes/number"]: row["classes/name"] for row in dataset.records("classes")}
     assert [names[n] for n in range(3)] == ["AAR", "NO", "1e3"]
-    record = json.loads((folder / "curation.croissant.json").read_text())
+    record = json.loads((folder / "croissant.json").read_text())
     files = {entry["contentUrl"]: entry["sha256"] for entry in record["distribution"] if "contentUrl" in entry}
     assert files == shard_digests(folder)
     assert record["license"] == "LICENSE" and record["version"] == "1.0.0" and "Feng" in record["citeAs"]
@@ -279,7 +279,7 @@ def test_simulated_images_are_called_so_everywhere(tmp_path):
     assert (header["license"], header["pretty_name"]) == ("cc0-1.0", "RDFace-sim") and "simulated" in header["tags"]
     assert "no person" in (made / "LICENSE").read_text() and header["extra_gated_fields"]["Name"] == "text"
     assert text.count("![SIMULATED") == text.count("](figures/") == 3
-    assert "SIMULATED" in json.loads((made / "curation.croissant.json").read_text())["description"]
+    assert "SIMULATED" in json.loads((made / "croissant.json").read_text())["description"]
     shutil.rmtree(made)
     rows = photographs("simulated", licence="CC0-1.0")
     write(made, "real", real_features(), [*rows[1:], rows[0] | {"source_type": None}])
@@ -313,7 +313,7 @@ def test_synthetic_images_have_an_open_card(tmp_path):
     assert "8 of\n10 were kept" in text and "trained on gated photographs" in text and "SECRET" not in text
     assert table_of(text, "Generator") == {"dreambooth": "10"} and table_of(text, "Fold")["0"] == "2"
     assert "10 images, one row an image, of 2 conditions; 1 without a label" in text
-    records = list(mlcroissant.Dataset(made / "curation.croissant.json").records("synthetic"))
+    records = list(mlcroissant.Dataset(made / "croissant.json").records("synthetic"))
     assert len(records) == 10 and records[9]["synthetic/label"] is None
     assert np.allclose(records[0]["synthetic/landmarks"], [[1.0, 2.0]] * 5)
 

@@ -1,4 +1,4 @@
-"""generation/diffusion_pipelines.py: bases that cannot be trained here are refused in one line; single files are read."""
+"""diffusion_pipelines.py: bases that cannot be trained here are refused in one line; single files are read."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""imaging/faces.py: properties and a known value of the descriptor; MTCNN on real photographs, blank images and odd sizes."""
+"""faces.py: properties and a known value of the descriptor; MTCNN on real photographs, blank images and odd sizes."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""generation/fastgan.py and generation/gan_losses.py: sizes against hand formulas, gates, losses, augmentation, averages, sampling, files."""
+"""fastgan.py and gan_losses.py: sizes against hand formulas, gates, losses, augmentation, averages, sampling, files."""
 
 import itertools
 

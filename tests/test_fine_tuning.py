@@ -1,4 +1,4 @@
-"""classification/fine_tuning.py: which pixels a fold's training may look at, which epoch is kept, and going on after a stop."""
+"""fine_tuning.py: which pixels a fold's training may look at, which epoch is kept, and going on after a stop."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""classification/heat_maps.py: networks that look at one corner only, the three layouts of a map, timm's architectures, the sheet."""
+"""heat_maps.py: networks that look at one corner only, the three layouts of a map, timm's architectures, the sheet."""
 
 import numpy as np
 import peft
@@ -210,7 +210,7 @@ def row(image_id: str, true: str, predicted: str) -> dict:
 
 
 def test_the_sheet_shows_photograph_and_maps_with_the_heat_where_it_is(tmp_path):
-    file = tmp_path / "classification.heat_maps.png"
+    file = tmp_path / "heat_maps.png"
     heat_map_sheet([row("P01.1", "AAA", "BBB"), row("P02.1", "BBB", "BBB")], file, "SIMULATED faces")
     assert [path.name for path in tmp_path.iterdir()] == [file.name]  # no half-written file stays
     with Image.open(file) as opened:

@@ -1,4 +1,4 @@
-"""classification/linear_probe.py: discriminants against scikit-learn and by hand, and that nothing but training images has a say."""
+"""linear_probe.py: discriminants against scikit-learn and by hand, and that nothing but training images has a say."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""imaging/pixel_cache.py: the pixels are Pillow's, are made once, are nobody else's to read, and are never half of a file."""
+"""pixel_cache.py: the pixels are Pillow's, are made once, are nobody else's to read, and are never half of a file."""
 
 import io
 import stat
@@ -12,7 +12,7 @@ import skimage.data
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from test_runs import mounted
+from test_run_folder import mounted
 
 from classification.backbones import Backbone, normalise
 from harness import errors

@@ -14,7 +14,7 @@ from harness import errors, protocol_names
 
 
 def paper_columns_again(labels):
-    """PAPER.md, "Supervised benchmark", sentence by sentence, on image numbers; shares no code with curation/protocols.py."""
+    """PAPER.md, "Supervised benchmark", sentence by sentence, on image numbers; shares no code with protocols.py."""
     conditions = list(dict.fromkeys(labels))
     images = {c: [i for i, label in enumerate(labels) if label == c] for c in conditions}
     always = [images[c][0] for c in conditions if len(images[c]) == 1]

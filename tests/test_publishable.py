@@ -48,9 +48,7 @@ def test_what_a_build_makes_is_fit_and_its_records_stay(dataset):
     (dataset / "real" / "notes.txt").write_text("seen by Dr. X")
     contents = publishable.examine(dataset)
     assert contents.problems == [] and contents.rows == {"real": 11} and not contents.is_synthetic
-    assert {"README.md", "LICENSE", "curation.croissant.json", "real/train-00000-of-00001.parquet"} <= set(
-        contents.files
-    )
+    assert {"README.md", "LICENSE", "croissant.json", "real/train-00000-of-00001.parquet"} <= set(contents.files)
     assert set(contents.stays) == {"build_record.json", "rejected.csv", "real/notes.txt"}
     assert len(contents.image_ids) == 11
 

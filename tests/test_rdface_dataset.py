@@ -156,7 +156,7 @@ def test_row_groups_have_100_rows_and_nothing_is_left_beside_the_dataset(tmp_pat
     (tmp_path / "place").mkdir()
     assert run("build", curator.save(), "--output_dir", tmp_path / "place" / "out") == 0
     files = {str(path.relative_to(tmp_path / "place")) for path in (tmp_path / "place").rglob("*") if path.is_file()}
-    names = ("README.md", "LICENSE", "curation.croissant.json", "build_record.json", "figures/class_sizes.png")
+    names = ("README.md", "LICENSE", "croissant.json", "build_record.json", "figures/class_sizes.png")
     assert files == {f"out/{name}" for name in (*names, "real/train-00000-of-00001.parquet")}
     parquet = pq.ParquetFile(tmp_path / "place/out/real/train-00000-of-00001.parquet").metadata
     assert [parquet.row_group(i).num_rows for i in range(parquet.num_row_groups)] == [100, 30]

@@ -1,4 +1,4 @@
-"""generation/routed_lora.py, generation/dreambooth.py: many adapters at once are what training each alone, by peft, gives."""
+"""routed_lora.py, dreambooth.py: many adapters at once are what training each alone, by peft, gives."""
 
 import argparse
 import io

@@ -239,10 +239,8 @@ def test_corruptions_heat_maps_and_models_are_made_with_synthetic_images_too(lit
     flags = ("--fold", 0, "--synthetic_dataset", informative, "--synthetic_top_n", 9, "--corruptions")
     explained = load_images(str(lit[1])).filter(lambda row: row["strict_fold"] == 0)["image_id"][0]
     output = run_here(*lit, *flags, "--explain", explained, "--output_dir", tmp_path / "out")
-    assert (output / "classification.heat_maps.png").is_file() and (
-        output / "folds/seed0_fold0/model/model.safetensors"
-    ).is_file()
-    scores = json.loads((output / "imaging.corruptions.json").read_text())
+    assert (output / "heat_maps.png").is_file() and (output / "folds/seed0_fold0/model/model.safetensors").is_file()
+    scores = json.loads((output / "corruptions.json").read_text())
     assert "+ 9 synthetic (dreambooth), jpeg 1" in scores["jpeg"]["1"]["recipe"]
 
 

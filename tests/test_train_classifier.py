@@ -19,7 +19,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from test_hub_models import TOKEN, committed, hub_of_somebody
+from test_model_upload import TOKEN, committed, hub_of_somebody
 
 import train_classifier
 from classification import backbones, classifiers
@@ -399,8 +399,8 @@ def test_what_an_earlier_run_left_does_not_stand_beside_other_predictions(tiny, 
         "predictions.parquet",
         "per_class.csv",
         "confusion.csv",
-        "imaging.corruptions.json",
-        "classification.heat_maps.png",
+        "corruptions.json",
+        "heat_maps.png",
     )
     run_here(*tiny, "--output_dir", tmp_path, "--fold", 0)
     for name in stale:
@@ -559,21 +559,21 @@ def examined(tiny, tmp_path_factory) -> Path:
 
 
 def test_corruptions_are_scored_beside_the_clean_results(examined, probe):
-    scores = json.loads((examined / "imaging.corruptions.json").read_text())
+    scores = json.loads((examined / "corruptions.json").read_text())
     assert list(scores) == list(CORRUPTIONS) and len(scores) == 6
     for by_severity in scores.values():
         assert [int(severity) for severity in by_severity] == list(SEVERITIES)
         assert all(of["n_test"] == 32 and of["faces_missed"] == 0 for of in by_severity.values())
     assert scores["grey"]["3"]["metrics"]["top1"]["mean"] < scores["jpeg"]["1"]["metrics"]["top1"]["mean"]  # colours
     assert (examined / "results.json").read_text() == (probe / "results.json").read_text()
-    assert not (probe / "imaging.corruptions.json").exists()
+    assert not (probe / "corruptions.json").exists()
 
 
 def test_heat_maps_of_chosen_images_make_a_sheet(examined, probe):
-    with Image.open(examined / "classification.heat_maps.png") as sheet:
+    with Image.open(examined / "heat_maps.png") as sheet:
         assert sheet.format == "PNG" and sheet.height > 2 * 224
         assert np.asarray(sheet.convert("RGB")).std() > 10
-    assert not (probe / "classification.heat_maps.png").exists()
+    assert not (probe / "heat_maps.png").exists()
 
 
 @pytest.mark.parametrize("name", ["nobody", "ONE.1"])

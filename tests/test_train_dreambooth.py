@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 from small_pipelines import saved_pipeline, tiny_pipeline
-from test_hub_models import TOKEN, committed, hub_of_somebody
+from test_model_upload import TOKEN, committed, hub_of_somebody
 from test_routed_lora import nearly_equal
 from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, painted_faces, save_dataset, start, with_picture
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers

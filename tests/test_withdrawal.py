@@ -1,4 +1,4 @@
-"""publishing/withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
+"""withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
 
 import json
 import shutil

@@ -358,8 +358,8 @@ def test_simulated_faces_are_called_so(tmp_path):
 # ---- refusals
 def test_a_page_is_not_written_into_the_dataset(dataset):
     with pytest.raises(InputError, match="lies in the dataset, which gets published"):
-        gallery_of(dataset, dataset / "pages.dataset_page.html")
-    assert not (dataset / "pages.dataset_page.html").exists()
+        gallery_of(dataset, dataset / "gallery.html")
+    assert not (dataset / "gallery.html").exists()
 
 
 def test_a_page_that_cannot_be_written_is_one_line(dataset, tmp_path):

@@ -1,4 +1,4 @@
-"""generation/lora_files.py: the names of several programs give the same adapter; a file that does not fit is refused by tensor."""
+"""lora_files.py: the names of several programs give the same adapter; a file that does not fit is refused by tensor."""
 
 import json
 import resource

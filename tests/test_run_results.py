@@ -1,4 +1,4 @@
-"""classification/run_results.py: what is written is what was predicted, scored from the file, beside the published row."""
+"""run_results.py: what is written is what was predicted, scored from the file, beside the published row."""
 
 import argparse
 import json
@@ -95,7 +95,7 @@ def test_corruption_scores_have_every_kind_and_severity_and_those_not_found(tmp_
             results.write_predictions(folder / f"corrupted_{kind}_{severity}.parquet", table, LABEL)
     (tmp_path / "corrupted").mkdir()
     table = results.save_corruption_scores(tmp_path, folders, LABEL, missed)
-    scores = json.loads((tmp_path / "imaging.corruptions.json").read_text())
+    scores = json.loads((tmp_path / "corruptions.json").read_text())
     assert {kind: list(of) for kind, of in scores.items()} == {kind: ["1", "2", "3"] for kind in CORRUPTIONS}
     assert all(of[str(s)]["faces_missed"] == s / 10 for of in scores.values() for s in SEVERITIES)
     rescored = metrics.score(prediction_files.read_predictions(tmp_path / "corrupted" / "jpeg_2.parquet"))

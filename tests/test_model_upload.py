@@ -1,4 +1,4 @@
-"""publishing/model_upload.py: what reaches a Hub, here a server on this machine, and what it says where it may not upload."""
+"""model_upload.py: what reaches a Hub, here a server on this machine, and what it says where it may not upload."""
 
 import contextlib
 import re
@@ -13,9 +13,9 @@ from harness import errors
 from publishing import model_upload
 
 TOKEN = "hf_" + "secret" * 5
-PUBLISHED = {"README.md", "results.json", "per_class.csv", "imaging.corruptions.json"}
+PUBLISHED = {"README.md", "results.json", "per_class.csv", "corruptions.json"}
 PUBLISHED |= {f"folds/seed0_fold{n}/model/{name}" for n in (0, 1) for name in ("config.json", "model.safetensors")}
-KEPT_HERE = ("predictions.parquet", "classification.heat_maps.png", "run.json", "settings.json", "learning_curves.csv")
+KEPT_HERE = ("predictions.parquet", "heat_maps.png", "run.json", "settings.json", "learning_curves.csv")
 KEPT_HERE += ("folds/seed0_fold0/predictions.parquet", "folds/seed0_fold0/checkpoint.pt", "corrupted/blur_1.parquet")
 
 
