@@ -25,18 +25,26 @@ $(READY): requirements.txt
 demo: $(DEMO)/index.html $(DEMO)/gallery.html $(DEMO)/dreambooth/run.json
 	@echo && echo "open $(DEMO)/index.html, $(DEMO)/gallery.html and $(DEMO)/dreambooth/fold0/samples.png (all data SIMULATED)"
 
-$(DEMO)/raw/disease_images.csv: simulate_faces.py simulation/people.py simulation/face_geometry.py simulation/face_painting.py simulation/face_skin.py phenotyping/phenotypes.py phenotypes.csv conditions.csv | $(READY)
+# what each kind of command is made of: a change of any of these files makes its outputs anew
+code = $(foreach package,$(1),$(wildcard $(package)/*.py $(package)/*.csv $(package)/*.txt $(package)/*.md $(package)/*.html))
+SIMULATION := simulate_faces.py $(call code,harness phenotyping simulation)
+CURATION := rdface_dataset.py dataset_card.md $(call code,harness phenotyping imaging curation)
+CLASSIFICATION := train_classifier.py $(call code,harness phenotyping scoring imaging curation classification generation)
+GENERATION := train_dreambooth.py $(call code,harness phenotyping imaging curation generation)
+PAGES := make_report.py $(call code,harness phenotyping scoring imaging curation pages)
+
+$(DEMO)/raw/disease_images.csv: $(SIMULATION) | $(READY)
 	@rm -rf $(DEMO)/raw
 	$(BIN)/python simulate_faces.py --output_dir $(DEMO)/raw
 
-$(SIM)/README.md: $(DEMO)/raw/disease_images.csv rdface_dataset.py curation/curated_rows.py curation/curated_table.py curation/csv_file.py curation/row_consistency.py harness/text_normalization.py imaging/photographs.py imaging/colour_profiles.py imaging/near_duplicates.py curation/value_parsers.py curation/protocols.py runs.py curation/parquet_files.py publishing/withdrawal.py curation/datasheet.py curation/dataset_facts.py curation/dataset_figures.py curation/croissant.py dataset_card.md dataset_license.txt
+$(SIM)/README.md: $(DEMO)/raw/disease_images.csv $(CURATION)
 	$(BIN)/python rdface_dataset.py build $(DEMO)/raw --output_dir $(SIM)
 	@touch $@
 
 TRAIN := $(LAUNCH) train_classifier.py --dataset_name $(SIM) --backbone demo_models/backbone --cache_dir $(DEMO)/pixels --no-save_models
 # a fifth of the paper's epochs, so that a laptop is done in minutes
 FINE_TUNE := $(TRAIN) --recipe finetune --num_train_epochs 10
-TRAIN_NEEDS := $(SIM)/README.md train_classifier.py classification/backbones.py curation/opening.py classification/run_results.py classification/classifiers.py imaging/faces.py classification/fine_tuning.py classification/linear_probe.py scoring/intervals.py scoring/metrics.py imaging/near_duplicates.py predictions.py scoring/scores.py harness/text_normalization.py imaging/pixel_cache.py curation/protocols.py runs.py harness/processes.py generation/synthetic_mix.py generation/score_provenance.py demo_models/backbone/model.safetensors
+TRAIN_NEEDS := $(SIM)/README.md $(CLASSIFICATION) demo_models/backbone/model.safetensors
 
 $(DEMO)/probe_strict/run.json: $(TRAIN_NEEDS)
 	$(TRAIN) --recipe linear_probe --protocol strict --output_dir $(@D)
@@ -58,7 +66,7 @@ $(DEMO)/shuffled_labels/run.json: $(TRAIN_NEEDS)
 
 RUNS := $(addprefix $(DEMO)/,probe_strict finetune_strict probe_paper finetune_paper whole_images shuffled_labels)
 
-$(DEMO)/index.html: $(RUNS:=/run.json) make_report.py
+$(DEMO)/index.html: $(RUNS:=/run.json) $(PAGES)
 	$(BIN)/python make_report.py results $(RUNS) --dataset_name $(SIM) --output_file $@
 
 $(DEMO)/gallery.html: $(SIM)/README.md make_report.py pages/dataset_page.py gallery_page.html
@@ -66,7 +74,7 @@ $(DEMO)/gallery.html: $(SIM)/README.md make_report.py pages/dataset_page.py gall
 
 # adapters of the first eight conditions, and faces sampled from them: a row of samples.png each
 DREAMBOOTH_CONDITIONS := WIL WIR BRA CDL GAP 21M WOH CAR
-DREAMBOOTH_NEEDS := $(SIM)/README.md train_dreambooth.py generation/dreambooth.py generation/dreambooth_progress.py generation/training_provenance.py generation/lora_files.py curation/protocols.py harness/text_normalization.py generation/routed_lora.py generation/diffusion_pipelines.py generation/synthetic_images.py demo_models/diffusion/training.json
+DREAMBOOTH_NEEDS := $(SIM)/README.md $(GENERATION) demo_models/diffusion/training.json
 $(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
 	$(LAUNCH) train_dreambooth.py --dataset_name $(SIM) --pretrained_model_name_or_path demo_models/diffusion --protocol strict --fold 0 --conditions $(DREAMBOOTH_CONDITIONS) --instance_prompt 'photo of a {rare_token} child{with_terms}' --max_train_steps 200 --learning_rate 3e-3 --rank 8 --adapters_per_batch 8 --num_images 8 --guidance_scale 1.5 --cache_dir $(DEMO)/pixels --output_dir $(@D)
 

@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 from curation.opening import load_images
-from harness.commands import begin_command, dataset_argument, path_argument
-from harness.errors import InputError, fail, one_line, stopped_status
+from harness.commands import Parser, dataset_argument, path_argument, run_command
+from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from pages import dataset_page
 from pages.results_page import results_page
@@ -35,20 +35,16 @@ def write_page(output_file: Path, page: str) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    results = commands.add_parser(
-        "results", help="table and examples of classifier runs", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    results = commands.add_parser("results", help="table and examples of classifier runs")
     results.add_argument("runs", nargs="+", type=path_argument, help="folders that train_classifier.py wrote")
     results.add_argument(
         "--dataset_name", type=dataset_argument, required=True, help="the dataset of these runs: a folder or a Hub id"
     )
     results.add_argument("--output_file", type=path_argument, required=True, help="the page to write")
     results.add_argument("--num_examples", type=int, default=24, help="example images on the page")
-    browsed = commands.add_parser(
-        "gallery", help="thumbnails to browse, for people without the Hub", formatter_class=results.formatter_class
-    )
+    browsed = commands.add_parser("gallery", help="thumbnails to browse, for people without the Hub")
     browsed.add_argument("dataset_name", metavar="DIR", type=dataset_argument, help="the dataset: a folder or a Hub id")
     browsed.add_argument("--output_file", type=path_argument, default=Path("gallery.html"), help="the page to write")
     for command in (results, browsed):
@@ -63,18 +59,13 @@ def main(args: argparse.Namespace) -> None:
     if args.command == "gallery":
         page = dataset_page.gallery_page(images)
     else:
-        page = results_page(args.runs, images, args.num_examples)
+        try:
+            page = results_page(args.runs, images, args.num_examples)
+        except (FileNotFoundError, ValueError) as error:  # what a run's folder holds
+            raise InputError(one_line(error)) from error
     write_page(args.output_file, page)
     print(f"written: {args.output_file}")
 
 
 if __name__ == "__main__":
-    begin_command()
-    try:
-        main(parse_args())
-    except (InputError, ValueError, FileNotFoundError) as error:
-        fail(one_line(error), 2)  # a name in a file may hold a line break
-    except OSError as error:
-        fail(f"failed: {one_line(error)}", 1)
-    except KeyboardInterrupt as stop:
-        fail("interrupted; no page was written", stopped_status(stop))
+    run_command(parse_args, main, "no page was written")

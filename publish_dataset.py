@@ -20,8 +20,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import get_token
 
 from curation import withdrawn_list
-from harness.commands import begin_command, path_argument
-from harness.errors import InputError, fail, one_line, stopped_status
+from harness.commands import Parser, path_argument, run_command
+from harness.errors import InputError, one_line
 from publishing import access_requests, model_upload, publication, publishable, withdrawal
 from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishing.publishable import Contents
@@ -211,11 +211,9 @@ def remove_derived(made: withdrawal.Derived, image_id: str, sha256: str) -> None
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    published = commands.add_parser("publish", help="upload what has changed", allow_abbrev=False)
+    published = commands.add_parser("publish", help="upload what has changed")
     published.add_argument("folder", type=path_argument, metavar="DIR", help="what rdface_dataset.py build made")
     published.add_argument("repo_id", type=repo_id, metavar="ORG/NAME")
     published.add_argument("--visible", action="store_true", help="show the page, so that people can ask for access")
@@ -227,13 +225,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--forget_history", action="store_true", help="leave no earlier version on the Hub, nor what only it held"
     )
     published.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
-    asked = commands.add_parser("access", help="requests for access, with the answers to the form", allow_abbrev=False)
+    asked = commands.add_parser("access", help="requests for access, with the answers to the form")
     asked.add_argument("action", choices=("list", "grant", "reject", "revoke"))
     asked.add_argument("repo_id", type=repo_id, metavar="ORG/NAME")
     asked.add_argument("--user", help="a user's name on the Hub, or the identifier of a request")
     asked.add_argument("--reason", default="", help="what the user is told, at most 200 characters")
     asked.add_argument("--json", action="store_true", help="list as JSON")
-    taken = commands.add_parser("withdraw", help="remove a photograph and what was made from it", allow_abbrev=False)
+    taken = commands.add_parser("withdraw", help="remove a photograph and what was made from it")
     taken.add_argument("folder", type=path_argument, metavar="DIR")
     taken.add_argument("image_id", metavar="IMAGE_ID")
     taken.add_argument("repo_id", type=repo_id, metavar="ORG/NAME", nargs="?", help="where DIR is published")
@@ -277,20 +275,12 @@ def remedy(error: Exception) -> str:
     return "run the same command again: what was done is kept"
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+def main(args: argparse.Namespace) -> int:
     try:
         return {"publish": publish, "access": access, "withdraw": withdraw}[args.command](args)
-    except InputError as error:
-        fail(str(error), 2)
-    except HubError as error:
-        fail(str(error), 1)
     except HUB_ERRORS as error:
-        fail(f"failed: {explained(error, get_token())}; {remedy(error)}", 1)
-    except KeyboardInterrupt as stop:
-        fail("interrupted; run the same command again: what was done is kept", stopped_status(stop))
+        raise HubError(f"failed: {explained(error, get_token())}; {remedy(error)}") from error
 
 
 if __name__ == "__main__":
-    begin_command()  # SIGTERM as an exception, so that --visible can undo what it did
-    sys.exit(main())
+    run_command(parse_args, main, "run the same command again: what was done is kept")

@@ -36,8 +36,7 @@ from curation import curated_table, dataset_figures, datasheet, protocols, withd
 from curation.curated_table import FolderError, Problem, Row
 from curation.parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES, parquet_digest, shard_digests
 from harness import errors
-from harness.commands import begin_command, path_argument
-from harness.errors import InputError, one_line, stopped_status
+from harness.commands import Parser, path_argument, run_command
 from harness.files import write_json  # fmt: skip
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
 from imaging import near_duplicates, photographs
@@ -467,9 +466,7 @@ def null_value(text: str) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checked = commands.add_parser("validate", help="report every problem of a folder, and change nothing")
     checked.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -498,26 +495,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    try:
-        return {"validate": validate, "build": build}[args.command](args)
-    except FolderError as error:
-        print(error.problem, file=sys.stderr)
-        return 2
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"failed: {one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        left = f"; {args.output_dir} left as it was" if args.command == "build" else ""
-        print(f"\ninterrupted{left}", file=sys.stderr)
-        return stopped_status(stop)
+def main(args: argparse.Namespace) -> int:
+    return {"validate": validate, "build": build}[args.command](args)
 
 
 if __name__ == "__main__":
-    begin_command()
-    with contextlib.suppress(BrokenPipeError):
-        sys.exit(main())
+    run_command(parse_args, main, "no dataset was changed")

@@ -31,8 +31,8 @@ from curation import dataset_facts, dataset_figures, datasheet, withdrawn_list
 from curation.opening import load_images
 from curation.parquet_files import parquet_digest, shard_digests, write_shards
 from curation.restored_rows import Networks, restore_block, restored_features, was_made_of
-from harness.commands import dataset_argument, path_argument, run_script
-from harness.errors import InputError, fail, one_line
+from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json  # fmt: skip
 from harness.processes import check_shared, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import check_replaceable, full_disk_named, prepare_output, run_record, sole_writer
@@ -166,10 +166,7 @@ def remove_workspace(workspace: Path) -> None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.error = lambda message: fail(f"{message}; see --help", 2)
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add(
         "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
@@ -415,4 +412,4 @@ def prepare_workspace(workspace: Path, settings: dict, resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, parse_args)
+    run_command(parse_args, main, RESUMED)

@@ -9,14 +9,14 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from harness.commands import begin_command, path_argument
-from harness.errors import fail, one_line, stopped_status
+from harness.commands import Parser, path_argument, run_command
+from harness.errors import InputError, one_line
 from scoring.metrics import compare, format_comparison, score
 from scoring.prediction_files import read_predictions
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     scoring = commands.add_parser("score", help="print the scores of predictions as JSON, as results.json holds them")
     scoring.add_argument(
@@ -33,21 +33,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.command == "score":
-        print(json.dumps(score(read_predictions(args.predictions)), indent=2))
-    else:
+    try:
+        if args.command == "score":
+            print(json.dumps(score(read_predictions(args.predictions)), indent=2))
+            return
         a, b = (read_predictions(files) for files in ([args.a, *args.more_a], [args.b, *args.more_b]))
         comparison = compare(a, b)
-        print(json.dumps(comparison, indent=2) if args.json else format_comparison(comparison))
+    except (FileNotFoundError, ValueError) as error:  # what a file holds
+        raise InputError(one_line(error)) from error
+    print(json.dumps(comparison, indent=2) if args.json else format_comparison(comparison))
 
 
 if __name__ == "__main__":
-    begin_command()
-    try:
-        main(parse_args())
-    except (FileNotFoundError, ValueError) as error:
-        fail(one_line(error), 2)
-    except OSError as error:
-        fail(f"failed: {one_line(error)}", 1)
-    except KeyboardInterrupt as stop:
-        fail("interrupted", stopped_status(stop))
+    run_command(parse_args, main, "nothing was changed")

@@ -15,8 +15,8 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from harness.commands import begin_command, path_argument
-from harness.errors import InputError, fail, one_line, stopped_status
+from harness.commands import Parser, path_argument, run_command
+from harness.errors import OutsideError
 from harness.files import write_json
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
 from phenotyping import phenotypes
@@ -25,9 +25,7 @@ from simulation.photography import EFFECT
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--output_dir",
         type=path_argument,
@@ -76,8 +74,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> None:
-    args, started = parse_args(argv), time.monotonic()
+def main(args: argparse.Namespace) -> None:
+    started = time.monotonic()
     conditions = phenotypes.conditions()[args.first_condition : args.first_condition + args.num_conditions]
     photographs = plan_corpus(args.num_images, conditions, args.seed)
     print(
@@ -96,7 +94,11 @@ def main(argv: list[str] | None = None) -> None:
         shutil.rmtree(partial_folder, ignore_errors=True)
         afterwards.callback(shutil.rmtree, partial_folder, ignore_errors=True)
         partial_folder.mkdir()
-        write_corpus(partial_folder, photographs, args.image_size, args.seed, args.effect, args.num_workers)
+        try:
+            write_corpus(partial_folder, photographs, args.image_size, args.seed, args.effect, args.num_workers)
+        except BrokenProcessPool as error:
+            reason = "a process was ended from outside, as when memory runs out; give a smaller --num_workers"
+            raise OutsideError(reason) from error
         record = run_record(args, ("numpy", "opencv-python", "pillow", "pyarrow"), started)
         write_json(partial_folder / "run.json", record | {"seeds": [args.seed], "device": "cpu", "simulated": True})
         if target.exists():
@@ -108,14 +110,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    begin_command()
-    try:
-        main()
-    except InputError as error:
-        fail(str(error), 2)
-    except OSError as error:
-        fail(f"failed: {one_line(error)}", 1)
-    except BrokenProcessPool:
-        fail("a process was ended from outside, as when memory runs out; give a smaller --num_workers", 1)
-    except KeyboardInterrupt as stop:
-        fail("interrupted; nothing is left of the corpus", stopped_status(stop))
+    run_command(parse_args, main, "nothing is left of the corpus")

@@ -48,8 +48,8 @@ from curation import protocols
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
 from generation.synthetic_mix import SyntheticMix, open_mix
 from harness import protocol_names
-from harness.commands import dataset_argument, path_argument, run_script
-from harness.errors import InputError, fail
+from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.errors import InputError
 from harness.files import write_json
 from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
@@ -263,10 +263,7 @@ def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None) -> str:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.error = lambda message: fail(f"{message}; see --help", 2)
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add(
         "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
@@ -614,4 +611,4 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
 
 
 if __name__ == "__main__":
-    run_script(main, parse_args)
+    run_command(parse_args, main, RESUMED)

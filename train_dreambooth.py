@@ -35,8 +35,8 @@ from generation.dreambooth import Encoded
 from generation.dreambooth_progress import Support
 from generation.training_provenance import TrainedOn, settings_digest
 from harness import protocol_names
-from harness.commands import dataset_argument, path_argument, run_script
-from harness.errors import InputError, fail
+from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.errors import InputError
 from harness.files import write_atomically, write_json
 from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
@@ -246,10 +246,7 @@ def read_prior(file: Path, settings_sha256: str) -> torch.Tensor | None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.error = lambda message: fail(f"{message}; see --help", 2)
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add(
         "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
@@ -540,4 +537,4 @@ def model_card(args: argparse.Namespace, n_adapters: int, simulated: bool) -> st
 
 
 if __name__ == "__main__":
-    run_script(main, parse_args)
+    run_command(parse_args, main, RESUMED)

@@ -32,8 +32,8 @@ from generation import fastgan, fastgan_training, gan_losses, synthetic_images, 
 from generation.fastgan_training import snapshot_file
 from generation.training_provenance import SOURCES_NAME, TrainedOn
 from harness import protocol_names
-from harness.commands import dataset_argument, path_argument, run_script
-from harness.errors import InputError, fail
+from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.errors import InputError
 from harness.files import sha256_of, write_json
 from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
@@ -272,10 +272,7 @@ def run_fold(
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.error = lambda message: fail(f"{message}; see --help", 2)
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add(
         "--dataset_name", type=dataset_argument, required=True, help="folder of a built dataset, or ORG/NAME on the Hub"
@@ -442,4 +439,4 @@ def record_of(
 
 
 if __name__ == "__main__":
-    run_script(main, parse_args)
+    run_command(parse_args, main, RESUMED)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import InputError
 from imaging.photographs import Photograph
 
 CSV_NAME = "disease_images.csv"
@@ -32,7 +33,7 @@ class Problem:
         return "".join(character if character.isprintable() else " " for character in line)
 
 
-class FolderError(Exception):
+class FolderError(InputError):
     """The folder as a whole cannot be used; carries a Problem."""
 
     def __init__(self, file: str, reason: str, remedy: str, row: int | None = None):

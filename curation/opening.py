@@ -13,14 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 import numpy as np
 import yaml
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from curation import datasheet, protocols
 from curation.parquet_files import parquet_digest
 from harness.errors import InputError, one_line
 from harness.files import disk_error, sha256_of
-from harness.hub_connection import why_not_found, work_offline_where_the_hub_is_unreachable
+from harness.hub_connection import check_name
 
 BUILD = "build it with rdface_dataset.py"
 CARD_ERRORS = (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError)  # of a header that is none of ours
@@ -57,14 +59,9 @@ def _open(
 
 
 def _loaded(name: str, config_name: str | None, remedy: str) -> datasets.Dataset:
-    folder = Path(name).is_dir()
-    if not folder:
-        on_hub = name.startswith("hf://") or (name.count("/") == 1 and name[0] not in "./~")
-        if not on_hub:
-            raise InputError(f"dataset {name}: there is no such folder; {remedy}, or give ORG/NAME")
-        work_offline_where_the_hub_is_unreachable()
+    check_name(name, remedy)
     try:
-        if folder:
+        if Path(name).is_dir():
             return _load_folder(Path(name).resolve(), config_name)
         return datasets.load_dataset(name, config_name, split="train")
     except datasets.exceptions.DatasetNotFoundError as error:
@@ -200,3 +197,21 @@ def guarded_columns(images: datasets.Dataset, pixels: np.ndarray) -> dict[str, l
     if protocols.photograph_digests(columns) is None:
         columns["sha256"] = photograph_sha256(images)
     return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in pixels]}
+
+
+def why_not_found(name: str) -> str:
+    """Why the Hub does not give a dataset to this user, and what to do: log in, ask for access, wait, or spell it."""
+    repo_id = name.removeprefix("hf://datasets/").partition("@")[0]
+    token = huggingface_hub.get_token()
+    try:
+        huggingface_hub.auth_check(repo_id, repo_type="dataset", token=token or False)
+    except GatedRepoError:
+        if not token:
+            return "it is gated and nobody is logged in here; run hf auth login (or set HF_TOKEN), and ask on its page"
+        page = f"{huggingface_hub.constants.ENDPOINT}/datasets/{repo_id}"
+        return f"it is gated and this account has no access; ask for it at {page}, or wait for the decision"
+    except RepositoryNotFoundError:
+        return "the Hub shows no such dataset to this account; check the name ORG/NAME and the token"
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        return f"the Hub does not say why it cannot be had ({type(error).__name__}); try again"
+    return "it holds no data that can be read; tell its maintainers"

@@ -32,7 +32,6 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from harness.errors import InputError, one_line
 from harness.files import read_json
-from harness.hub_connection import work_offline_where_the_hub_is_unreachable
 
 logging.disable_progress_bar()
 
@@ -79,7 +78,6 @@ def open_pipeline(
             continue
         if place.count("/") != 1 or place[0] in "./~":
             raise InputError(f"{of} {place}: there is no such folder; give one in diffusers' layout or ORG/NAME")
-        work_offline_where_the_hub_is_unreachable()
     configs = configs_beside(Path(name), flag) if Path(name).is_file() else None
     how = {"dtype": dtype, "use_safetensors": True}
     try:

@@ -1,4 +1,4 @@
-"""A command's arguments that name files, its signals, and its end: one line and an exit status."""
+"""A command from its arguments to its exit status: the parser, its types, signals, and how each error is told."""
 
 import argparse
 import errno
@@ -9,8 +9,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from harness.errors import InputError, LeakError, ProtocolError, Terminated, fail, one_line, stopped_status
+from harness.errors import (
+    InputError,
+    LeakError,
+    OutsideError,
+    ProtocolError,
+    Terminated,
+    fail,
+    one_line,
+    stopped_status,
+)
 from harness.files import disk_error
+
+RESUMED = "--resume_from_checkpoint latest goes on from here"  # what a run that was stopped needs
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser as all commands have it: one line for a wrong argument, no abbreviations, and defaults in
+    --help only where there are some."""
+
+    def __init__(self, **settings: object):
+        super().__init__(**{"formatter_class": _Help, "allow_abbrev": False} | settings)
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see --help", 2)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a description as it was written, and the default of each option that has one and does not explain it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.default not in (None, [], False) and "default" not in (action.help or "")
+        return super()._get_help_string(action) if shown and not action.required else action.help
 
 
 def path_argument(text: str) -> Path:
@@ -42,30 +72,37 @@ def begin_command() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def run_script(main: Callable[[argparse.Namespace], None], parse_args: Callable[[], argparse.Namespace]) -> None:
-    """A script from its command line to its end; what stops it is one line and an exit status.
+def run_command(
+    parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], int | None], stopped: str
+) -> NoReturn:
+    """A command from its command line to its exit status; what stops it is one line on standard error.
 
-    2: the user must change something; 1: a leak, or a disk that is full or not ours; 130: stopped by Ctrl-C; 143: by
-    SIGTERM, as clusters end what has to make room. Anything else is a bug, and keeps its traceback."""
+    stopped: what the user finds, or does next, after the command was stopped before its end.
+    Exit status: what `main` returns, 0 for None; 2: the user must change something; 1: a leak, a disk that is full or
+    belongs to somebody else, a server that refuses; 130: stopped by Ctrl-C; 143: by SIGTERM, as clusters end what has
+    to make room. Anything else is a bug, and keeps its traceback."""
     begin_command()
-    go_on = "--resume_from_checkpoint latest goes on from here"
     try:
-        main(parse_args())
+        status = main(parse_args())
     except (InputError, ProtocolError) as error:
         fail(str(error), 2)
-    except LeakError as error:
+    except (LeakError, OutsideError) as error:
         fail(str(error), 1)
+    except BrokenPipeError:  # whoever read the output, as `head` does, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt as stop:
         by = " by SIGTERM" if isinstance(stop, Terminated) else ""
-        fail(f"stopped{by}; {go_on}", stopped_status(stop))
+        fail(f"stopped{by}; {stopped}", stopped_status(stop))
     except Exception as error:
         trouble = error if isinstance(error, OSError) else disk_error(error)
         if trouble:
             room = "make room, and " if trouble.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            fail(f"failed: {one_line(trouble)}; {room}{go_on}", 1)
+            fail(f"failed: {one_line(trouble)}; {room}{stopped}", 1)
         if lost_another(error):
-            fail(f"failed: another process ended, and says why where it ran; {go_on}", 1)
+            fail(f"failed: another process ended, and says why where it ran; {stopped}", 1)
         raise
+    sys.exit(status or 0)
 
 
 def lost_another(error: Exception) -> bool:

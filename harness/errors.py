@@ -19,6 +19,10 @@ class LeakError(RuntimeError):
     """A held-out image, or one of its group, reaches what is fitted, chosen or generated. Exit code 1."""
 
 
+class OutsideError(RuntimeError):
+    """Something outside of this program failed, as a server may; the message is one line. Exit code 1."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM: whatever undoes things after Ctrl-C does so after it, too."""
 

@@ -1,37 +1,46 @@
-"""Whether the Hub can be reached from here, and why it does not give a dataset to this user."""
+"""Whether a name is a folder here or a repository on the Hub, and whether the Hub can be reached at all.
 
+Commands ask before they import the libraries that speak to the Hub: these read HF_HUB_OFFLINE when they are imported.
+"""
+
+import os
+import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
 
-import datasets
-import huggingface_hub
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from harness.errors import InputError
+
+TIMEOUT_S = 5
 
 
-def why_not_found(name: str) -> str:
-    """Why the Hub does not give a dataset to this user, and what to do: log in, ask for access, wait, or spell it."""
-    repo_id = name.removeprefix("hf://datasets/").partition("@")[0]
-    token = huggingface_hub.get_token()
+def is_on_hub(name: str) -> bool:
+    """Whether a dataset's name is ORG/NAME or hf://..., and no folder here."""
+    written = name.startswith("hf://") or (name.count("/") == 1 and name[0] not in "./~")
+    return written and not Path(name).is_dir()
+
+
+def check_name(name: str, remedy: str) -> None:
+    """Raise InputError for a dataset that is neither a folder here nor named as on the Hub; remedy: how it is made."""
+    if not Path(name).is_dir() and not is_on_hub(name):
+        raise InputError(f"dataset {name}: there is no such folder; {remedy}, or give ORG/NAME")
+
+
+def work_offline_if_unreachable(names: Iterable[str | None]) -> None:
+    """Set HF_HUB_OFFLINE=1 if one of the names is nothing here and the Hub does not answer within TIMEOUT_S seconds.
+
+    names: of datasets, models or weights, as given by the user; None is passed over. Without this, every look-up of a
+    cached file would spend 25 s on retries."""
+    if os.environ.get("HF_HUB_OFFLINE") or all(name is None or Path(name).exists() for name in names):
+        return
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
-        huggingface_hub.auth_check(repo_id, repo_type="dataset", token=token or False)
-    except GatedRepoError:
-        if not token:
-            return "it is gated and nobody is logged in here; run hf auth login (or set HF_TOKEN), and ask on its page"
-        page = f"{huggingface_hub.constants.ENDPOINT}/datasets/{repo_id}"
-        return f"it is gated and this account has no access; ask for it at {page}, or wait for the decision"
-    except RepositoryNotFoundError:
-        return "the Hub shows no such dataset to this account; check the name ORG/NAME and the token"
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        return f"the Hub does not say why it cannot be had ({type(error).__name__}); try again"
-    return "it holds no data that can be read; tell its maintainers"
-
-
-def work_offline_where_the_hub_is_unreachable() -> None:
-    """One request of at most 5 s decides; otherwise every look-up of a cached file spends 25 s on retries."""
-    question = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(question, timeout=5).close()
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError:
         pass  # it answered
     except OSError:
-        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        for library, module in (("huggingface_hub", "constants"), ("datasets", "config")):
+            if library in sys.modules:  # imported too early to read the variable
+                getattr(sys.modules[library], module).HF_HUB_OFFLINE = True

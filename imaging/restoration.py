@@ -28,7 +28,6 @@ from PIL import Image
 from skimage.transform import SimilarityTransform
 
 from harness.errors import InputError, one_line
-from harness.hub_connection import work_offline_where_the_hub_is_unreachable
 from imaging import photographs
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
@@ -133,7 +132,6 @@ def find_weights(source: str, role: str) -> tuple[Path, str, str | None]:
     else:
         known = ", ".join(KNOWN)
         raise InputError(f"--{role} {source}: there is no such file; give one, ORG/NAME/FILE on the Hub, or {known}")
-    work_offline_where_the_hub_is_unreachable()
     try:
         file = file or _only_weights(repo_id, role)
         return Path(huggingface_hub.hf_hub_download(repo_id, file)), f"{repo_id}/{file}", license

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, get_session, get_token, hf_raise_for_status
 from huggingface_hub.utils.sha import git_hash
 
-from harness.errors import InputError, one_line
+from harness.errors import InputError, OutsideError, one_line
 from harness.files import sha256_of
 
 HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, OSError, httpx2.HTTPError)
@@ -32,7 +32,7 @@ HIDING_ATTEMPTS, HIDING_PAUSE_S = 5, 2.0
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
-class HubError(Exception):
+class HubError(OutsideError):
     """The Hub did not do what was asked, in one line. Exit code 1."""
 
 
