@@ -18,6 +18,8 @@ from harness.files import write_atomically
 from pages import dataset_page
 from pages.results_page import results_page
 
+STOPPED = "no page was written"
+
 
 def write_page(output_file: Path, page: str) -> None:
     """Whole or not at all, and from its first byte for this user alone (mode 0600): a page holds photographs."""
@@ -68,4 +70,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, "no page was written")
+    run_command(parse_args, main, STOPPED)

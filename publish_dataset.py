@@ -26,6 +26,8 @@ from publishing import access_requests, model_upload, publication, publishable, 
 from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishing.publishable import Contents
 
+STOPPED = "run the same command again: what was done is kept"
+
 NAMED_PROBLEMS = 20
 
 
@@ -283,4 +285,4 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, "run the same command again: what was done is kept")
+    run_command(parse_args, main, STOPPED)

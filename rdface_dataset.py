@@ -41,6 +41,8 @@ from harness.files import write_json  # fmt: skip
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
 from imaging import near_duplicates, photographs
 
+STOPPED = "no dataset was changed"
+
 WRITTEN = {  # all that a build makes, with real/*.parquet
     "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
     withdrawn_list.LIST_NAME,
@@ -500,4 +502,4 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, "no dataset was changed")
+    run_command(parse_args, main, STOPPED)

@@ -39,6 +39,8 @@ from harness.run_folder import check_replaceable, full_disk_named, prepare_outpu
 from imaging import faces, restoration
 from pages.sheets import contact_sheet
 
+STOPPED = RESUMED
+
 BLOCK_ROWS = 8  # photographs in a part: the same ones, whatever the number of processes
 PACKAGES = ("torch", "spandrel", "spandrel_extra_arches", "datasets", "accelerate", "pillow", "opencv-python")
 WRITTEN = ("README.md", "LICENSE", "croissant.json", "figures", "restored", "restoration_record.json")
@@ -412,4 +414,4 @@ def prepare_workspace(workspace: Path, settings: dict, resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, RESUMED)
+    run_command(parse_args, main, STOPPED)

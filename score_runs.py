@@ -14,6 +14,8 @@ from harness.errors import InputError, one_line
 from scoring.metrics import compare, format_comparison, score
 from scoring.prediction_files import read_predictions
 
+STOPPED = "nothing was changed"
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
@@ -45,4 +47,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, "nothing was changed")
+    run_command(parse_args, main, STOPPED)

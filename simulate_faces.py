@@ -23,6 +23,8 @@ from phenotyping import phenotypes
 from simulation.corpus import plan_corpus, write_corpus
 from simulation.photography import EFFECT
 
+STOPPED = "nothing is left of the corpus"
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
@@ -110,4 +112,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, "nothing is left of the corpus")
+    run_command(parse_args, main, STOPPED)

@@ -60,6 +60,8 @@ from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir, join
 from publishing import model_upload
 from scoring import metrics
 
+STOPPED = RESUMED
+
 MAX_IMAGE_SIZE = 2048  # px
 RECIPES = ("finetune", "linear_probe", "lora")
 LEARNING_RATES = {"finetune": 1e-4, "lora": 1e-3, "linear_probe": None}  # the paper's; low-rank updates want more
@@ -611,4 +613,4 @@ def explain(accelerator: Accelerator, study: Study, args: argparse.Namespace, fo
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, RESUMED)
+    run_command(parse_args, main, STOPPED)

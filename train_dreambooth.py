@@ -46,6 +46,8 @@ from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
 from phenotyping import phenotypes
 from publishing import model_upload
 
+STOPPED = RESUMED
+
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerate", "safetensors", "numpy")
 # What may differ between a run and the one it goes on from: none of it changes an image.
@@ -537,4 +539,4 @@ def model_card(args: argparse.Namespace, n_adapters: int, simulated: bool) -> st
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, RESUMED)
+    run_command(parse_args, main, STOPPED)

@@ -40,6 +40,8 @@ from harness.run_folder import prepare_output, run_record
 from imaging import faces
 from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
 
+STOPPED = RESUMED
+
 GENERATOR = "fastgan"
 PART_IMAGES = 64  # in a part, so that sampling can be stopped
 LARGEST_ENLARGEMENT = 4  # of the photographs' median longer side: the rest would be interpolation
@@ -439,4 +441,4 @@ def record_of(
 
 
 if __name__ == "__main__":
-    run_command(parse_args, main, RESUMED)
+    run_command(parse_args, main, STOPPED)

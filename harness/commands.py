@@ -21,7 +21,7 @@ from harness.errors import (
 )
 from harness.files import disk_error
 
-RESUMED = "--resume_from_checkpoint latest goes on from here"  # what a run that was stopped needs
+RESUMED = "--resume_from_checkpoint latest goes on from here"  # what is said of a run that was stopped
 
 
 class Parser(argparse.ArgumentParser):

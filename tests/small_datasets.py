@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, List, Value
+from in_process import exit_status
 from PIL import Image as PILImage
 from test_rdface_dataset import Curator, encoded, picture
 
@@ -29,7 +30,7 @@ def photographs(folder: Path, name: str = "rdface", conditions: dict[str, int] |
             subject = "AAR-first" if (abbr, n) in (("AAR", 1), ("AAR", 2)) else f"{abbr}-{n}"
             data = encoded(picture(100 * len(abbr) + 10 * ord(abbr[0]) + n), exif=exif)
             curator.add(f"{abbr}.{n}.jpg", data, abbr, subject_id=subject, age=str(n), sex="F", country="Brazil")
-    assert rdface_dataset.main(["build", str(curator.save()), "--output_dir", str(folder / name)]) == 0
+    assert exit_status(rdface_dataset, "build", curator.save(), "--output_dir", folder / name) == 0
     return folder / name
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import disable_progress_bars, load_dataset
+from in_process import exit_status
 from PIL import Image
 
 import make_report
@@ -62,7 +63,7 @@ def build(folder: Path, rows: list[tuple], name: str) -> Path:
         photograph(number, grey=row[0] == "WIL.2.jpg").save(file)
     with (raw / "disease_images.csv").open("w", encoding="utf-8", newline="") as table:
         csv.writer(table).writerows([HEADER, *rows])
-    assert rdface_dataset.main(["build", str(raw), "--output_dir", str(folder / name)]) == 0
+    assert exit_status(rdface_dataset, "build", raw, "--output_dir", folder / name) == 0
     return folder / name
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from in_process import exit_status
 from PIL import Image, PngImagePlugin
 from test_rdface_dataset import HEADER, picture
 
@@ -122,14 +123,6 @@ def write(folder: Path, rows: list[dict], files: dict[str, bytes]) -> None:
         writer.writerows(rows)
 
 
-def status_of(main, *arguments: object) -> int:
-    """The exit status of a command; anything else that it raises is a traceback."""
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return end.code
-
-
 built_somewhere = []
 
 
@@ -144,11 +137,11 @@ def fuzz(drawn, capsys) -> None:
     try:
         folder, dataset = home / "input", home / "rdface"
         write(folder, rows, files)
-        assert status_of(rdface_dataset.main, "validate", folder) in (0, 2)
-        built = status_of(rdface_dataset.main, "build", folder, "--output_dir", dataset, "--skip_bad")
+        assert exit_status(rdface_dataset, "validate", folder) in (0, 2)
+        built = exit_status(rdface_dataset, "build", folder, "--output_dir", dataset, "--skip_bad")
         assert built in (0, 2) and (built == 0) == dataset.is_dir()
         if built == 0:
-            assert status_of(publish_dataset.main, "publish", dataset, "lab/rdface", "--dry_run") in (0, 2)
+            assert exit_status(publish_dataset, "publish", dataset, "lab/rdface", "--dry_run") in (0, 2)
             look_at(publishable.examine(dataset), home)
             built_somewhere.append(len(pq.read_table(dataset / "real", columns=["image_id"])))
         said = capsys.readouterr()

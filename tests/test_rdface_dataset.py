@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Image as ImageFeature
 from datasets import disable_progress_bars, load_dataset
+from in_process import exit_status
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
 import rdface_dataset
@@ -90,7 +91,7 @@ def curator(tmp_path):
 
 
 def run(*arguments) -> int:
-    return rdface_dataset.main([str(argument) for argument in arguments])
+    return exit_status(rdface_dataset, *arguments)
 
 
 def problems(folder: Path, capsys) -> list[dict]:

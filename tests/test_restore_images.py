@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import spandrel
 import torch
+from in_process import exit_status
 from PIL import Image
 from safetensors.torch import save_file
 from spandrel.architectures.ESRGAN import ESRGAN
@@ -66,14 +67,14 @@ def built(tmp_path_factory) -> Path:
     """20 simulated photographs of 64 px: one grey, one sepia, one narrow, one larger than the others."""
     folder = tmp_path_factory.mktemp("built")
     sizes = ["--num_images", "20", "--num_conditions", "4", "--image_size", str(SIDE_PX), "--num_workers", "1"]
-    simulate_faces.main(["--output_dir", str(folder / "raw"), *sizes, "--seed", "11"])
+    assert exit_status(simulate_faces, "--output_dir", folder / "raw", *sizes, "--seed", 11) == 0
     with (folder / "raw" / "disease_images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for number, change in CHANGED.items():
         file = folder / "raw" / "rd_images" / rows[number]["disease_abbr"] / rows[number]["image_name"]
         change(Image.open(file).convert("RGB")).save(file, "JPEG", quality=95)
     built = folder / "small-sim"
-    assert rdface_dataset.main(["build", str(folder / "raw"), "--output_dir", str(built)]) == 0
+    assert exit_status(rdface_dataset, "build", folder / "raw", "--output_dir", built) == 0
     return built
 
 
@@ -465,7 +466,7 @@ def test_a_second_run_and_a_mount_point_are_refused_in_one_line(built, tmp_path,
     line = "small-sim: is being written by another build, restoration or simulation; wait for it to end"
     with run_folder.sole_writer(folder):
         assert refusal(*flags) == line
-        assert rdface_dataset.main(["build", str(tmp_path), "--output_dir", str(folder)]) == 2
+        assert exit_status(rdface_dataset, "build", tmp_path, "--output_dir", folder) == 2
         assert capsys.readouterr().err.splitlines()[-1] == line
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_folder, "_mount_points", lambda: {str(folder)})

@@ -208,7 +208,7 @@ def ended(main: object, capsys: pytest.CaptureFixture) -> tuple[int, str]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as end:
-            commands.run_script(main, lambda: None)
+            commands.run_command(lambda: None, main, GO_ON)
     finally:
         signal.signal(signal.SIGTERM, handler)
     said = capsys.readouterr().err
@@ -263,7 +263,7 @@ def test_a_bug_keeps_its_traceback():
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(RuntimeError, match="a bug"):
-            commands.run_script(broken, lambda: None)
+            commands.run_command(lambda: None, broken, GO_ON)
     finally:
         signal.signal(signal.SIGTERM, handler)
 
