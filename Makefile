@@ -69,7 +69,7 @@ RUNS := $(addprefix $(DEMO)/,probe_strict finetune_strict probe_paper finetune_p
 $(DEMO)/index.html: $(RUNS:=/run.json) $(PAGES)
 	$(BIN)/python make_report.py results $(RUNS) --dataset_name $(SIM) --output_file $@
 
-$(DEMO)/gallery.html: $(SIM)/README.md make_report.py pages/dataset_page.py gallery_page.html
+$(DEMO)/gallery.html: $(SIM)/README.md $(PAGES)
 	$(BIN)/python make_report.py gallery $(SIM) --output_file $@
 
 # adapters of the first eight conditions, and faces sampled from them: a row of samples.png each
