@@ -1,4 +1,4 @@
-"""A command from its arguments to its exit status: the parser, its types, signals, and how each error is told."""
+"""Runs a command from its arguments to its exit status: the parser, argument types, signals and error messages."""
 
 import argparse
 import errno
@@ -21,12 +21,12 @@ from harness.errors import (
 )
 from harness.files import disk_error
 
-RESUMED = "--resume_from_checkpoint latest goes on from here"  # what is said of a run that was stopped
+RESUMED = "--resume_from_checkpoint latest goes on from here"  # the advice after a run was stopped
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser as all commands have it: one line for a wrong argument, no abbreviations, and defaults in
-    --help only where there are some."""
+    """The argument parser of all commands: a wrong argument is reported in one line, options cannot be abbreviated,
+    and --help shows a default only if there is one."""
 
     def __init__(self, **settings: object):
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False} | settings)
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a description as it was written, and the default of each option that has one and does not explain it."""
+    """Keeps the line breaks of a description, and adds the default unless the help text explains it already."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         shown = action.default not in (None, [], False) and "default" not in (action.help or "")
@@ -44,8 +44,7 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
 
 
 def path_argument(text: str) -> Path:
-    """`type` of every argument that names a file or folder: ~ is the home also in --output_dir=~/x, where no shell
-    sees it."""
+    """The `type` of arguments that name a file or folder; expands ~, which shells leave alone in --output_dir=~/x."""
     if not text.strip():
         raise argparse.ArgumentTypeError("names no folder or file")
     expanded = os.path.expanduser(text)
@@ -55,17 +54,16 @@ def path_argument(text: str) -> Path:
 
 
 def dataset_argument(text: str) -> str:
-    """`type` of every argument that names a dataset or model: as path_argument for a path, ORG/NAME as it is."""
+    """The `type` of arguments that name a dataset or model: expands ~ in a path, and keeps ORG/NAME as it is."""
     return str(path_argument(text)) if text.startswith("~") else text
 
 
 def begin_command() -> None:
-    """What every script does first: SIGTERM raises Terminated, and no terminal's encoding ends a run.
-
-    Characters that the output cannot show are written as in \\xe9; standard error does so by itself."""
+    """Prepare signals and output: SIGTERM raises Terminated, and characters that the terminal's encoding lacks are
+    written as escapes such as \\xe9 instead of ending the run, as standard error does by itself."""
 
     def stop(*_) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cluster and launcher both send it: the second changes nothing
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cluster and launcher may both send it
         raise Terminated
 
     signal.signal(signal.SIGTERM, stop)
@@ -75,12 +73,12 @@ def begin_command() -> None:
 def run_command(
     parse_args: Callable[[], argparse.Namespace], main: Callable[[argparse.Namespace], int | None], stopped: str
 ) -> NoReturn:
-    """A command from its command line to its exit status; what stops it is one line on standard error.
+    """Run a command and exit; every foreseen error becomes one line on standard error.
 
-    stopped: what the user finds, or does next, after the command was stopped before its end.
-    Exit status: what `main` returns, 0 for None; 2: the user must change something; 1: a leak, a disk that is full or
-    belongs to somebody else, a server that refuses; 130: stopped by Ctrl-C; 143: by SIGTERM, as clusters end what has
-    to make room. Anything else is a bug, and keeps its traceback."""
+    stopped: what the user finds, or can do next, if the command is stopped before its end.
+    Exit status: what `main` returns (0 for None); 2 if the user must change something; 1 for a leak, a disk that is
+    full or not writable, or a server that refuses; 130 after Ctrl-C; 143 after SIGTERM, which clusters send to a job
+    that has to make room. Any other exception is a bug of this project and keeps its traceback."""
     begin_command()
     try:
         status = main(parse_args())
@@ -106,6 +104,6 @@ def run_command(
 
 
 def lost_another(error: Exception) -> bool:
-    """Whether the connection to another process broke, which is how the others learn that one has ended."""
+    """Whether an error says that the connection to another process broke, as it does when that process has ended."""
     gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
     return isinstance(error, RuntimeError) and any(words in str(error) for words in gone)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON read with its reason, digests, and disks that are full or not ours."""
+"""Files: written completely or not at all, JSON that is checked when read, digests, and unwritable disks."""
 
 import contextlib
 import errno
@@ -13,17 +13,17 @@ from pathlib import Path
 from harness.errors import InputError, one_line
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-ROOM_BYTES = 1 << 16  # of a disk on which less can be written it is said before the work that it is full
+ROOM_BYTES = 1 << 16  # a disk with less free space is reported as full before the work begins
 
 
 def read_json(path: Path, remedy: str) -> dict:
-    """The JSON object of a file that this project wrote. Raises InputError with file, reason and remedy."""
+    """Read the JSON object in a file that this project wrote. Raises InputError with file, reason and remedy."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or one_line(error)}); {remedy}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are no UTF-8
-        reason = "empty" if not path.stat().st_size else f"cut short or no JSON ({one_line(error)})"
+    except (ValueError, RecursionError) as error:  # ValueError includes bytes that are not UTF-8
+        reason = "empty" if not path.stat().st_size else f"cut short or not JSON ({one_line(error)})"
         raise InputError(f"{path} is {reason}; {remedy}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}, not an object; {remedy}")
@@ -31,10 +31,10 @@ def read_json(path: Path, remedy: str) -> dict:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """`write` fills a file of a temporary name beside `path`, which then takes its place: whole, or not at all.
+    """Write a file completely or not at all: `write` fills a temporary file beside `path`, which is then renamed.
 
-    Raises OSError for a disk that is full or cannot be written, whatever `write` raised for it; what `path` held before
-    is still there then, and nothing is left beside it."""
+    Raises OSError if the disk is full or not writable, whichever exception `write` raised for that; the earlier content
+    of `path` is then still there, and the temporary file is gone."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
@@ -42,7 +42,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException as error:
         trouble = None
         if isinstance(error, Exception) and not isinstance(error, OSError | InputError):
-            trouble = disk_error(error, path.parent)  # before the room that the file took is free again
+            trouble = disk_error(error, path.parent)  # asked before the partial file's space is free again
         with contextlib.suppress(OSError):
             partial.unlink()
         if trouble:
@@ -55,32 +55,32 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def disk_error(error: BaseException, folder: Path | None = None) -> OSError | None:
-    """The trouble with a disk behind an error of a library that has a class of its own for it; None: no such trouble.
+    """The disk error that a library wrapped in an exception of its own, or None if there is no such cause.
 
-    folder: where to see what can be written now, since torch says no more than that it could not."""
+    folder: is tried for writing if the exception does not say more, as torch's does not."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return error
-    known = re.search(r"\(os error (\d+)\)", str(error))  # as Rust says it, so safetensors
-    if known and int(known[1]) in DISK_ERRORS:
-        return OSError(int(known[1]), os.strerror(int(known[1])))
-    behind = error.__cause__ or error.__context__
-    return (disk_error(behind) if behind else None) or (why_not_writable(folder) if folder else None)
+    number = re.search(r"\(os error (\d+)\)", str(error))  # Rust's form, which safetensors uses
+    if number and int(number[1]) in DISK_ERRORS:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    cause = error.__cause__ or error.__context__
+    return (disk_error(cause) if cause else None) or (why_not_writable(folder) if folder else None)
 
 
 def why_not_writable(folder: Path) -> OSError | None:
-    """What keeps ROOM_BYTES from being written into a folder; None: nothing does. Leaves nothing there."""
+    """The error that keeps ROOM_BYTES from being written into a folder, or None. Leaves no file behind."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(ROOM_BYTES))
             probe.flush()
-            os.fsync(probe.fileno())  # over a network a full disk is known only now
+            os.fsync(probe.fileno())  # a network file system reports a full disk only now
     except OSError as error:
         return OSError(error.errno, error.strerror, str(folder))
     return None
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Make a folder, its owner's alone if it is new, and raise InputError if nothing can be written there."""
+    """Make a folder, readable by its owner alone if it is new. Raises InputError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         error = why_not_writable(folder)
@@ -93,6 +93,6 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 def sha256_of(file: Path) -> str:
-    """64 hexadecimal digits."""
+    """The SHA-256 digest of a file, as 64 hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

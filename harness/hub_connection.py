@@ -1,6 +1,6 @@
-"""Whether a name is a folder here or a repository on the Hub, and whether the Hub can be reached at all.
+"""Tells folders from repositories on the Hub, and finds out whether the Hub can be reached.
 
-Commands ask before they import the libraries that speak to the Hub: these read HF_HUB_OFFLINE when they are imported.
+Commands call this before they import the Hub's libraries, which read HF_HUB_OFFLINE when they are imported.
 """
 
 import os
@@ -16,21 +16,21 @@ TIMEOUT_S = 5
 
 
 def is_on_hub(name: str) -> bool:
-    """Whether a dataset's name is ORG/NAME or hf://..., and no folder here."""
+    """Whether a dataset's name is ORG/NAME or hf://..., and not a folder on this machine."""
     written = name.startswith("hf://") or (name.count("/") == 1 and name[0] not in "./~")
     return written and not Path(name).is_dir()
 
 
 def check_name(name: str, remedy: str) -> None:
-    """Raise InputError for a dataset that is neither a folder here nor named as on the Hub; remedy: how it is made."""
+    """Raise InputError for a name that is neither a folder nor a name on the Hub; remedy: how to make the folder."""
     if not Path(name).is_dir() and not is_on_hub(name):
         raise InputError(f"dataset {name}: there is no such folder; {remedy}, or give ORG/NAME")
 
 
 def work_offline_if_unreachable(names: Iterable[str | None]) -> None:
-    """Set HF_HUB_OFFLINE=1 if one of the names is nothing here and the Hub does not answer within TIMEOUT_S seconds.
+    """Set HF_HUB_OFFLINE=1 if one of the names is not a path here and the Hub does not answer within TIMEOUT_S seconds.
 
-    names: of datasets, models or weights, as given by the user; None is passed over. Without this, every look-up of a
+    names: of datasets, models or weights, as the user gave them; None is ignored. Without this, every look-up of a
     cached file would spend 25 s on retries."""
     if os.environ.get("HF_HUB_OFFLINE") or all(name is None or Path(name).exists() for name in names):
         return

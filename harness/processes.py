@@ -1,4 +1,4 @@
-"""The processes that `accelerate launch` started, or the one of a plain `python`, as every script wants them."""
+"""The processes of one run on one or several machines: how they start, agree, fail together and share folders."""
 
 import os
 import secrets
@@ -16,17 +16,17 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 from harness.errors import InputError, LeakError, ProtocolError, one_line
 from harness.run_folder import check_apart
 
-LATE_S = 4.0  # for so long a file system between machines may hide a new file from another than its maker
-VERY_LATE_S = 90.0  # and for so long a folder in which that other had looked before
+LATE_S = 4.0  # a network file system may hide a new file from other machines for so long
+VERY_LATE_S = 90.0  # and for so long if the other machine has looked into the folder before
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "avx10_2", "bf16", "sve_bf16")
 Value = TypeVar("Value")
 
 
 def open_accelerator(mixed_precision: str | None, **kwargs: object) -> Accelerator:
-    """An Accelerator whose processes may be hours apart and of which only the main one shows progress.
+    """Open an Accelerator whose processes may wait for each other for hours; only the main one shows progress.
 
-    mixed_precision: None is as accelerate launch says; kwargs: the Accelerator's. Raises InputError where the precision
-    cannot be had here, or where processes were started that do not know of each other."""
+    mixed_precision: None keeps the setting of `accelerate launch`; kwargs: further arguments of Accelerator. Raises
+    InputError if this device lacks the precision, or if the started processes do not know of each other."""
     timeout = InitProcessGroupKwargs(timeout=timedelta(days=7))
     try:
         accelerator = Accelerator(mixed_precision=mixed_precision, kwargs_handlers=[timeout], **kwargs)
@@ -36,8 +36,8 @@ def open_accelerator(mixed_precision: str | None, **kwargs: object) -> Accelerat
         datasets.disable_progress_bars()
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started != accelerator.num_processes:  # each would do, and write, everything
-        how = f"ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes {started}"
-        raise InputError(f"{started} processes were started that know nothing of each other; on a CPU: {how}")
+        remedy = f"ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes {started}"
+        raise InputError(f"{started} processes were started that know nothing of each other; on a CPU: {remedy}")
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu and accelerator.mixed_precision == "bf16" and emulates_bf16(torch.cpu.get_capabilities()):
         accelerator.print("bf16: this processor has no instructions for it, so it is slower here than full precision")
@@ -45,7 +45,9 @@ def open_accelerator(mixed_precision: str | None, **kwargs: object) -> Accelerat
 
 
 def emulates_bf16(capabilities: Mapping[str, object]) -> bool:
-    """Whether a processor computes bf16 by way of float32, several times slower; as torch.cpu.get_capabilities says."""
+    """Whether a processor lacks bf16 instructions and computes it through float32, several times slower.
+
+    capabilities: as torch.cpu.get_capabilities() returns them."""
     return not any(capabilities.get(name) for name in BF16_INSTRUCTIONS)
 
 
@@ -53,7 +55,7 @@ def emulates_bf16(capabilities: Mapping[str, object]) -> bool:
 
 
 def in_main_process(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
-    """What `work` gives in the main process, for all of them; what it raises for the user there, all raise."""
+    """Run `work` in the main process and return its value in all; all raise the errors for the user that it raised."""
     outcome = [None, None]
     if accelerator.is_main_process:
         try:
@@ -67,18 +69,19 @@ def in_main_process(accelerator: Accelerator, work: Callable[[], Value]) -> Valu
 
 
 def machines(accelerator: Accelerator) -> list[str]:
-    """The machine on which each process runs, by a name that means nothing else."""
-    return gather_object([os.environ.get("GROUP_RANK", "0")])  # as torchrun, and so accelerate launch, has it
+    """For each process a name of the machine that it runs on; equal names mean the same machine."""
+    return gather_object([os.environ.get("GROUP_RANK", "0")])  # set by torchrun, and so by accelerate launch
 
 
 def which_see(accelerator: Accelerator, folder: Path) -> list[bool]:
-    """For each process whether `folder`, under this name on its machine, is the main process's: it finds a file there
-    that this one has just written. Folders made for that are removed again. Raises InputError if it cannot be written.
-    """
+    """For each process, whether `folder` is on its machine the same folder as in the main process.
+
+    The main process writes a file there, and the others look for it; afterwards the file and the folders made for it
+    are removed. Raises InputError if the folder cannot be written."""
     if accelerator.num_processes == 1:
         return [True]
     name = f".{secrets.token_hex(8)}.seen"
-    made = in_main_process(accelerator, lambda: _leave(folder, name))
+    new_folders = in_main_process(accelerator, lambda: _leave(folder, name))
     name = in_main_process(accelerator, lambda: name)
     until = time.monotonic() + LATE_S
     while not (seen := (folder / name).is_file()) and time.monotonic() < until:
@@ -86,7 +89,7 @@ def which_see(accelerator: Accelerator, folder: Path) -> list[bool]:
     answers = gather_object([seen])
     if accelerator.is_main_process:
         (folder / name).unlink(missing_ok=True)
-        for empty in made:
+        for empty in new_folders:
             empty.rmdir()
     accelerator.wait_for_everyone()
     return answers
@@ -94,24 +97,25 @@ def which_see(accelerator: Accelerator, folder: Path) -> list[bool]:
 
 def _leave(folder: Path, name: str) -> list[Path]:
     """Write an empty file; returns the folders that had to be made for it, the innermost first."""
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    new_folders = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror or one_line(error)}; name another folder") from error
-    return made
+    return new_folders
 
 
 def check_output_dir(accelerator: Accelerator, output_dir: Path, datasets: Sequence[str]) -> None:
-    """Raise InputError, at the start of a run, for a folder in which its results could not be joined, or would lie in
-    one of the `datasets`, of which those on the Hub have none."""
+    """Raise InputError if --output_dir lies in a dataset's folder, or is not one folder for all processes.
+
+    datasets: folders, or names on the Hub, in which nothing can lie. Called at the start of a run."""
     check_apart(output_dir, datasets)
     check_shared(accelerator, output_dir, "--output_dir")
 
 
 def check_shared(accelerator: Accelerator, folder: Path, flag: str) -> None:
-    """Raise InputError, in all processes, unless all see one folder where results of all are to be joined."""
+    """Raise InputError, in all processes, unless all see the same folder, in which their results will be joined."""
     apart = [number for number, seen in enumerate(which_see(accelerator, folder)) if not seen]
     if apart:
         reason = f"process {apart[0]} of {accelerator.num_processes} does not see what the first one writes there"
@@ -119,9 +123,10 @@ def check_shared(accelerator: Accelerator, folder: Path, flag: str) -> None:
 
 
 def wait_for_files(files: Sequence[Path]) -> None:
-    """Until all that another machine wrote are seen, since over a network they come late. Raises InputError for one
-    that does not come."""
-    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:  # of machines, as torchrun, and so accelerate launch, has it
+    """Wait until files that another machine wrote can be seen here, since a network file system may show them late.
+
+    Raises InputError for a file that does not appear within VERY_LATE_S seconds."""
+    if int(os.environ.get("GROUP_WORLD_SIZE", 1)) == 1:  # the number of machines, set by torchrun
         return
     until = time.monotonic() + VERY_LATE_S
     for file in files:
@@ -129,5 +134,5 @@ def wait_for_files(files: Sequence[Path]) -> None:
             if time.monotonic() > until:
                 raise InputError(f"{file}: another process wrote it, and it is not there; run again, resuming")
             if file.parent.is_dir():
-                os.listdir(file.parent)  # asks the server anew
+                os.listdir(file.parent)  # makes the client ask the server again
             time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""A run's folder: started anew or resumed, written by one run alone, replaced by a rename, and its record."""
+"""The output folder of a run: started anew or resumed, locked, replaced by a rename, with a record of the run."""
 
 import argparse
 import contextlib
@@ -22,24 +22,24 @@ from filelock import FileLock, Timeout
 from harness.errors import InputError, one_line
 from harness.files import check_writable, read_json, write_json
 
-LOCK_NAME = "run.lock"  # of a run's folder
-_HELD: set[FileLock] = set()  # until this process ends
+LOCK_NAME = "run.lock"
+_HELD: set[FileLock] = set()  # locks that this process keeps until it ends
 
 
 def prepare_output(
     folder: Path, settings: dict, parts: str | Sequence[str], results: Sequence[str], resume: bool
 ) -> None:
-    """Start a run's folder anew, or make sure that what is in it belongs to this run; else raise InputError.
+    """Start a run's folder anew, or check that its content belongs to this run, and lock it until this process ends.
 
-    Until this process ends no other can do so: two runs would mix their results. settings: what these depend on, kept
-    in settings.json, by which a folder of ours is known, and which must be the same to go on (resume); parts: the
-    subfolders and files of what was finished, removed unless resuming; results: names of the files made of the parts,
-    always removed, for numbers of an earlier run must not stand beside others. Nothing is removed unless there is room
-    for a new file."""
+    settings: everything that the results depend on. They are kept in settings.json, which also marks a folder as one
+    of this project, and must be equal in order to resume. parts: subfolders and files of finished parts, removed unless
+    `resume`. results: names of the files made from the parts, always removed, since numbers of an earlier run must not
+    stand beside new ones. Nothing is removed unless a new file can be written. Raises InputError if the folder holds
+    other files, belongs to a run with other settings, is locked by another run, or cannot be written."""
     file = folder / "settings.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        names = set(os.listdir(folder))  # read once: another run may be starting here just now
+        names = set(os.listdir(folder))  # read once, since another run may be starting here at this moment
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
     if file.name not in names and not names <= {LOCK_NAME, f".{file.name}.partial"}:
@@ -55,8 +55,8 @@ def prepare_output(
         raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
     resume = resume and file.is_file()
     if resume:
-        anew = "leave out --resume_from_checkpoint to start anew, or give another --output_dir"
-        earlier = read_json(file, anew)
+        remedy = "leave out --resume_from_checkpoint to start anew, or give another --output_dir"
+        earlier = read_json(file, remedy)
         for name in settings:
             if settings[name] != earlier.get(name):
                 reason = f"{folder} was started with {name} {earlier.get(name)}, not {settings[name]}"
@@ -67,7 +67,7 @@ def prepare_output(
                 continue
             if (folder / name).is_file():
                 (folder / name).unlink()
-            elif (folder / name).exists():  # what stayed would be taken for a part of this run
+            elif (folder / name).exists():  # if it stayed, it would be taken for a part of this run
                 shutil.rmtree(folder / name)
         for name in results:
             (folder / name).unlink(missing_ok=True)
@@ -77,7 +77,7 @@ def prepare_output(
 
 
 def check_apart(output_dir: Path, datasets: Sequence[str]) -> None:
-    """Raise InputError for results that would lie in a dataset's folder, and be published with it.
+    """Raise InputError if results would lie in a dataset's folder, with which they would be published.
 
     datasets: folders, or names on the Hub, in which nothing can lie."""
     target = Path(os.path.realpath(output_dir))
@@ -90,9 +90,10 @@ def check_apart(output_dir: Path, datasets: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def sole_writer(target: Path) -> Iterator[None]:
-    """The only run that writes a dataset's folder, among all machines that see the folder it lies in.
+    """Let only one run at a time write a dataset's folder, on all machines that share its parent folder.
 
-    Raises InputError for a second one, and where nothing can be written there. target: resolved; its parent is made."""
+    target: a resolved path, whose parent is made if necessary. Raises InputError if another run is writing there, or if
+    nothing can be written."""
     lock = FileLock(target.parent / f".{target.name}.lock", timeout=0, mode=0o666)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +108,13 @@ def sole_writer(target: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)  # while held: FileLock locks no file without a name
+            Path(lock.lock_file).unlink(missing_ok=True)  # before the release: afterwards it might be another run's
         lock.release()
 
 
 @contextlib.contextmanager
 def full_disk_named(folder: Path, remedy: str) -> Iterator[None]:
-    """A disk or quota that is full is told as one OSError which names the folder and says what to do."""
+    """Turn a full disk or quota into one OSError that names the folder and says what to do."""
     try:
         yield
     except OSError as error:
@@ -123,9 +124,9 @@ def full_disk_named(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def check_replaceable(target: Path) -> None:
-    """Raise InputError, before the work, where a finished folder could not take the target's place by a rename.
+    """Raise InputError, before the work begins, if a finished folder could not replace the target by a rename.
 
-    target: a folder, or what will be one; its parent exists."""
+    target: a folder, which need not exist yet; its parent exists."""
     if os.path.ismount(target) or str(target) in _mount_points():
         reason = "is a mount point, which cannot be replaced"
         raise InputError(f"{target.name}: {reason}; choose a folder inside of it as --output_dir")
@@ -146,7 +147,7 @@ def check_replaceable(target: Path) -> None:
 
 
 def _mount_points() -> set[str]:
-    """Linux's own list, also of folders that are mounted from the same disk, which os.path.ismount does not see."""
+    """The mount points that Linux lists; os.path.ismount misses folders that are mounted from the same disk."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -156,21 +157,21 @@ def _mount_points() -> set[str]:
 
 
 def run_record(args: argparse.Namespace, packages: Sequence[str], started: float) -> dict:
-    """What is needed to repeat a run, and what it cost, on any machine: see train_classifier.py for what it adds.
+    """What is needed to repeat a run, and what the run cost; train_classifier.py adds what is particular to it.
 
-    packages: whose versions matter; started: time.monotonic() at the start."""
+    packages: names of the packages whose versions are recorded; started: time.monotonic() at the start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "arguments": {name: value for name, value in vars(args).items() if not name.endswith("token")},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "git_commit": git_commit(),
         "wall_s": round(time.monotonic() - started, 2),
-        "peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak,  # elsewhere it counts KiB
+        "peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak,  # other systems count KiB
     }
 
 
 def git_commit() -> str | None:
-    """The commit this script belongs to, with -dirty where files differ from it; None outside of a repository."""
+    """The commit of this checkout, followed by -dirty if files differ from it; None outside a repository."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     folder = Path(__file__).resolve().parents[1]
     try:

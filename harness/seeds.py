@@ -1,8 +1,9 @@
-"""Random seeds of the parts of a run, each derived from the run's own."""
+"""Derives the random seed of each part of a run from the seed of the run."""
 
 import numpy as np
 
 
 def derived_seed(*numbers: int) -> int:
-    """One 32-bit seed from several numbers (run seed, fold, epoch), unlike that of any neighbour."""
-    return int(np.random.SeedSequence([len(numbers), *numbers]).generate_state(1)[0])  # it ignores zeros at the end
+    """A 32-bit seed from several numbers (run seed, fold, epoch); neighbouring numbers give unrelated seeds."""
+    sequence = np.random.SeedSequence([len(numbers), *numbers])  # the length, since it ignores zeros at the end
+    return int(sequence.generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""The digest of a network's weights."""
+"""The SHA-256 digest of a network's weights."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def weights_sha256(network: nn.Module) -> str:
-    """Digest of the tensors of a backbone in their order, LoRA left out: whether a saved head belongs to it."""
+    """Digest a network's tensors in their order, without LoRA; it tells whether a saved head belongs to a backbone."""
     digest = hashlib.sha256()
     for key, tensor in network.state_dict().items():
         if "lora_" not in key:

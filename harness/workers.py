@@ -1,4 +1,4 @@
-"""Worker processes on one machine, which end when the process that started them does."""
+"""Worker processes on one machine that end together with the process that started them."""
 
 import contextlib
 import multiprocessing
@@ -10,15 +10,15 @@ from concurrent.futures import ProcessPoolExecutor
 
 
 def process_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Processes that start anew: a fork of one whose libraries have threads may hang."""
+    """A pool of freshly started processes: a fork of a process whose libraries use threads may hang."""
     spawn = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(num_workers, mp_context=spawn, initializer=belong_to_parent)
 
 
 def belong_to_parent() -> None:
-    """In a worker: hear no signal that is sent to the whole group, as Ctrl-C is, and end when its parent is gone."""
+    """Called in a worker: ignore signals to the whole process group, as Ctrl-C is, and end when the parent is gone."""
     os.setpgrp()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # drops one that came before
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # discards a signal that came before
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -31,7 +31,7 @@ def belong_to_parent() -> None:
 
 @contextlib.contextmanager
 def workers_spared() -> Iterator[None]:
-    """Processes started here hear of no end before they belong to their parent, which then ends them."""
+    """Hold back Ctrl-C and SIGTERM from processes that start here until their parent takes care of them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -87,10 +87,10 @@ def test_a_disk_without_locks_is_named_in_one_line(number, tmp_path, monkeypatch
     ("content", "reason"),
     [
         (b"", "is empty"),
-        (b'{"seed": 0, "fo', "is cut short or no JSON (Unterminated string"),
-        (b"\x00" * 40, "is cut short or no JSON"),  # as after a crash of the machine
-        (b"\xff\xfe{}", "is cut short or no JSON ('utf-8' codec"),
-        (b"[" * 100_000, "is cut short or no JSON"),
+        (b'{"seed": 0, "fo', "is cut short or not JSON (Unterminated string"),
+        (b"\x00" * 40, "is cut short or not JSON"),  # as after a crash of the machine
+        (b"\xff\xfe{}", "is cut short or not JSON ('utf-8' codec"),
+        (b"[" * 100_000, "is cut short or not JSON"),
         (b"[1]", "holds a JSON list, not an object"),
         (b"0", "holds a JSON int, not an object"),
         (b"null", "holds a JSON NoneType, not an object"),
