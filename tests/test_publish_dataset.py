@@ -1,4 +1,4 @@
-"""publish_dataset.py against a Hub on this machine, in processes of its own: what is sent, shown, refused, undone."""
+"""publish_dataset.py against a Hub on this machine: what is sent, shown, refused and undone, also if it is killed."""
 
 import json
 import shutil
@@ -20,7 +20,11 @@ from loopback_hub import (
     serve_anybody,
     serving,
 )  # fmt: skip
+from huggingface_hub import HfApi
+from in_process import exit_status
+from loopback_user import using, waiting_process
 
+import publish_dataset
 from curation import datasheet
 from publishing import publishable
 
@@ -52,15 +56,23 @@ def hub():
 
 
 @pytest.fixture
-def start(hub, tmp_path):
-    """Starts the script as a user does; nothing that it says may hold a token."""
+def start(hub, tmp_path, capsys):
+    """Runs the command as a user of the Hub, in this process or in one of its own; it may never print a token."""
 
-    def start(*arguments: object, token: str | None = OWNER, **options: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, SCRIPT, *map(str, arguments)]
+    def start(
+        *arguments: object, token: str | None = OWNER, own_process: bool = False, **options: object
+    ) -> subprocess.CompletedProcess:
         environment = hub.environment(tmp_path / f"home-{token}", token, **options)
-        run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-        said = run.stdout + run.stderr
-        assert "Traceback" not in said and OWNER not in said and GUEST not in said
+        if own_process:
+            command = [sys.executable, SCRIPT, *map(str, arguments)]
+            run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        else:
+            capsys.readouterr()
+            with using(environment):
+                status = exit_status(publish_dataset, *arguments)
+            run = subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+        output = run.stdout + run.stderr
+        assert "Traceback" not in output and OWNER not in output and GUEST not in output
         return run
 
     return start
@@ -79,7 +91,7 @@ def local(folder: Path) -> dict[str, bytes]:
 
 
 def test_photographs_are_gated_before_the_first_byte_and_stay_private_until_they_are_shown(hub, start, dataset):
-    run = start("publish", dataset, NAME)
+    run = start("publish", dataset, NAME, own_process=True)
     assert run.returncode == 0, run.stderr
     repository = hub.repository(NAME)
     assert repository.private and repository.gated == "manual" and not repository.was_exposed
@@ -146,9 +158,9 @@ def test_what_must_not_leave_the_folder_keeps_all_of_it_here(hub, start, dataset
     assert start("publish", dataset, "rdface").returncode == 2  # a name alone is a folder for load_dataset
 
 
-def test_a_public_repository_without_a_gate_gets_no_photograph(hub, start, dataset):
+def test_a_public_repository_without_a_gate_gets_no_photograph(hub, start, dataset, tmp_path):
     hub.fault("GET .*", answer(404), times=0)
-    make(start, hub, NAME, private=False, gated=False)
+    make(hub, tmp_path, NAME, private=False, gated=False)
     run = start("publish", dataset, NAME)
     assert run.returncode == 2 and "is public and not gated" in run.stderr
     assert not ours(hub) and hub.repository(NAME).gated is False
@@ -157,20 +169,19 @@ def test_a_public_repository_without_a_gate_gets_no_photograph(hub, start, datas
     assert run.returncode == 0 and ours(hub) == local(dataset) and "open to everybody" in run.stdout
 
 
-def make(start, hub: Hub, name: str, private: bool, gated: str | bool) -> None:
+def make(hub: Hub, home: Path, name: str, private: bool, gated: str | bool) -> None:
     """A repository as somebody may have left it."""
-    program = (
-        "import sys; from huggingface_hub import HfApi, get_token; api = HfApi(token=get_token());"
-        f"api.create_repo({name!r}, repo_type='dataset', private={private});"
-        f"api.update_repo_settings({name!r}, repo_type='dataset', gated={gated!r})"
-    )
-    environment = hub.environment(Path("/nonexistent"), OWNER)
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+    with using(hub.environment(home, OWNER)):
+        api = HfApi(token=OWNER)
+        api.create_repo(name, repo_type="dataset", private=private)
+        api.update_repo_settings(name, repo_type="dataset", gated=gated)
 
 
 @pytest.mark.parametrize(("private", "gated"), [(True, False), (False, "auto"), (True, "auto")])
-def test_a_repository_private_or_gated_otherwise_gets_manual_approval_first(hub, start, dataset, private, gated):
-    make(start, hub, NAME, private, gated)
+def test_a_repository_private_or_gated_otherwise_gets_manual_approval_first(
+    hub, start, dataset, tmp_path, private, gated
+):
+    make(hub, tmp_path, NAME, private, gated)
     run = start("publish", dataset, NAME)
     assert run.returncode == 0, run.stderr
     repository = hub.repository(NAME)
@@ -209,8 +220,8 @@ def test_another_dataset_is_not_overwritten_by_a_slip_in_the_name(hub, start, da
     assert publishable.examine(dataset).rows["real"] == 11
 
 
-def test_people_whom_nobody_approved_are_named_before_anything_is_sent(hub, start, dataset):
-    make(start, hub, NAME, private=False, gated="auto")
+def test_people_whom_nobody_approved_are_named_before_anything_is_sent(hub, start, dataset, tmp_path):
+    make(hub, tmp_path, NAME, private=False, gated="auto")
     hub.ask_access(NAME, GUEST)
     hub.repository(NAME).set_access("guest", "accepted")
     run = start("publish", dataset, NAME)
@@ -304,14 +315,13 @@ def test_a_visible_repository_whose_gate_is_open_is_closed_before_anything_is_se
 
 
 def killed_after(hub: Hub, n: int, home: Path, *arguments: object) -> int:
-    """The script, killed once its n-th request from now has been answered; returns its exit status."""
-    environment = hub.environment(home, OWNER)
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """The command, killed once its n-th request from now has been answered; returns its exit status."""
+    process, gate = waiting_process(hub.environment(home, OWNER), "publish_dataset", *arguments)
     hub.kill_after(n, process.pid)
-    status = process.wait(timeout=120)
+    gate.send("begin")
+    process.join(timeout=120)
     hub.kills.clear()  # it may have made fewer requests; the next run's are not to be counted on
-    return status
+    return process.exitcode
 
 
 def test_killed_after_any_request_no_photograph_is_public_and_the_next_run_finishes(dataset, tmp_path):
@@ -323,8 +333,8 @@ def test_killed_after_any_request_no_photograph_is_public_and_the_next_run_finis
             if repository is not None:
                 assert not repository.was_exposed and (repository.private or repository.gated == "manual")
             if n % 3 == 0:
-                command = [sys.executable, SCRIPT, "publish", str(dataset), NAME, "--visible"]
-                subprocess.run(command, check=True, env=hub.environment(tmp_path / "home", OWNER), timeout=120)
+                with using(hub.environment(tmp_path / "home", OWNER)):
+                    assert exit_status(publish_dataset, "publish", dataset, NAME, "--visible") == 0
                 repository = hub.repository(NAME)
                 assert ours(hub) == local(dataset) and not repository.private and repository.gated == "manual"
                 assert not repository.was_exposed
@@ -404,8 +414,8 @@ def test_requests_are_shown_granted_rejected_and_revoked(hub, start, dataset):
 
 PROGRAM = """
 import sys
-from built_dataset import load_images
-from runs import InputError
+from curation.opening import load_images
+from harness.errors import InputError
 for config in (None, "restored"):
     try:
         images = load_images("lab/rdface", config)

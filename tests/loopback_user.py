@@ -1,0 +1,61 @@
+"""A user of the loopback Hub without the second that a new process spends on imports: in the tests' own process, or in
+one that is forked from a server which has imported all before.
+
+    with using(hub.environment(tmp_path / "home", "hf_owner")):
+        status = in_process.exit_status(publish_dataset, "publish", dataset, "lab/rdface")
+"""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from unittest import mock
+
+import huggingface_hub
+from huggingface_hub import constants
+from in_process import exit_status
+
+
+@contextlib.contextmanager
+def using(environment: dict[str, str]) -> Iterator[None]:
+    """This process with another environment (`Hub.environment`), as if huggingface_hub had been imported in it."""
+    address, home = environment["HF_ENDPOINT"], Path(environment["HF_HOME"])
+    read_at_import = {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "HF_HUB_DISABLE_IMPLICIT_TOKEN" in environment,
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+    }
+    with mock.patch.dict(os.environ, environment, clear=True), mock.patch.multiple(constants, **read_at_import):
+        huggingface_hub.close_session()  # the client of an earlier user, with that one's proxies
+        try:
+            yield
+        finally:
+            huggingface_hub.close_session()
+
+
+def _run(gate: Connection, environment: dict[str, str], command: str, arguments: list[str]) -> None:
+    gate.recv()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    with using(environment):
+        os._exit(exit_status(importlib.import_module(command), *arguments))
+
+
+def waiting_process(environment: dict[str, str], command: str, *arguments: object) -> tuple[BaseProcess, Connection]:
+    """A process that runs a command (by its module's name) once something is sent to the connection."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([command, __name__])
+    gate, its_end = context.Pipe()
+    process = context.Process(target=_run, args=(its_end, environment, command, list(map(str, arguments))))
+    process.start()
+    return process, gate
