@@ -1,12 +1,12 @@
-"""What the incumbent's way of training costs beside ours, measured side by side in one run, on one process.
+"""Measures what the incumbent's way of training costs and what ours costs, side by side, in one process.
 
     python benchmarks/incumbent_way.py --dataset_name runs/demo/rdface-sim
 
-The incumbent's way, as public notebooks of the field go about it: every epoch of every fold opens, decodes and resizes
-each image, float32, channels first, 5 folds x 50 epochs, the validation fold decoded and scored after each epoch. Ours:
-pixels decoded once into the cache, channels_last, bf16 where the processor has it; and for a frozen backbone one pass
-over all images. An epoch of each is measured, alternately, and the rest is arithmetic. Weights may be random, since
-time does not care. The last part trains one fold both in float32 and in bf16 and compares what they predict."""
+The incumbent's way, as in public notebooks of the field: every epoch of every fold opens, decodes and resizes each
+image; float32, channels first, 5 folds x 50 epochs, the validation fold decoded and scored after each epoch. Ours:
+pixels decoded once into the cache, channels_last, bf16 if the processor has it; and for a frozen backbone one pass over
+all images. One epoch of each is measured, in turn; the totals are computed from these. Weights may be random, because
+they do not change the time. The last part trains one fold in float32 and in bf16 and compares the predictions."""
 
 import argparse
 import io
@@ -29,13 +29,13 @@ from PIL import Image
 
 from classification.backbones import Backbone, load_backbone, normalise
 from classification.classifiers import build_classifier
-from classification.fine_tuning import fit, predict, training_batches
+from classification.fine_tuning import Checkpoint, Settings, fit, predict, training_batches
 from classification.linear_probe import fit_linear_probe
+from classification.study import Study, extract_features
 from curation import protocols
 from curation.opening import load_images, photograph_sha256
 from imaging.pixel_cache import Pixels, cached_pixels
 from scoring import scores
-from train_classifier import Study, extract_features
 
 FOLDS, EPOCHS = 5, 50  # the paper's
 
@@ -43,8 +43,9 @@ FOLDS, EPOCHS = 5, 50  # the paper's
 def incumbent_epoch(
     classifier: torch.nn.Module, photographs: list[bytes], labels: torch.Tensor, backbone: Backbone, n_val: int
 ) -> tuple[float, float]:
-    """Seconds spent on data, and in all, by one epoch that validates on the first n_val photographs and trains on the
-    others; labels (n,)."""
+    """Seconds that one epoch spends on reading images, and in total; the first n_val photographs validate.
+
+    photographs (n,): encoded; labels (n,): class numbers."""
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-4, weight_decay=1e-4)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     side = backbone.image_size
@@ -71,7 +72,7 @@ def incumbent_epoch(
 
 
 def our_data_s(pixels: Pixels, train: np.ndarray, held_out: np.ndarray, backbone: Backbone) -> float:
-    """Seconds to bring an epoch's pixels before the network."""
+    """Seconds to read an epoch's pixels from the cache and to normalise them."""
     started = time.perf_counter()
     for rows in (train, held_out):
         for batch in training_batches(rows, 32, torch.Generator().manual_seed(0)):
@@ -80,16 +81,17 @@ def our_data_s(pixels: Pixels, train: np.ndarray, held_out: np.ndarray, backbone
 
 
 def our_fit(precision: str, study: Study, guard: protocols.Guard, epochs: int, name: str) -> tuple[float, np.ndarray]:
-    """Seconds of the product's own training loop, and its probabilities of the fold's test images."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process otherwise
+    """Seconds taken by the training loop of train_classifier.py, and its probabilities for the fold's test images.
+
+    name: of the backbone."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # otherwise a process keeps its first precision
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
-    settings = {"learning_rate": 1e-4, "train_batch_size": 32, "eval_batch_size": 32, "augmentation": "none"}
-    args = argparse.Namespace(seeds=[0], num_train_epochs=epochs, checkpointing_epochs=0, **settings)
+    settings, no_checkpoint = Settings(learning_rate=1e-4, num_train_epochs=epochs), Checkpoint(Path("none"), {})
     set_seed(0)
     classifier = build_classifier(study.backbone, study.label.num_classes, "finetune", name)
     started = time.perf_counter()
     data = (study.backbone, study.pixels, study.labels)
-    model, _ = fit(accelerator, classifier, *data, guard, 0, args, Path("no checkpoint"), {})
+    model, _ = fit(accelerator, classifier, *data, guard, settings, no_checkpoint)
     seconds = time.perf_counter() - started
     return seconds, predict(accelerator, model, study.backbone, study.pixels, guard.fold.test, 32)
 
@@ -101,11 +103,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dataset_name", required=True, help="folder of a built dataset")
     parser.add_argument("--backbone", default="torchvision/resnet18", help="built with random weights, unless a folder")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="epochs measured of each way, in turn; medians are shown"
+        "--repeats", type=int, default=3, help="epochs to measure of each way, in turn; medians are printed"
     )
-    parser.add_argument("--num_images", type=int, default=160, help="images in a measured epoch; scaled to the fold's")
     parser.add_argument(
-        "--quality_epochs", type=int, default=10, help="epochs of the float32 and bf16 comparison; 0: none"
+        "--num_images", type=int, default=160, help="images in a measured epoch; times are scaled to the whole fold"
+    )
+    parser.add_argument(
+        "--quality_epochs", type=int, default=10, help="epochs for the comparison of float32 and bf16; 0: none"
     )
     return parser.parse_args(argv)
 
@@ -123,8 +127,8 @@ def main(args: argparse.Namespace) -> None:
         started = time.perf_counter()
         pixels = cached_pixels(Accelerator(cpu=True), images, backbone.image_size, None, Path(cache))
         cache_s = time.perf_counter() - started
-        kept = pd.DataFrame({"image_id": images["image_id"][:], "subject": images["group_id"][:]})
-        study = Study(images, np.array(images["label"][:]), kept, pixels, {}, backbone, photograph_sha256(images))
+        columns = {"image_id": images["image_id"][:], "label": images["label"][:], "subject": images["group_id"][:]}
+        study = Study(images, photograph_sha256(images), pd.DataFrame(columns), backbone, pixels=pixels)
         epoch = epochs_side_by_side(args, study, cache_s)
         frozen_backbone(study, epoch, cache_s)
         if args.quality_epochs:
@@ -132,7 +136,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def epochs_side_by_side(args: argparse.Namespace, study: Study, cache_s: float) -> float:
-    """Print what an epoch of each way costs; returns the incumbent's, in seconds, of a whole fold."""
+    """Print what an epoch of each way costs; returns the seconds of an incumbent's epoch over a whole fold."""
     (fold,) = protocols.folds(study.images, "strict", 0)
     measured = np.sort(np.random.default_rng(0).permutation(fold.train)[: args.num_images])
     held_out, train = np.split(measured, [len(measured) // FOLDS])  # the share that a fold of five holds out
@@ -166,7 +170,7 @@ def epochs_side_by_side(args: argparse.Namespace, study: Study, cache_s: float) 
 
 
 def frozen_backbone(study: Study, incumbent_epoch_s: float, cache_s: float) -> None:
-    """One pass over all images, then five probes with their inner folds."""
+    """Print what a linear probe costs: one pass over all images, then five probes with their inner folds."""
     started = time.perf_counter()
     study.features = extract_features(Accelerator(cpu=True), study, np.arange(len(study.labels)), 32)
     features_s = time.perf_counter() - started
@@ -185,7 +189,7 @@ def frozen_backbone(study: Study, incumbent_epoch_s: float, cache_s: float) -> N
 
 
 def quality(args: argparse.Namespace, study: Study) -> None:
-    """Do float32 and bf16 learn the same? One fold, the same seed."""
+    """Print how well a model trained in float32 and one trained in bf16 predict: one fold, the same seed."""
     (fold,) = protocols.folds(study.images, "strict", 0)
     truth = study.labels[fold.test]
     print(f"fold 0, {args.quality_epochs} epochs, the same seed, {len(truth)} held-out images:")

@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from classification.backbones import (
+from classification.backbones import Backbone
+from classification.weight_files import (
     RECORD_KEY,
     SEEN_PHOTOGRAPHS,
-    Backbone,
     is_seen_photographs,
     load_weights,
     read_weights,
@@ -177,7 +177,7 @@ def probe_forward(network: nn.Module, image_size: int) -> tuple[tuple[int, ...],
             features = network(torch.zeros(1, 3, image_size, image_size, device=device))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = one_line(error)
-        raise InputError(f"the backbone takes no {image_size} px images ({reason}); change --image_size") from error
+        raise InputError(f"the backbone takes no {image_size} px images ({reason}); change --resolution") from error
     for hook in hooks:
         hook.remove()
     return tuple(features.shape[1:]), called

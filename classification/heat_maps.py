@@ -13,10 +13,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
+from accelerate import Accelerator
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from classification.backbones import normalise
+from classification.classifiers import load_classifier
+from classification.study import Job, Study
 from harness.files import write_atomically
 
 METHODS = ("gradcam", "integrated_gradients")
@@ -158,6 +163,33 @@ def _prefix_tokens(classifier: torch.nn.Module) -> int | None:
     number that leaves a square."""
     counts = (getattr(module, "num_prefix_tokens", None) for module in classifier.modules())
     return next((count for count in counts if isinstance(count, int)), None)
+
+
+def explain_held_out(
+    accelerator: Accelerator, study: Study, jobs: Sequence[Job], image_ids: Sequence[str], output_file: Path
+) -> None:
+    """Write a sheet of the chosen images, each explained by the model that was tested on it, for this user only.
+
+    jobs: the finished folds of one seed, with their models saved."""
+    rows = []
+    for job in jobs:
+        tested = pd.read_parquet(job.folder / "predictions.parquet").query("split == 'test'").set_index("image_id")
+        chosen = [image_id for image_id in image_ids if image_id in tested.index]
+        classifier = load_classifier(job.folder / "model", study.backbone).to(accelerator.device) if chosen else None
+        for image_id in chosen:
+            row = int(np.flatnonzero(study.image_columns["image_id"] == image_id)[0])
+            probabilities = tested.loc[image_id, "probabilities"]
+            true, predicted = int(study.labels[row]), int(np.argmax(probabilities))
+            pixels = normalise(study.pixels.uint8[[row, row]], study.backbone, accelerator.device)
+            heat_true, heat_predicted = heat_maps(classifier, pixels, [true, predicted])
+            names = {"image_id": image_id, "true": study.label.names[true], "predicted": study.label.names[predicted]}
+            names |= {"p_true": probabilities[true], "p_predicted": probabilities[predicted]}
+            heat = {"heat_true": heat_true, "heat_predicted": None if true == predicted else heat_predicted}
+            rows.append(names | heat | {"pixels": np.array(study.pixels.uint8[row])})
+    simulated = "SIMULATED faces, " if study.is_simulated else ""
+    title = f"{simulated}{study.names['backbone']}, {study.names['recipe']}, held-out images"
+    heat_map_sheet(rows, output_file, title)
+    output_file.chmod(0o600)  # photographs
 
 
 def heat_map_sheet(rows: Sequence[dict], output_file: Path, title: str) -> None:

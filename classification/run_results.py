@@ -1,6 +1,5 @@
-"""What a finished benchmark run leaves: predictions, scores, tables, learning curves, and the published row beside."""
+"""What a run of a study leaves: predictions, scores, tables, learning curves; and the paper's row for comparison."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,29 +15,33 @@ from harness.files import read_json, write_atomically, write_json
 from imaging.corruptions import SEVERITIES
 from scoring import metrics, prediction_files
 
-PUBLISHED = Path(__file__).with_name("paper_results.csv")
+PAPER_RESULTS = Path(__file__).with_name("paper_results.csv")
 
 
-def columns_to_keep(images: datasets.Dataset, labels: np.ndarray) -> pd.DataFrame:
+def image_columns(images: datasets.Dataset, labels: np.ndarray) -> pd.DataFrame:
     """What predictions.parquet says of each image besides its probabilities: image_id, label, subject (the group) and,
-    where the dataset has them, sex, age_group and region (UN M49, from the country); null where not known."""
-    kept = pd.DataFrame({"image_id": images["image_id"][:], "label": labels, "subject": images["group_id"][:]})
+    if the dataset has them, sex, age_group and region (UN M49, from the country); null if not known.
+
+    labels (n,): class numbers, which may differ from the dataset's own (--shuffle_labels)."""
+    columns = pd.DataFrame({"image_id": images["image_id"][:], "label": labels, "subject": images["group_id"][:]})
     for name in [name for name in ("sex", "age_group") if name in images.column_names]:
         feature, values = images.features[name], images[name][:]
-        named = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
-        kept[name] = [None if value is None else named(value) for value in values]
+        as_text = feature.int2str if isinstance(feature, datasets.ClassLabel) else str
+        columns[name] = [None if value is None else as_text(value) for value in values]
     if "country" in images.column_names:
-        kept["region"] = [value_parsers.region(country) for country in images["country"][:]]
-    return kept
+        columns["region"] = [value_parsers.region(country) for country in images["country"][:]]
+    return columns
 
 
 def network_input(backbone: Backbone) -> dict:
-    """How the network's pixels were made of photographs, for records."""
+    """How photographs were turned into the network's input, for records."""
     return {name: getattr(backbone, name) for name in ("image_size", "mean", "std", "face_alignment")}
 
 
 def write_predictions(file: Path, predictions: pd.DataFrame, label: datasets.ClassLabel) -> None:
-    """predictions as metrics.py reads them; `label` keeps the class names, probabilities (C,) become float32."""
+    """Write predictions as scoring/prediction_files.py reads them; probabilities (C,) become float32.
+
+    label: the feature that keeps the class names in the file."""
     text, number = datasets.Value("string"), datasets.Value("int32")
     types = {"label": label, "fold": number, "seed": datasets.Value("int64")}
     types["probabilities"] = datasets.List(datasets.Value("float32"), length=label.num_classes)
@@ -49,10 +52,10 @@ def write_predictions(file: Path, predictions: pd.DataFrame, label: datasets.Cla
     write_atomically(file, lambda partial: rows.to_parquet(str(partial)))
 
 
-def is_finished(folder: Path, identity: dict, kept: pd.DataFrame, sides: dict[str, np.ndarray]) -> bool:
-    """Whether a fold's folder holds all that this fold would leave; what was cut short is said, and made again.
+def is_finished(folder: Path, identity: dict, columns: pd.DataFrame, sides: dict[str, np.ndarray]) -> bool:
+    """Whether a fold's folder holds all that this fold would leave; files that were cut short are reported, and redone.
 
-    identity: what its model is trained as and on (its fold.json has the same); kept (n,): image_id and label of all
+    identity: what its model is trained as and on, as its fold.json has it too; columns (n,): image_id and label of all
     rows; sides: val and test -> rows. Raises InputError for predictions of another fold, seed, dataset or
     experiment."""
     if not (folder / "predictions.parquet").is_file():
@@ -60,28 +63,27 @@ def is_finished(folder: Path, identity: dict, kept: pd.DataFrame, sides: dict[st
     try:
         notes = read_json(folder / "fold.json", "")
         predictions = pd.read_parquet(folder / "predictions.parquet")
-        named = {name: notes.get(name) for name in identity}
-        given = sorted(zip(*(predictions[name].tolist() for name in ("split", "image_id", "label")), strict=True))
+        recorded = {name: notes.get(name) for name in identity}
+        predicted = sorted(zip(*(predictions[name].tolist() for name in ("split", "image_id", "label")), strict=True))
         same = all(set(predictions[name]) == {identity[name]} for name in ("protocol", "fold", "seed", "settings"))
     except (InputError, OSError, ValueError, LookupError, TypeError) as error:
-        print(
-            f"{folder}: what is there cannot be read ({one_line(error)[:100].rstrip('; ')}), so this fold is done again"
-        )
+        reason = one_line(error)[:100].rstrip("; ")
+        print(f"{folder}: its files cannot be read ({reason}), so this fold is done again")
         return False
-    of_fold = []
+    expected = []
     for split, rows in sides.items():
-        columns = kept.iloc[rows]
-        of_fold += [(split, *row) for row in zip(columns["image_id"].tolist(), columns["label"].tolist(), strict=True)]
-    if named != identity or not same or given != sorted(of_fold):
+        side = columns.iloc[rows]
+        expected += [(split, *row) for row in zip(side["image_id"].tolist(), side["label"].tolist(), strict=True)]
+    if recorded != identity or not same or predicted != sorted(expected):
         where = f"fold {notes.get('fold')} of seed {notes.get('seed')}, or of other data or settings"
         raise InputError(f"{folder} holds predictions of {where}; delete that folder, the fold is then done again")
     return True
 
 
 def save_results(output_dir: Path, folders: Sequence[Path], label: datasets.ClassLabel) -> dict:
-    """Everything but run.json, from the folders of the finished folds; returns the scores.
+    """Write predictions, scores and tables from the folders of the finished folds; returns the scores.
 
-    Predictions first; the scores and tables are made from the file just written, so it alone is enough."""
+    Scores and tables are made from the predictions file just written, so that this file alone is enough."""
     predictions = join(folders, "predictions.parquet", label, output_dir / "predictions.parquet")
     scores = metrics.score(predictions)
     write_json(output_dir / "results.json", scores)
@@ -91,7 +93,7 @@ def save_results(output_dir: Path, folders: Sequence[Path], label: datasets.Clas
 
 
 def join(folders: Sequence[Path], name: str, label: datasets.ClassLabel, file: Path) -> pd.DataFrame:
-    """The folds' predictions in one file, in the order of the folders, read back and checked."""
+    """The folds' predictions, written into one file in the order of the folders, then read back and checked."""
     parts = pd.concat([pd.read_parquet(folder / name) for folder in folders], ignore_index=True)
     write_predictions(file, parts, label)
     return prediction_files.read_predictions(file)
@@ -102,9 +104,9 @@ def write_csv(file: Path, table: pd.DataFrame, index: bool = False) -> None:
 
 
 def save_corruption_scores(output_dir: Path, folders: Sequence[Path], label: datasets.ClassLabel, missed: dict) -> str:
-    """corruptions.json: the scores of each kind and severity, as results.json has them; returns a table of top-1.
+    """Write corruptions.json, the scores per kind and severity as results.json has them; returns a table of top-1.
 
-    missed: share of the images in which no face was found, by (kind, severity)."""
+    missed: (kind, severity) -> share of the images in which no face was found."""
     scores: dict = {}
     for kind, severity in missed:
         name = f"corrupted_{kind}_{severity}.parquet"
@@ -121,12 +123,12 @@ def save_corruption_scores(output_dir: Path, folders: Sequence[Path], label: dat
 
 
 def save_learning_curves(output_dir: Path, folders: Sequence[Path]) -> list[dict]:
-    """learning_curves.csv and .png of all folds (none for linear probes); returns what each fold noted of itself."""
-    anew = "delete its folder, and --resume_from_checkpoint latest trains the fold again"
-    findings = [read_json(folder / "fold.json", anew) for folder in folders]
+    """Write learning_curves.csv and .png of all folds (none for linear probes); returns each fold's fold.json."""
+    remedy = "delete its folder, and --resume_from_checkpoint latest trains the fold again"
+    folds = [read_json(folder / "fold.json", remedy) for folder in folders]
     points = [
         {"seed": fold["seed"], "fold": fold["fold"], **point}
-        for fold in findings
+        for fold in folds
         for point in fold.get("learning_curve", [])
     ]
     for file in (output_dir / "learning_curves.csv", output_dir / "learning_curves.png"):
@@ -135,12 +137,12 @@ def save_learning_curves(output_dir: Path, folders: Sequence[Path]) -> list[dict
         curves = pd.DataFrame(points)
         write_csv(output_dir / "learning_curves.csv", curves)
         write_atomically(output_dir / "learning_curves.png", lambda file: draw(curves, file))
-    return findings
+    return folds
 
 
 def draw(curves: pd.DataFrame, file: Path) -> None:
-    """A PNG of the training loss (and validation accuracy where there is any) of every fold against the epoch."""
-    from matplotlib.figure import Figure  # 0.7 s that a linear probe has no use for
+    """A PNG of every fold's training loss, and validation accuracy if there is one, against the epoch."""
+    from matplotlib.figure import Figure  # 0.7 s that a linear probe does not need
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
@@ -157,22 +159,22 @@ def draw(curves: pd.DataFrame, file: Path) -> None:
     figure.savefig(file, format="png", dpi=120)
 
 
-def published_row(images: datasets.Dataset, args: argparse.Namespace, scores: dict) -> str | None:
-    """The paper's row for this backbone beside ours, where the dataset is RDFace as the paper counts it; else None.
+def paper_comparison(images: datasets.Dataset, backbone: str, scores: dict, all_folds_and_epochs: bool) -> str | None:
+    """The paper's row for this backbone beside this run's scores; None unless the dataset is the paper's.
 
-    Source: Feng et al., RDFace, CVPR 2026, arXiv 2604.03454, test side of `paper`, mean and sd of five folds."""
-    published = pd.read_csv(PUBLISHED).set_index("backbone")
+    all_folds_and_epochs: whether the run has all folds and the paper's number of epochs. Source: Feng et al., RDFace,
+    CVPR 2026, arXiv 2604.03454, test side of `paper`, mean and sd over five folds."""
+    of_paper = pd.read_csv(PAPER_RESULTS).set_index("backbone")
     same_data = not is_simulated(images) and len(images) == 456 and images.features["label"].num_classes == 103
-    if not same_data or args.backbone not in published.index:
+    if not same_data or backbone not in of_paper.index:
         return None
-    row, lines = published.loc[args.backbone], [f"{'percent':<8}{'published':>16}{'this run':>16}"]
+    row, lines = of_paper.loc[backbone], [f"{'percent':<8}{'the paper':>16}{'this run':>16}"]
     for k in metrics.TOP_K:
         ours = scores["metrics"][f"top{k}"]
         sd = "" if ours["sd"] is None else f" ± {100 * ours['sd']:.2f}"
-        published_text = f"{row[f'top{k}']:.2f} ± {row[f'top{k}_sd']:.2f}"
-        lines.append(f"top-{k:<4}{published_text:>16}{100 * ours['mean']:>10.2f}{sd}")
-    whole = args.fold is None and args.num_train_epochs == 50
-    # The recipe that was scored also tells of a support set, augmentation and shuffled labels.
-    if not whole or (scores["protocol"], scores["recipe"]) != ("paper", "finetune"):
-        lines.append("(not comparable: the published row is --recipe finetune --protocol paper, all folds and images)")
+        theirs = f"{row[f'top{k}']:.2f} ± {row[f'top{k}_sd']:.2f}"
+        lines.append(f"top-{k:<4}{theirs:>16}{100 * ours['mean']:>10.2f}{sd}")
+    # The recipe in the scores also names a support set, augmentation and shuffled labels.
+    if not all_folds_and_epochs or (scores["protocol"], scores["recipe"]) != ("paper", "finetune"):
+        lines.append("(not comparable: the paper's row is --recipe finetune --protocol paper, all folds and images)")
     return "\n".join(lines)

@@ -16,6 +16,8 @@ from curation import protocols
 from curation.opening import is_simulated, load_synthetic, photograph_sha256
 from generation import score_provenance
 from harness.errors import InputError
+from imaging import near_duplicates
+from imaging.pixel_cache import JoinedArrays
 
 LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256", "cosine")
 REGISTER_DIGITS = 8  # of a folder's fingerprint, before the synthetic_id: two folders may both hold an AAR_1
@@ -75,6 +77,17 @@ class SyntheticMix:
             fold, {name: values[:n] for name, values in guarded.items()} | {"sha256": self.photographs}
         )
         guard.admit_synthetic(images, self.simulated)
+
+    def refuse_copies(
+        self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], thumbnails: JoinedArrays
+    ) -> None:
+        """Raise LeakError if an image made for one of the folds is a copy of a photograph that must not be trained on.
+
+        columns: as for admit, with `pixels`; thumbnails (n + m, 2, s, s): of all pictures (near_duplicates)."""
+        of_photographs, *of_parts = thumbnails.arrays
+        copies = [rows for part in of_parts for rows in near_duplicates.copies(part, of_photographs)]
+        for fold in folds:
+            self.admit(fold, columns, copies)
 
     def choose(self, fold: protocols.Fold, seed: int) -> np.ndarray:
         """Images to train on in a fold, (s,): the highest cosines over all classes, highest first; without the filter's

@@ -14,7 +14,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
-from classification import backbones
+from classification import backbone_names, backbones, weight_files
 from harness import errors
 
 # Parameters of the whole published network, of its classifier (left out here), and the shape of the features.
@@ -135,7 +135,7 @@ def test_resnet_and_swin_from_a_file_equal_torchvisions(tmp_path):
 
 
 def test_clip_is_timms_projected_image_embedding(tmp_path):
-    reference = timm.create_model(backbones.CLIP_IMAGE_TOWER)
+    reference = timm.create_model(backbone_names.CLIP_IMAGE_TOWER)
     save_file(reference.state_dict(), tmp_path / "clip.safetensors")
     backbone = backbones.load_backbone("clip_vit_b32", tmp_path / "clip.safetensors")
     pixels = torch.rand(1, 3, 224, 224)
@@ -358,9 +358,9 @@ def test_heads_and_losses_beside_a_network_are_left_out_but_not_heads_within(par
     [
         (
             lambda s, o: behind("online_network.", s) | behind("target_network.", o),
-            "behind 'online_network.' and 'target_network.' stand unlike weights that fit",
+            "different weights fit behind 'online_network.' and 'target_network.'",
         ),
-        (lambda s, o: {"ema": s, "teacher": o}, "behind 'ema/' and 'teacher/' stand unlike weights that fit"),
+        (lambda s, o: {"ema": s, "teacher": o}, "different weights fit behind 'ema/' and 'teacher/'"),
         (
             lambda s, _: behind("model.", s | {"layer1.0.se.fc1.weight": torch.ones(1)}),
             "1 tensors unknown .first layer1.0.se",
@@ -377,7 +377,7 @@ def test_heads_and_losses_beside_a_network_are_left_out_but_not_heads_within(par
         (lambda s, _: s | {min(s): s[min(s)] * torch.nan}, "{first} holds values that are not finite"),
         (lambda s, _: behind("model.", s | {max(s): s[max(s)] + torch.inf}), "model.{last} holds values that are not"),
         (lambda s, _: s | {min(s): s[min(s)].double() + 1e39}, "{first} holds values that are not finite"),
-        (lambda s, _: s | {min(s): s[min(s)].to(torch.int8)}, "{first} is of torch.int8"),
+        (lambda s, _: s | {min(s): s[min(s)].to(torch.int8)}, "{first} has type torch.int8"),
     ],
 )
 def test_what_might_be_another_network_is_refused_by_name(change, message, tmp_path):
@@ -403,8 +403,8 @@ def test_what_a_model_has_seen_is_no_weight_and_stays_with_it(place, tmp_path):
     content = behind(place, state | {"seen_photographs": seen}) if "." in place or not place else None
     content = content or {place: state | {"seen_photographs": seen}, "student": other}
     torch.save(content, tmp_path / "seen.pth")
-    read = backbones.read_weights(tmp_path / "seen.pth")
-    (key,) = (key for key in read if backbones.is_seen_photographs(key))
+    read = weight_files.read_weights(tmp_path / "seen.pth")
+    (key,) = (key for key in read if weight_files.is_seen_photographs(key))
     assert torch.equal(read[key], seen) and key.endswith("seen_photographs")
     if place != "state_dict":  # beside a student with other weights nothing says which is meant
         network = backbones.load_backbone("test_resnet", tmp_path / "seen.pth").network

@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from classification import backbones, classifiers
+from classification import backbone_names, backbones, classifiers
 from harness import errors
 
 N_CLASSES = 7
@@ -166,7 +166,7 @@ def test_lora_without_attention_is_refused_in_one_line():
 
 def test_images_too_small_for_the_backbone_are_refused_in_one_line():
     backbone = backbones.load_backbone("facenet", image_size=16, pretrained=False)
-    with pytest.raises(errors.InputError, match=r"^the backbone takes no 16 px images \(.*\); change --image_size$"):
+    with pytest.raises(errors.InputError, match=r"^the backbone takes no 16 px images \(.*\); change --resolution$"):
         classifiers.build_classifier(backbone, N_CLASSES, "finetune", "facenet")
 
 
@@ -205,7 +205,7 @@ def test_half_precision_backbones_are_trained_in_single_precision():
 # ---- disk
 
 
-@pytest.mark.parametrize("name", backbones.PAPER_BACKBONES)
+@pytest.mark.parametrize("name", backbone_names.PAPER_BACKBONES)
 def test_the_papers_six_take_a_step_and_are_restored_bit_for_bit(name, tmp_path):
     torch.manual_seed(0)
     side_px = SMALL_PX[name]

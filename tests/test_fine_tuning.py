@@ -1,6 +1,5 @@
 """fine_tuning.py: which pixels a fold's training may look at, which epoch is kept, and going on after a stop."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from accelerate import Accelerator
 
 from classification import classifiers
 from classification.backbones import Backbone
-from classification.fine_tuning import fit, predict, training_batches
+from classification.fine_tuning import Checkpoint, Settings, fit, predict, training_batches
 from curation import protocols
 from harness import errors, protocol_names, seeds
 from imaging import augmentations
@@ -65,17 +64,6 @@ def uint8() -> np.ndarray:
     return (colours + shift + rng.normal(0, 30, (28, SIDE, SIDE, 3))).clip(0, 255).astype(np.uint8)
 
 
-def settings(**changes: object) -> argparse.Namespace:
-    given = {
-        "seeds": list(range(10)),
-        "learning_rate": 1e-3,
-        "num_train_epochs": 3,
-        "train_batch_size": 5,
-        "eval_batch_size": 4,
-    }
-    return argparse.Namespace(**(given | {"augmentation": "none", "checkpointing_epochs": 0} | changes))
-
-
 def fold(protocol: str = "strict", train: np.ndarray = TRAIN, val: np.ndarray = NOTHING) -> protocols.Fold:
     return protocols.Fold(2, train, val, TEST, protocol)
 
@@ -95,7 +83,9 @@ def trained(
     classifier = classifiers.build_classifier(backbone, N_CLASSES, "finetune", "tiny")
     data = (backbone, Pixels(pixels, np.zeros(28, bool)), labels, protocols.Guard(of, COLUMNS))
     identity = {"fold": of.number, "seed": seed, "trained_on": str(of.train.tolist())}
-    return fit(accelerator, classifier, *data, seed, settings(**changes), folder / "checkpoint.pt", identity)
+    batches = {"num_train_epochs": 3, "train_batch_size": 5, "eval_batch_size": 4}
+    settings = Settings(**({"learning_rate": 1e-3, "seed": seed} | batches | changes))
+    return fit(accelerator, classifier, *data, settings, Checkpoint(folder / "checkpoint.pt", identity))
 
 
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -206,7 +196,9 @@ def test_a_checkpoint_of_another_fold_or_seed_is_not_gone_on_from(accelerator, b
         trained(accelerator, backbone, stopping, fold(), tmp_path, checkpointing_epochs=1)
     assert (tmp_path / "checkpoint.pt").is_file()
     for others in ({"of": fold(train=TRAIN[1:])}, {"of": fold(), "seed": 1}):
-        with pytest.raises(errors.InputError, match="is of fold 2 of seed 0, or of other data or settings; delete it"):
+        with pytest.raises(
+            errors.InputError, match="belongs to fold 2 of seed 0, or to other data or settings; delete it"
+        ):
             trained(accelerator, backbone, uint8, others.pop("of"), tmp_path, **others)
     trained(accelerator, backbone, uint8, fold(), tmp_path)
 

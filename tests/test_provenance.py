@@ -27,7 +27,7 @@ from test_train_classifier import (
     with_picture,
 )
 
-from classification import backbones
+from classification import weight_files
 from curation import protocols
 from curation.opening import load_images, photograph_sha256
 from harness import errors
@@ -235,7 +235,7 @@ def test_a_fold_that_was_cut_short_is_done_again(name, damage, tuned, flags, tmp
     capsys.readouterr()
     run_here(*flags, *FINETUNE, *on)
     said = capsys.readouterr().out
-    assert "seed0_fold1: what is there cannot be read" in said and "(4 done before)" in said
+    assert "seed0_fold1: its files cannot be read" in said and "(4 done before)" in said
     assert np.array_equal(probabilities_of(run), probabilities_of(tuned))
 
 
@@ -267,7 +267,7 @@ def test_a_model_says_which_photographs_it_saw_and_is_refused_where_they_are_hel
     with safe_open(model, "pt") as content:
         record = json.loads(content.metadata()["rdface"])
     assert record["seen_photographs"] == trained and (record["protocol"], record["fold"]) == ("strict", 1)
-    assert backbones.read_seen_photographs(model) == set(trained)
+    assert weight_files.read_seen_photographs(model) == set(trained)
     state, metadata = load_file(model), {"rdface": json.dumps(record)}
     alone = {key.removeprefix("backbone."): t for key, t in state.items() if key.startswith("backbone.")}
     weights = {"as it is": model, "stripped": tmp_path / "a.safetensors", "of metadata": tmp_path / "b.safetensors"}
@@ -279,13 +279,13 @@ def test_a_model_says_which_photographs_it_saw_and_is_refused_where_they_are_hel
 
     torch.save({"state_dict": alone}, weights["as .pth"])
     for name, file in weights.items():
-        assert backbones.read_seen_photographs(file) == set(trained), name
+        assert weight_files.read_seen_photographs(file) == set(trained), name
         again = ("--backbone_weights", file, "--output_dir", tmp_path / "out")
         with pytest.raises(errors.LeakError, match=r"fold 0 \(strict\): .* has learnt from image C0\.1, which is not"):
             run_here(*flags, *again)
     probe = run_here(*flags, *again, "--fold", 1)  # its own fold
     save = probe / "folds" / "seed0_fold1" / "model" / "model.safetensors"
-    assert set(trained) <= backbones.read_seen_photographs(save)
+    assert set(trained) <= weight_files.read_seen_photographs(save)
     with pytest.raises(errors.LeakError, match="which is not on the training side"):  # it saw more than the support
         run_here(*flags, *again, "--fold", 1, "--k_shot", 1)
 

@@ -1,6 +1,5 @@
 """run_results.py: what is written is what was predicted, scored from the file, beside the published row."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def images_of(n: int = 6, n_classes: int = 3, **columns: list) -> datasets.Datas
 
 def predictions_of(fold: int, seed: int = 0, rows: range = range(6), split: str = "test") -> pd.DataFrame:
     rng = np.random.default_rng([fold, seed])
-    kept = results.columns_to_keep(images_of(sex=[0, 1, None, 0, 1, None]), np.arange(6) % 3).iloc[list(rows)]
+    kept = results.image_columns(images_of(sex=[0, 1, None, 0, 1, None]), np.arange(6) % 3).iloc[list(rows)]
     constants = {"protocol": "strict", "fold": fold, "seed": seed, "backbone": "tiny", "recipe": "linear_probe"}
     return kept.assign(split=split, probabilities=list(rng.dirichlet(np.ones(3), len(rows))), **constants)
 
@@ -50,13 +49,13 @@ def test_kept_columns_hold_names_and_regions_and_nothing_invented():
     images = images_of(
         4, sex=[0, None, 1, 0], age_group=["2-5", None, "18+", "0-1"], country=["DEU", "BRA", None, "JPN"]
     )
-    kept = results.columns_to_keep(images, np.array([2, 1, 0, 2]))
+    kept = results.image_columns(images, np.array([2, 1, 0, 2]))
     assert kept["label"].tolist() == [2, 1, 0, 2] and kept["subject"].tolist() == ["g0", "g0", "g1", "g1"]
     assert kept["sex"].astype(object).where(kept["sex"].notna(), None).tolist() == ["female", None, "male", "female"]
     assert kept["age_group"].isna().tolist() == [False, True, False, False]
     assert kept["region"].isna().tolist() == [False, False, True, False]
     assert kept["region"].tolist()[0] == "Europe" and kept["region"].tolist()[3] == "Asia"
-    assert set(results.columns_to_keep(images_of(), np.arange(6))) == {"image_id", "label", "subject"}
+    assert set(results.image_columns(images_of(), np.arange(6))) == {"image_id", "label", "subject"}
 
 
 def test_predictions_come_back_as_they_were(tmp_path):
@@ -133,15 +132,19 @@ def test_a_linear_probe_has_no_learning_curves_and_those_of_an_earlier_run_go(tm
     assert not list(tmp_path.glob("learning_curves*"))
 
 
-# ---- the published row
+# ---- the paper's row
 
 
-def row_beside(images: datasets.Dataset, protocol: str = "paper", recipe: str = "finetune", **changes) -> str | None:
-    given = {"backbone": "densenet169", "protocol": protocol, "recipe": "finetune", "k_shot": None, "fold": None}
-    given |= {"num_train_epochs": 50} | changes
+def row_beside(
+    images: datasets.Dataset,
+    backbone: str = "densenet169",
+    protocol: str = "paper",
+    recipe: str = "finetune",
+    all_folds_and_epochs: bool = True,
+) -> str | None:
     tops = {f"top{k}": {"mean": k / 100, "sd": None if k == 5 else 0.0123} for k in metrics.TOP_K}
     scores = {"protocol": protocol, "recipe": recipe, "metrics": tops}
-    return results.published_row(images, argparse.Namespace(**given), scores)
+    return results.paper_comparison(images, backbone, scores, all_folds_and_epochs)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +153,7 @@ def rdface() -> datasets.Dataset:
     return images_of(456, 103, source_type=["publication"] * 455 + [None])
 
 
-def test_rdface_is_put_beside_the_published_row_of_its_backbone(rdface):
+def test_rdface_is_put_beside_the_papers_row_of_its_backbone(rdface):
     text = row_beside(rdface)
     for value in ("15.93 ± 2.34", "33.63 ± 3.70", "43.01 ± 2.63", "64.42 ± 1.92", "1.00 ± 1.23", "5.00", "30.00"):
         assert value in text
@@ -165,8 +168,7 @@ def test_rdface_is_put_beside_the_published_row_of_its_backbone(rdface):
         {"recipe": "linear_probe"},
         {"recipe": "finetune, 1-shot"},
         {"recipe": "finetune, gentle augmentation"},
-        {"fold": 0},
-        {"num_train_epochs": 2},
+        {"all_folds_and_epochs": False},
     ],
     ids=str,
 )
@@ -174,7 +176,7 @@ def test_what_the_paper_did_not_do_is_said_not_to_be_comparable(changes, rdface)
     assert "not comparable" in row_beside(rdface, **changes)
 
 
-def test_another_dataset_or_backbone_has_no_published_row(rdface):
+def test_another_dataset_or_backbone_has_no_row_of_the_paper(rdface):
     simulated = images_of(456, 103, source_type=["simulated"] * 456)
     assert row_beside(simulated) is None and results.is_simulated(simulated)
     assert row_beside(rdface, backbone="resnet18") is None

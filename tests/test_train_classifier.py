@@ -726,7 +726,7 @@ def test_weights_that_cannot_be_had_are_named_with_the_place_and_the_flag(tiny, 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     message = refusal(*tiny, "--output_dir", tmp_path / "out", "--backbone", "resnet18.a1_in1k")
-    assert message.startswith("weights of resnet18.a1_in1k are neither in ")
+    assert message.startswith("weights of resnet18.a1_in1k are not in ")
     assert "http://127.0.0.1:9" in message and "--backbone_weights" in message
 
 

@@ -1,0 +1,221 @@
+"""What all folds of a cross-validated study share: labels, pixels, backbone, and the identity of each fold's model."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from classification import run_results
+from classification.backbones import Backbone, normalise
+from classification.classifiers import probe_features, read_config, weights_name
+from classification.weight_files import read_seen_photographs
+from curation import protocols
+from curation.opening import guarded_columns, is_simulated, photograph_sha256
+from harness.errors import InputError
+from imaging import corruptions
+from imaging.pixel_cache import Pixels, cached_pixels, join
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A fold to be trained for a seed, and the folder in which it leaves its model and predictions."""
+
+    seed: int
+    fold: protocols.Fold
+    folder: Path
+
+
+@dataclasses.dataclass
+class Study:
+    """A backbone, n photographs, and the m synthetic images (often none) whose rows follow theirs."""
+
+    images: datasets.Dataset  # the n photographs
+    photographs: list[str]  # (n,) the digests by which they are known (curation.opening.photograph_sha256)
+    image_columns: pd.DataFrame  # (n + m,) what predictions.parquet says of each image (run_results.image_columns)
+    backbone: Backbone
+    names: dict[str, str] = dataclasses.field(default_factory=dict)  # backbone and recipe, as predictions name them
+    settings_sha256: str = ""  # tells the predictions of different experiments apart
+    synthetic: dict[str, list] = dataclasses.field(default_factory=dict)  # (m,) columns of theirs that a guard checks
+    pixels: Pixels | None = None  # (n + m,), once they are decoded
+    corrupted: dict[tuple[str, int], Pixels] = dataclasses.field(default_factory=dict)  # (n,) by kind and severity
+    features: np.ndarray | None = None  # (n + m, d) of a linear probe (see extract_features)
+
+    @property
+    def label(self) -> datasets.ClassLabel:
+        return self.images.features["label"]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n + m,) class numbers."""
+        return self.image_columns["label"].to_numpy(copy=True)  # torch wants it writable
+
+    @property
+    def is_simulated(self) -> bool:
+        return is_simulated(self.images)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(n + m,) the group of each image: one patient and near duplicates."""
+        return self.image_columns["subject"].to_numpy()
+
+    @functools.cached_property
+    def guarded(self) -> dict[str, list]:
+        """The columns that a guard checks, (n + m,), with digests of the decoded pixels in case sha256 is outdated."""
+        columns = guarded_columns(self.images, self.pixels.uint8)
+        return columns | {name: columns[name] + values for name, values in self.synthetic.items() if name in columns}
+
+    def append_synthetic(self, image_columns: pd.DataFrame, guarded: dict[str, list]) -> None:
+        """Add the rows of m synthetic images, described as the fields `image_columns` and `synthetic` say."""
+        self.image_columns = pd.concat([self.image_columns, image_columns], ignore_index=True)
+        self.synthetic = guarded
+
+    def decode(
+        self,
+        accelerator: Accelerator,
+        cache_dir: Path,
+        synthetic_parts: Sequence[datasets.Dataset] = (),
+        with_corruptions: bool = False,
+    ) -> None:
+        """Set `pixels`, each picture decoded once, and `corrupted` if asked for; all processes decode together.
+
+        synthetic_parts: datasets of the m synthetic images, in the order of their rows."""
+        how = (self.backbone.image_size, self.backbone.face_alignment, cache_dir)
+        pixels = cached_pixels(accelerator, self.images, *how, thumbnails=bool(synthetic_parts))
+        n = len(self.images)
+        if missed := pixels.faces_missed.sum():
+            accelerator.print(f"no face found in {missed} of {n} images: these are used whole")
+        if with_corruptions:
+            kinds = itertools.product(corruptions.CORRUPTIONS, corruptions.SEVERITIES)
+            self.corrupted = {kind: cached_pixels(accelerator, self.images, *how, kind) for kind in kinds}
+        parts = [cached_pixels(accelerator, part, *how, thumbnails=True) for part in synthetic_parts]
+        self.pixels = join([pixels, *parts])
+        if missed := self.pixels.faces_missed[n:].sum():
+            m = len(self.labels) - n
+            accelerator.print(f"no face found in {missed} of {m} synthetic images: these are used whole")
+
+    def identity(self, fold: protocols.Fold, seed: int) -> dict:
+        """What a fold's model is trained as, and on which pictures, for records and comparisons.
+
+        It is stored with everything made of the model, so that nothing of another fold, seed, dataset or experiment is
+        mistaken for it."""
+        synthetic_ids = self.synthetic.get("image_id", [])  # each begins with a digest of its dataset
+        names = [*self.photographs, *synthetic_ids]
+        trained_on = hashlib.sha256("\n".join(names[row] for row in fold.train.tolist()).encode()).hexdigest()
+        of_run = {"protocol": fold.protocol, "settings": self.settings_sha256}
+        return of_run | {"fold": fold.number, "seed": seed, "trained_on": trained_on}
+
+    def seen_photographs(self, fold: protocols.Fold) -> frozenset[str]:
+        """Digests of all photographs that a model of the fold has learnt from, its backbone's included."""
+        trained_on = fold.train[fold.train < len(self.photographs)].tolist()
+        return self.backbone.seen_photographs.union(self.photographs[row] for row in trained_on)
+
+    def is_finished(self, job: Job) -> bool:
+        """Whether a job's folder holds all that the job would leave there.
+
+        Raises InputError for a folder with predictions or a model of another fold, seed, dataset or experiment."""
+        sides = {"val": job.fold.val, "test": job.fold.test}
+        identity, model = self.identity(job.fold, job.seed), job.folder / "model"
+        finished = run_results.is_finished(job.folder, identity, self.image_columns, sides)
+        if finished and (model / "config.json").is_file():
+            weights = model / weights_name(read_config(model)["recipe"])
+            if not weights.is_file() or read_seen_photographs(weights) != self.seen_photographs(job.fold):
+                reason = "has learnt from other photographs than this fold's, or is incomplete"
+                raise InputError(f"{model} {reason}; delete {job.folder}, the fold is then done again")
+        return finished
+
+    def record(self, accelerator: Accelerator) -> dict:
+        """For run.json: the data, how the network saw them, and on what it ran."""
+        images, cuda = self.images, accelerator.device.type == "cuda"
+        dataset = {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)}
+        return {
+            "dataset": dataset,
+            "input": run_results.network_input(self.backbone),
+            "faces_missed": int(self.pixels.faces_missed[: len(images)].sum()),
+            "mixed_precision": accelerator.mixed_precision,
+            "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
+            "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(accelerator.device) if cuda else None,
+            "n_processes": accelerator.num_processes,
+        }
+
+
+def open_study(
+    images: datasets.Dataset, labels: np.ndarray, backbone: Backbone, names: dict[str, str], settings_sha256: str
+) -> Study:
+    """A study of photographs, before they are decoded; labels (n,): perhaps shuffled; names: see Study."""
+    columns = run_results.image_columns(images, labels)
+    return Study(images, photograph_sha256(images), columns, backbone, names, settings_sha256)
+
+
+def open_folds(
+    images: datasets.Dataset, protocol: str, number: int | None, explained: Sequence[str] = ()
+) -> list[protocols.Fold]:
+    """The folds of a protocol, none of which leaks, or the one of this number.
+
+    explained: image_ids that must be held out in one of them. Raises InputError, ProtocolError and LeakError."""
+    folds = protocols.folds(images, protocol, number)
+    for fold in folds:
+        protocols.check_fold(fold, images)
+    image_ids = np.array(images["image_id"][:])
+    (image_id, times), *_ = Counter(image_ids.tolist()).most_common(1)
+    if times > 1:
+        raise InputError(f"image_id {image_id} stands in {times} rows; build the dataset with rdface_dataset.py")
+    held_out = {image_id for fold in folds for image_id in image_ids[fold.test]}
+    for image_id in explained:
+        if image_id not in held_out:
+            raise InputError(f"--explain {image_id}: no image of that name is held out in these folds")
+    return folds
+
+
+def refuse_backbone_that_saw_held_out(
+    backbone: Backbone, name: str, images: datasets.Dataset, folds: Sequence[protocols.Fold]
+) -> None:
+    """Raise LeakError if the backbone was trained on a photograph that one of the folds holds out.
+
+    name: of the backbone, for the message."""
+    if not backbone.seen_photographs:
+        return
+    columns = {**protocols.guarded(images), "sha256": photograph_sha256(images)}
+    for fold in folds:
+        guard = protocols.Guard(protocols.of_photographs(fold, len(images)), columns)
+        guard.admit_weights(backbone.seen_photographs, name)
+
+
+def rows_of(study: Study, jobs: Sequence[Job]) -> np.ndarray:
+    """Row numbers of all photographs, and of the synthetic images in any of the jobs' folds, sorted."""
+    in_folds = [rows for job in jobs for rows in (job.fold.train, job.fold.val)]
+    return np.union1d(np.arange(len(study.images)), np.concatenate(in_folds))
+
+
+def extract_features(accelerator: Accelerator, study: Study, rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """The features on which a linear probe is fitted, (n + m, d) float32, each computed once; alike on all processes.
+
+    rows (r,): the images whose features are needed; all others stay nan. Raises InputError if a feature is not
+    finite."""
+    network = study.backbone.network.to(accelerator.device, memory_format=torch.channels_last)
+    network = accelerator.prepare_model(network, evaluation_mode=True)
+    numbers = torch.utils.data.TensorDataset(torch.from_numpy(rows))
+    loader = accelerator.prepare(torch.utils.data.DataLoader(numbers, batch_size=batch_size))
+    features = None
+    with torch.inference_mode():
+        for (batch,) in tqdm(loader, desc="features", unit="batch", disable=not accelerator.is_main_process):
+            pixels = normalise(study.pixels.uint8[batch.cpu().numpy()], study.backbone, accelerator.device)
+            batch, part = accelerator.gather_for_metrics((batch, probe_features(network(pixels))))
+            if features is None:
+                features = np.full((len(study.labels), part.shape[1]), np.nan, np.float32)
+            features[batch.cpu().numpy()] = part.cpu().numpy()  # by row, so rows that pad the last batch do no harm
+    accelerator.free_memory()
+    bad = rows[~np.isfinite(features[rows]).all(axis=1)]
+    if len(bad):
+        image_id = study.image_columns["image_id"][bad[0]]
+        raise InputError(f"image {image_id}: features are not finite; use --mixed_precision no")
+    return features
