@@ -56,7 +56,8 @@ from harness.run_folder import prepare_output, run_record
 from harness.seeds import derived_seed
 from harness.weights import weights_sha256
 from imaging import augmentations, corruptions, faces, near_duplicates
-from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir, join
+from imaging.pixel_cache import Pixels, cached_pixels, join
+from imaging.pixel_settings import default_cache_dir
 from publishing import model_upload
 from scoring import metrics
 
