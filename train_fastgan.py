@@ -38,7 +38,8 @@ from harness.files import sha256_of, write_json
 from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
 from imaging import faces
-from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
+from imaging.pixel_cache import Pixels, cached_pixels
+from imaging.pixel_settings import default_cache_dir
 
 STOPPED = RESUMED
 

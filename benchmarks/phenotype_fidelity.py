@@ -27,7 +27,7 @@ from classification.classifiers import probe_features
 from curation.opening import load_synthetic
 from demo_models.train_diffusion import faces_found
 from generation import diffusion_pipelines as diffusion
-from generation import dreambooth, synthetic_images
+from generation import synthetic_images
 from imaging import faces
 from phenotyping import phenotypes
 from simulation.people import COUNTRY_ANCESTRY, draw_person
@@ -68,7 +68,7 @@ def true_means(condition: phenotypes.Condition, count: int = 400) -> np.ndarray:
 
 def base_samples(pipeline: StableDiffusionPipeline, prompts: list[str], guidance_scale: float) -> np.ndarray:
     """A picture of each prompt by the base alone, (n, side, side, 3) uint8."""
-    words = dreambooth.embeddings(pipeline, [*dict.fromkeys([*prompts, ""])])
+    words = diffusion.embeddings(pipeline, [*dict.fromkeys([*prompts, ""])])
     pictures = []
     for start in tqdm(range(0, len(prompts), 24), desc="base"):
         batch = prompts[start : start + 24]

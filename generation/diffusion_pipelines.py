@@ -1,4 +1,4 @@
-"""Stable Diffusion pipelines: opened or refused in one line, their words and encoders, and sampling from them.
+"""Stable Diffusion pipelines: opened, or refused in one line; their encoders, and sampling from them.
 
 pipeline = open_pipeline("demo_models/diffusion", dtype=torch.float32)
 pictures, flagged = sample(pipeline, embeddings, negative, seeds=[1, 2], side_px=128, steps=15, guidance=7.5)
@@ -7,7 +7,6 @@ pictures, flagged = sample(pipeline, embeddings, negative, seeds=[1, 2], side_px
 import hashlib
 import json
 import math
-import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,12 @@ from diffusers.utils import logging
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from transformers import CLIPTextModel
 
+from generation.prompts import check_prompt, prompt_limit
 from harness.errors import InputError, one_line
 from harness.files import read_json
+from harness.weights import weights_sha256
 
 logging.disable_progress_bar()
 
@@ -42,21 +43,21 @@ NETWORKS = {
 }
 MAY_BE_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 NOISE_SETTINGS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")  # of a scheduler
-# Of a U-Net that wants more than words; "text" takes more of the words only.
+# Settings of a U-Net that needs more inputs than words; "text" uses the words once more, and is fine.
 OTHER_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type")
-SCALING_FACTOR = 0.18215  # of a VAE whose config does not say: that of Stable Diffusion
+SCALING_FACTOR = 0.18215  # of Stable Diffusion, for a VAE whose config does not give one
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # What libraries raise for files that are damaged, missing, or of another kind.
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError)
 UNREADABLE += (NotImplementedError, AssertionError, HFValidationError, SafetensorError, SingleFileComponentError)
 LACKS = "a Stable Diffusion pipeline, or has others than the settings beside it say"
 
-# What samples; None: the one that the pipeline came with.
+# The solvers that sample, by their names in generation.choices; None: the one that the pipeline came with.
 SCHEDULERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "pipeline": None}
-PROMPT_FIELDS = ("disease_abbr", "disease_name", "rare_token", "with_terms")
-RARE_TOKEN_LETTERS = (3, 4)
-NO_PART_OF_A_CONFIG = ("transformers_version", "dtype", "torch_dtype", "architectures")  # of how a network is built
-TRAINING_RECORD = "training.json"  # beside a miniature of this project: how its pictures were cut out
+# Entries of a config that say nothing about how a network is built.
+NO_PART_OF_A_CONFIG = ("transformers_version", "dtype", "torch_dtype", "architectures")
+WEIGHT_TYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by mixed precision
+TRAINING_RECORD = "training.json"  # in the folder of a miniature of this project: how its pictures were cut out
 
 
 def open_pipeline(
@@ -69,34 +70,35 @@ def open_pipeline(
     """A Stable Diffusion 1.x or 2.x pipeline, every network frozen and in evaluation mode.
 
     name: folder in diffusers' layout, ORG/NAME on the Hub, or one file FILE.safetensors with all weights, beside which
-    the pipeline's settings lie (configs_beside); vae_name: folder or ORG/NAME of another VAE; dtype: of all weights.
-    Only safetensors are read. Raises InputError where there is no such pipeline, where weights are missing, left over
-    or not finite, or for one that this project cannot train (inpainting, SDXL, flow matching, pixel space)."""
+    the pipeline's settings lie (configs_beside); vae_name: folder or ORG/NAME of another VAE; dtype: of all weights;
+    revision: commit or tag on the Hub; variant: of the weight files, such as fp16. Only safetensors are read.
+    Raises InputError if there is no such pipeline, if weights are missing, left over or not finite, or if this project
+    cannot train it (inpainting, SDXL, flow matching, pixel space)."""
     flag = "--pretrained_model_name_or_path"
-    for of, place in ((flag, name), ("--pretrained_vae_model_name_or_path", vae_name)):
-        if place is None or Path(place).is_dir() or (of == flag and Path(place).is_file()):
+    for own_flag, place in ((flag, name), ("--pretrained_vae_model_name_or_path", vae_name)):
+        if place is None or Path(place).is_dir() or (own_flag == flag and Path(place).is_file()):
             continue
         if place.count("/") != 1 or place[0] in "./~":
-            raise InputError(f"{of} {place}: there is no such folder; give one in diffusers' layout or ORG/NAME")
+            raise InputError(f"{own_flag} {place}: there is no such folder; give one in diffusers' layout or ORG/NAME")
     configs = configs_beside(Path(name), flag) if Path(name).is_file() else None
-    how = {"dtype": dtype, "use_safetensors": True}
+    options = {"dtype": dtype, "use_safetensors": True}
     try:
-        parts = {"vae": _network(AutoencoderKL, vae_name, "its VAE", **how)} if vae_name else {}
+        parts = {"vae": _network(AutoencoderKL, vae_name, "its VAE", **options)} if vae_name else {}
         if configs or Path(name).is_dir():
             check_folders(configs or Path(name), only_configs=configs is not None)
         if configs:
-            how = {"dtype": dtype, "config": str(configs), "local_files_only": True}
-            pipeline = StableDiffusionPipeline.from_single_file(name, **how, **parts)
+            options = {"dtype": dtype, "config": str(configs), "local_files_only": True}
+            pipeline = StableDiffusionPipeline.from_single_file(name, **options, **parts)
         else:
-            how |= {"revision": revision, "variant": variant}
-            for part, (kind, shown) in NETWORKS.items():
+            options |= {"revision": revision, "variant": variant}
+            for part, (network_class, title) in NETWORKS.items():
                 if part not in parts:
-                    parts[part] = _network(kind, name, shown, subfolder=part, **how)
-            pipeline = StableDiffusionPipeline.from_pretrained(name, **how, **parts)
+                    parts[part] = _network(network_class, name, title, subfolder=part, **options)
+            pipeline = StableDiffusionPipeline.from_pretrained(name, **options, **parts)
         check_pipeline(pipeline)
         if vae_name:
-            own = AutoencoderKL.load_config(str(configs or name), subfolder="vae", revision=revision)
-            check_same_latents(pipeline.vae.config, own)
+            own_vae = AutoencoderKL.load_config(str(configs or name), subfolder="vae", revision=revision)
+            check_same_latents(pipeline.vae.config, own_vae)
         for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             network.requires_grad_(False).eval()
         check_one_pass(pipeline)
@@ -120,7 +122,8 @@ def configs_beside(file: Path, flag: str) -> Path:
     """The folder with the settings of a pipeline whose weights are all in one file: model_index.json, tokenizer,
     scheduler, and a config.json for each network. The file itself holds none of these, and nothing is guessed.
 
-    It is named like the file, without its ending, or is the folder that the file lies in. Raises InputError."""
+    The folder has the name of the file without its ending, or it is the folder that the file lies in. Raises InputError
+    if neither holds the settings, or if the file may contain code."""
     if file.suffix != ".safetensors":
         reason = "such a file may run code when it is opened" if file.suffix in PICKLES else "is no .safetensors file"
         raise InputError(f"{flag} {file}: {reason}; give FILE.safetensors, or a folder in diffusers' layout")
@@ -134,8 +137,9 @@ def configs_beside(file: Path, flag: str) -> Path:
 
 
 def check_folders(folder: Path, only_configs: bool) -> None:
-    """Raise Unfit where model_index.json names a part for which there is no folder, such as the safety checker;
-    only_configs: the weights are in one file, in which there is none."""
+    """Raise Unfit if model_index.json names a part that has no folder, such as the safety checker.
+
+    only_configs: the weights are in one file, which holds no safety checker."""
     for part, kind in json.loads((folder / "model_index.json").read_text(encoding="utf-8")).items():
         named = isinstance(kind, list) and kind[0] is not None
         if named and not (folder / part).is_dir():
@@ -146,36 +150,39 @@ def check_folders(folder: Path, only_configs: bool) -> None:
 
 
 class Unfit(Exception):
-    """What keeps a pipeline from being trained here; the message is the rest of a line that names it."""
+    """Why a pipeline cannot be trained here; open_pipeline puts the pipeline's name before the message."""
 
 
-def _network(kind: type, name: str, shown: str, **how: object) -> nn.Module:
-    """A network whose weights were all found in its file, and, but for a text encoder, which may lie in the file of a
-    larger model, all used: libraries fill what they do not find with chance, and say so in a warning only."""
+def _network(network_class: type, name: str, title: str, **options: object) -> nn.Module:
+    """A network all of whose weights were found in its file; Unfit is raised if one is missing or left over.
+
+    The libraries give missing weights random values, with a warning only. A text encoder may lie in the file of a
+    larger model, so weights may be left over there. title: of the network, for messages; options: of from_pretrained.
+    """
     verbosity = logging.get_verbosity(), transformers.logging.get_verbosity()
     logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
     try:
-        if kind is CLIPTextModel:
-            how["ignore_mismatched_sizes"] = True  # it would raise without saying which, and they are looked at here
-        network, found = kind.from_pretrained(name, output_loading_info=True, **how)
+        if network_class is CLIPTextModel:
+            options["ignore_mismatched_sizes"] = True  # otherwise it raises without naming the weight; checked below
+        network, loaded = network_class.from_pretrained(name, output_loading_info=True, **options)
     finally:
         logging.set_verbosity(verbosity[0])
         transformers.logging.set_verbosity(verbosity[1])
-    if found["missing_keys"]:
-        raise Unfit(f"{shown} lacks {min(found['missing_keys'])} in its file; download it again, or convert it anew")
-    for key, in_file, expected in sorted(found["mismatched_keys"]):
-        raise Unfit(f"{shown} has {key} of shape {tuple(in_file)} in its file and {tuple(expected)} by its config")
-    if kind is not CLIPTextModel and found["unexpected_keys"]:
-        left_over = min(found["unexpected_keys"])
+    if loaded["missing_keys"]:
+        raise Unfit(f"{title} lacks {min(loaded['missing_keys'])} in its file; download it again, or convert it anew")
+    for key, in_file, expected in sorted(loaded["mismatched_keys"]):
+        raise Unfit(f"{title} has {key} of shape {tuple(in_file)} in its file and {tuple(expected)} by its config")
+    if network_class is not CLIPTextModel and loaded["unexpected_keys"]:
+        left_over = min(loaded["unexpected_keys"])
         raise Unfit(
-            f"{shown} has no place for {left_over}, which its file holds; it is of another kind than its config"
+            f"{title} has no place for {left_over}, which its file holds; it is of another kind than its config"
         )
     return network
 
 
 def check_pipeline(pipeline: StableDiffusionPipeline) -> None:
-    """Raise Unfit for a pipeline that is none of those that can be trained here, or whose parts do not fit."""
+    """Raise Unfit for a pipeline of a kind that cannot be trained here, or whose parts do not fit together."""
     unet, vae, text = pipeline.unet.config, pipeline.vae.config, pipeline.text_encoder.config
     if not unet.in_channels == unet.out_channels == vae.latent_channels:
         channels = f"takes {unet.in_channels} and gives {unet.out_channels} channels"
@@ -217,14 +224,16 @@ def check_pipeline(pipeline: StableDiffusionPipeline) -> None:
         raise Unfit(
             f"its tokenizer has {len(words)} words and its text encoder {text.vocab_size}; give those that belong"
         )
-    for part, (_, shown) in NETWORKS.items():
+    for part, (_, title) in NETWORKS.items():
         for key, tensor in getattr(pipeline, part).state_dict().items():
             if not torch.isfinite(tensor).all():
-                raise Unfit(f"{shown} holds values in {key} that are not finite; download it again")
+                raise Unfit(f"{title} holds values in {key} that are not finite; download it again")
 
 
 def check_same_latents(vae: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise Unfit for a VAE whose latents are not those that the pipeline's U-Net was trained on, by their settings."""
+    """Raise Unfit if the settings of a VAE say that its latents are not those that the pipeline's U-Net was trained on.
+
+    vae, own: the configs of the VAE that was given and of the pipeline's own."""
     factors = [2 ** (len(config["block_out_channels"]) - 1) for config in (vae, own)]
     if factors[0] != factors[1]:
         raise Unfit(f"the other VAE makes pictures {factors[0]} times smaller and its own {factors[1]} times")
@@ -237,7 +246,7 @@ def check_same_latents(vae: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def check_one_pass(pipeline: StableDiffusionPipeline) -> None:
-    """Raise Unfit where the smallest picture does not come through all networks: whatever their configs do not say."""
+    """Raise Unfit if the smallest picture does not pass through all networks: this finds what their configs hide."""
     side = 2 ** max(3, len(pipeline.unet.config.block_out_channels) - 1)
     side_px = side * pipeline.vae_scale_factor
     try:
@@ -249,7 +258,7 @@ def check_one_pass(pipeline: StableDiffusionPipeline) -> None:
         noise = pipeline.unet(latents, torch.tensor([1]), encode_prompts(pipeline, ["photo of a child"])).sample
         picture = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if "not implemented for" in str(error):  # half precision on some processors; the device will do it
+        if "not implemented for" in str(error):  # half precision on some processors; the GPU can do it
             return
         raise Unfit(f"its networks do not fit together ({one_line(error)[:200]})") from error
     if noise.shape != expected or picture.shape != (1, 3, side_px, side_px):
@@ -259,18 +268,19 @@ def check_one_pass(pipeline: StableDiffusionPipeline) -> None:
 
 
 def face_alignment_of(name: str) -> str | None:
-    """The detector with which the pictures that a miniature was trained on were cut out; None: whole photographs."""
+    """The face detector that cut out the pictures a miniature of this project was trained on; None: whole photographs,
+    or a pipeline that does not say."""
     record = Path(name) / TRAINING_RECORD
     return read_json(record, "make the miniature again").get("face_alignment") if record.is_file() else None
 
 
 def base_name(name: str) -> str:
-    """As given, but of an absolute path the last part only: it stands in what may be published."""
+    """A pipeline's name as it may be published: as given, but only the last part of an absolute path."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def native_side_px(pipeline: StableDiffusionPipeline) -> int:
-    """The side of the square pictures that the U-Net was trained for. Raises InputError where it does not say."""
+    """The side of the square pictures that the U-Net was trained for. Raises InputError if its config does not say."""
     size = pipeline.unet.config.sample_size
     sides = set(size) if isinstance(size, (list, tuple)) else {size}
     if len(sides) != 1 or not isinstance(max(sides, key=str), int):
@@ -278,73 +288,38 @@ def native_side_px(pipeline: StableDiffusionPipeline) -> int:
     return sides.pop() * pipeline.vae_scale_factor
 
 
+def check_side_px(pipeline: StableDiffusionPipeline, side_px: int) -> None:
+    """Raise InputError for a side that the VAE cannot make smaller by a whole number."""
+    if side_px % pipeline.vae_scale_factor:
+        raise InputError(f"--resolution {side_px}: must be a multiple of {pipeline.vae_scale_factor} for this VAE")
+
+
+def enable_gradient_checkpointing(pipeline: StableDiffusionPipeline) -> None:
+    """Recompute the U-Net's activations in the backward pass, which needs less memory and more time."""
+    pipeline.unet.enable_gradient_checkpointing()
+    pipeline.unet.train()  # has an effect in training mode only; a U-Net of Stable Diffusion has no dropout
+
+
 def configs_sha256(pipeline: StableDiffusionPipeline) -> str:
     """Digest of what shapes pictures and adapters besides the weights: how the networks are put together, the noise
-    schedule, the vocabulary. Of no path, version or precision."""
+    schedule, the vocabulary. Paths, versions and precision do not change it."""
     configs = {name: getattr(pipeline, name).config for name in ("unet", "vae", "scheduler")}
     configs["text_encoder"] = pipeline.text_encoder.config.to_dict()
-    said = {
+    content = {
         name: {key: value for key, value in dict(config).items() if key[0] != "_" and key not in NO_PART_OF_A_CONFIG}
         for name, config in configs.items()
     }
-    said["scheduler"]["class"] = type(pipeline.scheduler).__name__
-    words = pipeline.tokenizer
-    said["tokenizer"] = words.backend_tokenizer.to_str() if words.is_fast else sorted(words.get_vocab().items())
-    said["limit"] = prompt_limit(pipeline)
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    content["scheduler"]["class"] = type(pipeline.scheduler).__name__
+    tokenizer = pipeline.tokenizer
+    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    content |= {"tokenizer": vocabulary, "limit": prompt_limit(pipeline)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------------- words
-
-
-def rare_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Short words that are one entry of the vocabulary each, rarest first: identifiers without a meaning of their own
-    (Ruiz et al., DreamBooth, CVPR 2023, arXiv 2208.12242, section 3.2).
-
-    Byte-pair vocabularies grow by frequency, so the last entries are the rarest. Empty where there are none, as in
-    a vocabulary of characters."""
-    specials, found = set(tokenizer.all_special_ids), []
-    for number in range(len(tokenizer) - 1, -1, -1):
-        word = "" if number in specials else tokenizer.decode([number]).strip()
-        fits = len(word) in RARE_TOKEN_LETTERS and word.isascii() and word.isalpha() and word.islower()
-        if fits and tokenizer(f"a {word} child", add_special_tokens=False).input_ids[1:-1] == [number]:
-            found.append(word)
-    return found
-
-
-def check_template(template: str, flag: str) -> None:
-    """Raise InputError for a prompt that names another field than PROMPT_FIELDS."""
-    try:
-        fields = fields_of(template)
-    except ValueError as error:
-        raise InputError(f"{flag} {template!r}: {one_line(error)}; fields are written {{disease_abbr}}") from error
-    unknown = sorted(fields - set(PROMPT_FIELDS))
-    if unknown:
-        known = ", ".join(f"{{{field}}}" for field in PROMPT_FIELDS)
-        raise InputError(f"{flag}: there is no field {{{unknown[0]}}}; use {known}")
-
-
-def fields_of(template: str) -> set[str]:
-    """The fields that a prompt names."""
-    return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-
-
-def prompt_limit(pipeline: StableDiffusionPipeline) -> int:
-    """How many tokens the text encoder reads, those of begin and end included; some tokenizers do not know."""
-    return min(pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
-
-
-def count_tokens(pipeline: StableDiffusionPipeline, prompt: str) -> int:
-    """Tokens of a prompt, those of begin and end included."""
-    return len(pipeline.tokenizer(prompt, truncation=False, verbose=False).input_ids)
-
-
-def check_prompt(pipeline: StableDiffusionPipeline, prompt: str, flag: str) -> None:
-    """Raise InputError for a prompt of which the text encoder would not read the end; flag: whose it is."""
-    n, limit = count_tokens(pipeline, prompt), prompt_limit(pipeline)
-    if n > limit:
-        shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
-        raise InputError(f"{flag} {shown!r}: has {n} tokens, and the text encoder reads {limit}; shorten it")
+def digests(pipeline: StableDiffusionPipeline) -> dict[str, str]:
+    """SHA-256 of everything in a pipeline that shapes pictures and adapters, by the names that run.json has."""
+    of_networks = {f"{name}_sha256": weights_sha256(getattr(pipeline, name)) for name in NETWORKS}
+    return {"configs_sha256": configs_sha256(pipeline)} | of_networks
 
 
 # ---------------------------------------------------------------------------------------------------------- encoders
@@ -367,7 +342,7 @@ def encode_pictures(
 
 
 def token_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch.Tensor:
-    """(n, t) int64, filled up to prompt_limit. Raises InputError for a prompt that is longer: none is ever cut."""
+    """(n, t) int64, filled up to prompt_limit. Raises InputError for a longer prompt: none is ever cut off."""
     for prompt in dict.fromkeys(prompts):
         check_prompt(pipeline, prompt, "prompt")
     padded = {"padding": "max_length", "truncation": False, "return_tensors": "pt"}
@@ -375,15 +350,23 @@ def token_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torc
 
 
 def encode_prompts(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> torch.Tensor:
-    """Text embeddings (n, t, d); gradients reach whatever of the text encoder is trained."""
+    """Text embeddings (n, t, d), with gradients for those weights of the text encoder that are trained."""
     return pipeline.text_encoder(token_ids(pipeline, prompts).to(pipeline.device))[0]
+
+
+@torch.no_grad()
+def embeddings(pipeline: StableDiffusionPipeline, prompts: list[str], batch_size: int = 32) -> dict[str, torch.Tensor]:
+    """Prompt -> its text embedding (t, d)."""
+    starts = range(0, len(prompts), batch_size)
+    parts = [encode_prompts(pipeline, prompts[start : start + batch_size]) for start in starts]
+    return dict(zip(prompts, torch.cat(parts), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------------- sampling
 
 
 def set_scheduler(pipeline: StableDiffusionPipeline, name: str) -> None:
-    """Sample with the solver of that name in SCHEDULERS from here on."""
+    """Make the solver of that name in SCHEDULERS the one that samples from here on."""
     if SCHEDULERS[name]:
         pipeline.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config)
 
@@ -399,13 +382,13 @@ def sample(
     guidance: float,
     latents_only: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (b, side, side, 3) uint8 and whether the pipeline's safety checker blackened each, (b,) bool.
+    """Pictures (b, side, side, 3) uint8, and whether the pipeline's safety checker blackened each, (b,) bool.
 
-    embeddings, negative (b, t, d): of the prompts, and of what to stay away from; seeds (b,): one picture's noise each,
-    drawn on the CPU, so that a picture depends on its own seed, and on the batch by rounding only; guidance: weight of
-    classifier-free guidance (Ho & Salimans, 2022, arXiv 2207.12598), 1 for none. latents_only: scaled latents
+    embeddings, negative (b, t, d): of the prompts, and of what to stay away from. seeds (b,): one for the noise of each
+    picture, drawn on the CPU, so that the other pictures of a batch change a picture by rounding only. guidance: weight
+    of classifier-free guidance (Ho & Salimans, 2022, arXiv 2207.12598); 1 for none. latents_only: return scaled latents
     (b, c, h, w) float32 instead of pictures."""
-    made = pipeline(
+    output = pipeline(
         prompt_embeds=embeddings,
         negative_prompt_embeds=negative,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -415,7 +398,7 @@ def sample(
         guidance_scale=guidance,
         output_type="latent" if latents_only else "np",
     )
-    flagged = np.array(made.nsfw_content_detected or [False] * len(seeds))
+    flagged = np.array(output.nsfw_content_detected or [False] * len(seeds))
     if latents_only:
-        return made.images.float().cpu().numpy(), flagged
-    return (255 * made.images).round().astype(np.uint8), flagged
+        return output.images.float().cpu().numpy(), flagged
+    return (255 * output.images).round().astype(np.uint8), flagged

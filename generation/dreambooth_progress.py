@@ -1,69 +1,43 @@
-"""What a DreamBooth run has made already, and whether it is this run's: adapters, their training's state, images.
+"""What a DreamBooth run has finished already, and whether it is this run's: adapters, training states, images.
 
-A run is gone on with by what lies in its folder, so each piece is asked what it was made of before it is used:
-`check` refuses what came from another fold, run or dataset. More steps (--max_train_steps) go on from the state that
-OUT/fold0/checkpoints keeps, and more images (--num_images) are put behind those that there are.
+A run is resumed from what lies in its folder, so every file is checked for what it was made of before it is used:
+`check` refuses what came from another fold, run or dataset. More steps (--max_train_steps) continue from the state kept
+in OUT/fold0/checkpoints, and more images (--num_images) are appended to those that exist.
 """
 
-import dataclasses
 import json
 import os
+import pickle
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from curation import protocols
 from generation import lora_files, synthetic_images, training_provenance
-from generation.training_provenance import SOURCES_NAME, TrainedOn
-from harness.errors import InputError
-from harness.files import write_json
-from harness.seeds import derived_seed
+from generation.dreambooth_supports import Support, by_folder
+from generation.training_provenance import SOURCES_NAME
+from harness.errors import InputError, one_line
+from harness.files import write_atomically, write_json
+from harness.run_folder import prepare_output
 
-SAMPLED_NAME = "sampling.json"  # beside a finished synthetic/: how many images were asked for, of which adapters
+SAMPLED_NAME = "sampling.json"  # beside a finished synthetic/: how many images were asked for, from which adapters
 RESAMPLE = "delete it, its images are then made again"
-
-
-@dataclasses.dataclass
-class Support:
-    """The photographs of one condition that one adapter may see, and where its results go."""
-
-    fold: protocols.Fold
-    condition: str
-    rows: np.ndarray  # (n,) of the dataset
-    image_ids: list[str]
-    prompts: list[str]  # (n,)
-    folder: Path  # OUT/fold0, or OUT/paper
-    work: Path  # of its fold: what is finished
-    trained_on: TrainedOn | None = None  # what its adapter's file says, and must say; only to draw batches it may lack
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "adapters" / self.condition
-
-    @property
-    def part(self) -> Path:
-        return self.work / f"{self.condition}.parquet"
-
-    @property
-    def sources(self) -> synthetic_images.Sources:
-        return synthetic_images.Sources(self.trained_on, self.image_ids)
-
-    def seed(self, seed: int, *more: int) -> int:
-        number = protocols.N_FOLDS if self.fold.number is None else self.fold.number
-        return derived_seed(seed, number, synthetic_images.condition_number(self.condition), *more)
+RESTART = "delete it, it then starts anew"
+UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError)  # what torch.load raises
 
 
 def checkpoint_of(batch: Sequence[Support]) -> Path:
-    """The training's state of adapters that are trained together, while the run goes on."""
+    """The file of the training state of adapters that are trained together, while the run goes on."""
     return batch[0].work / f"{batch[0].condition}.pt"
 
 
 def kept_checkpoint_of(batch: Sequence[Support]) -> Path:
-    """The same once the run has finished; about three times the size of the adapters, and deleting it costs only that
-    more steps then begin with the first."""
+    """The file of that state once the run has finished, about three times the size of the adapters.
+
+    Without it, further steps start from the first step again."""
     return batch[0].folder / "checkpoints" / batch[0].condition / "state.pt"
 
 
@@ -71,8 +45,8 @@ def kept_checkpoint_of(batch: Sequence[Support]) -> Path:
 
 
 def check(supports: Sequence[Support], max_train_steps: int, num_images: int) -> None:
-    """Raise LeakError or InputError where what is there was made from other photographs than the supports', with other
-    settings, or is more than is asked for. Everything is asked, and nothing changed."""
+    """Raise LeakError or InputError if something in the run's folder was made from photographs that are not the
+    supports', with other settings, or is more than is asked for. Checks everything, and changes nothing."""
     for folder, own in by_folder(supports).items():
         steps = {support.condition: trained_steps(support, max_train_steps) for support in own}
         trained = {each.condition: lora_files.sha256(each.adapter) for each in own if steps[each.condition]}
@@ -81,16 +55,16 @@ def check(supports: Sequence[Support], max_train_steps: int, num_images: int) ->
                 rows = synthetic_images.checked_rows(
                     [support.part], lambda _, support=support: support.sources, f"{support.part}", RESAMPLE
                 )
-                of_another = [row for row in rows if row["adapter_sha256"] != trained[support.condition]]
-                if of_another:
-                    image = f"image {of_another[0]['synthetic_id']} is not of the adapter {support.adapter}"
+                foreign = [row for row in rows if row["adapter_sha256"] != trained[support.condition]]
+                if foreign:
+                    image = f"image {foreign[0]['synthetic_id']} is not of the adapter {support.adapter}"
                     raise InputError(f"{support.part}: {image}; {RESAMPLE}")
                 _check_number(support.part, len(rows), num_images)
         check_dataset(folder, own, trained, num_images)
 
 
 def check_dataset(folder: Path, supports: Sequence[Support], trained: dict[str, str], num_images: int) -> None:
-    """As check, of a finished folder/synthetic; trained: condition -> digest of the adapter that lies there."""
+    """As check, for a finished folder/synthetic; trained: condition -> digest of the adapter in the folder."""
     dataset, sampled = folder / "synthetic", sampled_with(folder)
     if not dataset.is_dir():
         return
@@ -99,7 +73,7 @@ def check_dataset(folder: Path, supports: Sequence[Support], trained: dict[str, 
     counted = Counter(row["label"] for row in rows)
     _check_number(dataset, max([*counted.values(), (sampled or {}).get("num_images", 0)], default=0), num_images)
     if sampled is None or sampled["adapter_sha256"] != trained:
-        return  # of adapters that have been trained further all images are made again
+        return  # these adapters are trained further, and all their images are made again
     for row in rows:
         if row["adapter_sha256"] != trained[row["label"]]:
             raise InputError(f"{dataset}: image {row['synthetic_id']} is not of an adapter that lies there; {RESAMPLE}")
@@ -113,15 +87,15 @@ def _check_number(place: Path, n: int, num_images: int) -> None:
 
 
 def trained_steps(support: Support, max_train_steps: int) -> int:
-    """How many steps the adapter in the support's folder was trained for, 0 where there is none; raises as check."""
+    """How many steps the adapter in the support's folder was trained for, 0 if there is none; raises as check does."""
     if not support.adapter.exists():
         return 0
     what = f"adapter {support.adapter}"
     record = lora_files.record_of(support.adapter)
     training_provenance.check(record, support.trained_on, what, lora_files.RETRAIN)
-    named = support.adapter / SOURCES_NAME
+    expected = training_provenance.sources(support.image_ids, record)
     try:
-        same = json.loads(named.read_text(encoding="utf-8")) == training_provenance.sources(support.image_ids, record)
+        same = json.loads((support.adapter / SOURCES_NAME).read_text(encoding="utf-8")) == expected
     except (OSError, ValueError):
         same = False
     if not same:
@@ -139,7 +113,7 @@ def trained(support: Support, max_train_steps: int) -> bool:
 
 
 def done(support: Support, max_train_steps: int, num_images: int) -> bool:
-    """Whether nothing is left to do for a support."""
+    """Whether nothing is left to do for a support: its adapter is trained, and all its images are sampled."""
     if not trained(support, max_train_steps):
         return False
     if not num_images:
@@ -153,7 +127,7 @@ def done(support: Support, max_train_steps: int, num_images: int) -> bool:
 
 
 def sampled_with(folder: Path) -> dict | None:
-    """The record of how folder/synthetic was sampled; None where there is none that can be read."""
+    """The record of how folder/synthetic was sampled; None if there is none that can be read."""
     try:
         sampled = json.loads((folder / SAMPLED_NAME).read_text(encoding="utf-8"))
         kinds = {"num_images": int, "n_images": int, "adapter_sha256": dict}
@@ -167,7 +141,7 @@ def dataset_files(folder: Path) -> list[Path]:
 
 
 def earlier_rows(support: Support, adapter_sha256: str) -> list[dict]:
-    """The rows, pictures included, that this adapter has been sampled for already, by increasing number."""
+    """The rows, with their pictures, that were sampled from this adapter before, by increasing number."""
     files = [support.part] if support.part.is_file() else dataset_files(support.folder)
     rows = []
     for file in files:
@@ -184,33 +158,82 @@ def number_of(row: dict) -> int:
     return int(row["synthetic_id"].rpartition("_")[2])
 
 
-def by_folder(supports: Iterable[Support]) -> dict[Path, list[Support]]:
-    """Supports of each fold, in their order."""
-    folders: dict[Path, list[Support]] = {}
-    for support in supports:
-        folders.setdefault(support.folder, []).append(support)
-    return folders
+def read_checkpoint(checkpoint: Path, supports: Sequence[Support]) -> dict:
+    """The content of a training state, after checking that its adapters are the supports'; its tensors are mapped.
+
+    Raises InputError, and LeakError if its adapters saw photographs that are not the supports'."""
+    what = f"checkpoint {checkpoint}"
+    try:
+        content = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+        records = content.get("trained_on") or [None]
+        content["step"] = int(content["step"])
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        raise InputError(f"{what}: {one_line(error)}; {RESTART}") from error
+    for record, support in zip(records, supports, strict=False):
+        training_provenance.check(record, support.trained_on, what, RESTART)
+    if len(records) != len(supports):
+        raise InputError(f"{what} is of {len(records)} adapters, and here are {len(supports)}; {RESTART}")
+    return content
 
 
-# ----------------------------------------------------------------------------------------------------------- keeping
+def check_checkpoint(supports: Sequence[Support], max_train_steps: int) -> Path:
+    """The file from which the training of a batch would be resumed; it need not exist. Raises as read_checkpoint does,
+    and InputError if it holds more steps than are asked for."""
+    current = checkpoint_of(supports)
+    checkpoint = current if current.is_file() else kept_checkpoint_of(supports)
+    step = read_checkpoint(checkpoint, supports)["step"] if checkpoint.is_file() else 0
+    if step > max_train_steps:
+        reason = f"checkpoint {checkpoint} is of {step} steps"
+        raise InputError(f"--max_train_steps {max_train_steps}: {reason}; ask for at least as many")
+    return checkpoint
+
+
+# ------------------------------------------------------------------------------------------- the folder, start to end
+
+
+def prepare(
+    output_dir: Path,
+    settings: dict,
+    parts: Sequence[str],
+    results: Sequence[str],
+    batches: Sequence[Sequence[Support]],
+    max_train_steps: int,
+    num_images: int,
+    resume: bool,
+) -> None:
+    """Start the run's folder anew, or check all that it would be resumed from; it is readable by its owner only.
+
+    settings: what the images depend on; parts: names of what is removed unless resuming, besides the folds' folders;
+    results: names of the files that are always removed, once nothing was refused."""
+    of_folds = ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
+    prepare_output(output_dir, settings, (*parts, *of_folds), (), resume)
+    output_dir.chmod(0o700)
+    supports = [support for batch in batches for support in batch]
+    if resume:
+        check(supports, max_train_steps, num_images)
+        for batch in batches:
+            check_checkpoint(batch, max_train_steps)
+    for name in results:
+        (output_dir / name).unlink(missing_ok=True)
+    name_sources(supports)
 
 
 def sources_of(supports: Sequence[Support]) -> dict:
-    """The content of the sources.json beside something that saw the photographs of several supports of one fold."""
+    """The content of the sources.json beside a file that depends on the photographs of several supports of one fold."""
     record = supports[0].trained_on.as_dict()
     record["source_sha256"] = [digest for support in supports for digest in support.trained_on.source_sha256]
     return training_provenance.sources([name for support in supports for name in support.image_ids], record)
 
 
 def name_sources(supports: Sequence[Support]) -> None:
-    """Beside the states that are written while a run goes on: by it a withdrawal finds them."""
+    """Write the photographs' names beside the states of a running training, so that a withdrawal finds these."""
     for own in by_folder(supports).values():
         own[0].work.mkdir(parents=True, exist_ok=True)
         write_json(own[0].work / SOURCES_NAME, sources_of(own))
 
 
 def keep_checkpoints(batches: Sequence[Sequence[Support]]) -> None:
-    """Move what training went on from out of the way of the next run, which may go on from it with more steps."""
+    """Move the training states to where they are kept: a later run may continue from them with more steps."""
     for batch in batches:
         state, kept = checkpoint_of(batch), kept_checkpoint_of(batch)
         if state.is_file():
@@ -219,14 +242,41 @@ def keep_checkpoints(batches: Sequence[Sequence[Support]]) -> None:
             os.replace(state, kept)
 
 
+def finish_datasets(supports: Sequence[Support], num_images: int) -> list[str]:
+    """Join the finished parts of each fold to its dataset, with a sheet of samples; returns what now lies where.
+
+    Raises InputError if no part of a fold has an image."""
+    written = []
+    for folder, own in by_folder(supports).items():
+        if num_images and all(support.part.is_file() for support in own):
+            finish_dataset(folder, own, num_images)
+            sheet = synthetic_images.contact_sheet(folder / "synthetic")
+            write_atomically(folder / synthetic_images.SHEET_NAME, lambda file, sheet=sheet: sheet.save(file, "PNG"))
+        written += [f"{folder}/adapters"] + [f"{folder}/synthetic, samples.png"] * bool(num_images)
+    return written
+
+
+def adapter_records(supports: Sequence[Support]) -> list[dict]:
+    """What the run's record says of each adapter."""
+    return [
+        {
+            "fold": support.fold.number,
+            "condition": support.condition,
+            "n_photographs": len(support.rows),
+            "adapter_sha256": lora_files.sha256(support.adapter),
+        }
+        for support in supports
+    ]
+
+
 def finish_dataset(folder: Path, supports: Sequence[Support], num_images: int) -> None:
-    """The parts of a fold as its dataset; raises InputError where no part has an image."""
+    """Join the parts of a fold to its dataset; raises InputError if no part has an image."""
     parts = [support.part for support in supports]
     n = sum(pq.read_metadata(part).num_rows for part in parts)
     if not n:
         reason = "every image is blank; look at the safety checker, or use --mixed_precision no"
         raise InputError(f"{folder.name}: {reason}")
-    (folder / SAMPLED_NAME).unlink(missing_ok=True)  # it would be about other images
+    (folder / SAMPLED_NAME).unlink(missing_ok=True)  # it describes the images that are replaced now
     synthetic_images.write_dataset(folder / "synthetic", parts)
     digests = {support.condition: lora_files.sha256(support.adapter) for support in supports}
     write_json(folder / SAMPLED_NAME, {"num_images": num_images, "adapter_sha256": digests, "n_images": n})

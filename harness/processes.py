@@ -51,6 +51,16 @@ def emulates_bf16(capabilities: Mapping[str, object]) -> bool:
     return not any(capabilities.get(name) for name in BF16_INSTRUCTIONS)
 
 
+def device_record(accelerator: Accelerator) -> dict:
+    """What a run's record says of where it ran: the device, the peak of GPU memory, and how many processes."""
+    device, cuda = accelerator.device, accelerator.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else str(device),
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
+        "n_processes": accelerator.num_processes,
+    }
+
+
 # ---- several processes, several machines
 
 

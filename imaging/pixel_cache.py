@@ -81,11 +81,6 @@ def join(parts: Sequence[Pixels]) -> Pixels:
     return Pixels(JoinedArrays([part.uint8 for part in parts]), faces_missed, thumbnails)
 
 
-def default_cache_dir() -> Path:
-    """Beside the Arrow files that `datasets` keeps of the same photographs."""
-    return Path(datasets.config.HF_CACHE_HOME) / "rdface_pixels"
-
-
 def cached_pixels(
     accelerator: Accelerator,
     images: datasets.Dataset,

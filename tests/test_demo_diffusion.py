@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 from demo_models import captions as captions_of_faces
 from demo_models import train_diffusion
 from generation import diffusion_pipelines as diffusion
+from generation import prompts
 from phenotyping import phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,7 +95,7 @@ def test_tokenizer_is_the_same_each_time_and_keeps_rare_words_whole():
     ] * 5
     one, other = (captions_of_faces.train_tokenizer(captions) for _ in range(2))
     assert one.get_vocab() == other.get_vocab()
-    rare = diffusion.rare_tokens(one)
+    rare = prompts.rare_tokens(one)
     assert len(rare) >= 100 and not set(rare[:100]) & set(" ".join(captions).replace(",", "").split())
     assert len(one("photo of a child", add_special_tokens=False).input_ids) == 4
 
@@ -106,7 +107,7 @@ def test_committed_pipeline_is_small_half_precision_and_makes_faces():
     assert not [file.name for file in BASE.rglob("*.json") if "_name_or_path" in file.read_text()]  # of some machine
     pipeline = diffusion.open_pipeline(str(BASE), torch.float32)
     assert diffusion.native_side_px(pipeline) == 128 and diffusion.face_alignment_of(str(BASE)) == "mtcnn"
-    assert len(diffusion.rare_tokens(pipeline.tokenizer)) >= 103  # one a condition of the study
+    assert len(prompts.rare_tokens(pipeline.tokenizer)) >= 103  # one a condition of the study
     made = train_diffusion.sample(pipeline, ["photo of a child"] * 10, seed=99)
     assert train_diffusion.faces_found([np.asarray(picture) for picture in made]) >= 0.8
 

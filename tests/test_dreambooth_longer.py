@@ -15,7 +15,7 @@ from test_train_classifier import painted_faces, save_dataset
 import train_dreambooth
 from curation import protocols
 from generation import diffusion_pipelines as diffusion
-from generation import dreambooth, lora_files, synthetic_images
+from generation import dreambooth, dreambooth_supports, lora_files, prompts, synthetic_images
 from harness import errors
 from phenotyping import phenotypes
 
@@ -72,9 +72,9 @@ def test_more_steps_of_a_finished_run_equal_an_unbroken_run_of_that_length(kept,
     if not kept:  # to spare the disk: training then begins with the first step
         shutil.rmtree(run / "fold0/checkpoints")
 
-    def counting(supports, encoded, noising, step, args):
+    def counting(supports, encoded, noising, step, training):
         steps.append(step)
-        return drawn(supports, encoded, noising, step, args)
+        return drawn(supports, encoded, noising, step, training)
 
     monkeypatch.setattr(dreambooth, "drawn_batch", counting)
     dream(*flags, *LONGER, *LATEST, "--output_dir", run)
@@ -86,10 +86,10 @@ def test_more_steps_of_a_finished_run_equal_an_unbroken_run_of_that_length(kept,
 
 
 def test_a_longer_run_that_was_stopped_goes_on(run, long, flags, monkeypatch):
-    def stopping(supports, encoded, noising, step, args):
+    def stopping(supports, encoded, noising, step, training):
         if supports[0].condition == "C2" and step == 4:
             raise KeyboardInterrupt
-        return drawn(supports, encoded, noising, step, args)
+        return drawn(supports, encoded, noising, step, training)
 
     drawn = dreambooth.drawn_batch
     monkeypatch.setattr(dreambooth, "drawn_batch", stopping)
@@ -192,21 +192,22 @@ def fitted(images: datasets.Dataset, *more: str, pipeline=None) -> tuple[dict[in
     args = train_dreambooth.parse_args([*given, "--instance_prompt", TEMPLATE, *more])
     nothing = np.array([], dtype=np.int64)
     folds = [protocols.Fold(0, np.arange(len(images)), nothing, nothing)]
-    return train_dreambooth.fitting_prompts(images, folds, pipeline or tiny_pipeline(), args)
+    rows = dreambooth_supports.all_rows(images, folds, args.conditions)
+    return train_dreambooth.fitting_prompts(images, rows, pipeline or tiny_pipeline(), args)
 
 
 def test_terms_are_left_out_whole_from_the_last_until_the_prompt_is_read_whole():
     pipeline, images = tiny_pipeline(), described_images([0, 3, 60])
-    prompts, left_out = fitted(images, pipeline=pipeline)
-    terms = train_dreambooth.recorded_terms(images)[2]
+    by_row, left_out = fitted(images, pipeline=pipeline)
+    terms = prompts.recorded_terms(images)[2]
     assert list(left_out) == [2] and 0 < len(left_out[2]) < 60
     kept = terms[: 60 - len(left_out[2])]
-    assert kept + left_out[2] == terms and prompts[2].endswith(f" child with {', '.join(kept)}, AAR")
-    one_more = prompts[2].replace(", AAR", f", {left_out[2][0]}, AAR")
-    assert diffusion.count_tokens(pipeline, prompts[2]) <= 77 < diffusion.count_tokens(pipeline, one_more)
-    ids = diffusion.token_ids(pipeline, list(prompts.values()))
+    assert kept + left_out[2] == terms and by_row[2].endswith(f" child with {', '.join(kept)}, AAR")
+    one_more = by_row[2].replace(", AAR", f", {left_out[2][0]}, AAR")
+    assert prompts.count_tokens(pipeline, by_row[2]) <= 77 < prompts.count_tokens(pipeline, one_more)
+    ids = diffusion.token_ids(pipeline, list(by_row.values()))
     assert ids.shape == (3, 77)
-    for prompt, row in zip(prompts.values(), ids, strict=True):  # everything that was said was read, to the last word
+    for prompt, row in zip(by_row.values(), ids, strict=True):  # everything that was said was read, to the last word
         assert (
             pipeline.tokenizer.decode(row, skip_special_tokens=True).replace(" ", "") == prompt.replace(" ", "").lower()
         )
@@ -222,9 +223,9 @@ def test_the_limit_is_the_tokenizers_or_the_text_encoders(limit, of):
     pipeline.tokenizer.model_max_length = limit if of == "tokenizer" else int(1e30)
     if of == "text encoder":
         pipeline.text_encoder.config.max_position_embeddings = limit
-    prompts, left_out = fitted(described_images([60]), pipeline=pipeline)
-    assert diffusion.count_tokens(pipeline, prompts[0]) <= limit and left_out[0]
-    assert diffusion.encode_prompts(pipeline, [prompts[0]]).shape == (1, limit, 16)
+    by_row, left_out = fitted(described_images([60]), pipeline=pipeline)
+    assert prompts.count_tokens(pipeline, by_row[0]) <= limit and left_out[0]
+    assert diffusion.encode_prompts(pipeline, [by_row[0]]).shape == (1, limit, 16)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +264,7 @@ def test_images_record_the_prompt_that_was_read_and_the_run_what_was_left_out(fl
     of = {row["synthetic_id"]: row["prompt"] for row in rows_of(run / "fold0/synthetic")}
     names = [phenotypes.terms()[hpo_id].name.lower() for hpo_id in known[:60]]
     assert f" child with {names[0]}, {names[1]}, C2" in of["C2_0"]
-    assert all(diffusion.count_tokens(pipeline, prompt) <= 77 for prompt in of.values())
+    assert all(prompts.count_tokens(pipeline, prompt) <= 77 for prompt in of.values())
     left_out = json.loads((run / "run.json").read_text())["terms_left_out"]
     n = len(left_out["C1"])
     assert list(left_out) == ["C1"] and set(left_out["C1"]) == set(names[60 - n :]) and names[59 - n] in of["C1_0"]

@@ -1,7 +1,7 @@
 """routed_lora.py, dreambooth.py: many adapters at once are what training each alone, by peft, gives."""
 
-import argparse
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +18,30 @@ from torch import nn
 from curation import protocols
 from generation import diffusion_pipelines as diffusion
 from generation import dreambooth, lora_files
+from generation.dreambooth_encoding import Encoded
+from generation.dreambooth_supports import Support
 from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
 from generation.training_provenance import TrainedOn
 
-STEPS, RANK, ALPHA, CLASSES = 20, 2, 3.0, ["C0", "C1", "C2"]
+STEPS, RANK, ALPHA, CLASSES = 8, 2, 3.0, ["C0", "C1", "C2"]
 
 
-def flags(**changes: object) -> argparse.Namespace:
-    """What generation/dreambooth.py reads of train_dreambooth.py's arguments."""
-    values = {"seed": 3, "train_batch_size": 2, "max_train_steps": STEPS, "learning_rate": 1e-2, "max_grad_norm": 0.05}
-    values |= {"rank": RANK, "lora_alpha": ALPHA, "train_text_encoder": False, "with_prior_preservation": True}
-    values |= {"prior_loss_weight": 0.7, "class_prompt": "photo of a child", "negative_prompt": ""}
-    values |= {"checkpointing_steps": 7, "num_images": 3, "sample_batch_size": 8, "resolution": 16}
-    values |= {
-        "class_names": ["C0", "C1", "C2"],
-        "num_inference_steps": 3,
-        "guidance_scale": 2.0,
-        "pretrained_model_name_or_path": "tiny",
-    }
-    return argparse.Namespace(**values | changes)
+def training(**changes: object) -> dreambooth.Training:
+    """8 steps with prior preservation, unless told otherwise."""
+    values = {"seed": 3, "rank": RANK, "lora_alpha": ALPHA, "train_text_encoder": False, "train_batch_size": 2}
+    values |= {"max_train_steps": STEPS, "learning_rate": 1e-2, "max_grad_norm": 0.05, "checkpointing_steps": 3}
+    values |= {"with_prior_preservation": True, "class_prompt": "photo of a child", "prior_loss_weight": 0.7}
+    return dreambooth.Training(**values | changes)
 
 
-def supports_in(folder: Path, sizes: tuple[int, ...] = (3, 1, 2)) -> list[dreambooth.Support]:
+def sampling(**changes: object) -> dreambooth.Sampling:
+    """3 pictures per adapter."""
+    values = {"seed": 3, "num_images": 3, "sample_batch_size": 8, "resolution": 16, "num_inference_steps": 3}
+    values |= {"guidance_scale": 2.0, "negative_prompt": "", "base_model": "tiny"}
+    return dreambooth.Sampling(**values | changes)
+
+
+def supports_in(folder: Path, sizes: tuple[int, ...] = (3, 1, 2)) -> list[Support]:
     """Three conditions of 3, 1 and 2 photographs, whose rows follow one another."""
     nothing = np.array([], dtype=np.int64)
     fold = protocols.Fold(0, np.arange(sum(sizes)), nothing, nothing)
@@ -51,39 +53,39 @@ def supports_in(folder: Path, sizes: tuple[int, ...] = (3, 1, 2)) -> list[dreamb
         folders = folder / "fold0", folder / "work" / "fold0"
         digests = [f"{row:064x}" for row in rows]
         trained_on = TrainedOn("strict", 0, f"C{k}", "a dataset", digests, 3, None, "some settings")
-        supports.append(dreambooth.Support(fold, f"C{k}", rows, names, prompts, *folders, trained_on))
+        supports.append(Support(fold, f"C{k}", rows, names, prompts, *folders, trained_on))
         start += size
     return supports
 
 
-def encoded_for(pipeline, supports, dtype=torch.float32, text=True) -> dreambooth.Encoded:
+def encoded_for(pipeline, supports, dtype=torch.float32, text=True) -> Encoded:
     n = sum(len(support.rows) for support in supports)
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(2, n + 4, 4, 8, 8, generator=generator).to(dtype)
     prompts = [prompt for support in supports for prompt in support.prompts] + ["photo of a child", ""]
-    words = dreambooth.embeddings(pipeline, prompts) if text else {}
+    words = diffusion.embeddings(pipeline, prompts) if text else {}
     position = {row: row for row in range(n)}
-    return dreambooth.Encoded(position, latents[0, :n], 0.1 * latents[1, :n].abs(), words, latents[0, n:])
+    return Encoded(position, latents[0, :n], 0.1 * latents[1, :n].abs(), words, latents[0, n:])
 
 
 def test_routed_training_equals_peft_one_condition_at_a_time_in_float64(tmp_path, monkeypatch):
-    """20 steps of AdamW with clipping and prior preservation; 1e-8 relative, as the arithmetic allows."""
+    """8 steps of AdamW with clipping and prior preservation; 1e-8 relative, as the arithmetic allows."""
     monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # errors are taken in float32 otherwise
-    pipeline, args = tiny_pipeline(torch.float64), flags()
+    pipeline, settings = tiny_pipeline(torch.float64), training()
     supports = supports_in(tmp_path)
     encoded = encoded_for(pipeline, supports, torch.float64)
     noising = DDPMScheduler.from_config(pipeline.scheduler.config)
 
     routed = RoutedLoRA(pipeline.unet, UNET_LAYERS, 3, RANK, ALPHA, torch.float64)
-    routed.start([support.seed(args.seed, 2, 0) for support in supports])
+    routed.start([support.seed(settings.seed, 2, 0) for support in supports])
     started = [routed.peft_state_dict(k) for k in range(3)]
     parameters = list(routed.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=dreambooth.WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=dreambooth.WEIGHT_DECAY)
     for step in range(STEPS):
-        batch = dreambooth.drawn_batch(supports, encoded, noising, step, args)
+        batch = dreambooth.drawn_batch(supports, encoded, noising, step, settings)
         losses = dreambooth.adapter_losses(pipeline, {"unet": routed}, noising, batch, 3, encoded.text, 0.7)
         losses.sum().backward()
-        clip_each_adapter(parameters, args.max_grad_norm)
+        clip_each_adapter(parameters, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     together = [routed.peft_state_dict(k) for k in range(3)]
@@ -95,14 +97,15 @@ def test_routed_training_equals_peft_one_condition_at_a_time_in_float64(tmp_path
         own = {name: p for name, p in pipeline.unet.named_parameters() if p.requires_grad}
         for name, parameter in own.items():
             parameter.data = started[k][name.replace(".alone", "")].clone()
-        optimizer = torch.optim.AdamW(own.values(), lr=args.learning_rate, weight_decay=dreambooth.WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(own.values(), lr=settings.learning_rate, weight_decay=dreambooth.WEIGHT_DECAY)
         for step in range(STEPS):
-            clean, noise, times, prompts = dreambooth.drawn_batch([support], encoded, noising, step, args)
+            clean, noise, times, prompts = dreambooth.drawn_batch([support], encoded, noising, step, settings)
             words = torch.stack([encoded.text[prompt] for prompt in prompts])
-            found = pipeline.unet(noising.add_noise(clean, noise, times), times, words).sample
-            loss = nn.functional.mse_loss(found[:2], noise[:2]) + 0.7 * nn.functional.mse_loss(found[2:], noise[2:])
+            predicted = pipeline.unet(noising.add_noise(clean, noise, times), times, words).sample
+            loss = nn.functional.mse_loss(predicted[:2], noise[:2])
+            loss = loss + 0.7 * nn.functional.mse_loss(predicted[2:], noise[2:])
             loss.backward()
-            nn.utils.clip_grad_norm_(own.values(), args.max_grad_norm)
+            nn.utils.clip_grad_norm_(own.values(), settings.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
         for name, parameter in own.items():
@@ -112,20 +115,23 @@ def test_routed_training_equals_peft_one_condition_at_a_time_in_float64(tmp_path
         pipeline.unet.delete_adapters("alone")
 
 
-def train(folder: Path, groups: list[list[int]], args: argparse.Namespace) -> None:
+def train(folder: Path, groups: list[list[int]], settings: dreambooth.Training) -> None:
     """Adapters of three conditions, trained in these groups."""
     pipeline, supports = tiny_pipeline(), supports_in(folder)
-    encoded = encoded_for(pipeline, supports, text=not args.train_text_encoder)
+    encoded = encoded_for(pipeline, supports, text=not settings.train_text_encoder)
     for group in groups:
-        dreambooth.train(Accelerator(cpu=True), pipeline, [supports[k] for k in group], encoded, args)
+        dreambooth.train(Accelerator(cpu=True), pipeline, [supports[k] for k in group], encoded, settings)
 
 
-def sampled(folder: Path, groups: list[list[int]], args: argparse.Namespace) -> dict[str, np.ndarray]:
+def sampled(
+    folder: Path, groups: list[list[int]], settings: dreambooth.Training, **changes: object
+) -> dict[str, np.ndarray]:
     """Pictures by synthetic_id from the adapters in the folder, sampled in these groups."""
     pipeline, supports = tiny_pipeline(), supports_in(folder)
-    text = {} if args.train_text_encoder else encoded_for(pipeline, supports).text
+    text = {} if settings.train_text_encoder else encoded_for(pipeline, supports).text
     for group in groups:
-        dreambooth.sample(Accelerator(cpu=True), pipeline, [supports[k] for k in group], text, CLASSES, args)
+        chosen = [supports[k] for k in group]
+        dreambooth.sample(Accelerator(cpu=True), pipeline, chosen, text, CLASSES, settings, sampling(**changes))
     rows = [row for support in supports for row in pq.read_table(support.part).to_pylist()]
     return {row["synthetic_id"]: np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])), np.int16) for row in rows}
 
@@ -136,36 +142,40 @@ def nearly_equal(a: np.ndarray, b: np.ndarray) -> bool:
     return difference.max() <= 1 and (difference > 0).mean() <= 1e-3
 
 
-@pytest.mark.parametrize("train_text_encoder", [False, True])
-def test_pictures_are_the_same_for_any_batch_size_and_look_so_for_any_grouping(tmp_path, train_text_encoder):
-    args = flags(train_text_encoder=train_text_encoder, max_train_steps=6)
-    train(tmp_path / "together", [[0, 1, 2]], args)
-    together = sampled(tmp_path / "together", [[0, 1, 2]], args)
-    assert set(together) == {f"C{k}_{i}" for k in range(3) for i in range(3)}
-    assert not nearly_equal(together["C0_0"], together["C1_0"])
-    args.sample_batch_size = 1
-    one_by_one = sampled(tmp_path / "together", [[2], [0, 1]], args)
-    assert all(nearly_equal(together[name], one_by_one[name]) for name in together)
-    train(tmp_path / "alone", [[0], [1], [2]], args)  # AdamW makes much of gradients that are rounding alone
-    alone = sampled(tmp_path / "alone", [[0, 1, 2]], args)
-    differences = [np.abs(together[name] - alone[name]).mean() for name in together]
+@pytest.fixture(scope="module", params=[False, True], ids=["unet", "unet and text encoder"])
+def together(request, tmp_path_factory) -> tuple[Path, dreambooth.Training, dict[str, np.ndarray]]:
+    """A folder with three adapters that were trained together, their settings, and the pictures sampled from them."""
+    settings = training(train_text_encoder=request.param, max_train_steps=4)
+    folder = tmp_path_factory.mktemp("adapters") / "together"
+    train(folder, [[0, 1, 2]], settings)
+    return folder, settings, sampled(folder, [[0, 1, 2]], settings)
+
+
+def test_pictures_are_the_same_for_any_batch_size_and_look_so_for_any_grouping(together, tmp_path):
+    folder, settings, pictures = together
+    assert set(pictures) == {f"C{k}_{i}" for k in range(3) for i in range(3)}
+    assert not nearly_equal(pictures["C0_0"], pictures["C1_0"])
+    shutil.copytree(folder / "fold0" / "adapters", tmp_path / "one by one" / "fold0" / "adapters")
+    one_by_one = sampled(tmp_path / "one by one", [[2], [0, 1]], settings, sample_batch_size=1)
+    assert all(nearly_equal(pictures[name], one_by_one[name]) for name in pictures)
+    train(tmp_path / "alone", [[0], [1], [2]], settings)  # AdamW makes much of gradients that are rounding alone
+    alone = sampled(tmp_path / "alone", [[0, 1, 2]], settings)
+    differences = [np.abs(pictures[name] - alone[name]).mean() for name in pictures]
     assert max(differences) < 2.0, differences  # grey levels
 
 
-def test_an_adapter_file_gives_the_same_pictures_through_load_lora_weights(tmp_path):
-    args = flags(train_text_encoder=True, max_train_steps=6)
-    train(tmp_path, [[0, 1, 2]], args)
-    pictures = sampled(tmp_path, [[0, 1, 2]], args)
+def test_an_adapter_file_gives_the_same_pictures_through_load_lora_weights(together):
+    folder, settings, pictures = together
     pipeline = tiny_pipeline()
-    support = supports_in(tmp_path)[2]
+    support = supports_in(folder)[2]
     prompt = support.prompts[1]
     plain = pipeline(prompt, generator=[torch.Generator().manual_seed(5)], num_inference_steps=3, output_type="np")
     pipeline.load_lora_weights(str(support.adapter))
     assert {name for names in pipeline.get_list_adapters().values() for name in names} == {"default_0"}
     layer = pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
     assert layer.scaling["default_0"] == ALPHA / RANK and layer.r["default_0"] == RANK  # alpha came with the file
-    words = [dreambooth.embeddings(pipeline, [text])[text][None] for text in (prompt, "")]
-    seed = dreambooth.synthetic_images.image_seed(args.seed, support.condition, 1)
+    words = [diffusion.embeddings(pipeline, [text])[text][None] for text in (prompt, "")]
+    seed = dreambooth.synthetic_images.image_seed(settings.seed, support.condition, 1)
     again, _ = diffusion.sample(pipeline, *words, [seed], 16, 3, 2.0)
     assert nearly_equal(again[0].astype(np.int16), pictures["C2_1"])
     adapted = pipeline(prompt, generator=[torch.Generator().manual_seed(5)], num_inference_steps=3, output_type="np")
@@ -174,21 +184,21 @@ def test_an_adapter_file_gives_the_same_pictures_through_load_lora_weights(tmp_p
 
 def test_a_killed_batch_goes_on_to_the_same_adapters(tmp_path, monkeypatch):
     """Stopped between two checkpoints: the last is gone back to."""
-    pipeline, args = tiny_pipeline(), flags()
+    pipeline, settings = tiny_pipeline(), training()
     encoded = encoded_for(pipeline, supports_in(tmp_path))
 
     def run(folder: Path) -> list[dict]:
         supports = supports_in(folder)
-        dreambooth.train(Accelerator(cpu=True), pipeline, supports, encoded, args)
+        dreambooth.train(Accelerator(cpu=True), pipeline, supports, encoded, settings)
         return [lora_files.load(support.adapter)["unet"] for support in supports]
 
     whole = run(tmp_path / "whole")
     drawn = dreambooth.drawn_batch
 
-    def stopping(supports, encoded, noising, step, args):
-        if step == 17:
+    def stopping(supports, encoded, noising, step, settings):
+        if step == 7:
             raise KeyboardInterrupt
-        return drawn(supports, encoded, noising, step, args)
+        return drawn(supports, encoded, noising, step, settings)
 
     monkeypatch.setattr(dreambooth, "drawn_batch", stopping)
     pipeline = tiny_pipeline()
@@ -197,21 +207,21 @@ def test_a_killed_batch_goes_on_to_the_same_adapters(tmp_path, monkeypatch):
     assert not supports_in(tmp_path / "stopped")[0].adapter.exists()
     steps = []
 
-    def counting(supports, encoded, noising, step, args):
+    def counting(supports, encoded, noising, step, settings):
         steps.append(step)
-        return drawn(supports, encoded, noising, step, args)
+        return drawn(supports, encoded, noising, step, settings)
 
     monkeypatch.setattr(dreambooth, "drawn_batch", counting)
     pipeline = tiny_pipeline()
     resumed = run(tmp_path / "stopped")
-    assert steps == list(range(14, STEPS))
+    assert steps == list(range(6, STEPS))
     for one, other in zip(whole, resumed, strict=True):
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_files_of_two_runs_are_the_same_bytes(tmp_path):
     for name in ("one", "two"):
-        train(tmp_path / name, [[0, 1, 2]], flags(max_train_steps=2))
+        train(tmp_path / name, [[0, 1, 2]], training(max_train_steps=1))
     digests = [[lora_files.sha256(each.adapter) for each in supports_in(tmp_path / name)] for name in ("one", "two")]
     assert digests[0] == digests[1] and len(set(digests[0])) == 3
 

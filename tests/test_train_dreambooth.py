@@ -26,8 +26,8 @@ from transformers import PreTrainedTokenizerFast
 import train_dreambooth
 from curation import protocols
 from generation import diffusion_pipelines as diffusion
-from generation import dreambooth, lora_files, synthetic_images
-from harness import errors
+from generation import dreambooth, lora_files, prompts, synthetic_images
+from harness import errors, processes
 from publishing import withdrawal
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,7 +189,7 @@ def test_the_gradient_scaler_of_half_precision_goes_on_where_it_stopped(tiny, tm
         clip(parameters, max_norm)
 
     monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, growth_interval=3))
-    monkeypatch.setattr(train_dreambooth, "open_accelerator", with_scaler)
+    monkeypatch.setattr(processes, "open_accelerator", with_scaler)
     flags = ("--conditions", "C2", "C3", "--adapters_per_batch", 1, "--max_train_steps", 8)
     flags += ("--checkpointing_steps", 4, "--num_images", 1)
     whole = run_here(*tiny, *flags, "--output_dir", tmp_path / "whole")
@@ -240,12 +240,12 @@ def test_prompts_name_the_terms_recorded_for_the_photograph_and_a_rare_word():
             }
         ),
     )
-    described = train_dreambooth.descriptions(images, ["zxq", "qpf", "wvd"])
+    described = prompts.field_values(images, ["zxq", "qpf", "wvd"])
     template = "photo of a {rare_token} child{with_terms}, {disease_abbr}, {disease_name}"
     assert template.format(**described[0]) == "photo of a zxq child with hypertelorism, AAR, A"
     assert template.format(**described[1]) == "photo of a qpf child, NO, B"
     assert described[2]["disease_name"] == "NO" and described[2]["with_terms"] == ""
-    assert [row["rare_token"] for row in train_dreambooth.descriptions(images, [])] == ["AAR", "NO", "NO"]
+    assert [row["rare_token"] for row in prompts.field_values(images, [])] == ["AAR", "NO", "NO"]
 
 
 @pytest.mark.parametrize("kind", ["clip", "byte level", "characters"])
@@ -265,7 +265,7 @@ def test_rare_tokens_are_whole_words_of_any_vocabulary(kind):
 
         bpe.decoder = ByteLevel()
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
-    words = diffusion.rare_tokens(tokenizer)
+    words = prompts.rare_tokens(tokenizer)
     if kind == "characters":
         assert words == []
         return
