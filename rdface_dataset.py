@@ -287,7 +287,7 @@ def build(args: argparse.Namespace) -> int:
     with sole_writer(target), contextlib.ExitStack() as afterwards:
         workspace = _workspace(target, args.folder)
         afterwards.callback(recover, target)
-        with full_disk_named(target.parent, f"{target.name} is as it was: make room, or choose another --output_dir"):
+        with full_disk_named(target.parent, "make room, or choose another --output_dir"):
             return _build(args, target, Path(workspace), began)
 
 
