@@ -45,6 +45,7 @@ from classification.classifiers import (
 from classification.fine_tuning import LAST_LEARNING_RATE, fit, predict
 from classification.linear_probe import fit_linear_probe
 from curation import protocols
+from curation.guard import Guard, check_fold, columns_for_guard
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
 from generation.synthetic_mix import SyntheticMix, open_mix
 from harness import protocol_names
@@ -176,7 +177,7 @@ def train(
     folder: Path,
 ) -> tuple[torch.nn.Module, dict]:
     """A classifier of the fold's training side, ready to predict, and what is worth noting of it."""
-    guard = protocols.Guard(fold, study.columns)
+    guard = Guard(fold, study.columns)
     n_classes = study.label.num_classes
     if args.recipe == "linear_probe":
         synthetic = fold.train >= len(study.images)
@@ -377,7 +378,7 @@ def open_folds(images: datasets.Dataset, args: argparse.Namespace) -> list[proto
     """The folds asked for, none of which leaks, and which hold out every image to be explained."""
     folds = protocols.folds(images, args.protocol, args.fold)
     for fold in folds:
-        protocols.check_fold(fold, images)
+        check_fold(fold, images)
     image_ids = np.array(images["image_id"][:])
     (image_id, times), *_ = Counter(image_ids.tolist()).most_common(1)
     if times > 1:
@@ -472,7 +473,7 @@ def main(args: argparse.Namespace) -> None:
     photographs = photograph_sha256(images)
     for _, fold, _ in jobs if backbone.seen_photographs else ():
         fold = protocols.of_photographs(fold, len(images))
-        guard = protocols.Guard(fold, {**protocols.guarded(images), "sha256": photographs})
+        guard = Guard(fold, {**columns_for_guard(images), "sha256": photographs})
         guard.admit_weights(backbone.seen_photographs, backbone_name(args))
     if args.align_faces:
         backbone.face_alignment = None if args.align_faces == "none" else args.align_faces

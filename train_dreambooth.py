@@ -27,6 +27,7 @@ from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from curation import protocols
+from curation.guard import Guard, check_fold
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
 from generation import diffusion_pipelines as diffusion
 from generation import dreambooth, lora_files, synthetic_images
@@ -104,7 +105,7 @@ def admit(supports: list[Support], images: datasets.Dataset, pixels: Pixels) -> 
     """Raise LeakError where a support holds a photograph that a generator must not see."""
     columns = guarded_columns(images, pixels.uint8)
     guards = {id(support.fold): support.fold for support in supports}
-    guards = {number: protocols.Guard(fold, columns) for number, fold in guards.items()}
+    guards = {number: Guard(fold, columns) for number, fold in guards.items()}
     for support in supports:
         guards[id(support.fold)].admit(support.rows, "a generator")
 
@@ -353,7 +354,7 @@ def main(args: argparse.Namespace) -> None:
         images = load_images(args.dataset_name, args.dataset_config_name)
     folds = open_folds(images, args)
     for fold in folds:
-        protocols.check_fold(fold, images)
+        check_fold(fold, images)
     if args.push_to_hub:
         args.hub_model_id = model_upload.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     with accelerator.main_process_first():

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from classification.backbones import Backbone, normalise
 from classification.classifiers import FaceClassifier
 from curation import protocols
+from curation.guard import Guard
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.seeds import derived_seed
@@ -60,7 +61,7 @@ def fit(
     backbone: Backbone,
     pixels: Pixels,
     labels: np.ndarray,
-    guard: protocols.Guard,
+    guard: Guard,
     seed: int,
     args: argparse.Namespace,
     checkpoint: Path,

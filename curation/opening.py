@@ -18,7 +18,8 @@ import numpy as np
 import yaml
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-from curation import datasheet, protocols
+from curation import datasheet
+from curation.guard import columns_for_guard, photograph_digests
 from curation.parquet_files import parquet_digest
 from harness.errors import InputError, one_line
 from harness.files import disk_error, sha256_of
@@ -43,7 +44,7 @@ def load_synthetic(name: str) -> datasets.Dataset:
     """Synthetic images with their provenance (generation/synthetic_images.py): a folder, or ORG/NAME on the Hub.
 
     Raises InputError, at once, where it cannot, or where an image does not say what it is or what it was made from;
-    whether that may be trained on is for protocols.Guard to say."""
+    whether that may be trained on is for curation.guard.Guard to say."""
     never_empty = ("synthetic_id", "generator", "protocol", "source_image_ids", "source_sha256")
     return _open(name, "synthetic", GENERATE, ("image", "label", "fold", *never_empty), never_empty)
 
@@ -174,9 +175,9 @@ def _checked_digest(name: str, images: datasets.Dataset, remedy: str) -> str:
 def photograph_sha256(images: datasets.Dataset) -> list[str]:
     """The digest by which each photograph is known, (n,), 64 hexadecimal digits: SHA-256 of its bytes in config real.
 
-    So a photograph and what was restored of it are one (protocols.photograph_digests; column sha256 was compared with
+    So a photograph and what was restored of it are one (photograph_digests; column sha256 was compared with
     the pictures when the dataset was opened). Without such a column it is computed from the pictures."""
-    digests = protocols.photograph_digests(images)
+    digests = photograph_digests(images)
     if digests is not None:
         return digests
     undecoded = images.with_format(None).select_columns("image").cast_column("image", datasets.Image(decode=False))
@@ -193,8 +194,8 @@ def guarded_columns(images: datasets.Dataset, pixels: np.ndarray) -> dict[str, l
     """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date.
 
     pixels (n, side, side, 3) uint8: the pictures, in the dataset's order."""
-    columns = protocols.guarded(images)
-    if protocols.photograph_digests(columns) is None:
+    columns = columns_for_guard(images)
+    if photograph_digests(columns) is None:
         columns["sha256"] = photograph_sha256(images)
     return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in pixels]}
 

@@ -52,8 +52,7 @@ class Support:
         return synthetic_images.Sources(self.trained_on, self.image_ids)
 
     def seed(self, seed: int, *more: int) -> int:
-        number = protocols.N_FOLDS if self.fold.number is None else self.fold.number
-        return derived_seed(seed, number, synthetic_images.condition_number(self.condition), *more)
+        return derived_seed(seed, self.fold.seed_number, synthetic_images.condition_number(self.condition), *more)
 
 
 def checkpoint_of(batch: Sequence[Support]) -> Path:

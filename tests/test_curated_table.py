@@ -9,6 +9,7 @@ import pytest
 from test_rdface_dataset import HEADER, Curator, built, encoded, picture, run
 
 from curation import curated_table, protocols, value_parsers
+from curation.guard import check_fold
 from harness import errors, text_normalization
 from simulation import people
 
@@ -158,9 +159,9 @@ def test_a_dataset_edited_by_hand_cannot_slip_a_patient_past_the_guard():
     columns = {"image_id": ["a", "b", "c"], "group_id": ["a", "b", "c"], "subject_id": ["P 1", "p\u200b1", None]}
     sides = {"train": np.array([0, 2]), "val": np.array([], int), "test": np.array([1])}
     with pytest.raises(errors.LeakError, match="subject_id p\u200b1 is held out and in training"):
-        protocols.check_fold(protocols.Fold(0, **sides), columns)
+        check_fold(protocols.Fold(0, **sides), columns)
     for apart in (["P 1", "p2", None], ["\u200b", "\ufeff", None], [None, None, None]):
-        protocols.check_fold(protocols.Fold(0, **sides), columns | {"subject_id": apart})
+        check_fold(protocols.Fold(0, **sides), columns | {"subject_id": apart})
 
 
 # --- what is not known

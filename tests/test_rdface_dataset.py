@@ -892,9 +892,8 @@ def test_a_full_disk_costs_nothing_and_a_mount_point_is_refused_at_once(curator,
             assert run("build", curator.folder, "--output_dir", tmp_path / "a bare") == 2
     finally:
         subprocess.run(["umount", str(tmp_path / "a bare")], check=True)
-    assert capsys.readouterr().err == (
-        "rdface_dataset.py: a bare: is a mount point, which cannot be replaced; choose a folder inside of it as --output_dir\n"
-    )
+    reason = "is a mount point, which cannot be replaced; choose a folder inside of it as --output_dir"
+    assert capsys.readouterr().err == f"rdface_dataset.py: a bare: {reason}\n"
 
 
 def test_a_home_in_output_dir_is_the_home(curator, tmp_path, monkeypatch):
