@@ -23,7 +23,18 @@ from in_process import exit_status
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
 import rdface_dataset
-from curation import curated_table, datasheet, opening, protocols, value_parsers, withdrawn_list
+from curation import (
+    building,
+    curated_rows,
+    curated_table,
+    datasheet,
+    opening,
+    problem_lines,
+    protocols,
+    schema,
+    value_parsers,
+    withdrawn_list,
+)
 from harness import errors
 from imaging import colour_profiles, near_duplicates, photographs
 from publishing import withdrawal
@@ -116,11 +127,11 @@ def test_build_opens_with_load_dataset_by_path_and_streaming_with_the_schema(cur
     curator.add("AAR.9.jpg", encoded(picture(9)), age="3 months", sex="F", country="Brazil", subject_id="p1",
                 hpo_ids="HP:0000316;hp:0000154", gene_name="fbn1; KMT2D", camera="old")  # fmt: skip
     assert run("build", curator.save(), "--output_dir", tmp_path / "rdface") == 0
-    schema = rdface_dataset.features(["AAR", "NA"], ["camera"])
+    expected_features = schema.real_features(["AAR", "NA"], ["camera"])
     whole = load_dataset(str(tmp_path / "rdface"), split="train")
     streamed = load_dataset(str(tmp_path / "rdface"), split="train", streaming=True)
-    assert whole.features == streamed.features == schema
-    assert next(iter(schema)) == "image" and list(schema)[-1] == "camera"
+    assert whole.features == streamed.features == expected_features
+    assert next(iter(expected_features)) == "image" and list(expected_features)[-1] == "camera"
     last = list(streamed)[-1]
     assert last["image"].size == (96, 80) and last["image"].mode == "RGB"
     expected = {
@@ -169,13 +180,13 @@ def test_row_groups_of_large_photographs_have_fewer_rows(tmp_path, monkeypatch):
     for n in range(1, 25):
         curator.add(f"B.{n}.png", encoded(picture(n, (40, 40)), "PNG", compress_level=0), abbr="B")
     size = sum(path.stat().st_size for path in (curator.folder / "rd_images/B").iterdir()) / 24
-    monkeypatch.setattr(rdface_dataset, "MAX_ROW_GROUP_BYTES", 11 * size)
+    monkeypatch.setattr(building, "MAX_ROW_GROUP_BYTES", 11 * size)
     assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 0
     parquet = pq.ParquetFile(tmp_path / "out/real/train-00000-of-00001.parquet").metadata
     groups = [parquet.row_group(i) for i in range(parquet.num_row_groups)]
     assert [group.num_rows for group in groups] == [10, 10, 4]
     assert max(group.column(0).total_uncompressed_size for group in groups) <= 11 * size
-    monkeypatch.setattr(rdface_dataset, "MAX_ROW_GROUP_BYTES", 1)  # less than one photograph
+    monkeypatch.setattr(building, "MAX_ROW_GROUP_BYTES", 1)  # less than one photograph
     assert run("build", curator.folder, "--output_dir", tmp_path / "out") == 0
     assert pq.ParquetFile(tmp_path / "out/real/train-00000-of-00001.parquet").num_row_groups == 24
 
@@ -672,7 +683,7 @@ def test_odd_names_of_columns_come_through(tmp_path):
     curator.add("AAR.1.jpg", encoded(picture(1)), **{name: f"value of {name}" for name in names})
     dataset = built(curator.save(), tmp_path / "out")
     assert [dataset[0][name] for name in names] == [f"value of {name}" for name in names]
-    assert dataset.column_names == [*rdface_dataset.features([]), *curator.columns]
+    assert dataset.column_names == [*schema.real_features([]), *curator.columns]
 
 
 def test_row_with_too_few_cells_and_folder_without_images(curator, tmp_path, capsys):
@@ -766,8 +777,8 @@ def test_notes_on_photographs_are_folded_where_they_say_the_same(curator, capsys
 
 
 def test_folded_notes_name_ten_rows():
-    assert rdface_dataset.named_rows([3]) == "row 3" and rdface_dataset.named_rows([3, 4, 4]) == "rows 3 and 4"
-    assert rdface_dataset.named_rows(range(3, 79)) == "rows 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 66 more"
+    assert problem_lines.named_rows([3]) == "row 3" and problem_lines.named_rows([3, 4, 4]) == "rows 3 and 4"
+    assert problem_lines.named_rows(range(3, 79)) == "rows 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 66 more"
 
 
 def test_jpeg_padding_is_no_damage_and_pixels_are_those_of_pillow(tmp_path):
@@ -888,7 +899,7 @@ def test_a_full_disk_costs_nothing_and_a_mount_point_is_refused_at_once(curator,
     subprocess.run(["mount", "--bind", str(tmp_path / "a bare"), str(tmp_path / "a bare")], check=True)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rdface_dataset, "examine", None)  # no photograph is read before
+            patch.setattr(building, "examine", None)  # no photograph is read before
             assert run("build", curator.folder, "--output_dir", tmp_path / "a bare") == 2
     finally:
         subprocess.run(["umount", str(tmp_path / "a bare")], check=True)
@@ -1035,7 +1046,7 @@ def test_codes_countries_and_genes():
 
 
 def test_problem_is_one_line_whatever_the_cell_holds():
-    problem = rdface_dataset.Problem(
+    problem = curated_rows.Problem(
         "disease_images.csv", 3, "image_name", "row", "a\nb\x1b[31m.jpg is missing", "add it"
     )
     assert str(problem).isprintable()
