@@ -27,10 +27,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from curation import dataset_facts, dataset_figures, datasheet, withdrawn_list
+from curation import dataset_figures, datasheet, schema, withdrawn_list
 from curation.opening import load_images
 from curation.parquet_files import parquet_digest, shard_digests, write_shards
-from curation.restored_rows import Networks, restore_block, restored_features, was_made_of
+from curation.restored_rows import Networks, restore_block, was_made_of
+from curation.schema import restored_features
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json  # fmt: skip
@@ -133,7 +134,7 @@ def publish(made: Path, target: Path, source: Path | None) -> None:
 def show_the_rest(target: Path, made: Path) -> None:
     """Let the finished folder hold, as links, what the card also tells of: the dataset's other configs and its list of
     withdrawals; and the card so far, whose contact and repository stay."""
-    for config in dataset_facts.CONFIGS:
+    for config in schema.CONFIGS:
         if config != "restored" and (target / config).is_dir():
             try:
                 (made / config).symlink_to(target / config)

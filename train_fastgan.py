@@ -27,6 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from curation import protocols
+from curation.guard import Guard, check_fold
 from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
 from generation import fastgan, fastgan_training, gan_losses, synthetic_images, training_provenance
 from generation.fastgan_training import snapshot_file
@@ -64,7 +65,7 @@ def open_sides(images: datasets.Dataset, labels: list[int], args: argparse.Names
     if args.k_shot:
         sides = [protocols.k_shot(side, labels, args.k_shot, args.seed) for side in sides]
     for side in sides:
-        protocols.check_fold(side, images)
+        check_fold(side, images)
         if len(side.train) < 2:
             raise InputError(
                 f"{synthetic_images.folder_of(side)} has {len(side.train)} training images; FastGAN needs at least 2"
@@ -242,7 +243,7 @@ def run_fold(
     accelerator: Accelerator,
     images: datasets.Dataset,
     pixels: Pixels,
-    guard: protocols.Guard,
+    guard: Guard,
     sources: synthetic_images.Sources,
     args: argparse.Namespace,
     folder: Path,
@@ -396,7 +397,7 @@ def main(args: argparse.Namespace) -> None:
     # ---- every fold
     work = list(zip(sides, sources, folders, strict=True))
     for side, own, folder in work[accelerator.process_index :: accelerator.num_processes]:
-        run_fold(accelerator, images, pixels, protocols.Guard(side, columns), own, args, folder)
+        run_fold(accelerator, images, pixels, Guard(side, columns), own, args, folder)
     accelerator.wait_for_everyone()
 
     # ---- the record

@@ -76,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
         copy = partial(re_encode, folder / "rd_images", args.copies)
         work = pool.map(copy, rows, range(len(rows)), chunksize=16)
         repeated = [row for some in tqdm(work, total=len(rows), desc="re-encoding") for row in some]
-    _, imports = run("-c", "import rdface_dataset")
+    _, imports = run("-c", "import curation.building")
     print(f"imports: {imports / 2**20:.0f} MiB")
     seconds = {}
     for count in (len(repeated) // 10 // args.copies * args.copies, len(repeated)):

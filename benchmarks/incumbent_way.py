@@ -33,6 +33,7 @@ from classification.fine_tuning import Checkpoint, Settings, fit, predict, train
 from classification.linear_probe import fit_linear_probe
 from classification.study import Study, extract_features
 from curation import protocols
+from curation.guard import Guard
 from curation.opening import load_images, photograph_sha256
 from imaging.pixel_cache import Pixels, cached_pixels
 from scoring import scores
@@ -80,7 +81,7 @@ def our_data_s(pixels: Pixels, train: np.ndarray, held_out: np.ndarray, backbone
     return time.perf_counter() - started
 
 
-def our_fit(precision: str, study: Study, guard: protocols.Guard, epochs: int, name: str) -> tuple[float, np.ndarray]:
+def our_fit(precision: str, study: Study, guard: Guard, epochs: int, name: str) -> tuple[float, np.ndarray]:
     """Seconds taken by the training loop of train_classifier.py, and its probabilities for the fold's test images.
 
     name: of the backbone."""
@@ -140,7 +141,7 @@ def epochs_side_by_side(args: argparse.Namespace, study: Study, cache_s: float) 
     (fold,) = protocols.folds(study.images, "strict", 0)
     measured = np.sort(np.random.default_rng(0).permutation(fold.train)[: args.num_images])
     held_out, train = np.split(measured, [len(measured) // FOLDS])  # the share that a fold of five holds out
-    guard = protocols.Guard(protocols.Fold(0, train, held_out[:0], held_out), study.images)
+    guard = Guard(protocols.Fold(0, train, held_out[:0], held_out), study.images)
     encoded = study.images.cast_column("image", datasets.Image(decode=False))
     photographs = [encoded[int(row)]["image"]["bytes"] for row in measured]
     targets = torch.from_numpy(study.labels[measured])
@@ -176,7 +177,7 @@ def frozen_backbone(study: Study, incumbent_epoch_s: float, cache_s: float) -> N
     features_s = time.perf_counter() - started
     for fold in protocols.folds(study.images, "strict"):
         data = (study.features, study.labels, study.groups, fold.train)
-        fit_linear_probe(*data, protocols.Guard(fold, study.images))
+        fit_linear_probe(*data, Guard(fold, study.images))
     probe_s = time.perf_counter() - started + cache_s
     fine_tuning_s = FOLDS * EPOCHS * incumbent_epoch_s
     print(
@@ -194,7 +195,7 @@ def quality(args: argparse.Namespace, study: Study) -> None:
     truth = study.labels[fold.test]
     print(f"fold 0, {args.quality_epochs} epochs, the same seed, {len(truth)} held-out images:")
     for precision, name in (("no", "float32"), ("bf16", "bf16")):
-        guard = protocols.Guard(fold, study.images)
+        guard = Guard(fold, study.images)
         fit_s, probabilities = our_fit(precision, study, guard, args.quality_epochs, args.backbone)
         top1, top5 = (100 * scores.topk_accuracy(probabilities, truth, k) for k in (1, 5))
         loss = float(scores.negative_log_likelihood(probabilities, truth)[0])

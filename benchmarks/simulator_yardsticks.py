@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from classification.linear_probe import fit_linear_probe
 from curation import protocols
+from curation.guard import Guard
 from curation.opening import load_images
 from imaging import faces
 from scoring import metrics
@@ -56,7 +57,7 @@ def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
     n_classes, image_ids, rows = len(images.features["label"].names), images["image_id"][:], []
     constants = {"protocol": "strict", "split": "test", "seed": 0, "backbone": "truth", "recipe": "linear_probe"}
     for fold in protocols.folds(images, "strict"):
-        guard = protocols.Guard(fold, images)
+        guard = Guard(fold, images)
         centre, spread = parameters[fold.train].mean(0), parameters[fold.train].std(0)
         known = (parameters - centre) / spread
         probe = fit_linear_probe(known, labels, groups, fold.train, guard)

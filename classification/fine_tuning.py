@@ -19,7 +19,7 @@ from tqdm import tqdm
 from classification.backbones import Backbone, normalise
 from classification.classifiers import FaceClassifier
 from classification.recipes import LAST_LEARNING_RATE
-from curation import protocols
+from curation.guard import Guard
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.seeds import derived_seed
@@ -125,7 +125,7 @@ def fit(
     backbone: Backbone,
     pixels: Pixels,
     labels: np.ndarray,
-    guard: protocols.Guard,
+    guard: Guard,
     settings: Settings,
     checkpoint: Checkpoint,
 ) -> tuple[torch.nn.Module, list[dict]]:

@@ -16,6 +16,7 @@ from classification.fine_tuning import Checkpoint, Settings, fit, predict
 from classification.linear_probe import fit_linear_probe
 from classification.study import Job, Study
 from curation import protocols
+from curation.guard import Guard
 from harness.files import write_json
 from harness.seeds import derived_seed
 
@@ -86,7 +87,7 @@ def train(accelerator: Accelerator, study: Study, job: Job, plan: Plan) -> tuple
 
     Raises LeakError if the training side holds what a model must not see."""
     fold, seed = job.fold, job.seed
-    guard = protocols.Guard(fold, study.guarded)
+    guard = Guard(fold, study.guarded)
     n_classes = study.label.num_classes
     if plan.recipe == "linear_probe":
         synthetic = fold.train >= len(study.images)

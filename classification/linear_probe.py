@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 from classification.backbones import Backbone
 from classification.classifiers import FaceClassifier, LinearHead
 from curation import protocols
+from curation.guard import Guard
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0)  # 1 is the nearest class mean
 TEMPERATURES = tuple(2.0**power for power in range(-4, 13))  # scores are divided by it: calibration, ranks stay
@@ -78,7 +79,7 @@ def fit_linear_probe(
     labels: np.ndarray,
     groups: np.ndarray,
     rows: np.ndarray,
-    guard: protocols.Guard,
+    guard: Guard,
     synthetic_rows: Sequence[int] | np.ndarray = (),
 ) -> LinearProbe:
     """A linear probe whose shrinkage and temperature have the least log loss on inner folds of `rows`.

@@ -20,6 +20,7 @@ from classification.backbones import Backbone, normalise
 from classification.classifiers import probe_features, read_config, weights_name
 from classification.weight_files import read_seen_photographs
 from curation import protocols
+from curation.guard import Guard, check_fold, columns_for_guard
 from curation.opening import guarded_columns, is_simulated, photograph_sha256
 from harness.errors import InputError
 from imaging import corruptions
@@ -135,16 +136,14 @@ class Study:
 
     def record(self, accelerator: Accelerator) -> dict:
         """For run.json: the data, how the network saw them, and on what it ran."""
-        images, cuda = self.images, accelerator.device.type == "cuda"
+        images = self.images
         dataset = {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)}
         return {
             "dataset": dataset,
             "input": run_results.network_input(self.backbone),
             "faces_missed": int(self.pixels.faces_missed[: len(images)].sum()),
             "mixed_precision": accelerator.mixed_precision,
-            "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
-            "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(accelerator.device) if cuda else None,
-            "n_processes": accelerator.num_processes,
+            **device_record(accelerator),
         }
 
 
@@ -164,7 +163,7 @@ def open_folds(
     explained: image_ids that must be held out in one of them. Raises InputError, ProtocolError and LeakError."""
     folds = protocols.folds(images, protocol, number)
     for fold in folds:
-        protocols.check_fold(fold, images)
+        check_fold(fold, images)
     image_ids = np.array(images["image_id"][:])
     (image_id, times), *_ = Counter(image_ids.tolist()).most_common(1)
     if times > 1:
@@ -184,9 +183,9 @@ def refuse_backbone_that_saw_held_out(
     name: of the backbone, for the message."""
     if not backbone.seen_photographs:
         return
-    columns = {**protocols.guarded(images), "sha256": photograph_sha256(images)}
+    columns = {**columns_for_guard(images), "sha256": photograph_sha256(images)}
     for fold in folds:
-        guard = protocols.Guard(protocols.of_photographs(fold, len(images)), columns)
+        guard = Guard(protocols.of_photographs(fold, len(images)), columns)
         guard.admit_weights(backbone.seen_photographs, name)
 
 

@@ -9,8 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem
-from curation.value_parsers import shown
+from curation.curated_rows import CSV_NAME, NO_REMEDY, OPTIONAL, REQUIRED, FolderError, Problem, quoted
 from harness import text_normalization
 from imaging import photographs
 
@@ -122,8 +121,8 @@ def _named(cells: list[str], line: int, problems: list[Problem]) -> list[str]:
         if name not in known and column_name(name) in set(REQUIRED + OPTIONAL) - known
     }
     if read_as:
-        reason = "; ".join(f"column {shown(name)} is read as {column}" for name, column in read_as.items())
-        problems.append(Problem(CSV_NAME, line, None, "note", reason, "nothing needs doing"))
+        reason = "; ".join(f"column {quoted(name)} is read as {column}" for name, column in read_as.items())
+        problems.append(Problem(CSV_NAME, line, None, "note", reason, NO_REMEDY))
     names = [read_as.get(name, name) for name in names]
     repeated = [name for name, count in Counter(names).items() if name and count > 1]
     if repeated:
@@ -143,8 +142,8 @@ def _pass_over(lines: list[str], header: Header, problems: list[Problem]) -> Non
         if Path(cells[place].strip(' "')).suffix.casefold() in photographs.EXTENSIONS:
             reason = f"stands above the header, which is in line {header.line}, but names an image"
             raise FolderError(CSV_NAME, reason, "move the header to the first line", row=number)
-        reason = f"{shown(text)} stands above the header, and is passed over"
-        problems.append(Problem(CSV_NAME, number, None, "note", reason, "nothing needs doing if it is a title"))
+        reason = f"{quoted(text)} stands above the header, and is passed over"
+        problems.append(Problem(CSV_NAME, number, None, "note", reason, f"{NO_REMEDY} if it is a title"))
 
 
 def _text(data: bytes, problems: list[Problem]) -> str:

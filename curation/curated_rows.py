@@ -1,22 +1,29 @@
 """A row of the curator's table, and what may be wrong with it: one line with file, row, column, reason and remedy."""
 
+from __future__ import annotations
+
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import InputError
-from imaging.photographs import Photograph
+
+if TYPE_CHECKING:
+    from imaging.photographs import Photograph
 
 CSV_NAME = "disease_images.csv"
 REQUIRED = ("image_name", "disease_name", "disease_abbr", "sub_category", "gene_name", "orphanet_code")
 OPTIONAL = ("subject_id", "age", "sex", "country", "hpo_ids", "source_type", "source_url", "license")
+NO_REMEDY = "nothing needs doing"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """severity: "file" (nothing can be done), "row" (unusable), "cell" (its value becomes null), "note" (nothing is in
-    the way of a build; a country that is none, or a word for "not known", becomes null).
+    """severity: "file" (nothing can be done), "row" (unusable), "cell" (its value becomes null), or "note" (a build is
+    possible; a text that is no country, or that means "not known", becomes null).
 
-    row: the line of the file on which the record starts, the file's first being 1."""
+    row: the line of the file on which the record starts; the first line of the file is 1."""
 
     file: str
     row: int | None
@@ -50,7 +57,19 @@ class Row:
     path: Path
     values: dict
     photograph: Photograph | None = None
-    rewritten: Path | None = None  # where the photograph's re-encoded bytes wait
+    rewritten: Path | None = None  # the file in which the photograph's re-encoded bytes wait
 
     def problem(self, column: str, severity: str, reason: str, remedy: str) -> Problem:
         return Problem(CSV_NAME, self.line, column, severity, reason, remedy)
+
+
+def check_is_folder(folder: Path) -> None:
+    """Raise FolderError if the curator's folder is none, or may not be looked into."""
+    if not os.path.isdir(folder):
+        raise FolderError(folder.name, "is not a folder", f"give the folder that holds {CSV_NAME}")
+
+
+def quoted(text: str) -> str:
+    """A cell's text for a message: one short line in quotation marks."""
+    line = " ".join(text.split())
+    return repr(line if len(line) <= 40 else line[:37] + "...")

@@ -10,8 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from curation import csv_file, row_consistency, value_parsers
-from curation.curated_rows import CSV_NAME, OPTIONAL, REQUIRED, FolderError, Problem, Row
-from curation.value_parsers import shown
+from curation.curated_rows import (
+    CSV_NAME,
+    NO_REMEDY,
+    OPTIONAL,
+    REQUIRED,
+    FolderError,
+    Problem,
+    Row,
+    check_is_folder,
+    quoted,
+)
+from curation.null_values import NullValues
 from harness import text_normalization
 
 IMAGES = "rd_images"
@@ -21,10 +31,6 @@ MAX_CHARACTERS = {  # of each column; the longest values that are known take a f
 }  # fmt: skip
 MAX_OWN_CHARACTERS = 20_000  # of a cell of the curator's own columns, which are free text
 MAX_GENE_CHARACTERS = 50
-MAY_BE_NULL = (  # columns of the dataset
-    "subject_id", "disease_name", "sub_category", "gene_names", "orphanet_code", "hpo_ids", "age_years", "sex",
-    "country", "source_type", "source_url", "license",
-)  # fmt: skip
 READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset column, reader, remedy
     "subject_id": ("subject_id", value_parsers.text_or_none, ""),
     "disease_name": ("disease_name", value_parsers.text_or_none, ""),
@@ -89,32 +95,6 @@ def _same_spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-class NullValues:
-    """The curator's own texts for "not known", each for one column or for all that are read; and which were met."""
-
-    def __init__(self, texts: Iterable[str] = ()):
-        """texts: TEXT or COLUMN=TEXT. Raises ValueError for a COLUMN that is not one of the table's."""
-        self.unmet: dict[tuple[str, str], str] = {}  # column or "", key -> the text
-        for text in texts:
-            column, equals, value = text.partition("=")
-            equals = equals if column else ""  # =NA() is a text
-            if equals and column not in (*READERS, "country", "hpo_ids"):
-                raise ValueError(
-                    f"{column!r} is no column that may be null; write TEXT, or COLUMN=TEXT as in subject_id=0"
-                )
-            self.unmet["" if not equals else column, text_normalization.subject_key(value if equals else text)] = text
-        self._keys = set(self.unmet)
-
-    def hold(self, column: str, text: str) -> bool:
-        """Whether the text means "not known" in this column; spelt as subjects are, so in any capitals."""
-        if not self._keys:
-            return False
-        met = {(column, key := text_normalization.subject_key(text)), ("", key)} & self._keys
-        for one in met:
-            self.unmet.pop(one, None)
-        return bool(met)
-
-
 def read(
     folder: Path, problems: list[Problem], reserved: Collection[str] = (), null_values: Iterable[str] = ()
 ) -> tuple[list[Row], list[str]]:
@@ -123,8 +103,7 @@ def read(
     reserved: names that no column of the curator's own may have, because a build writes them; null_values: further
     texts for "not known", TEXT or COLUMN=TEXT.
     Raises FolderError where nothing can be read: no table, a missing column, no rows, no photographs."""
-    if not os.path.isdir(folder):  # False also where nobody may look
-        raise FolderError(folder.name, "is not a folder", f"give the folder that holds {CSV_NAME}")
+    check_is_folder(folder)
     header, records = csv_file.read(folder, problems)
     if not records:
         raise FolderError(CSV_NAME, "has no rows", "add one row an image")
@@ -150,8 +129,8 @@ def read(
             reason = f"column {unread[0]} has no name, and is left out"
             problems.append(Problem(CSV_NAME, line, None, "note", reason, "name it in the header to keep it"))
     for text in nulls.unmet.values():
-        reason = f"no cell holds {shown(text)}, which --null_values names"
-        problems.append(Problem(CSV_NAME, None, None, "note", reason, f"check the spelling of {shown(text)}"))
+        reason = f"no cell holds {quoted(text)}, which --null_values names"
+        problems.append(Problem(CSV_NAME, None, None, "note", reason, f"check the spelling of {quoted(text)}"))
     row_consistency.note_spellings(rows, problems)
     rows = _once(row_consistency.agreeing(rows, problems), problems)
     row_consistency.note_doubtful(rows, problems)
@@ -166,7 +145,7 @@ def _own_columns(header: csv_file.Header, reserved: Collection[str], problems: l
         alike = {name: csv_file.column_name(name) for name in extra}
         told = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
         reason = f"unknown columns are kept as text: {', '.join(told)}"
-        problems.append(Problem(CSV_NAME, header.line, None, "note", reason, "nothing needs doing"))
+        problems.append(Problem(CSV_NAME, header.line, None, "note", reason, NO_REMEDY))
     return extra
 
 
@@ -208,7 +187,7 @@ def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[
         return None
     if len(cells) < columns:
         reason = f"{counted}, where the header has {columns}; the others are taken as empty"
-        problems.append(Problem(CSV_NAME, line, None, "note", reason, "nothing needs doing if they are"))
+        problems.append(Problem(CSV_NAME, line, None, "note", reason, f"{NO_REMEDY} if they are"))
     return dict(zip(header.names, [*cells, *[""] * columns], strict=False))
 
 
@@ -228,7 +207,7 @@ def _usable_row(
     if not abbreviation:
         return refuse("disease_abbr", "is empty", "add the abbreviation, or delete the row")
     if not re.fullmatch(r"[^\W_][\w .+()'-]*", abbreviation) or len(abbreviation) > 100:
-        return refuse("disease_abbr", f"{shown(abbreviation)} cannot name a folder", "use letters, digits, - and _")
+        return refuse("disease_abbr", f"{quoted(abbreviation)} cannot name a folder", "use letters, digits, - and _")
     # A row whose subject cannot be read is refused: as a subject of its own it might be on both sides of a fold.
     damage = _damage("subject_id", cell.get("subject_id", ""))
     if damage:
@@ -236,14 +215,14 @@ def _usable_row(
     name = cell["image_name"].strip()
     other = _other_abbreviation(abbreviation, name, r"\.[0-9]+", abbreviations)
     if other:
-        reason = f"{shown(name)} is named as a photograph of {other}, but its row is of {abbreviation}"
+        reason = f"{quoted(name)} is named as a photograph of {other}, but its row is of {abbreviation}"
         return refuse("image_name", reason, "correct the abbreviation, or rename the file")
     path = files.find(abbreviation, name)
     if isinstance(path, str):
         return refuse("image_name", path, "correct the name, add the file or delete the row")
     other = _other_abbreviation(abbreviation, name, r"[ _-]*\(?[0-9]+\)?", abbreviations)
     if other:
-        reason = f"{shown(name)} begins as {other} does, but its row is of {abbreviation}"
+        reason = f"{quoted(name)} begins as {other} does, but its row is of {abbreviation}"
         problems.append(Problem(CSV_NAME, line, "image_name", "note", reason, "check the abbreviation"))
     return Row(line, abbreviation, path, {"disease_abbr": abbreviation})
 
@@ -272,16 +251,16 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
     text = {column: _readable(row, column, cell.get(column, ""), problems) for column in OPTIONAL + REQUIRED[1:]}
     for column in (*READERS, "country", "hpo_ids"):
         if text[column].strip() and nulls.hold(column, text[column]):
-            reason = f"{shown(text[column])} is read as not known, as --null_values says"
-            problems.append(row.problem(column, "note", reason, "nothing needs doing"))
+            reason = f"{quoted(text[column])} is read as not known, as --null_values says"
+            problems.append(row.problem(column, "note", reason, NO_REMEDY))
             text[column] = ""
     if text["subject_id"].strip() and text_normalization.is_null(text["subject_id"]):
-        told = shown(text["subject_id"])
-        remedy = f"nothing needs doing, unless {told} names a person"
+        told = quoted(text["subject_id"])
+        remedy = f"{NO_REMEDY}, unless {told} names a person"
         problems.append(row.problem("subject_id", "note", f"{told} is read as not known", remedy))
     for part, genes in value_parsers.dates_for_genes(text["gene_name"]).items():
         made = f"a spreadsheet made it of {' or '.join(genes)}" if genes else "a spreadsheet may have made it of a gene"
-        reason = f"{shown(part)} is a date or a number, no gene ({made}), and is left out"
+        reason = f"{quoted(part)} is a date or a number, no gene ({made}), and is left out"
         remedy = f"write {genes[0] if len(genes) == 1 else 'the symbol of the gene'}, and format the column as text"
         problems.append(row.problem("gene_name", "cell", reason, remedy))
         text["gene_name"] = text["gene_name"].replace(part, "", 1)
@@ -296,13 +275,13 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
     except ValueError as error:
         row.values["country"] = None
         remedy = (
-            f"it is null; write a country's English name or ISO code for {shown(text['country'])}, or leave it empty"
+            f"it is null; write a country's English name or ISO code for {quoted(text['country'])}, or leave it empty"
         )
         problems.append(row.problem("country", "note", str(error), remedy))
     row.values["age_group"] = value_parsers.age_group(row.values["age_years"])
     row.values["hpo_ids"], wrong = value_parsers.hpo_ids(text["hpo_ids"])
     for term in wrong:
-        reason = f"{shown(term)} is no current HPO term, and is left out"
+        reason = f"{quoted(term)} is no current HPO term, and is left out"
         problems.append(row.problem("hpo_ids", "cell", reason, "write it as in HP:0000316, or leave it out"))
     _check_genes(row, problems)
     row.values |= {name: _readable(row, name, cell[name], problems).strip() or None for name in extra}
@@ -323,7 +302,7 @@ def _check_genes(row: Row, problems: list[Problem]) -> None:
     for gene in genes:
         if len(gene) > MAX_GENE_CHARACTERS:
             problems.append(
-                row.problem("gene_name", "cell", f"{shown(gene)} is no gene, and is left out", "correct it")
+                row.problem("gene_name", "cell", f"{quoted(gene)} is no gene, and is left out", "correct it")
             )
         elif current := value_parsers.current_symbol(gene):
             reason = f"{gene} is a former symbol, which spreadsheets take for a date; the gene is {current} now"

@@ -13,27 +13,18 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation import curated_table, protocols, value_parsers, withdrawn_list
+from curation import protocols, schema, value_parsers, withdrawn_list
 from curation.parquet_files import shard_digests
-from harness import errors
-from harness.errors import InputError, one_line
+from harness import dataset_names
+from harness.errors import InputError, ProtocolError, one_line
 
-CONFIGS = ("reports", "restored", "real", "synthetic")  # in the order of the card
 OTHERS = "others"  # values with small counts, together
 FEWEST = 5  # images: a smaller count of a person's property might point at somebody
-AGE_GROUPS = (*(name for _, name in value_parsers.AGE_GROUPS), "18+")
-_OF_PHOTOGRAPHS = ("label", "group_id", "paper_split", "strict_fold")
-REQUIRED = {"real": _OF_PHOTOGRAPHS, "restored": _OF_PHOTOGRAPHS, "synthetic": ("label",)}  # config -> columns
-COLUMNS = (  # read for the card; never an image, a report's text, or a column of the curator's own
-    "label", "disease_name", "orphanet_code", "age_years", "age_group", "sex", "country", "source_type", "license",
-    "is_grayscale", "group_id", "paper_split", "strict_fold", "upscaler", "face_enhancer", "colorizer", "reporter",
-    "generator", "base_model", "protocol", "fold", "kept", *curated_table.MAY_BE_NULL,
-)  # fmt: skip
 
 
 @dataclass
 class Config:
-    """One kind of data in a dataset's folder. shards: file -> SHA-256; values: those of COLUMNS that it has."""
+    """One kind of data in a dataset's folder. shards: file -> SHA-256; values: those of CARD_COLUMNS that it has."""
 
     name: str
     shards: dict[str, str]
@@ -54,10 +45,10 @@ class Config:
 
 def read_configs(folder: Path) -> dict[str, Config]:
     """The kinds of data that have files, in the card's order. Raises InputError where they are no dataset."""
-    names = [name for name in CONFIGS if any(folder.glob(f"{name}/train-*.parquet"))]
+    names = [name for name in schema.CONFIGS if any(folder.glob(f"{name}/train-*.parquet"))]
     if not names:
         wanted = "real, restored, reports or synthetic"
-        raise InputError(f"{folder.name}: holds no train-*.parquet in {wanted}; build it with rdface_dataset.py")
+        raise InputError(f"{folder.name}: holds no train-*.parquet in {wanted}; {dataset_names.BUILD}")
     if "synthetic" in names and len(names) > 1:
         raise InputError(f"{folder.name}: holds synthetic images beside others; give them a folder of their own")
     return {name: read_config(folder, name) for name in names}
@@ -68,23 +59,23 @@ def read_config(folder: Path, name: str) -> Config:
     shards = shard_digests(folder, f"{name}/train-*.parquet")
     try:
         footers = [pq.read_metadata(folder / file) for file in shards]
-        schema = pq.read_schema(folder / next(iter(shards)))
-        wanted = [column for column in dict.fromkeys(COLUMNS) if column in schema.names]
+        arrow_schema = pq.read_schema(folder / next(iter(shards)))
+        wanted = [column for column in dict.fromkeys(schema.CARD_COLUMNS) if column in arrow_schema.names]
         values = pa.concat_tables([pq.read_table(folder / file, columns=wanted) for file in shards])
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{name}: its Parquet files cannot be read ({one_line(error)}); make them again") from error
     config = Config(
         name=name,
         shards=shards,
-        features=datasets.Features.from_arrow_schema(schema),
+        features=datasets.Features.from_arrow_schema(arrow_schema),
         num_rows=sum(footer.num_rows for footer in footers),
         num_bytes=sum(f.row_group(i).total_byte_size for f in footers for i in range(f.num_row_groups)),
         values=values,
     )
-    missing = sorted(set(REQUIRED.get(name, ())) - set(config.features))
+    missing = sorted(set(schema.REQUIRED_BY_CARD.get(name, ())) - set(config.features))
     if missing:
         raise InputError(f"{name}: column {missing[0]} is missing; make its Parquet files again")
-    if name in REQUIRED and not config.class_names:
+    if name in schema.REQUIRED_BY_CARD and not config.class_names:
         raise InputError(f"{name}: column label is no ClassLabel; make its Parquet files again")
     return config
 
@@ -113,13 +104,14 @@ def facts_of(folder: Path) -> dict:
 def kind_of(configs: Mapping[str, Config]) -> dict:
     """`kind`, by which the licence goes: controlled, cc0-1.0, simulated, or synthetic. In doubt it is controlled."""
     if "synthetic" in configs:
-        return {"kind": "synthetic", "simulated": False, "name": "rdface-synthetic"}
+        return {"kind": "synthetic", "simulated": False, "name": dataset_names.SYNTHETIC}
     images = [config for config in configs.values() if config.name != "reports"]
-    sources = {(source or "").casefold() for config in images for source in config.column("source_type")}
-    if sources != {"simulated"}:
-        return {"kind": "controlled", "simulated": False, "name": "rdface"}
+    sources = [source for config in images for source in config.column("source_type")]
+    if not dataset_names.is_simulated(sources):
+        return {"kind": "controlled", "simulated": False, "name": dataset_names.REAL}
     licences = {text for config in images for text in config.column("license")}
-    return {"kind": "cc0-1.0" if licences == {"CC0-1.0"} else "simulated", "simulated": True, "name": "rdface-sim"}
+    kind = "cc0-1.0" if licences == {"CC0-1.0"} else "simulated"
+    return {"kind": kind, "simulated": True, "name": dataset_names.SIMULATED}
 
 
 def facts_of_images(config: Config) -> dict:
@@ -140,10 +132,10 @@ def facts_of_images(config: Config) -> dict:
 def facts_of_people(config: Config) -> dict:
     """What is recorded of the persons on real images, restored ones, or simulated ones."""
     years = [value for value in config.column("age_years") if value is not None]
-    nulls = {name: config.column(name).count(None) for name in curated_table.MAY_BE_NULL if name in config.features}
+    nulls = {name: config.column(name).count(None) for name in schema.MAY_BE_NULL if name in config.features}
     groups = Counter(config.column("group_id"))
     return {
-        "ages": table(config.column("age_group"), AGE_GROUPS),
+        "ages": table(config.column("age_group"), tuple(value_parsers.AGE_GROUPS)),
         "sexes": table(config.column("sex")),
         "mean_age": sum(years) / len(years) if len(years) >= FEWEST else None,
         "regions": regions(config.column("country")),
@@ -163,7 +155,7 @@ def facts_of_protocols(config: Config) -> dict:
         try:
             protocols.paper_split(labels)
             why_no_paper = "it was not applied to these images"
-        except errors.ProtocolError as error:
+        except ProtocolError as error:
             why_no_paper = str(error)
     return {
         "n_testable": len(tested),

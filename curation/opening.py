@@ -18,13 +18,15 @@ import numpy as np
 import yaml
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-from curation import datasheet, protocols
+from curation import datasheet, schema
+from curation.guard import columns_for_guard, photograph_digests
 from curation.parquet_files import parquet_digest
+from harness import dataset_names
+from harness.dataset_names import BUILD
 from harness.errors import InputError, one_line
 from harness.files import disk_error, sha256_of
 from harness.hub_connection import check_name
 
-BUILD = "build it with rdface_dataset.py"
 CARD_ERRORS = (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError)  # of a header that is none of ours
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
 FINGERPRINT_DIGITS = 16
@@ -35,7 +37,7 @@ ELSEWHERE = re.compile(
 
 def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
     """The images of a built dataset: a folder, or ORG/NAME on the Hub. Raises InputError, at once, where it cannot."""
-    never_empty = ("image_id", "label", "group_id")
+    never_empty = schema.NEVER_EMPTY_IN_IMAGES
     return _open(name, config_name, BUILD, ("image", *never_empty), never_empty)
 
 
@@ -43,8 +45,8 @@ def load_synthetic(name: str) -> datasets.Dataset:
     """Synthetic images with their provenance (generation/synthetic_images.py): a folder, or ORG/NAME on the Hub.
 
     Raises InputError, at once, where it cannot, or where an image does not say what it is or what it was made from;
-    whether that may be trained on is for protocols.Guard to say."""
-    never_empty = ("synthetic_id", "generator", "protocol", "source_image_ids", "source_sha256")
+    whether that may be trained on is for curation.guard.Guard to say."""
+    never_empty = schema.NEVER_EMPTY_IN_SYNTHETIC
     return _open(name, "synthetic", GENERATE, ("image", "label", "fold", *never_empty), never_empty)
 
 
@@ -174,9 +176,9 @@ def _checked_digest(name: str, images: datasets.Dataset, remedy: str) -> str:
 def photograph_sha256(images: datasets.Dataset) -> list[str]:
     """The digest by which each photograph is known, (n,), 64 hexadecimal digits: SHA-256 of its bytes in config real.
 
-    So a photograph and what was restored of it are one (protocols.photograph_digests; column sha256 was compared with
+    So a photograph and what was restored of it are one (photograph_digests; column sha256 was compared with
     the pictures when the dataset was opened). Without such a column it is computed from the pictures."""
-    digests = protocols.photograph_digests(images)
+    digests = photograph_digests(images)
     if digests is not None:
         return digests
     undecoded = images.with_format(None).select_columns("image").cast_column("image", datasets.Image(decode=False))
@@ -185,16 +187,15 @@ def photograph_sha256(images: datasets.Dataset) -> list[str]:
 
 def is_simulated(images: datasets.Dataset) -> bool:
     """Whether every image was drawn by a program, so that whatever is shown of them must say so."""
-    kinds = images["source_type"][:] if "source_type" in images.column_names else [None]
-    return {str(kind).casefold() for kind in kinds} == {"simulated"}
+    return dataset_names.is_simulated(images["source_type"][:] if "source_type" in images.column_names else [None])
 
 
 def guarded_columns(images: datasets.Dataset, pixels: np.ndarray) -> dict[str, list]:
     """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date.
 
     pixels (n, side, side, 3) uint8: the pictures, in the dataset's order."""
-    columns = protocols.guarded(images)
-    if protocols.photograph_digests(columns) is None:
+    columns = columns_for_guard(images)
+    if photograph_digests(columns) is None:
         columns["sha256"] = photograph_sha256(images)
     return columns | {"pixels": [hashlib.sha256(picture).hexdigest() for picture in pixels]}
 

@@ -1,34 +1,29 @@
-"""Folds of both protocols, subject and near-duplicate groups, and the guard that keeps held-out data out of training.
+"""The folds of both evaluation protocols, and the groups of images that no fold of `strict` divides.
 
 `paper` repeats the published splits (Feng et al., RDFace, CVPR 2026, arXiv 2604.03454) with the library calls and seeds
-of its authors, so numbers can be compared; photographs of one patient may fall on both sides. `strict` never lets a
-group (one patient, or near-duplicate photographs) straddle, and tests each testable image once, out of fold. Both are
-drawn when the dataset is built, stored in its columns, and from then on only read back.
+of its authors, so that numbers can be compared; photographs of one patient may be on both sides. `strict` never divides
+a group (one patient, or near-duplicate photographs), and tests each testable image once, out of fold. Both are drawn
+when the dataset is built, and stored in its columns; afterwards they are only read back.
 """
 
 import argparse
-import functools
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from harness.errors import LeakError, ProtocolError
+from harness.errors import ProtocolError
 from harness.protocol_names import PROTOCOLS
 from harness.text_normalization import subject_key
 
-DRAWS_NEW_PEOPLE = "simulate_faces"  # the one generator of synthetic images that saw no photograph
-DIGESTS = ("original_sha256", "sha256")  # columns by which a photograph is known: the first that is there
-OPTIONAL = ("subject_id", *DIGESTS, "pixels", "copies")  # columns that a guard looks at where they are there
 N_FOLDS = 5
 PAPER_SEED = 42  # the authors' random_state
 STRICT_SEED = 20260
-STRICT_DRAWS = 64  # draws tried where groups that span many conditions get in each other's way; one is enough otherwise
+STRICT_DRAWS = 64  # tried if groups that span many conditions get in each other's way; otherwise one draw is enough
 
 
 @dataclass
@@ -40,6 +35,18 @@ class Fold:
     val: np.ndarray
     test: np.ndarray
     protocol: str = "strict"
+
+    @property
+    def generator_number(self) -> int | None:
+        """The fold's number for whatever a generator makes: None under `paper`, where one generator serves all folds.
+
+        Synthetic images bear it in column `fold`."""
+        return None if self.protocol == "paper" else self.number
+
+    @property
+    def seed_number(self) -> int:
+        """generator_number as a part of a seed: what is made once for all folds counts as a fold after the last."""
+        return N_FOLDS if self.generator_number is None else self.generator_number
 
 
 def groups(subject_ids: Sequence[str | None], duplicate_pairs: Iterable[tuple[int, int]]) -> list[int]:
@@ -310,192 +317,6 @@ def k_shot(fold: Fold, labels: Sequence[Hashable], k: int, seed: int) -> Fold:
     return replace(fold, train=np.sort(np.array(support, dtype=np.int64)), val=nothing)
 
 
-class Guard:
-    """Lets only a fold's training side through to whatever is fitted, chosen or generated; everything else raises.
-
-        guard = Guard(fold, images)
-        guard.admit_synthetic(columns)                     # synthetic images, before any is drawn or decoded
-        rows = guard.admit(rows, "prototypes")             # rows to fit, or to choose a regularisation, on
-        rows = guard.admit_for_choice(rows, "checkpoint")  # rows on which a trained model is compared with another
-
-    columns: a `datasets.Dataset` or a mapping with `image_id` and `group_id`, and, where there are, `subject_id`,
-    `sha256`, `original_sha256`, and `pixels` (digests of the published bytes, of the photograph that was restored, and
-    of the decoded picture). Raises LeakError at once where the fold's own sides overlap; see check_fold."""
-
-    def __init__(self, fold: Fold, columns: Mapping[str, Sequence]):
-        check_fold(fold, columns)
-        self.fold = fold
-        self._image_ids = _column(columns, "image_id")
-        self._photographs = photograph_digests(columns)
-        self._pixels = _column(columns, "pixels")
-        self._training = set(fold.train.tolist())
-        self._validation = set(fold.val.tolist())
-
-    def admit(self, rows: Sequence[int] | np.ndarray, purpose: str) -> np.ndarray:
-        """The same rows, (n,) int64; raises LeakError for a row that is not of the training (or support) side."""
-        return self._admit(rows, purpose, self._training, "training")
-
-    def admit_for_choice(self, rows: Sequence[int] | np.ndarray, purpose: str) -> np.ndarray:
-        """As admit, but for validation rows, which exist under `paper` only: raises LeakError for any other row."""
-        return self._admit(rows, purpose, self._validation, "validation")
-
-    def admit_synthetic(self, images: Mapping[str, Sequence], simulated: bool = False) -> None:
-        """Raise LeakError, naming the image, unless every synthetic image may be trained on in this fold.
-
-        images: columns (m,) `synthetic_id`, `generator`, `protocol`, `fold`, `source_image_ids`, `source_sha256`, and,
-        once the pictures are decoded, `pixels` and `copies` (the dataset's rows of which an image is a near duplicate).
-        An image must be of this protocol and fold (null under `paper`, where one generator serves all folds), and all
-        that its generator saw must be on the training side, or in validation under `paper`: photographs of this
-        dataset, each with the digest that it has here, whatever it is called. Without sources nobody can tell what was
-        seen, so that raises too; simulated: the dataset's photographs are simulated themselves, and then further people
-        of simulate_faces.py, who have no sources, are admitted. None may show the same pixels as a test image, or be a
-        near duplicate of a photograph that the training may not see, under either protocol."""
-        number = None if self.fold.protocol == "paper" else self.fold.number
-        names = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids")
-        columns = [*(images[name] for name in names), images.get("source_sha256") or [None] * len(images["fold"])]
-        reasons: dict[tuple, str | None] = {}  # thousands of images share the few lists of sources
-        for synthetic_id, generator, protocol, fold, ids, digests in zip(*columns, strict=True):
-            sources = tuple(ids or ()), tuple(digests or ())
-            if sources not in reasons:
-                reasons[sources] = self._why_unseen(*sources)
-            if (protocol, fold) != (self.fold.protocol, number):
-                self._refuse(synthetic_id, f"was made for fold {fold} of protocol {protocol}")
-            if reasons[sources]:
-                self._refuse(synthetic_id, reasons[sources])
-            if generator == DRAWS_NEW_PEOPLE and not simulated:
-                self._refuse(
-                    synthetic_id, f"is said to be by {generator}, whose people stand beside simulated ones only"
-                )
-            if not sources[0] and generator != DRAWS_NEW_PEOPLE:
-                self._refuse(synthetic_id, "names no source_image_ids, so nobody can tell what its generator saw")
-        shown = _column(images, "pixels")
-        if shown and self._pixels:
-            tested = {self._pixels[row]: self._image_ids[row] for row in self.fold.test.tolist()}
-            for synthetic_id, pixels in zip(images["synthetic_id"], shown, strict=True):
-                if pixels in tested:
-                    self._refuse(synthetic_id, f"is a copy of image {tested[pixels]}, which is held out")
-        why = "which the training may not see"
-        for synthetic_id, rows in zip(images["synthetic_id"], _column(images, "copies") or (), strict=False):
-            for row in set(rows) - self._training - self._validation:
-                self._refuse(synthetic_id, f"is a near duplicate of image {self._image_ids[row]}, {why}")
-
-    def admit_weights(self, photographs: Iterable[str], name: str) -> None:
-        """Raise LeakError, naming a photograph, where weights have learnt from one that is not on the training side.
-
-        photographs: digests of those that the weights saw (photograph_digests); those of other datasets are passed
-        over; name: of the weights, for the message."""
-        if self._photographs is None:
-            raise LeakError(f"{name} saw photographs, and these have no column sha256 to be compared with; build again")
-        seen = set(photographs)
-        for row, digest in enumerate(self._photographs):
-            if digest in seen and row not in self._training:
-                raise LeakError(
-                    f"fold {self.fold.number} ({self.fold.protocol}): {name} has learnt from image "
-                    f"{self._image_ids[row]}, which is not on the training side; give weights that did not see it"
-                )
-
-    def _why_unseen(self, image_ids: tuple, digests: tuple) -> str | None:
-        """What is wrong with the sources of a synthetic image, as an end of "image X ..."; None if nothing is."""
-        if len(image_ids) != len(digests):
-            return f"names {len(image_ids)} source_image_ids but {len(digests)} source_sha256"
-        if image_ids and self._photographs is None:
-            return "cannot be told from one of a held-out photograph, since the dataset has no column sha256"
-        allowed = self._training | self._validation
-        outside = [self._why_outside(*source, allowed) for source in zip(image_ids, digests, strict=True)]
-        outside = [reason for reason in outside if reason]
-        return f"{outside[0]} ({len(outside)} such)" if outside else None
-
-    def _why_outside(self, image_id: str | None, digest: str | None, allowed: set[int]) -> str | None:
-        rows = self._rows_of.get(image_id)
-        if rows is None:
-            return f"was made from image {image_id}, which is not in the dataset"
-        if digest is None:
-            return f"was made from image {image_id}, whose source_sha256 is missing"
-        shown = [row for row in rows if self._photographs[row] == digest]
-        if not shown:
-            return f"was made from another photograph, which was called {image_id} then"
-        return (
-            None if allowed.issuperset(shown) else f"was made from image {image_id}, which is not on the training side"
-        )
-
-    @functools.cached_property
-    def _rows_of(self) -> dict[str, list[int]]:
-        """Rows by image_id: one each, in what a build writes."""
-        rows: dict[str, list[int]] = defaultdict(list)
-        for row, image_id in enumerate(self._image_ids):
-            rows[image_id].append(row)
-        return dict(rows)
-
-    def _refuse(self, synthetic_id: str, why: str) -> NoReturn:
-        where = f"fold {self.fold.number} ({self.fold.protocol})"
-        remedy = "generate images from this fold's training side only"
-        raise LeakError(f"{where}: synthetic image {synthetic_id} {why}, and must not be trained on; {remedy}")
-
-    def _admit(self, rows: Sequence[int] | np.ndarray, purpose: str, allowed: set[int], side: str) -> np.ndarray:
-        rows = np.asarray(rows, dtype=np.int64)
-        outside = [row for row in rows.tolist() if row not in allowed]
-        if outside:
-            raise LeakError(
-                f"fold {self.fold.number} ({self.fold.protocol}): image {self._image_ids[outside[0]]} is not on the "
-                f"{side} side and must not reach {purpose} ({len(outside)} such); hand over fold.train only"
-            )
-        return rows
-
-
-def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
-    """Raise LeakError if a held-out image is on the fold's training side, and under `strict` also if another image of
-    its group or subject is, or one with the same bytes.
-
-    columns: as for Guard; subjects are compared by subject_key. Under `paper` patients and copies may straddle: that is
-    the published protocol."""
-    # A tested image must not choose a checkpoint; under strict nothing may.
-    chooses = fold.val if fold.protocol == "strict" else np.intersect1d(fold.val, fold.test)
-    if len(chooses):
-        raise LeakError(
-            f"fold {fold.number} ({fold.protocol}): image {_column(columns, 'image_id')[chooses[0]]} would choose a "
-            f"checkpoint ({len(chooses)} such); build the dataset again, or draw the folds through protocols.folds"
-        )
-    held_out = [*fold.val.tolist(), *fold.test.tolist()]
-    train = fold.train.tolist()
-    identities = ("image_id", "group_id", "subject_id", *DIGESTS, "pixels")
-    for column in identities if fold.protocol == "strict" else identities[:1]:
-        values = told = _column(columns, column)
-        if values and column == "subject_id":
-            values = [(value and subject_key(value)) or None for value in told]
-        both = ({values[row] for row in train} & {values[row] for row in held_out}) - {None} if values else None
-        if both:
-            first = min(told[row] for row in held_out if values[row] in both)
-            raise LeakError(
-                f"fold {fold.number} ({fold.protocol}): {column} {first} is held out and in training "
-                f"({len(both)} such); build the dataset again, or draw the folds through protocols.folds"
-            )
-
-
 def of_photographs(fold: Fold, n: int) -> Fold:
     """The fold without the synthetic images that stand behind the dataset's n photographs as rows n, n + 1, ..."""
     return replace(fold, train=fold.train[fold.train < n], val=fold.val[fold.val < n])
-
-
-def guarded(columns: Mapping[str, Sequence]) -> dict[str, list]:
-    """Those of the columns that a guard looks at, without decoding a picture; as for Guard."""
-    names = ("image_id", "group_id", *OPTIONAL)
-    return {name: values for name in names if (values := _column(columns, name)) is not None}
-
-
-def photograph_digests(columns: Mapping[str, Sequence]) -> list[str] | None:
-    """The digest by which each photograph is known, (n,): of its bytes in config real, also where it was restored.
-
-    columns: as for Guard; None where they hold no digest for every row."""
-    for name in DIGESTS:
-        digests = _column(columns, name)
-        if digests is not None and None not in digests:
-            return digests
-    return None
-
-
-def _column(columns: Mapping[str, Sequence], name: str) -> list | None:
-    """A whole column, untransformed; None where there is none, which only the optional ones may be."""
-    known = columns.column_names if hasattr(columns, "column_names") else columns
-    if name not in known and name in OPTIONAL:
-        return None
-    return list((columns.with_format(None) if hasattr(columns, "with_format") else columns)[name])

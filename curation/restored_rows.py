@@ -8,31 +8,16 @@ import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 
-import datasets
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from harness.errors import InputError, one_line
+from curation import schema
+from harness.errors import one_line
 from imaging import faces, photographs, restoration
 from imaging.restoration import Network
 
 FACE_THRESHOLD = 0.9  # of MTCNN: what may be no face is left as it is
-PROVENANCE = {
-    "original_sha256": datasets.Value("string"),  # of the photograph's bytes in config real
-    "original_width": datasets.Value("int32"),  # px, as is height
-    "original_height": datasets.Value("int32"),
-    "upscaler": datasets.Value("string"),  # file name, or ORG/NAME/FILE on the Hub; null: not applied
-    "upscaler_sha256": datasets.Value("string"),  # of the weights' file
-    "scale": datasets.Value("float64"),  # px of the restored picture for one of the photograph
-    "face_enhancer": datasets.Value("string"),
-    "face_enhancer_sha256": datasets.Value("string"),
-    "faces_enhanced": datasets.Value("int32"),
-    "colorizer": datasets.Value("string"),
-    "colorizer_sha256": datasets.Value("string"),
-}
-
-ABOUT_THE_PICTURE = ("image", "width", "height", "is_grayscale", "sha256")  # columns that restoring changes
 
 
 @dataclasses.dataclass
@@ -43,16 +28,6 @@ class Networks:
     face_enhancer: Network | None = None
     face_detector: faces.Detector | None = None
     colorizer: Network | None = None
-
-
-def restored_features(features: datasets.Features) -> datasets.Features:
-    """The columns of config restored: those of real, in their order, and where the picture comes from.
-
-    Raises InputError where real has a column of one of these names."""
-    clash = next((name for name in PROVENANCE if name in features), None)
-    if clash:
-        raise InputError(f"the dataset has a column {clash} already; restore config real, or rename it in the CSV")
-    return datasets.Features({**features, "image": datasets.Image(mode="RGB"), **PROVENANCE})
 
 
 def restore_block(
@@ -178,7 +153,7 @@ def was_made_of(restored: dict, row: dict) -> bool:
         return False
     if picture is None or restored["sha256"] != hashlib.sha256(picture).hexdigest():
         return False
-    return all(restored[name] == value for name, value in row.items() if name not in ABOUT_THE_PICTURE)
+    return all(restored[name] == value for name, value in row.items() if name not in schema.ABOUT_THE_PICTURE)
 
 
 def changed_row(row: dict, changes: dict) -> dict:

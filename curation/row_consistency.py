@@ -5,8 +5,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from statistics import median
 
-from curation.curated_rows import Problem, Row
-from curation.value_parsers import shown
+from curation.curated_rows import Problem, Row, quoted
 from harness import text_normalization
 
 EXAMPLES = 10  # how many notes of one kind name their own spelling before the rest is folded into one
@@ -40,7 +39,7 @@ def agreeing(rows: list[Row], problems: list[Problem]) -> list[Row]:
                 problems.append(row.problem("orphanet_code", "row", reason, "correct the code or the abbreviation"))
             elif name_of[row.line] != names.get(abbreviation) and others:
                 bad.add(row.line)
-                reason = f"{shown(name)} is the name of {others[0]}, not of {abbreviation} (as in row {usual.line})"
+                reason = f"{quoted(name)} is the name of {others[0]}, not of {abbreviation} (as in row {usual.line})"
                 problems.append(row.problem("disease_name", "row", reason, "correct the name or the abbreviation"))
             elif name is not None and name != usual.values["disease_name"]:
                 reason = f"is spelt otherwise than in row {usual.line}, of the same abbreviation {abbreviation}"

@@ -8,6 +8,7 @@ import datetime
 import functools
 import importlib.resources
 import logging
+import math
 import re
 
 import country_converter
@@ -15,6 +16,7 @@ import pandas as pd
 import pycountry
 import pyhpo
 
+from curation.curated_rows import quoted
 from harness import text_normalization
 from harness.text_normalization import is_null
 
@@ -120,7 +122,7 @@ MONTHS = {  # small letters, in English, German, French, Spanish, Italian, Portu
     12: "dec december dez dezember déc décembre dic diciembre dicembre dezembro",
 }
 GENES_LIKE_MONTHS = {3: ("MARCH", "MARC"), 9: ("SEPT", "SEP"), 10: ("OCT",), 12: ("DEC",)}  # month: former symbols
-AGE_GROUPS = ((2, "0-1"), (6, "2-5"), (12, "6-11"), (18, "12-17"))  # first age above, and the group's name
+AGE_GROUPS = {"0-1": 2, "2-5": 6, "6-11": 12, "12-17": 18, "18+": math.inf}  # name -> the first age above it, in years
 
 
 def text_or_none(text: str) -> str | None:
@@ -142,26 +144,26 @@ def age_years(text: str) -> float | None:
     while at < len(rest):
         part = AGE_PART.match(rest, at)
         if not part or (part[3] and parts):
-            raise ValueError(f"{shown(text)} is no age")
+            raise ValueError(f"{quoted(text)} is no age")
         number = float((part[1] or part[3]).replace(",", "."))
         years += number / UNITS[part[2][0]] if part[2] else number
         parts += 1
         at = part.end() + len(re.match(r"[\s,;]*(?:and\b)?\s*", rest[part.end() :])[0])
     if not parts or years > MAX_AGE_YEARS:  # "old" alone is no age
-        raise ValueError(f"{shown(text)} is no age")
+        raise ValueError(f"{quoted(text)} is no age")
     return round(years, 4)
 
 
 def age_group(years: float | None) -> str | None:
-    """0-1, 2-5, 6-11, 12-17 or 18+, in completed years."""
-    return None if years is None else next((name for above, name in AGE_GROUPS if years < above), "18+")
+    """The name in AGE_GROUPS, which are in completed years; None if the age is not known."""
+    return None if years is None else next(name for name, above in AGE_GROUPS.items() if years < above)
 
 
 def sex(text: str) -> str | None:
     if is_null(text):
         return None
     if text.strip().casefold() not in SEXES:
-        raise ValueError(f"{shown(text)} is no sex")
+        raise ValueError(f"{quoted(text)} is no sex")
     return SEXES[text.strip().casefold()]
 
 
@@ -176,9 +178,9 @@ def country(text: str) -> str | None:
         return None
     name = _country_key(text)
     if name in NO_COUNTRY:
-        raise ValueError(f"{shown(text)} {NO_COUNTRY[name]}")
+        raise ValueError(f"{quoted(text)} {NO_COUNTRY[name]}")
     if text.strip() in ("no", "No"):  # an answer; Norway is NO
-        raise ValueError(f"{shown(text)} is no country")
+        raise ValueError(f"{quoted(text)} is no country")
     if name in _countries() and not re.search(r"[;/|+\n]", text.strip()):
         return _countries()[name]
     # "Germany (DEU)" names one country twice, "South Korea or North Korea" two, "Atlanta, Georgia" one and a city.
@@ -187,8 +189,8 @@ def country(text: str) -> str | None:
     if len(codes) == 1 and None not in codes:
         return codes.pop()
     if len(codes - {None}) > 1:
-        raise ValueError(f"{shown(text)} names more than one country")
-    raise ValueError(f"{shown(text)} is no country")
+        raise ValueError(f"{quoted(text)} names more than one country")
+    raise ValueError(f"{quoted(text)} is no country")
 
 
 def _country_key(text: str) -> str:
@@ -250,7 +252,7 @@ def orphanet_code(text: str) -> str | None:
         r"(?:orpha(?:net|code)?[\s:_#-]*)?0*([1-9]\d{0,6})(?:\.0+|,0{1,2})?", text.strip(), re.IGNORECASE
     )
     if not code:
-        raise ValueError(f"{shown(text)} is no ORPHA code")
+        raise ValueError(f"{quoted(text)} is no ORPHA code")
     return code[1]
 
 
@@ -354,9 +356,3 @@ def hpo_name(hpo_id: str) -> str:
 def _ontology() -> pyhpo.Ontology:
     pyhpo.Ontology()  # loads the release that comes with hpo3, about a second
     return pyhpo.Ontology
-
-
-def shown(text: str) -> str:
-    """A cell's text for a message: one short line."""
-    line = " ".join(text.split())
-    return repr(line if len(line) <= 40 else line[:37] + "...")

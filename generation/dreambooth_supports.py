@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from curation import protocols
+from curation.guard import Guard, check_fold
 from curation.opening import guarded_columns, photograph_sha256
 from generation import synthetic_images
 from generation.training_provenance import TrainedOn
@@ -43,8 +44,7 @@ class Support:
 
     def seed(self, seed: int, *more: int) -> int:
         """A seed for this fold and condition, and for whatever else `more` numbers."""
-        number = protocols.N_FOLDS if self.fold.number is None else self.fold.number
-        return derived_seed(seed, number, synthetic_images.condition_number(self.condition), *more)
+        return derived_seed(seed, self.fold.seed_number, synthetic_images.condition_number(self.condition), *more)
 
 
 def open_folds(
@@ -78,7 +78,7 @@ def open_folds(
     if k_shot:
         folds = [protocols.k_shot(fold, labels, k_shot, seed) for fold in folds]
     for fold in folds:
-        protocols.check_fold(fold, images)
+        check_fold(fold, images)
     return folds
 
 
@@ -148,7 +148,7 @@ def admit(supports: Iterable[Support], images: datasets.Dataset, pixels: Pixels)
     columns, guards = guarded_columns(images, pixels.uint8), {}
     for support in supports:
         if id(support.fold) not in guards:
-            guards[id(support.fold)] = protocols.Guard(support.fold, columns)
+            guards[id(support.fold)] = Guard(support.fold, columns)
         guards[id(support.fold)].admit(support.rows, "a generator")
 
 

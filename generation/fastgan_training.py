@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from curation import protocols
+from curation.guard import Guard
 from generation import fastgan, gan_losses, training_provenance
 from generation.synthetic_images import image_seed
 from generation.training_provenance import TrainedOn
@@ -64,7 +65,7 @@ class Networks:
 
 def seed_of(args: argparse.Namespace, fold: protocols.Fold, *numbers: int) -> int:
     """Of a step, say, of the fold's run; the one run under `paper` counts as a fold after the last."""
-    return derived_seed(args.seed, protocols.N_FOLDS if fold.number is None else fold.number, *numbers)
+    return derived_seed(args.seed, fold.seed_number, *numbers)
 
 
 def rows_of_step(rows: np.ndarray, step: int, batch_size: int, seed: Callable[[int], int]) -> np.ndarray:
@@ -121,7 +122,7 @@ def fit(
     accelerator: Accelerator,
     pixels: Pixels,
     labels: np.ndarray,
-    guard: protocols.Guard,
+    guard: Guard,
     described: dict,
     difference: Callable,
     args: argparse.Namespace,

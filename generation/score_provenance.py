@@ -35,7 +35,7 @@ def write_record(
     """Leave a scoring run's record in the folder of the synthetic images that it scored.
 
     images: as load_synthetic opens the finished folder; settings: what the scores depend on besides; compared_with:
-    fold -> digests (protocols.photograph_digests) of all photographs that its prototypes were made from."""
+    fold -> digests (photograph_digests) of all photographs that its prototypes were made from."""
     photographs = {fold_key(fold): sorted(digests) for fold, digests in compared_with.items()}
     content = {"fingerprint": images._fingerprint, "settings": dict(settings), "compared_with": photographs}
     write_json(folder / RECORD_NAME, content)
@@ -73,7 +73,7 @@ def admit(record: Mapping, fold: protocols.Fold, photographs: Sequence[str]) -> 
     photographs (n,): digests of the dataset's rows. Under `paper` the scores may know all of them, the test side
     included: that is the published procedure. Raises InputError where the record holds no such fold."""
     where = f"fold {fold.number} ({fold.protocol})"
-    compared_with = record["compared_with"].get(fold_key(None if fold.protocol == "paper" else fold.number))
+    compared_with = record["compared_with"].get(fold_key(fold.generator_number))
     if compared_with is None:
         raise InputError(f"--synthetic_dataset: {RECORD_NAME} holds no scores for {where}; {REMEDY}")
     allowed = photographs if fold.protocol == "paper" else [photographs[row] for row in fold.train.tolist()]

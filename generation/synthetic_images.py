@@ -1,8 +1,8 @@
-"""Synthetic images with their provenance: the schema, and how a generator leaves them as a dataset.
+"""Synthetic images with their provenance: how a generator leaves them as a dataset.
 
 A generator writes a part (rows of a condition, or of a snapshot) at a time; `write_dataset` then joins the parts into
 `FOLDER/synthetic/train-*.parquet` with a card, so that `load_dataset(FOLDER)` opens them. Every row names all real
-images that its generator saw, and their digests: by them the guard in protocols.py keeps held-out patients out.
+images that its generator saw, and their digests: by them the guard (curation/guard.py) keeps held-out patients out.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, List, Value
+from datasets import Features
 from PIL import Image
 
 from curation import datasheet, protocols
 from curation.parquet_files import write_shards
+from curation.schema import synthetic_features
 from generation import training_provenance
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
@@ -30,26 +30,6 @@ from harness.seeds import derived_seed
 SHEET_NAME = "samples.png"  # some synthetic images on one picture, beside the dataset that holds them
 
 BLANK_SPREAD = 2.0  # grey levels, standard deviation over a picture: below, it is of one colour
-
-
-def features(class_names: Sequence[str]) -> Features:
-    """The columns of config `synthetic`, in order; class_names as in the real dataset. Unknown is null."""
-    return Features(
-        {
-            "image": datasets.Image(mode="RGB"),
-            "synthetic_id": Value("string"),  # <ABBR>_<n>; without a condition <GENERATOR>_<n>
-            "label": ClassLabel(names=list(class_names)),  # null: not known until filtered
-            "generator": Value("string"),
-            "base_model": Value("string"),
-            "adapter_sha256": Value("string"),  # of the file with the trained weights
-            "prompt": Value("string"),
-            "seed": Value("int64"),  # of this image's noise
-            "protocol": Value("string"),
-            "fold": Value("int8"),  # null under `paper`
-            "source_image_ids": List(Value("string")),  # every real image that the generator saw
-            "source_sha256": List(Value("string")),  # their digests in the same order: names may come to mean others
-        }
-    )
 
 
 def folder_of(fold: protocols.Fold) -> str:
@@ -81,8 +61,8 @@ def png(picture: np.ndarray, synthetic_id: str) -> dict:
 
 
 def write_part(file: Path, rows: list[dict], class_names: Sequence[str]) -> None:
-    """Rows with all columns of `features`, written whole or not at all; label is a class's name or None."""
-    schema = features(class_names)
+    """Rows with all columns of `synthetic_features`, written whole or not at all; label is a class's name or None."""
+    schema = synthetic_features(class_names)
     encoded = [row | {"label": None if row["label"] is None else class_names.index(row["label"])} for row in rows]
     table = pa.Table.from_pylist(encoded, schema.arrow_schema)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +90,7 @@ def checked_rows(
         for path in files:
             with pq.ParquetFile(path) as file:
                 names = Features.from_arrow_schema(file.schema_arrow)["label"].names
-                light = [name for name in features(names) if name != "image"]
+                light = [name for name in synthetic_features(names) if name != "image"]
                 missing = [name for name in light if name not in file.schema_arrow.names]
                 if missing:
                     raise InputError(f"{what}: column {missing[0]} is missing; {remedy}")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from curation import protocols
+from curation.guard import Guard, columns_for_guard
 from curation.opening import is_simulated, load_synthetic, photograph_sha256
 from generation import score_provenance
 from harness.errors import InputError
@@ -47,7 +48,7 @@ class SyntheticMix:
 
     def candidates(self, fold: protocols.Fold) -> np.ndarray:
         """Images that say they were made for the fold, (c,) increasing. Raises InputError where there are none."""
-        number = None if fold.protocol == "paper" else fold.number
+        number = fold.generator_number
         made_for = [row for row, of in enumerate(self.columns["fold"]) if of == number]
         if not made_for:
             where = f"fold {number} of protocol {fold.protocol}"
@@ -59,7 +60,7 @@ class SyntheticMix:
     ) -> None:
         """Raise LeakError where an image made for the fold must not be trained on in it, drawn or not.
 
-        fold: rows from n on, which are synthetic images, are passed over. columns: as for protocols.Guard, of at least
+        fold: rows from n on, which are synthetic images, are passed over. columns: as for Guard, of at least
         the n photographs; `pixels` (n + m,) holds the digests of all pictures, once they are decoded. copies (m,): the
         photographs of which each image is a near duplicate (near_duplicates.copies)."""
         n = self.n_photographs
@@ -68,14 +69,12 @@ class SyntheticMix:
             score_provenance.admit(record, fold, self.photographs)
         rows = self.candidates(fold).tolist()
         images = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        guarded = protocols.guarded(columns)
+        guarded = columns_for_guard(columns)
         if "pixels" in guarded:
             images["pixels"] = [guarded["pixels"][n + row] for row in rows]
         if copies is not None:
             images["copies"] = [copies[row] for row in rows]
-        guard = protocols.Guard(
-            fold, {name: values[:n] for name, values in guarded.items()} | {"sha256": self.photographs}
-        )
+        guard = Guard(fold, {name: values[:n] for name, values in guarded.items()} | {"sha256": self.photographs})
         guard.admit_synthetic(images, self.simulated)
 
     def refuse_copies(
@@ -96,8 +95,7 @@ class SyntheticMix:
         if "cosine" in self.columns:
             cosines = np.array([self.columns["cosine"][row] for row in rows], dtype=float)  # null is nan, and last
             return rows[np.argsort(-cosines, kind="stable")][: self.top_n]
-        number = protocols.N_FOLDS if fold.protocol == "paper" else fold.number  # one draw for all folds
-        return np.sort(np.random.default_rng([seed, number, 2]).permutation(rows)[: self.top_n])
+        return np.sort(np.random.default_rng([seed, fold.seed_number, 2]).permutation(rows)[: self.top_n])
 
     def extend(self, folds: Sequence[protocols.Fold], photographs: datasets.Dataset, seed: int) -> list[protocols.Fold]:
         """The folds with the chosen images on their training sides, after every one made for them has been admitted.

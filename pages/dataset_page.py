@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from curation import value_parsers
 from curation.opening import is_simulated
+from harness import dataset_names
 from harness.errors import InputError, one_line
 from phenotyping import phenotypes
 
@@ -30,7 +31,7 @@ THUMBNAIL_PX = 160
 MAX_IMAGES = 20_000  # a page of 128 MB, which Chromium opened in 2 s and filtered in 0.1 s; 456 make 3 MB
 TEMPLATE = Path(__file__).resolve().parent / "gallery_page.html"
 NOT_RECORDED = "not recorded"
-AGE_GROUPS = (*(name for _, name in value_parsers.AGE_GROUPS), "18+")
+AGE_GROUPS = tuple(value_parsers.AGE_GROUPS)
 FILTERS = {  # name in the page's address -> its label, and the column without which there is no such filter
     "condition": ("Condition", "label"),
     "sub_category": ("Sub-category", "sub_category"),
@@ -148,7 +149,7 @@ def face_of(row: dict, columns: list[tuple]) -> dict:
     return {
         "id": row["image_id"],
         "caption": caption(row),
-        "is_simulated": row.get("source_type") == "simulated",
+        "is_simulated": dataset_names.is_simulated([row.get("source_type")]),
         "choices": choices(row),
         "text": search_text(row),
         "terms": row.get("hpo_ids"),

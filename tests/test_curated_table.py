@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from test_rdface_dataset import HEADER, Curator, built, encoded, picture, run
 
-from curation import curated_table, protocols, value_parsers
+from curation import curated_rows, curated_table, protocols, value_parsers
+from curation.guard import check_fold
 from harness import errors, text_normalization
 from simulation import people
 
@@ -158,9 +159,9 @@ def test_a_dataset_edited_by_hand_cannot_slip_a_patient_past_the_guard():
     columns = {"image_id": ["a", "b", "c"], "group_id": ["a", "b", "c"], "subject_id": ["P 1", "p\u200b1", None]}
     sides = {"train": np.array([0, 2]), "val": np.array([], int), "test": np.array([1])}
     with pytest.raises(errors.LeakError, match="subject_id p\u200b1 is held out and in training"):
-        protocols.check_fold(protocols.Fold(0, **sides), columns)
+        check_fold(protocols.Fold(0, **sides), columns)
     for apart in (["P 1", "p2", None], ["\u200b", "\ufeff", None], [None, None, None]):
-        protocols.check_fold(protocols.Fold(0, **sides), columns | {"subject_id": apart})
+        check_fold(protocols.Fold(0, **sides), columns | {"subject_id": apart})
 
 
 # --- what is not known
@@ -226,8 +227,7 @@ def test_the_curator_names_further_texts_for_not_known(tmp_path, capsys):
     assert dataset["subject_id"][:] == [None, None, None, None, "p1"]
     assert dataset["age_years"][:] == [0, None, None, None, None]  # 0 means not known for subjects only
     assert json.loads((tmp_path / "out/build_record.json").read_text())["arguments"]["null_values"][1] == "subject_id=0"
-    with pytest.raises(SystemExit):
-        run("validate", folder, "--null_values", "Subject=0")
+    assert run("validate", folder, "--null_values", "Subject=0") == 2
     assert "'Subject' is no column that may be null" in capsys.readouterr().err
 
 
@@ -602,7 +602,7 @@ def test_reading_takes_time_in_proportion_to_the_rows(tmp_path, monkeypatch):
 
 def test_names_without_numbers_are_numbered_in_proportion_to_the_rows(tmp_path):
     (tmp_path / "A.3.jpg").write_bytes(b"")
-    rows = [curated_table.Row(n, "A", tmp_path / f"scan {n}.jpg", {}) for n in range(20_000)]
+    rows = [curated_rows.Row(n, "A", tmp_path / f"scan {n}.jpg", {}) for n in range(20_000)]
     began, problems = time.process_time(), []
     curated_table.assign_image_ids(rows, problems)
     assert [row.values["image_id"] for row in rows[:4]] == ["A.1", "A.2", "A.4", "A.5"]

@@ -16,8 +16,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, disable_progress_bars, load_dataset
 from PIL import Image as PILImage
 
-import rdface_dataset
-from curation import dataset_facts, dataset_figures, datasheet
+from curation import dataset_facts, dataset_figures, datasheet, schema
 from curation.parquet_files import parquet_digest, shard_digests
 from harness.errors import InputError
 
@@ -68,7 +67,7 @@ def photographs(source_type: str | None = None, names=("AAR", "NO", "1e3"), lice
 
 
 def real_features(names=("AAR", "NO", "1e3")) -> Features:
-    return rdface_dataset.features(list(names), ["own notes"])
+    return schema.real_features(list(names), ["own notes"])
 
 
 def report_features() -> Features:
@@ -349,7 +348,7 @@ def test_folders_that_are_no_dataset_are_refused_in_one_line(folder, tmp_path):
 def test_columns_of_the_curator_may_have_any_name_and_classes_too(tmp_path):
     extra = ["camera (mm)", "schön ☺", "a/b", "@id", "<script>", "{{ x }}", " lead", "classes"]
     names = ["NO", '"q"', "{{ 7 * 7 }}"]
-    features = rdface_dataset.features(names, extra)
+    features = schema.real_features(names, extra)
     rows = [{key: value for key, value in row.items() if key in features} for row in photographs(names=names)]
     write(tmp_path / "x", "real", features, [row | dict.fromkeys(extra, "SECRET") for row in rows])
     datasheet.write_datasheet(tmp_path / "x")

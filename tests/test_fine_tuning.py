@@ -12,6 +12,7 @@ from classification import classifiers
 from classification.backbones import Backbone
 from classification.fine_tuning import Checkpoint, Settings, fit, predict, training_batches
 from curation import protocols
+from curation.guard import Guard
 from harness import errors, protocol_names, seeds
 from imaging import augmentations
 from imaging.pixel_cache import Pixels
@@ -81,7 +82,7 @@ def trained(
     folder.mkdir(exist_ok=True)
     torch.manual_seed(seed)
     classifier = classifiers.build_classifier(backbone, N_CLASSES, "finetune", "tiny")
-    data = (backbone, Pixels(pixels, np.zeros(28, bool)), labels, protocols.Guard(of, COLUMNS))
+    data = (backbone, Pixels(pixels, np.zeros(28, bool)), labels, Guard(of, COLUMNS))
     identity = {"fold": of.number, "seed": seed, "trained_on": str(of.train.tolist())}
     batches = {"num_train_epochs": 3, "train_batch_size": 5, "eval_batch_size": 4}
     settings = Settings(**({"learning_rate": 1e-3, "seed": seed} | batches | changes))

@@ -16,6 +16,7 @@ from classification.linear_probe import (
     fit_linear_probe,
 )
 from curation import protocols
+from curation.guard import Guard
 from harness import errors
 
 
@@ -92,14 +93,14 @@ def test_an_image_outside_the_training_side_in_a_class_mean_raises(side):
         columns["group_id"][rows[0]] = columns["group_id"][fold.test[0]]
         fold = protocols.folds(columns, "strict")[1]
     with pytest.raises(errors.LeakError, match=r"must not reach class means \(prototypes\)"):
-        fit_linear_probe(features, labels, groups, rows, protocols.Guard(fold, columns))
+        fit_linear_probe(features, labels, groups, rows, Guard(fold, columns))
 
 
 def test_what_is_not_of_the_training_side_changes_nothing():
     """Garbage in all other rows, of features, labels and groups: the probe stays the same to the last bit."""
     features, labels, groups, columns = study()
     for fold in protocols.folds(columns, "strict"):
-        guard = protocols.Guard(fold, columns)
+        guard = Guard(fold, columns)
         probe = fit_linear_probe(features, labels, groups, fold.train, guard)
         others = np.setdiff1d(np.arange(len(labels)), fold.train)
         assert others.size
@@ -138,7 +139,7 @@ def test_a_training_side_of_single_images_still_gives_a_probe():
     features, groups = np.eye(4), np.array(list("abcd"))
     columns = {"image_id": list("abcde"), "group_id": list("abcde")}
     fold = protocols.Fold(0, np.arange(4), np.array([], dtype=np.int64), np.array([4]), "strict")
-    guard = protocols.Guard(fold, columns)
+    guard = Guard(fold, columns)
     features, groups, labels = np.vstack([features, np.ones(4)]), np.append(groups, "e"), np.array([0, 1, 2, 3, 4])
     probe = fit_linear_probe(features, labels, groups, fold.train, guard)
     assert probe.probabilities(features[:4], 5).argmax(axis=1).tolist() == [0, 1, 2, 3]

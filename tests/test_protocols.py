@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from curation import protocols
+from curation.guard import Guard, check_fold
 from harness import errors, protocol_names
 
 
@@ -128,7 +129,7 @@ def test_strict_folds_keep_their_promises(rows):
     columns = {"strict_fold": fold, "group_id": groups}
     tested = []
     for part in protocols.folds(columns, "strict"):
-        protocols.check_fold(part, columns | {"image_id": [str(i) for i in range(len(rows))]})
+        check_fold(part, columns | {"image_id": [str(i) for i in range(len(rows))]})
         assert {labels[i] for i in part.test} <= {labels[i] for i in part.train}, "tested, but never trained"
         assert not part.val.size
         assert len(part.test) <= len(rows) / 5 + 3 * max(Counter(groups).values())
@@ -160,7 +161,7 @@ def test_paper_folds_read_the_stored_columns():
     for part in parts:
         assert sorted([*part.train, *part.val, *part.test]) == list(range(len(labels)))
         assert part.val.tolist() == [i for i, k in enumerate(fold) if k == part.number]
-        protocols.check_fold(
+        check_fold(
             part, {"image_id": columns["group_id"], "group_id": ["same"] * len(labels)}
         )  # patients may straddle here
     assert len(protocols.folds(columns, "paper", 3)) == 1
@@ -212,32 +213,32 @@ COLUMNS = {
 
 def test_a_test_row_in_training_raises():
     with pytest.raises(errors.LeakError, match="image_id c is held out and in training"):
-        protocols.Guard(sides([0, 1, 2], [2, 3]), COLUMNS)
+        Guard(sides([0, 1, 2], [2, 3]), COLUMNS)
     with pytest.raises(errors.LeakError, match="image_id d"):
-        protocols.Guard(sides([0, 1, 3], [2], [3], "paper"), COLUMNS)
+        Guard(sides([0, 1, 3], [2], [3], "paper"), COLUMNS)
 
 
 def test_another_photograph_of_a_test_subject_in_training_raises():
     for column, same in (("group_id", "p"), ("subject_id", "S1")):  # subject_id: should the groups be wrong
         columns = COLUMNS | {column: [same, "q", same, "s"]}
         with pytest.raises(errors.LeakError, match=f"{column} {same} is held out and in training"):
-            protocols.Guard(sides([0, 1], [2, 3]), columns)
-        protocols.Guard(sides([0, 1], [2, 3], protocol="paper"), columns)  # published so
+            Guard(sides([0, 1], [2, 3]), columns)
+        Guard(sides([0, 1], [2, 3], protocol="paper"), columns)  # published so
 
 
 def test_a_copy_of_a_test_image_in_training_raises():
     with pytest.raises(errors.LeakError, match="sha256 1 is held out and in training"):
-        protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"sha256": ["0", "1", "2", "1"]})
+        Guard(sides([0, 1], [2, 3]), COLUMNS | {"sha256": ["0", "1", "2", "1"]})
     with pytest.raises(errors.LeakError, match="group_id q"):  # near duplicates are of one group
-        protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"group_id": ["p", "q", "r", "q"]})
+        Guard(sides([0, 1], [2, 3]), COLUMNS | {"group_id": ["p", "q", "r", "q"]})
 
 
 def test_unknown_subjects_are_not_one_subject():
-    protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"subject_id": [None] * 4})
+    Guard(sides([0, 1], [2, 3]), COLUMNS | {"subject_id": [None] * 4})
 
 
 def test_only_the_training_side_is_admitted():
-    guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
+    guard = Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
     assert guard.admit([1, 0], "training").tolist() == [1, 0]
     for rows in ([0, 2], [3]):
         with pytest.raises(errors.LeakError, match="is not on the training side and must not reach prototypes"):
@@ -245,7 +246,7 @@ def test_only_the_training_side_is_admitted():
 
 
 def test_only_validation_rows_choose_and_strict_has_none():
-    guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
+    guard = Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
     assert guard.admit_for_choice([3], "checkpoints").tolist() == [3]
     for row in (0, 2):
         with pytest.raises(errors.LeakError, match="must not reach checkpoints"):
@@ -256,7 +257,7 @@ def test_only_validation_rows_choose_and_strict_has_none():
     for fold in protocols.folds(columns, "strict"):
         for row in range(60):
             with pytest.raises(errors.LeakError):
-                protocols.Guard(fold, columns).admit_for_choice([row], "checkpoints")
+                Guard(fold, columns).admit_for_choice([row], "checkpoints")
 
 
 @pytest.mark.parametrize("protocol", protocol_names.PROTOCOLS)
@@ -277,7 +278,7 @@ def test_a_support_set_is_k_images_a_condition_of_the_training_side(protocol):
         assert support[2].train.tolist() == fold.train.tolist()
         outside = np.setdiff1d(fold.train, support[0].train)[:1]
         with pytest.raises(errors.LeakError):  # what was not drawn is not seen either
-            protocols.Guard(support[0], columns).admit(outside, "training")
+            Guard(support[0], columns).admit(outside, "training")
         assert protocols.k_shot(fold, labels, 1, seed=5).train.tolist() != support[0].train.tolist()
     with pytest.raises(errors.ProtocolError, match="at least 1 image"):
         protocols.k_shot(fold, labels, 0, seed=0)
@@ -314,11 +315,11 @@ def synthetic(**changed):
         ({"source_sha256": ["0", None]}, "was made from image b, whose source_sha256 is missing"),
         (
             {"source_image_ids": [], "generator": "simulate_faces"},
-            "is said to be by simulate_faces, whose people stand beside simulated ones only",
+            "is said to be by simulate_faces, whose people may only stand beside simulated ones",
         ),
         (
             {"generator": "simulate_faces"},
-            "is said to be by simulate_faces, whose people stand beside simulated ones only",
+            "is said to be by simulate_faces, whose people may only stand beside simulated ones",
         ),
         ({"protocol": "paper"}, "was made for fold 0 of protocol paper"),
         ({"protocol": None}, "was made for fold 0 of protocol None"),
@@ -329,7 +330,7 @@ def synthetic(**changed):
     ],
 )
 def test_a_synthetic_image_that_saw_or_shows_what_is_held_out_raises(changed, why):
-    guard = protocols.Guard(sides([0, 1], [2, 3]), COLUMNS | {"pixels": ["P0", "P1", "P2", "P3"]})
+    guard = Guard(sides([0, 1], [2, 3]), COLUMNS | {"pixels": ["P0", "P1", "P2", "P3"]})
     guard.admit_synthetic(synthetic())
     with pytest.raises(errors.LeakError, match=rf"fold 0 \(strict\): synthetic image A_2 {why}.*must not be trained"):
         guard.admit_synthetic(synthetic(**changed))
@@ -339,16 +340,16 @@ def test_a_photograph_that_is_held_out_under_another_name_is_known_by_its_digest
     """Rebuilt with a and c swapped: the name is on the training side, the person whose picture it was no longer."""
     swapped = COLUMNS | {"sha256": ["2", "1", "0", "3"]}
     with pytest.raises(errors.LeakError, match="made from another photograph, which was called a then"):
-        protocols.Guard(sides([0, 1], [2, 3]), swapped).admit_synthetic(synthetic())
+        Guard(sides([0, 1], [2, 3]), swapped).admit_synthetic(synthetic())
     restored = COLUMNS | {"sha256": ["r0", "r1", "r2", "r3"], "original_sha256": COLUMNS["sha256"]}
-    protocols.Guard(sides([0, 1], [2, 3]), restored).admit_synthetic(synthetic())  # the same, restored
+    Guard(sides([0, 1], [2, 3]), restored).admit_synthetic(synthetic())  # the same, restored
     without = {name: values for name, values in COLUMNS.items() if name != "sha256"}
     with pytest.raises(errors.LeakError, match="the dataset has no column sha256"):
-        protocols.Guard(sides([0, 1], [2, 3]), without).admit_synthetic(synthetic())
+        Guard(sides([0, 1], [2, 3]), without).admit_synthetic(synthetic())
 
 
 def test_weights_that_learnt_from_a_held_out_photograph_are_refused():
-    guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
+    guard = Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
     guard.admit_weights(["0", "1", "of another dataset"], "weights")
     for digest, name in (("2", "c"), ("3", "d")):  # validation chooses, so it must not have been seen either
         with pytest.raises(errors.LeakError, match=f"weights has learnt from image {name}, which is not on the tr"):
@@ -356,7 +357,7 @@ def test_weights_that_learnt_from_a_held_out_photograph_are_refused():
 
 
 def test_further_simulated_people_are_admitted_beside_simulated_photographs_only():
-    guard = protocols.Guard(sides([0, 1], [2, 3]), COLUMNS)
+    guard = Guard(sides([0, 1], [2, 3]), COLUMNS)
     guard.admit_synthetic(synthetic(source_image_ids=[], generator="simulate_faces"), simulated=True)
     for changed in ({"source_image_ids": []}, {"source_image_ids": ["c"], "generator": "simulate_faces"}):
         with pytest.raises(errors.LeakError, match="A_2"):
@@ -364,7 +365,7 @@ def test_further_simulated_people_are_admitted_beside_simulated_photographs_only
 
 
 def test_under_paper_a_generator_may_have_seen_validation_but_not_test_images():
-    guard = protocols.Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
+    guard = Guard(sides([0, 1], [2], [3], "paper"), COLUMNS)
     columns = synthetic(source_image_ids=["a", "d"]) | {"protocol": ["paper"] * 2, "fold": [None] * 2}
     guard.admit_synthetic(columns)
     seen = {"source_image_ids": [["a"], ["a", "c"]], "source_sha256": [["0"], ["0", "2"]]}
@@ -390,10 +391,10 @@ def test_what_a_support_set_leaves_out_must_not_have_been_seen():
         return synthetic() | {"source_image_ids": list(sources), "source_sha256": digests} | nothing
 
     saw_more = saw(inside, [*inside, outside])
-    protocols.Guard(support, columns).admit_synthetic(saw(inside, inside))
-    protocols.Guard(fold, columns).admit_synthetic(saw_more)
+    Guard(support, columns).admit_synthetic(saw(inside, inside))
+    Guard(fold, columns).admit_synthetic(saw_more)
     with pytest.raises(errors.LeakError, match=f"A_2 was made from image {outside}, which is not on the training"):
-        protocols.Guard(support, columns).admit_synthetic(saw_more)
+        Guard(support, columns).admit_synthetic(saw_more)
 
 
 def paper_folds_again(labels, synthetic_rows):

@@ -29,6 +29,7 @@ from test_train_classifier import (
 
 from classification import weight_files
 from curation import protocols
+from curation.guard import Guard
 from curation.opening import load_images, photograph_sha256
 from harness import errors
 from harness.errors import InputError
@@ -316,4 +317,4 @@ def test_folds_that_divide_a_patient_or_were_drawn_for_other_rows_raise(rows, fl
     images = datasets.load_dataset(str(folder), split="train").add_column("subject_id", ["Anna", "ANNA "] + [None] * 31)
     folds = protocols.folds(images, "strict")
     with pytest.raises(errors.LeakError, match="subject_id"):
-        [protocols.Guard(fold, images) for fold in folds]
+        [Guard(fold, images) for fold in folds]

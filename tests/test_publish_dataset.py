@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import small_datasets
+from huggingface_hub import HfApi
+from in_process import exit_status
 from loopback_hub import (
     Hub,
     answer,
@@ -20,8 +22,6 @@ from loopback_hub import (
     serve_anybody,
     serving,
 )  # fmt: skip
-from huggingface_hub import HfApi
-from in_process import exit_status
 from loopback_user import using, waiting_process
 
 import publish_dataset

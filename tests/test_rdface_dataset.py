@@ -23,8 +23,19 @@ from in_process import exit_status
 from PIL import Image, ImageEnhance, ImageOps, PngImagePlugin
 
 import rdface_dataset
-from curation import curated_table, datasheet, opening, protocols, value_parsers, withdrawn_list
-from harness import commands, errors
+from curation import (
+    building,
+    curated_rows,
+    curated_table,
+    datasheet,
+    opening,
+    problem_lines,
+    protocols,
+    schema,
+    value_parsers,
+    withdrawn_list,
+)
+from harness import errors
 from imaging import colour_profiles, near_duplicates, photographs
 from publishing import withdrawal
 
@@ -116,11 +127,11 @@ def test_build_opens_with_load_dataset_by_path_and_streaming_with_the_schema(cur
     curator.add("AAR.9.jpg", encoded(picture(9)), age="3 months", sex="F", country="Brazil", subject_id="p1",
                 hpo_ids="HP:0000316;hp:0000154", gene_name="fbn1; KMT2D", camera="old")  # fmt: skip
     assert run("build", curator.save(), "--output_dir", tmp_path / "rdface") == 0
-    schema = rdface_dataset.features(["AAR", "NA"], ["camera"])
+    expected_features = schema.real_features(["AAR", "NA"], ["camera"])
     whole = load_dataset(str(tmp_path / "rdface"), split="train")
     streamed = load_dataset(str(tmp_path / "rdface"), split="train", streaming=True)
-    assert whole.features == streamed.features == schema
-    assert next(iter(schema)) == "image" and list(schema)[-1] == "camera"
+    assert whole.features == streamed.features == expected_features
+    assert next(iter(expected_features)) == "image" and list(expected_features)[-1] == "camera"
     last = list(streamed)[-1]
     assert last["image"].size == (96, 80) and last["image"].mode == "RGB"
     expected = {
@@ -169,13 +180,13 @@ def test_row_groups_of_large_photographs_have_fewer_rows(tmp_path, monkeypatch):
     for n in range(1, 25):
         curator.add(f"B.{n}.png", encoded(picture(n, (40, 40)), "PNG", compress_level=0), abbr="B")
     size = sum(path.stat().st_size for path in (curator.folder / "rd_images/B").iterdir()) / 24
-    monkeypatch.setattr(rdface_dataset, "MAX_ROW_GROUP_BYTES", 11 * size)
+    monkeypatch.setattr(building, "MAX_ROW_GROUP_BYTES", 11 * size)
     assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 0
     parquet = pq.ParquetFile(tmp_path / "out/real/train-00000-of-00001.parquet").metadata
     groups = [parquet.row_group(i) for i in range(parquet.num_row_groups)]
     assert [group.num_rows for group in groups] == [10, 10, 4]
     assert max(group.column(0).total_uncompressed_size for group in groups) <= 11 * size
-    monkeypatch.setattr(rdface_dataset, "MAX_ROW_GROUP_BYTES", 1)  # less than one photograph
+    monkeypatch.setattr(building, "MAX_ROW_GROUP_BYTES", 1)  # less than one photograph
     assert run("build", curator.folder, "--output_dir", tmp_path / "out") == 0
     assert pq.ParquetFile(tmp_path / "out/real/train-00000-of-00001.parquet").num_row_groups == 24
 
@@ -193,7 +204,8 @@ def test_a_rebuild_keeps_version_and_contact_and_new_content_raises_the_version(
     assert (header["version"], header["contact"]) == ("1.1.0", "Room 2")
     (target / "README.md").write_text(f"---\n{{[\n---\n{datasheet.GENERATOR}")
     assert run("build", curator.folder, "--output_dir", target) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("README.md: its header cannot be read")
+    said = "rdface_dataset.py: README.md: its header cannot be read"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
 def test_folder_name_loads_with_fresh_cache_and_without_network(curator, tmp_path):
@@ -643,7 +655,11 @@ def test_columns_that_could_be_mixed_up_are_refused_by_validate_and_by_build(tmp
     curator.add("AAR.1.jpg", encoded(picture(1)))
     assert run("validate", curator.save()) == 2 and run("build", curator.folder, "--output_dir", tmp_path / "out") == 2
     for line in (captured := capsys.readouterr()).err.splitlines():
-        assert line.startswith("disease_images.csv:1: column ") and reason in line and line.endswith("; rename it")
+        assert (
+            line.startswith("rdface_dataset.py: disease_images.csv:1: column ")
+            and reason in line
+            and line.endswith("; rename it")
+        )
     assert len(captured.err.splitlines()) == 2 and not (tmp_path / "out").exists()
 
 
@@ -667,7 +683,7 @@ def test_odd_names_of_columns_come_through(tmp_path):
     curator.add("AAR.1.jpg", encoded(picture(1)), **{name: f"value of {name}" for name in names})
     dataset = built(curator.save(), tmp_path / "out")
     assert [dataset[0][name] for name in names] == [f"value of {name}" for name in names]
-    assert dataset.column_names == [*rdface_dataset.features([]), *curator.columns]
+    assert dataset.column_names == [*schema.real_features([]), *curator.columns]
 
 
 def test_row_with_too_few_cells_and_folder_without_images(curator, tmp_path, capsys):
@@ -761,8 +777,8 @@ def test_notes_on_photographs_are_folded_where_they_say_the_same(curator, capsys
 
 
 def test_folded_notes_name_ten_rows():
-    assert rdface_dataset.named_rows([3]) == "row 3" and rdface_dataset.named_rows([3, 4, 4]) == "rows 3 and 4"
-    assert rdface_dataset.named_rows(range(3, 79)) == "rows 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 66 more"
+    assert problem_lines.named_rows([3]) == "row 3" and problem_lines.named_rows([3, 4, 4]) == "rows 3 and 4"
+    assert problem_lines.named_rows(range(3, 79)) == "rows 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and 66 more"
 
 
 def test_jpeg_padding_is_no_damage_and_pixels_are_those_of_pillow(tmp_path):
@@ -822,9 +838,8 @@ def test_what_was_withdrawn_is_not_built_in_again(curator, tmp_path, capsys):
     assert [line.image_id for line in withdrawn_list.listed(target)] == ["AAR.2"]
     (target / "withdrawn.csv").write_text("mine")
     assert run("build", folder, "--output_dir", target) == 2
-    assert (
-        capsys.readouterr().err.splitlines()[-1].startswith("withdrawn.csv: is not the list that a withdrawal writes")
-    )
+    said = "rdface_dataset.py: withdrawn.csv: is not the list that a withdrawal writes"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
 def test_targets_that_cannot_be_are_refused_and_leave_nothing(curator, tmp_path, capsys):
@@ -833,9 +848,8 @@ def test_targets_that_cannot_be_are_refused_and_leave_nothing(curator, tmp_path,
     for target, reason in (("a[1]/out", "load_dataset could not open"), ("file/out", "out: cannot be written (")):
         assert run("build", folder, "--output_dir", tmp_path / target) == 2
         assert reason in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(SystemExit) as stopped:
-        run("build", folder, "--output_dir", "")
-    assert stopped.value.code == 2 and "names no folder" in capsys.readouterr().err
+    assert run("build", folder, "--output_dir", "") == 2
+    assert "names no folder" in capsys.readouterr().err
     curator.add("bad.jpg", b"")
     assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 2
     assert {path.name for path in tmp_path.iterdir()} <= {"file", "folder", "hf_cache"}
@@ -857,19 +871,15 @@ def test_interrupted_build_says_so_and_leaves_nothing(curator, tmp_path, capsys)
     started.send_signal(signal.SIGINT)
     started.send_signal(signal.SIGCONT)
     _, stderr = started.communicate()
-    assert started.returncode == 130 and stderr.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
+    assert started.returncode == 130 and stderr.splitlines()[-1] == "rdface_dataset.py: stopped; no dataset was changed"
     assert "Traceback" not in stderr and list(tmp_path.glob("*out*")) == []
 
 
 def test_a_build_that_is_terminated_says_so_and_leaves_nothing(curator, tmp_path, capsys, monkeypatch):
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(rdface_dataset, "write_record", lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # near the end
-    try:
-        commands.begin_command()
-        assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 143
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted; {tmp_path / 'out'} left as it was"
+    assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 143
+    said = "rdface_dataset.py: stopped by SIGTERM; no dataset was changed"
+    assert capsys.readouterr().err.splitlines()[-1] == said
     assert list(tmp_path.glob("*out*")) == []
 
 
@@ -882,20 +892,19 @@ def test_a_full_disk_costs_nothing_and_a_mount_point_is_refused_at_once(curator,
     capsys.readouterr()
     assert run("build", curator.save(), "--output_dir", target) == 1
     told = [line for line in capsys.readouterr().err.splitlines() if "space" in line]
-    remedy = "out is as it was: make room, or choose another --output_dir"
-    assert told == [f"failed: there is no space left in {small_disk}; {remedy}"]
+    remedy = "make room, or choose another --output_dir; no dataset was changed"
+    assert told == [f"rdface_dataset.py: failed: there is no space left in {small_disk}; {remedy}"]
     assert before == {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
     (tmp_path / "a bare").mkdir()
     subprocess.run(["mount", "--bind", str(tmp_path / "a bare"), str(tmp_path / "a bare")], check=True)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rdface_dataset, "examine", None)  # no photograph is read before
+            patch.setattr(building, "examine", None)  # no photograph is read before
             assert run("build", curator.folder, "--output_dir", tmp_path / "a bare") == 2
     finally:
         subprocess.run(["umount", str(tmp_path / "a bare")], check=True)
-    assert capsys.readouterr().err == (
-        "a bare: is a mount point, which cannot be replaced; choose a folder inside of it as --output_dir\n"
-    )
+    reason = "is a mount point, which cannot be replaced; choose a folder inside of it as --output_dir"
+    assert capsys.readouterr().err == f"rdface_dataset.py: a bare: {reason}\n"
 
 
 def test_a_home_in_output_dir_is_the_home(curator, tmp_path, monkeypatch):
@@ -933,7 +942,7 @@ def test_a_card_of_foreign_yaml_is_one_line(curator, tmp_path, capsys, case):
     (target / "README.md").write_text(f"---\n{BAD_HEADERS[case]}\n---\n{datasheet.GENERATOR}\n")
     assert run("build", curator.save(), "--output_dir", target) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("README.md: its header cannot be read (")
+    assert line.startswith("rdface_dataset.py: README.md: its header cannot be read (")
     (target / "real").mkdir()
     pq.write_table(pa.table({"image_id": ["AAR.1"]}), target / "real" / "train-00000-of-00001.parquet")
     with pytest.raises(errors.InputError) as refused:
@@ -1037,7 +1046,7 @@ def test_codes_countries_and_genes():
 
 
 def test_problem_is_one_line_whatever_the_cell_holds():
-    problem = rdface_dataset.Problem(
+    problem = curated_rows.Problem(
         "disease_images.csv", 3, "image_name", "row", "a\nb\x1b[31m.jpg is missing", "add it"
     )
     assert str(problem).isprintable()

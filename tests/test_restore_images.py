@@ -30,7 +30,7 @@ from spandrel_extra_arches.architectures.DDColor import DDColor
 import rdface_dataset
 import restore_images
 import simulate_faces
-from curation import dataset_figures, datasheet, opening, parquet_files, restored_rows
+from curation import build_target, dataset_figures, datasheet, opening, parquet_files, restored_rows, schema
 from demo_models import train_restorers
 from harness import errors, files, run_folder
 from imaging import faces, photographs, restoration
@@ -209,7 +209,7 @@ def test_old_photographs_are_coloured_and_their_lightness_stays(restored):
 def test_load_dataset_opens_both_configs(restored):
     opened = datasets.load_dataset(str(restored), "restored", split="train")
     real = datasets.load_dataset(str(restored), "real", split="train")
-    assert opened.column_names == [*real.column_names, *restored_rows.PROVENANCE]
+    assert opened.column_names == [*real.column_names, *schema.PROVENANCE]
     assert opened.features["label"] == real.features["label"] and opened[0]["image"].mode == "RGB"
     assert len(opening.load_images(str(restored), "restored")) == len(real) == 20
 
@@ -223,7 +223,7 @@ def test_the_parquet_layout_is_what_the_viewer_likes(restored):
 
 
 def test_nothing_but_the_result_is_left(restored):
-    assert {path.name for path in restored.iterdir()} <= {*rdface_dataset.WRITTEN, *restore_images.WRITTEN}
+    assert {path.name for path in restored.iterdir()} <= {*build_target.WRITTEN, *restore_images.WRITTEN}
     assert [path.name for path in restored.parent.iterdir() if path.name.startswith(".")] == []
     record = (restored / "restoration_record.json").read_text()
     assert str(restored.parent) not in record and str(ROOT) not in record

@@ -17,7 +17,7 @@ from PIL import Image
 from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, ROOT, painted_faces, save_dataset, start, with_picture
 
 import train_fastgan
-from curation import protocols
+from curation import protocols, schema
 from generation import fastgan, fastgan_training, gan_losses, synthetic_images
 from harness import errors
 from harness.files import sha256_of
@@ -86,7 +86,7 @@ def test_each_fold_has_a_dataset_with_the_contract_s_columns(two_processes, tiny
     for number in range(5):
         folder = two_processes / f"fold{number}"
         images = opened(folder)
-        assert images.features == synthetic_images.features(names)
+        assert images.features == schema.synthetic_features(names)
         assert images["synthetic_id"][:] == ["fastgan_0", "fastgan_2", "fastgan_4", "fastgan_1", "fastgan_3"]
         assert set(images["label"]) == set(images["base_model"]) == set(images["prompt"]) == {None}
         assert set(images["generator"]) == {"fastgan"} and set(images["protocol"]) == {"strict"}

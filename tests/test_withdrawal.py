@@ -11,6 +11,7 @@ import small_datasets
 from datasets import load_dataset
 
 from curation import protocols, withdrawn_list
+from curation.guard import check_fold
 from generation import synthetic_images, training_provenance
 from harness import errors
 from publishing import publishable, withdrawal
@@ -70,7 +71,7 @@ def test_a_condition_left_with_one_group_is_tested_no_longer_and_all_other_folds
     assert after == {name: None if name == "WS.2" else fold for name, fold in before.items() if name != "WS.1"}
     columns = pq.read_table(dataset / "real").to_pydict()
     for fold in protocols.folds(columns, "strict"):
-        protocols.check_fold(fold, columns)
+        check_fold(fold, columns)
         labels = columns["label"]
         assert {labels[row] for row in fold.test} <= {labels[row] for row in fold.train}
 

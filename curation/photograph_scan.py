@@ -1,0 +1,81 @@
+"""Reads every photograph of the curator's folder once, in parallel, and finds those that show the same photograph."""
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from curation.curated_rows import NO_REMEDY, Problem, Row
+from imaging import near_duplicates, photographs
+
+
+def scan(rows: list[Row], problems: list[Problem], workspace: Path) -> tuple[list[Row], list[tuple[int, int]]]:
+    """Read the photographs of all rows; what is wrong with them is appended to the problems.
+
+    workspace: a folder for re-encoded photographs and thumbnails. Returns the usable rows, with their photographs, and
+    the pairs of them (numbers of usable rows) that show the same photograph, or nearly so."""
+    near = near_duplicates.NearDuplicates(workspace)
+    usable: list[Row] = []
+    first_with: dict[str, int] = {}  # pixels_sha256 -> usable row
+    identical: list[tuple[int, int]] = []
+    for row, outcome in zip(rows, _read_all(rows, workspace), strict=True):
+        if isinstance(outcome, photographs.PhotographError):
+            problems.append(row.problem("image_name", "row", f"{row.path.name} {outcome.reason}", outcome.remedy))
+            continue
+        row.photograph, row.rewritten, thumbnails = outcome
+        for note in row.photograph.notes:
+            problems.append(row.problem("image_name", "note", f"{row.path.name} {note}", NO_REMEDY))
+        twin = first_with.setdefault(row.photograph.pixels_sha256, len(usable))
+        if twin == len(usable):
+            near.add(twin, thumbnails)
+        elif usable[twin].abbreviation != row.abbreviation:
+            reason = f"{row.path.name} is the same photograph as row {usable[twin].line}, under another condition"
+            problems.append(row.problem("image_name", "row", reason, "delete the wrong one of the two rows"))
+            continue
+        else:
+            identical.append((twin, len(usable)))
+            reason = f"{row.path.name} is the same photograph as row {usable[twin].line}"
+            problems.append(row.problem("image_name", "note", reason, "kept in one group; delete one of the two rows"))
+        usable.append(row)
+    pairs = near.pairs(identical)
+    for a, b in pairs:
+        if usable[a].abbreviation != usable[b].abbreviation:
+            reason = f"{usable[b].path.name} is a near duplicate of row {usable[a].line}, under another condition"
+            problems.append(usable[b].problem("image_name", "note", reason, "kept in one group; check the diagnoses"))
+    return usable, identical + pairs
+
+
+Scanned = tuple[photographs.Photograph, Path | None, list[np.ndarray]]
+
+
+def _read_all(rows: list[Row], workspace: Path) -> Iterator[Scanned | photographs.PhotographError]:
+    """Of each row, in order: the photograph, the file of its re-encoded bytes or None, thumbnails; or what is wrong."""
+
+    def read(number: int, row: Row) -> Scanned | photographs.PhotographError:
+        try:
+            photograph, published, image = photographs.read(row.path)
+        except photographs.PhotographError as error:
+            return error
+        rewritten = None
+        if photograph.rewritten:
+            rewritten = workspace / f"{number}{photograph.extension}"
+            rewritten.write_bytes(published)
+        return photograph, rewritten, near_duplicates.thumbnails(image)
+
+    workers = os.cpu_count() or 1
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # judged by our own limit
+        warnings.filterwarnings("ignore", module="PIL")  # corrupt metadata, which is dropped
+        waiting: deque = deque()
+        for number, row in enumerate(tqdm(rows, desc="Reading photographs", unit=" images")):
+            waiting.append(pool.submit(read, number, row))
+            if len(waiting) >= 4 * workers:  # bounded, so that results do not pile up
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
