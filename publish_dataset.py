@@ -1,28 +1,28 @@
-"""To the Hub, failing closed: publish a dataset's folder, decide who may have it, withdraw a photograph.
+"""Publishes a dataset's folder on the Hub, decides who gets access to it, and withdraws a photograph.
 
     python publish_dataset.py publish DIR ORG/NAME [--visible] [--open] [--dry_run]
     python publish_dataset.py access list|grant|reject|revoke ORG/NAME [--user U]
     python publish_dataset.py withdraw DIR IMAGE_ID [ORG/NAME] [--derived DIR [ORG/NAME]] [--dry_run]
 
-Photographs go to a repository that is private, or gated with manual approval, at every moment: it is made private,
-gated, looked at, filled, looked at again, and shown (--visible) only as long as strangers are refused. The token comes
-from HF_TOKEN or `hf auth login`, the server from HF_ENDPOINT. Exit codes: 0 done, 1 failed, 2 refused.
+Photographs go only to a repository that is private, or gated with manual approval, from the first byte on: it is made
+private and gated, checked, filled and checked again, and with --visible it is shown only as long as strangers are
+refused. The token comes from HF_TOKEN or `hf auth login`, the server from HF_ENDPOINT. Exit codes: 0 done, 1 failed,
+2 refused.
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
-import huggingface_hub
 from huggingface_hub import DatasetInfo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import get_token
+from huggingface_hub.utils import get_token, validate_repo_id
 
 from curation import withdrawn_list
 from harness.commands import Parser, path_argument, run_command
 from harness.errors import InputError, one_line
-from publishing import access_requests, model_upload, publication, publishable, withdrawal
+from publishing import access_requests, model_upload, publication, publishable
+from publishing.audience import Audience, Gate
 from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishing.publishable import Contents
 
@@ -34,37 +34,38 @@ NAMED_PROBLEMS = 20
 # ---- publish
 
 
-def publish(args: argparse.Namespace) -> int:
+def publish(args: argparse.Namespace) -> None:
     contents = publishable.examine(args.folder)
-    problems = contents.problems + unfit_for_its_audience(contents, args.open)
+    problems = contents.problems + problems_for_audience(contents, args.open)
     if args.dry_run:
-        show_plan(contents, args)
+        print_plan(contents, args.repo_id, args.visible, args.open, args.ungated)
     if problems:
         for problem in problems[:NAMED_PROBLEMS]:
             print(problem, file=sys.stderr)
         more = f" and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
         raise InputError(f"{args.folder}: not published, for the reasons above{more}; nothing was sent")
     if args.dry_run:
-        return 0
+        return
     repository = open_repository(args.repo_id)
-    hidden, gated = publication.prepare(repository, contents, args.ungated)
-    if not hidden and gated:
+    audience = publication.prepare(repository, contents, args.ungated)
+    if audience.only_gate_protects:
         publication.close_unless_strangers_are_refused(repository)
     contents = publication.bring_into_line(repository, contents)
-    publication.upload(repository, contents, hidden, gated, "Publish", args.forget_history)
-    if args.visible and hidden:
-        publication.show(repository, contents, gated)
-    elif not hidden and gated:
+    publication.upload(repository, contents, audience, "Publish", args.forget_history)
+    if args.visible and audience.private:
+        publication.show(repository, contents, audience.gate)
+        audience = Audience(private=False, gate=audience.gate)
+    elif audience.only_gate_protects:
         publication.close_unless_strangers_are_refused(repository)
-    seen = "private" if hidden and not args.visible else "visible"
-    print(f"published: {repository.url} ({seen}{', gated with manual approval' if gated else ', open to everybody'})")
-    if hidden and not args.visible:
-        print("nobody but its members can see it; --visible shows the page, and lets people ask for access")
-    return 0
+    seen = "private" if audience.private else "visible"
+    opened = "open to everybody" if audience.gate is Gate.NONE else "gated with manual approval"
+    print(f"published: {repository.url} ({seen}, {opened})")
+    if audience.private:
+        print("only its members can see it; --visible shows the page, so that people can ask for access")
 
 
-def unfit_for_its_audience(contents: Contents, to_everybody: bool) -> list[str]:
-    """Why these images must not go where they are meant to."""
+def problems_for_audience(contents: Contents, to_everybody: bool) -> list[str]:
+    """Reasons why these images must not be published for everybody, or for those alone who were granted access."""
     if to_everybody and not contents.is_synthetic:
         return [f"--open: {contents.folder.name} holds config {contents.configs[0]}, and photographs are never open"]
     if contents.is_synthetic and not to_everybody:
@@ -73,23 +74,25 @@ def unfit_for_its_audience(contents: Contents, to_everybody: bool) -> list[str]:
 
 
 def open_repository(repo_id: str) -> Repository:
-    """The repository, once the Hub has recognised the token."""
+    """The repository, once the Hub has accepted the token."""
     repository = Repository(repo_id)
     model_upload.check_access(repo_id, repository.token)
     return repository
 
 
-def show_plan(contents: Contents, args: argparse.Namespace) -> None:
-    """What `publish` would do, file by file; the Hub is asked where it can be, and nothing is changed."""
+def print_plan(contents: Contents, repo_id: str, visible: bool, to_everybody: bool, ungated: bool) -> None:
+    """Says file by file what `publish` would do. The Hub is asked if it can be reached, and nothing is changed.
+
+    Raises InputError if the repository must not take these images."""
     state, remote = None, {}
     try:
-        repository = Repository(args.repo_id)
+        repository = Repository(repo_id)
         state = repository.state()
         remote = repository.files() if state else {}
-        what, refused = described(state), publication.refusal(repository, state, contents, args.ungated)
+        description, reason = described(state), publication.refusal(repository, state, contents, ungated)
     except (*HUB_ERRORS, HubError) as error:
-        what, refused = f"not looked at ({explained(error)}); taken as new", None
-    print(f"{args.repo_id}: {what}")
+        description, reason = f"not looked at ({explained(error)}); taken as new", None
+    print(f"{repo_id}: {description}")
     changed, gone = publication.differences(contents, remote)
     for name, file in contents.files.items():
         print(f"  {'upload' if name in changed else 'keep':8}{name:44}{file.stat().st_size:>14,} bytes")
@@ -99,28 +102,27 @@ def show_plan(contents: Contents, args: argparse.Namespace) -> None:
         print(f"  {'stays':8}{name}")
     for config, columns in contents.columns.items():
         print(f"  config {config}: {contents.rows[config]} rows, columns {', '.join(columns)}")
-    if not args.open:
-        print("  the curator's own columns are published too: see that none of them tells who a patient is")
-        print("  card, figures, names and sizes of files can be read by everybody once the repository is visible")
-    then = "shown, and made private again unless strangers are refused" if args.visible else "left as visible as it is"
-    print(f"  then {then}; {'open to everybody' if args.open else 'access by manual approval'}")
+    if not to_everybody:
+        print("  the curator's own columns are published too: check that none of them reveals who a patient is")
+        print("  everybody can read the card, and names and sizes of files, once the repository is visible")
+    then = "shown, and made private again unless strangers are refused" if visible else "left as visible as it is"
+    print(f"  then {then}; {'open to everybody' if to_everybody else 'access by manual approval'}")
     print("dry run: nothing was sent")
-    if refused:
-        raise InputError(f"{args.repo_id}: {refused}")
+    if reason:
+        raise InputError(f"{repo_id}: {reason}")
 
 
 def described(state: DatasetInfo | None) -> str:
     if state is None:
         return "does not exist; would be made, private"
-    return (
-        f"exists, {'private' if state.private else 'public'}, {f'gated ({state.gated})' if state.gated else 'ungated'}"
-    )
+    gate = f"gated ({state.gated})" if state.gated else "ungated"
+    return f"exists, {'private' if state.private else 'public'}, {gate}"
 
 
 # ---- access
 
 
-def access(args: argparse.Namespace) -> int:
+def access(args: argparse.Namespace) -> None:
     repository = open_repository(args.repo_id)
     state = repository.state()
     if state is None or not state.gated:
@@ -128,85 +130,65 @@ def access(args: argparse.Namespace) -> int:
     requests = access_requests.requests_of(repository)
     if args.action == "list":
         print(access_requests.table(requests, args.json))
+        return
+    request = access_requests.find(requests, args.user)
+    if args.action == "grant":
+        print(access_requests.grant(repository, request, args.user))
+    elif args.action == "reject":
+        print(access_requests.reject(repository, request, args.user, args.reason))
     else:
-        print(access_requests.decide(repository, requests, args.action, args.user, args.reason))
-    return 0
+        print(access_requests.revoke(repository, request, args.user, args.reason))
 
 
 # ---- withdraw
 
 
-def withdraw(args: argparse.Namespace) -> int:
+def withdraw(args: argparse.Namespace) -> None:
     contents = publishable.examine(args.folder)
     if contents.is_synthetic:
         raise InputError(f"{args.folder}: holds synthetic images; give the folder of the photographs")
-    known = args.image_id in {line.image_id for line in withdrawn_list.listed(args.folder)}
-    if not known and args.image_id not in contents.image_ids:
+    is_listed = args.image_id in {line.image_id for line in withdrawn_list.listed(args.folder)}
+    if not is_listed and args.image_id not in contents.image_ids:
         raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
+    from publishing import withdrawal  # imports datasets, which takes a second: refusals come before
+
     sha256 = withdrawal.digest_of(args.folder, args.image_id)
-    found = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder, _ in args.derived}
-    print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if known else ""))
-    for folder, made in found.items():
-        for line in made.lines(folder):
+    derived = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder, _ in args.derived}
+    print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if is_listed else ""))
+    for folder, its_derived in derived.items():
+        for line in its_derived.lines(folder):
             print(f"{folder}/{line}")
     if args.dry_run:
         print("dry run: nothing was removed")
-        return 0
-    homes = {folder: name for folder, name in [(args.folder, args.repo_id), *args.derived] if name}
-    published = {folder: open_published(name, folder) for folder, name in homes.items()}
+        return
+    repo_ids = {folder: name for folder, name in [(args.folder, args.repo_id), *args.derived] if name}
+    published = {folder: open_published(name, folder) for folder, name in repo_ids.items()}
 
-    version = withdraw_from(args.folder, args.image_id, known)
+    version = withdrawal.withdraw_with_card(args.folder, args.image_id)
     print(f"{args.folder}: version {version} is without {args.image_id}")
-    for made in found.values():
-        remove_derived(made, args.image_id, sha256)
-    for folder, (repository, hidden, gated) in published.items():
+    for its_derived in derived.values():
+        withdrawal.remove_with_cards(its_derived, args.image_id, sha256)
+    for folder, (repository, audience) in published.items():
         contents = publishable.examine(folder)
         if contents.problems:
             raise HubError(f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again")
         contents = publication.bring_into_line(repository, contents)
-        publication.upload(repository, contents, hidden, gated, "Withdraw a photograph", forget=True)
+        publication.upload(repository, contents, audience, "Withdraw a photograph", forget_history=True)
     print(
         "not removed by this: classifiers that were trained with it; copies in caches (HF_HOME, rdface_pixels); row and"
         " file in the curator's folder, whose next build refuses them; other people's copies: ask for their deletion"
     )
-    return 0
 
 
-def open_published(repo_id: str, folder: Path) -> tuple[Repository, bool, str | bool]:
-    """The repository that a folder was published to, fit for what is left of it, with its `private` and `gated`.
+def open_published(repo_id: str, folder: Path) -> tuple[Repository, Audience]:
+    """The repository to which a folder was published, prepared for the rest of its contents, with its audience.
 
-    Asked before anything is removed. Raises InputError where it does not hold this dataset."""
+    Called before anything is removed. Raises InputError if the repository does not hold this dataset."""
     repository, contents = open_repository(repo_id), publishable.examine(folder)
     if repository.state() is None or not publishable.shards_in(repository.files()):
         reason = f"does not hold what {folder.name} holds"
         raise InputError(f"{repo_id}: {reason}; name the repository where it is published, or leave it out")
-    return repository, *publication.prepare(repository, contents)
-
-
-def withdraw_from(folder: Path, image_id: str, known: bool) -> str:
-    """Remove the photograph's rows and give the folder a new version, once, however often this is interrupted."""
-    from curation import datasheet
-
-    unfinished = folder.resolve().parent / f".{folder.resolve().name}.restoring"  # what restore_images.py left there
-    shutil.rmtree(unfinished, ignore_errors=True)
-    version = datasheet.version_of(folder)
-    if not known:
-        version = datasheet.next_version(version)
-    else:
-        given = next(line.version for line in withdrawn_list.listed(folder) if line.image_id == image_id)
-        version = max(version, given, key=lambda text: [int(part) for part in text.split(".")])
-    withdrawal.withdraw(folder, image_id, version)
-    datasheet.write_datasheet(folder, version)
-    return version
-
-
-def remove_derived(made: withdrawal.Derived, image_id: str, sha256: str) -> None:
-    from curation import datasheet
-
-    withdrawal.remove(made, image_id, sha256)
-    for home in sorted({path.parents[1] for path in made.rows}):
-        if (home / "README.md").is_file() and any(home.glob("*/train-*.parquet")):
-            datasheet.write_datasheet(home, datasheet.next_version(datasheet.version_of(home)))
+    return repository, publication.prepare(repository, contents)
 
 
 # ---- the command
@@ -215,54 +197,60 @@ def remove_derived(made: withdrawal.Derived, image_id: str, sha256: str) -> None
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    published = commands.add_parser("publish", help="upload what has changed")
-    published.add_argument("folder", type=path_argument, metavar="DIR", help="what rdface_dataset.py build made")
-    published.add_argument("repo_id", type=repo_id, metavar="ORG/NAME")
-    published.add_argument("--visible", action="store_true", help="show the page, so that people can ask for access")
-    published.add_argument("--open", action="store_true", help="synthetic images, which passed the privacy filter")
-    published.add_argument(
-        "--ungated", action="store_true", help="photographs into a public repository that everybody can download"
-    )
-    published.add_argument(
-        "--forget_history", action="store_true", help="leave no earlier version on the Hub, nor what only it held"
-    )
-    published.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
-    asked = commands.add_parser("access", help="requests for access, with the answers to the form")
-    asked.add_argument("action", choices=("list", "grant", "reject", "revoke"))
-    asked.add_argument("repo_id", type=repo_id, metavar="ORG/NAME")
-    asked.add_argument("--user", help="a user's name on the Hub, or the identifier of a request")
-    asked.add_argument("--reason", default="", help="what the user is told, at most 200 characters")
-    asked.add_argument("--json", action="store_true", help="list as JSON")
-    taken = commands.add_parser("withdraw", help="remove a photograph and what was made from it")
-    taken.add_argument("folder", type=path_argument, metavar="DIR")
-    taken.add_argument("image_id", metavar="IMAGE_ID")
-    taken.add_argument("repo_id", type=repo_id, metavar="ORG/NAME", nargs="?", help="where DIR is published")
-    taken.add_argument(
-        "--derived", nargs="+", action="append", default=[], metavar=("DIR", "ORG/NAME"),
-        help="a folder with synthetic or restored images, adapters or generators, and where it is published",
-    )  # fmt: skip
-    taken.add_argument("--dry_run", action="store_true", help="list what would be removed, and do nothing")
+    add_publish(commands.add_parser("publish", help="upload the files that have changed"))
+    add_access(commands.add_parser("access", help="show requests for access with their answers, and decide on them"))
+    add_withdraw(commands.add_parser("withdraw", help="remove a photograph and everything that was made from it"))
     args = parser.parse_args(argv)
     if args.command == "publish" and args.ungated and (args.open or args.visible):
         parser.error("--ungated is for a repository that is public already; leave out --open and --visible")
     if args.command == "access" and (args.user is None) != (args.action == "list"):
-        parser.error("list takes no --user" if args.user else f"{args.action} needs --user")
+        parser.error("list takes no --user" if args.user else f"{args.action} requires --user")
     if args.command == "access" and len(args.reason) > 200:
         parser.error(f"--reason has {len(args.reason)} characters; the Hub takes 200")
     if args.command == "withdraw":
-        if any(len(given) > 2 for given in args.derived):
-            parser.error("--derived takes a folder and, where it is published, ORG/NAME")
+        if any(len(values) > 2 for values in args.derived):
+            parser.error("--derived takes a folder and, if it is published, ORG/NAME")
         try:
-            args.derived = [(path_argument(given[0]), *map(repo_id, given[1:]), None)[:2] for given in args.derived]
+            args.derived = [(path_argument(values[0]), *map(repo_id, values[1:]), None)[:2] for values in args.derived]
         except argparse.ArgumentTypeError as error:
             parser.error(f"--derived: {error}")
     return args
 
 
+def add_publish(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=path_argument, metavar="DIR", help="the folder that rdface_dataset.py build made")
+    add("repo_id", type=repo_id, metavar="ORG/NAME", help="the repository on the Hub")
+    add("--visible", action="store_true", help="show the page to everybody, so that people can ask for access")
+    add("--open", action="store_true", help="for synthetic images that passed the privacy filter: let all download")
+    add("--ungated", action="store_true", help="photographs into a public repository that everybody can download")
+    add("--forget_history", action="store_true", help="delete all earlier versions on the Hub, with their files")
+    add("--dry_run", action="store_true", help="say what would be done, and do nothing")
+
+
+def add_access(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("action", choices=("list", "grant", "reject", "revoke"), help="what to do")
+    add("repo_id", type=repo_id, metavar="ORG/NAME", help="the gated repository")
+    add("--user", help="a user's name on the Hub, or the identifier of a request")
+    add("--reason", default="", help="what the user is told, at most 200 characters")
+    add("--json", action="store_true", help="list as JSON")
+
+
+def add_withdraw(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=path_argument, metavar="DIR", help="the dataset's folder")
+    add("image_id", metavar="IMAGE_ID", help="the photograph, as config real names it")
+    add("repo_id", type=repo_id, metavar="ORG/NAME", nargs="?", help="where DIR is published, if it is")
+    text = "a folder with synthetic or restored images, adapters or generators, and where it is published, if it is"
+    add("--derived", nargs="+", action="append", default=[], metavar=("DIR", "ORG/NAME"), help=text)
+    add("--dry_run", action="store_true", help="list what would be removed, and do nothing")
+
+
 def repo_id(text: str) -> str:
-    """ORG/NAME: a name alone would be a folder's for load_dataset."""
+    """`type` of an argument that is ORG/NAME. A name without ORG is refused: load_dataset takes it for a folder."""
     try:
-        huggingface_hub.utils.validate_repo_id(text)
+        validate_repo_id(text)
     except HFValidationError as error:
         raise argparse.ArgumentTypeError(one_line(error)) from error
     if text.count("/") != 1:
@@ -272,14 +260,12 @@ def repo_id(text: str) -> str:
 
 def remedy(error: Exception) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    if status in (401, 403):
-        return "use a token that may write there"
-    return "run the same command again: what was done is kept"
+    return "use a token that may write there" if status in (401, 403) else STOPPED
 
 
-def main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> None:
     try:
-        return {"publish": publish, "access": access, "withdraw": withdraw}[args.command](args)
+        {"publish": publish, "access": access, "withdraw": withdraw}[args.command](args)
     except HUB_ERRORS as error:
         raise HubError(f"failed: {explained(error, get_token())}; {remedy(error)}") from error
 

@@ -1,7 +1,7 @@
-"""One dataset repository on the Hub: what it is, what is in it, who is refused; every question asked, none assumed.
+"""One dataset repository on the Hub: its settings, its files, and whether strangers are refused.
 
-The Hub's client has no call that creates a gated repository, and its defaults are public and a model's: here each call
-says `repo_type="dataset"`, and each setting is read back.
+The Hub's client cannot create a repository that is gated, and it creates public repositories for models unless told
+otherwise. Here every call says `repo_type="dataset"`, and every setting is read back after it was made.
 """
 
 import functools
@@ -26,6 +26,7 @@ from huggingface_hub.utils.sha import git_hash
 
 from harness.errors import InputError, OutsideError, one_line
 from harness.files import sha256_of
+from publishing.audience import Audience
 
 HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, OSError, httpx2.HTTPError)
 HIDING_ATTEMPTS, HIDING_PAUSE_S = 5, 2.0
@@ -33,17 +34,20 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class HubError(OutsideError):
-    """The Hub did not do what was asked, in one line. Exit code 1."""
+    """The Hub did not do what it was asked to; the message is one line. Exit code 1."""
 
 
 def explained(error: Exception, token: str | None = None) -> str:
-    """An error of the client in one line, without the token and without what follows ? in an address (signatures)."""
+    """The message of an error of the client, in one line. The token and the query of an address (after ?), which may
+    hold a signature, are removed."""
     text = re.sub(r"\?[^\s'\")]*| For more information check: \S+", "", one_line(error))
     return text.replace(token, "***") if token else text
 
 
 class Repository:
-    """ORG/NAME. token: of an account that may write to it; None: the client's own (HF_TOKEN, hf auth login)."""
+    """A dataset repository, named ORG/NAME.
+
+    token: of an account that may write to it; None: the client's own token (from HF_TOKEN or hf auth login)."""
 
     def __init__(self, name: str, token: str | None = None):
         self.name = name
@@ -52,8 +56,9 @@ class Repository:
         self.url = f"{huggingface_hub.constants.ENDPOINT}/datasets/{name}"
 
     def call(self, method: str, *args: object, **kwargs: object) -> object:
-        """A method of HfApi for this repository; what it would list page by page is listed. HubError where the answer
-        is not what the client knows how to read."""
+        """The result of HfApi's method for this repository; a list if the method answers page by page.
+
+        Raises HubError if the client cannot read the Hub's answer."""
         try:
             answer = getattr(self.api, method)(self.name, *args, repo_type="dataset", **kwargs)
             return list(answer) if inspect.isgenerator(answer) else answer
@@ -65,7 +70,7 @@ class Repository:
             ) from error
 
     def state(self) -> DatasetInfo | None:
-        """What the Hub says of it now; None: there is none that this account may see."""
+        """The settings as the Hub reports them now; None if this account sees no such repository."""
         try:
             return self.call("repo_info")
         except GatedRepoError as error:
@@ -75,7 +80,7 @@ class Repository:
             return None
 
     def create(self) -> DatasetInfo:
-        """A new private repository."""
+        """Creates a private repository and returns its settings."""
         self.call("create_repo", private=True, exist_ok=True)
         state = self.state()
         if state is None:
@@ -93,18 +98,19 @@ class Repository:
                 f"{self.name}: this token may not write to it; use one that may, or another name"
             ) from error
 
-    def must_be(self, private: bool, gated: str | bool) -> str | None:
-        """The current commit, of a repository that is exactly so; else raises HubError."""
+    def must_be_for(self, audience: Audience) -> str | None:
+        """The repository's current commit. Raises HubError unless it has exactly this audience."""
         state = self.state()
         if state is None:
             raise HubError(f"{self.name}: the Hub shows no such repository any more; nothing more was sent")
-        if (state.private, state.gated) != (private, gated):
-            found = f"private {state.private} and gated {state.gated}"
-            raise HubError(f"{self.name}: should be private {private} and gated {gated}, but the Hub says {found}")
+        if not audience.is_that_of(state):
+            wanted = f"private {audience.private} and gated {audience.gate.value}"
+            reported = f"private {state.private} and gated {state.gated}"
+            raise HubError(f"{self.name}: should be {wanted}, but the Hub says {reported}")
         return state.sha
 
     def hide(self) -> None:
-        """Make it private, and see that it is; tried several times, for much depends on it."""
+        """Makes the repository private and checks that it is. Tried several times, since photographs may lie open."""
         reason = "the Hub still says that it is public"
         for attempt in range(HIDING_ATTEMPTS):
             try:
@@ -117,49 +123,50 @@ class Repository:
         raise HubError(f"{self.name}: COULD NOT BE MADE PRIVATE ({reason}); do it by hand now: {self.url}/settings")
 
     def strangers_must_be_refused(self, paths: list[str]) -> None:
-        """Ask for the repository and for each of these files as somebody without an account would.
+        """Asks for the repository and for each of these files as somebody without an account would.
 
-        Raises HubError at anything but the refusal of a gated repository, be it an answer or another error."""
+        Raises HubError unless each request is refused by the gate: for any other answer or error."""
         self._must_be_gated("the repository", functools.partial(self.call, "auth_check", token=False))
         for path in paths:
             self._must_be_gated(path, functools.partial(self._ask_as_stranger, path))
 
-    def _must_be_gated(self, what: str, ask: Callable[[], object]) -> None:
+    def _must_be_gated(self, requested: str, ask: Callable[[], object]) -> None:
         try:
             ask()
-            found = "was served"
+            outcome = "was served"
         except GatedRepoError:
             return
         except HUB_ERRORS as error:
-            found = f"was refused for another reason ({type(error).__name__})"
-        raise HubError(f"{self.name}: asked for without an account, {what} {found}, not by the gate")
+            outcome = f"was refused for another reason ({type(error).__name__})"
+        raise HubError(f"{self.name}: asked for without an account, {requested} {outcome}, not by the gate")
 
     def _ask_as_stranger(self, path: str) -> None:
         headers = build_hf_headers(token=False) | {"Range": "bytes=0-0"}
         address = hf_hub_url(self.name, path, repo_type="dataset")
         with get_session().stream("GET", address, headers=headers, follow_redirects=False) as response:
-            if response.status_code >= 400:  # hf_raise_for_status lets a redirect to the content pass, as do we: served
+            if response.status_code >= 400:  # a redirect to the content is no error, and counts as served
                 response.read()
             hf_raise_for_status(response)
 
     def read(self, path: str) -> bytes:
-        """A small file at main, past all caches."""
+        """The content of a small file at main, read past all caches."""
         address = hf_hub_url(self.name, path, repo_type="dataset")
         response = get_session().get(address, headers=build_hf_headers(token=self.token), follow_redirects=True)
         hf_raise_for_status(response)
         return response.content
 
     def files(self) -> dict[str, str]:
-        """Path -> digest of each file at main: sha256 (64 digits) of a large one, git's (40) of another."""
+        """Path -> digest of each file at main: SHA-256 (64 digits) of a large one, git's digest (40) of a small one."""
         entries = self.call("list_repo_tree", recursive=True)
         files = [entry for entry in entries if isinstance(entry, RepoFile)]
         return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
 
     def commit(self, changed: dict[str, Path], gone: list[str], parent: str | None, message: str) -> None:
-        """Upload and delete in one commit, so that a reader sees the old files or the new ones.
+        """Uploads and deletes in one commit, so that readers see either the old files or the new ones.
 
-        What was uploaded before an interruption is not sent again. parent: the commit that the changes were decided on;
-        if another one came meanwhile, this one is refused."""
+        changed: path in the repository -> file here; gone: paths to delete; parent: the commit with which the files
+        were compared; the Hub refuses the new commit if another one was made meanwhile. Files that were uploaded before
+        an interruption are not sent again."""
         operations = [CommitOperationAdd(name, str(file)) for name, file in changed.items()]
         operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
         parent = parent if parent and COMMIT.fullmatch(parent) else None
@@ -167,9 +174,9 @@ class Repository:
             self.call("create_commit", operations, commit_message=message, parent_commit=parent)
 
     def forget_history(self) -> list[str]:
-        """Leave nothing but the newest commit of main: other branches, tags, old commits and their large files go.
+        """Deletes everything but the newest commit of main: other branches, tags, old commits and their large files.
 
-        Returns what a person must do by hand."""
+        Returns what remains to be done by hand, one line each."""
         left = []
         refs = self.call("list_repo_refs", include_pull_requests=True)
         for branch in [ref.name for ref in refs.branches if ref.name != "main"]:
@@ -187,7 +194,7 @@ class Repository:
         return left
 
     def is_gone(self, path: str, commit: str | None) -> bool:
-        """Whether a file of an old commit can no longer be had, even with this token."""
+        """Whether a file of an old commit can no longer be downloaded, even with this token."""
         address = hf_hub_url(self.name, path, repo_type="dataset", revision=commit)
         headers = build_hf_headers(token=self.token) | {"Range": "bytes=0-0"}
         with get_session().stream("GET", address, headers=headers, follow_redirects=True) as response:
@@ -195,7 +202,7 @@ class Repository:
 
 
 def is_same(digest: str | None, file: Path | None) -> bool:
-    """Whether a local file has the content that the Hub's digest stands for (see Repository.files)."""
+    """Whether a local file has the content of which this is the Hub's digest (see Repository.files)."""
     if digest is None or file is None:
         return False
     return digest == (sha256_of(file) if len(digest) == 64 else git_hash(file.read_bytes()))

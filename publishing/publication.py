@@ -1,4 +1,4 @@
-"""A dataset's folder and its repository on the Hub brought into line; at no moment do photographs lie open there."""
+"""Brings a repository on the Hub into line with a dataset's folder, and never leaves photographs open there."""
 
 import sys
 from pathlib import Path
@@ -8,12 +8,13 @@ from huggingface_hub import DatasetInfo
 from curation import withdrawn_list
 from harness.errors import InputError
 from publishing import publishable
+from publishing.audience import Audience, Gate
 from publishing.hub_repository import HubError, Repository, is_same
 from publishing.publishable import REAL_CONFIGS, Contents
 
 
 def refusal(repository: Repository, state: DatasetInfo | None, contents: Contents, ungated: bool) -> str | None:
-    """Why images of this kind must not go to a repository as it is now."""
+    """Why the contents must not go to the repository in its present state; None if they may."""
     if state is None:
         return None
     remote = repository.files()
@@ -27,7 +28,7 @@ def refusal(repository: Repository, state: DatasetInfo | None, contents: Content
 
 
 def _is_same_dataset(repository: Repository, remote: dict[str, str], contents: Contents) -> bool:
-    """Whether they share a kind of data, and the conditions of the one are among those of the other."""
+    """Whether folder and repository have a config in common, and all conditions of one are conditions of the other."""
     if not {name.split("/")[0] for name in publishable.shards_in(remote)} & set(contents.configs):
         return False
     theirs = publishable.class_names(_remote_header(repository, remote))
@@ -44,11 +45,12 @@ def _remote_header(repository: Repository, remote: dict[str, str]) -> dict:
     return publishable.header_of(card)
 
 
-def prepare(repository: Repository, contents: Contents, ungated: bool = False) -> tuple[bool, str | bool]:
-    """Make the repository fit to take the images, before any is sent; returns what `private` and `gated` are now.
+def prepare(repository: Repository, contents: Contents, ungated: bool = False) -> Audience:
+    """Makes the repository fit for the images before any is sent, and returns its audience, which is then in force.
 
-    Raises InputError where it must not take them, HubError where photographs were found lying open (and were hidden),
-    or where people were let in whom nobody approved."""
+    ungated: photographs may go to a public repository without a gate. Raises InputError if the repository must not take
+    the images; HubError if photographs were found open to everybody (they are hidden then), or if people have access
+    whom nobody approved."""
     state = repository.state()
     if state is not None:
         repository.must_be_writable()
@@ -57,15 +59,16 @@ def prepare(repository: Repository, contents: Contents, ungated: bool = False) -
         if reason:
             raise InputError(f"{repository.name}: {reason}")
     state = state or repository.create()
-    hidden = state.private is not False
-    if contents.is_synthetic or (ungated and not hidden and not state.gated):
-        return hidden, False
-    if state.gated != "manual":
-        repository.call("update_repo_settings", gated="manual", private=hidden)
-    repository.must_be(hidden, "manual")
-    if state.gated == "auto":
-        _nobody_may_have_let_himself_in(repository)
-    return hidden, "manual"
+    private = state.private is not False
+    if contents.is_synthetic or (ungated and not private and not state.gated):
+        return Audience(private, Gate.NONE)
+    audience = Audience(private, Gate.MANUAL)
+    if state.gated != audience.gate.value:
+        repository.call("update_repo_settings", gated=audience.gate.value, private=private)
+    repository.must_be_for(audience)
+    if state.gated == Gate.AUTOMATIC.value:
+        _must_have_admitted_nobody(repository)
+    return audience
 
 
 def _hide_open_photographs(repository: Repository, state: DatasetInfo, contents: Contents, ungated: bool) -> None:
@@ -77,27 +80,23 @@ def _hide_open_photographs(repository: Repository, state: DatasetInfo, contents:
         raise HubError(f"{repository.name}: {reason}: run the same command again, and find out who had them")
 
 
-def _nobody_may_have_let_himself_in(repository: Repository) -> None:
-    inside = [request.username or request.request_id for request in repository.call("list_accepted_access_requests")]
-    if inside:
-        named = ", ".join(inside[:10]) + (" ..." if inside[10:] else "")
+def _must_have_admitted_nobody(repository: Repository) -> None:
+    """For a repository whose gate opened by itself until now. Raises HubError that names who has access."""
+    admitted = [request.username or request.request_id for request in repository.call("list_accepted_access_requests")]
+    if admitted:
+        named = ", ".join(admitted[:10]) + (" ..." if admitted[10:] else "")
         reason = f"was gated with automatic approval, which let in {named}; from now on approval is manual"
         raise HubError(f"{repository.name}: {reason}: revoke whom you do not know, then run the same command again")
 
 
 def bring_into_line(repository: Repository, contents: Contents) -> Contents:
-    """The contents with the Hub's list of withdrawn photographs joined to the folder's own, with the repository's name
-    in the card, and with a version above the Hub's wherever the rows differ.
+    """Writes into the folder what depends on the repository, and returns the folder's contents after that.
 
-    Raises InputError where a photograph that was withdrawn is in the folder still."""
+    The Hub's list of withdrawn photographs is joined to the folder's own, the card names the repository, and the
+    version is above the Hub's if the rows differ. Raises InputError if the folder still holds a withdrawn one."""
     remote = repository.files()
     theirs = _withdrawn_on_hub(repository, remote)
-    for line in theirs:
-        found = [name for name, digest in contents.image_ids.items() if line.sha256 == digest or line.image_id == name]
-        if found:
-            reason = f"{found[0]} was withdrawn from {repository.name} on {line.withdrawn_on}"
-            remedy = f"run: python publish_dataset.py withdraw {contents.folder} {found[0]}"
-            raise InputError(f"{reason}; {remedy} (another photograph of that name needs another number)")
+    _must_hold_no_withdrawn(repository, contents, theirs)
     ours = withdrawn_list.listed(contents.folder)
     missing = [line for line in theirs if line.image_id not in {line.image_id for line in ours}]
     if missing:
@@ -107,11 +106,22 @@ def bring_into_line(repository: Repository, contents: Contents) -> Contents:
     outdated = publishable.shards_in([*changed, *gone]) and _number(there) >= _number(here) and there.get("version")
     if not missing and not outdated and here.get("repository") == repository.name:
         return contents
-    from curation import datasheet  # slow to import, and needed by the first publication only
+    from curation import datasheet  # imports datasets, which only a changed folder needs
 
     version = datasheet.next_version(there["version"]) if outdated else None
     datasheet.write_datasheet(contents.folder, version, repository=repository.name)
     return publishable.examine(contents.folder)
+
+
+def _must_hold_no_withdrawn(
+    repository: Repository, contents: Contents, withdrawn: list[withdrawn_list.Withdrawn]
+) -> None:
+    for line in withdrawn:
+        for image_id, digest in contents.image_ids.items():
+            if line.sha256 == digest or line.image_id == image_id:
+                reason = f"{image_id} was withdrawn from {repository.name} on {line.withdrawn_on}"
+                remedy = f"run: python publish_dataset.py withdraw {contents.folder} {image_id}"
+                raise InputError(f"{reason}; {remedy} (another photograph of that name needs another number)")
 
 
 def _withdrawn_on_hub(repository: Repository, remote: dict[str, str]) -> list[withdrawn_list.Withdrawn]:
@@ -120,49 +130,52 @@ def _withdrawn_on_hub(repository: Repository, remote: dict[str, str]) -> list[wi
 
 
 def _number(header: dict) -> list[int]:
+    """The version of a card's header as numbers, to be compared."""
     return [int(part) if part.isdecimal() else 0 for part in str(header.get("version") or "0").split(".")]
 
 
 def upload(
-    repository: Repository, contents: Contents, hidden: bool, gated: str | bool, message: str, forget: bool = False
+    repository: Repository, contents: Contents, audience: Audience, message: str, forget_history: bool = False
 ) -> None:
-    """Upload what differs, and only that. Where photographs were withdrawn, or with `forget`, no way is left to what
-    the repository held before: the list of withdrawn photographs goes last, and says on the Hub that this was done."""
-    remote, commit = repository.files(), repository.must_be(hidden, gated)
+    """Uploads the files that differ, and no others.
+
+    The history of the repository is deleted with forget_history, and whenever photographs were withdrawn. The list of
+    withdrawn photographs is then uploaded last, since on the Hub it means that their files are gone."""
+    remote, commit = repository.files(), repository.must_be_for(audience)
     known = {line.image_id for line in _withdrawn_on_hub(repository, remote)}
     unfinished = [line for line in withdrawn_list.listed(contents.folder) if line.image_id not in known]
     replaced = [name for name in publishable.shards_in(remote) if not is_same(remote[name], contents.files.get(name))]
-    if not publishable.shards_in(remote) or not (forget or unfinished):
-        send(repository, contents, hidden, gated, message)
+    if not publishable.shards_in(remote) or not (forget_history or unfinished):
+        send(repository, contents, audience, message)
         if replaced:
             print("the earlier version can still be read by those who have access; --forget_history removes it")
         return
-    send(repository, contents, hidden, gated, message, later=withdrawn_list.LIST_NAME)
-    left = repository.forget_history()
+    send(repository, contents, audience, message, later=withdrawn_list.LIST_NAME)
+    left_to_do = repository.forget_history()
     reachable = [name for name in replaced if not repository.is_gone(name, commit)]
     if reachable:
         raise HubError(f"{repository.name}: {reachable[0]} of the earlier version can still be read; run this again")
     if unfinished:
-        send(repository, contents, hidden, gated, message)
+        send(repository, contents, audience, message)
         repository.call("super_squash_history", commit_message=message)
-    if left:
-        raise HubError(f"{repository.name}: up to date, but left to be done by hand: {'; '.join(left)}")
+    if left_to_do:
+        raise HubError(f"{repository.name}: up to date, but left to be done by hand: {'; '.join(left_to_do)}")
     print(f"{repository.url}: no earlier version is left")
 
 
 def send(
-    repository: Repository, contents: Contents, hidden: bool, gated: str | bool, message: str, later: str | None = None
+    repository: Repository, contents: Contents, audience: Audience, message: str, later: str | None = None
 ) -> None:
-    """Upload what differs, and only that, into a repository that is what it should be, before and after.
+    """Uploads the files that differ, in one commit, and checks the audience before and after.
 
-    later: a file whose turn has not come."""
-    parent = repository.must_be(hidden, gated)
+    later: a file that is to be left out for now."""
+    parent = repository.must_be_for(audience)
     changed, gone = differences(contents, repository.files(), later)
     repository.commit(changed, gone, parent, message)
     try:
-        repository.must_be(hidden, gated)
+        repository.must_be_for(audience)
     except HubError:
-        if gated:  # somebody opened it meanwhile
+        if audience.gate is not Gate.NONE:  # somebody opened the repository meanwhile
             repository.hide()
         raise
     changed_still, gone_still = differences(contents, repository.files(), later)
@@ -176,19 +189,21 @@ def send(
 def differences(
     contents: Contents, remote: dict[str, str], later: str | None = None
 ) -> tuple[dict[str, Path], list[str]]:
-    """Local files that the Hub has not, or has otherwise; and paths of ours there that are no longer here."""
+    """Files here that the Hub lacks or has with other content, and paths there that are no longer here.
+
+    remote: Repository.files; later: a file that is left out. Paths that this project does not publish are ignored."""
     changed = {name: file for name, file in contents.files.items() if not is_same(remote.get(name), file)}
     changed.pop(later, None)
     return changed, [name for name in remote if publishable.is_ours(name) and name not in contents.files]
 
 
-def show(repository: Repository, contents: Contents, gated: str | bool) -> None:
-    """Make the repository visible; hidden again, whatever happens, unless strangers are refused by the gate."""
+def show(repository: Repository, contents: Contents, gate: Gate) -> None:
+    """Makes the repository visible to everybody, and private again if anything fails or strangers pass the gate."""
     done = False
     try:
-        repository.call("update_repo_settings", gated=gated, private=False)
-        repository.must_be(private=False, gated=gated)
-        if gated:
+        repository.call("update_repo_settings", gated=gate.value, private=False)
+        repository.must_be_for(Audience(private=False, gate=gate))
+        if gate is not Gate.NONE:
             repository.strangers_must_be_refused(contents.shards)
         done = True
     finally:
@@ -198,7 +213,7 @@ def show(repository: Repository, contents: Contents, gated: str | bool) -> None:
 
 
 def close_unless_strangers_are_refused(repository: Repository) -> None:
-    """For a repository that is visible already."""
+    """Makes a visible repository private, and raises HubError, if a stranger can pass its gate."""
     try:
         repository.strangers_must_be_refused([name for name in repository.files() if name.endswith(".parquet")])
     except HubError:

@@ -1,7 +1,8 @@
-"""What of a dataset's folder may leave it, and whether its bytes are fit to: by the files, whoever wrote them.
+"""Selects the files of a dataset's folder that may be published, and checks their contents.
 
 Published are the card, the licence, the Croissant record, the figures, the list of withdrawn photographs and the
-Parquet files of the known configs; whatever else lies in the folder (rejected.csv, records of runs) stays there.
+Parquet files of the known configs. Everything else in the folder (rejected.csv, records of runs) stays there. The
+checks look at the bytes of the files alone, so they hold for a folder that somebody has edited by hand.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ PRIVACY_REPORT = "privacy_report.json"  # filter_synthetic.py's: {"verdict": "gr
 FOLDERS = (*REAL_CONFIGS, *OPEN_CONFIGS, "figures")
 MAX_CARD_BYTES = 1_000_000
 BATCH_ROWS = 50
-# What tells about a person or a machine and is no part of any column's meaning. A web address may hold /home/ or @.
+# Text that says something about a person or a machine and belongs into no column. A web address may hold /home/ or @.
 PRIVATE_TEXT = {
     "the path of a file on some machine": re.compile(
         r"(?<![\w/.:-])/(?:home|Users|root|tmp|var|mnt|media|data|srv|opt|private|Volumes)/\S"
@@ -44,16 +45,16 @@ PRIVATE_TEXT = {
 
 @dataclasses.dataclass
 class Contents:
-    """A folder's publishable part. problems: one line each, why it must not be published as it is."""
+    """The publishable part of a folder."""
 
     folder: Path
     files: dict[str, Path]  # path in the repository -> file
-    stays: list[str]  # what else is in the folder
+    stays: list[str]  # paths of everything else in the folder
     configs: list[str]
-    rows: dict[str, int]  # config -> rows
-    columns: dict[str, list[str]]  # config -> columns
-    image_ids: dict[str, str | None]  # of all configs -> sha256 of the photograph, None where only a report is here
-    problems: list[str]
+    rows: dict[str, int]  # config -> number of rows
+    columns: dict[str, list[str]]  # config -> names of its columns
+    image_ids: dict[str, str | None]  # of all configs -> sha256 of the photograph; None if only a report is here
+    problems: list[str]  # reasons, one line each, why the folder must not be published as it is
 
     @property
     def is_synthetic(self) -> bool:
@@ -61,15 +62,69 @@ class Contents:
 
     @property
     def shards(self) -> list[str]:
-        return [name for name in self.files if name.endswith(".parquet")]
+        return shards_in(self.files)
+
+
+@dataclasses.dataclass
+class _Shard:
+    """What the examination of one Parquet file found. columns is empty if the file cannot be read at all."""
+
+    columns: list[str] = dataclasses.field(default_factory=list)
+    rows: int = 0
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+
+class _Photographs:
+    """The photographs that the rows examined so far are about."""
+
+    def __init__(self, has_real: bool):
+        """has_real: whether the dataset has config real, whose rows are examined first."""
+        self.has_real = has_real
+        self.sha256: dict[str, str | None] = {}  # by image_id, as in Contents
+
+    def add(self, config: str, row: dict) -> str | None:
+        """Takes note of a row; returns why a restored photograph or a report does not belong to one of config real."""
+        image_id, digest = row["image_id"], row.get("original_sha256") or row.get("sha256")
+        known = self.sha256.get(image_id)
+        if config != "real" and self.has_real:
+            if image_id not in self.sha256:
+                return "config real holds no such photograph; make this config again"
+            if digest and known and digest != known:
+                return "was made from another photograph than config real holds; make this config again"
+        self.sha256[image_id] = known or digest
+        return None
 
 
 def examine(folder: Path) -> Contents:
-    """Look at every file and, within Parquet, at every row and picture; memory does not grow with their number.
+    """Examines every file and, in Parquet files, every row and picture. The memory needed does not grow with them.
 
-    Raises InputError where the folder is no dataset of ours at all."""
+    Raises InputError if the folder is not a dataset of this project at all."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give one that rdface_dataset.py build made")
+    files, stays, problems = _sorted_files(folder)
+    configs = [name for name in REAL_CONFIGS + OPEN_CONFIGS if any(file.startswith(f"{name}/") for file in files)]
+    if not configs or "README.md" not in files:
+        missing = "README.md" if configs else "Parquet file of a config (real, restored, reports, synthetic)"
+        raise InputError(f"{folder}: holds no {missing}; build the dataset with rdface_dataset.py")
+    originals = _Photographs("real" in configs)
+    contents = Contents(folder, files, stays, configs, {}, {}, originals.sha256, problems)
+    if contents.is_synthetic and set(configs) & set(REAL_CONFIGS):
+        problems.append(f"{folder.name}: holds synthetic images beside {configs[0]}; give them a folder of their own")
+    for name in contents.shards:
+        config, shard = name.split("/")[0], _examined_shard(name, files[name], originals)
+        if shard.columns:
+            contents.columns[config] = shard.columns
+            contents.rows[config] = contents.rows.get(config, 0) + shard.rows
+        problems += shard.problems
+    for name in [name for name in TEXTS if name in files and name != "README.md"]:
+        text = files[name].read_text(encoding="utf-8", errors="replace")
+        problems += [f"{name}: holds {kind}; take it out" for kind in private_text(text)]
+    problems += _card_problems(contents)
+    return contents
+
+
+def _sorted_files(folder: Path) -> tuple[dict[str, Path], list[str], list[str]]:
+    """Files to publish by their path in the repository, paths of what stays, and a problem for each link."""
     files, stays, problems = {}, [], []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -79,20 +134,7 @@ def examine(folder: Path) -> Contents:
             files[name] = path
         elif not path.is_dir():
             stays.append(name)
-    configs = [name for name in REAL_CONFIGS + OPEN_CONFIGS if any(file.startswith(f"{name}/") for file in files)]
-    if not configs or "README.md" not in files:
-        what = "README.md" if configs else "Parquet file of a config (real, restored, reports, synthetic)"
-        raise InputError(f"{folder}: holds no {what}; build the dataset with rdface_dataset.py")
-    contents = Contents(folder, files, stays, configs, {}, {}, {}, problems)
-    if contents.is_synthetic and set(configs) & set(REAL_CONFIGS):
-        problems.append(f"{folder.name}: holds synthetic images beside {configs[0]}; give them a folder of their own")
-    for name in contents.shards:
-        _examine_shard(contents, name)
-    for name in [name for name in TEXTS if name in files and name != "README.md"]:
-        text = files[name].read_text(encoding="utf-8", errors="replace")
-        problems += [f"{name}: holds {what}; take it out" for what in private_text(text)]
-    problems += _examine_card(contents)
-    return contents
+    return files, stays, problems
 
 
 def is_ours(name: str) -> bool:
@@ -101,11 +143,12 @@ def is_ours(name: str) -> bool:
 
 
 def shards_in(names: Iterable[str]) -> list[str]:
+    """Those of the paths that are Parquet files of a config."""
     return [name for name in names if SHARD.fullmatch(name)]
 
 
 def class_names(header: dict) -> set[str]:
-    """The conditions that a card's header tells of."""
+    """The abbreviations of the conditions that a card's header lists; empty if it lists none."""
     try:
         columns = [column for info in header["dataset_info"] for column in info["features"]]
         labels = [column["dtype"]["class_label"]["names"] for column in columns if column["name"] == "label"]
@@ -115,76 +158,71 @@ def class_names(header: dict) -> set[str]:
 
 
 def private_text(text: str) -> list[str]:
-    """What of PRIVATE_TEXT is in a text, in words."""
-    return [what for what, pattern in PRIVATE_TEXT.items() if pattern.search(text)]
+    """The kinds of PRIVATE_TEXT that a text holds, in words."""
+    return [kind for kind, pattern in PRIVATE_TEXT.items() if pattern.search(text)]
 
 
-def _examine_shard(contents: Contents, name: str) -> None:
-    config = name.split("/")[0]
+def _examined_shard(name: str, path: Path, originals: _Photographs) -> _Shard:
+    """name: the path in the repository; originals: those of the shards examined before, to which it adds its own."""
+    shard, config = _Shard(), name.split("/")[0]
     try:
-        with pq.ParquetFile(contents.files[name]) as file:
-            contents.columns[config] = file.schema_arrow.names
-            contents.rows[config] = contents.rows.get(config, 0) + file.metadata.num_rows
-            number = 0
-            for batch in file.iter_batches(BATCH_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    where = f"{name}: row {number} ({row.get('image_id') or row.get('synthetic_id')})"
-                    contents.problems += [f"{where}: {problem}" for problem in _row_problems(row)]
-                    if config in REAL_CONFIGS:
-                        contents.problems += [
-                            f"{where}: {problem}" for problem in _origin_problems(contents, config, row)
-                        ]
+        with pq.ParquetFile(path) as file:
+            shard.columns, shard.rows = file.schema_arrow.names, file.metadata.num_rows
+            for number, row in enumerate(_rows(file), start=1):
+                where = f"{name}: row {number} ({row.get('image_id') or row.get('synthetic_id')})"
+                shard.problems += [f"{where}: {problem}" for problem in _row_problems(row)]
+                if config in REAL_CONFIGS and (problem := originals.add(config, row)):
+                    shard.problems.append(f"{where}: {problem}")
     except (pa.ArrowException, OSError, KeyError) as error:
-        contents.problems.append(f"{name}: cannot be read ({one_line(error)}); make the dataset again")
+        shard.problems.append(f"{name}: cannot be read ({one_line(error)}); make the dataset again")
+    return shard
 
 
-def _origin_problems(contents: Contents, config: str, row: dict) -> Iterator[str]:
-    """Whether a restored photograph or a report belongs to one that config real holds, which is examined first."""
-    image_id, digest = row["image_id"], row.get("original_sha256") or row.get("sha256")
-    known = contents.image_ids.get(image_id)
-    if config != "real" and "real" in contents.configs:
-        if image_id not in contents.image_ids:
-            yield "config real holds no such photograph; make this config again"
-            return
-        if digest and known and digest != known:
-            yield "was made from another photograph than config real holds; make this config again"
-    contents.image_ids[image_id] = known or digest
+def _rows(file: pq.ParquetFile) -> Iterator[dict]:
+    for batch in file.iter_batches(BATCH_ROWS):
+        yield from batch.to_pylist()
 
 
 def _row_problems(row: dict) -> Iterator[str]:
     if "image" in row:
-        yield from _picture_problems(row.pop("image") or {"bytes": None, "path": None}, row)
+        yield from _picture_problems(row["image"] or {"bytes": None, "path": None}, row)
     for column, value in row.items():
-        for text in value if isinstance(value, list) else [value]:
-            for what in private_text(text) if isinstance(text, str) else ():
-                yield f"{column} holds {what}; correct it where the dataset is made from, and make it again"
+        for kind in _private_text_of(value):
+            yield f"{column} holds {kind}; correct it where the dataset is made from, and make it again"
+
+
+def _private_text_of(value: object) -> Iterator[str]:
+    """The same for a value of a column, which may be a list; a picture, which is a dict, has none."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str):
+            yield from private_text(text)
 
 
 def _picture_problems(image: dict, row: dict) -> Iterator[str]:
-    data, remedy = image["bytes"], "make the dataset again with the scripts of this project"
-    if not data:
+    """image: bytes and path of the picture in a row."""
+    content, remedy = image["bytes"], "make the dataset again with the scripts of this project"
+    if not content:
         yield f"the picture itself is not in the file; {remedy}"
         return
-    extension = ".jpg" if data[:2] == b"\xff\xd8" else ".png"
+    extension = ".jpg" if content[:2] == b"\xff\xd8" else ".png"
     own_name = row.get("image_id") or row.get("synthetic_id")
     if image["path"] not in (None, f"{own_name}{extension}"):
         yield f"the picture goes by another name than its identifier; {remedy}"
     try:
-        clean = photographs.strip_metadata(data)
+        clean = photographs.strip_metadata(content)
     except photographs.PhotographError as error:
         yield f"the picture {error.reason}; {remedy}"
         return
     if clean is None:
         yield f"the picture is neither JPEG nor PNG; {remedy}"
-    elif clean != data:
+    elif clean != content:
         yield f"the picture holds metadata (EXIF, GPS, XMP, a comment or a thumbnail); {remedy}"
-    if row.get("sha256") not in (None, hashlib.sha256(data).hexdigest()):
+    if row.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):
         yield f"the picture is not the one that sha256 was taken of; {remedy}"
 
 
 def header_of(card: str) -> dict:
-    """The YAML of a card's text; empty where it has none that could be read."""
+    """The YAML header of a card's text; empty if it has none that can be read."""
     try:
         header = yaml.safe_load(card.split("---\n")[1])
     except (yaml.YAMLError, IndexError, ValueError, RecursionError):
@@ -192,40 +230,47 @@ def header_of(card: str) -> dict:
     return header if isinstance(header, dict) else {}
 
 
-def _examine_card(contents: Contents) -> Iterator[str]:
-    """Why the card must not be shown: everybody can read it, load_dataset goes by it, people agree to its terms."""
-    data = contents.files["README.md"].read_bytes()
-    text = data.decode("utf-8", errors="replace")
+def _card_problems(contents: Contents) -> Iterator[str]:
+    """Everybody can read the card, load_dataset follows its header, and people agree to its terms."""
+    content = contents.files["README.md"].read_bytes()
+    text = content.decode("utf-8", errors="replace")
     header = header_of(text)
-    if len(data) > MAX_CARD_BYTES or "\N{REPLACEMENT CHARACTER}" in text or ";base64," in text:
+    if len(content) > MAX_CARD_BYTES or "\N{REPLACEMENT CHARACTER}" in text or ";base64," in text:
         yield "README.md: is no text of a card's size; make the dataset again"
         return
     contact = header.get("contact")
-    found = private_text(text.replace(contact, "") if isinstance(contact, str) and contact else text)
-    yield from (f"README.md: holds {what}; take it out (build --contact names an address)" for what in found)
+    without_contact = text.replace(contact, "") if isinstance(contact, str) and contact else text
+    for kind in private_text(without_contact):
+        yield f"README.md: holds {kind}; take it out (build --contact names an address)"
     named = sorted(set(re.findall(r"(?<![\w-])[\w-]{1,64}\.\d{1,9}", text)) & set(contents.image_ids))
     if named:
         yield f"README.md: names the photograph {named[0]}; everybody can read the card, so take it out"
     if not header:
         yield "README.md: has no header that load_dataset could read; make the dataset again"
         return
-    configs = header.get("configs")
-    found = {c.get("config_name"): c for c in configs if isinstance(c, dict)} if isinstance(configs, list) else {}
-    for name in dict.fromkeys([*contents.configs, *found]):
-        digest = parquet_digest(shard_digests(contents.folder, f"{name}/train-*.parquet"))
-        files = [{"split": "train", "path": f"{name}/train-*.parquet"}]
-        told = found.get(name, {})
-        if told.get("description") != f"content {digest}" or told.get("data_files") != files:
-            yield "README.md: was not made of these Parquet files; make the dataset again"
-            break
+    if not _describes_these_files(header, contents):
+        yield "README.md: was not made of these Parquet files; make the dataset again"
     form = header.get("extra_gated_fields")
     agreed = isinstance(form, dict) and "checkbox" in form.values() and header.get("extra_gated_prompt")
     if not contents.is_synthetic and not (agreed and "LICENSE" in contents.files):
         yield "README.md: lacks the form or the licence that people have to agree to; make the dataset again"
 
 
+def _describes_these_files(header: dict, contents: Contents) -> bool:
+    """Whether the card's header lists exactly the configs of the folder, each with the digest of its files."""
+    listed = header.get("configs")
+    listed = {c.get("config_name"): c for c in listed if isinstance(c, dict)} if isinstance(listed, list) else {}
+    for name in dict.fromkeys([*contents.configs, *listed]):
+        digest = parquet_digest(shard_digests(contents.folder, f"{name}/train-*.parquet"))
+        files = [{"split": "train", "path": f"{name}/train-*.parquet"}]
+        config = listed.get(name, {})
+        if config.get("description") != f"content {digest}" or config.get("data_files") != files:
+            return False
+    return True
+
+
 def privacy_problems(contents: Contents) -> list[str]:
-    """Why synthetic images must not be shown to everybody: every one must have passed the filter as it is now."""
+    """Reasons why synthetic images must not be open to everybody: each must have passed the privacy filter as it is."""
     remedy = "run filter_synthetic.py, and publish what it keeps"
     file = contents.folder / PRIVACY_REPORT
     try:

@@ -1,21 +1,23 @@
-"""One photograph taken out of a dataset's folder, with all that was derived from it, and remembered as withdrawn.
+"""Removes a photograph from a dataset's folder, with everything that was made from it, and lists it as withdrawn.
 
-The rows of the photograph leave every config (real, restored, reports). `withdrawn.csv` keeps its identifier and
-digest, so that owners of copies can find theirs, no build takes it in again and no other photograph gets its name.
-Synthetic images, adapters and generators that were made from it go too, wherever their `source_image_ids` say so, or
-their `source_sha256`, since a later build may have given it another name.
+Its rows are removed from every config (real, restored, reports). `withdrawn.csv` keeps its identifier and digest, so
+that owners of copies can find theirs, no build accepts it again, and no other photograph gets its name. Synthetic
+images, adapters and generators that were made from it are removed too. They are known by their `source_image_ids`, and
+by their `source_sha256`, since a later build may have given the photograph another name.
 """
 
 import dataclasses
 import datetime
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation import datasheet
 from curation.parquet_files import renumber, rewrite
 from curation.withdrawn_list import Withdrawn, listed, write_list
 from generation.synthetic_images import SHEET_NAME
@@ -28,11 +30,28 @@ from publishing.publishable import REAL_CONFIGS
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
 
 
-def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
-    """Take a photograph out of a dataset's folder, whose card is then out of date.
+def withdraw_with_card(folder: Path, image_id: str) -> str:
+    """Removes a photograph from a dataset's folder and returns the dataset's new version, which its card then states.
 
-    Returns the paths of the files that were written anew. version: the dataset's next one. A call that was interrupted
-    is completed by the next. Raises InputError where there is no such photograph, or no other one."""
+    A call that was interrupted is completed by the next one, with the same version. Raises InputError as `withdraw`."""
+    unfinished = folder.resolve().parent / f".{folder.resolve().name}.restoring"  # left there by restore_images.py
+    shutil.rmtree(unfinished, ignore_errors=True)
+    version = datasheet.version_of(folder)
+    listed_version = next((line.version for line in listed(folder) if line.image_id == image_id), None)
+    if listed_version is None:
+        version = datasheet.next_version(version)
+    else:
+        version = max(version, listed_version, key=lambda text: [int(part) for part in text.split(".")])
+    withdraw(folder, image_id, version)
+    datasheet.write_datasheet(folder, version)
+    return version
+
+
+def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
+    """Removes a photograph from a dataset's folder; the card must be written anew after that.
+
+    version: the dataset's next one. Returns the paths of the files that were rewritten. A call that was interrupted is
+    completed by the next one. Raises InputError if there is no such photograph, or no other one."""
     entry = next((line for line in listed(folder) if line.image_id == image_id), None)
     shards = [path for name in REAL_CONFIGS for path in sorted(folder.glob(f"{name}/*.parquet"))]
     if entry is None:
@@ -40,8 +59,8 @@ def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
         if len(_columns(folder, "image_id")) == 1:
             raise InputError(f"{image_id} is the last photograph; delete the dataset itself")
         entry = Withdrawn(image_id, sha256, datetime.date.today().isoformat(), version)
-        write_list(folder, [*listed(folder), entry])  # first: whatever happens now, it is known as withdrawn
-    untested = _untested(folder, image_id)
+        write_list(folder, [*listed(folder), entry])  # first: it is listed, even if this is interrupted
+    untested = _untested_labels(folder, image_id)
     changed = [path for path in shards if rewrite(path, lambda table: _without(table, image_id, untested))]
     for config in REAL_CONFIGS:
         renumber(folder / config)
@@ -49,6 +68,7 @@ def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
 
 
 def _columns(folder: Path, *names: str) -> list[dict]:
+    """Some columns of config real, row by row."""
     rows = []
     for path in sorted(folder.glob("real/*.parquet")):
         rows += pq.read_table(path, columns=list(names)).to_pylist()
@@ -56,21 +76,21 @@ def _columns(folder: Path, *names: str) -> list[dict]:
 
 
 def digest_of(folder: Path, image_id: str) -> str:
-    """SHA-256 of a photograph's published bytes, also of a withdrawn one. Raises InputError where there is none."""
-    withdrawn = [line.sha256 for line in listed(folder) if line.image_id == image_id]
-    found = withdrawn or [
-        row["sha256"] for row in _columns(folder, "image_id", "sha256") if row["image_id"] == image_id
-    ]
-    if not found:
+    """SHA-256 of a photograph's published bytes, also of a withdrawn one. Raises InputError if there is no such one."""
+    digests = [line.sha256 for line in listed(folder) if line.image_id == image_id]
+    if not digests:
+        rows = _columns(folder, "image_id", "sha256")
+        digests = [row["sha256"] for row in rows if row["image_id"] == image_id]
+    if not digests:
         raise InputError(f"{folder}: holds no photograph {image_id}; give an image_id of its config real")
-    return found[0]
+    return digests[0]
 
 
-def _untested(folder: Path, image_id: str) -> set[int]:
-    """Labels of the conditions that can no longer be tested under `strict`: their groups lie in fewer than two folds,
-    so that a tested image would have no training images of its condition.
+def _untested_labels(folder: Path, image_id: str) -> set[int]:
+    """Labels of the conditions that can no longer be tested under protocol strict without the photograph.
 
-    All other folds and all group_ids stay as they are, so that results of two versions can be compared."""
+    Their images lie in fewer than two folds, so a tested image would have no training image of its condition. All other
+    folds and all group_ids stay as they are, so that results of two versions can be compared."""
     folds_of: dict[int, set[int]] = {}
     for row in _columns(folder, "image_id", "label", "strict_fold"):
         if row["image_id"] != image_id and row["strict_fold"] is not None:
@@ -89,13 +109,13 @@ def _without(table: pa.Table, image_id: str, untested: set[int]) -> pa.Table:
 
 @dataclasses.dataclass
 class Derived:
-    """What below a folder was made from a photograph. rows: Parquet file -> number of its rows; files: models, and
-    pictures that they made."""
+    """Everything below a folder that was made from a photograph."""
 
-    rows: dict[Path, int]
-    files: list[Path]
+    rows: dict[Path, int]  # Parquet file -> number of rows made from it
+    files: list[Path]  # models, and pictures that these made
 
     def lines(self, folder: Path) -> list[str]:
+        """One line per file, for the user."""
         rows = [
             f"{path.relative_to(folder).as_posix()}: {count} images or reports" for path, count in self.rows.items()
         ]
@@ -107,52 +127,59 @@ class Derived:
 
 
 def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
-    """Everything below a folder that was made from the photograph, by its name or its digest (None: not known).
+    """Everything below a folder that was made from the photograph. sha256: its digest; None: not known.
 
-    Synthetic images are known by their `source_image_ids` and `source_sha256`, restored ones and reports by their
-    `image_id`, models by the sources.json beside them or by the digest that those synthetic images give of their
-    adapter. Raises InputError where a sources.json cannot be read."""
+    Synthetic images are known by their `source_image_ids` and `source_sha256`, restored photographs and reports by
+    their `image_id`; models by the sources.json beside them, or by the adapter's digest that those synthetic images
+    state. Raises InputError if there is no such folder or a sources.json cannot be read."""
     if not folder.is_dir():
         raise InputError(f"--derived {folder}: there is no such folder")
+    rows, adapters = _derived_rows(folder, image_id, sha256)
+    trained = {path.parent for path in sorted(folder.rglob(SOURCES_NAME)) if {image_id, sha256} & _sources(path)}
+    models = [path for path in sorted(folder.rglob("*")) if path.suffix in MODEL_SUFFIXES and path.is_file()]
+    adapted = {path for path in models if adapters and sha256_of(path) in adapters}
+    derived_models = [path for path in models if path.parent in trained or path in adapted]
+    pictures = [path for parent in sorted(trained) for path in sorted(parent.glob("*.png"))]  # grids of snapshots
+    sheets = dict.fromkeys(path.parents[2] / SHEET_NAME for path in rows if path.parent.name == "synthetic")
+    return Derived(rows, derived_models + pictures + [sheet for sheet in sheets if sheet.is_file()])
+
+
+def _derived_rows(folder: Path, image_id: str, sha256: str | None) -> tuple[dict[Path, int], set[str]]:
+    """Parquet file -> number of rows that were made from the photograph, and the digests of their adapters."""
     rows, adapters = {}, set()
     for path in sorted(folder.rglob("*.parquet")):
         with pq.ParquetFile(path) as file:
             key = _key(path, file.schema_arrow.names)
             if key is None:
                 continue
-            beside = {"adapter_sha256", "source_sha256"} & set(file.schema_arrow.names)
-            table = file.read(columns=[key, *sorted(beside)])
-        table = table.filter(_made_from(table, key, image_id, sha256))
+            further = {"adapter_sha256", "source_sha256"} & set(file.schema_arrow.names)
+            table = file.read(columns=[key, *sorted(further)])
+        table = table.filter(_is_made_from(table, key, image_id, sha256))
         if table.num_rows:
             rows[path] = table.num_rows
             adapters |= set(table["adapter_sha256"].to_pylist()) if "adapter_sha256" in table.column_names else set()
-    trained = {path.parent for path in sorted(folder.rglob(SOURCES_NAME)) if {image_id, sha256} & _sources(path)}
-    models = [path for path in sorted(folder.rglob("*")) if path.suffix in MODEL_SUFFIXES and path.is_file()]
-    adapted = {path for path in models if adapters and sha256_of(path) in adapters}
-    found = [path for path in models if path.parent in trained or path in adapted]
-    pictures = [path for parent in sorted(trained) for path in sorted(parent.glob("*.png"))]  # grids of snapshots
-    sheets = dict.fromkeys(path.parents[2] / SHEET_NAME for path in rows if path.parent.name == "synthetic")
-    return Derived(rows, found + pictures + [sheet for sheet in sheets if sheet.is_file()])
+    return rows, adapters
 
 
 def _key(path: Path, columns: list[str]) -> str | None:
-    """The column that tells what a row was made from; None for files of another kind, such as predictions."""
+    """The column that names the photographs of a row; None for files of another kind, such as predictions."""
     if "source_image_ids" in columns:
         return "source_image_ids"
     return "image_id" if path.parent.name in REAL_CONFIGS and "image_id" in columns else None
 
 
-def _made_from(table: pa.Table, key: str, image_id: str, sha256: str | None) -> pa.Array:
+def _is_made_from(table: pa.Table, key: str, image_id: str, sha256: str | None) -> pa.Array:
+    """(n,) bool: whether each row was made from the photograph."""
     values = table[key].to_pylist()
-    made = [value == image_id if isinstance(value, str) else image_id in (value or ()) for value in values]
+    matches = [value == image_id if isinstance(value, str) else image_id in (value or ()) for value in values]
     if sha256 and "source_sha256" in table.column_names:
         digests = table["source_sha256"].to_pylist()
-        made = [named or sha256 in (seen or ()) for named, seen in zip(made, digests, strict=True)]
-    return pa.array(made, pa.bool_())
+        matches = [match or sha256 in (sources or ()) for match, sources in zip(matches, digests, strict=True)]
+    return pa.array(matches, pa.bool_())
 
 
 def _sources(path: Path) -> set[str]:
-    """Names and, where they are given, digests of the photographs that something was trained on."""
+    """Names of the photographs that a model was trained on, and their digests if the file states them."""
     try:
         sources = json.loads(path.read_text(encoding="utf-8"))
         return {*sources["source_image_ids"], *sources.get("source_sha256", ())}
@@ -160,13 +187,21 @@ def _sources(path: Path) -> set[str]:
         raise InputError(f"{path}: does not say what a model was trained on; delete the model by hand") from error
 
 
+def remove_with_cards(found: Derived, image_id: str, sha256: str) -> None:
+    """Removes what `derived` found, and gives the datasets that lost rows a card of a new version."""
+    remove(found, image_id, sha256)
+    for folder in sorted({path.parents[1] for path in found.rows}):
+        if (folder / "README.md").is_file() and any(folder.glob("*/train-*.parquet")):
+            datasheet.write_datasheet(folder, datasheet.next_version(datasheet.version_of(folder)))
+
+
 def remove(found: Derived, image_id: str, sha256: str | None = None) -> None:
-    """Delete what `derived` found by the same name and digest; the cards of the folders are then out of date."""
+    """Removes what `derived` found by the same name and digest; the folders' cards must be written anew after that."""
     for path in found.rows:
         before = sha256_of(path)
         rewrite(path, functools.partial(_rest, path=path, image_id=image_id, sha256=sha256))
         if path.parent.name in publishable.OPEN_CONFIGS:
-            _carry_report_over(path, before)
+            _keep_verdict(path, before)
         if path.parent.name in REAL_CONFIGS + publishable.OPEN_CONFIGS:
             renumber(path.parent)
     for path in found.files:
@@ -174,15 +209,15 @@ def remove(found: Derived, image_id: str, sha256: str | None = None) -> None:
 
 
 def _rest(table: pa.Table, path: Path, image_id: str, sha256: str | None) -> pa.Table:
-    return table.filter(pc.invert(_made_from(table, _key(path, table.column_names), image_id, sha256)))
+    return table.filter(pc.invert(_is_made_from(table, _key(path, table.column_names), image_id, sha256)))
 
 
-def _carry_report_over(shard: Path, before: str) -> None:
-    """What the filter said of the images that are left still holds, if it was about this file; a file that changed its
-    name or went needs a new report."""
+def _keep_verdict(shard: Path, sha256_before: str) -> None:
+    """Lets the privacy report that was about a shard be about what is left of it: fewer images that all passed the
+    filter. A shard that is renamed or removed after that needs a new report."""
     report_file, name = shard.parents[1] / publishable.PRIVACY_REPORT, f"{shard.parent.name}/{shard.name}"
     if report_file.is_file() and shard.is_file():
         report = json.loads(report_file.read_text(encoding="utf-8"))
-        if report.get("files", {}).get(name) == before:
+        if report.get("files", {}).get(name) == sha256_before:
             report["files"][name] = sha256_of(shard)
             write_json(report_file, report)

@@ -1,8 +1,12 @@
 """Small datasets for tests of what is done with them: photographs, restored ones, reports; synthetic images."""
 
+import atexit
+import functools
 import hashlib
 import io
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +22,24 @@ from harness.files import sha256_of
 from publishing import publishable
 
 CONDITIONS = {"AAR": 4, "NA": 3, "WS": 2, "CSY": 2}
+
+
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="rdface-built-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def one_config() -> Path:
+    """The folder `rdface` with config real, built once for all tests of a process: copy it before a change."""
+    return photographs(_temporary_folder())
+
+
+@functools.cache
+def three_configs() -> Path:
+    """The same with configs restored and reports: copy it before a change."""
+    return with_restored_and_reports(Path(shutil.copytree(one_config(), _temporary_folder() / "rdface")))
 
 
 def photographs(folder: Path, name: str = "rdface", conditions: dict[str, int] | None = None) -> Path:

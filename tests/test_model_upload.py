@@ -2,12 +2,11 @@
 
 import contextlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from loopback_hub import Hub, answer, serving
+from loopback_user import using
 
 from harness import errors
 from publishing import model_upload
@@ -34,26 +33,14 @@ def finished_run(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-PROGRAM = """
-import sys
-import hub_models
-from pathlib import Path
-from runs import InputError
-try:
-    repo_id = hub_models.check_access(sys.argv[1], None)
-    print("access:", repo_id)
-    print("address:", hub_models.push(Path(sys.argv[2]), repo_id, None, "---\\nlicense: other\\n---\\n# A card\\n"))
-except InputError as error:
-    sys.exit(f"refused: {error}")
-"""
+CARD = "---\nlicense: other\n---\n# A card\n"
 
 
-def upload(hub: Hub, folder: Path, home: Path, name: str = "lab/faces") -> subprocess.CompletedProcess:
-    """check_access and push."""
-    command, environment = [sys.executable, "-c", PROGRAM, name, str(folder)], hub.environment(home, TOKEN)
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=False)
-    assert TOKEN not in run.stdout + run.stderr
-    return run
+def upload(hub: Hub, folder: Path, home: Path, name: str = "lab/faces") -> tuple[str, str]:
+    """check_access and push as a user of the Hub: the repository's name, and its address."""
+    with using(hub.environment(home, TOKEN)):
+        repo_id = model_upload.check_access(name, None)
+        return repo_id, model_upload.push(folder, repo_id, None, CARD)
 
 
 def committed(hub: Hub) -> set[str]:
@@ -61,11 +48,11 @@ def committed(hub: Hub) -> set[str]:
     return set(hub.repository("lab/faces", "model").files) - {".gitattributes"}
 
 
-def test_models_go_to_a_private_repository_and_nothing_of_the_images_with_them(finished_run, tmp_path):
+def test_models_go_to_a_private_repository_and_nothing_of_the_images_with_them(finished_run, tmp_path, capsys):
     with hub_of_somebody() as hub:
-        run = upload(hub, finished_run, tmp_path / "home")
-    assert run.returncode == 0, run.stderr
-    assert "access: lab/faces" in run.stdout and f"address: {hub.url}" in run.stdout
+        repo_id, address = upload(hub, finished_run, tmp_path / "home")
+    assert repo_id == "lab/faces" and address.startswith(hub.url)
+    assert TOKEN not in "".join(capsys.readouterr())
     (created,) = (row.json for row in hub.asked("POST /api/repos/create"))
     assert created.get("private") is True or created.get("visibility") == "private"
     assert committed(hub) == PUBLISHED and hub.repository("lab/faces", "model").private
@@ -77,24 +64,26 @@ def test_models_go_to_a_private_repository_and_nothing_of_the_images_with_them(f
     assert (finished_run / "README.md").read_text().endswith("# A card\n")
 
 
-def test_a_public_repository_gets_nothing(finished_run, tmp_path):
+def test_a_public_repository_gets_nothing(finished_run, tmp_path, capsys):
     with hub_of_somebody() as hub:
         hub.create("lab/faces", "model", private=False)
-        run = upload(hub, finished_run, tmp_path / "home")
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1].startswith("refused: lab/faces is public and models of faces go to private")
+        with pytest.raises(errors.InputError, match="lab/faces is public and models of faces go to private") as refusal:
+            upload(hub, finished_run, tmp_path / "home")
+    assert str(refusal.value).startswith("lab/faces") and "\n" not in str(refusal.value)
+    assert TOKEN not in str(refusal.value) + "".join(capsys.readouterr())
     assert not hub.asked("preupload") and not hub.asked("commit") and not hub.asked("PUT ")
     assert committed(hub) == set()
 
 
-def test_an_upload_that_fails_says_so_in_one_line_and_where_the_results_are(finished_run, tmp_path):
+def test_an_upload_that_fails_says_so_in_one_line_and_where_the_results_are(finished_run, tmp_path, capsys):
     with hub_of_somebody() as hub:
         hub.fault("/preupload/", answer(403, "no write access"), times=None)
-        run = upload(hub, finished_run, tmp_path / "home", "faces")
-    assert run.returncode == 1 and "access: somebody/faces" in run.stdout
-    line = run.stderr.splitlines()[-1]
-    assert line.startswith("refused: somebody/faces: not uploaded (")
+        with pytest.raises(errors.InputError) as refusal:
+            upload(hub, finished_run, tmp_path / "home", "faces")
+    line = str(refusal.value)
+    assert line.startswith("somebody/faces: not uploaded (") and "\n" not in line
     assert line.endswith(f"results are in {finished_run}") and not hub.asked("commit")
+    assert TOKEN not in line + "".join(capsys.readouterr())
 
 
 # ---- access

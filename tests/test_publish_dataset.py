@@ -26,7 +26,7 @@ from loopback_user import using, waiting_process
 
 import publish_dataset
 from curation import datasheet
-from publishing import publishable
+from publishing import hub_repository, publishable
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "publish_dataset.py")
@@ -37,14 +37,22 @@ PEOPLE = {OWNER: "owner", GUEST: "guest"}, {"lab": {"owner"}}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("built")
-    return small_datasets.with_restored_and_reports(small_datasets.photographs(folder))
+    """A dataset whose card names its repository: else every first publication would write the card anew."""
+    folder = tmp_path_factory.mktemp("built") / "rdface"
+    shutil.copytree(small_datasets.three_configs(), folder)
+    datasheet.write_datasheet(folder, repository=NAME)
+    return folder
 
 
 @pytest.fixture
 def dataset(built, tmp_path) -> Path:
-    shutil.copytree(built, tmp_path / "rdface")
-    return tmp_path / "rdface"
+    return Path(shutil.copytree(built, tmp_path / "rdface"))
+
+
+@pytest.fixture
+def unnamed_dataset(tmp_path) -> Path:
+    """As build leaves it: its card names no repository."""
+    return Path(shutil.copytree(small_datasets.three_configs(), tmp_path / "rdface"))
 
 
 @pytest.fixture
@@ -56,8 +64,9 @@ def hub():
 
 
 @pytest.fixture
-def start(hub, tmp_path, capsys):
+def start(hub, tmp_path, capsys, monkeypatch):
     """Runs the command as a user of the Hub, in this process or in one of its own; it may never print a token."""
+    monkeypatch.setattr(hub_repository, "HIDING_PAUSE_S", 0.01)
 
     def start(
         *arguments: object, token: str | None = OWNER, own_process: bool = False, **options: object
@@ -90,7 +99,8 @@ def local(folder: Path) -> dict[str, bytes]:
 # ---- publish
 
 
-def test_photographs_are_gated_before_the_first_byte_and_stay_private_until_they_are_shown(hub, start, dataset):
+def test_photographs_are_gated_before_the_first_byte_and_stay_private_until_they_are_shown(hub, start, unnamed_dataset):
+    dataset = unnamed_dataset
     run = start("publish", dataset, NAME, own_process=True)
     assert run.returncode == 0, run.stderr
     repository = hub.repository(NAME)
@@ -136,12 +146,11 @@ def test_a_dry_run_tells_what_would_happen_and_changes_nothing(hub, start, datas
     assert not [e for e in hub.ledger if e.method == "PUT" and e.number > hub.asked("/commit/")[-1].number]
 
 
-def test_a_dry_run_needs_neither_a_token_nor_the_hub(dataset, tmp_path, monkeypatch):
+def test_a_dry_run_needs_neither_a_token_nor_the_hub(dataset, monkeypatch, capsys):
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    command = [sys.executable, SCRIPT, "publish", str(dataset), NAME, "--dry_run"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    assert "not looked at" in run.stdout and "dry run: nothing was sent" in run.stdout
+    assert exit_status(publish_dataset, "publish", dataset, NAME, "--dry_run") == 0  # tests are offline
+    output = capsys.readouterr().out
+    assert "not looked at" in output and "dry run: nothing was sent" in output
 
 
 def test_what_must_not_leave_the_folder_keeps_all_of_it_here(hub, start, dataset):
@@ -231,7 +240,8 @@ def test_people_whom_nobody_approved_are_named_before_anything_is_sent(hub, star
     assert start("publish", dataset, NAME).returncode == 0 and ours(hub) == local(dataset)
 
 
-def test_the_card_names_its_repository_and_its_version_never_falls(hub, start, dataset, built, tmp_path):
+def test_the_card_names_its_repository_and_its_version_never_falls(hub, start, unnamed_dataset, tmp_path):
+    dataset = unnamed_dataset
     assert start("publish", dataset, NAME).returncode == 0
     assert b'load_dataset("lab/rdface"' in ours(hub)["README.md"] and b"datasheets--lab" not in ours(hub)["README.md"]
     assert start("withdraw", dataset, "NA.2", NAME).returncode == 0
@@ -325,7 +335,6 @@ def killed_after(hub: Hub, n: int, home: Path, *arguments: object) -> int:
 
 
 def test_killed_after_any_request_no_photograph_is_public_and_the_next_run_finishes(dataset, tmp_path):
-    datasheet.write_datasheet(dataset, repository=NAME)  # else every run would begin with that
     for n in range(1, 100):
         with serving(*PEOPLE) as hub:
             killed = killed_after(hub, n, tmp_path / "home", "publish", dataset, NAME, "--visible")

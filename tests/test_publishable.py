@@ -16,15 +16,9 @@ from harness import errors
 from publishing import publishable
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    return small_datasets.photographs(tmp_path_factory.mktemp("built"))
-
-
 @pytest.fixture
-def dataset(built, tmp_path) -> Path:
-    shutil.copytree(built, tmp_path / "rdface")
-    return tmp_path / "rdface"
+def dataset(tmp_path) -> Path:
+    return Path(shutil.copytree(small_datasets.one_config(), tmp_path / "rdface"))
 
 
 def change(dataset: Path, column: str, value, row: int = 2) -> None:

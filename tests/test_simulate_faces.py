@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from in_process import exit_status
 from PIL import Image
 
 import simulate_faces
@@ -25,22 +26,19 @@ from simulation import photography
 from simulation.corpus import class_sizes, plan_corpus
 from simulation.face_geometry import LANDMARK_NAMES, Look, Shape, View
 from simulation.face_painting import paint_face
+from simulation.people import draw_person
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOK = Look(6.0, (0.9, 0.72, 0.62), (0.3, 0.2, 0.12), (0.35, 0.45, 0.5), 0.3, 7)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, ROOT / "simulate_faces.py", *map(str, arguments)], capture_output=True, text=True
-    )
+CORPUS = ("--num_images", 40, "--num_conditions", 10, "--image_size", 256, "--seed", 5)
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("simulated") / "raw"
-    done = run("--output_dir", folder, "--num_images", 60, "--num_conditions", 14, "--image_size", 256, "--seed", 5)
-    assert done.returncode == 0, done.stderr
+    assert exit_status(simulate_faces, "--output_dir", folder, *CORPUS, "--num_workers", 2) == 0
     return folder
 
 
@@ -59,7 +57,7 @@ def test_default_plan_has_the_shape_of_the_papers_dataset():
 
 def test_ages_have_the_papers_mean():
     plan = plan_corpus(456, phenotypes.conditions()[:103], 0)
-    people = [simulate_faces.draw_person(p.condition, p.country, np.random.default_rng([0, 1, p.person])) for p in plan]
+    people = [draw_person(p.condition, p.country, np.random.default_rng([0, 1, p.person])) for p in plan]
     assert all(0 <= person.age_years < 18 for person in people)
     assert np.mean([person.age_years for person in people]) == pytest.approx(
         5.9, abs=0.5
@@ -104,28 +102,14 @@ def test_reports_name_every_present_term_and_negate_only_absent_ones(corpus):
 
 
 def test_the_corpus_depends_on_the_seed_and_not_on_processes(corpus, tmp_path):
-    again = run(
-        "--output_dir",
-        tmp_path / "one",
-        "--num_images",
-        60,
-        "--num_conditions",
-        14,
-        "--image_size",
-        256,
-        "--seed",
-        5,
-        "--num_workers",
-        1,
-    )
-    assert again.returncode == 0, again.stderr
+    assert exit_status(simulate_faces, "--output_dir", tmp_path / "one", *CORPUS, "--num_workers", 1) == 0
     names = sorted(p.relative_to(corpus) for p in corpus.rglob("*") if p.is_file())
     assert names == sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file())
     assert all(
         (corpus / n).read_bytes() == (tmp_path / "one" / n).read_bytes() for n in names if n.suffix in {".jpg", ".csv"}
     )
-    conditions = phenotypes.conditions()[:14]
-    first, other = (photography.take(plan_corpus(60, conditions, s)[0], 64, s)[0] for s in (5, 6))
+    conditions = phenotypes.conditions()[:10]
+    first, other = (photography.take(plan_corpus(40, conditions, s)[0], 64, s)[0] for s in (5, 6))
     assert not np.array_equal(first, other)
 
 
@@ -194,7 +178,8 @@ def test_a_simulation_that_is_stopped_says_so_and_leaves_no_file_and_no_process(
     os.killpg(started.pid, sent)
     said, _ = started.communicate(timeout=60)
     assert started.returncode == status and "Traceback" not in said
-    assert said.splitlines()[-1] == "simulate_faces.py: interrupted; nothing is left of the corpus"
+    by = " by SIGTERM" if sent == signal.SIGTERM else ""
+    assert said.splitlines()[-1] == f"simulate_faces.py: stopped{by}; nothing is left of the corpus"
     assert list(tmp_path.iterdir()) == []
     deadline = time.monotonic() + 10
     while running_in_session(started.pid) and time.monotonic() < deadline:  # Python's own tracker ends a moment later

@@ -17,16 +17,9 @@ from harness import errors
 from publishing import publishable, withdrawal
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("built")
-    return small_datasets.with_restored_and_reports(small_datasets.photographs(folder))
-
-
 @pytest.fixture
-def dataset(built, tmp_path) -> Path:
-    shutil.copytree(built, tmp_path / "rdface")
-    return tmp_path / "rdface"
+def dataset(tmp_path) -> Path:
+    return Path(shutil.copytree(small_datasets.three_configs(), tmp_path / "rdface"))
 
 
 def rows(dataset: Path, config: str) -> list[dict]:
@@ -52,10 +45,13 @@ def test_the_photograph_leaves_every_config_and_nothing_else_changes(dataset):
     assert (line.image_id, line.version) == ("NA.2", "1.1.0") and line.sha256 in {r["sha256"] for r in before["real"]}
 
 
-def test_the_files_keep_their_layout_and_schema(dataset, built):
+def test_the_files_keep_their_layout_and_schema(dataset):
     withdrawal.withdraw(dataset, "NA.2", "1.1.0")
     for config in ("real", "reports"):
-        old, new = (pq.ParquetFile(next((home / config).glob("*.parquet"))) for home in (built, dataset))
+        old, new = (
+            pq.ParquetFile(next((home / config).glob("*.parquet")))
+            for home in (small_datasets.three_configs(), dataset)
+        )
         assert new.schema_arrow.equals(old.schema_arrow, check_metadata=True)
         for n in range(old.metadata.num_columns):
             a, b = (file.metadata.row_group(0).column(n) for file in (old, new))
