@@ -13,6 +13,8 @@ learning_curves.csv and .png, run.json, and a model for each fold. Also runs as 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import hashlib
 import json
 import time
@@ -231,6 +233,9 @@ def main(args: argparse.Namespace) -> None:
     accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
 
     # ---- pixels and features, each computed once
+    gc.collect()
+    gc.freeze()  # all modules, for example, need not be searched whenever the memory of a fold is freed
+    atexit.register(gc.unfreeze)  # or libraries report leaks when the program ends
     study.decode(accelerator, args.cache_dir, mix.parts if mix else (), args.corruptions)
     if mix:
         mix.refuse_copies([job.fold for job in jobs], study.guarded, study.pixels.thumbnails)
