@@ -197,6 +197,7 @@ def main(args: argparse.Namespace) -> None:
         check_name(name, "make it with a generator's script, such as train_dreambooth.py")
     names = [args.dataset_name, *(args.synthetic_dataset or ()), args.backbone_weights or args.backbone]
     work_offline_if_unreachable(names)
+    accelerator = open_processes(args)
 
     from datasets import disable_progress_bars
 
@@ -206,7 +207,6 @@ def main(args: argparse.Namespace) -> None:
     from harness.weights import weights_sha256
 
     # ---- data, folds and backbone: nothing slow happens before everything that can be refused has been
-    accelerator = open_processes(args)
     images, labels, folds, mix = open_data(accelerator, args)
     jobs = [
         Job(seed, fold, args.output_dir / "folds" / f"seed{seed}_fold{fold.number}")
