@@ -13,6 +13,8 @@ learning_curves.csv and .png, run.json, and a model for each fold. Also runs as 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import hashlib
 import json
 import time
@@ -195,6 +197,7 @@ def main(args: argparse.Namespace) -> None:
         check_name(name, "make it with a generator's script, such as train_dreambooth.py")
     names = [args.dataset_name, *(args.synthetic_dataset or ()), args.backbone_weights or args.backbone]
     work_offline_if_unreachable(names)
+    accelerator = open_processes(args)
 
     from datasets import disable_progress_bars
 
@@ -204,7 +207,6 @@ def main(args: argparse.Namespace) -> None:
     from harness.weights import weights_sha256
 
     # ---- data, folds and backbone: nothing slow happens before everything that can be refused has been
-    accelerator = open_processes(args)
     images, labels, folds, mix = open_data(accelerator, args)
     jobs = [
         Job(seed, fold, args.output_dir / "folds" / f"seed{seed}_fold{fold.number}")
@@ -231,6 +233,9 @@ def main(args: argparse.Namespace) -> None:
     accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
 
     # ---- pixels and features, each computed once
+    gc.collect()
+    gc.freeze()  # all modules, for example, need not be searched whenever the memory of a fold is freed
+    atexit.register(gc.unfreeze)  # or libraries report leaks when the program ends
     study.decode(accelerator, args.cache_dir, mix.parts if mix else (), args.corruptions)
     if mix:
         mix.refuse_copies([job.fold for job in jobs], study.guarded, study.pixels.thumbnails)

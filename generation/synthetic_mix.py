@@ -136,7 +136,7 @@ class SyntheticMix:
     def summary(self) -> str:
         """For the screen: what was opened, how it is chosen, and the weakness of the published procedure."""
         how = "the highest cosines" if "cosine" in self.columns else "a random draw"
-        chosen = f"{how}, {self.top_n} a fold" if self.top_n else "all"
+        chosen = f"{how}, {self.top_n} per fold" if self.top_n else "all"
         opened = ", ".join(self.fingerprints)
         lines = [f"synthetic images (fingerprints {opened}): {len(self.labels)} to choose from, taken: {chosen}"]
         if self.protocol == "paper":

@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_fold_is_not_gone_on_from(tuned, flags, tmp_path
             shutil.rmtree(stopped / "folds")
             run_here(*flags, *FINETUNE, "--checkpointing_epochs", 1, "--output_dir", stopped)
     shutil.copy(stopped / "folds" / "seed0_fold0" / "checkpoint.pt", run / "folds" / "seed0_fold1" / "checkpoint.pt")
-    assert "checkpoint.pt is of fold 0 of seed 0, or of other data or settings" in refusal(*flags, *FINETUNE, *on)
+    assert "checkpoint.pt belongs to fold 0 of seed 0, or to other data or settings" in refusal(*flags, *FINETUNE, *on)
 
 
 # ---- backbones

@@ -5,46 +5,36 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from in_process import exit_status
 from PIL import Image
 
+import make_report
+import rdface_dataset
+import simulate_faces
+import train_classifier
 from curation.opening import load_images
 from pages import results_page
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(script: str, *arguments: object) -> str:
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
+    dataset = folder / "rdface-sim"
     sizes = ["--num_images", 60, "--num_conditions", 10, "--image_size", 192, "--seed", 3]
-    run("simulate_faces.py", "--output_dir", folder / "raw", *sizes)
-    run("rdface_dataset.py", "build", folder / "raw", "--output_dir", folder / "rdface-sim")
-    probe = ["--dataset_name", folder / "rdface-sim", "--backbone", ROOT / "demo_models" / "backbone"]
-    run("train_classifier.py", *probe, "--output_dir", folder / "probe")
-    run("train_classifier.py", *probe, "--shuffle_labels", "--align_faces", "none", "--output_dir", folder / "shuffled")
-    runs = [folder / "probe", folder / "shuffled"]
-    run(
-        "make_report.py",
-        "results",
-        *runs,
-        "--dataset_name",
-        folder / "rdface-sim",
-        "--output_file",
-        folder / "page.html",
-    )
+    assert exit_status(simulate_faces, "--output_dir", folder / "raw", *sizes) == 0
+    assert exit_status(rdface_dataset, "build", folder / "raw", "--output_dir", dataset) == 0
+    probe = ["--dataset_name", dataset, "--backbone", ROOT / "demo_models" / "backbone"]
+    control = ["--shuffle_labels", "--align_faces", "none"]
+    assert exit_status(train_classifier, *probe, "--output_dir", folder / "probe") == 0
+    assert exit_status(train_classifier, *probe, *control, "--output_dir", folder / "shuffled") == 0
+    page = ["--dataset_name", dataset, "--output_file", folder / "page.html"]
+    assert exit_status(make_report, "results", folder / "probe", folder / "shuffled", *page) == 0
     return folder
 
 
@@ -54,11 +44,11 @@ def test_the_dataset_says_that_it_is_simulated(study):
     assert "SIMULATED" in (study / "rdface-sim" / "README.md").read_text()
 
 
-def test_simulated_images_are_refused_under_the_real_name(study):
-    command = [sys.executable, str(ROOT / "rdface_dataset.py"), "build", str(study / "raw"), "--output_dir"]
-    done = subprocess.run([*command, str(study / "rdface")], capture_output=True, text=True)
-    assert done.returncode == 2 and "shadow the real dataset" in done.stderr
-    assert "Traceback" not in done.stderr and not (study / "rdface").exists()
+def test_simulated_images_are_refused_under_the_real_name(study, capsys):
+    assert exit_status(rdface_dataset, "build", study / "raw", "--output_dir", study / "rdface") == 2
+    printed = capsys.readouterr().err
+    assert "shadow the real dataset" in printed and "Traceback" not in printed
+    assert not (study / "rdface").exists()
 
 
 def test_the_probe_beats_chance_and_shuffled_labels(study):
@@ -82,19 +72,12 @@ def test_the_page_stands_alone_and_shows_what_the_results_say(study):
         assert max(Image.open(io.BytesIO(base64.b64decode(picture))).size) <= 160
 
 
-def test_a_page_of_another_dataset_is_refused(study, tmp_path):
+def test_a_page_of_a_folder_without_predictions_is_refused(study, tmp_path, capsys):
     (tmp_path / "none").mkdir()
-    arguments = [
-        "results",
-        tmp_path / "none",
-        "--dataset_name",
-        study / "rdface-sim",
-        "--output_file",
-        tmp_path / "p.html",
-    ]
-    command = [sys.executable, str(ROOT / "make_report.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "no such file" in done.stderr and "Traceback" not in done.stderr
+    flags = ["--dataset_name", study / "rdface-sim", "--output_file", tmp_path / "p.html"]
+    assert exit_status(make_report, "results", tmp_path / "none", *flags) == 2
+    printed = capsys.readouterr().err
+    assert "no such file" in printed and "Traceback" not in printed and not (tmp_path / "p.html").exists()
 
 
 @pytest.mark.parametrize(

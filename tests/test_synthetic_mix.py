@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
+from in_process import exit_status
 from PIL import Image, ImageOps
 from test_train_classifier import (
     CONDITIONS,
-    LAUNCH_TWO,
-    SCRIPT,
     painted_faces,
     probabilities_of,
     record_of,
@@ -24,7 +22,7 @@ from test_train_classifier import (
     run_here,
     save_backbone,
     save_dataset,
-    start,
+    start_all,
     with_picture,
 )
 
@@ -206,9 +204,10 @@ def test_synthetic_images_do_not_choose_the_regularisation(photographs_alone, mi
 def test_fine_tuning_on_one_and_on_two_processes_gives_the_same_with_synthetic_images(lit, informative, tmp_path):
     flags = (*lit, "--recipe", "finetune", "--num_train_epochs", 1, "--no-save_models")
     flags += ("--synthetic_dataset", informative, "--synthetic_top_n", 20)
-    two = start(LAUNCH_TWO, *flags, "--output_dir", tmp_path / "two")
-    assert two.returncode == 0, two.stderr
-    assert "270 to choose from, taken: a random draw, 20 a fold" in two.stdout
+    of_two = [(*flags, "--output_dir", tmp_path / "two")] * 2
+    (first, printed, errors_printed), (second, *_) = start_all([{}, {}], *of_two)
+    assert (first, second) == (0, 0), errors_printed
+    assert "270 to choose from, taken: a random draw, 20 per fold" in printed
     run_here(*flags, "--output_dir", tmp_path / "one")
     assert set(prediction_files.read_predictions(tmp_path / "one")["recipe"]) == {
         "finetune, + 20 synthetic (dreambooth)"
@@ -260,7 +259,7 @@ def test_going_on_with_other_synthetic_images_is_refused(lit, informative, misle
 # ---- the guard, through the command
 
 
-def test_a_tampered_source_stops_the_command_before_anything_is_decoded(lit, folds, rows, tmp_path):
+def test_a_tampered_source_stops_the_command_before_anything_is_decoded(lit, folds, rows, tmp_path, capfd):
     """One row of 45 names a held-out image; the first photograph could not even be decoded, nor the network loaded."""
     damaged = [dict(row) for row in rows]
     no_photograph = b"\xff\xd8\xff no photograph"
@@ -273,11 +272,12 @@ def test_a_tampered_source_stops_the_command_before_anything_is_decoded(lit, fol
     tampered["source_sha256"] = [*tampered["source_sha256"], held_out["sha256"]]
     mixed = saved(tmp_path / "tampered", made)
     flags = ("--synthetic_dataset", mixed, "--synthetic_top_n", 1, "--backbone", tmp_path / "nowhere")
-    run = start([sys.executable, SCRIPT], *lit, "--dataset_name", dataset, *flags, "--output_dir", tmp_path / "out")
-    assert run.returncode == 1
+    everything = (*lit, "--dataset_name", dataset, *flags, "--output_dir", tmp_path / "out")
+    assert exit_status(train_classifier, *everything) == 1
     name = f"{tampered['synthetic_id']} was made from image {held_out['image_id']}"
     wanted = f"fold 2 (strict): synthetic image {name}, which is not on the training side (1 such)"
-    assert wanted in run.stderr and run.stderr.count("train_classifier.py:") == 1 and "Traceback" not in run.stderr
+    printed = capfd.readouterr().err
+    assert wanted in printed and printed.count("train_classifier.py:") == 1 and "Traceback" not in printed
     assert not (tmp_path / "out").exists()
 
 
