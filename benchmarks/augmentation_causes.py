@@ -1,11 +1,11 @@
-"""Why synthetic faces gain nothing, after augmentation_gain.py: where the condition gets lost, on SIMULATED people.
+"""Why synthetic faces did not help in augmentation_gain.py: where the condition is lost, on SIMULATED people.
 
     OMP_NUM_THREADS=1 python benchmarks/augmentation_causes.py --work_dir runs/augmentation
 
-A judge is a linear probe trained on true extra people. How many of the adapters' samples does it give their condition,
-beside held-out photographs? Do the samples show the people in the support set rather than the condition: how many of
-them does a probe trained on the support set alone recognise? And does the autoencoder lose the condition: what do true
-people bring after they have been encoded and decoded?"""
+A judge is a linear probe trained on true extra people. Three questions: (1) For how many of the adapters' samples does
+the judge name the right condition, compared with held-out photographs? (2) Do the samples show the people of the
+support set rather than the condition: how many of them does a probe recognise that was trained on the support set
+alone? (3) Is the autoencoder the bottleneck: how much do true people help after they were encoded and decoded?"""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ Faces = tuple[np.ndarray, np.ndarray]  # features (n, d), labels (n,)
 
 
 def share_named(trained_on: Faces, tested_on: Faces) -> float:
-    """Top-1 of a linear probe."""
+    """Top-1 accuracy of a linear probe, 0..1."""
     (probe,) = fit_discriminants(*trained_on, [FALLBACK_SHRINKAGE])
     features, labels = tested_on
     return float((probe.classes[probe.scores(features).argmax(axis=1)] == labels).mean())
@@ -40,22 +40,22 @@ def share_named(trained_on: Faces, tested_on: Faces) -> float:
 
 @torch.inference_mode()
 def through(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
-    """Pictures (n, side, side, 3) uint8, encoded and decoded."""
+    """Pictures (n, side, side, 3) uint8 after they were encoded and decoded."""
     decoded = []
     for start in range(0, len(pictures), 16):
         scaled = torch.from_numpy(pictures[start : start + 16]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        shown = vae.decode(vae.encode(scaled).latent_dist.mode()).sample.clamp(-1, 1)
-        decoded.append(((shown + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        rebuilt = vae.decode(vae.encode(scaled).latent_dist.mode()).sample.clamp(-1, 1)
+        decoded.append(((rebuilt + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
     return np.concatenate(decoded)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("--work_dir", type=Path, required=True, help="of a finished augmentation_gain.py")
+    add("--work_dir", type=Path, required=True, help="the folder of a finished augmentation_gain.py")
     add("--base", default=str(ROOT / "demo_models" / "diffusion"), help="the pipeline that was adapted")
-    add("--k_shots", type=int, nargs="+", default=[1, 2], help="photographs of a condition that were trained on")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of support sets, adapters and images")
+    add("--k_shots", type=int, nargs="+", default=[1, 2], help="photographs per condition that were trained on")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of support sets, adapters and images")
     return parser.parse_args(argv)
 
 
@@ -73,19 +73,19 @@ def main(args: argparse.Namespace) -> None:
     (fold,) = protocols.folds(photographs, "strict", FOLD)
     held_out = features[fold.test], labels[fold.test]
     for k in args.k_shots:
-        found = []
+        shares_of_seeds = []
         for seed in tqdm(args.seeds, desc=f"{k}-shot"):
             folder = args.work_dir / f"{k}shot_seed{seed}"
             rows = protocols.k_shot(fold, labels.tolist(), k, seed).train
             support = features[rows], labels[rows]
-            people, made = (
+            people, sampled = (
                 load_synthetic(str(folder / name)) for name in ("true_people", f"dreambooth/fold{FOLD}/synthetic")
             )
             pictures, of_people = aligned(people), np.array(people["label"][:])
             judge = features_of(pictures), of_people
             decoded = np.concatenate([support[0], features_of(through(vae, pictures))])
-            samples = features_of(aligned(made)), np.array(made["label"][:])
-            found.append(
+            samples = features_of(aligned(sampled)), np.array(sampled["label"][:])
+            shares_of_seeds.append(
                 {
                     "judge: held-out photographs": share_named(judge, held_out),
                     "judge: adapters' samples": share_named(judge, samples),
@@ -99,8 +99,8 @@ def main(args: argparse.Namespace) -> None:
                     ),
                 }
             )
-        for name in found[0]:
-            shares = [100 * row[name] for row in found]
+        for name in shares_of_seeds[0]:
+            shares = [100 * row[name] for row in shares_of_seeds]
             each = " ".join(f"{share:.1f}" for share in shares)
             print(f"SIMULATED, {k}-shot, {name}: {np.mean(shares):.1f} % (seeds {args.seeds}: {each})")
 

@@ -1,12 +1,13 @@
-"""Whether FastGAN's snapshots come nearer to real faces: distance of mean features and faces found, one by one.
+"""Whether FastGAN's snapshots come nearer to real faces: distance of mean features, and how often a face is found.
 
     python benchmarks/fastgan_progress.py --run_dir runs/fastgan/fold0 --dataset_name runs/demo/rdface-sim
 
 The distance is Euclidean, between the mean features of --num_images samples and of the real images that the generator
-was trained on, in units of the distance between two random halves of these (1: as near as real images are to each
-other). Features: the network --backbone, pooled. Real images are cut out as the generator saw them. It tells a network
-that learns from one that does not; it is no measure of fidelity to a condition, nor of privacy. Faces are looked for by
-MTCNN in the samples enlarged to 256 px, within a black border of half a side since an aligned face fills its image."""
+was trained on, divided by the distance between two random halves of the real images (1: as near as real images are to
+each other). The features are those of the network --backbone, pooled; real images are cut out as the generator saw
+them. The distance tells a network that learns from one that does not; it measures neither fidelity to a condition nor
+privacy. MTCNN looks for faces in the samples, enlarged to 256 px with a black border of half a side, since an aligned
+face fills its image."""
 
 import argparse
 import json
@@ -36,17 +37,17 @@ BATCH = 16
 @torch.inference_mode()
 def pooled_features(backbone: Backbone, pictures: np.ndarray) -> np.ndarray:
     """Pictures (n, side, side, 3) uint8 of any side to features (n, d)."""
-    found = []
+    features_of_batches = []
     for start in range(0, len(pictures), BATCH):
         pixels = normalise(np.asarray(pictures[start : start + BATCH]), backbone, torch.device("cpu"))
         pixels = F.interpolate(pixels, backbone.image_size, mode="bilinear", antialias=True)
         features = backbone.network(pixels)
-        found.append(features.mean((2, 3)) if features.ndim == 4 else features)
-    return torch.cat(found).numpy()
+        features_of_batches.append(features.mean((2, 3)) if features.ndim == 4 else features)
+    return torch.cat(features_of_batches).numpy()
 
 
 def distance_to_real(features: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> float:
-    """Distance of the mean of features (n, d) to that of real (m, d), in units of that of two halves of real."""
+    """Distance between the means of features (n, d) and real (m, d), divided by that between two halves of real."""
     order = rng.permutation(len(real))
     halves = np.array_split(real[order], 2)
     own = np.linalg.norm(halves[0].mean(0) - halves[1].mean(0))
@@ -64,13 +65,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--run_dir", type=Path, required=True, help="a fold's folder of train_fastgan.py")
-    parser.add_argument("--dataset_name", required=True, help="what it was trained on")
-    parser.add_argument("--backbone", default="demo_models/backbone", help="see train_classifier.py")
-    parser.add_argument("--num_images", type=int, default=128, help="samples of each snapshot")
-    parser.add_argument("--seed", type=int, default=1, help="of the samples")
+    parser.add_argument("--run_dir", type=Path, required=True, help="the folder of a fold, made by train_fastgan.py")
+    parser.add_argument("--dataset_name", required=True, help="the dataset that it was trained on")
+    parser.add_argument("--backbone", default="demo_models/backbone", help="backbone, as train_classifier.py takes it")
+    parser.add_argument("--num_images", type=int, default=128, help="samples per snapshot")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the samples")
     parser.add_argument(
-        "--cache_dir", type=Path, default=default_cache_dir(), help="where decoded photographs are kept"
+        "--cache_dir", type=Path, default=default_cache_dir(), help="folder where decoded photographs are kept"
     )
     return parser.parse_args(argv)
 
@@ -87,20 +88,20 @@ def main(args: argparse.Namespace) -> None:
             alignment = None if config["align_faces"] == "none" else config["align_faces"]
             pixels = cached_pixels(Accelerator(cpu=True), images, network.resolution, alignment, args.cache_dir)
             real = pooled_features(backbone, pixels.uint8[rows])
-            found = 100 * share_with_a_face(detector, pixels.uint8[rows])
-            print(f"real images at {network.resolution} px: a face in {found:.1f} % of {len(rows)}")
+            share = 100 * share_with_a_face(detector, pixels.uint8[rows])
+            print(f"real images at {network.resolution} px: a face in {share:.1f} % of {len(rows)}")
         seeds = [image_seed(args.seed, "fastgan progress", i) for i in range(args.num_images)]
         labels = [i % network.n_classes for i in range(args.num_images)] if network.n_classes else None
-        made = [
+        batches = [
             fastgan.sample(network, seeds[i : i + BATCH], labels and labels[i : i + BATCH])
             for i in range(0, args.num_images, BATCH)
         ]
-        made = np.concatenate(made)
-        distance = distance_to_real(pooled_features(backbone, made), real, np.random.default_rng(0))
-        found = 100 * share_with_a_face(detector, made)
+        samples = np.concatenate(batches)
+        distance = distance_to_real(pooled_features(backbone, samples), real, np.random.default_rng(0))
+        share = 100 * share_with_a_face(detector, samples)
         print(
             f"step {config['step']}: {distance:.1f} times the distance of two halves of {len(rows)} real images, "
-            f"a face in {found:.1f} % of {len(made)}"
+            f"a face in {share:.1f} % of {len(samples)}"
         )
 
 

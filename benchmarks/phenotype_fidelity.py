@@ -3,10 +3,10 @@
     python benchmarks/phenotype_fidelity.py --synthetic_dataset runs/augmentation/3shot_seed0/dreambooth/fold0/synthetic
 
 Face parameters are read from pictures by ridge regression on the miniature backbone's features, fitted on simulated
-people of other conditions and seeds. For each condition: the distance of its samples' mean to the condition's true
-mean parameters, beside that of samples of the base asked for "photo of a child", and of the base asked for the same
-words as the adapter, which tells what the photographs add to the words. Also the share of the samples in which MTCNN
-finds a face."""
+people with other conditions and seeds. For each condition, the mean parameters of three kinds of samples are compared
+with the condition's true mean: the adapter's, the base model's for "photo of a child", and the base model's for the
+same prompts as the adapter's. The last comparison tells what the photographs add to the words. Also printed: the share
+of the samples in which MTCNN finds a face."""
 
 import argparse
 import sys
@@ -39,25 +39,25 @@ LEAST_R2 = 0.2
 
 
 def person(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """An aligned photograph (side, side, 3) of somebody with a pretraining condition, and the parameters (p,)."""
+    """An aligned photograph (side, side, 3) of somebody with a pretraining condition, and its face parameters (p,)."""
     pool = phenotypes.conditions()[phenotypes.NUM_STUDY_CONDITIONS :]
     country = list(COUNTRY_ANCESTRY)[number % len(COUNTRY_ANCESTRY)]
-    shown = Photograph(number, "", pool[number % len(pool)], number, number, None, country)
-    picture, points, drawn, _, _ = take(shown, 2 * SIDE_PX, SEED)
+    photograph = Photograph(number, "", pool[number % len(pool)], number, number, None, country)
+    picture, points, drawn, _, _ = take(photograph, 2 * SIDE_PX, SEED)
     aligned = faces.align(np.ascontiguousarray(picture), points[:5], SIDE_PX)
     return aligned, np.array([drawn.z[name] for name in phenotypes.parameters()])
 
 
 @torch.inference_mode()
 def features_of(pictures: np.ndarray) -> np.ndarray:
-    """(n, d) of pictures (n, side, side, 3) uint8."""
+    """Features (n, d) of pictures (n, side, side, 3) uint8."""
     backbone = load_backbone(str(ROOT / "demo_models" / "backbone"))
     batches = [normalise(pictures[i : i + 32], backbone, torch.device("cpu")) for i in range(0, len(pictures), 32)]
     return torch.cat([probe_features(backbone.network(batch)) for batch in batches]).numpy()
 
 
 def true_means(condition: phenotypes.Condition, count: int = 400) -> np.ndarray:
-    """(p,) mean parameters of many people with the condition, from all countries."""
+    """Mean face parameters (p,) of many people with the condition, from all countries."""
     countries = list(COUNTRY_ANCESTRY)
     people = [
         draw_person(condition, countries[i % len(countries)], np.random.default_rng([SEED, 9, i])).z
@@ -67,7 +67,7 @@ def true_means(condition: phenotypes.Condition, count: int = 400) -> np.ndarray:
 
 
 def base_samples(pipeline: StableDiffusionPipeline, prompts: list[str], guidance_scale: float) -> np.ndarray:
-    """A picture of each prompt by the base alone, (n, side, side, 3) uint8."""
+    """A picture per prompt by the base model alone, (n, side, side, 3) uint8."""
     words = diffusion.embeddings(pipeline, [*dict.fromkeys([*prompts, ""])])
     pictures = []
     for start in tqdm(range(0, len(prompts), 24), desc="base"):
@@ -79,18 +79,25 @@ def base_samples(pipeline: StableDiffusionPipeline, prompts: list[str], guidance
 
 
 def distances(read: np.ndarray, labels: np.ndarray, truth: dict[int, np.ndarray]) -> np.ndarray:
-    """Euclidean, of the mean of each condition's pictures to its true mean: read (n, p), labels (n,)."""
+    """Euclidean distance between the mean of each condition's pictures and its true mean.
+
+    read (n, p): parameters as they are read from pictures; labels (n,): their conditions; truth: label -> mean (p,)."""
     return np.array([np.linalg.norm(read[labels == label].mean(axis=0) - mean) for label, mean in truth.items()])
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("--synthetic_dataset", required=True, help="what train_dreambooth.py sampled, of a simulated dataset")
+    add("--synthetic_dataset", required=True, help="dataset that train_dreambooth.py sampled from a simulated one")
     add("--base", default=str(ROOT / "demo_models" / "diffusion"), help="the pipeline that was adapted")
-    add("--num_people", type=int, default=1500, help="that the probe is fitted on; as many as a fifth more test it")
-    add("--num_base_samples", type=int, default=240, help="of the base alone")
-    add("--guidance_scale", type=float, default=1.5, help="of the base's samples: give what the adapters' had")
+    add("--num_people", type=int, default=1500, help="people that the probe is fitted on; a fifth more test it")
+    add("--num_base_samples", type=int, default=240, help="samples of the base model alone")
+    add(
+        "--guidance_scale",
+        type=float,
+        default=1.5,
+        help="guidance of the base model's samples, as the adapters' had it",
+    )
     return parser.parse_args(argv)
 
 
@@ -124,11 +131,11 @@ def main(args: argparse.Namespace) -> None:
         "its samples": distances(probe.predict(features_of(sampled))[:, kept], labels, truth),
         "the base's, asked for the same words": distances(probe.predict(features_of(asked))[:, kept], labels, truth),
     }
-    for name, found in near.items():
+    for name, distance in near.items():
         print(
-            f"SIMULATED: {name} are nearer to the condition than the base's for {(found < far).sum()} of {len(far)} "
-            f"conditions ({100 * (found < far).mean():.0f} %); median share of the base's distance "
-            f"{np.median(found / far):.2f}"
+            f"SIMULATED: {name} are nearer to the condition than the base's for {(distance < far).sum()} of {len(far)} "
+            f"conditions ({100 * (distance < far).mean():.0f} %); median share of the base's distance "
+            f"{np.median(distance / far):.2f}"
         )
     own, words = near.values()
     print(f"its samples are nearer than the base's, asked for the same words, for {(own < words).sum()} of {len(far)}")

@@ -20,14 +20,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from generation.choices import FASTGAN_BASE_CHANNELS
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 
-RESOLUTIONS = (64, 128, 256, 512, 1024)  # px
 LATENT_SIZE = 256
 # Channels by side of the map in px, in units of base_channels, which is 64 in the paper.
 WIDTHS = {4: 16, 8: 8, 16: 4, 32: 2, 64: 2, 128: 1, 256: 1 / 2, 512: 1 / 4, 1024: 1 / 8}
-BASE_CHANNELS = 64
 EXCITED_BY = {128: 8, 256: 16, 512: 32}  # side of a map whose channels are gated -> side of the map that gates them
 NOISY_SIDES = (8, 32, 128, 512)  # every second stage: with a second convolution and noise
 SMALL_SIDE = 128  # px, of the second image that both networks know
@@ -106,7 +105,7 @@ class Generator(nn.Module):
 
     n_classes: 0 is unconditional; else an embedding of the label, (b,) int64, is joined to the latent."""
 
-    def __init__(self, resolution: int, n_classes: int = 0, base_channels: int = BASE_CHANNELS):
+    def __init__(self, resolution: int, n_classes: int = 0, base_channels: int = FASTGAN_BASE_CHANNELS):
         super().__init__()
         self.resolution, self.n_classes, self.base_channels = resolution, n_classes, base_channels
         channels = channels_of(base_channels)
@@ -215,7 +214,7 @@ class Discriminator(nn.Module):
     n_classes each logit also holds the projection of the mean features on the label's embedding (Miyato and Koyama,
     cGANs with Projection Discriminator, ICLR 2018)."""
 
-    def __init__(self, resolution: int, n_classes: int = 0, base_channels: int = BASE_CHANNELS):
+    def __init__(self, resolution: int, n_classes: int = 0, base_channels: int = FASTGAN_BASE_CHANNELS):
         super().__init__()
         self.resolution = resolution
         channels = channels_of(base_channels)

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from generation.fastgan import quadrant_of, shrunk
 from harness.errors import InputError, one_line
 
-PERCEPTUAL = ("l1", "lpips")
-
 
 def discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
     """Hinge: mean(max(0, 1 - real)) + mean(max(0, 1 + fake)) over logits of any shape; 0 once all are beyond +-1."""

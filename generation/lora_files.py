@@ -87,7 +87,7 @@ def save(
     """Write an adapter into `folder`, whole or not at all, once the pipeline has read it back as it is.
 
     state: `unet` and, where it was trained, `text_encoder` -> weights by peft's names, (rank, in) and (out, rank);
-    record: of a training_records.TrainedOn, and more if need be; no image_id may be in it."""
+    record: of a training_provenance.TrainedOn, and more if need be; no image_id may be in it."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     layers, metadata = {}, {}

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import InputError, LeakError
 
-SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: training_records.sources
+SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: training_provenance.sources
 
 
 @dataclasses.dataclass(frozen=True)

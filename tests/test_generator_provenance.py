@@ -18,7 +18,7 @@ from test_train_classifier import painted_faces, save_dataset
 
 import train_dreambooth
 import train_fastgan
-from generation import dreambooth_progress, fastgan_training, lora_files, training_provenance
+from generation import dreambooth_progress, fastgan_training, lora_files, synthetic_images, training_provenance
 from harness import errors
 
 EXPECTED = training_provenance.TrainedOn("strict", 1, "AAR", "d1", ["a", "b"], 0, None, "s1")
@@ -381,9 +381,7 @@ def test_fastgan_does_not_go_on_with_what_another_fold_or_run_made(change, error
 def test_a_part_of_another_fold_is_not_taken_into_fastgans_images(gan_run, gan_flags, monkeypatch):
     given = (*gan_flags, "--output_dir", gan_run, "--fold", 1, "--resume_from_checkpoint", "latest", "--num_images", 3)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            train_fastgan.synthetic_images, "write_dataset", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr(synthetic_images, "write_dataset", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             gan(*given)
     (part,) = (gan_run / "fold1/parts").rglob("*.parquet")

@@ -1,5 +1,6 @@
 """train_fastgan.py: the command on two processes, kill and resume, a loss that is not finite, sampling, refusals."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -18,7 +19,7 @@ from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, ROOT, painted_faces, 
 
 import train_fastgan
 from curation import protocols, schema
-from generation import fastgan, fastgan_training, gan_losses, synthetic_images
+from generation import fastgan, fastgan_sampling, fastgan_training, gan_losses, synthetic_images
 from harness import errors
 from harness.files import sha256_of
 
@@ -185,7 +186,7 @@ def test_a_run_killed_in_training_goes_on_to_the_same_bytes(killed_and_resumed, 
 
 
 def test_sampling_that_was_stopped_goes_on_with_its_parts(killed_and_resumed, tiny, monkeypatch):
-    monkeypatch.setattr(train_fastgan, "PART_IMAGES", 2)
+    monkeypatch.setattr(fastgan_sampling, "PART_IMAGES", 2)
     flags = (*tiny, "--output_dir", killed_and_resumed, *LONG, "--resume_from_checkpoint", "latest", "--num_images", 5)
     whole, taken = run_here(*flags), pictures(killed_and_resumed / "fold1")
     monkeypatch.setattr(synthetic_images, "write_dataset", lambda *_: sys.exit("stopped"))
@@ -198,7 +199,7 @@ def test_sampling_that_was_stopped_goes_on_with_its_parts(killed_and_resumed, ti
     made = {part: part.stat().st_mtime_ns for part in parts[:-1]}
     seen = {}
     monkeypatch.undo()
-    monkeypatch.setattr(train_fastgan, "PART_IMAGES", 2)
+    monkeypatch.setattr(fastgan_sampling, "PART_IMAGES", 2)
     write = synthetic_images.write_dataset
 
     def look_and_write(folder: Path, parts: list[Path]) -> None:
@@ -267,15 +268,15 @@ def test_under_paper_there_is_one_generator_of_all_that_the_test_side_leaves(tmp
 
 
 def test_images_spread_evenly_and_keep_their_place_when_more_are_asked_for():
-    few, many = (train_fastgan.streams(n, [10, 20, 30], ["A", "B"]) for n in (7, 70))
+    few, many = (fastgan_sampling.streams(n, [10, 20, 30], ["A", "B"]) for n in (7, 70))
     assert few == [(10, "A", 0, 2), (20, "A", 1, 1), (30, "A", 2, 1), (10, "B", 0, 1), (20, "B", 1, 1), (30, "B", 2, 1)]
     assert sum(stream[-1] for stream in many) == 70
     assert {stream[:3] for stream in few} == {stream[:3] for stream in many}
     assert {stream[-1] for stream in many} == {11, 12}
 
 
-def test_blank_pictures_are_dropped_and_drawn_again_with_the_next_index(monkeypatch):
-    args = train_fastgan.parse_args(["--dataset_name", "x", "--output_dir", "y", "--resolution", "64"])
+def test_blank_pictures_are_dropped_and_drawn_again_with_the_next_index(monkeypatch, tmp_path):
+    sampling = fastgan_sampling.Sampling(0, 10, [1], 8, class_conditional=False)
 
     def every_third_is_blank(network: object, seeds: list[int], labels: None) -> np.ndarray:
         shown = [synthetic_images.image_seed(0, "fastgan", i) for i in range(200) if i % 3]
@@ -283,17 +284,32 @@ def test_blank_pictures_are_dropped_and_drawn_again_with_the_next_index(monkeypa
         return np.stack([rng.integers(0, 255, (8, 8, 3), np.uint8) * (seed in shown) for seed in seeds])
 
     monkeypatch.setattr(fastgan, "sample", every_third_is_blank)
-    rows = train_fastgan.sample_part(None, {"label": None}, [], 0, 1, 10, args)
+    rows, following = fastgan_sampling.sample_part(None, {"label": None}, [], 0, 1, 10, sampling)
     assert [row["synthetic_id"] for row in rows] == [f"fastgan_{i}" for i in (1, 2, 4, 5, 7, 8, 10, 11, 13, 14)]
+    part = tmp_path / "fold0" / "parts" / "digest" / "part.parquet"
+    synthetic_images.write_part(part, [dict.fromkeys(schema.synthetic_features([])) | row for row in rows], [])
+    assert fastgan_sampling.index_after(part, None, 0, 1, sampling) == following == 15
+    with pytest.raises(errors.InputError, match=r"fold0/parts/part\.parquet: its last image has a seed that no image"):
+        fastgan_sampling.index_after(part, None, 0, 1, dataclasses.replace(sampling, seed=1))
     monkeypatch.setattr(fastgan, "sample", lambda network, seeds, labels: np.zeros((len(seeds), 8, 8, 3), np.uint8))
     with pytest.raises(errors.InputError, match=r"640 of 640 pictures are of one colour"):
-        train_fastgan.sample_part(None, {"label": None}, [], 0, 1, 10, args)
+        fastgan_sampling.sample_part(None, {"label": None}, [], 0, 1, 10, sampling)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_step_above_128_px_trains_every_part_of_both_networks(precision):
-    flags = ["--dataset_name", "x", "--output_dir", "y", "--resolution", "256", "--base_channels", "8"]
-    networks = fastgan_training.Networks(0, 3, train_fastgan.parse_args(flags), torch.device("cpu"))
+    recipe = fastgan_training.Recipe(
+        seed=0,
+        resolution=256,
+        base_channels=8,
+        learning_rate=2e-4,
+        train_batch_size=2,
+        max_train_steps=1,
+        snapshot_steps=1,
+        checkpointing_steps=0,
+        sample_from=[],
+    )
+    networks = fastgan_training.Networks(0, 3, recipe, torch.device("cpu"))
     before = [{n: p.detach().clone() for n, p in part.named_parameters()} for part in networks.trained.values()]
     real = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
     draws, noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
