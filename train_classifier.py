@@ -52,7 +52,7 @@ from harness import protocol_names
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError
 from harness.files import write_json
-from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
+from harness.processes import check_output_dir, device_name, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
 from harness.seeds import derived_seed
 from harness.weights import weights_sha256
@@ -573,7 +573,7 @@ def finish(
         "faces_missed": int(study.pixels.faces_missed[: len(images)].sum()),
         "augmentation": augmentations.AMOUNTS if args.augmentation == "gentle" else None,
         "mixed_precision": accelerator.mixed_precision,
-        "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
+        "device": device_name(accelerator),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(accelerator.device) if cuda else None,
         "n_processes": accelerator.num_processes,
     }

@@ -36,7 +36,7 @@ from harness import protocol_names
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
-from harness.processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
+from harness.processes import check_output_dir, device_name, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import prepare_output, run_record
 from imaging import faces
 from imaging.pixel_cache import Pixels, cached_pixels, default_cache_dir
@@ -435,7 +435,7 @@ def record_of(
         "sampling": samples,
         "faces_missed": int(pixels.faces_missed.sum()),
         "mixed_precision": accelerator.mixed_precision,
-        "device": torch.cuda.get_device_name(accelerator.device) if cuda else str(accelerator.device),
+        "device": device_name(accelerator),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(accelerator.device) if cuda else None,
         "n_processes": accelerator.num_processes,
     }

@@ -49,6 +49,12 @@ def emulates_bf16(capabilities: Mapping[str, object]) -> bool:
     return not any(capabilities.get(name) for name in BF16_INSTRUCTIONS)
 
 
+def device_name(accelerator: Accelerator) -> str:
+    """The device as run records name it: the GPU's model, or cpu."""
+    is_gpu = accelerator.device.type == "cuda"
+    return torch.cuda.get_device_name(accelerator.device) if is_gpu else str(accelerator.device)
+
+
 # ---- several processes, several machines
 
 
