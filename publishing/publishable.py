@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from curation.dataset_figures import FIGURES
-from curation.parquet_files import parquet_digest, shard_digests
+from curation.parquet_files import card_entry, shard_digests
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
 from imaging import photographs
@@ -212,10 +212,9 @@ def _examine_card(contents: Contents) -> Iterator[str]:
     configs = header.get("configs")
     found = {c.get("config_name"): c for c in configs if isinstance(c, dict)} if isinstance(configs, list) else {}
     for name in dict.fromkeys([*contents.configs, *found]):
-        digest = parquet_digest(shard_digests(contents.folder, f"{name}/train-*.parquet"))
-        files = [{"split": "train", "path": f"{name}/train-*.parquet"}]
+        expected = card_entry(name, shard_digests(contents.folder, f"{name}/train-*.parquet"))
         told = found.get(name, {})
-        if told.get("description") != f"content {digest}" or told.get("data_files") != files:
+        if any(told.get(key) != value for key, value in expected.items()):
             yield "README.md: was not made of these Parquet files; make the dataset again"
             break
     form = header.get("extra_gated_fields")
