@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import datasets
 from PIL import Image
 
-import rdface_dataset
+from curation import datasheet
+from curation.schema import real_features
 from demo_models import train_restorers
+from harness import dataset_names
 from imaging import photographs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,25 +36,32 @@ def make_dataset(folder: Path, n: int) -> None:
     """A dataset of n simulated photographs in the built layout."""
     pictures = [Image.fromarray(train_restorers.photograph(person, 3000)) for person in range(PEOPLE)]
     names = [f"C{i}" for i in range(CONDITIONS)]
-    schema = rdface_dataset.features(names)
+    schema = real_features(names)
 
     def rows():
         for number in range(n):
             encoded = io.BytesIO()
             picture = pictures[number % PEOPLE].resize((SIDE_PX, SIDE_PX)).rotate(number % 7)
             picture.save(encoded, "JPEG", quality=90)
-            known = {"label": names[number % CONDITIONS], "disease_abbr": names[number % CONDITIONS]}
-            known |= {"image": {"bytes": encoded.getvalue(), "path": f"S.{number}.jpg"}, "image_id": f"S.{number}"}
-            known |= {"group_id": f"S.{number}", "source_type": "simulated", "width": SIDE_PX, "height": SIDE_PX}
-            known |= {"sha256": hashlib.sha256(encoded.getvalue()).hexdigest()}
-            known |= {"is_grayscale": photographs.is_grayscale(picture)}
-            yield dict.fromkeys(schema) | known
+            name, picture_bytes = f"S.{number}", encoded.getvalue()
+            values = {
+                "image": {"bytes": picture_bytes, "path": f"{name}.jpg"},
+                "image_id": name,
+                "label": names[number % CONDITIONS],
+                "disease_abbr": names[number % CONDITIONS],
+                "source_type": dataset_names.SIMULATED_SOURCE,
+                "is_grayscale": photographs.is_grayscale(picture),
+                "width": SIDE_PX,
+                "height": SIDE_PX,
+                "sha256": hashlib.sha256(picture_bytes).hexdigest(),
+                "group_id": name,
+            }
+            yield dict.fromkeys(schema) | values
 
     (folder / "real").mkdir(parents=True)
     images = datasets.Dataset.from_generator(rows, features=schema, cache_dir=str(folder.parent / "cache"))
     images.to_parquet(folder / "real" / "train-00000-of-00001.parquet")
-    header = "configs:\n- config_name: real\n  data_files:\n  - split: train\n    path: real/train-*.parquet\n"
-    (folder / "README.md").write_text(f"---\n{header}---\nSIMULATED photographs\n")
+    datasheet.write_datasheet(folder)
 
 
 def restore(folder: Path, output_dir: Path) -> dict[str, float]:

@@ -12,6 +12,7 @@ import datasets
 import mlcroissant
 
 from curation.dataset_facts import Config
+from harness import dataset_names
 from harness.errors import InputError, one_line
 
 SPECIFICATIONS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
@@ -21,9 +22,9 @@ TYPES = {name: getattr(mlcroissant.DataType, name.upper()) for name in NUMBERS} 
     "string": mlcroissant.DataType.TEXT, "large_string": mlcroissant.DataType.TEXT, "bool": mlcroissant.DataType.BOOL,
 }  # fmt: skip
 DESCRIPTIONS = {
-    "rdface": "Photographs of children with rare genetic conditions, under controlled access, for research.",
-    "rdface-sim": "SIMULATED faces of rare genetic conditions, drawn by a program; none shows a person.",
-    "rdface-synthetic": "Faces made by generators that were trained on gated photographs; none shows a person.",
+    dataset_names.REAL: "Photographs of children with rare genetic conditions, under controlled access, for research.",
+    dataset_names.SIMULATED: "SIMULATED faces of rare genetic conditions, drawn by a program; none shows a person.",
+    dataset_names.SYNTHETIC: "Faces made by generators that were trained on gated photographs; none shows a person.",
 }
 USES = (
     "Research on few-shot recognition, synthetic images and phenotype description; not for clinical use, and not for "

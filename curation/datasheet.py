@@ -14,14 +14,19 @@ import yaml
 
 from curation import dataset_facts, dataset_figures
 from curation.dataset_facts import Config
-from curation.parquet_files import parquet_digest, shard_digests
+from curation.parquet_files import CONTENT, card_entry, parquet_digest, shard_digests
+from harness import dataset_names
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
 FIRST_VERSION = "1.0.0"
-PRETTY_NAMES = {"rdface": "RDFace", "rdface-sim": "RDFace-sim", "rdface-synthetic": "RDFace synthetic"}
+PRETTY_NAMES = {
+    dataset_names.REAL: "RDFace",
+    dataset_names.SIMULATED: "RDFace-sim",
+    dataset_names.SYNTHETIC: "RDFace synthetic",
+}
 LICENCE_NAMES = {
     "controlled": "rdface-controlled-access",
     "simulated": "rdface-simulated",
@@ -91,7 +96,7 @@ def described_content(folder: Path, config: str) -> str | None:
     listed = card_header(folder).get("configs")
     for described in listed if isinstance(listed, list) else []:
         if isinstance(described, dict) and described.get("config_name") == config:
-            return str(described.get("description")).removeprefix("content ")
+            return str(described.get("description")).removeprefix(CONTENT)
     return None
 
 
@@ -160,10 +165,7 @@ def config_header(config: Config, default: str) -> dict:
     return {
         "config_name": config.name,
         **({"default": True} if config.name == default else {}),
-        # load_dataset knows a local dataset by its folder's name and this header alone: without the digest it would
-        # show its copy of the old rows after another build.
-        "description": f"content {parquet_digest(config.shards)}",
-        "data_files": [{"split": "train", "path": f"{config.name}/train-*.parquet"}],
+        **card_entry(config.name, config.shards),
     }
 
 

@@ -12,6 +12,7 @@ from harness.files import sha256_of, write_atomically
 
 # The Hub's viewer reads a whole row group to show a row of it.
 MAX_ROW_GROUP_ROWS, MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES = 100, 100_000_000, 500_000_000
+CONTENT = "content "  # in a card, before the digest of a config's files
 
 
 def shard_digests(folder: Path, pattern: str = "*/*.parquet") -> dict[str, str]:
@@ -22,6 +23,15 @@ def shard_digests(folder: Path, pattern: str = "*/*.parquet") -> dict[str, str]:
 def parquet_digest(shards: dict[str, str]) -> str:
     """One digest of several files (shard_digests): it changes with any byte, name, or number of them."""
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in shards.items()).encode()).hexdigest()
+
+
+def card_entry(config: str, shards: dict[str, str]) -> dict:
+    """What the header of a dataset's card says of one config's files; shards: shard_digests of these.
+
+    load_dataset knows a local dataset by its folder's name and this header alone: without the digest it would go on
+    showing its copy of the old rows after another build."""
+    files = [{"split": "train", "path": f"{config}/train-*.parquet"}]
+    return {"description": f"{CONTENT}{parquet_digest(shards)}", "data_files": files}
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> bool:

@@ -1,12 +1,11 @@
 """Rows of config `real` restored: a block of photographs through the networks, and what is recorded of each."""
 
-import argparse
 import dataclasses
 import hashlib
 import io
 import warnings
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from curation import schema
 from harness.errors import one_line
 from imaging import faces, photographs, restoration
 from imaging.restoration import Network
+from imaging.restoration_settings import RestorationSettings
 
 FACE_THRESHOLD = 0.9  # of MTCNN: what may be no face is left as it is
 
@@ -30,8 +30,19 @@ class Networks:
     colorizer: Network | None = None
 
 
+def load_networks(sources: Mapping[str, str | None], device: torch.device) -> Networks:
+    """The networks of these weights; sources: role (restoration_settings.ROLES) -> weights, None if not asked for.
+
+    Raises InputError as restoration.load_network does."""
+    networks = {
+        role: restoration.load_network(source, role, device) if source else None for role, source in sources.items()
+    }
+    detector = faces.load_detector(device=str(device)) if networks["face_enhancer"] else None
+    return Networks(face_detector=detector, **networks)
+
+
 def restore_block(
-    rows: list[dict], networks: Networks, args: argparse.Namespace, autocast: Callable
+    rows: list[dict], networks: Networks, settings: RestorationSettings, autocast: Callable
 ) -> tuple[list[dict], list[str]]:
     """The restored rows of a block, in its order, and for each photograph that failed its name and the reason.
 
@@ -41,16 +52,17 @@ def restore_block(
     for i, row in enumerate(rows):
         try:
             pictures[i] = decode(row["image"])
-            rows_by_size[square(pictures[i], args.pad_to).shape].append(i)
+            rows_by_size[square(pictures[i], settings.pad_to).shape].append(i)
         except Exception as error:  # Pillow's parsers raise a dozen kinds over damaged files
             failures.append(f"{row['image_id']} cannot be decoded ({one_line(error)})")
     batches = deque()
     for same_size in rows_by_size.values():
-        batches += [same_size[start : start + args.batch_size] for start in range(0, len(same_size), args.batch_size)]
+        starts = range(0, len(same_size), settings.batch_size)
+        batches += [same_size[start : start + settings.batch_size] for start in starts]
     while batches:
         batch = batches.popleft()
         try:
-            found = restore([pictures[i] for i in batch], networks, args, autocast)
+            found = restore([pictures[i] for i in batch], networks, settings, autocast)
             for i, changes in zip(batch, found, strict=True):
                 restored[i] = changed_row(rows[i], changes)
         except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
@@ -87,23 +99,23 @@ def square(picture: np.ndarray, pad_to_px: int) -> np.ndarray:
     return padded
 
 
-def restored_scale(longer_side_px: int, args: argparse.Namespace) -> float:
-    """--output_scale, or less where the result would exceed --max_side; 1 where there is nothing to enlarge."""
-    return max(1.0, min(args.output_scale, args.max_side / longer_side_px))
+def restored_scale(longer_side_px: int, settings: RestorationSettings) -> float:
+    """output_scale, or less if the result would exceed max_side; 1 if the photograph is that large already."""
+    return max(1.0, min(settings.output_scale, settings.max_side / longer_side_px))
 
 
 def restore(
-    originals: list[np.ndarray], networks: Networks, args: argparse.Namespace, autocast: Callable
+    originals: list[np.ndarray], networks: Networks, settings: RestorationSettings, autocast: Callable
 ) -> Iterator[dict]:
     """Photographs (h, w, 3) uint8 whose squares are equally large, restored: the picture and what is noted of it.
 
     Padding comes first, as the paper lists it: the networks see the square, which also makes most photographs equally
     large. Its border is blackened again at the end, since no network leaves black as black as it was."""
-    padded = np.stack([square(original, args.pad_to) for original in originals])
-    scale = restored_scale(max(padded.shape[1:3]), args)
+    padded = np.stack([square(original, settings.pad_to) for original in originals])
+    scale = restored_scale(max(padded.shape[1:3]), settings)
     enlarged = padded
     if scale > 1:
-        enlarged = restoration.upscale(networks.upscaler, padded, args.tile, autocast)
+        enlarged = restoration.upscale(networks.upscaler, padded, settings.tile, autocast)
     found = [None] * len(padded)
     if networks.face_enhancer:
         found = networks.face_detector.detect(list(padded), FACE_THRESHOLD)

@@ -1,8 +1,9 @@
-"""What a photograph's numbers mean as colours: its profile found and, if it is not sRGB's, applied once.
+"""The colours that a photograph declares, and their conversion to sRGB.
 
-Hardly any reader of a dataset heeds a profile, so published pixels are sRGB and carry none. The conversion is relative
-colorimetric with black point compensation: colours that both spaces have stay as they are, and shadows do not close.
-(Perceptual tables change every colour, each maker's otherwise; profiles without tables give the same with both.)
+Hardly any reader of a dataset applies a colour profile, so published pixels are sRGB and carry none. The conversion is
+relative colorimetric with black point compensation: colours that both spaces have stay as they are, and shadows keep
+their detail. (Perceptual tables would change every colour, each maker's in another way; for profiles without tables
+both intents give the same.)
 """
 
 import io
@@ -14,7 +15,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageCms
 
-SAME_LEVELS = 2  # of 255: a profile that moves no colour of a grid further is sRGB, whatever it is called
+SAME_LEVELS = 2  # of 255: a profile that changes no colour of a grid by more is sRGB, whatever its name
 MAX_PROFILE_BYTES = 16_000_000
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and I;16 in its varieties
 PNG_COLOURS = (b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP")  # chunks that say what the numbers mean
@@ -32,22 +33,22 @@ CICP_CURVES = {1: None, 4: 2.2, 5: 2.8, 6: None, 8: 1.0, 13: None, 14: None, 15:
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used; the message says why, in words that follow "colours that"."""
+    """A profile that cannot be used; the message says why and continues the words "has colours that"."""
 
 
-def declared(opened: Image.Image, data: bytes) -> tuple[str, bytes] | None:
-    """Name and ICC profile of the colours that a photograph declares; None: it declares none, or sRGB by name.
+def declared(opened: Image.Image, file_bytes: bytes) -> tuple[str, bytes] | None:
+    """Name and ICC profile of the colours that a photograph declares; None if it declares none, or names sRGB.
 
-    opened: the photograph, its pixels not yet read; data: the file. Raises ProfileError over a damaged declaration."""
+    opened: the photograph, its pixels not yet read. Raises ProfileError for a damaged declaration."""
     grey = _is_grey(opened.mode)
     if opened.format == "PNG":
-        return _declared_by_png(data, grey)
+        return _declared_by_png(file_bytes, grey)
     if opened.info.get("icc_profile"):
         return "", opened.info["icc_profile"]
     if "icc_profile" in opened.info:  # Pillow did not find all its parts
         raise ProfileError("are given by an incomplete profile")
-    if opened.format == "AVIF" and (at := data.find(b"colrnclx", 0, 1 << 16)) > 0:
-        return _coded(*struct.unpack_from(">HH", data, at + 8), grey)
+    if opened.format == "AVIF" and (at := file_bytes.find(b"colrnclx", 0, 1 << 16)) > 0:
+        return _coded(*struct.unpack_from(">HH", file_bytes, at + 8), grey)
     if opened.format in ("JPEG", "MPO") and not grey and _is_adobe_by_exif(opened):
         name, *colours = ADOBE_RGB
         return name, made_profile(*colours)
@@ -55,9 +56,9 @@ def declared(opened: Image.Image, data: bytes) -> tuple[str, bytes] | None:
 
 
 def to_srgb(name: str, profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """Name of the colours, and the transform from L, RGB or CMYK pixels to RGB ones in sRGB; None: they are sRGB.
+    """Name of the colours, and the transform from L, RGB or CMYK pixels to RGB pixels in sRGB; None if they are sRGB.
 
-    mode: of the decoded image. Raises ProfileError where the profile is damaged or not of such pixels."""
+    mode: of the decoded image. Raises ProfileError if the profile is damaged, or for another kind of pixels."""
     channels = "L" if _is_grey(mode) else mode if mode == "CMYK" else "RGB"
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -68,8 +69,8 @@ def to_srgb(name: str, profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCm
         transform = _transform(opened, channels)
         if channels != "CMYK":
             grid = _grid(channels)
-            there = np.asarray(transform.apply(grid), dtype=np.int16)
-            if np.abs(there - np.asarray(grid.convert("RGB"), dtype=np.int16)).max() <= SAME_LEVELS:
+            converted = np.asarray(transform.apply(grid), dtype=np.int16)
+            if np.abs(converted - np.asarray(grid.convert("RGB"), dtype=np.int16)).max() <= SAME_LEVELS:
                 return None
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:  # what Pillow and Little CMS raise
         if isinstance(error, ProfileError):
@@ -79,7 +80,7 @@ def to_srgb(name: str, profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCm
 
 
 def lab_to_srgb() -> ImageCms.ImageCmsTransform:
-    """Of pixels in CIELAB, which Pillow cannot convert by itself."""
+    """The transform of pixels in CIELAB, which Pillow cannot convert by itself."""
     return _transform(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")
 
 
@@ -107,42 +108,42 @@ def _printable(text: str) -> str:
 
 
 def _is_adobe_by_exif(opened: Image.Image) -> bool:
-    """Whether EXIF says so by its index of interoperability, as cameras do that write no profile (DCF 2.0)."""
+    """Whether EXIF's interoperability index names Adobe RGB, as cameras do that write no profile (DCF 2.0)."""
     try:
         return opened.getexif().get_ifd(0xA005).get(1) == "R03"
-    except Exception:  # a maker's garbage may end in any error
+    except Exception:  # a camera maker's garbage may cause any error
         return False
 
 
 # ---- PNG
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
-    """Kind, content, start and end in the file of each chunk before the pixels; ends early where the file does."""
+def png_chunks(file_bytes: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
+    """Kind, content, start and end of each chunk before the pixels; stops early if the file does."""
     at = 8
-    while at + 12 <= len(data) and data[at + 4 : at + 8] not in (b"IDAT", b"IEND"):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if end > len(data):
+    while at + 12 <= len(file_bytes) and file_bytes[at + 4 : at + 8] not in (b"IDAT", b"IEND"):
+        end = at + 12 + int.from_bytes(file_bytes[at : at + 4], "big")
+        if end > len(file_bytes):
             return
-        yield data[at + 4 : at + 8], data[at + 8 : end - 4], at, end
+        yield file_bytes[at + 4 : at + 8], file_bytes[at + 8 : end - 4], at, end
         at = end
 
 
-def without_png_colours(data: bytes) -> bytes:
-    """The file less what it says of its colours, over whose damage Pillow would refuse it."""
-    cuts = [(start, end) for kind, _, start, end in png_chunks(data) if kind in PNG_COLOURS]
+def without_png_colours(file_bytes: bytes) -> bytes:
+    """The file without the chunks that declare colours: if one of them is damaged, Pillow would refuse the file."""
+    cuts = [(start, end) for kind, _, start, end in png_chunks(file_bytes) if kind in PNG_COLOURS]
     for start, end in reversed(cuts):
-        data = data[:start] + data[end:]
-    return data
+        file_bytes = file_bytes[:start] + file_bytes[end:]
+    return file_bytes
 
 
-def _declared_by_png(data: bytes, grey: bool) -> tuple[str, bytes] | None:
-    """By cICP, iCCP, sRGB, or gAMA and cHRM, in the order of precedence of the PNG specification (third edition)."""
+def _declared_by_png(file_bytes: bytes, grey: bool) -> tuple[str, bytes] | None:
+    """As `declared`: from cICP, iCCP, sRGB, or gAMA and cHRM, in this order (PNG specification, third edition)."""
     chunks = {}
-    for kind, content, _, end in png_chunks(data):
+    for kind, content, _, end in png_chunks(file_bytes):
         if kind in PNG_COLOURS:
             chunks[kind] = content
-            if zlib.crc32(kind + content) != int.from_bytes(data[end - 4 : end], "big"):
+            if zlib.crc32(kind + content) != int.from_bytes(file_bytes[end - 4 : end], "big"):
                 raise ProfileError(f"are given by a damaged {kind.decode()} chunk")
     if len(chunks.get(b"cICP", b"")) == 4:
         return _coded(*chunks[b"cICP"][:2], grey)
@@ -156,26 +157,30 @@ def _declared_by_png(data: bytes, grey: bool) -> tuple[str, bytes] | None:
         return None
     try:
         gamma = struct.unpack(">I", chunks[b"gAMA"])[0] / 100_000 if b"gAMA" in chunks else 1 / 2.2
-        given = [value / 100_000 for value in struct.unpack(">8I", chunks[b"cHRM"])] if b"cHRM" in chunks else []
+        chromaticities = (
+            [value / 100_000 for value in struct.unpack(">8I", chunks[b"cHRM"])] if b"cHRM" in chunks else []
+        )
         exponent = 1 / gamma
     except (struct.error, ZeroDivisionError) as error:
         raise ProfileError("are given by a damaged gAMA or cHRM chunk") from error
-    white, *primaries = zip(given[::2], given[1::2], strict=True) if given else (D65, *SRGB_PRIMARIES)
-    # 1/2.2 is what programs write that mean sRGB, whose curve is no power.
+    white, *primaries = (
+        zip(chromaticities[::2], chromaticities[1::2], strict=True) if chromaticities else (D65, *SRGB_PRIMARIES)
+    )
+    # Programs that mean sRGB write 1/2.2, though its curve is no power.
     return "its gAMA and cHRM chunks", made_profile(
         primaries, white, None if abs(exponent - 2.2) < 0.01 else exponent, grey
     )
 
 
 def _coded(primaries: int, curve: int, grey: bool) -> tuple[str, bytes] | None:
-    """By the codes of ITU-T H.273, as PNG and AVIF give them; 2: not specified."""
+    """As `declared`: from the codes of ITU-T H.273, which PNG and AVIF use; 2 means not specified."""
     if 2 in (primaries, curve):
         return None
     if curve not in CICP_CURVES:
         raise ProfileError("are of high dynamic range, or of an unknown curve")
     name, colours = CICP_PRIMARIES.get(primaries, (None, None))
     if name is None:
-        if primaries in (5, 6, 7):  # of television, so near sRGB's that viewers take them for these
+        if primaries in (5, 6, 7):  # of television, so close to sRGB's that viewers show them as sRGB
             return None
         raise ProfileError(f"have unknown primaries ({primaries})")
     return name, made_profile(colours, D65, CICP_CURVES[curve], grey)
@@ -185,10 +190,10 @@ def _coded(primaries: int, curve: int, grey: bool) -> tuple[str, bytes] | None:
 
 
 def made_profile(primaries, white, exponent: float | None, grey: bool = False) -> bytes:
-    """An ICC profile, version 4. primaries: x, y (CIE 1931) of red, green, blue; white: its x, y; exponent: of the
-    curve from numbers to light, None: the curve of sRGB; grey: for grey pixels, which need the curve only.
+    """An ICC profile, version 4. primaries: x, y (CIE 1931) of red, green and blue; white: its x, y; exponent: of the
+    curve from numbers to light, None for the curve of sRGB; grey: for grey pixels, which need only the curve.
 
-    Raises ProfileError where these are no colours."""
+    Raises ProfileError if no colours have these values."""
     if exponent is not None and not 0.1 <= exponent <= 10:
         raise ProfileError(f"have an impossible gamma (1/{exponent:.4g})")
     kind, numbers = (0, [exponent]) if exponent else (3, [2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045])
@@ -214,7 +219,7 @@ def made_profile(primaries, white, exponent: float | None, grey: bool = False) -
 
 
 def _adapted(primaries, white) -> np.ndarray:
-    """The matrix (3, 3) from linear RGB to XYZ under D50, by the Bradford transform (ICC.1:2022, annex E)."""
+    """The matrix (3, 3) from linear RGB to XYZ under D50, adapted by the Bradford transform (ICC.1:2022, annex E)."""
     try:
         xyz = np.stack([_xyz(xy) for xy in primaries], axis=1)
         matrix = xyz * np.linalg.solve(xyz, _xyz(white))
@@ -234,5 +239,5 @@ def _xyz(xy) -> np.ndarray:
 
 
 def _fixed(numbers) -> bytes:
-    """As s15Fixed16Number."""
+    """The numbers as ICC profiles store them, in type s15Fixed16Number."""
     return b"".join(struct.pack(">i", round(float(number) * 65536)) for number in numbers)

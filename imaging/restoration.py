@@ -29,25 +29,13 @@ from skimage.transform import SimilarityTransform
 
 from harness.errors import InputError, one_line
 from imaging import photographs
+from imaging.restoration_settings import KNOWN, MIN_TILE_PX, ROLES
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
-# Short names of weights whose place on the Hub is well known: repository, file, licence. GFPGAN's authors publish
-# theirs elsewhere (https://github.com/TencentARC/GFPGAN/releases): give the downloaded file.
-KNOWN = {
-    "realesrgan-x4plus": ("Comfy-Org/Real-ESRGAN_repackaged", "RealESRGAN_x4plus.safetensors", "BSD-3-Clause"),
-    "ddcolor-modelscope": ("piddnad/DDColor-models", "ddcolor_modelscope.pth", "Apache-2.0"),
-}
-ROLES = {
-    "upscaler": "a super-resolution network such as Real-ESRGAN x4plus",
-    "face_enhancer": "a network for 512 px faces such as GFPGAN 1.4",
-    "colorizer": "a DDColor network",
-}
-
 # Of a tile's inner edges the outermost MARGIN_PX are thrown away, because the network saw nothing beyond them, and over
 # the next RAMP_PX neighbours fade into each other.
 MARGIN_PX, RAMP_PX = 16, 16
 OVERLAP_PX = 2 * MARGIN_PX + RAMP_PX
-MIN_TILE_PX = 64
 
 FACE_PX = 512
 # Where the eyes, nose and mouth corners (faces.LANDMARKS) lie in the aligned faces that GFPGAN, CodeFormer and

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from curation.dataset_figures import FIGURES
-from curation.parquet_files import parquet_digest, shard_digests
+from curation.parquet_files import card_entry, shard_digests
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
 from imaging import photographs
@@ -261,10 +261,9 @@ def _describes_these_files(header: dict, contents: Contents) -> bool:
     listed = header.get("configs")
     listed = {c.get("config_name"): c for c in listed if isinstance(c, dict)} if isinstance(listed, list) else {}
     for name in dict.fromkeys([*contents.configs, *listed]):
-        digest = parquet_digest(shard_digests(contents.folder, f"{name}/train-*.parquet"))
-        files = [{"split": "train", "path": f"{name}/train-*.parquet"}]
+        expected = card_entry(name, shard_digests(contents.folder, f"{name}/train-*.parquet"))
         config = listed.get(name, {})
-        if config.get("description") != f"content {digest}" or config.get("data_files") != files:
+        if any(config.get(key) != value for key, value in expected.items()):
             return False
     return True
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps
 from test_rdface_dataset import encoded, picture, png_chunk
 
 from curation import restored_rows
-from imaging import colour_profiles, photographs
+from imaging import colour_profiles, image_files, photographs
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 PATCHES = np.array([[200, 120, 90], [90, 130, 110], [128, 128, 128], [60, 80, 150]])  # no colour leaves sRGB's gamut
@@ -354,7 +354,7 @@ def test_a_jpeg_that_lacks_blocks_is_refused_however_its_file_was_filled(tmp_pat
 
 def test_a_progressive_jpeg_cut_between_its_scans_is_refused(tmp_path):
     jpeg = photographs.strip_metadata(KINDS["progressive"])
-    ends = photographs._scan_ends(jpeg)
+    ends = image_files.scan_ends(jpeg)
     assert len(ends) == 10
     for end in ends[:-1]:
         for data in (jpeg[:end], jpeg[:end] + b"\xff\xd9"):  # a decoder warns of neither

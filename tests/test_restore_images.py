@@ -30,10 +30,21 @@ from spandrel_extra_arches.architectures.DDColor import DDColor
 import rdface_dataset
 import restore_images
 import simulate_faces
-from curation import build_target, dataset_figures, datasheet, opening, parquet_files, restored_rows, schema
+from curation import (
+    build_target,
+    dataset_figures,
+    datasheet,
+    opening,
+    parquet_files,
+    restoration_target,
+    restored_blocks,
+    restored_rows,
+    schema,
+)
 from demo_models import train_restorers
 from harness import errors, files, run_folder
 from imaging import faces, photographs, restoration
+from imaging.restoration_settings import RestorationSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "restore_images.py"
@@ -223,7 +234,7 @@ def test_the_parquet_layout_is_what_the_viewer_likes(restored):
 
 
 def test_nothing_but_the_result_is_left(restored):
-    assert {path.name for path in restored.iterdir()} <= {*build_target.WRITTEN, *restore_images.WRITTEN}
+    assert {path.name for path in restored.iterdir()} <= {*build_target.WRITTEN, *restoration_target.WRITTEN}
     assert [path.name for path in restored.parent.iterdir() if path.name.startswith(".")] == []
     record = (restored / "restoration_record.json").read_text()
     assert str(restored.parent) not in record and str(ROOT) not in record
@@ -292,14 +303,14 @@ def test_a_killed_run_goes_on_to_the_same_result(restored, built, colorizer, tmp
     assert "started with output_scale 3.5, not 2.0" in refusal(
         *flags, "--resume_from_checkpoint", "latest", "--output_scale", 2
     )
-    written = restore_images.pq.write_table
+    written = restored_blocks.pq.write_table
 
     def remember(table, file, **options):
         assert file.name != ".000000.parquet.partial"  # what was done is not done again
         written(table, file, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restore_images.pq, "write_table", remember)
+        patch.setattr(restored_blocks.pq, "write_table", remember)
         run_here(*flags, "--resume_from_checkpoint", "latest")
     assert first.st_size > 0 and not parts.exists()
     assert read(folder, "restored") == read(restored, "restored")
@@ -376,19 +387,19 @@ def test_stopped_between_any_two_renames_it_comes_to_the_same(restored, built, t
             (target / "restored").mkdir(exist_ok=True)
             pq.write_table(earlier, target / "restored" / shard.name)
             datasheet.write_datasheet(target, "1.4.0")
-            digest = restore_images.settings_sha256({"run": "earlier"})
+            digest = restoration_target.settings_sha256({"run": "earlier"})
             files.write_json(target / "restoration_record.json", {"settings_sha256": digest})
         return target, remade(target)
 
     def remade(target: Path) -> Path:
-        made = restore_images.workspace_of(target) / "made"
+        made = restoration_target.workspace_of(target) / "made"
         shutil.rmtree(made, ignore_errors=True)
         shutil.copytree(restored / "restored", made / "restored")
         files.write_json(made / "restoration_record.json", record)
         return made
 
     def published(target: Path, made: Path) -> None:
-        restore_images.publish(made, target, source=None if case == "a folder of its own" else target)
+        restoration_target.publish(made, target, source=None if case == "a folder of its own" else target)
 
     target, made = prepared("whole")
     with monkeypatch.context() as patch:
@@ -403,8 +414,8 @@ def test_stopped_between_any_two_renames_it_comes_to_the_same(restored, built, t
         with monkeypatch.context() as patch, pytest.raises(Killed):
             renames(patch, target, stop_at)
             published(target, made)
-        restore_images.recover(target)
-        if restore_images.finished_before(target, {"run": "earlier"}):
+        restoration_target.recover(target)
+        if restoration_target.finished_before(target, {"run": "earlier"}):
             assert read(target, "restored") == earlier.to_pylist()
         published(target, remade(target))
         assert state(target) == whole, f"stopped at step {stop_at}"
@@ -419,7 +430,7 @@ def test_parts_of_other_photographs_or_cut_short_are_made_again(built, tmp_path,
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(restore_images, "write_shards", stop)  # once all three blocks are made
+        patch.setattr(parquet_files, "write_shards", stop)  # once all three blocks are made
         with pytest.raises(Killed):
             run_here(*flags)
     parts = tmp_path / ".small-sim.restoring" / "parts"
@@ -467,7 +478,7 @@ def test_a_second_run_and_a_mount_point_are_refused_in_one_line(built, tmp_path,
     with run_folder.sole_writer(folder):
         assert refusal(*flags) == line
         assert exit_status(rdface_dataset, "build", tmp_path, "--output_dir", folder) == 2
-        assert capsys.readouterr().err.splitlines()[-1] == line
+        assert capsys.readouterr().err.splitlines()[-1] == f"rdface_dataset.py: {line}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_folder, "_mount_points", lambda: {str(folder)})
         assert "small-sim: is a mount point, which cannot be replaced" in refusal(*flags)
@@ -705,10 +716,8 @@ def test_the_face_enhancer_is_used_where_there_is_a_face(face_enhancer, portrait
     networks = restored_rows.Networks(upscaler, network, faces.load_detector("mtcnn"))
     with_face = np.array(Image.fromarray(portrait).resize((128, 128)))
     without = np.full((128, 128, 3), 128, np.uint8)
-    args = restore_images.parse_args(
-        ["--dataset_name", "d", "--output_dir", "o", "--upscaler", "u", "--pad_to", "0", "--output_scale", "2"]
-    )
-    one, none = restored_rows.restore([with_face, without], networks, args, contextlib.nullcontext)
+    settings = RestorationSettings(pad_to=0, output_scale=2)
+    one, none = restored_rows.restore([with_face, without], networks, settings, contextlib.nullcontext)
     assert (one["faces_enhanced"], one["face_enhancer"]) == (1, face_enhancer.name)
     assert (none["faces_enhanced"], none["face_enhancer"], none["face_enhancer_sha256"]) == (0, None, None)
     assert one["picture"].shape == (256, 256, 3)
@@ -717,15 +726,9 @@ def test_the_face_enhancer_is_used_where_there_is_a_face(face_enhancer, portrait
 # ---- one picture
 
 
-def flags_of(**changed: object) -> object:
-    args = restore_images.parse_args(["--dataset_name", "d", "--output_dir", "o", "--upscaler", "u"])
-    vars(args).update(changed)
-    return args
-
-
 def test_a_large_photograph_is_enlarged_less_and_a_very_large_one_not_at_all():
-    args = flags_of(max_side=4096, output_scale=3.5)
-    assert [restored_rows.restored_scale(px, args) for px in (512, 1024, 2048, 5000)] == [3.5, 3.5, 2.0, 1.0]
+    settings = RestorationSettings(max_side=4096, output_scale=3.5)
+    assert [restored_rows.restored_scale(px, settings) for px in (512, 1024, 2048, 5000)] == [3.5, 3.5, 2.0, 1.0]
 
 
 def test_one_photograph_that_fails_does_not_take_its_batch_along(upscaler, portrait):
@@ -741,15 +744,15 @@ def test_one_photograph_that_fails_does_not_take_its_batch_along(upscaler, portr
         rows.append({"image": {"bytes": encoded.getvalue(), "path": None}, "image_id": f"C.{number}"})
     rows.append({"image": {"bytes": rows[0]["image"]["bytes"][:60], "path": None}, "image_id": "C.3"})
     networks = restored_rows.Networks(with_model(upscaler, Painted(fails_on_white)))
-    args = flags_of(pad_to=0, batch_size=3)
-    restored, failures = restored_rows.restore_block(rows, networks, args, contextlib.nullcontext)
+    settings = RestorationSettings(pad_to=0, batch_size=3)
+    restored, failures = restored_rows.restore_block(rows, networks, settings, contextlib.nullcontext)
     assert [row["image_id"] for row in restored] == ["C.0", "C.2"]
     assert [failure.split()[0] for failure in failures] == ["C.3", "C.1:"]
 
 
 def test_a_photograph_that_is_large_already_says_that_no_network_touched_it(upscaler, portrait):
-    args = flags_of(max_side=512, pad_to=0)
-    (found,) = restored_rows.restore([portrait], restored_rows.Networks(upscaler), args, None)
+    settings = RestorationSettings(max_side=512, pad_to=0)
+    (found,) = restored_rows.restore([portrait], restored_rows.Networks(upscaler), settings, None)
     assert (found["upscaler"], found["upscaler_sha256"], found["scale"]) == (None, None, 1.0)
     assert np.array_equal(found["picture"], portrait)
 
@@ -757,7 +760,7 @@ def test_a_photograph_that_is_large_already_says_that_no_network_touched_it(upsc
 def test_grey_stays_grey_without_a_colorizer(upscaler, portrait):
     grey = np.array(Image.fromarray(portrait[:80, :80]).convert("L").convert("RGB"))
     (found,) = restored_rows.restore(
-        [grey], restored_rows.Networks(upscaler), flags_of(pad_to=0), contextlib.nullcontext
+        [grey], restored_rows.Networks(upscaler), RestorationSettings(pad_to=0), contextlib.nullcontext
     )
     assert np.ptp(found["picture"], axis=2).max() == 0 and found["colorizer"] is None
 
