@@ -1,31 +1,41 @@
-"""Self-contained HTML pages: results of finished runs, with intervals and chance; and a gallery of a dataset.
+"""Makes self-contained HTML pages: results of finished runs with intervals and chance, and a gallery of a dataset.
 
     python make_report.py results RUN [RUN ...] --dataset_name DIR --output_file page.html
     python make_report.py gallery DIR [--dataset_config_name restored] --output_file gallery.html
 
-A RUN is a folder with `predictions.parquet` and `run.json`; every number is recomputed from the predictions here. The
-pages need no server and load nothing; photographs appear as small re-encoded thumbnails, and only the user who made a
-page may read it. pages/dataset_page.py fills the gallery."""
+A RUN is a folder with `predictions.parquet` and `run.json`; every number is computed from the predictions. The pages
+need no server and load nothing. Photographs appear as small re-encoded thumbnails, and only the user who made a page
+may read it. pages/results_page.py and pages/dataset_page.py fill the two kinds of page."""
 
 import argparse
 import os
 from pathlib import Path
 
-from curation.opening import load_images
 from harness.commands import Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
-from pages import dataset_page
-from pages.results_page import results_page
+from harness.hub_connection import check_name, work_offline_if_unreachable
 
+BUILD = "build it with rdface_dataset.py"
 STOPPED = "no page was written"
 
 
+def check_output(output_file: Path, dataset_name: str) -> None:
+    """Raises InputError if a page with photographs must not be written there, or cannot."""
+    folder = Path(dataset_name).resolve()
+    if folder.is_dir() and folder in output_file.resolve().parents:
+        raise InputError(f"--output_file {output_file} lies in the dataset, which gets published; name another place")
+    if output_file.is_dir():
+        raise InputError(f"--output_file {output_file} is a folder; name a file")
+
+
 def write_page(output_file: Path, page: str) -> None:
-    """Whole or not at all, and from its first byte for this user alone (mode 0600): a page holds photographs."""
+    """Writes a page whole or not at all, readable by this user alone (mode 0600) from its first byte on.
+
+    Raises InputError if that fails."""
 
     def write(file: Path) -> None:
-        file.unlink(missing_ok=True)  # what a killed run left may have another mode
+        file.unlink(missing_ok=True)  # a file that a killed run left may have another mode
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as private:
             private.write(page)
 
@@ -46,20 +56,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     results.add_argument("--output_file", type=path_argument, required=True, help="the page to write")
     results.add_argument("--num_examples", type=int, default=24, help="example images on the page")
-    browsed = commands.add_parser("gallery", help="thumbnails to browse, for people without the Hub")
-    browsed.add_argument("dataset_name", metavar="DIR", type=dataset_argument, help="the dataset: a folder or a Hub id")
-    browsed.add_argument("--output_file", type=path_argument, default=Path("gallery.html"), help="the page to write")
-    for command in (results, browsed):
-        command.add_argument("--dataset_config_name", default=None, help="its config; none: the default one")
+    gallery = commands.add_parser("gallery", help="thumbnails to browse, for people who do not use the Hub")
+    gallery.add_argument("dataset_name", metavar="DIR", type=dataset_argument, help="the dataset: a folder or a Hub id")
+    gallery.add_argument("--output_file", type=path_argument, default=Path("gallery.html"), help="the page to write")
+    for command in (results, gallery):
+        command.add_argument("--dataset_config_name", help="config of the dataset (default: its default config)")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
+    check_name(args.dataset_name, BUILD)
     if args.command == "gallery":
-        dataset_page.check_output(args.output_file, args.dataset_name)
+        check_output(args.output_file, args.dataset_name)
+    work_offline_if_unreachable([args.dataset_name])
+    from curation.opening import load_images  # these import datasets, which a refusal need not wait for
+    from pages.dataset_page import gallery_page
+    from pages.results_page import results_page
+
     images = load_images(args.dataset_name, args.dataset_config_name)
     if args.command == "gallery":
-        page = dataset_page.gallery_page(images)
+        page = gallery_page(images)
     else:
         try:
             page = results_page(args.runs, images, args.num_examples)

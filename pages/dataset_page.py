@@ -1,10 +1,10 @@
-"""A dataset's photographs as one page for any browser: thumbnails by condition, filters, search, all that is recorded.
+"""Fills the HTML page that shows a dataset: thumbnails by condition, with filters, search and all recorded values.
 
     python make_report.py gallery DIR --output_file gallery.html
 
-For people who do not use the Hub. The page (gallery_page.html is its template) needs no server and can load nothing:
-its Content-Security-Policy allows its own style and script, by their digests, and pictures that are inside it.
-Everything a curator wrote is shown as text, never read as HTML."""
+For people who do not use the Hub. The page (gallery_page.html is its template) needs no server and cannot load
+anything: its Content-Security-Policy allows its own style and script, by their digests, and the pictures inside it.
+Everything that a curator wrote is shown as text, never interpreted as HTML."""
 
 import base64
 import hashlib
@@ -32,7 +32,7 @@ MAX_IMAGES = 20_000  # a page of 128 MB, which Chromium opened in 2 s and filter
 TEMPLATE = Path(__file__).resolve().parent / "gallery_page.html"
 NOT_RECORDED = "not recorded"
 AGE_GROUPS = tuple(value_parsers.AGE_GROUPS)
-FILTERS = {  # name in the page's address -> its label, and the column without which there is no such filter
+FILTERS = {  # name in the page's address -> its label, and the column that a dataset must have for it
     "condition": ("Condition", "label"),
     "sub_category": ("Sub-category", "sub_category"),
     "sex": ("Sex", "sex"),
@@ -41,7 +41,7 @@ FILTERS = {  # name in the page's address -> its label, and the column without w
     "country": ("Country", "country"),
     "colour": ("Photograph", "is_grayscale"),
 }
-DETAILS = {  # heading -> column -> label; columns that are not named here follow under their own names
+DETAILS = {  # heading -> column -> label; all other columns follow under their own names
     "Recorded": {
         "disease_name": "Condition", "label": "Abbreviation", "sub_category": "Sub-category",
         "orphanet_code": "Orphanet", "gene_names": "Genes", "sex": "Sex", "age_years": "Age", "age_group": "Age group",
@@ -62,31 +62,22 @@ DETAILS = {  # heading -> column -> label; columns that are not named here follo
         "paper_fold": "Fold, paper", "sha256": "SHA-256",
     },
 }  # fmt: skip
-# Computed columns, in which null is an answer: no fold tests the image, no network was applied to it.
+# Computed columns in which null means "none": no fold tests the image, no network was applied to it.
 NULL_IS_NONE = {"strict_fold", "paper_split", "paper_fold", *DETAILS["Restoration"]}
 
 
 def thumbnail(picture: Image.Image) -> bytes:
-    """JPEG of at most THUMBNAIL_PX a side, of the pixels alone: no EXIF, XMP, comment or profile goes with them."""
+    """JPEG file, at most THUMBNAIL_PX wide and high, of the pixels alone: without EXIF, XMP, comment or profile."""
     small = picture.convert("RGB")
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    small.info.clear()  # Pillow would write a comment found there
+    small.info.clear()  # Pillow would write the comment from there
     jpeg = io.BytesIO()
     small.save(jpeg, "JPEG", quality=80)
     return jpeg.getvalue()
 
 
-def check_output(output_file: Path, dataset_name: str) -> None:
-    """Raise InputError, before any work, where a page with photographs must not or cannot be written."""
-    folder = Path(dataset_name).resolve()
-    if folder.is_dir() and folder in output_file.resolve().parents:
-        raise InputError(f"--output_file {output_file} lies in the dataset, which gets published; name another place")
-    if output_file.is_dir():
-        raise InputError(f"--output_file {output_file} is a folder; name a file")
-
-
 def gallery_page(images: datasets.Dataset) -> str:
-    """The HTML page. Raises InputError for more than MAX_IMAGES images, or one that cannot be decoded."""
+    """The HTML page. Raises InputError for more than MAX_IMAGES images, and for one that cannot be decoded."""
     if len(images) > MAX_IMAGES:
         reason = f"{len(images)} images make a page that browsers hardly open, {MAX_IMAGES} is the most"
         raise InputError(f"{reason}; look at them in the Hub's viewer, or make pages of smaller datasets")
@@ -101,17 +92,17 @@ def gallery_page(images: datasets.Dataset) -> str:
         except (OSError, ValueError, AttributeError) as error:  # AttributeError: there is none
             raise InputError(f"image in row {number + 1} cannot be decoded ({one_line(error)}); build again") from error
         row["label"] = names[row["label"]]
-        heading = headings.setdefault(row["label"], condition(row))
+        heading = headings.setdefault(row["label"], condition_heading(row))
         order = (heading["name"].casefold(), row["label"], age_order(row), number)
         faces.append((order, face_of(row, columns) | {"jpeg": base64.b64encode(picture).decode()}))
     faces = [face for _, face in sorted(faces, key=lambda pair: pair[0])]
     by_condition = itertools.groupby(faces, key=lambda face: face["choices"]["condition"][0])
-    conditions = [headings[abbr] | {"faces": list(theirs)} for abbr, theirs in by_condition]
+    conditions = [headings[abbr] | {"faces": list(of_condition)} for abbr, of_condition in by_condition]
     return render(images, columns, conditions, faces)
 
 
 def render(images: datasets.Dataset, columns: list[tuple], conditions: list[dict], faces: list[dict]) -> str:
-    """Template and data together. faces: those of the conditions, in the page's order."""
+    """The filled template. conditions: heading and faces of each; faces: all of them, in the page's order."""
     simulated = is_simulated(images)
     noun = "simulated face" if simulated else "photograph"
     environment = jinja2.Environment(
@@ -145,7 +136,7 @@ def render(images: datasets.Dataset, columns: list[tuple], conditions: list[dict
 
 
 def face_of(row: dict, columns: list[tuple]) -> dict:
-    """What the page holds of one photograph, the picture apart."""
+    """Everything that the page holds about one photograph except the picture."""
     return {
         "id": row["image_id"],
         "caption": caption(row),
@@ -159,32 +150,32 @@ def face_of(row: dict, columns: list[tuple]) -> dict:
 
 
 def digest(text: str) -> str:
-    """A source expression of Content-Security-Policy (level 3) that allows exactly this style or script."""
+    """The source expression of Content-Security-Policy (level 3) that allows exactly this style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def filters(faces: Sequence[dict]) -> list[dict]:
-    """The selects of the page, each option with how many faces have it; what is not recorded comes last."""
-    made = []
+    """The menus of the page. Each option has its number of faces; "not recorded" comes last."""
+    menus = []
     for name, (label, _) in FILTERS.items():
         counts = Counter(face["choices"][name] for face in faces if name in face["choices"])
         options = sorted(counts, key=lambda option: (option[0] == NOT_RECORDED, option_order(name, option)))
         if options:
-            made.append({"name": name, "label": label, "options": [(*option, counts[option]) for option in options]})
-    return made
+            menus.append({"name": name, "label": label, "options": [(*option, counts[option]) for option in options]})
+    return menus
 
 
 def option_order(name: str, option: tuple[str, str]) -> tuple[int, str]:
-    """Age groups by age, everything else by the alphabet."""
+    """Sort key: age groups by age, everything else by the alphabet."""
     value, label = option
     return (AGE_GROUPS.index(value) if name == "age" and value in AGE_GROUPS else len(AGE_GROUPS), label.casefold())
 
 
 def choices(row: dict) -> dict[str, tuple[str, str]]:
-    """Filter -> value in the page's address and its label; filters of columns that the dataset lacks are left out."""
+    """Filter -> value in the page's address, and its label; without filters of columns that the dataset lacks."""
     country = row.get("country")
     grey = {True: ("grey", "in grey"), False: ("colour", "in colour")}
-    told = {
+    recorded = {
         "condition": (row["label"], with_abbreviation(row)),
         "sub_category": row.get("sub_category"),
         "sex": row.get("sex"),
@@ -193,12 +184,12 @@ def choices(row: dict) -> dict[str, tuple[str, str]]:
         "country": country and (country, value_parsers.country_name(country)),
         "colour": grey.get(row.get("is_grayscale")),
     }
-    paired = {name: (value, value) if isinstance(value, str) else value for name, value in told.items()}
+    paired = {name: (value, value) if isinstance(value, str) else value for name, value in recorded.items()}
     return {name: paired[name] or (NOT_RECORDED,) * 2 for name, (_, column) in FILTERS.items() if column in row}
 
 
-def condition(row: dict) -> dict:
-    """Heading of a condition, from its first photograph."""
+def condition_heading(row: dict) -> dict:
+    """Heading of a condition. row: its first photograph."""
     return {
         "abbr": row["label"],
         "name": row.get("disease_name") or row["label"],
@@ -213,23 +204,23 @@ def with_abbreviation(row: dict) -> str:
 
 
 def caption(row: dict) -> str:
-    """Below a thumbnail: what is recorded of sex, age and country."""
-    told = (
+    """Text below a thumbnail: sex, age and country, if recorded."""
+    recorded = (
         row.get("sex"),
         age(row.get("age_years")) or row.get("age_group"),
         value_parsers.country_name(row.get("country")),
     )
-    return ", ".join(filter(None, told)) or "no sex, age or country recorded"
+    return ", ".join(filter(None, recorded)) or "no sex, age or country recorded"
 
 
 def age_order(row: dict) -> float:
-    """Within a condition the youngest come first, those of unknown age last."""
+    """Sort key within a condition: the youngest first, unknown ages last."""
     years = row.get("age_years")
     return math.inf if years is None else years
 
 
 def age(years: float | None) -> str | None:
-    """In words: completed months below two years, then years, cut off after one decimal, so that 5.97 stays below 6."""
+    """Age in words: completed months below two years, then years with one decimal, rounded down (5.97 stays 5.9)."""
     if years is None:
         return None
     if years < 2:
@@ -239,46 +230,46 @@ def age(years: float | None) -> str | None:
 
 
 def search_text(row: dict) -> str:
-    """What the search box looks through besides the HPO terms' names."""
+    """The text that the search box searches, besides the names of the HPO terms."""
     code = row.get("orphanet_code")
-    told = [row["image_id"], row["label"], row.get("disease_name"), *(row.get("gene_names") or ())]
-    told += [code and f"ORPHA:{code}", row.get("sub_category"), value_parsers.country_name(row.get("country"))]
-    return "; ".join(filter(None, told))
+    words = [row["image_id"], row["label"], row.get("disease_name"), *(row.get("gene_names") or ())]
+    words += [code and f"ORPHA:{code}", row.get("sub_category"), value_parsers.country_name(row.get("country"))]
+    return "; ".join(filter(None, words))
 
 
 def hpo_terms(ids: set[str]) -> dict[str, dict[str, str]]:
-    """HPO id -> its name, and all wordings of it that the search box should find."""
+    """HPO id -> its name, and all wordings with which the search box should find it."""
     facial = phenotypes.terms()
-    found = {}
+    terms = {}
     for hpo_id in sorted(ids):
         wordings = facial[hpo_id].wordings if hpo_id in facial else (ontology_name(hpo_id),)
-        found[hpo_id] = {"name": wordings[0], "words": "; ".join((hpo_id, *wordings))}
-    return found
+        terms[hpo_id] = {"name": wordings[0], "words": "; ".join((hpo_id, *wordings))}
+    return terms
 
 
 def ontology_name(hpo_id: str) -> str:
-    """A term's name in the release that comes with hpo3; empty where it has none."""
+    """A term's name in the release that hpo3 carries; empty if it has none."""
     try:
-        return value_parsers.hpo_name(hpo_id)  # takes a second to load, if it is needed
+        return value_parsers.hpo_name(hpo_id)  # the first call loads the release, which takes a second
     except RuntimeError:
         return ""
 
 
 def shown_columns(features: datasets.Features) -> list[tuple[str, str, str]]:
-    """(heading, column, label) of all columns that hold values; bytes and further pictures are none."""
+    """(heading, column, label) of all columns with values, which excludes bytes and further pictures."""
     labels = {column: (heading, label) for heading, named in DETAILS.items() for column, label in named.items()}
     columns = [(*labels[name], name) for name in labels if name in features]
     for name, feature in features.items():
         inner = feature.feature if isinstance(feature, datasets.List) else feature
         is_value = isinstance(inner, datasets.Value) and "binary" not in inner.dtype
-        # The abbreviation is the label's name, the image_id the title.
+        # The abbreviation is shown as the label, and the image_id as the title.
         if is_value and name not in labels and name not in ("image_id", "disease_abbr"):
             columns.append(("Further columns", name, name))
     return [(heading, name, label) for heading, label, name in columns]
 
 
 def shown_value(column: str, row: dict) -> str | None:
-    """A value in words; None where nothing is recorded. Nothing is made up, and nothing left out."""
+    """A value in words; None if nothing is recorded."""
     value = row[column]
     if value is None:
         return "none" if column in NULL_IS_NONE else None
@@ -286,12 +277,9 @@ def shown_value(column: str, row: dict) -> str | None:
         case "age_years":
             return age(value) if f"{value:.10g} years" == age(value) else f"{age(value)} ({value:.10g} years)"
         case "country":
-            told = [
-                name
-                for name in (value_parsers.region(value), value)
-                if name and name != value_parsers.country_name(value)
-            ]
-            return f"{value_parsers.country_name(value)} ({', '.join(told)})" if told else value
+            country = value_parsers.country_name(value)
+            further = [name for name in (value_parsers.region(value), value) if name and name != country]
+            return f"{country} ({', '.join(further)})" if further else value
         case "orphanet_code":
             return f"ORPHA:{value}"
         case "is_grayscale":
