@@ -214,6 +214,16 @@ def test_a_checkpoint_of_another_network_is_refused(accelerator, backbone, uint8
 # ---- training
 
 
+def test_the_optimizer_and_its_schedule_are_the_papers(accelerator, backbone, uint8, tmp_path):
+    _, curve = trained(accelerator, backbone, uint8, fold(), tmp_path, num_train_epochs=4, checkpointing_epochs=1)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    (group,) = content["optimizer"]["param_groups"]
+    assert group["weight_decay"] == 1e-4 and group["betas"] == (0.9, 0.999)
+    assert content["scheduler"]["eta_min"] == 1e-6 and content["scheduler"]["T_max"] == 4
+    expected = [1e-6 + (1e-3 - 1e-6) * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert [point["learning_rate"] for point in curve] == pytest.approx(expected)
+
+
 def test_training_learns_and_is_the_same_for_a_seed(accelerator, backbone, uint8, tmp_path):
     clean = (LABELS[:, None, None, None] * 60 + np.zeros((28, SIDE, SIDE, 3))).astype(np.uint8)
     changes = {"num_train_epochs": 25, "learning_rate": 1e-2}

@@ -123,6 +123,19 @@ def test_regularisation_follows_from_the_images_given():
     assert cool in TEMPERATURES and warm in TEMPERATURES
 
 
+def test_a_fitted_probe_has_the_shrinkage_and_temperature_that_its_training_images_choose():
+    features, labels, groups, columns = study()
+    features = np.random.default_rng(0).normal(size=features.shape)  # says nothing of the classes, so the probe is warm
+    fold = protocols.folds(columns, "strict")[0]
+    probe = fit_linear_probe(features, labels, groups, fold.train, protocols.Guard(fold, columns))
+    chosen = choose_regularisation(features[fold.train], labels[fold.train], groups[fold.train])
+    assert (probe.shrinkage, probe.temperature) == chosen and probe.temperature != 1
+    (uncalibrated,) = fit_discriminants(features[fold.train], labels[fold.train], [probe.shrinkage])
+    scores = uncalibrated.scores(features[fold.test]) / probe.temperature
+    expected = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    assert probe.probabilities(features[fold.test], 6) == pytest.approx(expected)
+
+
 def test_a_group_never_straddles_the_inner_folds():
     """Two copies of each photograph, whose features say nothing of the condition: whoever validates on a copy of what
     was learnt believes in them."""

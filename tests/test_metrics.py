@@ -126,6 +126,14 @@ def test_calibration_bins_are_closed_above():
         assert scores.expected_calibration_error(probabilities, labels, n_bins=n_bins) == pytest.approx([expected])
 
 
+def test_there_are_fifteen_calibration_bins():
+    """Below and above 7/15 in two bins (of 14 or 16 they would share one), on either side of 1/2 in one."""
+    for pair, expected in (((0.46, 0.47), (0.54 + 0.47) / 2), ((0.49, 0.51), (0.51 - 0.51) / 2)):
+        probabilities = np.array([[confidence, 0.4, 0.6 - confidence] for confidence in pair])
+        labels = np.array([0, 1])  # the first is right, the second wrong: in one bin they cancel
+        assert scores.expected_calibration_error(probabilities, labels) == pytest.approx([expected])
+
+
 def test_calibration_error_bin_by_bin():
     probabilities, labels = random_predictions()
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
@@ -830,5 +838,9 @@ def test_evaluate_metrics_take_single_images_tensors_and_logits_whose_order_coun
 
 
 def test_importing_metrics_does_not_import_evaluate_or_torch():
-    run = [sys.executable, "-c", "import metrics, sys; print(sorted({'evaluate', 'torch'} & set(sys.modules)))"]
+    run = [
+        sys.executable,
+        "-c",
+        "from scoring import metrics; import sys; print(sorted({'evaluate', 'torch'} & set(sys.modules)))",
+    ]
     assert subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
