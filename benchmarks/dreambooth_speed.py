@@ -174,7 +174,7 @@ def peak_of_process(k: int, args: argparse.Namespace, answers: multiprocessing.Q
 
 
 def resident_peak() -> float:
-    """The most memory that this process has held, in MiB. Linux only: getrusage also counts what the parent held."""
+    """The most memory that this process has held, in MiB. Linux only: getrusage also counts what its parent held."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 

@@ -9,6 +9,7 @@ import resource
 import runpy
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -35,11 +36,20 @@ from benchmarks import (
     simulator_yardsticks,
 )
 from demo_models import train_restorers
+from simulation import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def simulated_here():
+    """Photographs are drawn in this process: to start others costs seconds each, and changes no byte."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "process_pool", lambda _: ThreadPoolExecutor(1))
+        yield
 
 
 @pytest.fixture(autouse=True)

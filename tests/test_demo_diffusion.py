@@ -1,5 +1,6 @@
 """The miniature diffusion base: its recipe runs and resumes, and the committed pipeline makes faces."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -28,11 +29,15 @@ def flags(tmp_path_factory) -> list[str]:
 
 
 def test_recipe_stopped_in_the_middle_resumes_to_the_same_pipeline(flags, tmp_path, monkeypatch):
+    photograph = functools.cache(train_diffusion.photograph_person)
+    monkeypatch.setattr(train_diffusion, "photograph_person", lambda number, seed: photograph(number % 10, seed))
+    monkeypatch.setattr(train_diffusion, "SHEET_PROMPTS", train_diffusion.SHEET_PROMPTS[:2])
     train_diffusion.main([*flags, "--output_dir", str(tmp_path / "whole")])
     record = json.loads((tmp_path / "whole" / "training.json").read_text())
     assert record["simulated"] is True and record["held_out"]["held_out"] == 1 and record["face_alignment"] == "mtcnn"
     assert (tmp_path / "whole" / "samples_simulated.png").is_file()
 
+    monkeypatch.setattr(train_diffusion, "evaluate", lambda *_: {})  # once is enough; the weights are compared
     for file in Path(flags[-1]).glob("*.pt"):
         file.unlink()
     get_velocity, steps = train_diffusion.DDIMScheduler.get_velocity, []
@@ -57,27 +62,28 @@ def test_recipe_stopped_in_the_middle_resumes_to_the_same_pipeline(flags, tmp_pa
 
 
 def test_captions_say_terms_that_are_there_and_nothing_of_a_study_condition():
-    for number in range(30):
-        picture, caption = train_diffusion.photograph_person(number, seed=3000)
+    people = [train_diffusion.photograph_person(number, seed=3000) for number in range(12)]
+    captions = [caption for _, caption in people]
+    names = {condition.name.lower() for condition in phenotypes.conditions()}
+    for picture, caption in people:
         assert picture.shape == (128, 128, 3) and picture.dtype == np.uint8
         assert "photo of a " in caption and ("girl" in caption or "boy" in caption or "child" in caption)
-    names = {condition.name.lower() for condition in phenotypes.conditions()}
-    assert not [name for name in names if name in caption]
+        assert not [name for name in names if name in caption]
     known = {term.name.lower() for term in phenotypes.terms().values()}
-    captions = [train_diffusion.photograph_person(number, seed=3000)[1] for number in range(8)]
     said = [words for caption in captions if " with " in caption for words in caption.split(" with ", 1)[1].split(", ")]
     assert said and all(any(words in name for name in known) for words in said)
     assert train_diffusion.parse_args([]).seed not in (0, 1000, 2000)
 
 
-def test_text_encoder_learns_to_read_faces_off_captions():
-    captions, facts = captions_of_faces.described_people(400, seed=1)
-    assert len(captions) == 400 and facts.shape[1] > len(phenotypes.parameters())
+def test_text_encoder_learns_to_read_faces_off_captions(monkeypatch):
+    monkeypatch.setattr(captions_of_faces, "SAME_LENGTH", 8)
+    captions, facts = captions_of_faces.described_people(100, seed=1)
+    assert len(captions) == 100 and facts.shape[1] > len(phenotypes.parameters())
     assert facts.mean(dim=0).abs().max() < 1e-5
     torch.manual_seed(0)
-    reading = captions_of_faces.Reading(captions_of_faces.train_tokenizer(captions), count=400, seed=1)
-    optimizer, losses = torch.optim.AdamW(reading.parameters(), lr=2e-3), []
-    for step in range(150):
+    reading = captions_of_faces.Reading(captions_of_faces.train_tokenizer(captions), count=100, seed=1)
+    optimizer, losses = torch.optim.AdamW(reading.parameters(), lr=4e-3), []
+    for step in range(90):
         loss = reading.loss(torch.Generator().manual_seed(step))
         loss.backward()
         optimizer.step()
@@ -100,30 +106,32 @@ def test_tokenizer_is_the_same_each_time_and_keeps_rare_words_whole():
     assert len(one("photo of a child", add_special_tokens=False).input_ids) == 4
 
 
-def test_committed_pipeline_is_small_half_precision_and_makes_faces():
+@pytest.fixture(scope="module")
+def committed() -> StableDiffusionPipeline:
+    return diffusion.open_pipeline(str(BASE), torch.float32)
+
+
+def test_committed_pipeline_is_small_half_precision_and_makes_faces(committed):
     files = [file for file in BASE.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 25 * 2**20
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
     assert not [file.name for file in BASE.rglob("*.json") if "_name_or_path" in file.read_text()]  # of some machine
-    pipeline = diffusion.open_pipeline(str(BASE), torch.float32)
-    assert diffusion.native_side_px(pipeline) == 128 and diffusion.face_alignment_of(str(BASE)) == "mtcnn"
-    assert len(prompts.rare_tokens(pipeline.tokenizer)) >= 103  # one a condition of the study
-    made = train_diffusion.sample(pipeline, ["photo of a child"] * 10, seed=99)
-    assert train_diffusion.faces_found([np.asarray(picture) for picture in made]) >= 0.8
+    assert diffusion.native_side_px(committed) == 128 and diffusion.face_alignment_of(str(BASE)) == "mtcnn"
+    assert len(prompts.rare_tokens(committed.tokenizer)) >= 103  # one a condition of the study
+    pictures = train_diffusion.sample(committed, ["photo of a child"] * 5, seed=99)
+    assert train_diffusion.faces_found([np.asarray(picture) for picture in pictures]) >= 0.8
 
 
-def test_committed_pipeline_hears_what_words_say_of_a_face():
-    pipeline = diffusion.open_pipeline(str(BASE), torch.float32)
-    prompts = ["photo of a child"] * 6, ["photo of a child with synophrys, thick eyebrow"] * 6
-    plain, joined = (
-        np.stack([np.asarray(picture, float) for picture in train_diffusion.sample(pipeline, each, seed=7)]).mean(
-            axis=3
-        )
-        for each in prompts
-    )
+def test_committed_pipeline_hears_what_words_say_of_a_face(committed):
+    def grey_samples(prompt: str) -> np.ndarray:
+        """(3, side, side) grey levels."""
+        pictures = train_diffusion.sample(committed, [prompt] * 3, seed=7)
+        return np.stack([np.asarray(picture, float).mean(axis=2) for picture in pictures])
+
+    plain, joined = map(grey_samples, ("photo of a child", "photo of a child with synophrys, thick eyebrow"))
 
     def between_the_brows(pictures: np.ndarray) -> np.ndarray:
-        """(n,) darkest row there, in grey levels below the forehead over it."""
+        """(n,) grey levels by which the darkest row there is darker than the forehead above it."""
         return pictures[:, 12:24, 54:74].mean(axis=(1, 2)) - pictures[:, 28:48, 58:70].mean(axis=2).min(axis=1)
 
     assert between_the_brows(joined).mean() > between_the_brows(plain).mean() + 30

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
+import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -273,6 +275,55 @@ def test_what_shapes_pictures_besides_the_weights_has_a_digest(base, tmp_path):
         change(shutil.copytree(base, tmp_path / str(number)))
         digests.append(digest(tmp_path / str(number)))
     assert len(set(digests[1:])) == 1 + len(changes)
+
+
+# ---- which files of a pipeline are read
+
+
+def with_zeroed_bias(folder: Path, **options: object) -> Path:
+    """A pipeline saved whose U-Net has no bias at its end, by which it is known."""
+    pipeline = tiny_pipeline()
+    pipeline.unet.conv_out.bias.data.zero_()
+    pipeline.save_pretrained(folder, **options)
+    return folder
+
+
+def test_a_variant_is_read_beside_the_other_weights(base, tmp_path):
+    folder = with_zeroed_bias(shutil.copytree(base, tmp_path / "base"), variant="fp16")
+    plain, variant = (diffusion.open_pipeline(str(folder), torch.float32, variant=name) for name in (None, "fp16"))
+    assert plain.unet.conv_out.bias.any() and not variant.unet.conv_out.bias.any()
+    with pytest.raises(errors.InputError, match="--pretrained_model_name_or_path"):
+        diffusion.open_pipeline(str(folder), torch.float32, variant="bf16")
+
+
+def test_a_revision_of_a_repository_is_read(base):
+    """From the cache of the Hub, where a tag names a commit, as it is after a download."""
+    repository = Path(huggingface_hub.constants.HF_HUB_CACHE) / "models--lab--tiny-diffusion"
+    shutil.copytree(base, repository / "snapshots" / ("1" * 40))
+    with_zeroed_bias(repository / "snapshots" / ("2" * 40))
+    (repository / "refs").mkdir()
+    for name, commit in (("v1", "1" * 40), ("main", "2" * 40)):
+        (repository / "refs" / name).write_text(commit)
+    newest, tagged = (
+        diffusion.open_pipeline("lab/tiny-diffusion", torch.float32, revision=name) for name in (None, "v1")
+    )
+    assert tagged.unet.conv_out.bias.any() and not newest.unet.conv_out.bias.any()
+
+
+# ---- sampling
+
+
+def test_guidance_goes_on_from_the_negative_prompt_through_the_prompt():
+    """One step of DDIM is linear in what the U-Net predicts, and so in the guidance scale; 1 is the prompt alone."""
+    pipeline = tiny_pipeline()
+    words = [diffusion.embeddings(pipeline, [text])[text][None] for text in ("photo of a child", "")]
+    one, two, four = (
+        diffusion.sample(pipeline, *words, [5], 16, 1, scale, latents_only=True)[0] for scale in (1, 2, 4)
+    )
+    assert np.abs(two - one).max() > 1e-3
+    assert np.allclose(four, one + 3 * (two - one), atol=1e-3)
+    alone = diffusion.sample(pipeline, words[0], words[0], [5], 16, 1, 4, latents_only=True)[0]
+    assert np.allclose(alone, one, atol=1e-3)
 
 
 # ---- one file with all weights

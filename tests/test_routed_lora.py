@@ -115,6 +115,27 @@ def test_routed_training_equals_peft_one_condition_at_a_time_in_float64(tmp_path
         pipeline.unet.delete_adapters("alone")
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_loss_is_taken_of_what_the_base_predicts(prediction_type, tmp_path):
+    """Noise, or velocity sqrt(a) noise - sqrt(1 - a) clean (Salimans & Ho, ICLR 2022, arXiv 2202.00512)."""
+    pipeline, supports = tiny_pipeline(prediction_type=prediction_type), supports_in(tmp_path)
+    encoded, settings = encoded_for(pipeline, supports), training(with_prior_preservation=False)
+    encoded.class_latents = None
+    noising = DDPMScheduler.from_config(pipeline.scheduler.config)
+    routed = dreambooth.routed_adapters(pipeline, 3, settings)
+    routed["unet"].start([0, 1, 2])  # new adapters change nothing
+    batch = clean, noise, times, prompts = dreambooth.drawn_batch(supports, encoded, noising, 0, settings)
+    losses = dreambooth.adapter_losses(pipeline, routed, noising, batch, 3, encoded.text, None)
+    routed["unet"].remove()
+    share = noising.alphas_cumprod[times].view(-1, 1, 1, 1)
+    noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
+    target = noise if prediction_type == "epsilon" else share.sqrt() * noise - (1 - share).sqrt() * clean
+    with torch.no_grad():
+        predicted = pipeline.unet(noisy, times, torch.stack([encoded.text[prompt] for prompt in prompts])).sample
+    expected = (predicted - target).square().mean(dim=(1, 2, 3)).view(3, 2).mean(dim=1)
+    assert torch.allclose(losses, expected, rtol=1e-4)
+
+
 def train(folder: Path, groups: list[list[int]], settings: dreambooth.Training) -> None:
     """Adapters of three conditions, trained in these groups."""
     pipeline, supports = tiny_pipeline(), supports_in(folder)

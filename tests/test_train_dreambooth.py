@@ -205,6 +205,23 @@ def test_the_gradient_scaler_of_half_precision_goes_on_where_it_stopped(tiny, tm
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_gradient_checkpointing_recomputes_activations_and_changes_no_adapter(tiny, tmp_path, monkeypatch):
+    recomputed, checkpoint = [], torch.utils.checkpoint.checkpoint
+
+    def counting(*inputs: object, **options: object) -> object:
+        recomputed.append(1)
+        return checkpoint(*inputs, **options)
+
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", counting)
+    flags = (*tiny, "--conditions", "ONE", "--max_train_steps", 2, "--num_images", 0)
+    plain = run_here(*flags, "--output_dir", tmp_path / "plain")
+    assert not recomputed
+    spared = run_here(*flags, "--gradient_checkpointing", "--output_dir", tmp_path / "spared")
+    assert recomputed
+    one, other = (lora_files.load(folder / "fold0" / "adapters" / "ONE")["unet"] for folder in (plain, spared))
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
 def test_k_shot_sees_the_support_set_that_the_classifier_sees(tiny, tiny_rdface, tmp_path):
     output = run_here(*tiny, "--k_shot", 1, "--seed", 3, "--num_images", 1, "--output_dir", tmp_path / "shot")
     images = datasets.load_dataset(str(tiny_rdface), split="train").remove_columns("image")
@@ -375,6 +392,19 @@ def test_a_pipeline_that_cannot_be_trained_is_refused(tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(errors.InputError, match="give a StableDiffusionPipeline folder with safetensors"):
         run_here(*tiny, "--pretrained_model_name_or_path", tmp_path / "empty", "--output_dir", tmp_path / "out")
+
+
+def test_revision_and_variant_are_those_of_the_pipeline_that_is_opened(tiny, tmp_path, monkeypatch):
+    asked = {}
+
+    def refuse(name: str, dtype: torch.dtype, vae_name: str | None, revision: str | None, variant: str | None) -> None:
+        asked.update(revision=revision, variant=variant)
+        raise errors.InputError("enough is known")
+
+    monkeypatch.setattr(diffusion, "open_pipeline", refuse)
+    with pytest.raises(errors.InputError, match="enough is known"):
+        run_here(*tiny, "--revision", "v1", "--variant", "fp16", "--output_dir", tmp_path / "out")
+    assert asked == {"revision": "v1", "variant": "fp16"}
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_condition(tiny, tmp_path):
