@@ -4,6 +4,7 @@ Whoever changes the files (rdface_dataset.py, restore_images.py, a withdrawal) c
 card and data cannot disagree. README.md, file names and figures are public on a gated repository: see dataset_facts.py.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,20 +63,22 @@ def write_datasheet(
     from curation import croissant  # mlcroissant takes most of a second
 
     facts = dataset_facts.facts_of(folder)
+    earlier = card_header(folder)
     facts |= {
-        "version": version or version_of(folder) or FIRST_VERSION,
-        "contact": contact or card_header(folder).get("contact"),
-        "repository": repository or card_header(folder).get("repository") or f"ORG/{facts['name']}",
+        "version": version or _version_in(earlier) or FIRST_VERSION,
+        "contact": contact or earlier.get("contact"),
+        "repository": repository or earlier.get("repository") or f"ORG/{facts['name']}",
         "citation": CITATION,
         "generator": GENERATOR if "real" in facts["configs"] else None,
     }
     figures = dataset_figures.draw(facts) if "ages" in facts else {}
     facts["figures"] = {name: alternative for name, (alternative, _) in figures.items()}
     facts["header"] = yaml.safe_dump(header(facts), sort_keys=False, allow_unicode=True, width=1000)
+    card = "curation/synthetic_card.md" if facts["kind"] == "synthetic" else "dataset_card.md"
     texts = {
-        "LICENSE": render("curation/dataset_license.txt", facts),
+        "LICENSE": template("curation/dataset_license.txt").render(facts),
         "croissant.json": croissant.record(facts),
-        "README.md": render("curation/synthetic_card.md" if facts["kind"] == "synthetic" else "dataset_card.md", facts),
+        "README.md": template(card).render(facts),
     }
     write_figures(folder / "figures", {name: png for name, (_, png) in figures.items()})
     for name, text in texts.items():  # the card comes last: it never shows a figure that is not there yet
@@ -87,7 +90,11 @@ def write_datasheet(
 
 def version_of(folder: Path) -> str | None:
     """The version that the card of a folder names; None where there is no card, or none with a version."""
-    version = card_header(folder).get("version")
+    return _version_in(card_header(folder))
+
+
+def _version_in(header: Mapping) -> str | None:
+    version = header.get("version")
     return None if version is None else str(version)
 
 
@@ -194,13 +201,14 @@ def cell(text: str | None) -> str:
     return "".join(f"&#{ord(character)};" if character in special else character for character in str(text or ""))
 
 
-def render(template: str, facts: Mapping) -> str:
+@functools.cache
+def template(name: str) -> jinja2.Template:
+    """A template of this project, by its path below the project's folder."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
     )
     environment.filters |= {"cell": cell, "few": dataset_facts.public_count}
-    text = (ROOT / template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(facts)
+    return environment.from_string((ROOT / name).read_text(encoding="utf-8"))
 
 
 def write_figures(folder: Path, figures: Mapping[str, bytes]) -> None:

@@ -32,6 +32,7 @@ import restore_images
 import simulate_faces
 from curation import (
     build_target,
+    croissant,
     dataset_figures,
     datasheet,
     opening,
@@ -54,7 +55,8 @@ LAUNCH_TWO = [
     *(Path(sys.executable).with_name("accelerate"), "launch", "--multi_gpu", "--num_processes", "2"),
     *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", SCRIPT),
 ]
-SIDE_PX = 64
+SIDE_PX, LARGE_PX = 64, 110
+N_IMAGES = 17  # three blocks
 
 
 # ---- a small dataset, and networks for it
@@ -69,15 +71,15 @@ CHANGED = {  # photograph -> what it becomes before the dataset is built
     0: lambda image: image.convert("L"),
     1: sepia,
     2: lambda image: image.crop((8, 0, 48, SIDE_PX)),  # higher than wide
-    3: lambda image: image.resize((150, 110)),  # larger than the square, and than a tile
+    3: lambda image: image.resize((LARGE_PX, 80)),  # larger than the square, and than a tile
 }
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """20 simulated photographs of 64 px: one grey, one sepia, one narrow, one larger than the others."""
+    """Simulated photographs of 64 px: one grey, one sepia, one narrow, one larger than the others."""
     folder = tmp_path_factory.mktemp("built")
-    sizes = ["--num_images", "20", "--num_conditions", "4", "--image_size", str(SIDE_PX), "--num_workers", "1"]
+    sizes = ["--num_images", str(N_IMAGES), "--num_conditions", "4", "--image_size", str(SIDE_PX), "--num_workers", "1"]
     assert exit_status(simulate_faces, "--output_dir", folder / "raw", *sizes, "--seed", 11) == 0
     with (folder / "raw" / "disease_images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -194,7 +196,7 @@ def sha256_of(file: Path) -> str:
 def test_photographs_lie_in_a_black_square(restored):
     rows = read(restored, "restored")
     side = round(3.5 * (SIDE_PX + 8))
-    assert [row["width"] for row in rows[:5]] == [side, side, side, round(3.5 * 150), side]  # 150 px: its own square
+    assert [row["width"] for row in rows[:5]] == [side, side, side, round(3.5 * LARGE_PX), side]
     assert all(row["width"] == row["height"] for row in rows)
     left = round(3.5 * 16)  # 40 px wide, on 72
     narrow = pixels(rows[2])
@@ -222,7 +224,7 @@ def test_load_dataset_opens_both_configs(restored):
     real = datasets.load_dataset(str(restored), "real", split="train")
     assert opened.column_names == [*real.column_names, *schema.PROVENANCE]
     assert opened.features["label"] == real.features["label"] and opened[0]["image"].mode == "RGB"
-    assert len(opening.load_images(str(restored), "restored")) == len(real) == 20
+    assert len(opening.load_images(str(restored), "restored")) == len(real) == N_IMAGES
 
 
 def test_the_parquet_layout_is_what_the_viewer_likes(restored):
@@ -282,7 +284,7 @@ def test_two_processes_equal_one(restored, built, colorizer, tmp_path):
     assert [row["image_id"] for row in one] == [row["image_id"] for row in two]
     assert same_pictures(one, two)  # of batches of 4 and of 1, too
     assert not (tmp_path / "two-sim" / "real").exists()
-    assert len(datasets.load_dataset(str(tmp_path / "two-sim"), "restored", split="train")) == 20
+    assert len(datasets.load_dataset(str(tmp_path / "two-sim"), "restored", split="train")) == N_IMAGES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["two-sim"]
 
 
@@ -330,7 +332,7 @@ def test_a_photograph_that_fails_costs_no_other_and_leaves_the_dataset_alone(bui
     before = {path: sha256_of(path) for path in folder.rglob("*") if path.is_file()}
     flags = ("--dataset_name", folder, *SMALL, "--output_dir", folder)
     line = refusal(*flags)
-    assert "1 of 20 images could not be restored" in line and rows[9]["image_id"] in line
+    assert f"1 of {N_IMAGES} images could not be restored" in line and rows[9]["image_id"] in line
     assert before == {path: sha256_of(path) for path in folder.rglob("*") if path.is_file()}
     parts = tmp_path / ".small-sim.restoring" / "parts"
     assert sorted(part.name for part in parts.iterdir()) == ["000000.parquet", "000002.parquet"]
@@ -363,18 +365,28 @@ def state(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
 
 
+def remembered(make: Callable) -> Callable:
+    """The same function of facts, which does its work once for each version and content of a dataset."""
+    results = {}
+
+    def recalled(facts):
+        key = facts["version"], json.dumps({name: config.shards for name, config in facts["configs"].items()})
+        if key not in results:
+            results[key] = make(facts)
+        return results[key]
+
+    return recalled
+
+
 @pytest.mark.parametrize("case", ["beside real", "in place of an earlier one", "a folder of its own"])
 def test_stopped_between_any_two_renames_it_comes_to_the_same(restored, built, tmp_path, monkeypatch, case):
     """Config, card, figures, Croissant record and run record, version included."""
     (shard,) = (restored / "restored").iterdir()
     earlier = pq.read_table(shard).slice(0, 4)
     record = {"settings_sha256": "that of this run"}
-    draw, drawn = dataset_figures.draw, {}  # slow, and always the same
-    monkeypatch.setattr(
-        dataset_figures,
-        "draw",
-        lambda facts: drawn.get(facts["n_images"]) or drawn.setdefault(facts["n_images"], draw(facts)),
-    )
+    # Both take long, and give the same for the same facts.
+    monkeypatch.setattr(dataset_figures, "draw", remembered(dataset_figures.draw))
+    monkeypatch.setattr(croissant, "record", remembered(croissant.record))
 
     def prepared(name: str) -> tuple[Path, Path]:
         """The target as it was, and what is to be published."""
@@ -465,7 +477,7 @@ def test_a_full_disk_is_named_and_what_is_done_is_kept(built, tmp_path, small_di
     assert state(folder) == before and any((small_disk / ".small-sim.restoring/parts").iterdir())
     ballast.unlink()
     run_here(*flags, "--resume_from_checkpoint", "latest")
-    assert len(read(folder, "restored")) == 20 and [path.name for path in small_disk.iterdir()] == ["small-sim"]
+    assert len(read(folder, "restored")) == N_IMAGES and [path.name for path in small_disk.iterdir()] == ["small-sim"]
 
 
 # ---- refusals
