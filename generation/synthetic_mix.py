@@ -28,7 +28,7 @@ REGISTER_DIGITS = 8  # of a folder's fingerprint, before the synthetic_id: two f
 class SyntheticMix:
     """Synthetic images (m,) that may be chosen, of one or more datasets, for a dataset of n photographs."""
 
-    photographs: list[str]  # (n,) their digests (built_dataset.photograph_sha256)
+    photographs: list[str]  # (n,) their digests (curation.opening.photograph_sha256)
     simulated: bool  # the photographs are
     protocol: str
     top_n: int | None  # images in each fold; None: all

@@ -3,7 +3,7 @@
     check(adapters.record_of(folder), expected, f"adapter {folder}", "delete that folder, it is then trained again")
 
 A file's place and name say nothing: one that was copied from another fold, run or dataset would make images that claim
-sources which it never saw. Photographs are known by their digests (built_dataset.photograph_sha256), never by names.
+sources which it never saw. Photographs are known by their digests (curation.opening.photograph_sha256), never by names.
 """
 
 import dataclasses
