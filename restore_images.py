@@ -37,7 +37,7 @@ from harness.files import read_json, write_atomically, write_json  # fmt: skip
 from harness.processes import check_shared, in_main_process, open_accelerator, wait_for_files
 from harness.run_folder import check_replaceable, full_disk_named, prepare_output, run_record, sole_writer
 from imaging import faces, restoration
-from pages.sheets import contact_sheet
+from pages.restoration_sheet import contact_sheet
 
 STOPPED = RESUMED
 
