@@ -252,7 +252,7 @@ def write_result(folder: Path, blocks: list[Path], record: dict, images: dataset
     """Join the blocks in a new folder, with the run record, and draw the contact sheet if one was asked for."""
     from curation.parquet_files import write_shards
     from curation.restoration_target import RECORD_NAME
-    from pages.sheets import contact_sheet
+    from pages.restoration_sheet import contact_sheet
 
     write_shards(blocks, folder / "restored")
     write_json(folder / RECORD_NAME, record)

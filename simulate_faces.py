@@ -1,11 +1,12 @@
-"""Draws a simulated corpus in the curator's input layout, with ground truth for every photograph.
+"""Draws a simulated corpus in the curator's input layout, with the ground truth of every photograph.
 
     python simulate_faces.py --output_dir rdface-sim-raw
 
-HPO terms move face parameters (`phenotypes.py`), a person is drawn with them (`people.py`), painted
-(`face_painting.py`), and the photograph is degraded as real ones are. Conditions, genes, codes and term frequencies are
-real ORPHA and HPO facts; every person and every photograph is SIMULATED. Output: disease_images.csv,
-rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet, contact_sheet_simulated.png, SIMULATED.txt, run.json."""
+HPO terms move face parameters (phenotyping/phenotypes.py), a person is drawn with them (simulation/people.py) and
+painted (simulation/face_painting.py), and the photograph is degraded as real ones are (simulation/photography.py).
+Conditions, genes, codes and frequencies of terms are facts of ORPHA and HPO; every person and every photograph is
+SIMULATED. Writes disease_images.csv, rd_images/<ABBR>/<ABBR>.<n>.jpg, ground_truth.parquet,
+contact_sheet_simulated.png, SIMULATED.txt and run.json."""
 
 import argparse
 import contextlib
@@ -21,8 +22,6 @@ from harness.errors import OutsideError
 from harness.files import write_json
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
 from phenotyping import phenotypes
-from simulation.corpus import plan_corpus, write_corpus
-from simulation.photography import EFFECT
 
 STOPPED = "nothing is left of the corpus"
 
@@ -35,25 +34,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         required=True,
         help="new folder for the simulated corpus; never called 'rdface'",
     )
-    parser.add_argument("--num_images", type=int, default=456, help="photographs in all, at least one a condition")
+    parser.add_argument("--num_images", type=int, default=456, help="number of photographs, at least one per condition")
     parser.add_argument(
         "--num_conditions",
         type=int,
         default=phenotypes.NUM_STUDY_CONDITIONS,
-        help="the most informative conditions, from --first_condition on",
+        help="number of conditions: the most informative ones, from rank --first_condition on",
     )
     parser.add_argument(
         "--first_condition",
         type=int,
         default=0,
-        help=f"rank to start at; from {phenotypes.NUM_STUDY_CONDITIONS} on they are outside the study",
+        help=f"rank of the first condition; those from {phenotypes.NUM_STUDY_CONDITIONS} on are not in the study",
     )
-    parser.add_argument("--image_size", type=int, default=512, help="side in px")
-    parser.add_argument("--effect", type=float, default=EFFECT, help="effect of a term in SD of individual variation")
+    parser.add_argument("--image_size", type=int, default=512, help="side of a photograph in px")
+    text = "effect of a term on a face, in standard deviations of individual variation"
+    parser.add_argument("--effect", type=float, default=phenotypes.EFFECT, help=text)
     parser.add_argument(
-        "--num_workers", type=int, default=os.cpu_count(), help="processes; the corpus does not depend on it"
+        "--num_workers", type=int, default=os.cpu_count(), help="number of processes; the corpus does not depend on it"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn at random")
     args = parser.parse_args(argv)
     available = len(phenotypes.conditions()) - args.first_condition
     if not 0 < args.num_conditions <= available or args.first_condition < 0:
@@ -78,6 +78,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    from pages.sheets import draw_sheet  # these import OpenCV and Pillow, which a refusal need not wait for
+    from simulation.corpus import plan_corpus, sheet_pictures, write_corpus
+
     started = time.monotonic()
     conditions = phenotypes.conditions()[args.first_condition : args.first_condition + args.num_conditions]
     photographs = plan_corpus(args.num_images, conditions, args.seed)
@@ -87,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
         f"{args.image_size} px, seed {args.seed}, {args.num_workers} processes"
     )
     target = Path(os.path.realpath(args.output_dir))
-    partial_folder = target.with_name(f".{target.name}.partial")  # renamed when whole: never taken for a corpus
+    partial_folder = target.with_name(f".{target.name}.partial")  # renamed when complete, so never taken for a corpus
     with (
         sole_writer(target),
         full_disk_named(target.parent, "make room, or choose another --output_dir"),
@@ -99,6 +102,8 @@ def main(args: argparse.Namespace) -> None:
         partial_folder.mkdir()
         try:
             write_corpus(partial_folder, photographs, args.image_size, args.seed, args.effect, args.num_workers)
+            sheet = draw_sheet(sheet_pictures(partial_folder, photographs, columns=10), cell_px=128, columns=10)
+            sheet.save(partial_folder / "contact_sheet_simulated.png")
         except BrokenProcessPool as error:
             reason = "a process was ended from outside, as when memory runs out; give a smaller --num_workers"
             raise OutsideError(reason) from error

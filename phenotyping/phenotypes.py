@@ -26,6 +26,7 @@ INDIVIDUAL_ONLY = (
 NUM_STUDY_CONDITIONS = 103  # the paper's number; later ranks are for pretraining and never in the study
 NUM_CONDITIONS = 309
 INFORMATIVE_PENETRANCE = 0.3
+EFFECT = 2.5  # of a term on a face, in standard deviations of individual variation, unless the user asks for another
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def conditions() -> tuple[Condition, ...]:
         )
 
 
-def shift(present: list[str], effect: float = 2.5) -> dict[str, float]:
+def shift(present: list[str], effect: float = EFFECT) -> dict[str, float]:
     """How far the present terms move each parameter, in standard deviations of individual variation.
 
     Terms that move the same parameter the same way add up to 1.5 effects at most: two names of one sign are not two

@@ -1,4 +1,4 @@
-"""A simulated corpus in the curator's input layout: who is photographed how often, the files, and the ground truth."""
+"""Plans and writes a simulated corpus in the curator's input layout, with the ground truth of every photograph."""
 
 import contextlib
 import csv
@@ -45,8 +45,10 @@ TABLE = pa.schema(
 
 
 def class_sizes(num_images: int, num_conditions: int, rng: np.random.Generator) -> np.ndarray:
-    """Images of each condition: about 5 % have one, the others two to seven (times num_images / 456 where there are
-    more), num_images in all."""
+    """(num_conditions,) number of images of each condition; they add up to num_images.
+
+    About 5 % of the conditions have one image, the others two to seven, or proportionally more if there are more than
+    456 images."""
     if num_images < 2 * num_conditions:
         extra = rng.permutation(num_conditions) < num_images - num_conditions
         return 1 + extra.astype(int)
@@ -63,14 +65,14 @@ def class_sizes(num_images: int, num_conditions: int, rng: np.random.Generator) 
 
 
 def plan_corpus(num_images: int, conditions: tuple[phenotypes.Condition, ...], seed: int) -> list[Photograph]:
-    """Who is photographed how often, and which photographs occur twice."""
+    """Decides who is photographed how often, and which photographs occur twice; a function of the seed."""
     rng = np.random.default_rng([seed, 0])
     sizes = class_sizes(num_images, len(conditions), rng)
     condition_of = np.repeat(np.arange(len(conditions)), sizes)
     person_of, duplicate_of = np.arange(num_images), np.full(num_images, -1)
     copies, shared = round(COPY_RATE * num_images), round(SHARED_PATIENT_RATE * num_images)
     joined = np.zeros(num_images, bool)
-    for later in rng.permutation(num_images):  # link pairs of images of one condition until enough share a patient
+    for later in rng.permutation(num_images):  # join pairs of images of one condition until enough share a patient
         if joined.sum() + 2 > shared:
             break
         partners = np.flatnonzero((condition_of == condition_of[later]) & ~joined)
@@ -108,7 +110,7 @@ def plan_corpus(num_images: int, conditions: tuple[phenotypes.Condition, ...], s
 
 
 def develop(photograph: Photograph, folder: Path, size: int, seed: int, effect: float) -> tuple[dict, dict]:
-    """Write one photograph; returns its row of disease_images.csv and its row of ground_truth.parquet."""
+    """Writes one photograph into the folder; returns its rows of disease_images.csv and ground_truth.parquet."""
     cv2.setNumThreads(1)
     picture, points, person, kinds, quality = take(photograph, size, seed, effect)
     condition = photograph.condition
@@ -155,24 +157,21 @@ def develop(photograph: Photograph, folder: Path, size: int, seed: int, effect: 
     return row, truth
 
 
-def contact_sheet(paths: list[Path], columns: int = 10, side: int = 128) -> Image.Image:
-    sheet = Image.new("RGB", (columns * side, -(-len(paths) // columns) * side))
-    for i, path in enumerate(paths):
-        with Image.open(path) as picture:
-            sheet.paste(
-                picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS),
-                (i % columns * side, i // columns * side),
-            )
-    return sheet
+def sheet_pictures(folder: Path, photographs: list[Photograph], columns: int) -> list[list[Image.Image]]:
+    """At most 40 photographs, spread over the corpus, in rows for its contact sheet."""
+    chosen = np.linspace(0, len(photographs) - 1, min(40, len(photographs))).round().astype(int)
+    files = [folder / "rd_images" / photographs[i].condition.abbr / photographs[i].image_name for i in chosen]
+    pictures = [Image.open(file) for file in files]
+    return [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
 
 
 def write_corpus(
     folder: Path, photographs: list[Photograph], image_size: int, seed: int, effect: float, num_workers: int
 ) -> None:
-    """Write disease_images.csv, rd_images/, ground_truth.parquet, contact_sheet_simulated.png and SIMULATED.txt.
+    """Writes disease_images.csv, rd_images/, ground_truth.parquet and SIMULATED.txt into an empty folder.
 
-    folder: empty; image_size: side in px; effect: of a term in standard deviations of individual variation;
-    num_workers: processes, on which no byte depends."""
+    image_size: side in px; effect: of a term, in standard deviations of individual variation; num_workers: number of
+    processes, on which no byte depends."""
     for condition in {p.condition.abbr for p in photographs}:
         (folder / "rd_images" / condition).mkdir(parents=True)
     work = partial(develop, folder=folder, size=image_size, seed=seed, effect=effect)
@@ -193,7 +192,7 @@ def write_corpus(
         contextlib.ExitStack() as afterwards,
     ):
         out, pending = None, []
-        afterwards.callback(pool.shutdown, wait=False, cancel_futures=True)  # after Ctrl-C no more than is begun
+        afterwards.callback(pool.shutdown, wait=False, cancel_futures=True)  # after Ctrl-C nothing new is begun
         with workers_spared():
             results: Iterator[tuple[dict, dict]] = pool.map(work, photographs, chunksize=4)
         progress = tqdm(results, total=len(photographs), desc="simulated photographs", unit="image")
@@ -208,10 +207,6 @@ def write_corpus(
                 pending = []
         if pending:
             truths.write_table(pa.Table.from_pylist(pending, schema))
-    chosen = np.linspace(0, len(photographs) - 1, min(40, len(photographs))).round().astype(int)
-    contact_sheet(
-        [folder / "rd_images" / photographs[i].condition.abbr / photographs[i].image_name for i in chosen]
-    ).save(folder / "contact_sheet_simulated.png")
     (folder / "SIMULATED.txt").write_text(
         "Every person, photograph and report in this folder is simulated (RDFace simulate_faces.py, "
         f"seed {seed}). Condition names, genes, codes and term frequencies: HPO and Orphanet, "

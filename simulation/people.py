@@ -81,7 +81,9 @@ class Person:
     look: Look
 
 
-def draw_person(condition: phenotypes.Condition, country: str, rng: np.random.Generator, effect: float = 2.5) -> Person:
+def draw_person(
+    condition: phenotypes.Condition, country: str, rng: np.random.Generator, effect: float = phenotypes.EFFECT
+) -> Person:
     """A patient: individual variation N(0, 1) on every parameter, and each of the condition's terms with its
     penetrance."""
     skins, hairs, irises, means, _ = ANCESTRIES[COUNTRY_ANCESTRY[country]]

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 
 from phenotyping import phenotypes
+from phenotyping.phenotypes import EFFECT
 from simulation.face_geometry import LANDMARK_NAMES
 from simulation.face_painting import paint_face
 from simulation.people import Person, draw_person, draw_view
 
-EFFECT = 2.5  # of a term on a face, in standard deviations of individual variation
 DEGRADED_RATE = 0.35
 DEGRADATIONS = ("low_resolution", "blur", "noise", "jpeg", "black_and_white", "border", "dark")
 

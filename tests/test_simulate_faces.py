@@ -64,6 +64,19 @@ def test_ages_have_the_papers_mean():
     )  # half a year more over photographs
 
 
+def test_by_default_a_term_moves_a_face_by_two_and_a_half_standard_deviations(corpus):
+    """The effect for which the README's figures and the miniature models were made."""
+    assert simulate_faces.parse_args(["--output_dir", "corpus"]).effect == 2.5
+    assert pq.read_schema(corpus / "ground_truth.parquet").metadata[b"effect"] == b"2.5"
+    with_terms = replace(phenotypes.conditions()[0], penetrance={"HP:0000316": 1.0})  # hypertelorism
+    people = [draw_person(with_terms, "Brazil", np.random.default_rng(0), *effect) for effect in ((), (0.0,))]
+    moved = {name: people[0].z[name] - people[1].z[name] for name in phenotypes.parameters()}
+    moves = phenotypes.terms()["HP:0000316"].moves
+    assert moved == pytest.approx({name: 2.5 * moves.get(name, 0.0) for name in moved})
+    photograph = plan_corpus(1, (with_terms,), 0)[0]
+    assert photography.take(photograph, 32, 0)[2].z == photography.take(photograph, 32, 0, 2.5)[2].z
+
+
 @pytest.mark.parametrize(("images", "conditions"), [(5000, 103), (103, 103), (150, 103), (7, 3), (1, 1)])
 def test_other_shapes_add_up(images, conditions):
     sizes = class_sizes(images, conditions, np.random.default_rng(0))
