@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backbone", type=dataset_argument, required=True, help=text)
     add("--backbone_weights", type=path_argument, help=".safetensors or .pth file to read instead of downloading")
     add("--resolution", "--image_size", type=int, help="side of the square input in px (default: the backbone's own)")
-    text = "detector that cuts out the faces, or none for whole photographs (default: the setting that the model was "
+    text = "detector that cuts out the faces; none: the whole photograph (default: the setting that the model was "
     text += "trained with, else none)"
     add("--align_faces", choices=[*FACE_DETECTORS, "none"], help=text)
     add("--recipe", choices=RECIPES, default="linear_probe", help="how a classifier is made; finetune: as in the paper")

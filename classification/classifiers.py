@@ -1,4 +1,4 @@
-"""Networks that turn pixels into class scores: a backbone, a head on its features, and how both are kept on disk.
+"""Classifiers: a backbone and a head that turns its features into class scores, and their files on disk.
 
 backbone = load_backbone("densenet169")
 classifier = build_classifier(backbone, n_classes=103, recipe="finetune", name="densenet169")
@@ -42,7 +42,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")  # peft's n
 
 
 class Gate(nn.Module):
-    """Channels weighted by what the whole image shows, then flattened: (b, c) or (b, c, h, w) to (b, c * h * w).
+    """Weights each channel by its mean over the image, then flattens: (b, c) or (b, c, h, w) to (b, c * h * w).
 
     Squeeze-and-excitation (Hu, Shen and Sun, CVPR 2018) with reduction 16: channel means, linear, ReLU, linear,
     sigmoid."""
@@ -79,21 +79,21 @@ class FaceNetHead(nn.Sequential):
 
 
 def probe_features(features: torch.Tensor) -> torch.Tensor:
-    """What a linear probe sees of features (b, d) or (b, c, h, w): (b, c * h * w) float32, of unit length.
+    """A linear probe's input from features (b, d) or (b, c, h, w): (b, c * h * w) float32, of unit length.
 
-    Before that the signed square root of each, so that a few large ones do not decide alone (power normalisation:
-    Perronnin, Sanchez and Mensink, ECCV 2010). Unit length takes away the overall contrast of a photograph, and the
-    scale of backbones whose features are large."""
+    First each feature is replaced by its signed square root, so that a few large ones do not dominate (power
+    normalisation: Perronnin, Sanchez and Mensink, ECCV 2010). Then each image's features are scaled to unit length,
+    which removes the overall contrast of the photograph and the scale of the backbone's features."""
     flat = features.float().flatten(1)
-    rooted = flat.sign() * (flat.abs() + 1e-12).sqrt()  # without it the slope at 0 would be infinite, for heat maps
+    rooted = flat.sign() * (flat.abs() + 1e-12).sqrt()  # the slope at 0 must be finite, for heat maps
     return nn.functional.normalize(rooted, eps=1e-12)
 
 
 class LinearHead(nn.Module):
-    """What a fitted linear probe becomes: a backbone's features to (b, n_classes) logits, through probe_features.
+    """A fitted linear probe as a head: a backbone's features to (b, n_classes) logits, through probe_features.
 
-    weights (c, d), biases (c,): scores of the c classes that had training images; classes (c,): their numbers in
-    0..n_classes-1; every other class gets the logit -inf, so probability 0. Scores are divided by temperature."""
+    weights (c, d), biases (c,): for the scores of the c classes that had training images; classes (c,): their numbers
+    in 0..n_classes-1. Every other class gets the logit -inf, hence probability 0. temperature: divides the scores."""
 
     def __init__(
         self, weights: np.ndarray, biases: np.ndarray, classes: np.ndarray, temperature: float, n_classes: int
@@ -107,12 +107,12 @@ class LinearHead(nn.Module):
         self.register_buffer("temperature", torch.tensor(float(temperature)))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        # Never in half precision: differences between discriminant scores are small beside the scores themselves.
+        # Never in half precision: discriminant scores differ by little compared with their own size.
         with torch.autocast(features.device.type, enabled=False):
             return self.logits(probe_features(features))
 
     def logits(self, probed: torch.Tensor) -> torch.Tensor:
-        """Of what probe_features gave, (b, d) float32."""
+        """probed (b, d) float32, as probe_features returns it, to (b, n_classes)."""
         scores = self.linear(probed) / self.temperature
         logits = scores.new_full((len(scores), self.n_classes), -torch.inf)
         return logits.index_copy(1, self.classes, scores)
@@ -124,8 +124,8 @@ class LinearHead(nn.Module):
 class FaceClassifier(nn.Module):
     """Normalised pixels (b, 3, s, s) to logits (b, n_classes): head(backbone(pixels)).
 
-    recipe: finetune, lora or linear_probe. Unless all of the backbone is trained, its batch norm keeps the statistics
-    it came with also in training mode; of a linear probe the whole backbone stays in evaluation mode."""
+    recipe: finetune, lora or linear_probe. With lora, batch norm in the backbone keeps its original statistics even in
+    training mode; with linear_probe the whole backbone stays in evaluation mode."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, recipe: str):
         super().__init__()
@@ -145,14 +145,14 @@ class FaceClassifier(nn.Module):
 def build_classifier(backbone: Backbone, n_classes: int, recipe: str, name: str) -> FaceClassifier:
     """A copy of the backbone with the paper's head, in float32 and ready to train.
 
-    recipe: finetune (everything is trained) or lora (the backbone is frozen, low-rank updates of its attention
-    projections and the head are trained); name: the backbone's, for the choice of its head and for messages. The new
-    weights are drawn from torch's global generator. Raises InputError for lora without attention."""
-    network = copy.deepcopy(backbone.network).float()  # a copy: every fold starts from the same weights
+    recipe: finetune (everything is trained) or lora (the backbone is frozen; low-rank updates of its attention
+    projections are trained, and the head). name: of the backbone; facenet has a head of its own. The new weights are
+    drawn from torch's global generator. Raises InputError for lora if the backbone has no attention."""
+    network = copy.deepcopy(backbone.network).float()  # every fold starts from the same weights
     shape, called = probe_forward(network, backbone.image_size)
     network.requires_grad_(recipe == "finetune")
     if recipe == "lora":
-        import peft  # with transformers it takes 3 s, which no other recipe needs
+        import peft  # it takes 3 s to import, and no other recipe needs it
 
         layers = layers_to_adapt(network, called, name)
         network = peft.get_peft_model(network, peft.LoraConfig(target_modules=layers, **LORA))
@@ -161,9 +161,9 @@ def build_classifier(backbone: Backbone, n_classes: int, recipe: str, name: str)
 
 
 def probe_forward(network: nn.Module, image_size: int) -> tuple[tuple[int, ...], list[str]]:
-    """Shape of the features of one image, (d,) or (c, h, w), and the names of the linear layers called on the way.
+    """Shape of one image's features, (d,) or (c, h, w), and the names of all linear layers that were called for them.
 
-    Raises InputError where the network cannot take images of this size (px)."""
+    Raises InputError if the network cannot take images of this size (px)."""
     called = []
     hooks = [
         layer.register_forward_hook(lambda *_, name=name: called.append(name))
@@ -186,9 +186,9 @@ def probe_forward(network: nn.Module, image_size: int) -> tuple[tuple[int, ...],
 def layers_to_adapt(network: nn.Module, called: list[str], name: str) -> list[str]:
     """Names of the linear layers that get LoRA: those of attention, else those of the transformer's MLPs.
 
-    Some attention reads the weights of its projections instead of calling them (torchvision's Swin and ViT all of
-    them, timm's BEiT the first), and LoRA in a layer that is not called would train without any effect; so only layers
-    in `called` count. Raises InputError where there is no attention."""
+    called: names of the layers that the network calls. Only these count: some attention reads the weights of its
+    projections instead of calling them (all in torchvision's Swin and ViT, the first in timm's BEiT), and LoRA in a
+    layer that is not called would have no effect. Raises InputError if there is no attention."""
     parents = {layer: type(network.get_submodule(layer.rpartition(".")[0])).__name__.lower() for layer in called}
     if any("attention" in kind or "attn" in kind for kind in (type(m).__name__.lower() for m in network.modules())):
         for part in (("attention", "attn"), ("mlp",)):
@@ -204,12 +204,13 @@ def layers_to_adapt(network: nn.Module, called: list[str], name: str) -> list[st
 def save_classifier(folder: Path, classifier: FaceClassifier, config: dict, seen: Iterable[str] = ()) -> None:
     """Write the classifier into `folder`, each file whole or not at all, config.json last.
 
-    seen: digests of all photographs that it has learnt from, kept in the safetensors metadata and, of a whole backbone,
-    as a tensor beside its weights too, so that it cannot be taken for one that knows nothing of them.
+    classifier: not wrapped (accelerator.unwrap_model). config: facts to keep in config.json, to which the ones that
+    load_classifier needs are added. seen: digests of all photographs that the classifier has learnt from. They are kept
+    in the safetensors metadata, and for finetune also as a tensor beside the weights, so that it cannot be mistaken for
+    a network that has not seen them.
 
-    finetune: model.safetensors; linear_probe: model.safetensors with the head alone, since the backbone is as it came;
-    lora: adapter_model.safetensors and adapter_config.json as peft writes them, and head.safetensors. config.json is
-    `config` and what load_classifier needs. classifier: not wrapped (accelerator.unwrap_model)."""
+    Files: for finetune model.safetensors; for linear_probe model.safetensors with the head alone, since the backbone is
+    unchanged; for lora adapter_model.safetensors and adapter_config.json as peft writes them, and head.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)  # its presence means that the rest is there
     if classifier.recipe == "lora":
@@ -218,7 +219,7 @@ def save_classifier(folder: Path, classifier: FaceClassifier, config: dict, seen
             for name in ADAPTER_FILES:
                 os.replace(Path(partial) / name, folder / name)
     saved = classifier if classifier.recipe == "finetune" else classifier.head
-    # safetensors takes no channels_last
+    # safetensors does not accept channels_last
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in saved.state_dict().items()}
     record = {RECORD_KEY: json.dumps({SEEN_PHOTOGRAPHS: sorted(seen), **config}, default=str)}
     if classifier.recipe == "finetune" and seen:
@@ -236,9 +237,9 @@ def save_classifier(folder: Path, classifier: FaceClassifier, config: dict, seen
 
 
 def load_classifier(folder: Path, backbone: Backbone) -> FaceClassifier:
-    """What save_classifier wrote, in evaluation mode; the backbone given is left as it is.
+    """The classifier that save_classifier wrote, in evaluation mode, on a copy of the backbone.
 
-    Raises InputError where a file is missing or damaged, or where the backbone is not the one that was saved."""
+    Raises InputError if a file is missing or damaged, or the backbone is not the one that was trained on."""
     config = read_config(folder)
     recipe, name = config["recipe"], config.get("backbone", "the backbone")
     weights = folder / weights_name(recipe)
@@ -260,11 +261,12 @@ def load_classifier(folder: Path, backbone: Backbone) -> FaceClassifier:
 
 
 def weights_name(recipe: str) -> str:
+    """Name of the file that holds a classifier's head, in a folder that save_classifier wrote."""
     return "head.safetensors" if recipe == "lora" else "model.safetensors"
 
 
 def read_config(folder: Path) -> dict:
-    """config.json of a folder that save_classifier wrote."""
+    """The content of config.json in a folder that save_classifier wrote. Raises InputError if it cannot be used."""
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -280,27 +282,27 @@ def read_config(folder: Path) -> dict:
 def load_adapter(network: nn.Module, folder: Path) -> nn.Module:
     """The network with the LoRA layers that peft wrote into `folder`, in evaluation mode.
 
-    peft's own from_pretrained loads the tensors whose names fit and leaves the others random, so both sides are counted
-    here. Raises InputError unless every LoRA tensor of the layers that adapter_config.json names is given, with its
-    shape and finite, and every given one has its place."""
+    peft's own from_pretrained loads the tensors whose names fit and leaves the others random, so names are compared
+    here. Raises InputError unless the file has exactly the LoRA tensors of the layers that adapter_config.json names,
+    each with its shape and finite."""
     import peft
 
     refused = f"classifier {folder}: its adapter does not fit the backbone"
     remedy = f"give {' and '.join(ADAPTER_FILES)} as they were saved, or train again"
     try:
-        given = load_file(folder / ADAPTER_FILES[0])
+        saved = load_file(folder / ADAPTER_FILES[0])
         adapted = peft.get_peft_model(network, peft.PeftConfig.from_pretrained(str(folder)))
         expected = peft.get_peft_model_state_dict(adapted)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(f"{refused} ({one_line(error)}); {remedy}") from error
-    given = {key: tensor for key, tensor in given.items() if not is_seen_photographs(key)}
-    resized = [key for key in expected.keys() & given.keys() if expected[key].shape != given[key].shape]
-    not_finite = [key for key, tensor in given.items() if not tensor.isfinite().all()]
+    saved = {key: tensor for key, tensor in saved.items() if not is_seen_photographs(key)}
+    resized = [key for key in expected.keys() & saved.keys() if expected[key].shape != saved[key].shape]
+    not_finite = [key for key, tensor in saved.items() if not tensor.isfinite().all()]
     problems = [
         f"{len(keys)} tensors {what} (first {min(keys)})"
         for keys, what in (
-            (expected.keys() - given.keys(), "missing"),
-            (given.keys() - expected.keys(), "unknown"),
+            (expected.keys() - saved.keys(), "missing"),
+            (saved.keys() - expected.keys(), "unknown"),
             (resized, "of another shape"),
             (not_finite, "with values that are not finite"),
         )
@@ -308,7 +310,7 @@ def load_adapter(network: nn.Module, folder: Path) -> nn.Module:
     ]
     if problems:
         raise InputError(f"{refused}: {', '.join(problems)}; {remedy}")
-    peft.set_peft_model_state_dict(adapted, given)
+    peft.set_peft_model_state_dict(adapted, saved)
     return adapted.eval()
 
 

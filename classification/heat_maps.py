@@ -1,9 +1,9 @@
-"""Where in a face a classifier looks: Grad-CAM or integrated gradients, and a sheet of them for chosen images.
+"""Heat maps of where in a face a classifier looks (Grad-CAM or integrated gradients), and a sheet of them.
 
-    maps = heat_maps(classifier, pixels, classes)   # (b, s, s) in 0..1, for one class of each image
+    maps = heat_maps(classifier, pixels, classes)   # (b, s, s) in 0..1, for one class per image
 
-A map shows what moved one score of one network. It is no finding about the condition, and networks that are wrong
-have convincing maps too.
+A map shows what influenced one score of one network. It is not a finding about the condition, and networks that are
+wrong have convincing maps too.
 """
 
 import math
@@ -25,31 +25,31 @@ from classification.study import Job, Study
 from harness.files import write_atomically
 
 METHODS = ("gradcam", "integrated_gradients")
-STEPS = 32  # between the mean colour and the image
-SMOOTHING = 0.03  # sigma in sides: attributions of single pixels are noise to the eye
+STEPS = 32  # of integrated gradients, between the mean colour and the image
+SMOOTHING = 0.03  # sigma as a share of the image's side: attributions of single pixels look like noise
 TILE_PX, CAPTION_PX, MARGIN_PX = 224, 14, 10
-OPACITY = 0.65  # of the colour where the map is 1; where it is 0 the photograph shows
+OPACITY = 0.65  # of the colour where the map is 1; where it is 0, only the photograph is visible
 
 
 def heat_maps(
     classifier: torch.nn.Module, pixels: torch.Tensor, classes: Sequence[int], method: str = "gradcam"
 ) -> np.ndarray:
-    """What speaks for one class in each image: 1 where most, 0 where nothing does.
+    """How strongly each place of an image speaks for one class: 1 for the strongest place, 0 for none.
 
-    classifier maps pixels to logits (b, C), in evaluation mode and not compiled; its parameters may be frozen and get
-    no gradients. pixels (b, 3, s, s) normalised floats on its device; classes (b,) in 0..C-1. Returns (b, s, s)
-    float32, each map divided by its largest value; all 0 where nothing speaks for the class. "gradcam" (Selvaraju et
-    al., ICCV 2017) is taken at the last layer that has a map and moves the score; where the network has none, a
-    warning says so and "integrated_gradients" (Sundararajan et al., ICML 2017) take its place: from the mean colour to
-    the image, channels added, positive part, slightly smoothed. Raises ValueError for another method, a class out of
-    range, a number of classes that is not b, and a classifier in training mode."""
+    classifier: maps pixels to logits (b, C), in evaluation mode and not compiled; its parameters may be frozen and get
+    no gradients. pixels (b, 3, s, s): normalised floats on its device; classes (b,) in 0..C-1. Returns (b, s, s)
+    float32, each map divided by its largest value; all 0 if nothing speaks for the class. "gradcam" (Selvaraju et al.,
+    ICCV 2017) uses the last layer whose output is a map that influences the score. If there is none, a warning says so,
+    and "integrated_gradients" (Sundararajan et al., ICML 2017) is used instead: from the mean colour to the image,
+    summed over channels, positive part, slightly smoothed. Raises ValueError for another method, a class out of range,
+    a number of classes other than b, and a classifier in training mode."""
     if method not in METHODS:
         raise ValueError(f"there is no heat map {method!r}; choose from {', '.join(METHODS)}")
     if classifier.training:
         raise ValueError("heat maps of a network in training mode depend on chance; call its eval() first")
     if len(classes) != len(pixels):
         raise ValueError(f"{len(pixels)} images but {len(classes)} classes; give one class for each image")
-    # Gradients flow to the pixels, so that frozen parameters and callers without gradients make no difference.
+    # Gradients flow to the pixels, so frozen parameters and torch.inference_mode in the caller make no difference.
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixels.detach().clone().requires_grad_()
         target = torch.as_tensor(list(classes), device=pixels.device)
@@ -67,9 +67,9 @@ def _gradcam(
     classifier: torch.nn.Module, layer: torch.nn.Module, pixels: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
     """Evidence (b, s, s) at the output of the layer, whatever its layout."""
-    import captum.attr  # here: it brings matplotlib's pyplot, which training never needs
+    import captum.attr  # here, because it imports matplotlib's pyplot, which training never needs
 
-    view = torch.nn.Identity()  # where the library reads the map (b, c, h, w) that the layer made in its own layout
+    view = torch.nn.Identity()  # here captum reads as (b, c, h, w) the map that the layer has in its own layout
     prefix = _prefix_tokens(classifier)
 
     def through_view(_module: torch.nn.Module, _inputs: tuple, output: torch.Tensor) -> torch.Tensor:
@@ -98,12 +98,12 @@ def _integrated_gradients(
 def _last_map(classifier: torch.nn.Module, pixels: torch.Tensor, target: torch.Tensor) -> torch.nn.Module | None:
     """The last layer whose output is a map that the scores depend on, or None.
 
-    In a transformer read out at its class token the patches have no say any more after the last attention, so the map
-    is the one that enters it. Projections to queries, keys and values, and what an adapter does inside of them, see
-    a part of the score only: hence no linear layers, and only maps as wide as the last one."""
-    from peft.tuners.tuners_utils import BaseTunerLayer  # takes 3 s; needed here only
+    In a transformer that classifies by its class token, the patches have no influence after the last attention layer,
+    so the map is that layer's input. Projections to queries, keys and values, and adapters within them, carry only a
+    part of the score: therefore linear layers are left out, and all maps but those as wide as the last one."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # takes 3 s to import; needed here only
 
-    outputs: dict[torch.nn.Module, torch.Tensor] = {}  # of the last call of each, in the order of these calls
+    outputs: dict[torch.nn.Module, torch.Tensor] = {}  # of each module's last call, in the order of these calls
 
     def keep(module: torch.nn.Module, _inputs: tuple, output: object) -> None:
         outputs.pop(module, None)
@@ -119,7 +119,7 @@ def _last_map(classifier: torch.nn.Module, pixels: torch.Tensor, target: torch.T
         for hook in hooks:
             hook.remove()
     if target.min() < 0 or target.max() >= logits.shape[1]:
-        raise ValueError(f"classes {target.tolist()} are not all among the {logits.shape[1]} of this network")
+        raise ValueError(f"classes {target.tolist()} are not all among the {logits.shape[1]} classes of this network")
     prefix = _prefix_tokens(classifier)
     maps = {module: _as_map(output, len(pixels), prefix) for module, output in outputs.items()}
     layers = [module for module, features in maps.items() if features is not None]
@@ -129,13 +129,13 @@ def _last_map(classifier: torch.nn.Module, pixels: torch.Tensor, target: torch.T
     for module, gradient in zip(reversed(layers), reversed(gradients), strict=True):
         if gradient is not None and _as_map(gradient, len(pixels), prefix).any():
             return module
-    return layers[-1] if layers else None  # a score that depends on no map gets an empty one
+    return layers[-1] if layers else None  # if the score depends on no map, its heat map is empty
 
 
 def _as_map(output: torch.Tensor, n_images: int, prefix: int | None) -> torch.Tensor | None:
-    """A layer's output as (b, c, h, w) with h = w > 1, or None where it is no map; the images are square.
+    """A layer's output as (b, c, h, w) with h = w > 1, or None if it is not a map; the images are square.
 
-    Layouts: (b, c, h, w); (b, h, w, c), told apart by its equal sides; tokens (b, prefix + h w, c) row by row."""
+    Layouts: (b, c, h, w); (b, h, w, c), recognised by its equal sides; tokens (b, prefix + h w, c) row by row."""
     if len(output) != n_images or not output.is_floating_point():
         return None
     if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
@@ -159,8 +159,8 @@ def _from_map(features: torch.Tensor, output: torch.Tensor, prefix: int | None) 
 
 
 def _prefix_tokens(classifier: torch.nn.Module) -> int | None:
-    """How many class and register tokens come before the patches: timm's networks say it, others (None) may have any
-    number that leaves a square."""
+    """How many class and register tokens precede the patches. timm's networks say so; None means unknown: then any
+    number is accepted that leaves a square number of patches."""
     counts = (getattr(module, "num_prefix_tokens", None) for module in classifier.modules())
     return next((count for count in counts if isinstance(count, int)), None)
 
@@ -193,19 +193,19 @@ def explain_held_out(
 
 
 def heat_map_sheet(rows: Sequence[dict], output_file: Path, title: str) -> None:
-    """One PNG: for each row the photograph and where the network looked for the true and for the predicted class.
+    """Write one PNG: per row the photograph and where the network looked for the true and for the predicted class.
 
     A row has image_id; pixels (h, w, 3) uint8 RGB; true and predicted, the names of the classes; p_true and
-    p_predicted, their probabilities 0..1; heat_true (h, w) in 0..1, and heat_predicted, left out or None where both
-    classes are the same. The title stands on top and says what kind of images these are. Written whole or not at all.
-    Raises ValueError for no rows."""
+    p_predicted, their probabilities 0..1; heat_true (h, w) in 0..1, and heat_predicted, left out or None if both
+    classes are the same. title: stands at the top and says what kind of images these are. The file is written whole or
+    not at all. Raises ValueError if there are no rows."""
     if not rows:
         raise ValueError("no image was chosen for the heat-map sheet; name at least one")
     font = ImageFont.load_default(CAPTION_PX)
     line_px = CAPTION_PX + 4
     width = 3 * TILE_PX + 4 * MARGIN_PX
     heading = _wrapped(title, font, width - 2 * MARGIN_PX)
-    top = MARGIN_PX + line_px * (len(heading) + 1)  # the line more names the columns
+    top = MARGIN_PX + line_px * (len(heading) + 1)  # one more line for the names of the columns
     row_px = TILE_PX + line_px + MARGIN_PX
     sheet = Image.new("RGB", (width, top + row_px * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -217,15 +217,15 @@ def heat_map_sheet(rows: Sequence[dict], output_file: Path, title: str) -> None:
         y = top + number * row_px
         sheet.paste(_tile(row["pixels"]), (columns[0], y))
         for x, heat in zip(columns[1:], (row["heat_true"], row.get("heat_predicted")), strict=True):
-            if heat is None:  # the third place stays empty where the classes agree
+            if heat is None:  # the third place stays empty if the classes agree
                 continue
             sheet.paste(_tile(_overlay(row["pixels"], heat)), (x, y))
-            if not heat.any():  # else it would pass for a faint one
+            if not heat.any():  # otherwise it would look like a faint map
                 draw.text(
                     (x + 4, y + 4), "nothing speaks for it", "black", font=font, stroke_width=2, stroke_fill="white"
                 )
         draw.text((MARGIN_PX, y + TILE_PX + 2), _caption(row), "black", font=font)
-    write_atomically(output_file, lambda file: sheet.save(file, format="PNG"))  # the temporary name says no format
+    write_atomically(output_file, lambda file: sheet.save(file, format="PNG"))  # the temporary name has no suffix
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> list[str]:

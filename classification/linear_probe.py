@@ -1,10 +1,10 @@
-"""The linear probe: a classifier on frozen features, for conditions with two to four photographs each.
+"""The linear probe: discriminant analysis on frozen features, for conditions with two to four photographs each.
 
-The head is linear discriminant analysis. With so few photographs of each of a hundred conditions a logistic regression
-has nothing to learn the directions of pose, light and age from but the few images of each class; the covariance
-*within* classes pools them over all classes, and is what discriminant analysis divides by. It is shrunk towards a
-sphere (Friedman, JASA 1989), by an amount chosen on inner folds, and each class mean is drawn towards the overall mean
-as if one more image of the class lay there: a mean of one image is mostly that image's noise.
+A logistic regression could learn how pose, light and age vary only from the few images of each class. Linear
+discriminant analysis estimates it from all classes together: it divides by the covariance *within* classes, pooled over
+all of them. That covariance is shrunk towards a sphere (Friedman, JASA 1989) by an amount chosen on inner folds. Each
+class mean is drawn towards the overall mean as if the class had one more image there, because the mean of one image is
+mostly that image's noise.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from curation import protocols
 from curation.guard import Guard
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0)  # 1 is the nearest class mean
-TEMPERATURES = tuple(2.0**power for power in range(-4, 13))  # scores are divided by it: calibration, ranks stay
+TEMPERATURES = tuple(2.0**power for power in range(-4, 13))  # divide the scores: calibrates them, keeps their ranks
 INNER_FOLDS = 3
-FALLBACK_SHRINKAGE = 0.6  # where no condition of a training side has two groups, so that nothing can be chosen
+FALLBACK_SHRINKAGE = 0.6  # if no condition of a training side has two groups, so that there are no inner folds
 
 
 @dataclasses.dataclass
@@ -47,26 +47,26 @@ class LinearProbe:
         return probabilities
 
     def classifier(self, backbone: Backbone, n_classes: int) -> FaceClassifier:
-        """The same function of pixels, as a network: the backbone as it is, and this probe as its head."""
+        """The same function as a network of pixels: the backbone unchanged, with this probe as its head."""
         head = LinearHead(self.weights, self.biases, self.classes, self.temperature, n_classes)
         return FaceClassifier(backbone.network, head, "linear_probe").eval()
 
 
 def fit_discriminants(features: np.ndarray, labels: np.ndarray, shrinkages: Sequence[float]) -> list[LinearProbe]:
-    """Shrunk linear discriminants, one for each shrinkage in 0..1 (not 0), all from one decomposition.
+    """Shrunk linear discriminants, one per shrinkage in 0..1 (not 0), all from one decomposition.
 
-    features (n, d), labels (n,). Covariance (1 - s) W + s tr(W)/d I with W the covariance within classes."""
+    features (n, d), labels (n,). The covariance is (1 - s) W + s tr(W)/d I, with W the covariance within classes."""
     classes, label, counts = np.unique(labels, return_inverse=True, return_counts=True)
     centre = features.mean(axis=0)
     centred = features - centre
     means = np.stack([centred[label == c].mean(axis=0) for c in range(len(classes))])  # (c, d)
     _, scales, axes = np.linalg.svd(centred - means[label], full_matrices=False)  # axes (r, d), r = min(n, d)
     variances = scales**2 / max(len(features) - len(classes), 1)
-    mean_variance = variances.sum() / features.shape[1] or centred.var()  # no class with two images: overall variance
+    mean_variance = variances.sum() / features.shape[1] or centred.var()  # overall variance if no class has two images
     means *= (counts / (counts + 1))[:, None]
     probes = []
     for shrinkage in shrinkages:
-        outside = 1 / (shrinkage * mean_variance)  # precision where no residual points
+        outside = 1 / (shrinkage * mean_variance)  # precision in directions without any residual
         inside = 1 / ((1 - shrinkage) * variances + shrinkage * mean_variance)
         weights = means * outside + ((means @ axes.T) * (inside - outside)) @ axes  # means @ precision
         biases = -0.5 * (means * weights).sum(axis=1) - weights @ centre
@@ -84,15 +84,15 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """A linear probe whose shrinkage and temperature have the least log loss on inner folds of `rows`.
 
-    features (n, d), labels (n,), groups (n,): of the whole dataset; rows (r,): those to learn from, which the guard
-    must admit, so nothing else is looked at; a group never straddles inner folds. synthetic_rows (s,): synthetic images
-    to learn from besides, which choose nothing: each was made from photographs on both sides of an inner fold. Raises
-    LeakError for a row that is not of the training side. Deterministic."""
+    features (n, d), labels (n,), groups (n,): of the whole dataset. rows (r,): the photographs to learn from, which the
+    guard must admit; no others are looked at, and a group never straddles inner folds. synthetic_rows (s,): synthetic
+    images to learn from as well; they have no part in choosing shrinkage and temperature, since each was made from
+    photographs on both sides of an inner fold. Deterministic. Raises LeakError for a row outside the training side."""
     rows = guard.admit(rows, "class means (prototypes)")
-    learnt = np.concatenate([rows, guard.admit(synthetic_rows, "class means (prototypes)")])
+    training_rows = np.concatenate([rows, guard.admit(synthetic_rows, "class means (prototypes)")])
     chosen = choose_regularisation(features[rows], labels[rows], groups[rows])
     shrinkage, temperature = chosen or (FALLBACK_SHRINKAGE, None)
-    (probe,) = fit_discriminants(features[learnt], labels[learnt], [shrinkage])
+    (probe,) = fit_discriminants(features[training_rows], labels[training_rows], [shrinkage])
     if temperature is None:
         temperature = spread_of_scores(probe, features[rows], labels[rows])
     probe.temperature = temperature
@@ -100,7 +100,9 @@ def fit_linear_probe(
 
 
 def choose_regularisation(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[float, float] | None:
-    """Shrinkage and temperature of least log loss on inner folds of the images given, None where there are none."""
+    """Shrinkage and temperature of least log loss on inner folds of these images; None if there can be no such folds.
+
+    features (n, d), labels (n,), groups (n,)."""
     fold = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
     if (fold < 0).all():
         return None
@@ -118,12 +120,14 @@ def choose_regularisation(features: np.ndarray, labels: np.ndarray, groups: np.n
 
 
 def spread_of_scores(probe: LinearProbe, features: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature where none can be chosen: scores of the wrong classes then have a standard deviation of 1.
+    """The temperature if none can be chosen: that at which scores of wrong classes have a standard deviation of 1.
 
-    With one image a class nothing says how far images of one condition lie apart, and discriminant scores in thousands
-    of correlated dimensions are much too sure of themselves."""
+    With one image per class it is unknown how far images of one condition lie apart, and discriminant scores in
+    thousands of correlated dimensions are far too confident."""
     scores = probe.scores(features)
     wrong = scores - scores.mean(axis=1, keepdims=True)
     wrong = wrong[labels[:, None] != probe.classes]
     spread = float(wrong.std()) if wrong.size else 0.0
-    return spread if spread > 1e-6 * np.abs(scores).max() else 1.0  # less is rounding: all wrong scores are equal
+    return (
+        spread if spread > 1e-6 * np.abs(scores).max() else 1.0
+    )  # a smaller one is rounding: all wrong scores are equal

@@ -297,7 +297,7 @@ def test_a_model_of_another_fold_does_not_lie_beside_this_folds_predictions(tune
     shutil.copy(one / "model.safetensors", other / "model.safetensors")
     assert "seed0_fold1/model has learnt from other photographs" in refusal(*flags, *FINETUNE, *on)
     (other / "model.safetensors").unlink()
-    assert "or is not whole; delete" in refusal(*flags, *FINETUNE, *on)
+    assert "or is incomplete; delete" in refusal(*flags, *FINETUNE, *on)
 
 
 def test_weights_that_saw_photographs_of_another_dataset_are_taken(flags, rows, tuned, tmp_path):

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from accelerate.utils import LoggerType
 from PIL import Image
 from safetensors.torch import save_file
 from test_model_upload import TOKEN, committed, hub_of_somebody
@@ -26,8 +27,9 @@ import train_classifier
 from classification import backbones, classifiers
 from curation import protocols
 from harness import errors
-from imaging import augmentations
+from imaging import augmentations, faces
 from imaging.corruptions import CORRUPTIONS, SEVERITIES
+from imaging.pixel_settings import FACE_DETECTORS
 from publishing import model_upload
 from scoring import metrics, prediction_files, scores
 
@@ -768,6 +770,22 @@ def test_wrong_arguments_exit_with_2_and_one_line(flags, capsys):
         train_classifier.parse_args(["--dataset_name", "a", "--backbone", "b", "--output_dir", "c", *flags])
     assert exit_.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_flags_have_one_name_in_all_commands_and_the_former_ones_still_work():
+    required = ["--dataset_name", "a", "--backbone", "b", "--output_dir", "c"]
+    now, before = (
+        train_classifier.parse_args([*required, *flags])
+        for flags in (["--resolution", "64", "--seed", "3", "1"], ["--image_size", "64", "--seeds", "3", "1"])
+    )
+    assert now == before and (now.resolution, now.seed) == (64, [3, 1])
+    assert train_classifier.settings_of(now, {})["image_size"] == 64  # so that runs in progress can be continued
+
+
+def test_trackers_and_detectors_on_offer_are_those_that_there_are():
+    kinds = [str(kind.value) for kind in LoggerType if kind != LoggerType.ALL]
+    assert list(train_classifier.TRACKERS) == kinds
+    assert sorted(FACE_DETECTORS) == sorted(faces.DETECTORS)
 
 
 def test_two_processes_report_a_mistake_once(tiny, tmp_path):
