@@ -26,6 +26,7 @@ from benchmarks.phenotype_fidelity import features_of
 from classification.linear_probe import FALLBACK_SHRINKAGE, fit_discriminants
 from curation import protocols
 from curation.opening import load_images, load_synthetic
+from harness.commands import Parser
 from imaging.pixel_cache import cached_pixels
 
 Faces = tuple[np.ndarray, np.ndarray]  # features (n, d), labels (n,)
@@ -50,7 +51,7 @@ def through(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--work_dir", type=Path, required=True, help="the folder of a finished augmentation_gain.py")
     add("--base", default=str(ROOT / "demo_models" / "diffusion"), help="the pipeline that was adapted")

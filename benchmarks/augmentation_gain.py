@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from curation import protocols
 from curation.opening import load_images, photograph_sha256
 from generation import synthetic_images
+from harness.commands import Parser
 from harness.files import write_json
 from harness.seeds import derived_seed
 from imaging import augmentations
@@ -188,7 +189,7 @@ def report(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--work_dir", type=Path, required=True, help="folder for corpus, adapters, images and predictions")
     add("--base", type=Path, default=ROOT / "demo_models" / "diffusion", help="the diffusion pipeline")

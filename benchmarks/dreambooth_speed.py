@@ -29,6 +29,7 @@ from generation import diffusion_pipelines as diffusion
 from generation import dreambooth, dreambooth_encoding, synthetic_images
 from generation.dreambooth_supports import Support
 from generation.routed_lora import UNET_LAYERS, clip_each_adapter
+from harness.commands import Parser
 from imaging import faces
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -266,7 +267,7 @@ def sampling_speed(pipeline: StableDiffusionPipeline, args: argparse.Namespace) 
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--shape", choices=("miniature", "sd15"), default="miniature", help="which networks")
     add("--adapters_per_batch", type=int, nargs="+", default=[1, 4, 8], help="numbers of adapters to train together")

@@ -27,6 +27,7 @@ from curation.opening import load_images
 from generation import fastgan
 from generation.synthetic_images import image_seed
 from generation.training_provenance import SOURCES_NAME
+from harness.commands import Parser
 from imaging import faces
 from imaging.pixel_cache import cached_pixels
 from imaging.pixel_settings import default_cache_dir
@@ -62,9 +63,7 @@ def share_with_a_face(detector: faces.Detector, pictures: np.ndarray) -> float:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--run_dir", type=Path, required=True, help="the folder of a fold, made by train_fastgan.py")
     parser.add_argument("--dataset_name", required=True, help="the dataset that it was trained on")
     parser.add_argument("--backbone", default="demo_models/backbone", help="backbone, as train_classifier.py takes it")

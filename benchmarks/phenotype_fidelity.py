@@ -28,6 +28,7 @@ from curation.opening import load_synthetic
 from demo_models.train_diffusion import faces_found
 from generation import diffusion_pipelines as diffusion
 from generation import synthetic_images
+from harness.commands import Parser
 from imaging import faces
 from phenotyping import phenotypes
 from simulation.people import COUNTRY_ANCESTRY, draw_person
@@ -86,7 +87,7 @@ def distances(read: np.ndarray, labels: np.ndarray, truth: dict[int, np.ndarray]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--synthetic_dataset", required=True, help="dataset that train_dreambooth.py sampled from a simulated one")
     add("--base", default=str(ROOT / "demo_models" / "diffusion"), help="the pipeline that was adapted")

@@ -5,7 +5,7 @@
 An ordinary StableDiffusionPipeline of 128 px (latent diffusion: Rombach et al., CVPR 2022, arXiv 2112.10752): an 8-fold
 VAE, a U-Net with cross-attention, a small CLIP text encoder with a tokenizer of its own (captions.py). People are drawn
 from conditions and seeds that no demo or study corpus uses (condition ranks from 103 on); their faces are cut out
-upright and captioned with their HPO terms, so that DreamBooth has a prior to bend. Each stage goes on from its
+upright and captioned with their HPO terms, so that DreamBooth has a prior to adapt. Each stage continues from its
 checkpoint with --resume_from_checkpoint latest. Result: demo_models/diffusion (diffusers' layout, half precision)."""
 
 import argparse
@@ -34,6 +34,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from demo_models.captions import TEXT_WIDTH, Reading, caption_of, train_tokenizer
+from harness.commands import Parser
 from harness.files import write_atomically, write_json
 from harness.workers import process_pool
 from imaging import faces
@@ -44,11 +45,8 @@ from simulation.photography import Photograph, take
 HERE = Path(__file__).resolve().parent
 IMAGE_SIZE, LATENT_CHANNELS = 128, 8
 DETECTOR_ERROR = 0.03  # SD of each landmark coordinate in eye distances, as MTCNN errs on these faces
-FACES_FIRST, FACE_WEIGHT = (
-    1000,
-    2.0,
-)  # steps of the U-Net before its errors in face parameters weigh more; how much more
-DROPPED_CAPTIONS = 0.1  # share of training captions left empty, for classifier-free guidance
+FACES_FIRST, FACE_WEIGHT = 1000, 2.0  # after so many steps of the U-Net, errors in face parameters have this weight
+DROPPED_CAPTIONS = 0.1  # share of the training captions that are left empty, for classifier-free guidance
 SHEET_PROMPTS = (
     "photo of a child",
     "photo of a baby girl",
@@ -61,7 +59,7 @@ SHEET_PROMPTS = (
 )
 
 
-# ---- what it learns from
+# ---- photographs and captions
 
 
 def photograph_person(number: int, seed: int) -> tuple[np.ndarray, str]:
@@ -70,16 +68,16 @@ def photograph_person(number: int, seed: int) -> tuple[np.ndarray, str]:
     rng = np.random.default_rng([seed, 5, number])
     pool = phenotypes.conditions()[phenotypes.NUM_STUDY_CONDITIONS :]
     condition, country = pool[rng.integers(len(pool))], list(COUNTRY_ANCESTRY)[rng.integers(len(COUNTRY_ANCESTRY))]
-    row = Photograph(number, "", condition, number, number, None, country)
-    picture, points, person, degradations, _ = take(row, 2 * IMAGE_SIZE, seed)
+    photograph = Photograph(number, "", condition, number, number, None, country)
+    picture, points, person, degradations, _ = take(photograph, 2 * IMAGE_SIZE, seed)
     eye_distance = np.linalg.norm(points[1] - points[0])
-    seen = points[:5] + rng.normal(0, DETECTOR_ERROR * eye_distance, (5, 2))
-    aligned = faces.align(np.ascontiguousarray(picture), seen, IMAGE_SIZE)
+    detected = points[:5] + rng.normal(0, DETECTOR_ERROR * eye_distance, (5, 2))
+    aligned = faces.align(np.ascontiguousarray(picture), detected, IMAGE_SIZE)
     return aligned, caption_of(person, degradations, rng)
 
 
 def render(args: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
-    """Photographs (people, side, side, 3) uint8, memory-mapped, and captions; rendered where the cache has none."""
+    """Photographs (people, side, side, 3) uint8, memory-mapped, and captions; rendered unless the cache has them."""
     args.cache_dir.mkdir(parents=True, exist_ok=True)
     stem = args.cache_dir / f"people_seed{args.seed}_{args.num_people}"
     captions_file, pictures_file = stem.with_suffix(".json"), stem.with_suffix(".npy")
@@ -88,7 +86,7 @@ def render(args: argparse.Namespace) -> tuple[np.ndarray, list[str]]:
         pictures, captions = np.lib.format.open_memmap(pictures_file, "w+", np.uint8, shape), []
         photograph = partial(photograph_person, seed=args.seed)
         with process_pool(args.num_workers) if args.num_workers > 1 else contextlib.nullcontext() as pool:
-            numbers = range(args.num_people)  # one worker is this process: a fork of many threads may hang
+            numbers = range(args.num_people)  # one worker: this process
             work = pool.map(photograph, numbers, chunksize=16) if pool else map(photograph, numbers)
             for i, (picture, caption) in enumerate(tqdm(work, total=args.num_people, desc="people", mininterval=10)):
                 pictures[i] = picture
@@ -114,9 +112,10 @@ def train(
     accelerator: Accelerator,
     args: argparse.Namespace,
 ) -> None:
-    """Minimise step(number, generator) over the modules of `state`, with a checkpoint every args.checkpointing_steps.
+    """Minimise step(number, generator) over the modules of `state` by AdamW with a one-cycle learning rate.
 
-    One-cycle AdamW. What is random in a step is drawn from the generator it is given, so that it can be repeated."""
+    Writes a checkpoint every args.checkpointing_steps. A step draws everything random from the generator that it gets,
+    so that it can be repeated."""
     checkpoint = args.cache_dir / f"{name}.pt"
     modules = [module for module in state.values() if isinstance(module, torch.nn.Module)]
     parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -131,7 +130,7 @@ def train(
         for key, part in state.items():
             part.load_state_dict(saved[key])
     bar = tqdm(range(first, max_train_steps), desc=name, initial=first, total=max_train_steps, mininterval=10)
-    shown = None
+    smoothed_loss = None
     for number in bar:
         with accelerator.autocast():
             loss = step(number, torch.Generator().manual_seed(args.seed * 1_000_003 + number))
@@ -142,8 +141,8 @@ def train(
         optimizer.zero_grad()
         if "ema" in state:
             state["ema"].step(modules[0].parameters())
-        shown = loss.item() if shown is None else 0.98 * shown + 0.02 * loss.item()
-        bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
+        smoothed_loss = loss.item() if smoothed_loss is None else 0.98 * smoothed_loss + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{smoothed_loss:.4f}", refresh=False)
         if (number + 1) % args.checkpointing_steps == 0 or number + 1 == max_train_steps:
             saved = {key: part.state_dict() for key, part in state.items()} | {"step": number + 1}
             write_atomically(checkpoint, lambda file, saved=saved: torch.save(saved, file))
@@ -153,9 +152,10 @@ def train(
 
 
 class Perception(torch.nn.Module):
-    """Distance of two pictures as the miniature backbone sees them: of its maps, each of unit length at each place.
+    """The distance between two pictures in the feature maps of the miniature backbone, normalised at each place.
 
-    As LPIPS without learnt weights (Zhang et al., CVPR 2018, arXiv 1801.03924). Pictures (b, 3, side, side), -1..1."""
+    This is LPIPS without learnt weights (Zhang et al., CVPR 2018, arXiv 1801.03924). Pictures are (b, 3, side, side) in
+    -1..1."""
 
     def __init__(self):
         super().__init__()
@@ -170,17 +170,19 @@ class Perception(torch.nn.Module):
             maps.append(F.normalize(x, dim=1))
         return maps
 
-    def forward(self, found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    def forward(self, rebuilt: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            wanted = self.maps(truth)
-        return sum((a - b).square().sum(1).mean() for a, b in zip(self.maps(found), wanted, strict=True)) / len(wanted)
+            target = self.maps(truth)
+        pairs = zip(self.maps(rebuilt), target, strict=True)
+        return sum((a - b).square().sum(1).mean() for a, b in pairs) / len(target)
 
 
 def train_autoencoder(pictures: np.ndarray, accelerator: Accelerator, args: argparse.Namespace) -> AutoencoderKL:
-    """The VAE: mean absolute error, what the backbone perceives, and a slight pull of the latents to N(0, 1).
+    """Train the VAE on the mean absolute error, the distance in the backbone's maps, and a slight pull of the latents
+    towards N(0, 1).
 
-    It learns on crops of half the side, four times as cheap, and at the end on whole photographs; then the decoder
-    alone learns on, as cheap again by half."""
+    It learns from crops of half the side, which cost a quarter, and at the end from whole photographs; then the decoder
+    alone is trained further."""
     vae = AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
@@ -203,8 +205,8 @@ def train_autoencoder(pictures: np.ndarray, accelerator: Accelerator, args: argp
             truth = truth[:, :, top : top + side, left : left + side]
         posterior = vae.encode(truth).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(truth.device)
-        found = vae.decode(posterior.mean + posterior.std * noise).sample
-        return F.l1_loss(found, truth) + 0.3 * perception(found, truth) + 1e-6 * posterior.kl().mean()
+        rebuilt = vae.decode(posterior.mean + posterior.std * noise).sample
+        return F.l1_loss(rebuilt, truth) + 0.3 * perception(rebuilt, truth) + 1e-6 * posterior.kl().mean()
 
     def step(number: int, generator: torch.Generator) -> torch.Tensor:
         return loss(generator, whole=number >= 0.9 * args.vae_train_steps)
@@ -213,7 +215,7 @@ def train_autoencoder(pictures: np.ndarray, accelerator: Accelerator, args: argp
         return loss(generator, whole=number >= 0.9 * args.decoder_train_steps)
 
     train("vae", step, {"vae": vae}, 2e-3, args.vae_train_steps, accelerator, args)
-    for encoding in (vae.encoder, vae.quant_conv):  # latents stay as they are from here on
+    for encoding in (vae.encoder, vae.quant_conv):  # from here on the latents do not change
         encoding.eval().requires_grad_(False)
     decoding = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
     train("decoder", decoder_step, decoding, 1e-3, args.decoder_train_steps, accelerator, args)
@@ -222,7 +224,8 @@ def train_autoencoder(pictures: np.ndarray, accelerator: Accelerator, args: argp
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: np.ndarray, device: torch.device, args: argparse.Namespace) -> torch.Tensor:
-    """Latents (n, c, 16, 16) float32, scaled to a standard deviation of 1 (sets the VAE's scaling_factor); kept."""
+    """Latents (n, c, 16, 16) float32, scaled to a standard deviation of 1; sets the VAE's scaling_factor, and keeps the
+    latents in the cache."""
     file = args.cache_dir / "latents.pt"
     if not (args.resume_from_checkpoint and file.is_file()):
         batches = range(0, len(pictures), 32)
@@ -234,7 +237,7 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, device: torch.device, args:
 
 
 def train_text_encoder(tokenizer: CLIPTokenizer, accelerator: Accelerator, args: argparse.Namespace) -> Reading:
-    """What a caption's words do to a face, learnt before the U-Net listens, and frozen from then on."""
+    """Train the text encoder to tell what a caption's words mean for a face, and freeze it for the U-Net."""
     reading = Reading(tokenizer, args.num_captions, args.seed).to(accelerator.device)
 
     def step(_: int, generator: torch.Generator) -> torch.Tensor:
@@ -246,13 +249,14 @@ def train_text_encoder(tokenizer: CLIPTokenizer, accelerator: Accelerator, args:
 
 @torch.no_grad()
 def face_directions(latents: torch.Tensor, tokens: torch.Tensor, reading: Reading) -> torch.Tensor:
-    """(d, p) that read from flattened latents (n, d), by ridge regression, the p face parameters that captions speak
-    of; each reading has a standard deviation of 1."""
+    """Directions (d, p) by which the p face parameters of the captions are read from flattened latents (n, d).
+
+    They are fitted by ridge regression, and each reading has a standard deviation of 1."""
     device = reading.head.weight.device
-    said = torch.cat([reading.face(tokens[i : i + 256].to(device)).cpu() for i in range(0, len(tokens), 256)])
+    parameters = torch.cat([reading.face(tokens[i : i + 256].to(device)).cpu() for i in range(0, len(tokens), 256)])
     flat = (latents - latents.mean(dim=0)).flatten(1)
     penalty = 0.3 * len(flat) * torch.eye(flat.shape[1])
-    directions = torch.linalg.solve(flat.T @ flat + penalty, flat.T @ (said - said.mean(dim=0)))
+    directions = torch.linalg.solve(flat.T @ flat + penalty, flat.T @ (parameters - parameters.mean(dim=0)))
     return directions / (flat @ directions).std(dim=0)
 
 
@@ -263,12 +267,12 @@ def train_denoiser(
     accelerator: Accelerator,
     args: argparse.Namespace,
 ) -> tuple[UNet, DDIMScheduler]:
-    """The U-Net, by velocity (Salimans & Ho, ICLR 2022, arXiv 2202.00512); the mean of its weights over the last steps
-    is kept. It hears the words twice: by cross-attention, and pooled beside the time step.
+    """Train the U-Net to predict velocity (Salimans & Ho, ICLR 2022, arXiv 2202.00512), and keep the mean of its
+    weights over the last steps. It gets the words twice: by cross-attention, and pooled, together with the time step.
 
-    What words say of a face is a small part of a photograph, so once faces come out, errors along face_directions count
-    more. The best prediction is the mean given picture and words under any such metric, so it stays the same; a network
-    that has seen few photographs comes nearer to it."""
+    What words say about a face is a small part of a photograph. So once the U-Net can draw faces, errors along
+    face_directions count more. The best prediction is the conditional mean under any such weighting, so it does not
+    change; but a network that has seen few photographs comes nearer to it."""
     unet = UNet(
         sample_size=latents.shape[-1],
         in_channels=LATENT_CHANNELS,
@@ -278,7 +282,7 @@ def train_denoiser(
         block_out_channels=[64, 128, 160],
         layers_per_block=1,
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,  # of heads, in this class's words
+        attention_head_dim=4,  # the number of heads, despite its name
         norm_num_groups=16,
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
@@ -299,14 +303,14 @@ def train_denoiser(
 
     def step(number: int, generator: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(latents), (args.train_batch_size,), generator=generator)
-        said = tokens[rows].clone()
-        said[torch.rand(len(rows), generator=generator) < DROPPED_CAPTIONS] = empty
+        captions = tokens[rows].clone()
+        captions[torch.rand(len(rows), generator=generator) < DROPPED_CAPTIONS] = empty
         noise = torch.randn(len(rows), *latents.shape[1:], generator=generator)
         times = torch.randint(noising.config.num_train_timesteps, (len(rows),), generator=generator)
         clean = latents[rows]
         noisy, velocity = noising.add_noise(clean, noise, times), noising.get_velocity(clean, noise, times)
         with torch.no_grad():
-            text = reading.text_encoder(said.to(accelerator.device))[0]
+            text = reading.text_encoder(captions.to(accelerator.device))[0]
         noisy = noisy.to(accelerator.device, memory_format=torch.channels_last)
         error = unet(noisy, times.to(accelerator.device), text).sample.float() - velocity.to(accelerator.device)
         loss = error.square().mean()
@@ -317,79 +321,81 @@ def train_denoiser(
     return unet.to(memory_format=torch.contiguous_format).eval(), noising
 
 
-# ---- how good it is
+# ---- evaluation
 
 
 def sample(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, batch_size: int = 16) -> list[Image.Image]:
-    """A picture of each prompt, 20 steps of DPM-Solver++, guidance 3; one seed a picture."""
+    """A picture per prompt, by 20 steps of DPM-Solver++ with guidance 3; picture i has the seed seed + i."""
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     pictures = []
     for start in tqdm(range(0, len(prompts), batch_size), desc="samples", mininterval=10):
         batch = prompts[start : start + batch_size]
         generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(batch))]
-        made = pipeline(batch, num_inference_steps=20, guidance_scale=3.0, generator=generators)
-        pictures += made.images
+        pictures += pipeline(batch, num_inference_steps=20, guidance_scale=3.0, generator=generators).images
     return pictures
 
 
 def evaluate(pipeline: StableDiffusionPipeline, pictures: np.ndarray, args: argparse.Namespace) -> dict:
-    """Share of samples and of held-out photographs in which MTCNN finds one face, enlarged twice and bordered; PSNR of
-    the VAE on held-out photographs; and a sheet of samples."""
+    """Share of the samples and of the held-out photographs in which MTCNN finds one face, and the VAE's PSNR on the
+    held-out photographs; writes a sheet of samples. pictures (n, side, side, 3) uint8: the held-out photographs."""
     columns = min(6, args.num_samples)
-    made = sample(pipeline, [prompt for prompt in SHEET_PROMPTS for _ in range(columns)], args.seed)
+    samples = sample(pipeline, [prompt for prompt in SHEET_PROMPTS for _ in range(columns)], args.seed)
     sheet = Image.new("RGB", (columns * IMAGE_SIZE, len(SHEET_PROMPTS) * IMAGE_SIZE))
-    for i, picture in enumerate(made):
+    for i, picture in enumerate(samples):
         sheet.paste(picture, (i % columns * IMAGE_SIZE, i // columns * IMAGE_SIZE))
     sheet.save(args.output_dir / "samples_simulated.png")
-    made = sample(pipeline, ["photo of a child"] * args.num_samples, args.seed + 1000)
-    found = [faces_found([np.asarray(picture) for picture in group]) for group in (made, pictures)]
+    samples = sample(pipeline, ["photo of a child"] * args.num_samples, args.seed + 1000)
+    shares = [faces_found([np.asarray(picture) for picture in group]) for group in (samples, pictures)]
     truth = as_tensor(pictures, pipeline.device)
     with torch.no_grad():
         rebuilt = pipeline.vae(truth).sample.clamp(-1, 1)
     psnr = -10 * torch.log10(((rebuilt - truth) / 2).square().mean(dim=(1, 2, 3))).mean().item()
     return {
-        "one_face_found": found[0],
-        "one_face_found_in_held_out_photographs": found[1],
-        "samples": len(made),
+        "one_face_found": shares[0],
+        "one_face_found_in_held_out_photographs": shares[1],
+        "samples": len(samples),
         "held_out": len(pictures),
         "vae_psnr_db": round(psnr, 2),
     }
 
 
 def faces_found(pictures: list[np.ndarray]) -> float:
-    """Share of pictures (side, side, 3) in which MTCNN finds exactly one face at 0.9, after enlarging them twice and
-    putting half their side of black round them, as the paper does."""
+    """Share of the pictures (side, side, 3) in which MTCNN finds exactly one face with a score of 0.9, after they were
+    enlarged to twice their side and given a black border of half that side, as the paper does."""
     side = 2 * IMAGE_SIZE
     larger = [cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC) for picture in pictures]
     framed = [cv2.copyMakeBorder(picture, *[side // 2] * 4, cv2.BORDER_CONSTANT) for picture in larger]
-    found = faces.load_detector("mtcnn").detect(framed)
-    return float(np.mean([face is not None and face.n_faces == 1 for face in found]))
+    detected = faces.load_detector("mtcnn").detect(framed)
+    return float(np.mean([face is not None and face.n_faces == 1 for face in detected]))
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--output_dir", type=Path, default=HERE / "diffusion", help="where the pipeline goes")
-    add("--cache_dir", type=Path, default=Path("runs/diffusion_cache"), help="rendered faces and checkpoints")
-    add("--num_people", type=int, default=12000, help="one photograph each; a fiftieth is held out")
-    add("--vae_train_steps", type=int, default=2200, help="optimiser steps of the VAE")
-    add("--decoder_train_steps", type=int, default=1500, help="further ones of the VAE's decoder alone")
-    add("--vae_batch_size", type=int, default=8, help="photographs in a step of the VAE")
-    add("--num_captions", type=int, default=60000, help="of people without a photograph, for the text encoder")
-    add("--text_train_steps", type=int, default=3000, help="optimiser steps of the text encoder")
-    add("--max_train_steps", type=int, default=4500, help="optimiser steps of the U-Net")
-    add("--train_batch_size", type=int, default=16, help="latents in a step")
-    add("--learning_rate", type=float, default=1e-3, help="highest, of a one-cycle schedule")
+    add("--output_dir", type=Path, default=HERE / "diffusion", help="folder for the pipeline")
+    add("--cache_dir", type=Path, default=Path("runs/diffusion_cache"), help="folder of faces and checkpoints")
+    add(
+        "--num_people",
+        type=int,
+        default=12000,
+        help="people, with a photograph each; a fiftieth is held out",
+    )
+    add("--vae_train_steps", type=int, default=2200, help="training steps of the VAE")
+    add("--decoder_train_steps", type=int, default=1500, help="further training steps of the VAE's decoder alone")
+    add("--vae_batch_size", type=int, default=8, help="photographs per step of the VAE")
+    add("--num_captions", type=int, default=60000, help="captions of people without a photograph, for the text encoder")
+    add("--text_train_steps", type=int, default=3000, help="training steps of the text encoder")
+    add("--max_train_steps", type=int, default=4500, help="training steps of the U-Net")
+    add("--train_batch_size", type=int, default=16, help="latents per step of the U-Net")
+    add("--learning_rate", type=float, default=1e-3, help="highest learning rate of the U-Net's one-cycle schedule")
     add("--checkpointing_steps", type=int, default=500, help="steps between checkpoints of each stage")
-    add("--mixed_precision", choices=("no", "bf16"), default="no", help="of the networks")
+    add("--mixed_precision", choices=("no", "bf16"), default="no", help="precision of the networks")
     add("--num_workers", type=int, default=2, help="rendering processes")
     add("--num_samples", type=int, default=200, help="samples in which faces are looked for")
-    add("--resume_from_checkpoint", choices=("latest",), help="continue each stage after its last checkpoint")
-    add("--stage", choices=("render", "vae", "text", "all"), default="all", help="stop after this one")
-    add("--seed", type=int, default=3000, help="not a seed of any demo or study corpus")
+    add("--resume_from_checkpoint", choices=("latest",), help="continue each stage from its last checkpoint")
+    add("--stage", choices=("render", "vae", "text", "all"), default="all", help="stop after this stage")
+    add("--seed", type=int, default=3000, help="seed of everything drawn; no demo or study corpus uses it")
     return parser.parse_args(argv)
 
 
@@ -400,7 +406,7 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     pictures, captions = render(args)
     held_out = len(pictures) // 50
-    pictures, unseen, captions = pictures[held_out:], np.array(pictures[:held_out]), captions[held_out:]
+    pictures, held_out_pictures, captions = pictures[held_out:], np.array(pictures[:held_out]), captions[held_out:]
     print(f"{len(pictures)} SIMULATED photographs to train on, {held_out} held out, {accelerator.device}")
     if args.stage == "render":
         return
@@ -422,7 +428,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     pipeline.to(dtype=torch.float16).save_pretrained(args.output_dir)
     pipeline = StableDiffusionPipeline.from_pretrained(args.output_dir, dtype=torch.float32).to(accelerator.device)
-    figures = evaluate(pipeline, unseen, args)  # of what was saved
+    figures = evaluate(pipeline, held_out_pictures, args)  # of the pipeline as it was saved
     arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
     record = {"face_alignment": "mtcnn", "held_out": figures, "arguments": arguments}
     record |= {"seconds_this_run": round(time.monotonic() - started), "simulated": True}

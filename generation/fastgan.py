@@ -1,8 +1,8 @@
-"""FastGAN's networks, written from the paper, and the files they are kept in; train_fastgan.py trains them.
+"""FastGAN's networks, written after the paper, and the files that hold them; train_fastgan.py trains them.
 
 Liu, Zhu, Song and Elgammal, Towards Faster and Stabilized GAN Training for High-fidelity Few-shot Image Synthesis,
-ICLR 2021, arXiv 2101.04775. Images are (b, 3, side, side) in -1..1. Everything random but the first weights is handed
-in, so that whoever calls decides by which seed.
+ICLR 2021, arXiv 2101.04775. Images are (b, 3, side, side) in -1..1. Everything random except the initial weights is
+passed in, so that the caller decides on the seeds.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def conv(in_channels: int, out_channels: int, size: int, stride: int = 1, paddin
 
 
 class Noise(nn.Module):
-    """Adds noise (b, 1, h, w), the same to all channels, with a strength that is learnt, at first 0; None adds none."""
+    """Adds noise (b, 1, h, w) to all channels, with a strength that is learnt and starts at 0; None adds no noise."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ class UpStage(nn.Module):
 
 
 class SkipLayerExcitation(nn.Module):
-    """Gates the channels of a large map by a small one, far before it: (b, c_small, ...) to gates (b, c, 1, 1), 0..1.
+    """Scales the channels of a large map by gates computed from a much smaller map: gates are (b, c, 1, 1) in 0..1.
 
     Adaptive average pooling to 4 x 4, a 4 x 4 convolution, an activation, a 1 x 1 convolution, sigmoid."""
 
@@ -103,7 +103,8 @@ class SkipLayerExcitation(nn.Module):
 class Generator(nn.Module):
     """Latents (b, 256) to images: [(b, 3, resolution, resolution)], above 128 px also [..., (b, 3, 128, 128)], -1..1.
 
-    n_classes: 0 is unconditional; else an embedding of the label, (b,) int64, is joined to the latent."""
+    n_classes: 0 for an unconditional generator; otherwise an embedding of the label, (b,) int64, is appended to the
+    latent."""
 
     def __init__(self, resolution: int, n_classes: int = 0, base_channels: int = FASTGAN_BASE_CHANNELS):
         super().__init__()
@@ -133,7 +134,7 @@ class Generator(nn.Module):
     def forward(
         self, latent: torch.Tensor, noise: dict[int, torch.Tensor] | None = None, label: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
-        """noise: side -> (b, 2, side, side), as draw_inputs gives it; None adds none."""
+        """noise: side -> (b, 2, side, side), as draw_inputs returns it; None adds no noise."""
         if self.embedding is not None:
             latent = torch.cat([latent, self.embedding(label)], dim=1)
         maps = {4: self.start(latent[:, :, None, None])}
@@ -150,7 +151,7 @@ class Generator(nn.Module):
 def draw_inputs(
     n: int, resolution: int, generator: torch.Generator, device: torch.device | None = None
 ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-    """Latents (n, 256) and noise {side: (n, 2, side, side)}, standard normal, drawn where `generator` lives."""
+    """Latents (n, 256) and noise {side: (n, 2, side, side)}, standard normal, drawn on the generator's device."""
     where = {"generator": generator, "device": generator.device}
     latent = torch.randn(n, LATENT_SIZE, **where).to(device)
     sides = [side for side in NOISY_SIDES if side <= resolution]
@@ -159,11 +160,12 @@ def draw_inputs(
 
 @torch.inference_mode()
 def sample(network: Generator, seeds: Sequence[int], labels: Sequence[int] | None = None) -> np.ndarray:
-    """Images (n, resolution, resolution, 3) uint8, each of its own seed and label: others in the batch change rounding.
+    """Images (n, resolution, resolution, 3) uint8, each from its own seed and label; the other images of a batch change
+    rounding only.
 
-    labels (n,): for a class-conditional network only; network: in evaluation mode, whose batch norm uses stored
-    statistics. The noise is kept, since the network was trained with it, and is drawn for each image by a generator of
-    its own, on the CPU, whatever the device."""
+    network: in evaluation mode, in which batch norm uses stored statistics; labels (n,): for a class-conditional
+    network only. Noise is added, since the network was trained with it; it is drawn for each image from its own seed,
+    on the CPU for any device."""
     device = next(network.parameters()).device
     drawn = [draw_inputs(1, network.resolution, torch.Generator().manual_seed(seed)) for seed in seeds]
     latent = torch.cat([one for one, _ in drawn]).to(device)
@@ -177,8 +179,8 @@ def sample(network: Generator, seeds: Sequence[int], labels: Sequence[int] | Non
 
 
 class DownStage(nn.Module):
-    """A map (b, c, h, w) to one of half the side: the mean of a strided path of two convolutions and of a side path
-    that pools averages and mixes channels."""
+    """A map (b, c, h, w) to one of half the side: the mean of two paths, one with two convolutions, the first of them
+    strided, and one with average pooling and a 1 x 1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -197,7 +199,7 @@ def normed(convolution: nn.Module, channels: int) -> list[nn.Module]:
 
 
 def logit_head(channels: int) -> nn.Sequential:
-    """An 8 x 8 map to 5 x 5 logits, each of its own half of the picture's height and width."""
+    """An 8 x 8 map to 5 x 5 logits, each of which sees half of the picture's height and width."""
     return nn.Sequential(*normed(conv(channels, channels, 1), channels), conv(channels, 1, 4))
 
 
@@ -208,11 +210,11 @@ def decoder(widths: Sequence[int]) -> nn.Sequential:
 
 
 class Discriminator(nn.Module):
-    """Images, as the generator gives them, to a map of logits, and decoders that rebuild images from the features.
+    """Images, as the generator returns them, to logits; and decoders that rebuild images from the features.
 
-    The map is 5 x 5 from the image and above 128 px 5 x 5 more from its 128 px version, (b, 25 or 50): real > 0. With
-    n_classes each logit also holds the projection of the mean features on the label's embedding (Miyato and Koyama,
-    cGANs with Projection Discriminator, ICLR 2018)."""
+    There are 5 x 5 logits from the image and, above 128 px, 5 x 5 more from its 128 px version, (b, 25 or 50); positive
+    means real. With n_classes, the projection of the mean features on the label's embedding is added to each logit
+    (Miyato and Koyama, cGANs with Projection Discriminator, ICLR 2018)."""
 
     def __init__(self, resolution: int, n_classes: int = 0, base_channels: int = FASTGAN_BASE_CHANNELS):
         super().__init__()
@@ -271,7 +273,7 @@ def shrunk(images: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def versions(images: torch.Tensor) -> list[torch.Tensor]:
-    """Real images as a generator of their resolution would give them: above 128 px with a second of 128 px."""
+    """Real images as a generator of their resolution returns them: above 128 px with a second version of 128 px."""
     return [images, shrunk(images, SMALL_SIDE)] if images.shape[-1] > SMALL_SIDE else [images]
 
 
@@ -282,13 +284,14 @@ def versions(images: torch.Tensor) -> list[torch.Tensor]:
 def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
     """Move the exponential moving average towards the network after `step` steps, 1 the first.
 
-    The decay is the paper's 0.999 from about step 9,000 on and less before, lest a short run were an average of the
-    random start. Buffers are taken over; standing_statistics replaces batch norm's before anything is sampled."""
+    The decay is the paper's 0.999 from about step 9,000 on, and smaller before, so that the average of a short run does
+    not hold the random initial weights. Buffers are copied; standing_statistics replaces those of batch norm before
+    anything is sampled."""
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
     for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(weight.detach(), 1 - decay)
-    for mine, new in zip(average.buffers(), network.buffers(), strict=True):
-        mine.copy_(new)
+    for old, new in zip(average.buffers(), network.buffers(), strict=True):
+        old.copy_(new)
 
 
 @torch.no_grad()
@@ -297,8 +300,9 @@ def standing_statistics(
 ) -> Generator:
     """A copy for sampling, whose batch norm holds the statistics of its own maps over several batches of noise.
 
-    Those that were gathered in training are of other weights than the averaged ones. Brock et al., BigGAN, ICLR 2019,
-    call them standing statistics. labels: those to draw from, equally often, for a class-conditional network."""
+    The statistics gathered in training belong to other weights than the averaged ones. Brock et al., BigGAN, ICLR 2019,
+    call the new ones standing statistics. labels: drawn from with equal probability, for a class-conditional network.
+    """
     network = copy.deepcopy(network).train()
     device = next(network.parameters()).device
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -317,9 +321,9 @@ def standing_statistics(
 
 
 def save_generator(file: Path, network: Generator, described: dict) -> None:
-    """Write a generator whole or not at all; with what `described` says of it, the file is all that sampling needs.
+    """Write a generator, whole or not at all, with what `described` says about it; sampling needs no other file.
 
-    The same weights give the same bytes: there is one entry in the header, its keys sorted."""
+    The same weights give the same bytes: the header has one entry, whose keys are sorted."""
     config = described | {name: getattr(network, name) for name in NETWORK}
     metadata = {"config": json.dumps(config, sort_keys=True)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -328,14 +332,14 @@ def save_generator(file: Path, network: Generator, described: dict) -> None:
 
 
 def read_config(file: Path) -> dict:
-    """What a generator's file says of it, without its weights. Raises InputError for a file that is none."""
+    """What a generator's file says about it, without reading the weights. Raises InputError for any other file."""
     with _readable(file), safe_open(file, "pt") as content:
         return dict(json.loads(content.metadata()["config"]))
 
 
 def load_generator(file: Path, device: torch.device | str = "cpu") -> tuple[Generator, dict]:
-    """A generator in evaluation mode, and what its file says of it. Raises InputError for a file that is none, or that
-    holds values that are not finite."""
+    """A generator in evaluation mode, and what its file says about it. Raises InputError for any other file, and for
+    values that are not finite."""
     with _readable(file), safe_open(file, "pt") as content:
         config = dict(json.loads(content.metadata()["config"]))
         network = Generator(*(config[name] for name in NETWORK))
@@ -348,7 +352,7 @@ def load_generator(file: Path, device: torch.device | str = "cpu") -> tuple[Gene
 
 @contextlib.contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """What goes wrong with a file that is no generator's, in one line."""
+    """Turn what libraries raise for a file that is not a generator's into an InputError of one line."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError, TypeError, KeyError, ValueError) as error:

@@ -1,10 +1,10 @@
-"""Adapter files: written whole as diffusers reads them, with alpha and the record of what they saw, and read back.
+"""Adapter files: written as diffusers reads them, with alpha and the record of what they were trained on; read back.
 
 A folder holds `pytorch_lora_weights.safetensors`, for `pipeline.load_lora_weights(folder)`, and `sources.json`, which
-names the photographs that the adapter was trained on; by it a withdrawn photograph's adapters are found. The same
-photographs stand by their digests in the file's own metadata, entry `rdface` (generation/training_provenance.py).
+names the photographs that the adapter was trained on, so that a withdrawn photograph's adapters can be found. The
+file's own metadata, entry `rdface`, holds the digests of the same photographs (generation/training_provenance.py).
 
-Adapters of other programs are read too: kohya's names (`lora_unet_..._to_q.lora_down.weight`, with `.alpha`), peft's
+Adapters of other programs can be read too: kohya's names (`lora_unet_..._to_q.lora_down.weight`, with `.alpha`), peft's
 (`base_model.model....to_q.lora_A.weight`, alpha in `adapter_config.json`) and those of diffusers, old and new.
 """
 
@@ -35,11 +35,11 @@ from harness.errors import InputError, one_line
 from harness.files import sha256_of, write_atomically, write_json
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
-RECORD_KEY = "rdface"  # of a file's metadata: what the adapter was trained on
+RECORD_KEY = "rdface"  # in a file's metadata: what the adapter was trained on
 LAYERS = {"unet": UNET_LAYERS, "text_encoder": TEXT_LAYERS}
 RETRAIN = "delete that folder, it is then trained again"
 
-# How a tensor's name ends, and which of the two matrices it then is; what stands before it names the layer.
+# How a tensor's name ends -> which matrix it is; the part before names the layer.
 MATRICES = {
     r"\.lora_A(?:\.default)?\.weight": "lora_A",  # peft
     r"\.lora_B(?:\.default)?\.weight": "lora_B",
@@ -49,7 +49,7 @@ MATRICES = {
     r"[._]lora(?:_linear_layer)?\.up\.weight": "lora_B",
     r"\.alpha": "alpha",
 }
-# How a layer's name begins. peft names no network, nor did the first of diffusers.
+# How a layer's name begins -> its network. Names by peft and by early versions of diffusers have no prefix.
 PREFIXES = {
     "lora_unet_": "unet",
     "unet.": "unet",
@@ -57,15 +57,18 @@ PREFIXES = {
     "lora_te_": "text_encoder",
     "text_encoder.": "text_encoder",
 }
-OLD_TEXT_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}  # of diffusers, once
+# Names in the text encoder that early versions of diffusers wrote.
+OLD_TEXT_NAMES = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 Sizes = Mapping[str, Mapping[str, tuple[int, int]]]  # network -> linear layer -> its inputs and outputs
 
 
 @dataclasses.dataclass
 class Adapter:
-    """What a file holds. state: network -> weights by peft's names, (rank, in) and (out, rank); alpha: network ->
-    layer -> alpha, by which, over the rank, its update is scaled; record: what it was trained on, None: it says not."""
+    """The content of an adapter file.
+
+    state: network -> weights by peft's names, (rank, in) and (out, rank); alpha: network -> layer -> alpha, where
+    alpha / rank scales the layer's update; record: what it was trained on, None if the file does not say."""
 
     state: dict[str, dict[str, torch.Tensor]]
     alpha: dict[str, dict[str, float]]
@@ -84,18 +87,18 @@ def save(
     source_image_ids: Sequence[str],
     record: Mapping[str, Any],
 ) -> None:
-    """Write an adapter into `folder`, whole or not at all, once the pipeline has read it back as it is.
+    """Write an adapter into `folder`, whole or not at all, after checking that the pipeline reads it back unchanged.
 
-    state: `unet` and, where it was trained, `text_encoder` -> weights by peft's names, (rank, in) and (out, rank);
-    record: of a training_provenance.TrainedOn, and more if need be; no image_id may be in it."""
+    state: `unet` and, if it was trained, `text_encoder` -> weights by peft's names, (rank, in) and (out, rank); record:
+    a training_provenance.TrainedOn as a dict, and more if needed; it must hold no image_id."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     layers, metadata = {}, {}
     for network, weights in state.items():
         layers[f"{network}_lora_layers"] = convert_state_dict_to_diffusers(dict(weights))
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(LAYERS[network])).to_dict()
-        config["target_modules"] = sorted(config["target_modules"])  # a set: the file's digest must not depend on it
-        metadata[f"{network}_lora_adapter_metadata"] = config  # without it alpha would come back as the rank
+        config["target_modules"] = sorted(config["target_modules"])  # a set: its order must not change the digest
+        metadata[f"{network}_lora_adapter_metadata"] = config  # without it, alpha would be read back as the rank
 
     def write(file: Path) -> None:
         StableDiffusionPipeline.save_lora_weights(file.parent, weight_name=file.name, **layers, **metadata)
@@ -113,14 +116,14 @@ def save(
 
 
 def rewrite_header(file: Path, metadata: Mapping[str, str]) -> None:
-    """Add metadata to a safetensors file, and put its header in order: the library's differs from run to run, and with
-    it the digest."""
+    """Add metadata to a safetensors file, and sort its header, whose order in the library differs from run to run, and
+    with it the file's digest."""
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = header.get("__metadata__", {}) | metadata
     ordered = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    ordered += b" " * (-len(ordered) % 8)  # tensors start at a multiple of 8, as the library has them
+    ordered += b" " * (-len(ordered) % 8)  # tensors must start at a multiple of 8
     file.write_bytes(len(ordered).to_bytes(8, "little") + ordered + content[8 + length :])
 
 
@@ -129,11 +132,11 @@ def check(
 ) -> None:
     """Raise RuntimeError unless load_lora_weights finds every weight of `state` in the file, and this scale.
 
-    A file with other names would load nothing, with a warning only, and images would come from the base model."""
+    A file with wrong names would load nothing, with a warning only, and images would come from the base model alone."""
     networks = {name: getattr(pipeline, name) for name in state}
     frozen = [parameter for network in networks.values() for parameter in network.parameters()]
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would say that there is nothing for a text encoder that was not trained
+    logging.set_verbosity_error()  # hides a warning about a text encoder that was not trained
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -144,8 +147,8 @@ def check(
             for key, tensor in weights.items():
                 layer, matrix = key.removesuffix(".weight").rsplit(".", 1)
                 loaded = networks[name].get_submodule(layer)
-                found = getattr(loaded, matrix)["saved"].weight
-                same = torch.equal(found.detach().cpu(), tensor.to(found.dtype)) and loaded.scaling["saved"] == scale
+                weight = getattr(loaded, matrix)["saved"].weight
+                same = torch.equal(weight.detach().cpu(), tensor.to(weight.dtype)) and loaded.scaling["saved"] == scale
                 if not same:
                     raise RuntimeError(f"{folder}: {name}.{key} came back otherwise than it was saved")
     finally:
@@ -159,11 +162,11 @@ def check(
 
 
 def load(folder: Path, sizes: Sizes | None = None, rank: int | None = None, alpha: float | None = None) -> dict:
-    """The inverse of save: weights by peft's names for each network.
+    """Network -> weights by peft's names, as save takes them.
 
-    sizes: of the layers that are to be adapted, all of them and no others, rank and alpha: what the adapter must have;
-    None: whatever it has. Raises InputError for a damaged file, and names the first tensor that is missing, left over,
-    of another size, or not finite."""
+    sizes: of the layers that the adapter must have, all of them and no others; rank, alpha: those that it must have;
+    None: any. Raises InputError for a damaged file, and for the first tensor that is missing, left over, of another
+    size, or not finite."""
     adapter = read(folder / WEIGHTS_NAME, sizes, f"adapter {folder}", RETRAIN)
     for network, layers in (sizes or {}).items():
         for layer in layers:
@@ -179,19 +182,19 @@ def load(folder: Path, sizes: Sizes | None = None, rank: int | None = None, alph
 
 
 def record_of(folder: Path) -> dict[str, Any] | None:
-    """What an adapter's file says of its training; None where it says nothing. Raises InputError for a damaged file."""
+    """What an adapter's file says about its training; None if it says nothing. Raises InputError for a damaged file."""
     with _readable(f"adapter {folder}", RETRAIN), safe_open(folder / WEIGHTS_NAME, "pt") as file:
         return _record(file.metadata())
 
 
 def read(file: Path, sizes: Sizes | None, what: str, remedy: str) -> Adapter:
-    """An adapter in the names of kohya, of peft, or of diffusers, old or new.
+    """Read an adapter with the names of kohya, of peft, or of diffusers, old or new.
 
-    sizes: of the linear layers that there are (linear_layers), among which every tensor must have its place; None:
-    taken as the names have them, which those of kohya do not say. Alpha comes from kohya's tensors, the file's metadata
-    or peft's adapter_config.json beside it; where none of them gives it, it is the rank, as their programs take it.
-    what, remedy: for messages. Raises InputError, which names the first tensor that has no place, no partner, another
-    size than its layer, or a value that is not finite."""
+    sizes: of all linear layers (linear_layers), one of which must fit each tensor; None: the names must say the layer,
+    which kohya's do not. Alpha comes from kohya's tensors, from the file's metadata, or from peft's adapter_config.json
+    beside it; without any of these it is the rank, as in those programs. what, remedy: for messages. Raises InputError
+    for the first tensor without a layer or a partner, of another size than its layer, or with a value that is not
+    finite."""
     with _readable(what, remedy):
         with safe_open(file, "pt") as content:
             metadata = content.metadata() or {}
@@ -239,7 +242,7 @@ def linear_layers(pipeline: StableDiffusionPipeline) -> Sizes:
 
 @contextlib.contextmanager
 def _readable(what: str, remedy: str) -> Iterator[None]:
-    """What goes wrong with a damaged file, in one line."""
+    """Turn what libraries raise for a damaged file into an InputError of one line."""
     try:
         yield
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -251,14 +254,14 @@ def _record(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
 
 
 def _plain(layer: str) -> str:
-    """A layer's name as kohya has it; transformers left out the text model's own name at some time."""
+    """A layer's name as kohya writes it, without the prefix that the text model's layers have in some versions."""
     return layer.replace(".", "_").removeprefix("text_model_")
 
 
 def _place_of(name: str, places: Mapping[str, Mapping[str, str]] | None) -> tuple[str, str, str] | None:
-    """Network, layer and matrix (lora_A, lora_B or alpha) of a tensor; None where it has no place.
+    """Network, layer and matrix (lora_A, lora_B or alpha) of a tensor; None if it belongs to no layer.
 
-    places: network -> plain name -> layer; None: the name must say all of it."""
+    places: network -> plain name -> layer; None: the tensor's name must say all three."""
     fitting = [(re.fullmatch(rf"(.+?)({ending})", name), matrix) for ending, matrix in MATRICES.items()]
     spelled, matrix = next(((spelled, matrix) for spelled, matrix in fitting if spelled), (None, ""))
     if spelled is None:
@@ -303,7 +306,7 @@ def _check_sizes(
 
 
 def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str, Mapping[str, Any]]:
-    """peft's settings by network ("": of any) as the file's metadata or the adapter_config.json beside it give them."""
+    """Network -> peft's settings, from the file's metadata or the adapter_config.json beside it; "" is any network."""
     configs: dict[str, dict[str, Any]] = {}
     for name, value in json.loads(metadata.get("lora_adapter_metadata", "{}")).items():
         network, _, setting = name.partition(".")
@@ -321,7 +324,9 @@ def _alphas(
     what: str,
     remedy: str,
 ) -> dict[str, dict[str, float]]:
-    """Alpha of every layer. Raises InputError where it is of a layer that has no weights, or not one for all layers."""
+    """Network -> layer -> alpha. given: the alphas that stand in the file as tensors; configs: of peft.
+
+    Raises InputError for an alpha of a layer without weights, and for settings that are not supported."""
     alphas: dict[str, dict[str, float]] = {}
     for network, layers in given.items():
         for layer in layers:
@@ -342,5 +347,5 @@ def _alphas(
 
 
 def sha256(folder: Path) -> str:
-    """Digest of the adapter's file, as the images made with it name it."""
+    """Digest of the adapter's file, which stands in the rows of its images."""
     return sha256_of(folder / WEIGHTS_NAME)

@@ -1,4 +1,4 @@
-"""LoRA for many adapters at once: every sample of a batch goes through low-rank weights of its own.
+"""LoRA for many adapters at once: every sample of a batch passes through the low-rank weights of its own adapter.
 
     routed = RoutedLoRA(unet, UNET_LAYERS, n_adapters=8, rank=4, alpha=4)
     routed.start([seed_0, ..., seed_7])
@@ -23,13 +23,13 @@ MATRICES = ("lora_A", "lora_B")
 
 
 class Route:
-    """The adapter of each sample; one object that all layers of a network look at."""
+    """Which adapter each sample of a batch takes; all layers of a network share one such object."""
 
     index: torch.Tensor
 
     def of(self, n_samples: int) -> torch.Tensor:
-        """(n_samples,) adapter numbers. A batch that holds every sample several times one after another, as
-        classifier-free guidance doubles it, is routed alike each time."""
+        """Adapter numbers (n_samples,). A batch may repeat all samples, as classifier-free guidance does; each
+        repetition then has the same adapters. Raises ValueError if the batch does not fit."""
         times, rest = divmod(n_samples, len(self.index))
         if rest:
             raise ValueError(f"a batch of {n_samples} samples does not fit a route of {len(self.index)}")
@@ -57,11 +57,11 @@ class RoutedLinear(nn.Module):
 
 
 class RoutedLoRA:
-    """K adapters in the linear layers of a network whose names end in one of `layers`; the network is changed in
-    place, its own weights are frozen.
+    """K adapters in the linear layers of a network whose names end in one of `layers`. The network is changed in place,
+    and its own weights are frozen.
 
-    Adapter weights are of `dtype`, whatever the network's: float32, since half precision loses small updates. Raises
-    ValueError where the network has no such layer."""
+    Adapter weights have `dtype`, whatever the network has: float32 by default, since half precision loses small
+    updates. Raises ValueError if the network has no such layer."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class RoutedLoRA:
     ):
         network.requires_grad_(False)
         ends = tuple(f".{layer}" for layer in layers)
-        found = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear) and name.endswith(ends)}
-        if not found:
+        linear = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear) and name.endswith(ends)}
+        if not linear:
             raise ValueError(f"{type(network).__name__} has no linear layers called {', '.join(layers)}")
         self.network, self.rank, self.n_adapters, self._route = network, rank, n_adapters, Route()
         self.layers: dict[str, RoutedLinear] = {}
-        for name, base in found.items():
+        for name, base in linear.items():
             self.layers[name] = RoutedLinear(base, self._route, n_adapters, rank, alpha, dtype)
             self._put(name, self.layers[name])
 
@@ -93,12 +93,12 @@ class RoutedLoRA:
             self._put(name, layer.base)
 
     def route(self, adapters: torch.Tensor) -> None:
-        """Send sample i of the batches to come through adapter adapters[i], (b,) int64, on the network's device."""
+        """Send sample i of the following batches through adapter adapters[i]; (b,) int64, on the network's device."""
         self._route.index = adapters
 
     def start(self, seeds: Sequence[int]) -> None:
-        """New adapters, one from each seed: A normal with standard deviation 1 / rank, B zero, so that at first an
-        adapter changes nothing (the diffusers examples' init_lora_weights="gaussian")."""
+        """Initialise the adapters, one from each seed: A is normal with standard deviation 1 / rank, B is zero, so that
+        an adapter changes nothing at first (init_lora_weights="gaussian" in the diffusers examples)."""
         for k, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(seed)
             for layer in self.layers.values():
@@ -111,11 +111,11 @@ class RoutedLoRA:
             yield from (layer.lora_A, layer.lora_B)
 
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of every adapted layer, by its name."""
+        """Name of an adapted layer -> its numbers of inputs and outputs."""
         return {name: (layer.base.in_features, layer.base.out_features) for name, layer in self.layers.items()}
 
     def peft_state_dict(self, k: int) -> dict[str, torch.Tensor]:
-        """Adapter k as peft's get_peft_model_state_dict names it: (rank, in) and (out, rank) a layer, on the CPU."""
+        """Adapter k by the names of peft's get_peft_model_state_dict: (rank, in), (out, rank) per layer, on the CPU."""
         state = {}
         for name, layer in self.layers.items():
             for matrix in MATRICES:
@@ -123,8 +123,8 @@ class RoutedLoRA:
         return state
 
     def load_peft_state_dict(self, k: int, state: Mapping[str, torch.Tensor]) -> None:
-        """The inverse of peft_state_dict; raises KeyError unless the names are the layers', all of them and no others,
-        and ValueError for another shape, which would be stretched to fit."""
+        """The inverse of peft_state_dict. Raises KeyError unless the names are exactly those of the layers, and
+        ValueError for another shape, which torch would otherwise broadcast."""
         own = {f"{name}.{matrix}.weight": (layer, matrix) for name, layer in self.layers.items() for matrix in MATRICES}
         if own.keys() != state.keys():
             raise KeyError(min(own.keys() ^ state.keys()))

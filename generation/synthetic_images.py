@@ -1,8 +1,9 @@
-"""Synthetic images with their provenance: how a generator leaves them as a dataset.
+"""Synthetic images with their provenance: how the parts that a generator writes become a dataset.
 
-A generator writes a part (rows of a condition, or of a snapshot) at a time; `write_dataset` then joins the parts into
+A generator writes one part at a time (the rows of a condition, or of a snapshot). `write_dataset` joins the parts into
 `FOLDER/synthetic/train-*.parquet` with a card, so that `load_dataset(FOLDER)` opens them. Every row names all real
-images that its generator saw, and their digests: by them the guard (curation/guard.py) keeps held-out patients out.
+images that its generator saw, with their digests, by which the guard (curation/guard.py) keeps held-out patients out
+of training.
 """
 
 import dataclasses
@@ -28,8 +29,7 @@ from harness.files import write_atomically
 from harness.seeds import derived_seed
 
 SHEET_NAME = "samples.png"  # some synthetic images on one picture, beside the dataset that holds them
-
-BLANK_SPREAD = 2.0  # grey levels, standard deviation over a picture: below, it is of one colour
+BLANK_SPREAD = 2.0  # grey levels: a picture whose standard deviation is below is of one colour
 
 
 def folder_of(fold: protocols.Fold) -> str:
@@ -38,18 +38,18 @@ def folder_of(fold: protocols.Fold) -> str:
 
 
 def condition_number(condition: str) -> int:
-    """32 bits that stand for a condition wherever a seed is derived: the same in every dataset that holds it."""
+    """A number of 32 bits for a condition, from which seeds are derived; the same in every dataset."""
     return int.from_bytes(hashlib.sha256(condition.encode()).digest()[:4])
 
 
 def image_seed(seed: int, condition: str, index: int) -> int:
-    """Seed of image number `index` of a condition: it depends on nothing else, so neither a stop nor another number of
-    processes or of images in a batch changes an image."""
+    """The seed of image number `index` of a condition. It depends on nothing else, so that neither a stop nor the
+    number of processes or of images in a batch changes an image."""
     return derived_seed(seed, condition_number(condition), index)
 
 
 def is_blank(picture: np.ndarray) -> bool:
-    """Whether a picture (h, w, 3) uint8 shows nothing: of one colour all over, as a safety checker leaves it."""
+    """Whether a picture (h, w, 3) uint8 is of one colour all over, as a safety checker leaves it."""
     return bool(picture.reshape(-1, 3).std(axis=0).max() < BLANK_SPREAD)
 
 
@@ -61,7 +61,7 @@ def png(picture: np.ndarray, synthetic_id: str) -> dict:
 
 
 def write_part(file: Path, rows: list[dict], class_names: Sequence[str]) -> None:
-    """Rows with all columns of `synthetic_features`, written whole or not at all; label is a class's name or None."""
+    """Write rows with all columns of synthetic_features, whole or not at all; label is a class's name or None."""
     schema = synthetic_features(class_names)
     encoded = [row | {"label": None if row["label"] is None else class_names.index(row["label"])} for row in rows]
     table = pa.Table.from_pylist(encoded, schema.arrow_schema)
@@ -71,7 +71,7 @@ def write_part(file: Path, rows: list[dict], class_names: Sequence[str]) -> None
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """What images of one generator are made from: its record, and the names of the same photographs."""
+    """What the images of one generator are made from: the generator's record, and the names of its photographs."""
 
     trained_on: training_provenance.TrainedOn
     image_ids: list[str]
@@ -80,11 +80,12 @@ class Sources:
 def checked_rows(
     files: Sequence[Path], sources: Callable[[str | None], Sources | None], what: str, remedy: str
 ) -> list[dict]:
-    """The rows of parts, or of a dataset's files, without their pictures and sources, once it is clear whose they are.
+    """The rows of parts or of a dataset's files, without pictures and sources, after checking what they were made from.
 
-    sources: of images with a label (None: without), None where there can be none; what: the file or folder, remedy:
-    what to do about it, for messages. Raises LeakError for images made from other photographs, and InputError for those
-    of another fold, condition or schema, and for a file that cannot be read. `label` is the class's name or None."""
+    sources: label -> what images with this label must be made from, None if there can be no such images; the label is
+    None for images without one. what, remedy: the file or folder, and what to do about it, for messages. In the rows,
+    `label` is the class's name or None. Raises LeakError for images made from other photographs, and InputError for
+    those of another fold, condition or schema, and for a file that cannot be read."""
     rows = []
     try:
         for path in files:
@@ -117,28 +118,28 @@ def _check_row(row: dict, sources: Sources | None, what: str, remedy: str) -> No
 
 
 def write_dataset(folder: Path, parts: Sequence[Path]) -> None:
-    """All parts in their order as the dataset `folder`, whole or not at all; an earlier one is replaced."""
-    made = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(made, ignore_errors=True)
+    """Join all parts, in their order, to the dataset `folder`, whole or not at all; an earlier one is replaced."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        write_shards(list(parts), made / "synthetic")
-        datasheet.write_datasheet(made)
+        write_shards(list(parts), partial / "synthetic")
+        datasheet.write_datasheet(partial)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(made, folder)
-    finally:  # of a disk that is full, say
-        shutil.rmtree(made, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:  # also if the disk is full, for example
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def contact_sheet(folder: Path, columns: int = 8, rows: int = 40, side_px: int = 128) -> Image.Image:
-    """Some pictures of the dataset `folder`: a row for each of the first conditions, its first images in it."""
+    """A sheet of pictures of the dataset `folder`: a line with the first images of each of the first conditions."""
     of_condition: dict[int | None, list[dict]] = {}
     for shard in sorted((folder / "synthetic").glob("*.parquet")):
         with pq.ParquetFile(shard) as file:
             for batch in file.iter_batches(100, columns=["image", "label"]):
                 for row in batch.to_pylist():
                     if row["label"] in of_condition or len(of_condition) < rows:
-                        shown = of_condition.setdefault(row["label"], [])
-                        shown += [row["image"]] * (len(shown) < columns)
+                        line = of_condition.setdefault(row["label"], [])
+                        line += [row["image"]] * (len(line) < columns)
     sheet = Image.new("RGB", (columns * side_px, len(of_condition) * side_px))
     for y, images in enumerate(of_condition.values()):
         for x, image in enumerate(images):

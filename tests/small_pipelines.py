@@ -15,21 +15,25 @@ from demo_models import train_diffusion
 SIDE_PX = 16
 
 
-def tiny_pipeline(dtype: torch.dtype = torch.float32, **scheduler: object) -> StableDiffusionPipeline:
-    """The same each time. scheduler: its config, where it differs from that of Stable Diffusion 1.5."""
+def tiny_pipeline(
+    dtype: torch.dtype = torch.float32, vae_blocks: int = 2, side_px: int = SIDE_PX, **scheduler: object
+) -> StableDiffusionPipeline:
+    """The same each time. scheduler: its config, where it differs from that of Stable Diffusion 1.5.
+
+    vae_blocks: pictures are 2 ** (vae_blocks - 1) times larger than latents; side_px: of the pictures."""
     torch.manual_seed(0)
     captions = ["photo of a child with hypertelorism, long philtrum"] * 9
     tokenizer = train_diffusion.train_tokenizer(captions)
     vae = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[8, 8],
+        down_block_types=["DownEncoderBlock2D"] * vae_blocks,
+        up_block_types=["UpDecoderBlock2D"] * vae_blocks,
+        block_out_channels=[8] * vae_blocks,
         layers_per_block=1,
         norm_num_groups=4,
-        sample_size=SIDE_PX,
+        sample_size=side_px,
     )
     unet = UNet2DConditionModel(
-        sample_size=SIDE_PX // 2,
+        sample_size=side_px // 2 ** (vae_blocks - 1),
         down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
         up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
         block_out_channels=[16, 16],

@@ -17,6 +17,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from in_process import exit_status
 from safetensors.torch import load_file
+from small_pipelines import tiny_pipeline
 
 import rdface_dataset
 import simulate_faces
@@ -70,13 +71,21 @@ def run(benchmark, *flags: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def gain(tmp_path_factory) -> Path:
+def base(tmp_path_factory) -> Path:
+    """A pipeline of random weights for pictures of 128 px, which costs a tenth of the miniature."""
+    folder = tmp_path_factory.mktemp("base") / "tiny-diffusion"
+    tiny_pipeline(vae_blocks=4, side_px=128).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gain(base, tmp_path_factory) -> Path:
     """The augmentation study of 3 conditions, 24 photographs and one support set; its corpus serves the others too."""
     folder = tmp_path_factory.mktemp("benchmarks") / "gain"
     sizes = "--num_conditions 3 --num_photographs 24 --k_shots 1 --seeds 0 --num_images 2 --max_train_steps 2"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(augmentation_gain, "launch", launch_here)
-        run(augmentation_gain, "--work_dir", folder, *sizes.split())
+        run(augmentation_gain, "--work_dir", folder, "--base", base, *sizes.split())
     return folder
 
 
@@ -101,16 +110,26 @@ def test_augmentation_gain_says_which_command_failed(capfd):
     assert capfd.readouterr().err.startswith("score_runs.py: nowhere: ")
 
 
-def test_augmentation_causes_judges_samples_and_decoded_people(gain, capsys):
-    run(augmentation_causes, "--work_dir", gain, "--k_shots", 1, "--seeds", 0)
+def test_augmentation_causes_judges_samples_and_decoded_people(gain, base, capsys):
+    run(augmentation_causes, "--work_dir", gain, "--base", base, "--k_shots", 1, "--seeds", 0)
     printed = capsys.readouterr().out
     assert printed.count("SIMULATED, 1-shot, ") == 6
     percent(r"judge: adapters' samples: ([\d.]+) %", printed)
 
 
-def test_phenotype_fidelity_measures_samples_against_the_truth(gain, capsys):
+def test_phenotype_fidelity_measures_samples_against_the_truth(gain, base, capsys):
     synthetic = gain / "1shot_seed0" / "dreambooth" / "fold0" / "synthetic"
-    run(phenotype_fidelity, "--synthetic_dataset", synthetic, "--num_people", 20, "--num_base_samples", 2)
+    run(
+        phenotype_fidelity,
+        "--synthetic_dataset",
+        synthetic,
+        "--base",
+        base,
+        "--num_people",
+        20,
+        "--num_base_samples",
+        2,
+    )
     printed = capsys.readouterr().out
     assert int(re.search(r"probe: (\d+) of \d+ parameters read", printed)[1]) > 0
     assert re.search(r"its samples are nearer than the base's, asked for the same words, for [0-3] of 3", printed)

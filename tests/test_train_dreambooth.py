@@ -149,8 +149,8 @@ def test_one_process_and_one_image_at_a_time_give_the_same_pictures(two_processe
 
 
 def test_killed_and_resumed_equals_unbroken(tiny, tmp_path):
-    flags = ("--conditions", "C2", "C3", "C4", "--adapters_per_batch", 2, "--max_train_steps", 40)
-    flags += ("--checkpointing_steps", 5, "--train_text_encoder", "--with_prior_preservation", "--num_class_images", 3)
+    flags = ("--conditions", "C2", "C3", "C4", "--adapters_per_batch", 2, "--max_train_steps", 24)
+    flags += ("--checkpointing_steps", 3, "--train_text_encoder", "--with_prior_preservation", "--num_class_images", 3)
     whole = run_here(*tiny, *flags, "--output_dir", tmp_path / "whole")
     stopped = tmp_path / "stopped"
     command = [str(part) for part in (sys.executable, SCRIPT, *tiny, *flags, "--output_dir", stopped)]
