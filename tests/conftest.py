@@ -1,10 +1,12 @@
 """Tests never look anything up on the Hub, and leave nothing in the user's caches."""
 
 import atexit
+import functools
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 
 import pytest
 
@@ -24,3 +26,27 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small disk needs root")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_drawn_once():
+    """The figures of a card are drawn once for the same rows, since they take most of the time of a small build."""
+    from curation import dataset_figures  # not before HF_HOME is set above
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("bar_charts", "country_chart"):
+            patch.setattr(dataset_figures, name, _remembered(getattr(dataset_figures, name)))
+        yield
+
+
+def _remembered(draw: Callable[..., bytes]) -> Callable[..., bytes]:
+    drawn: dict[str, bytes] = {}
+
+    @functools.wraps(draw)
+    def recalled(*rows):
+        key = repr(rows)
+        if key not in drawn:
+            drawn[key] = draw(*rows)
+        return drawn[key]
+
+    return recalled

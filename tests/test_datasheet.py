@@ -225,8 +225,10 @@ def test_croissant_validates_and_yields_the_rows(folder):
     assert record["license"] == "LICENSE" and record["version"] == "1.0.0" and "Feng" in record["citeAs"]
 
 
-def test_figures_are_small_pictures_and_the_same_each_time(folder):
+def test_figures_are_small_pictures_and_the_same_each_time(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    for name in ("bar_charts", "country_chart"):  # drawn anew, not recalled by tests/conftest.py
+        monkeypatch.setattr(dataset_figures, name, getattr(dataset_figures, name).__wrapped__)
     datasheet.write_datasheet(folder)
     assert before == {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     for name, data in before.items():
