@@ -1,11 +1,11 @@
-"""Facial HPO terms, what each moves in a face and how reports word it; and the simulated study's conditions.
+"""Facial HPO terms with the face parameters that they move and their wordings; conditions of the simulated study.
 
-`phenotypes.csv` (one row a term) and `conditions.csv` (one row a condition) are read here and nowhere else. Names,
+`phenotypes.csv` (one row per term) and `conditions.csv` (one row per condition) are read here and nowhere else. Names,
 synonyms and frequencies are facts of the Human Phenotype Ontology and Orphanet, release 2025-01-16 (HPO: Gargano et
 al., NAR 2024, hpo.jax.org; Orphanet annotations: CC BY 4.0, orphadata.com).
 
-`python phenotypes.py HPO_DIR` rebuilds both tables from the facts of another release (three tables: terms, annotations,
-genes)."""
+`python phenotyping/phenotypes.py HPO_DIR` rebuilds both tables from another release, which is given as three tables:
+terms, annotations, genes."""
 
 import argparse
 import csv
@@ -18,33 +18,28 @@ from pathlib import Path
 HPO_RELEASE = "2025-01-16"
 HERE = Path(__file__).resolve().parent
 REGIONS = ("eyes", "nose", "mouth/lips", "ears", "jaw", "forehead", "whole face")
-INDIVIDUAL_ONLY = (
-    "freckles",
-    "capillary_redness",
-    "skin_lightness",
-)  # vary between people; no term of the table moves them
-NUM_STUDY_CONDITIONS = 103  # the paper's number; later ranks are for pretraining and never in the study
+INDIVIDUAL_ONLY = ("freckles", "capillary_redness", "skin_lightness")  # parameters that no term of the table moves
+NUM_STUDY_CONDITIONS = 103  # as in the paper; later ranks are for pretraining and never in the study
 NUM_CONDITIONS = 309
-INFORMATIVE_PENETRANCE = 0.3
+INFORMATIVE_PENETRANCE = 0.3  # a term above it counts for the informativeness of a condition
 EFFECT = 2.5  # of a term on a face, in standard deviations of individual variation, unless the user asks for another
 
 
 @dataclass(frozen=True)
 class Term:
-    """One facial HPO term. `moves`: face parameter -> direction and share of the full effect (+1 raises it by one
-    effect size)."""
+    """One facial HPO term."""
 
     hpo_id: str
     name: str
     region: str
-    moves: dict[str, float]
+    moves: dict[str, float]  # face parameter -> share of the full effect; +1 raises it by one effect, -1 lowers it
     exact_synonyms: tuple[str, ...]
     lay_synonyms: tuple[str, ...]
     report_words: tuple[str, ...]
 
     @property
     def wordings(self) -> tuple[str, ...]:
-        """Every way a report may say it, the HPO name first, without repeats (case ignored)."""
+        """Every wording that a report may use, without repeats (ignoring case); the HPO name comes first."""
         unique: dict[str, str] = {}
         for words in (self.name, *self.exact_synonyms, *self.lay_synonyms, *self.report_words):
             unique.setdefault(words.casefold(), words)
@@ -53,8 +48,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Condition:
-    """One ORPHA entry. `penetrance`: HPO id -> midpoint of its annotated frequency class, 0..1, expressible terms
-    only."""
+    """One ORPHA entry."""
 
     rank: int
     abbr: str
@@ -62,7 +56,7 @@ class Condition:
     orphanet_code: str
     genes: tuple[str, ...]
     sub_category: str
-    penetrance: dict[str, float]
+    penetrance: dict[str, float]  # HPO id of a term of the table -> midpoint of its annotated frequency class, 0..1
 
 
 def _listed(cell: str) -> tuple[str, ...]:
@@ -71,7 +65,7 @@ def _listed(cell: str) -> tuple[str, ...]:
 
 @cache
 def terms() -> dict[str, Term]:
-    """HPO id -> Term, in the table's order."""
+    """HPO id -> term, in the table's order."""
     with open(HERE / "phenotypes.csv", newline="", encoding="utf-8") as table:
         return {
             row["hpo_id"]: Term(
@@ -89,14 +83,13 @@ def terms() -> dict[str, Term]:
 
 @cache
 def parameters() -> tuple[str, ...]:
-    """Names of all face parameters, in a fixed order: as the terms name them, then those of individual variation
-    only."""
+    """Names of all face parameters in a fixed order: as the terms name them, then INDIVIDUAL_ONLY."""
     return tuple(dict.fromkeys([name for term in terms().values() for name in term.moves])) + INDIVIDUAL_ONLY
 
 
 @cache
 def conditions() -> tuple[Condition, ...]:
-    """All conditions by rank; the first NUM_STUDY_CONDITIONS are the simulated study's."""
+    """All conditions by rank; the first NUM_STUDY_CONDITIONS are those of the simulated study."""
     with open(HERE / "conditions.csv", newline="", encoding="utf-8") as table:
         return tuple(
             Condition(
@@ -115,8 +108,8 @@ def conditions() -> tuple[Condition, ...]:
 def shift(present: list[str], effect: float = EFFECT) -> dict[str, float]:
     """How far the present terms move each parameter, in standard deviations of individual variation.
 
-    Terms that move the same parameter the same way add up to 1.5 effects at most: two names of one sign are not two
-    signs."""
+    present: HPO ids; effect: how far a term with a share of 1 moves a parameter. Terms that move the same parameter add
+    up to 1.5 effects at most, since two names of one sign are not two signs."""
     total: dict[str, float] = {}
     for hpo_id in present:
         for name, share in terms()[hpo_id].moves.items():
@@ -125,8 +118,10 @@ def shift(present: list[str], effect: float = EFFECT) -> dict[str, float]:
 
 
 # ---- rebuilding the tables from a release
+
+
 def abbreviation(name: str, taken: set[str]) -> str:
-    """A short code for a disease name, three characters where it can be, unlike any in `taken`."""
+    """A code of three or four characters for a disease name that is not yet among `taken`."""
     words = [
         w
         for w in re.findall(r"[A-Za-z0-9]+", name)
@@ -141,85 +136,75 @@ def abbreviation(name: str, taken: set[str]) -> str:
     return next(c for c in candidates if len(c) >= 3 and c not in taken)
 
 
+def read_release(file: Path) -> list[dict[str, str]]:
+    """The rows of one of a release's tables."""
+    with open(file, newline="", encoding="utf-8") as table:
+        return list(csv.DictReader(table, delimiter="\t"))
+
+
 def rebuild(hpo_dir: Path) -> None:
-    """Rewrite names and synonyms in phenotypes.csv, and conditions.csv as a whole.
+    """Rewrites names and synonyms in phenotypes.csv, and the whole of conditions.csv.
 
-    Conditions are the ORPHA entries with the largest sum of penetrances over 0.3 of expressible terms, ties by ORPHA
-    code."""
+    hpo_dir: holds head_terms.tsv, orpha_head_annotations.tsv and orpha_genes.tsv."""
+    released = {row["hpo_id"]: row for row in read_release(hpo_dir / "head_terms.tsv")}
+    missing = [hpo_id for hpo_id in terms() if hpo_id not in released]
+    if missing:
+        raise SystemExit(f"phenotypes.csv: {', '.join(missing)} not in this release; replace these terms first")
+    annotations = [row for row in read_release(hpo_dir / "orpha_head_annotations.tsv") if row["hpo_id"] in terms()]
+    genes = {row["orpha"]: row["genes"] for row in read_release(hpo_dir / "orpha_genes.tsv")}
+    write_terms(released)
+    n_conditions = write_conditions(annotations, genes)
+    print(
+        f"{len(terms())} terms and {n_conditions} conditions written; now set HPO_RELEASE in phenotyping/phenotypes.py"
+    )
 
-    def read(name: str) -> list[dict[str, str]]:
-        with open(hpo_dir / name, newline="", encoding="utf-8") as table:
-            return list(csv.DictReader(table, delimiter="\t"))
 
-    released = {row["hpo_id"]: row for row in read("head_terms.tsv")}
-    genes = {row["orpha"]: row["genes"] for row in read("orpha_genes.tsv")}
-    known = terms()
-    gone = [hpo_id for hpo_id in known if hpo_id not in released]
-    if gone:
-        raise SystemExit(f"phenotypes.csv: {', '.join(gone)} not in this release; replace these terms first")
+def write_terms(released: dict[str, dict[str, str]]) -> None:
+    """Writes phenotypes.csv anew, with the names and synonyms of a release. released: HPO id -> row of head_terms.tsv."""
+    before = terms()
     with open(HERE / "phenotypes.csv", "w", newline="", encoding="utf-8") as table:
         out = csv.writer(table, lineterminator="\n")
         out.writerow(["hpo_id", "name", "region", "moves", "exact_synonyms", "lay_synonyms", "report_words"])
-        for t in known.values():
-            fact = released[t.hpo_id]
-            moves = ";".join(f"{name}:{share:+g}" for name, share in t.moves.items())
-            out.writerow(
-                [
-                    t.hpo_id,
-                    fact["name"],
-                    t.region,
-                    moves,
-                    fact["exact_synonyms"],
-                    fact["layperson_synonyms"],
-                    "|".join(t.report_words),
-                ]
-            )
+        for term in before.values():
+            row = released[term.hpo_id]
+            moves = ";".join(f"{name}:{share:+g}" for name, share in term.moves.items())
+            synonyms = row["exact_synonyms"], row["layperson_synonyms"]
+            out.writerow([term.hpo_id, row["name"], term.region, moves, *synonyms, "|".join(term.report_words)])
 
-    diseases: dict[str, tuple[str, dict[str, float]]] = {}
-    for row in read("orpha_head_annotations.tsv"):
-        if row["hpo_id"] in known:
-            diseases.setdefault(row["orpha"], (row["disease_name"], {}))[1][row["hpo_id"]] = float(
-                row["frequency_midpoint"]
-            )
+
+def write_conditions(annotations: list[dict[str, str]], genes: dict[str, str]) -> int:
+    """Writes conditions.csv anew and returns how many conditions it has.
+
+    They are the ORPHA entries with the largest sums of penetrances above INFORMATIVE_PENETRANCE, ties ordered by ORPHA
+    code. annotations: rows of orpha_head_annotations.tsv about terms of the table; genes: by ORPHA code."""
+    name_of = {row["orpha"]: row["disease_name"] for row in reversed(annotations)}  # the first row's
+    penetrances: dict[str, dict[str, float]] = {}
+    for row in annotations:
+        penetrances.setdefault(row["orpha"], {})[row["hpo_id"]] = float(row["frequency_midpoint"])
     informativeness = {
         code: sum(p for p in penetrance.values() if p > INFORMATIVE_PENETRANCE)
-        for code, (_, penetrance) in diseases.items()
+        for code, penetrance in penetrances.items()
     }
-    ranked = sorted(diseases, key=lambda code: (-informativeness[code], int(code)))[:NUM_CONDITIONS]
+    ranked = sorted(penetrances, key=lambda code: (-informativeness[code], int(code)))[:NUM_CONDITIONS]
+    columns = "rank disease_abbr disease_name orphanet_code gene_name sub_category informativeness penetrance"
     taken: set[str] = set()
     with open(HERE / "conditions.csv", "w", newline="", encoding="utf-8") as table:
         out = csv.writer(table, lineterminator="\n")
-        out.writerow(
-            [
-                "rank",
-                "disease_abbr",
-                "disease_name",
-                "orphanet_code",
-                "gene_name",
-                "sub_category",
-                "informativeness",
-                "penetrance",
-            ]
-        )
+        out.writerow(columns.split())
         for rank, code in enumerate(ranked):
-            name, penetrance = diseases[code]
-            taken.add(abbr := abbreviation(name, taken))
-            by_region = {
-                region: sum(p for i, p in penetrance.items() if known[i].region == region) for region in REGIONS
-            }
-            out.writerow(
-                [
-                    rank,
-                    abbr,
-                    name,
-                    code,
-                    genes.get(code, ""),
-                    f"mainly {max(by_region, key=by_region.get)}",
-                    f"{informativeness[code]:.2f}",
-                    ";".join(f"{i}={p:g}" for i, p in sorted(penetrance.items())),
-                ]
-            )
-    print(f"{len(known)} terms and {len(ranked)} conditions written; now set HPO_RELEASE in phenotyping/phenotypes.py")
+            taken.add(abbr := abbreviation(name_of[code], taken))
+            cells = [rank, abbr, name_of[code], code, genes.get(code, "")]
+            cells += [f"mainly {main_region(penetrances[code])}", f"{informativeness[code]:.2f}"]
+            out.writerow([*cells, ";".join(f"{i}={p:g}" for i, p in sorted(penetrances[code].items()))])
+    return len(ranked)
+
+
+def main_region(penetrance: dict[str, float]) -> str:
+    """The region of the face with the largest sum of penetrances."""
+    sums = {
+        region: sum(p for hpo_id, p in penetrance.items() if terms()[hpo_id].region == region) for region in REGIONS
+    }
+    return max(sums, key=sums.get)
 
 
 if __name__ == "__main__":
@@ -228,15 +213,10 @@ if __name__ == "__main__":
         "hpo_dir", type=Path, help="folder with head_terms.tsv, orpha_head_annotations.tsv and orpha_genes.tsv"
     )
     arguments = parser.parse_args()
-    missing = [
-        n
-        for n in ("head_terms.tsv", "orpha_head_annotations.tsv", "orpha_genes.tsv")
-        if not (arguments.hpo_dir / n).is_file()
-    ]
-    if missing:
-        print(
-            f"{arguments.hpo_dir}: {', '.join(missing)} not found; give the folder that holds the release's tables",
-            file=sys.stderr,
-        )
+    tables = ("head_terms.tsv", "orpha_head_annotations.tsv", "orpha_genes.tsv")
+    absent = [name for name in tables if not (arguments.hpo_dir / name).is_file()]
+    if absent:
+        reason = f"{', '.join(absent)} not found; give the folder that holds the release's tables"
+        print(f"{arguments.hpo_dir}: {reason}", file=sys.stderr)
         sys.exit(2)
     rebuild(arguments.hpo_dir)

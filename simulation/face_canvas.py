@@ -1,17 +1,19 @@
-"""The picture that a simulated face is painted on: its geometry under pose, soft edges, textures, layers of colour.
+"""The picture on which a simulated face is painted: geometry under pose, soft edges, textures, layers of colour.
 
-Layers are laid back to front on a float32 RGB picture in 0..1; every mask is antialiased over one pixel."""
+Layers are painted back to front on a float32 RGB picture in 0..1; the edge of every mask is antialiased over one
+pixel."""
 
 import cv2
 import numpy as np
 
 from simulation.face_geometry import LANDMARK_NAMES, Look, Shape, View, step
 
-BEHIND = {"hair": -0.30, "neck": -0.25, "ear": -0.06}  # depths in face units, for the parallax of the pose
+BEHIND = {"hair": -0.30, "neck": -0.25, "ear": -0.06}  # depths in face units; they shift when the head turns
 
 
 class Canvas:
-    """One picture in the making. `a`, `b` are the pixel's place in the projected face plane, with roll undone."""
+    """One picture while it is painted. `a`, `b` (size, size): each pixel's place in the projected face plane, after the
+    roll of the head is undone."""
 
     def __init__(self, shape: Shape, look: Look, view: View, size: int):
         self.shape, self.look, self.view, self.size = shape, look, view, size
@@ -40,7 +42,7 @@ class Canvas:
         return (self.a - depth * self.turn[0]) / self.turn[1], (self.b - depth * self.nod[0]) / self.nod[1]
 
     def surface(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """(u, v) of each pixel on the face itself: the depth is found by fixed-point iteration on a coarse grid."""
+        """(u, v) of each pixel on the face itself. Its depth is computed by fixed-point iteration on a coarse grid."""
         stride = max(1, self.size // 160)
         a, b = self.a[rows, columns], self.b[rows, columns]
         coarse_a, coarse_b = np.ascontiguousarray(a[::stride, ::stride]), np.ascontiguousarray(b[::stride, ::stride])
@@ -50,7 +52,7 @@ class Canvas:
             u, v = (coarse_a - depth * self.turn[0]) / self.turn[1], (coarse_b - depth * self.nod[0]) / self.nod[1]
         if stride == 1:
             return u, v
-        # only the smooth displacement is interpolated; positions stay exact to the pixel
+        # Only the displacement, which is smooth, is interpolated; positions stay exact to the pixel.
         index_y, index_x = np.mgrid[0 : a.shape[0], 0 : a.shape[1]].astype(np.float32) / stride
         du, dv = (
             cv2.remap(d, index_x, index_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -83,13 +85,15 @@ class Canvas:
         return step(-width, width, distance)
 
     def texture(self, name: int, u: np.ndarray, v: np.ndarray, per_unit: tuple[float, float]) -> np.ndarray:
-        """Smooth random values, mean 0, SD about 1, fixed to the face: `per_unit` cells a face unit along u and v."""
+        """Smooth random values with mean 0 and SD about 1 that move with the face.
+
+        name: number of the texture; per_unit: cells per face unit along u and v."""
         noise = np.random.default_rng([self.look.texture_seed, name]).standard_normal((128, 128), dtype=np.float32)
         x, y = (u * per_unit[0] + 64).astype(np.float32), (v * per_unit[1] + 64).astype(np.float32)
         return cv2.remap(noise, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP) * 1.5
 
     def lay(self, colour, cover: np.ndarray, at: tuple = (slice(None), slice(None))) -> None:
-        """Paint `colour` over the picture where `cover` (h, w) in 0..1 says so."""
+        """Paints `colour` over the picture where `cover` (h, w) in 0..1 says so."""
         self.rgb[at] += (np.asarray(colour, np.float32) - self.rgb[at]) * cover[..., None]
 
     def finish(self) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""A parametric face: standardised parameters in, a shaded illustration of a child and its landmarks out.
+"""The geometry of a simulated face: from standardised parameters and age to lengths, outlines and landmarks.
 
-The face lives in its own plane: `u` to the image's right, `v` down, origin between the eyes, unit = half the width of
-an average face. Every shape is a function of (u, v), evaluated at each pixel after the head pose is undone, so the
-drawing is sharp at any size and the landmarks are exact. A parameter is a standard normal deviate: 0 is the average
-child, +-1 one standard deviation of healthy variation (`phenotypes.parameters`)."""
+A face has its own plane: `u` points to the image's right, `v` down, the origin lies between the eyes, and the unit is
+half the width of an average face. Every shape is a function of (u, v) that is evaluated at each pixel after the pose of
+the head is undone, so the drawing is sharp at any size and the landmarks are exact. A parameter is a standard normal
+deviate: 0 is the average child, +-1 is one standard deviation of healthy variation (`phenotypes.parameters`)."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ LANDMARK_NAMES = (
 
 @dataclass(frozen=True)
 class Look:
-    """What is not a facial parameter: one person's colours and age. Colours are sRGB in 0..1."""
+    """A person's age, colours (sRGB in 0..1) and hair: everything about his looks that is no face parameter."""
 
     age_years: float
     skin: tuple[float, float, float]
@@ -68,23 +68,25 @@ class View:
 
 
 def step(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    """Smooth step: 0 below `low`, 1 above `high`; `low > high` makes it fall."""
+    """Smooth step from 0 below `low` to 1 above `high`; with `low > high` it falls instead."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def bell(x: np.ndarray, width: float) -> np.ndarray:
+    """Bell curve, 1 at x = 0 and 1/e at x = width."""
     return np.exp(-np.square(x / width))
 
 
 def onset(z: float) -> float:
-    """Strength of an all-or-nothing sign (a cleft, a coloboma): absent below 1.2 SD, full at 2.5 SD."""
+    """Strength 0..1.4 of an all-or-nothing sign (a cleft, a coloboma): 0 below 1.2 SD, 1 at 2.5 SD."""
     return float(np.clip((z - 1.2) / 1.3, 0, 1.4))
 
 
 def shadowed(colour: np.ndarray, shade: np.ndarray) -> np.ndarray:
-    """Skin under light: shadows are redder than lit parts, since light travels through skin. shade (h, w) about
-    0.3..1.2."""
+    """Colour of skin under light: shadows are redder than lit parts, since light travels through skin.
+
+    shade (h, w): about 0.3..1.2."""
     shade = np.clip(shade, 0.02, None)
     return colour * np.stack([shade**0.80, shade, shade**1.12], axis=-1)
 
@@ -179,7 +181,7 @@ class Shape:
         return spline(np.deg2rad(np.arange(0, 360, 0.5))).astype(np.float32)
 
     def inside(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(rho, reach): distance from the origin, and the outline's distance in the same direction."""
+        """(rho, reach): distance of each place from the origin, and that of the outline in the same direction."""
         index = np.rad2deg(np.arctan2(v, u)) % 360 * 2
         low = index.astype(np.int32) % 720
         part = index - np.floor(index)
@@ -187,12 +189,13 @@ class Shape:
         return np.hypot(u, v), reach
 
     def depth(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Coarse height towards the camera, for the pose only: a dome and the nose."""
+        """Coarse height towards the camera, a dome and the nose; used for the pose only."""
         rho, reach = self.inside(u, v)
         dome = 0.85 * np.clip(1 - np.square(rho / reach), 0, 1)
         return dome + self.nose_height(u, v)
 
-    def nose_height(self, u, v):
+    def nose_height(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Height of the nose over the face."""
         z = self.z
         along = np.clip((v + 0.05) / (self.nose_v + 0.05), 0, 1)  # 0 at the bridge, 1 at the tip
         width = 1.45 * self.bridge_half * (1 - along) + 1.25 * self.tip_half * along
@@ -235,14 +238,15 @@ class Shape:
         return points
 
     def half_width(self, side: int, v: float) -> float:
-        """Half width of the outline at height v: the farthest u that is still inside."""
+        """Half width of the outline at height v: the largest u that is still inside."""
         u = side * np.linspace(0, 1.6, 400, dtype=np.float32)
         rho, reach = self.inside(u, np.full_like(u, v))
         return float(np.abs(u[rho <= reach]).max(initial=0.3))
 
     def eye(self, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Inner canthus, outer canthus, centre (u, v) and half opening of the eye on image side -1 (left) or 1
-        (right)."""
+        """Inner canthus, outer canthus and centre (u, v), and the opening upwards of the centre, of one eye.
+
+        side: of the image, -1 left or 1 right."""
         lift = 0.012 * self.z("facial_asymmetry") * side
         half = 0.5 * (self.outer_u - self.inner_u)
         middle = 0.5 * (self.outer_u + self.inner_u)

@@ -1,7 +1,7 @@
-"""Paints a whole picture of a `face_model.Shape`: from background to hair; projects its landmarks.
+"""Paints a picture of a simulated face from its background to its hair, and projects its landmarks.
 
-Layers are painted back to front on a float32 RGB picture in 0..1; every mask is antialiased over one pixel. Nothing
-here knows about diseases."""
+Layers are painted back to front on a float32 RGB picture in 0..1; the edge of every mask is antialiased over one pixel.
+Nothing here knows about diseases."""
 
 import cv2
 import numpy as np
@@ -14,8 +14,8 @@ from simulation.face_skin import Skin
 def paint_face(z: dict[str, float], look: Look, view: View, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One photograph before it is degraded.
 
-    z: parameters (standard normal deviates); size: side in px. Returns picture (size, size, 3) uint8 RGB and landmarks
-    (len(LANDMARK_NAMES), 2) px as x, y, the standard five first."""
+    z: face parameters (standard normal deviates); size: side in px. Returns the picture (size, size, 3) uint8 RGB and
+    the landmarks (len(LANDMARK_NAMES), 2) px as x, y, the standard five first."""
     canvas = Painting(Shape(z, look.age_years, view.smile), look, view, size)
     canvas.background()
     canvas.back_hair()
@@ -42,7 +42,7 @@ class Painting(Canvas):
         self.rgb[:] = top * (1 - down) + bottom * down + 0.05 * clutter
 
     def strands(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Light and dark of hair: long streaks, which curls break up."""
+        """Brightness of hair (h, w): long streaks, which curls break up."""
         curl = float(np.clip(self.shape.z("hair_curl"), -1, 4))
         wave = 0.05 * max(0.0, curl) * np.sin(9 * v + 3 * u)
         coarse = np.exp(-0.14 * self.shape.z("hair_coarseness"))

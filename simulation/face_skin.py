@@ -1,25 +1,28 @@
-"""The visible skin of a `face_model.Shape`: relief under light, complexion, and the features painted on it.
+"""Paints the visible skin of a simulated face: its relief under light, complexion, nostrils, brows, lips and mouth.
 
-Eyes, brows, nostrils, lips and mouth are each painted in a small window round them; positions are in face units."""
+The eyes come from face_eyes.py. Every feature is painted in a small window round it; positions are in face units."""
 
 from functools import cached_property
 
 import cv2
 import numpy as np
 
+from simulation import face_eyes
 from simulation.face_canvas import Canvas
 from simulation.face_geometry import bell, onset, shadowed, step
 
 
 class Skin:
-    """The visible face: relief, colours, and the features painted on it, over one window of the canvas."""
+    """The visible face in one window of the canvas."""
 
     def __init__(self, canvas: Canvas, u: np.ndarray, v: np.ndarray):
-        self.canvas, self.shape, self.look, self.view = canvas, canvas.shape, canvas.look, canvas.view
+        self.canvas, self.shape, self.view = canvas, canvas.shape, canvas.view
         self.u, self.v, self.z = u, v, canvas.shape.z
 
     def window(self, centre: tuple[float, float], half: tuple[float, float]) -> tuple[slice, slice]:
-        """Rows and columns of the window that hold |u - cu| < hu and |v - cv| < hv; features are painted there only."""
+        """Rows and columns of the smallest window that holds all pixels with |u - cu| < hu and |v - cv| < hv.
+
+        centre: (cu, cv); half: (hu, hv)."""
         near = (np.abs(self.u - centre[0]) < half[0]) & (np.abs(self.v - centre[1]) < half[1])
         rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
         if not len(rows):
@@ -28,7 +31,7 @@ class Skin:
 
     @cached_property
     def relief(self) -> np.ndarray:
-        """Height towards the camera in face units."""
+        """Height (h, w) towards the camera in face units."""
         u, v, z, s = self.u, self.v, self.z, self.shape
         side = np.abs(u)
         rho, reach = s.inside(u, v)
@@ -76,7 +79,7 @@ class Skin:
         return height
 
     def crease(self, start: tuple[float, float], end: tuple[float, float], width: float) -> np.ndarray:
-        """Bell-shaped line between two points, mirrored on both sides of the face."""
+        """A line (h, w) between two points with a bell-shaped profile, on both sides of the face."""
         du, dv = end[0] - start[0], end[1] - start[1]
         side, v = np.abs(self.u) - start[0], self.v - start[1]
         along = np.clip((side * du + v * dv) / (du * du + dv * dv), 0, 1)
@@ -84,7 +87,7 @@ class Skin:
 
     @cached_property
     def shade(self) -> np.ndarray:
-        """Light on the relief: ambient + Lambert, and darkness in hollows."""
+        """Light (h, w) on the relief: ambient light, Lambert's law, and darkness in hollows. Also sets `gloss`."""
         height = self.relief
         down, right = np.gradient(height, self.canvas.pixel)
         light = np.array(self.view.light) / np.linalg.norm(self.view.light)
@@ -96,7 +99,7 @@ class Skin:
         return self.view.ambient + (1.14 - self.view.ambient) * lambert - hollow
 
     def painted(self) -> np.ndarray:
-        """RGB of the whole window, float32 in 0..1."""
+        """RGB of the whole window (h, w, 3), float32 in 0..1."""
         self.colour = np.broadcast_to(self.canvas.skin, (*self.u.shape, 3)).astype(np.float32)
         self.complexion()
         self.lips_and_mouth()
@@ -107,7 +110,8 @@ class Skin:
         self.brows()
         return np.clip(self.colour, 0, 1)
 
-    def lay(self, colour, cover: np.ndarray, at=(slice(None), slice(None))) -> None:
+    def lay(self, colour, cover: np.ndarray, at: tuple = (slice(None), slice(None))) -> None:
+        """Paints `colour` over the skin where `cover` (h, w) in 0..1 says so. at: the window's rows and columns."""
         self.colour[at] += (np.asarray(colour, np.float32) - self.colour[at]) * np.clip(cover, 0, 1)[..., None]
 
     def complexion(self) -> None:
@@ -170,98 +174,11 @@ class Skin:
             self.lay(dark, 0.40 * onset(z("tip_cleft")) * bell(u, 0.014) * bell(v - s.nose_v, 0.085), at)
 
     def eye(self, side: int) -> None:
-        s, z, canvas = self.shape, self.z, self.canvas
-        inner, outer, centre, opening = s.eye(side)
-        at = self.window(tuple(centre), (0.42, 0.40))
-        half = 0.5 * np.hypot(*(outer - inner))
-        direction = (outer - inner) / (2 * half)
-        du, dv = self.u[at] - centre[0], self.v[at] - centre[1]
-        along = du * direction[0] + dv * direction[1]  # towards the outer canthus
-        y = dv * direction[0] * side - du * direction[1] * side  # downwards
-        x = along / half
-        round_x = np.clip(1 - np.abs(x) ** 2.3, 0, 1)
-        upper = -opening * (1 - 2 * s.ptosis) * round_x**0.72 * (1 + 0.10 * x)
-        lower = 0.62 * opening * np.clip(1 - np.square(x), 0, 1) ** 0.8 + 0.075 * onset(z("lower_lid_eversion")) * bell(
-            x - 0.55, 0.30
-        ) * (np.abs(x) < 1)
-        epicanthus = max(0.0, 0.35 + z("epicanthus")) * 0.085
-        cut = (x + 1) - epicanthus * (1.6 + np.clip(-y / opening, -0.8, 1) * 0.9)
-        ball = np.minimum(np.minimum(y - upper, lower - y), np.minimum(cut, 1 - x) * half)
-        cover = canvas.edge(ball)
-        skin, shade = canvas.skin, np.clip(self.shade[at], 0.45, 1.1)
-        # lid skin and crease
-        crease_gap = 0.038 + 0.012 * np.clip(z("eye_prominence"), -2, 3) - 0.010 * max(0.0, z("periorbital_fullness"))
-        crease = y - (upper - max(0.010, crease_gap) * round_x**0.4)
-        self.lay(skin * [0.52, 0.40, 0.37], 0.55 * bell(crease, 0.011) * step(1.15, 0.8, np.abs(x)), at)
-        self.lay(
-            skin * [0.70, 0.56, 0.54],
-            (0.26 - 0.05 * z("eye_prominence")) * bell(y - upper + 0.06, 0.06) * step(1.2, 0.7, np.abs(x)),
-            at,
-        )
-        if epicanthus > 0.05:
-            fold = bell(x + 1 - epicanthus * 1.8 - 0.04 + 0.35 * np.square(y / 0.12), 0.085) * bell(y - 0.005, 0.11)
-            self.lay(skin * [0.60, 0.47, 0.43], min(0.9, 2.6 * epicanthus) * fold, at)
-        # eyeball
-        blue = np.clip(0.03 + 0.10 * z("sclera_blueness"), 0, 0.5)
-        white = np.array([0.93, 0.92, 0.90]) * (1 - blue) + np.array([0.58, 0.70, 0.88]) * blue
-        white = white * (1 - 0.35 * np.clip(z("conjunctival_redness") / 4, 0, 1) * np.array([0.05, 0.9, 0.9]))
-        turned = onset(abs(z("gaze_convergence"))) * np.sign(z("gaze_convergence")) * (0.13 if side == 1 else 0.03)
-        iris_x = 0.35 * half * self.view.gaze[0] * side - turned * half * 2.0 * 0.45
-        iris_y = 0.25 * opening * self.view.gaze[1] + 0.02 * opening
-        dx, dy = along - iris_x, y - iris_y
-        distance = np.hypot(dx, dy)
-        self.lay(
-            white
-            * (0.70 + 0.36 * step(-0.2, 0.6, (y - upper) / opening) - 0.12 * np.square(x))[..., None]
-            * shade[..., None] ** 0.5,
-            cover,
-            at,
-        )
-        radius = s.iris_radius
-        light = 0.08 * np.clip(z("iris_lightness"), -2, 4)
-        iris = np.clip(np.array(self.look.iris) + light * np.array([0.5, 0.9, 1.1]), 0.04, 0.85)
-        if side == 1 and onset(abs(z("iris_asymmetry"))):
-            iris = iris + onset(abs(z("iris_asymmetry"))) * (
-                np.array([0.25, 0.40, 0.55]) if iris.mean() < 0.4 else np.array([-0.12, -0.25, -0.35])
-            )
-        rays = 1 + 0.12 * np.sin(17 * np.arctan2(dy, dx) + self.look.texture_seed % 7) * step(
-            0.3, 0.8, distance / radius
-        )
-        disc = np.clip(iris * (0.75 + 0.45 * distance / radius)[..., None] * rays[..., None], 0.02, 0.95)
-        disc *= (1 - 0.60 * bell(distance / radius - 1.0, 0.13))[..., None]
-        on_iris = cover * canvas.edge(radius - distance)
-        self.lay(disc, on_iris, at)
-        pupil = 0.40 * radius
-        coloboma = onset(z("iris_coloboma"))
-        notch = (
-            np.minimum(0.36 * radius * coloboma - np.abs(dx), np.minimum(dy, radius - distance)) if coloboma else -1.0
-        )
-        black = np.maximum(canvas.edge(pupil - distance), canvas.edge(notch) if coloboma else 0)
-        cloud = np.clip(0.55 * onset(z("lens_opacity")), 0, 0.85)
-        self.lay(
-            np.array([0.03, 0.03, 0.035]) * (1 - cloud) + np.array([0.78, 0.80, 0.82]) * cloud, on_iris * black, at
-        )
-        self.lay([0.80, 0.84, 0.88], 0.55 * np.clip(onset(z("corneal_haze")), 0, 1.3) * on_iris, at)
-        glint = np.hypot(dx - 0.30 * radius * np.sign(self.view.light[0]) * side, dy + 0.34 * radius)
-        self.lay([1, 1, 1], 0.9 * on_iris * canvas.edge(0.20 * radius - glint, 0.004), at)
-        caruncle = cover * bell(x + 1 - 1.6 * epicanthus, 0.13)
-        self.lay([0.80, 0.52, 0.48], 0.7 * caruncle, at)
-        # lid edges and lashes
-        lashes = 0.0085 * np.exp(0.30 * z("lash_length"))
-        edge = bell(y - upper + 0.35 * lashes, lashes) * step(1.06, 0.95, np.abs(x)) * step(-0.02, 0.06, cut)
-        self.lay(canvas.hair_colour * 0.25, 0.95 * edge, at)
-        if z("lash_length") > 0.5:
-            reach = 0.012 * (z("lash_length") + 0.5)
-            hairs = (
-                step(-0.02, 0.06, cut)
-                * step(0.2, 0.6, np.sin(46 * (x + 0.35 * (y - upper) / 0.1 * np.sign(x))))
-                * step(-reach, -0.2 * reach, y - upper)
-                * step(0.01, -0.01, y - upper)
-            )
-            self.lay(canvas.hair_colour * 0.25, 0.8 * hairs * step(1.1, 0.9, np.abs(x)), at)
-        self.lay(skin * [0.66, 0.44, 0.42], 0.55 * bell(y - lower, 0.010) * step(1.02, 0.85, np.abs(x)), at)
-        everted = onset(z("lower_lid_eversion")) * bell(y - lower - 0.014, 0.016) * bell(x - 0.5, 0.4)
-        self.lay([0.82, 0.42, 0.40], 0.85 * everted, at)
+        centre = self.shape.eye(side)[2]
+        at = self.window(tuple(centre), face_eyes.WINDOW)
+        eye = face_eyes.Eye(self.canvas, side, self.u[at], self.v[at], self.shade[at])
+        for colour, cover in eye.layers():
+            self.lay(colour, cover, at)
 
     def brows(self) -> None:
         s, z = self.shape, self.z

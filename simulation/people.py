@@ -1,5 +1,4 @@
-"""Who is photographed: simulated patients with their terms and looks, how a photograph of them is taken, and their
-reference reports."""
+"""Draws simulated patients with their terms and looks, the views in which they are photographed, and their reports."""
 
 from dataclasses import dataclass
 
@@ -8,8 +7,8 @@ import numpy as np
 from phenotyping import phenotypes
 from simulation.face_geometry import Look, View
 
-# Ancestry groups: skin, hair and iris colours (sRGB), parameter means in SD, and the countries whose simulated
-# patients have them.
+# Ancestry groups: colours of skin, hair and iris (sRGB), means of face parameters in SD, and the countries whose
+# simulated patients belong to them.
 ANCESTRIES = {
     "European": (
         ((0.95, 0.79, 0.71), (0.86, 0.68, 0.58)),
@@ -69,29 +68,31 @@ COUNTRY_ANCESTRY = {
 
 @dataclass(frozen=True)
 class Person:
-    """One simulated patient. `z`: face parameters in SD of individual variation, the condition's effects included."""
+    """One simulated patient."""
 
     condition: phenotypes.Condition
     sex: str
     age_years: float
     country: str
-    z: dict[str, float]
-    present: tuple[str, ...]
-    absent: tuple[str, ...]
+    z: dict[str, float]  # face parameters in SD of individual variation, with the effects of the condition
+    present: tuple[str, ...]  # HPO ids of the condition's terms that the patient has
+    absent: tuple[str, ...]  # and of those that he has not
     look: Look
 
 
 def draw_person(
     condition: phenotypes.Condition, country: str, rng: np.random.Generator, effect: float = phenotypes.EFFECT
 ) -> Person:
-    """A patient: individual variation N(0, 1) on every parameter, and each of the condition's terms with its
-    penetrance."""
+    """A patient with individual variation N(0, 1) of every parameter. Each of the condition's terms is present with the
+    probability that is its penetrance.
+
+    effect: how far a term moves its parameters, in standard deviations of individual variation."""
     skins, hairs, irises, means, _ = ANCESTRIES[COUNTRY_ANCESTRY[country]]
-    drawn = {hpo_id: rng.random() < p for hpo_id, p in condition.penetrance.items()}
-    present = [hpo_id for hpo_id, there in drawn.items() if there]
+    is_present = {hpo_id: rng.random() < p for hpo_id, p in condition.penetrance.items()}
+    present = [hpo_id for hpo_id, there in is_present.items() if there]
     z = {name: float(rng.standard_normal()) + means.get(name, 0.0) for name in phenotypes.parameters()}
-    for name, moved in phenotypes.shift(present, effect).items():
-        z[name] += moved
+    for name, shift in phenotypes.shift(present, effect).items():
+        z[name] += shift
     sex = "female" if rng.random() < 0.48 else "male"
     z["jaw_width"] += 0.25 if sex == "male" else -0.25
     share = rng.random()
@@ -103,12 +104,12 @@ def draw_person(
         age, tuple(skin), tuple(hair), tuple(irises[rng.integers(len(irises))]), length, int(rng.integers(2**31))
     )
     return Person(
-        condition, sex, age, country, z, tuple(present), tuple(i for i, there in drawn.items() if not there), look
+        condition, sex, age, country, z, tuple(present), tuple(i for i, there in is_present.items() if not there), look
     )
 
 
 def draw_view(rng: np.random.Generator) -> View:
-    """How one photograph is taken: near frontal, as clinicians ask for it, but no two alike."""
+    """Pose, framing, light and surroundings of one photograph: nearly frontal, as clinicians ask for it."""
 
     def colour(low: float, high: float) -> tuple[float, float, float]:
         grey = rng.uniform(low, high)
@@ -134,10 +135,11 @@ def draw_view(rng: np.random.Generator) -> View:
 
 
 def write_report(person: Person, rng: np.random.Generator) -> str:
-    """A reference phenotype report: every present term in an HPO or a lay wording, some absent ones negated, by
-    region."""
+    """A reference phenotype report, region by region: every present term, and some absent ones negated.
+
+    A term is worded as HPO does, or as its synonyms and lay words do."""
     terms = phenotypes.terms()
-    lead = {
+    headings = {
         "eyes": "Eyes",
         "nose": "Nose",
         "mouth/lips": "Mouth/Lips",
@@ -154,9 +156,9 @@ def write_report(person: Person, rng: np.random.Generator) -> str:
 
     lines = []
     for region in ("whole face", "eyes", "nose", "mouth/lips", "ears", "jaw", "forehead"):
-        seen = [worded(i) for i in person.present if terms[i].region == region]
+        findings = [worded(i) for i in person.present if terms[i].region == region]
         ruled_out = [worded(i) for i in person.absent if terms[i].region == region and rng.random() < 0.35]
-        sentence = f"There is {', '.join(seen)}." if seen else "No distinctive finding."
-        lines.append(f"{lead[region]}: {sentence}" + (f" No {', no '.join(ruled_out)}." if ruled_out else ""))
+        sentence = f"There is {', '.join(findings)}." if findings else "No distinctive finding."
+        lines.append(f"{headings[region]}: {sentence}" + (f" No {', no '.join(ruled_out)}." if ruled_out else ""))
     lines.append(f"Diagnostic Suggestion: the findings are compatible with {person.condition.name}.")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Takes one simulated photograph: a person is drawn and painted, and the picture degraded as real ones are."""
+"""Takes one simulated photograph: draws and paints a person, and degrades the picture as real ones are."""
 
 from dataclasses import dataclass, replace
 
@@ -11,30 +11,32 @@ from simulation.face_geometry import LANDMARK_NAMES
 from simulation.face_painting import paint_face
 from simulation.people import Person, draw_person, draw_view
 
-DEGRADED_RATE = 0.35
+DEGRADED_RATE = 0.35  # share of photographs with one or two degradations
 DEGRADATIONS = ("low_resolution", "blur", "noise", "jpeg", "black_and_white", "border", "dark")
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One row of the corpus. `taken`: which photograph it shows (a re-encoded copy shows another row's)."""
+    """One row of the corpus, as planned."""
 
     number: int
     image_name: str
     condition: phenotypes.Condition
     person: int
-    taken: int
-    duplicate_of: str | None
+    taken: int  # number of the photograph that it shows; a re-encoded copy shows another row's
+    duplicate_of: str | None  # image_name of that row, if it is a copy
     country: str
 
 
 def degrade(
     picture: np.ndarray, points: np.ndarray, kinds: list[str], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What happens to a photograph before it reaches a dataset. picture (s, s, 3) uint8, points (n, 2) px; the size
-    stays."""
+    """Does to a photograph what happens to real ones before they reach a dataset.
+
+    picture (s, s, 3) uint8; points (n, 2) px, which may move; kinds: of DEGRADATIONS. Returns both, of the same size.
+    Kind jpeg is left to the encoder."""
     size = picture.shape[0]
-    if "border" in kinds:  # a scanned print: the picture shrinks inside a plain frame
+    if "border" in kinds:  # a scanned print: the picture is reduced, inside a plain frame
         margin = rng.uniform(0.03, 0.09)
         inner = max(8, round(size * (1 - 2 * margin)))
         offset = (size - inner) // 2
@@ -64,8 +66,9 @@ def degrade(
 
 
 def copied(picture: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The same photograph as another publication shows it: cropped a little, framed, grey, or only rescaled. The side
-    may change."""
+    """The same photograph as another publication shows it: cropped a little, grey, framed, or only rescaled.
+
+    picture (s, s, 3) uint8; points (n, 2) px. Returns both; the size of the picture may change."""
     size = picture.shape[0]
     if rng.random() < 0.3:
         cut = rng.integers(0, max(1, round(0.03 * size)), 4)
@@ -88,8 +91,10 @@ def copied(picture: np.ndarray, points: np.ndarray, rng: np.random.Generator) ->
 def take(
     photograph: Photograph, size: int, seed: int, effect: float = EFFECT
 ) -> tuple[np.ndarray, np.ndarray, Person, list[str], int]:
-    """The photograph's pixels (h, w, 3) uint8, landmarks (n, 2) px, person, degradations and JPEG quality; a function
-    of the seed alone."""
+    """Pixels (h, w, 3) uint8, landmarks (n, 2) px, the person, degradations and JPEG quality of a photograph.
+
+    They depend on the plan and the seed alone. size: side in px before a copy is rescaled; effect: of a term, in
+    standard deviations of individual variation."""
     person = draw_person(
         photograph.condition, photograph.country, np.random.default_rng([seed, 1, photograph.person]), effect
     )
@@ -112,8 +117,8 @@ def take(
 
 
 def face_box(points: np.ndarray) -> list[float]:
-    """x1, y1, x2, y2 px round the face as detectors draw it: cheek to cheek, middle of the forehead to chin."""
-    at = {name: points[i] for i, name in enumerate(LANDMARK_NAMES)}
-    sides = [at[f"{name}_image_{side}"][0] for name in ("cheek", "gonion") for side in ("left", "right")]
-    top = 0.5 * (at["hairline"][1] + at["brow_peak_image_left"][1])
-    return [float(min(sides)), float(top), float(max(sides)), float(at["chin"][1])]
+    """x1, y1, x2, y2 px of the face as detectors box it: cheek to cheek, and middle of the forehead to chin."""
+    point = {name: points[i] for i, name in enumerate(LANDMARK_NAMES)}
+    sides = [point[f"{name}_image_{side}"][0] for name in ("cheek", "gonion") for side in ("left", "right")]
+    top = 0.5 * (point["hairline"][1] + point["brow_peak_image_left"][1])
+    return [float(min(sides)), float(top), float(max(sides)), float(point["chin"][1])]
