@@ -160,7 +160,7 @@ def rebuild(hpo_dir: Path) -> None:
 
 
 def write_terms(released: dict[str, dict[str, str]]) -> None:
-    """Writes phenotypes.csv anew, with the names and synonyms of a release. released: HPO id -> row of head_terms.tsv."""
+    """Writes phenotypes.csv anew with a release's names and synonyms. released: HPO id -> row of head_terms.tsv."""
     before = terms()
     with open(HERE / "phenotypes.csv", "w", newline="", encoding="utf-8") as table:
         out = csv.writer(table, lineterminator="\n")
