@@ -1,4 +1,4 @@
-"""Scores of a classifier from its kept predictions, and paired differences of two runs; see scoring/metrics.py.
+"""Prints the scores of runs from their predictions, or the paired differences of two runs; see scoring/metrics.py.
 
 python score_runs.py score runs/probe/predictions.parquet      # prints what results.json holds
 python score_runs.py compare runs/a/predictions.parquet runs/b/predictions.parquet
@@ -28,8 +28,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     comparing.add_argument("a", type=path_argument, help="predictions.parquet, or the folder that holds it")
     comparing.add_argument("b", type=path_argument, help="the same of the other run; differences are b - a")
     for letter in "ab":
-        how = f"further runs of {letter}: other seeds of the same settings, where each seed is a run of its own"
-        comparing.add_argument(f"--more_{letter}", nargs="+", type=path_argument, default=[], metavar="RUN", help=how)
+        text = f"further runs of {letter} with the same settings and other seeds, if each seed is a run of its own"
+        comparing.add_argument(f"--more_{letter}", nargs="+", type=path_argument, default=[], metavar="RUN", help=text)
     comparing.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args(argv)
 

@@ -1,12 +1,12 @@
-"""The scores of scores.py as `evaluate.Metric` classes, for a training loop or a Trainer; nothing comes from the Hub.
+"""The scores of scoring/scores.py as `evaluate.Metric` classes for training loops; nothing is loaded from the Hub.
 
     metric = MacroF1()
     metric.add_batch(references=labels, prediction_scores=probabilities)
     metric.compute()                                                # {"macro_f1": 0.18}
 
-references (n,) class numbers 0..C-1; prediction_scores (n, C), for each image a probability of each class; each a list,
-an array or a tensor. What cannot be scored is refused when it is added, by a ValueError of one line. A file of its own
-because importing evaluate takes seconds (it imports transformers' pipelines).
+references (n,): class numbers 0..C-1; prediction_scores (n, C): a probability per image and class. Each may be a list,
+an array or a tensor. Input that cannot be scored is refused when it is added, by a ValueError of one line. This is a
+file of its own because importing evaluate takes seconds (it imports transformers' pipelines).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ from scoring.prediction_files import SUM_TOLERANCE, whole_number
 
 
 class _Score(evaluate.Metric):
-    """One score of all images: a subclass names it as results.json does, and the function of scoring/scores.py."""
+    """One score over all images. A subclass gives its name in results.json and its function in scoring/scores.py."""
 
     score_name: str
     score: Callable[..., np.ndarray]
-    of_probabilities = False  # whether the size of the scores counts, not their order alone
+    of_probabilities = False  # whether it depends on the values of the probabilities, not only on their order
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -34,18 +34,18 @@ class _Score(evaluate.Metric):
             features=Features({"references": Value("int64"), "prediction_scores": List(Value("float64"))}),
         )
 
-    def compute(self, **given: object) -> dict[str, float] | None:
-        """As evaluate's; raises ValueError where nothing was given or added, where images differ in their number of
-        classes, and as add_batch."""
-        if self.writer is None and all(given.get(name) is None for name in self._feature_names()):
+    def compute(self, **inputs: object) -> dict[str, float] | None:
+        """As evaluate's; raises ValueError if nothing was given or added, if images differ in their number of classes,
+        and as add_batch does."""
+        if self.writer is None and all(inputs.get(name) is None for name in self._feature_names()):
             raise ValueError("there is nothing to score; give references and prediction_scores")
-        return super().compute(**given)
+        return super().compute(**inputs)
 
     def add_batch(
         self, *, references: Sequence | None = None, prediction_scores: Sequence | None = None, predictions: None = None
     ) -> None:
-        """As evaluate's. Raises ValueError for references that are no class numbers, for scores that are ragged or not
-        finite (and, where their size counts, no probabilities), and where the two differ in number."""
+        """As evaluate's. Raises ValueError for references that are not class numbers, for scores that are ragged, not
+        finite or (if their values count) not probabilities, and if the two differ in number."""
         if predictions is not None:
             raise ValueError("predictions are not scored, only probabilities; give prediction_scores")
         labels, scores = _class_numbers(references), _finite_scores(prediction_scores)
@@ -54,8 +54,8 @@ class _Score(evaluate.Metric):
         wrong = [row for row, label in enumerate(labels) if not 0 <= label < scores.shape[1]]
         if wrong:
             raise ValueError(
-                f"reference {wrong[0]} is {labels[wrong[0]]}, but there are {scores.shape[1]} probabilities an image; "
-                "give class numbers from 0, and one probability a class"
+                f"reference {wrong[0]} is {labels[wrong[0]]}, but there are {scores.shape[1]} probabilities per image; "
+                "give class numbers from 0, and one probability per class"
             )
         odd = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > SUM_TOLERANCE)
         if self.of_probabilities and odd.any():
@@ -64,26 +64,26 @@ class _Score(evaluate.Metric):
         super().add_batch(references=labels, prediction_scores=scores)
 
     def add(self, *, references: object = None, prediction_scores: Sequence | None = None) -> None:
-        """One image: its class number and its probabilities; raises as add_batch."""
+        """Adds one image: its class number and its probabilities; raises as add_batch does."""
         self.add_batch(references=[references], prediction_scores=[prediction_scores])
 
     def _compute(self, references: list[int], prediction_scores: list[list[float]], **options: int) -> dict[str, float]:
-        """options go to the function."""
+        """options: passed on to the function."""
         widths = {len(row) for row in prediction_scores}
         if len(widths) != 1:
-            what = f"{sorted(widths)} probabilities an image" if widths else "no image was given"
-            raise ValueError(f"{what}; give every image one probability a class")
+            what = f"{sorted(widths)} probabilities per image" if widths else "no image was given"
+            raise ValueError(f"{what}; give every image one probability per class")
         value = self.score(np.asarray(prediction_scores), np.asarray(references), **options)
         return {self.score_name: float(np.squeeze(value))}
 
 
 def _class_numbers(references: Sequence | None) -> list[int]:
     """(n,) whole numbers."""
-    given = references.tolist() if hasattr(references, "tolist") else references
-    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
-        raise ValueError("references are no list; give one class number an image")
+    values = references.tolist() if hasattr(references, "tolist") else references
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise ValueError("references are not a list; give one class number per image")
     labels = []
-    for row, value in enumerate(given):
+    for row, value in enumerate(values):
         try:
             labels.append(whole_number(value.tolist() if hasattr(value, "tolist") else value))
         except ValueError as error:
@@ -93,18 +93,17 @@ def _class_numbers(references: Sequence | None) -> list[int]:
 
 def _finite_scores(prediction_scores: Sequence | None) -> np.ndarray:
     """(n, C) float64."""
-    given = prediction_scores
-    if hasattr(given, "detach"):  # a tensor, perhaps of half precision on a GPU
-        given = given.detach().cpu().double()
+    if hasattr(prediction_scores, "detach"):  # a tensor, perhaps of half precision on a GPU
+        prediction_scores = prediction_scores.detach().cpu().double()
     try:
-        scores = np.asarray(given, float)
+        scores = np.asarray(prediction_scores, float)
     except (TypeError, ValueError):
         scores = np.empty(0)
     if scores.ndim != 2 or scores.shape[1] < 2:
         what = (
-            "prediction_scores are no (images, classes) of two classes or more, are ragged, or hold what is no number"
+            "prediction_scores are not (images, classes) with two classes or more, are ragged, or are not all numbers"
         )
-        raise ValueError(f"{what}; give every image one probability a class")
+        raise ValueError(f"{what}; give every image one probability per class")
     if not np.isfinite(scores).all():
         row = int((~np.isfinite(scores)).any(axis=1).argmax())
         raise ValueError(f"prediction_scores of image {row} are not finite; leave out images without scores")

@@ -1,6 +1,6 @@
-"""What a score of few subjects is worth: intervals, and a p-value for two methods, with the subject as the unit.
+"""Intervals of a score, and a p-value for the difference of two methods, with the subject as the unit.
 
-Both are about the classifiers given, tested on new subjects of the same population; their training images are fixed.
+Both describe the given classifiers, tested on new subjects of the same population; their training images are fixed.
 benchmarks/interval_coverage.py measures how often they hold.
 """
 
@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-WEIGHTS_AT_ONCE = 4_000_000  # bounds the weights of resamples in memory to 32 MB
+WEIGHTS_AT_ONCE = 4_000_000  # limits the weights of resamples in memory to 32 MB
 
 
 def bootstrap_interval(
@@ -24,9 +24,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of a statistic when whole subjects are drawn with replacement.
 
-    statistic maps weights (b, n), a count of every image in each of b resamples, to (b,) values; subjects (n,) names
-    each image's subject: its images are drawn together, because they are not independent; a null is a subject of its
-    own. Returns (low, high)."""
+    statistic: maps weights (b, n), how often each image occurs in each of b resamples, to (b,) values. subjects (n,):
+    the name of each image's subject, whose images are drawn together because they are not independent; null is a
+    subject of its own. Returns (low, high)."""
     subject = numbered(subjects)
     values = _over_subjects(statistic, subject, _resamples(int(subject.max()) + 1, n_boot, seed))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -42,12 +42,12 @@ def corrected_interval(
 ) -> tuple[float, float]:
     """Interval of a statistic that is biased in small samples, from as many subjects; arguments as bootstrap_interval.
 
-    The bootstrap over subjects gives the bias (mean of the resamples less the estimate), which is taken off the
-    estimate; leaving out one subject at a time gives the standard error; the interval is normal and knows no bounds.
-    A percentile interval has the bias twice where it should have none, and for means over conditions of two or three
-    photographs it is too narrow: a resample that repeats one of them differs less from the sample than a new one would.
-    An estimate may lie outside of its interval: that of a calibration error can. Where few images decide, as in the
-    upper calibration bins of a poor classifier, it is a little too narrow still. Needs at least two subjects.
+    The bootstrap over subjects gives the bias (mean of the resamples minus the estimate), which is subtracted from the
+    estimate. Leaving out one subject at a time gives the standard error. The interval is normal and has no bounds.
+    A percentile interval would contain the bias twice, and would be too narrow for means over conditions of two or
+    three photographs: a resample that repeats one of them differs less from the sample than a new one would. An
+    estimate may lie outside its interval; that of a calibration error can. If few images decide, as in the upper
+    calibration bins of a poor classifier, the interval is still a little too narrow. Needs at least two subjects.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 10 and 11."""
     subject = numbered(subjects)
     n = int(subject.max()) + 1
@@ -61,8 +61,8 @@ def corrected_interval(
 def numbered(subjects: Sequence[str | None]) -> np.ndarray:
     """Subjects (n,) as numbers 0, 1, .. in the order of their names; every null is a subject of its own.
 
-    Nothing ties two images to one another whose subjects are not known: taken for one patient they would be drawn
-    together, and the interval would be wrong."""
+    Two images without a known subject need not show the same patient: drawn together as if they did, they would make
+    the interval wrong."""
     subjects = np.asarray(subjects, dtype=object)
     known = ~pd.isna(subjects)
     numbers = np.empty(len(subjects), int)
@@ -73,14 +73,14 @@ def numbered(subjects: Sequence[str | None]) -> np.ndarray:
 
 @lru_cache(maxsize=2)  # all statistics of one set of images share their resamples
 def _resamples(n_subjects: int, n_boot: int, seed: int) -> np.ndarray:
-    """How often each subject is drawn in each resample, (n_boot, n_subjects); a byte holds any count that occurs."""
+    """How often each subject is drawn in each resample, (n_boot, n_subjects); counts are small enough for a byte."""
     generator = np.random.default_rng(seed)
     even = np.full(n_subjects, 1 / n_subjects)
     return np.stack([generator.multinomial(n_subjects, even).astype(np.uint8) for _ in range(n_boot)])
 
 
 def _over_subjects(statistic: Callable, subject: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """statistic (b,) of counts (b, subjects) given to the images of each subject; subject (n,) numbers an image's."""
+    """Values (b,) of the statistic for counts (b, n_subjects) of subjects; subject (n,): the number of each image's."""
     at_once = max(1, WEIGHTS_AT_ONCE // len(subject))
     starts = range(0, len(counts), at_once)
     return np.concatenate([statistic(counts[start : start + at_once, subject].astype(float)) for start in starts])
@@ -97,16 +97,17 @@ def swap_p_value(
 ) -> float:
     """Two-sided p-value of the difference between two methods, by swapping their predictions subject by subject.
 
-    statistic as metrics.macro_f1; a, b: probabilities (n, C) of each replicate of either; labels (n,); subjects (n,).
-    If the methods do equally well, whose predictions are whose does not matter within any subject: the p-value is the
-    share of random swaps with a difference of means over replicates at least as large, the one observed counted too, so
-    it is never below 1 / (n_swaps + 1). The i-th replicates swap with each other; the shorter list is gone round."""
+    statistic: with the signature of scores.macro_f1; a, b: probabilities (n, C) of each replicate of one method and of
+    the other; labels (n,); subjects (n,). If the methods are equally good, it does not matter which of them made the
+    predictions of a subject. The p-value is the share of random swaps that give at least as large a difference of means
+    over replicates, with the observed one counted too, so it is never below 1 / (n_swaps + 1). The i-th replicates are
+    swapped with each other; the shorter list is repeated."""
     subject = numbered(subjects)
     pairs = [(a[i % len(a)], b[i % len(b)]) for i in range(math.lcm(len(a), len(b)))]
     both = [(np.concatenate(pair), np.concatenate([labels, labels])) for pair in pairs]
 
     def difference(kept: np.ndarray) -> np.ndarray:
-        """kept (s, n): 1 where an image's predictions stay with their method, 0 where they are swapped."""
+        """kept (s, n): 1 if an image's predictions stay with their method, 0 if they are swapped."""
         first, second = np.hstack([kept, 1 - kept]), np.hstack([1 - kept, kept])
         return np.mean([statistic(*rows, second) - statistic(*rows, first) for rows in both], axis=0)
 

@@ -1,13 +1,13 @@
-"""Scores of a classifier from its kept predictions, with intervals over subjects; nothing else makes numbers of them.
+"""Turns a classifier's predictions into all its scores, tables and comparisons, with intervals over subjects.
 
-A predictions file has one row for each image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`,
-`split` (val, test), `seed`, `backbone`, `recipe`, `probabilities` (one for each class), and `subject` (the group of one
-patient and near-duplicate photographs, the unit of the bootstrap); perhaps also `sex`, `age_group` and `region`, null
-where not known. Only rows with split "test" are scored. An image whose `subject` is null is a subject of its own.
+A predictions file has one row per image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`, `split`
+(val, test), `seed`, `backbone`, `recipe`, `probabilities` (one per class), and `subject` (the group of one patient and
+near-duplicate photographs, the unit of the bootstrap); optionally also `sex`, `age_group` and `region`, null if not
+known. Only rows with split "test" are scored. An image whose `subject` is null is a subject of its own.
 
-An interval is about the classifiers given, tested on new subjects of the same population: their training images are
-fixed. The luck of training is the spread over seeds (`sd`), and a claim about a recipe needs several of them.
-benchmarks/interval_coverage.py measures how often the intervals hold.
+An interval describes the given classifiers, tested on new subjects of the same population; their training images are
+fixed. How much depends on chance in training is the spread over seeds (`sd`), so a claim about a recipe needs several
+seeds. benchmarks/interval_coverage.py measures how often the intervals hold.
 """
 
 import itertools
@@ -36,21 +36,21 @@ from scoring.scores import (
 
 TOP_K = (1, 5, 10, 30)
 UNITS = "% (nll, ece: not)"
-NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # in the images: a percentile interval misses these, see score
+NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # no means over images: percentile intervals miss them
 
 
 def score(predictions: pd.DataFrame) -> dict:
     """The content of results.json, from predictions of one backbone, recipe and protocol.
 
-    A replicate is one seed's pooled out-of-fold predictions under `strict`, and one fold's model (and seed) under
-    `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates; `low` and `high` are the 95 %
-    interval over subjects of the mean over replicates, null for a single subject: bootstrap_interval, but
-    corrected_interval for macro F1, balanced accuracy and calibration error, which are no means over images. All scores
-    are fractions 0..1 but `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and top-5 for
-    each value of sex, age_group and region where the predictions have these columns. `n_without_subject` is there where
-    images have none (each then counts as a subject of its own), `joined_subjects` where one is spelt in several ways.
-    Raises ValueError where a cell cannot be read (prediction_files.checked), where settings are mixed or
-    replicates did not test the same images."""
+    A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed under
+    `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
+    interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
+    corrected_interval for macro F1, balanced accuracy and calibration error, which are not means over images. All
+    scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and
+    top-5 for each value of sex, age_group and region, if the predictions have these columns. `n_without_subject` is
+    present if images have none (each then counts as a subject of its own), `joined_subjects` if one is spelt in several
+    ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings are mixed, or replicates did
+    not test the same images."""
     settings, images, probabilities = _replicates(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes)
@@ -73,15 +73,15 @@ def score(predictions: pd.DataFrame) -> dict:
 
 
 def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
-    """Protocol, recipe and backbone; the test images by image_id; each replicate's probabilities (n, C) of them.
+    """Protocol, recipe and backbone; the test images sorted by image_id; their probabilities (n, C) by each replicate.
 
-    What score says of the images' subjects stands in their `attrs`."""
+    The table's `attrs` hold n_without_subject and joined_subjects, as score returns them."""
     predictions = checked(predictions, "predictions").reset_index(drop=True)
     test = predictions[predictions["split"] == "test"]
     if not len(test):
         raise ValueError(f"none of {len(predictions)} predictions has the split test; only held-out images are scored")
     settings = {column: test[column].unique().tolist() for column in ("protocol", "recipe", "backbone")}
-    if "settings" in test and test["settings"].nunique(dropna=False) > 1:  # of train_classifier.py
+    if "settings" in test and test["settings"].nunique(dropna=False) > 1:  # a column that train_classifier.py writes
         raise ValueError("the files are of runs with different settings (their settings.json); score one at a time")
     for column, values in settings.items():
         if len(values) != 1:
@@ -101,8 +101,8 @@ def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.
         not np.array_equal(rows["image_id"], first["image_id"]) for rows in replicates
     ):
         raise ValueError("the replicates did not test the same images once each; run the missing folds or seeds")
-    known = test.groupby("image_id")[[column for column in SUBGROUPS if column in test]].first()  # by any replicate
-    images = first.drop(columns=known.columns).join(known, on="image_id")
+    subgroups = test.groupby("image_id")[[column for column in SUBGROUPS if column in test]].first()  # that is not null
+    images = first.drop(columns=subgroups.columns).join(subgroups, on="image_id")
     images["subject"], n_without, joined = known_subjects(images, test)
     images.attrs = {"n_without_subject": n_without} if n_without else {}
     images.attrs |= {"joined_subjects": joined} if joined else {}
@@ -111,7 +111,7 @@ def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.
 
 
 def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
-    """What is scored, by its name in results.json."""
+    """name in results.json -> function, as macro_f1, of all scores that this number of classes allows."""
     return {f"top{k}": partial(weighted_topk, k=k) for k in TOP_K if k < n_classes} | {
         "macro_f1": macro_f1,
         "balanced_accuracy": balanced_accuracy,
@@ -127,14 +127,14 @@ def _mean_over(statistic: Callable, probabilities: list[np.ndarray], labels: np.
 
 
 def interval_of(name: str) -> Callable[..., tuple[float, float]]:
-    """The interval for the score of this name, or for a difference of two: by what bias allows, see score."""
+    """The function that gives the interval of the score of this name, or of a difference of two such scores."""
     return corrected_interval if name in NOT_LINEAR else bootstrap_interval
 
 
 def _low_and_high(name: str, weighted: Callable, subjects: pd.Series) -> dict:
-    """low and high of the score of this name, or of a difference of two."""
+    """low and high of the score of this name, or of a difference of two such scores."""
     if subjects.nunique() < 2:
-        return {"low": None, "high": None}  # nothing is known about other subjects
+        return {"low": None, "high": None}  # one subject tells nothing about others
     return dict(zip(("low", "high"), interval_of(name)(weighted, subjects), strict=True))
 
 
@@ -145,13 +145,13 @@ def _summary(
     values = [float(statistic(replicate, labels)[0]) for replicate in probabilities]
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     interval = _low_and_high(name, _mean_over(statistic, probabilities, labels), subjects)
-    if name in NOT_LINEAR and interval["low"] is not None:  # the corrected interval knows no bounds
+    if name in NOT_LINEAR and interval["low"] is not None:  # the corrected interval has no bounds
         interval = {"low": max(0.0, interval["low"]), "high": min(1.0, interval["high"])}
     return {"mean": float(np.mean(values)), "sd": sd, **interval}
 
 
 def _by_subgroup(images: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
-    """n, n_subjects, top1 and top5 for each value of each column of SUBGROUPS there is; see score."""
+    """column -> value -> n, n_subjects, top1 and top5, for the columns of SUBGROUPS that the images have."""
     statistics = {name: of for name, of in statistics_of(probabilities[0].shape[1]).items() if name in ("top1", "top5")}
     by = {}
     for column in [column for column in SUBGROUPS if column in images]:
@@ -168,7 +168,7 @@ def _by_subgroup(images: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
 
 
 def _by_age_then_name(value: str) -> tuple[bool, int, str]:
-    """Sorts 6-11 before 12-17, words by the alphabet, and what is not known last."""
+    """A key that sorts 6-11 before 12-17, words alphabetically, and "not known" last."""
     years = "".join(itertools.takewhile(str.isdecimal, value))
     return value == "not known", int(years or 0), value
 
@@ -177,9 +177,9 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
     """Two methods on the same test images: each score of both, the difference b - a, its interval and a p-value.
 
     a, b: predictions of one backbone, recipe and protocol each, as for score; seeds may differ in number and value.
-    Scores are means over replicates; `low` and `high` are the 95 % interval of the difference over subjects, drawn for
-    both at once, by the functions that score uses; `p_value` is swap_p_value's. Raises ValueError where the protocol,
-    the number of classes, the test images, their labels or their subjects differ."""
+    Scores are means over replicates. `low` and `high` are the 95 % interval of the difference over subjects, drawn for
+    both methods together, from the same functions as in score; `p_value` is from swap_p_value. Raises ValueError if the
+    protocol, the number of classes, the test images, their labels or their subjects differ."""
     (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = _replicates(a), _replicates(b)
     if of_a["protocol"] != of_b["protocol"]:
         raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
@@ -221,8 +221,8 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
 def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Test images of each true class (rows) by their most probable class (columns), averaged over replicates.
 
-    names: of the C classes in their order; returns C x C counts, not whole where replicates differ or classes tie.
-    Raises ValueError where names and probabilities differ in number, and as score does."""
+    names: of the C classes in their order. Returns C x C counts, which are fractions if replicates differ or classes
+    tie. Raises ValueError if names and probabilities differ in number, and as score does."""
     _, images, probabilities = _replicates(predictions)
     _check_names(names, probabilities)
     true = np.eye(len(names))[images["label"]]
@@ -231,11 +231,11 @@ def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
 
 
 def per_class_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """One row a class: images, subjects, recall (top-1, top-5), F1, mean reciprocal rank, most frequent wrong class.
+    """One row per class: images, subjects, recall (top-1, top-5), F1, mean reciprocal rank, most frequent wrong class.
 
-    names as in confusion_table. Scores are fractions 0..1, averaged over replicates; recall and reciprocal rank are
-    missing for a class without test images, but its F1 is 0: so f1 averages to macro_f1 and recall_top1 to
-    balanced_accuracy. Of wrong classes named equally often the first is given; it is missing where all are right."""
+    names: as in confusion_table. Scores are fractions 0..1, averaged over replicates. For a class without test images,
+    recall and reciprocal rank are missing but F1 is 0; so f1 averages to macro_f1 and recall_top1 to balanced_accuracy.
+    Of wrong classes predicted equally often the first is given; there is none if all predictions are right."""
     _, images, probabilities = _replicates(predictions)
     _check_names(names, probabilities)
     labels = images["label"].to_numpy()
@@ -275,19 +275,19 @@ def chance(name: str, n_classes: int) -> float | None:
 
 
 def shown(name: str, value: float | None, sign: str = "") -> str:
-    """A score as text: in percent, but nats and calibration error as they are; a dash for None. sign: "+" shows it."""
+    """A score as text: in percent, but nll and ece as they are; a dash for None. sign: "+" to write it always."""
     if value is None:
         return "-"
     return f"{value:{sign}.3f}" if name in ("nll", "ece") else f"{100 * value:{sign}.2f}"
 
 
 def shown_interval(name: str, values: dict, sign: str = "") -> str:
-    """low .. high, as shown."""
+    """low .. high as text, formatted as `shown` does."""
     return f"{shown(name, values['low'], sign)} .. {shown(name, values['high'], sign)}"
 
 
 def format_table(results: dict) -> str:
-    """The scores as a text table in percent, with what a reader needs to judge them: n, seeds, interval, chance."""
+    """The scores as a text table in percent, with what a reader needs to judge them: n, seeds, intervals, chance."""
     lines = [
         f"{results['backbone']}, {results['recipe']}, protocol {results['protocol']}: {results['n_test']} test images "
         f"of {_subjects_of(results)}, {results['n_classes_tested']} of {results['n_classes']} classes tested, "
@@ -311,16 +311,16 @@ def format_table(results: dict) -> str:
 
 
 def _subjects_of(results: dict) -> str:
-    """How many subjects, and what was done where they are not known or spelt in several ways."""
-    said = f"{results['n_subjects']} subjects"
+    """How many subjects, and how those were counted that are not known or spelt in several ways."""
+    text = f"{results['n_subjects']} subjects"
     without, joined = results.get("n_without_subject"), results.get("joined_subjects", ())
     notes = [f"{without} images without a subject are one each"] if without else []
     notes += [f"{' and '.join(names)} are one" for names in joined]
-    return said + (f" ({'; '.join(notes)})" if notes else "")
+    return text + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def format_comparison(comparison: dict) -> str:
-    """compare's content as a text table, in percent (nll in nats, ece 0..1)."""
+    """The result of compare as a text table, in percent (nll in nats, ece 0..1)."""
     a, b = ("{backbone}, {recipe}, mean of {n_replicates}".format(**comparison[letter]) for letter in "ab")
     lines = [
         f"protocol {comparison['protocol']}: {comparison['n_test']} test images of {_subjects_of(comparison)}",

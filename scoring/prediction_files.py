@@ -1,8 +1,8 @@
-"""Predictions files, also those that other tools wrote: read, checked row by row, and brought into one form.
+"""Reads files of predictions, including those of other tools: checks them row by row and brings them into one form.
 
-metrics.py says which columns there are. Numbers may come as integers, whole decimals or text ("3", 3.0); names as text
-or numbers (subject 1, 1.0 and "1" are one); splits in the usual spellings. Nothing else is read into a cell: what has
-no one meaning is refused with its row.
+scoring/metrics.py describes the columns. Numbers may be integers, whole decimals or text ("3", 3.0); names may be text
+or numbers (subject 1, 1.0 and "1" are one); splits may have their usual spellings. A cell that is ambiguous is never
+guessed at, but refused with its row.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone",
 SUBGROUPS = ["sex", "age_group", "region"]
 SPLITS = {"test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"train": "train", "training": "train"}
-SUM_TOLERANCE = 1e-3  # of probabilities; half precision errs by half of it
+SUM_TOLERANCE = 1e-3  # of probabilities; half precision differs by up to half of it
 
 # ------------------------------------------------------------------------------------------------------------ files
 
 
 def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
-    """The predictions of one file, or of several runs (seeds) together; a folder stands for its predictions.parquet.
+    """The predictions of one file, or of several runs (seeds) together; a folder means the predictions.parquet in it.
 
     Raises FileNotFoundError, and ValueError as "file:row: reason; remedy" (first row is 1) for a missing or repeated
     column, a cell that cannot be read (see checked), and an image predicted twice in one fold and seed."""
@@ -58,8 +58,8 @@ def _read_file(file: Path) -> pd.DataFrame:
             table = parquet.read()
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
-            raise ValueError(f"{file}: column {repeated[0]} stands there twice; keep one of them")
-        return table.to_pandas(ignore_metadata=True)  # else what pandas took for its index would not be a column
+            raise ValueError(f"{file}: column {repeated[0]} occurs twice; keep one of them")
+        return table.to_pandas(ignore_metadata=True)  # else a column that pandas used as index would be lost
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file}: not a readable Parquet file ({one_line(error)}); run again") from error
 
@@ -68,12 +68,13 @@ def _read_file(file: Path) -> pd.DataFrame:
 
 
 def checked(predictions: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The table with every cell in its one form: label, fold and seed integers, probabilities (C,) float arrays, names
-    as text, subject and subgroups null where not known.
+    """The table in a uniform form: label, fold and seed integers, probabilities (C,) float arrays, names text, subject
+    and subgroups null if not known.
 
-    name: stands before the row in messages. Raises ValueError as "name:row: reason; remedy" (first row is 1): null
-    cells but for subject and subgroups, text for numbers, probabilities that are no flat list, differ in number, are
-    fewer than two, not finite, negative or do not add up to 1, and a label outside of them."""
+    name: of the table, in messages. Raises ValueError as "name:row: reason; remedy" (first row is 1) for null cells
+    except in subject and subgroups, for text instead of numbers, for probabilities that are not a flat list, differ in
+    number, are fewer than two, not finite, negative or do not add up to 1, and for a label that is not one of the
+    classes."""
     missing = [column for column in COLUMNS if column not in predictions]
     if missing or not len(predictions):
         what = f"column {missing[0]} is missing" if missing else "it holds no predictions"
@@ -94,49 +95,49 @@ def checked(predictions: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _read_column(values: pd.Series, read: Callable, name: str, column: str) -> pd.Series:
-    """Each value as `read` gives it; the column itself where it is in that form already."""
-    given, found = values.tolist(), []
-    for row, value in enumerate(given, start=1):
+    """Each value as `read` returns it; the column itself if it is in that form already."""
+    cells, converted = values.tolist(), []
+    for row, value in enumerate(cells, start=1):
         try:
-            found.append(read(value))
+            converted.append(read(value))
         except ValueError as error:
             raise ValueError(f"{name}:{row}: {column} {error}") from None
     plain = isinstance(values.dtype, np.dtype | pd.StringDtype)
     plain = plain and (read is not whole_number or values.dtype.kind in "iu")
-    if plain and all(new is old for new, old in zip(found, given, strict=True)):
+    if plain and all(new is old for new, old in zip(converted, cells, strict=True)):
         return values
-    return pd.Series(found, index=values.index, dtype=None if read is whole_number else object)
+    return pd.Series(converted, index=values.index, dtype=None if read is whole_number else object)
 
 
 def whole_number(value: object) -> int:
-    """3 of 3, 3.0, "3" or "3.0". Raises ValueError for anything else, True and null among it."""
+    """3 for 3, 3.0, "3" or "3.0". Raises ValueError for anything else, including True and null."""
     text = value.strip() if isinstance(value, str) else value
     if isinstance(text, str) and text.removeprefix("-").replace(".", "", 1).isdecimal():
         text = Decimal(text)
     number = isinstance(text, int | float | Decimal | np.integer | np.floating) and not isinstance(text, bool)
     if not number or not np.isfinite(float(text)) or text != int(text):
-        raise ValueError(f"{_shown(value)} is no whole number; give one, counted from 0")
+        raise ValueError(f"{_shown(value)} is not a whole number; give one, counted from 0")
     return value if type(value) is int else int(text)
 
 
 def name_of(value: object) -> str:
-    """Text, or a number as text ("1" of 1.0). Raises ValueError for null, empty text, and what is neither."""
+    """Text, or a number as text ("1" for 1.0). Raises ValueError for null, empty text, and anything else."""
     if isinstance(value, str) and value.strip():
         return value
     number = isinstance(value, int | float | Decimal | np.integer | np.floating) and not isinstance(value, bool)
     if not number or pd.isna(value):
-        raise ValueError(f"{_shown(value)} is no name; give one")
+        raise ValueError(f"{_shown(value)} is not a name; give one")
     return str(int(value)) if np.isfinite(float(value)) and value == int(value) else str(value)
 
 
 def _image_id(value: object) -> str:
     if name_or_none(value) is None:
-        raise ValueError(f"{_shown(value)} is no name; give each image its own")
+        raise ValueError(f"{_shown(value)} is not a name; give each image its own")
     return name_of(value)
 
 
 def name_or_none(value: object) -> str | None:
-    """name_of, but None for null and for what programs write for it: "", "nan", "<NA>" and others."""
+    """As name_of, but None for null and for what programs write instead of it: "", "nan", "<NA>" and others."""
     if _is_missing(value) or (isinstance(value, str) and (is_null(value) or value.strip() == "<NA>")):
         return None
     return name_of(value)
@@ -147,7 +148,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _word(words: dict[str, str]) -> Callable[[object], str]:
-    """Reads one of the words, in any case."""
+    """A function that reads one of the words (spelling -> meaning) in upper or lower case."""
 
     def read(value: object) -> str:
         spelled = value.strip().casefold() if isinstance(value, str) else None
@@ -159,20 +160,24 @@ def _word(words: dict[str, str]) -> Callable[[object], str]:
 
 
 def probabilities_of(value: object) -> np.ndarray:
-    """(C,) floats of a flat list of numbers. Raises ValueError unless they are probabilities of two classes or more."""
+    """(C,) floats from a flat list. Raises ValueError unless they are probabilities of at least two classes."""
     try:
-        listed = isinstance(value, list | tuple | np.ndarray)
-        found = np.asarray(value, float) if listed else None
+        is_list = isinstance(value, list | tuple | np.ndarray)
+        probabilities = np.asarray(value, float) if is_list else None
     except (TypeError, ValueError):
-        found = None
-    if found is None or found.ndim != 1:
-        raise ValueError(f"{_shown(value)} are no flat list of numbers; give each image one, a number for each class")
-    if not np.isfinite(found).all() or (found < 0).any() or abs(found.sum() - 1) > SUM_TOLERANCE:
+        probabilities = None
+    if probabilities is None or probabilities.ndim != 1:
+        raise ValueError(f"{_shown(value)} are not a flat list of numbers; give each image one number per class")
+    if (
+        not np.isfinite(probabilities).all()
+        or (probabilities < 0).any()
+        or abs(probabilities.sum() - 1) > SUM_TOLERANCE
+    ):
         raise ValueError("must be finite, not negative and add up to 1; run again, or take the softmax of logits")
-    if len(found) < 2:
-        raise ValueError("are of one class, so nothing can be told apart; give those of all classes")
-    single = isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float64)
-    return value if single else found
+    if len(probabilities) < 2:
+        raise ValueError("are of one class only; give those of all classes")
+    is_float = isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float64)
+    return value if is_float else probabilities
 
 
 READERS = {
@@ -190,7 +195,7 @@ READERS = {
 
 
 def _shown(value: object) -> str:
-    """A cell for a message: one short line."""
+    """A cell as one short line for a message."""
     if _is_missing(value):
         return "null"
     line = " ".join(repr(value.tolist() if isinstance(value, np.ndarray) else value).split())
@@ -201,11 +206,11 @@ def _shown(value: object) -> str:
 
 
 def known_subjects(images: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.Series, int, list[list[str]]]:
-    """The subject of each image as the bootstrap takes it, how many had none, and which spellings were joined.
+    """The subject of each image as the bootstrap uses it, how many images had none, and which spellings were joined.
 
-    images: one row an image; test: the rows of all replicates, of which any may know an image's subject. An image
-    without a subject is a subject of its own: nothing ties it to another. Spellings of one subject (subject_key)
-    become the first of them. Raises ValueError for an image with two subjects."""
+    images: one row per image; test: the rows of all replicates, any of which may name an image's subject. An image
+    without a subject becomes a subject of its own. Different spellings of one subject (subject_key) are replaced by the
+    first of them. Raises ValueError for an image with two subjects."""
     known = test.dropna(subset="subject")
     spelled = known["subject"].drop_duplicates().sort_values()
     joined = [names.tolist() for _, names in spelled.groupby(spelled.map(subject_key)) if len(names) > 1]

@@ -1,6 +1,6 @@
-"""How good probabilities are: scores of (n, C) probabilities against (n,) labels, ties counted in expectation.
+"""Scores of (n, C) probabilities against (n,) labels; ties are counted in expectation.
 
-Most take `weights` (b, n), a count of every image in each of b bootstrap resamples, and then return (b,) values.
+Most take `weights` (b, n), how often each image occurs in each of b bootstrap resamples, and then return (b,) values.
 """
 
 import numpy as np
@@ -8,10 +8,10 @@ from scipy.sparse import csr_array
 
 
 def topk_hits(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """The chance that each image's class is among its k most probable ones, equal probabilities drawn in random order.
+    """The chance that each image's class is among its k most probable ones, if ties are broken at random.
 
     probabilities (n, C); labels (n,) in 0..C-1; returns (n,) in 0..1: 0 or 1 unless a tie straddles the k-th place.
-    Hence a constant predictor scores k / C, which is chance, and the order of classes or of a sort never matters."""
+    Hence a constant predictor scores k / C, which is chance, and the order of the classes never matters."""
     ahead, tied = _places(probabilities, labels)
     return np.clip((k - ahead) / tied, 0.0, 1.0)
 
@@ -19,15 +19,15 @@ def topk_hits(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarr
 def reciprocal_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """1 / rank of each image's class, in expectation over random orders of equal probabilities; 1 is the best rank.
 
-    Shapes as in topk_hits; returns (n,) in 0..1. A class that shares t places after a others gets the mean of
-    1/(a+1) .. 1/(a+t), so a constant predictor scores (1 + 1/2 + .. + 1/C) / C, which is chance."""
+    Shapes as in topk_hits; returns (n,) in 0..1. A class with a others before it, which ties with t - 1 others, gets
+    the mean of 1/(a+1) .. 1/(a+t), so a constant predictor scores (1 + 1/2 + .. + 1/C) / C, which is chance."""
     ahead, tied = _places(probabilities, labels)
     harmonic = np.cumsum([0.0, *(1 / np.arange(1, np.shape(probabilities)[1] + 1))])  # 1 + 1/2 + .. + 1/i at place i
     return (harmonic[ahead + tied] - harmonic[ahead]) / tied
 
 
 def _places(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many classes are more probable than each image's own, and how many are equally so, itself included: (n,)."""
+    """How many classes are more probable than each image's own, and how many are as probable, itself included: (n,)."""
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     own = probabilities[np.arange(len(labels)), labels][:, None]
     return (probabilities > own).sum(axis=1), (probabilities == own).sum(axis=1)
@@ -57,13 +57,13 @@ def negative_log_likelihood(
 ) -> np.ndarray:
     """Mean of -ln p of the right class, in nats; shapes as in macro_f1, returns (b,) >= 0; a uniform guess has ln C.
 
-    A probability below 1e-12 counts as 1e-12, so one image adds at most 27.6: a single 0 must not hide all others."""
+    A probability below 1e-12 counts as 1e-12, so that one image adds at most 27.6 and cannot outweigh all others."""
     own = np.asarray(probabilities, float)[np.arange(len(labels)), labels]
     return _weighted_mean(-np.log(np.maximum(own, 1e-12)), weights)
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Mean of values (n,) under each row of weights (b, n), or plain where None: (b,)."""
+    """Means (b,) of values (n,) under each row of weights (b, n); None: one row of ones."""
     weights = np.ones((1, len(values))) if weights is None else weights
     return weights @ values / weights.sum(axis=1)
 
@@ -71,11 +71,11 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray
 def expected_calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, n_bins: int = 15
 ) -> np.ndarray:
-    """How far the highest probability is from the accuracy of the class that has it: mean over bins, by their images.
+    """How far the highest probability is from the accuracy of its class: mean over bins, weighted by their images.
 
     Shapes as in macro_f1; returns (b,) in 0..1. Bins are equally wide and closed above: (0, 1/15], (1/15, 2/15], ..
-    Of classes that tie for the highest probability one is guessed at random: the hit counts in equal parts.
-    Sampling error never cancels in a mean of absolute values, so the estimate is too high: see corrected_interval.
+    Among classes that tie for the highest probability the guess is random, so a hit is divided equally between them.
+    Sampling errors do not cancel in a mean of absolute values, so the estimate is too high: see corrected_interval.
     Source: Naeini, Cooper and Hauskrecht, AAAI 2015; Guo, Pleiss, Sun and Weinberger, ICML 2017."""
     probabilities = np.asarray(probabilities, float)
     confidence = probabilities.max(axis=1)
@@ -88,11 +88,11 @@ def expected_calibration_error(
 def macro_f1(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """F1 of the most probable class, averaged over all C classes; a class without test images counts as 0.
 
-    probabilities (n, C); labels (n,); weights (b, n): b resamples, each a count for every image (one resample with
-    every image once where None); returns (b,) in 0..1. Equals scikit-learn's f1_score(labels=range(C),
-    average="macro", zero_division=0) where no probabilities tie; tied classes share the prediction. In a resample the
-    average runs over the conditions drawn and is scaled by the share of all C that has test images: otherwise
-    every condition that happens not to be drawn would count as a failure and the interval would miss its estimate."""
+    probabilities (n, C); labels (n,); weights (b, n): how often each image occurs in each of b resamples (None: one
+    resample with every image once); returns (b,) in 0..1. Equals scikit-learn's f1_score(labels=range(C),
+    average="macro", zero_division=0) if no probabilities tie; tied classes share the prediction. In a resample the
+    average is over the conditions drawn, scaled by the share of all C classes that has test images: otherwise every
+    condition that happens not to be drawn would count as a failure and the interval would miss its estimate."""
     f1, tested = f1_by_class(probabilities, labels, weights)
     return f1.sum(axis=1) / tested.sum(axis=1) * len(np.unique(labels)) / f1.shape[1]
 
@@ -100,15 +100,15 @@ def macro_f1(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray 
 def f1_by_class(
     probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of each class, 0 where none of its images is drawn, and whether one is; each (b, C), as in macro_f1."""
+    """F1 of each class, 0 if none of its images is drawn, and whether one is; each (b, C), arguments as in macro_f1."""
     hit, predicted, true = confusion(probabilities, labels, weights)
     return 2 * hit / np.maximum(predicted + true, 1e-12), true > 0
 
 
 def balanced_accuracy(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Recall of the most probable class, averaged over the classes with test images (those drawn, in a resample).
+    """Recall of the most probable class, averaged over the classes with test images (in a resample: those drawn).
 
-    Shapes, range and ties as in macro_f1. Equals scikit-learn's balanced_accuracy_score where nothing ties."""
+    Shapes, range and ties as in macro_f1. Equals scikit-learn's balanced_accuracy_score if nothing ties."""
     hit, _, true = confusion(probabilities, labels, weights)
     return (hit / np.maximum(true, 1e-12)).sum(axis=1) / (true > 0).sum(axis=1)
 
@@ -120,16 +120,16 @@ def confusion(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
     hits = share[np.arange(n), labels]
     weights = np.ones((1, n)) if weights is None else weights
     parts = in_columns(hits, labels, n_classes), csr_array(share), in_columns(np.ones(n), labels, n_classes)
-    return tuple(weights @ part for part in parts)  # sparse: nearly all of the (n, C) is 0
+    return tuple(weights @ part for part in parts)  # sparse, because nearly all of (n, C) is 0
 
 
 def predicted_share(probabilities: np.ndarray) -> np.ndarray:
-    """(n, C), in each row a 1 at the most probable class, or equal parts of it where several tie."""
+    """(n, C): in each row a 1 at the most probable class, divided equally if several tie."""
     probabilities = np.asarray(probabilities)
     best = probabilities == probabilities.max(axis=1, keepdims=True)
     return best / best.sum(axis=1, keepdims=True)
 
 
 def in_columns(values: np.ndarray, column: np.ndarray, n_columns: int) -> csr_array:
-    """Sparse (n, n_columns) with each of n values in its row and its own column."""
+    """Sparse (n, n_columns) with the i-th of n values in row i and the i-th of the columns."""
     return csr_array((values, (np.arange(len(values)), column)), shape=(len(values), n_columns))

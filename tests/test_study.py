@@ -114,7 +114,7 @@ def test_pages_do_not_depend_on_results_json_and_name_what_does_not_fit(study, t
     for table, message in (
         (wider, "predictions are of 11 classes, but this dataset has 10"),
         (predictions.assign(split="val"), "none of .* predictions has the split test"),
-        (predictions.assign(label=None), "predictions.parquet:1: label null is no whole number"),
+        (predictions.assign(label=None), "predictions.parquet:1: label null is not a whole number"),
     ):
         table.to_parquet(tmp_path / "probe" / "predictions.parquet")
         with pytest.raises(ValueError, match=f"^{tmp_path / 'probe'}.*{message}") as refusal:
