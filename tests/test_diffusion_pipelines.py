@@ -14,8 +14,11 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import saved_pipeline, single_file, tiny_pipeline
 
 import train_dreambooth
+from generation import choices, fastgan
 from generation import diffusion_pipelines as diffusion
 from harness import errors
+from imaging import faces
+from imaging.pixel_settings import FACE_DETECTORS
 
 Tensors = dict[str, torch.Tensor]
 
@@ -418,3 +421,10 @@ def test_a_single_file_that_is_none_or_lacks_its_settings_is_refused(change, sai
     with pytest.raises(errors.InputError) as refusal:
         diffusion.open_pipeline(str(file), torch.float32)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_commands_offer_the_keys_of_the_tables_that_are_indexed():
+    assert tuple(diffusion.SCHEDULERS) == choices.SCHEDULERS
+    assert tuple(diffusion.WEIGHT_TYPES) == choices.MIXED_PRECISION
+    assert set(choices.FASTGAN_RESOLUTIONS) <= set(fastgan.WIDTHS)
+    assert tuple(faces.DETECTORS) == FACE_DETECTORS
