@@ -1,9 +1,9 @@
-"""Is `rdface_dataset.py build` flat in memory and linear in time? SIMULATED photographs, each re-encoded ten-fold.
+"""Whether `rdface_dataset.py build` is flat in memory and linear in time, on SIMULATED photographs re-encoded ten-fold.
 
     python benchmarks/build_scaling.py --work_dir runs/build_scaling
 
-Builds a tenth of the images and then all of them, in one run, and prints seconds, peak memory above the imports, and
-how many of the re-encoded copies share their original's group. Takes about half an hour on two cores."""
+Builds a tenth of the images and then all of them, in one run. Prints seconds, peak memory beyond that of the imports,
+and how many of the re-encoded copies share their original's group. Takes about half an hour on two cores."""
 
 import argparse
 import csv
@@ -37,7 +37,7 @@ def run(*command: object) -> tuple[float, int]:
 
 
 def re_encode(images: Path, copies: int, row: dict[str, str], number: int) -> list[dict[str, str]]:
-    """Write `copies` - 1 re-encodings beside a photograph; rows of all of them, the patient known of the first only."""
+    """Write `copies` - 1 re-encodings beside a photograph. Returns all rows; only the first names the patient."""
     rng = np.random.default_rng(number)
     source = images / row["disease_abbr"] / row["image_name"]
     rows = [row]
@@ -91,11 +91,11 @@ def main(args: argparse.Namespace) -> None:
         seconds[count], peak = run("rdface_dataset.py", "build", part, "--output_dir", part / "rdface-sim")
         built = pq.read_table(part / "rdface-sim" / "real", columns=["group_id"])["group_id"].to_pylist()
         original_groups = built[:: args.copies]
-        found = np.mean([built[i] == original_groups[i // args.copies] for i in range(count) if i % args.copies])
+        grouped = np.mean([built[i] == original_groups[i // args.copies] for i in range(count) if i % args.copies])
         people = Counter(row["subject_id"] for row in repeated[:count] if row["subject_id"])
         print(
-            f"{count} images: {seconds[count]:.0f} s, {1000 * seconds[count] / count:.1f} ms an image, "
-            f"peak {(peak - imports) / 2**20:.0f} MiB above the imports; {100 * found:.2f} % of the copies found, "
+            f"{count} images: {seconds[count]:.0f} s, {1000 * seconds[count] / count:.1f} ms per image, "
+            f"peak {(peak - imports) / 2**20:.0f} MiB above the imports; {100 * grouped:.2f} % of the copies found, "
             f"{len(set(built))} groups of {len(people)} subjects",
             flush=True,
         )

@@ -1,11 +1,11 @@
-"""Whether restore_images.py needs more memory for more photographs: its peak at 100 and at 2,000, in one run.
+"""Whether restore_images.py needs more memory for more photographs: its peaks at 100 and at 2,000, in one run.
 
     python benchmarks/restoration_memory.py --work_dir runs/restoration_memory
 
 Photographs are SIMULATED, 64 px, enlarged by the demo's network; the same few are repeated under other names. Each size
-is restored by the command itself, alone, in a process of its own. Peaks are of the process's own memory (RssAnon, seen
-every 20 ms) and of all resident pages (VmHWM), which also counts those of memory-mapped files, the photographs among
-them, that the system may take back at any time."""
+is restored by the command itself, alone, in a process of its own. The peaks are those of the process's own memory
+(RssAnon, read every 20 ms) and of all resident pages (VmHWM). The latter include pages of memory-mapped files, such as the
+photographs, which the system may take back at any time."""
 
 import argparse
 import hashlib

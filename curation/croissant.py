@@ -1,7 +1,7 @@
-"""A dataset's Croissant record: its files with their digests, and every column of every config with its type.
+"""The Croissant record of a dataset: its files with their digests, and every column of every config with its type.
 
 Croissant (https://docs.mlcommons.org/croissant/) describes a dataset for programs and search engines; its properties
-for responsible AI say what is sensitive, biased or out of bounds.
+for responsible AI say what is sensitive, what is biased and which uses are out of bounds.
 """
 
 import json
@@ -35,7 +35,7 @@ USES = (
 def record(facts: Mapping) -> str:
     """The record as JSON-LD. facts: dataset_facts.facts_of a folder, with `version` and `citation`.
 
-    Raises InputError where the library's own validation fails."""
+    Raises InputError if the library's own validation fails."""
     context = mlcroissant.Context(conforms_to=SPECIFICATIONS[0])
     configs = facts["configs"].values()
     names = next((config.class_names for config in configs if config.class_names), [])
@@ -83,11 +83,13 @@ def record_set(context: mlcroissant.Context, config: Config) -> mlcroissant.Reco
             extract=mlcroissant.Extract(ctx=context, column=name),
             transforms=[mlcroissant.Transform(ctx=context, json_path="bytes")] if is_image else [],
         )
-        # No `references` to the classes: a reader would join the tables, and drop the rows without a label.
-        said = "Number of the class; `classes` has its name." if isinstance(feature, datasets.ClassLabel) else None
-        # A curator's own column may have blanks, an identifier not, and no column may bear the number of another.
+        # No `references` to the classes: readers would join the two tables, and so drop the rows without a label.
+        description = (
+            "Number of the class; `classes` has its name." if isinstance(feature, datasets.ClassLabel) else None
+        )
+        # An identifier may not hold blanks, as the name of a curator's own column may, nor be another column's number.
         in_id = number if re.search(r"\s", name) or name.isdecimal() else name
-        column = {"id": f"{config.name}/{in_id}", "name": name, "description": said} | type_of(name, feature)
+        column = {"id": f"{config.name}/{in_id}", "name": name, "description": description} | type_of(name, feature)
         fields.append(mlcroissant.Field(ctx=context, source=source, **column))
     return mlcroissant.RecordSet(ctx=context, id=config.name, name=config.name, fields=fields)
 
@@ -122,14 +124,14 @@ def classes(context: mlcroissant.Context, names: list[str]) -> mlcroissant.Recor
 
 def responsible_use(facts: Mapping) -> dict:
     """Croissant's properties for responsible AI, as far as they are known."""
-    said = {"data_use_cases": [USES], "data_biases": facts.get("limits")}
+    properties = {"data_use_cases": [USES], "data_biases": facts.get("limits")}
     if facts["kind"] != "synthetic":
-        said["data_collection_missing_data"] = "A value that is not known is null."
-        said["data_imputation_protocol"] = "Nothing is imputed."
+        properties["data_collection_missing_data"] = "A value that is not known is null."
+        properties["data_imputation_protocol"] = "Nothing is imputed."
     if facts["kind"] == "controlled":
-        said["personal_sensitive_information"] = [
+        properties["personal_sensitive_information"] = [
             "Faces, age, sex, country and diagnosis of patients, mostly children."
         ]
         plan = "A photograph may be withdrawn at any time; the version then rises, and users delete older copies."
-        said["data_release_maintenance_plan"] = plan
-    return said
+        properties["data_release_maintenance_plan"] = plan
+    return properties

@@ -1,4 +1,4 @@
-"""The file `disease_images.csv` as editors and spreadsheets save it: its encoding, header, separator and records."""
+"""Reads `disease_images.csv` as editors and spreadsheets save it: its encoding, header, separator and records."""
 
 import codecs
 import csv
@@ -13,14 +13,14 @@ from curation.curated_rows import CSV_NAME, NO_REMEDY, OPTIONAL, REQUIRED, Folde
 from harness import text_normalization
 from imaging import photographs
 
-MAX_CELL_CHARACTERS = 1_000_000  # of any cell, or its quotation mark is not closed
+MAX_CELL_CHARACTERS = 1_000_000  # of any cell: in a longer one, a quotation mark is not closed
 HEADER_WITHIN = 100  # lines; titles and blank lines may stand above the header
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
 
 @dataclass(frozen=True)
 class Header:
-    """The columns' names, "" if a column has none; the line of the file on which they stand; what parts the cells."""
+    """The columns' names ("" if a column has none), the line of the file that holds them, and the cells' separator."""
 
     names: list[str]
     line: int
@@ -28,18 +28,18 @@ class Header:
 
 
 def read(folder: Path, problems: list[Problem]) -> tuple[Header, list[tuple[int, list[str]]]]:
-    """The header, and the line where it starts with the cells of each record; blank lines are passed over."""
+    """The header, and of each record the line on which it starts and its cells; blank lines are passed over."""
     path = folder / CSV_NAME
     try:
-        data = path.read_bytes()
+        content = path.read_bytes()
     except FileNotFoundError:
         raise _no_table(folder) from None
     except OSError as error:
         raise FolderError(CSV_NAME, f"cannot be read ({error.strerror})", "make it a readable file") from None
-    if data[:4] in (b"PK\3\4", b"\xd0\xcf\x11\xe0"):
+    if content[:4] in (b"PK\3\4", b"\xd0\xcf\x11\xe0"):
         reason = "is a spreadsheet's own file (such as .xlsx) under the name of a CSV"
         raise FolderError(CSV_NAME, reason, "open it in the spreadsheet and save it as CSV in UTF-8")
-    text = _text(data, problems)
+    text = _text(content, problems)
     if "\0" in text:
         raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8")
     csv.field_size_limit(MAX_CELL_CHARACTERS)
@@ -61,7 +61,7 @@ def read(folder: Path, problems: list[Problem]) -> tuple[Header, list[tuple[int,
 
 
 def _no_table(folder: Path) -> FolderError:
-    """The table is missing; a file that may be it is named."""
+    """The error for a missing table, which names a file that may be the table."""
     name = Path(os.path.realpath(folder)).name
     stem = Path(CSV_NAME).stem
     others = sorted(path.name for path in folder.iterdir() if column_name(path.name.split(".")[0]) == stem)
@@ -73,15 +73,15 @@ def _no_table(folder: Path) -> FolderError:
 
 
 def column_name(cell: str) -> str:
-    """image_name of "Image Name " or "IMAGE-NAME"."""
+    """The project's spelling of a column's name: image_name for "Image Name " or "IMAGE-NAME"."""
     return re.sub(r"[\s_-]+", "_", text_normalization.plain(cell).strip(" '\"")).strip("_")
 
 
 def _header(lines: list[str], problems: list[Problem]) -> Header:
-    """The first line that holds all required columns under one of the separators; what stands above it is noted.
+    """The first line that holds all required columns, with one of the separators; lines above it become notes.
 
-    Raises FolderError where there is none, with what the line that holds most of them lacks."""
-    nearest: tuple[int, int, list[str]] | None = None  # how many required columns, its line, its cells
+    Raises FolderError if there is none, and names the columns that the most similar line lacks."""
+    nearest: tuple[int, int, list[str]] | None = None  # number of required columns, line, cells
     for number, line in enumerate(lines[:HEADER_WITHIN], start=1):
         if not line.strip(' \t\r\n,;|"'):
             continue
@@ -98,7 +98,7 @@ def _header(lines: list[str], problems: list[Problem]) -> Header:
                 _pass_over(lines, header, problems)
                 return header
     if nearest is None:
-        raise FolderError(CSV_NAME, "is empty", f"add the columns {', '.join(REQUIRED)}, and one row an image")
+        raise FolderError(CSV_NAME, "is empty", f"add the columns {', '.join(REQUIRED)}, and one row per image")
     held, number, cells = nearest
     names = [column_name(cell) for cell in cells]
     missing = [name for name in REQUIRED if name not in names]
@@ -110,15 +110,15 @@ def _header(lines: list[str], problems: list[Problem]) -> Header:
 
 
 def _named(cells: list[str], line: int, problems: list[Problem]) -> list[str]:
-    """The columns' names, those that the project knows in its own spelling; without a table's empty columns behind."""
+    """The columns' names, without empty ones at the end; those that the project knows in the project's spelling."""
     names = [" ".join(cell.split()) for cell in cells]
     while not names[-1]:
         names.pop()
-    known = {name for name in names if name in REQUIRED + OPTIONAL}
+    own_spelling = {name for name in names if name in REQUIRED + OPTIONAL}
     read_as = {
         name: column_name(name)
         for name in names
-        if name not in known and column_name(name) in set(REQUIRED + OPTIONAL) - known
+        if name not in own_spelling and column_name(name) in set(REQUIRED + OPTIONAL) - own_spelling
     }
     if read_as:
         reason = "; ".join(f"column {quoted(name)} is read as {column}" for name, column in read_as.items())
@@ -131,8 +131,9 @@ def _named(cells: list[str], line: int, problems: list[Problem]) -> list[str]:
 
 
 def _pass_over(lines: list[str], header: Header, problems: list[Problem]) -> None:
-    """A note on every line above the header, which is a title or a spreadsheet's sep=; a row of the table, as if the
-    header had been sorted into the middle, raises FolderError."""
+    """Add a note on every line above the header, such as a title; a spreadsheet's line sep= needs none.
+
+    Raises FolderError if one of these lines is a row of the table, as if the header had been sorted into the middle."""
     place = header.names.index("image_name")
     for number, line in enumerate(lines[: header.line - 1], start=1):
         text = line.strip(' \t\r\n,;|"')
@@ -146,14 +147,14 @@ def _pass_over(lines: list[str], header: Header, problems: list[Problem]) -> Non
         problems.append(Problem(CSV_NAME, number, None, "note", reason, f"{NO_REMEDY} if it is a title"))
 
 
-def _text(data: bytes, problems: list[Problem]) -> str:
+def _text(content: bytes, problems: list[Problem]) -> str:
     """UTF-8; bytes that are none, in a file saved as Latin-1 or pasted from one, are read as cp1252, with a note."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         try:
-            return data.decode("utf-16")
+            return content.decode("utf-16")
         except UnicodeDecodeError:
             raise FolderError(CSV_NAME, "is not text", "save it as CSV in UTF-8") from None
-    lines = data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
     texts, stray, whole = [], [], 0
     for number, line in enumerate(lines, start=1):
         try:

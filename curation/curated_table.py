@@ -1,4 +1,4 @@
-"""The curator's table `disease_images.csv`: read row by row, every problem noted, every value in one form."""
+"""Reads the curator's table row by row: every problem is noted, and every value gets one form."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ from curation.null_values import NullValues
 from harness import text_normalization
 
 IMAGES = "rd_images"
-MAX_CHARACTERS = {  # of each column; the longest values that are known take a fifth of it or less
+MAX_CHARACTERS = {  # per column: at least five times the longest value that is known
     "subject_id": 200, "disease_name": 500, "sub_category": 200, "gene_name": 20_000, "orphanet_code": 100, "age": 100,
     "sex": 100, "country": 200, "hpo_ids": 20_000, "source_type": 200, "source_url": 4_000, "license": 4_000,
 }  # fmt: skip
@@ -47,13 +47,13 @@ READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset colum
 
 @dataclass
 class Folder:
-    """Files below rd_images; a folder is listed once, and only if a name is not found as it is written."""
+    """The files below rd_images. A folder is listed once, and only if it holds no file of a name as it is written."""
 
     root: Path
     _listed: dict[Path, dict[str, str]] = field(default_factory=dict)
 
     def find(self, abbreviation: str, name: str) -> Path | str:
-        """The file of this name, also if its Unicode form differs; or the reason why there is none."""
+        """The file of this name, even if its Unicode form differs, or the reason why there is none."""
         if name in ("", ".", "..") or re.search(r"[/\\\0]", name) or len(name.encode()) > 255:
             return f"{name!r} is not a bare file name" if name else "is empty"
         try:
@@ -98,15 +98,15 @@ def _same_spelling(name: str) -> str:
 def read(
     folder: Path, problems: list[Problem], reserved: Collection[str] = (), null_values: Iterable[str] = ()
 ) -> tuple[list[Row], list[str]]:
-    """The usable rows and the names of the curator's own columns; all that is wrong is appended to the problems.
+    """The usable rows and the names of the curator's own columns; whatever is wrong is appended to the problems.
 
-    reserved: names that no column of the curator's own may have, because a build writes them; null_values: further
+    reserved: names of columns that a build writes, which no column of the curator's own may have; null_values: further
     texts for "not known", TEXT or COLUMN=TEXT.
-    Raises FolderError where nothing can be read: no table, a missing column, no rows, no photographs."""
+    Raises FolderError if nothing can be read: no table, a missing column, no rows, no photographs."""
     check_is_folder(folder)
     header, records = csv_file.read(folder, problems)
     if not records:
-        raise FolderError(CSV_NAME, "has no rows", "add one row an image")
+        raise FolderError(CSV_NAME, "has no rows", "add one row per image")
     if not any((folder / IMAGES).glob("*/*")):
         raise FolderError(IMAGES, "holds no images", f"put them into {IMAGES}/<disease_abbr>/")
     extra = _own_columns(header, reserved, problems)
@@ -138,19 +138,19 @@ def read(
 
 
 def _own_columns(header: csv_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
-    """The names of columns that the project does not know, with a note on them."""
+    """The names of the columns that the project does not know; a note says that they are kept."""
     extra = [name for name in header.names if name and name not in REQUIRED + OPTIONAL]
     _check_own_columns(extra, reserved, header.line)
     if extra:
         alike = {name: csv_file.column_name(name) for name in extra}
-        told = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
-        reason = f"unknown columns are kept as text: {', '.join(told)}"
+        listed = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
+        reason = f"unknown columns are kept as text: {', '.join(listed)}"
         problems.append(Problem(CSV_NAME, header.line, None, "note", reason, NO_REMEDY))
     return extra
 
 
 def _check_own_columns(names: list[str], reserved: Collection[str], line: int) -> None:
-    """Raise FolderError for a column of the curator's own that Parquet, its readers, or people, would mix up.
+    """Raise FolderError for a column of the curator's own whose name Parquet, its readers or people would mistake.
 
     reserved: the names that the build writes; line: of the header."""
     clashes = sorted(set(names) & set(reserved))
@@ -161,7 +161,7 @@ def _check_own_columns(names: list[str], reserved: Collection[str], line: int) -
     for name in names:
         visible = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) != "Cf"))
         visible, whole, reason = " ".join(visible.split()), name.partition(".")[0], None
-        if whole != name and whole in reserved:  # Parquet calls the parts of a column so, as in image.bytes
+        if whole != name and whole in reserved:  # Parquet names the parts of a column like this, as in image.bytes
             reason = f"column {name} has the name of a part of column {whole}, which the build writes"
         elif not visible or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c not in "\t\n\r" for c in name):
             reason = f"column {name!r} has characters in its name that cannot be seen"
@@ -172,7 +172,7 @@ def _check_own_columns(names: list[str], reserved: Collection[str], line: int) -
 
 
 def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[Problem]) -> dict[str, str] | None:
-    """The cells by column, empty if a spreadsheet left them out at the row's end; or None and a problem."""
+    """The cells by column, empty if a spreadsheet left them out at the row's end; None after adding a problem."""
     columns, counted = len(header.names), f"has {len(cells)} cell{'s' * (len(cells) != 1)}"
     if any(cell.strip() for cell in cells[columns:]):
         reason = f"{counted}, where the header has {columns}"
@@ -208,7 +208,7 @@ def _usable_row(
         return refuse("disease_abbr", "is empty", "add the abbreviation, or delete the row")
     if not re.fullmatch(r"[^\W_][\w .+()'-]*", abbreviation) or len(abbreviation) > 100:
         return refuse("disease_abbr", f"{quoted(abbreviation)} cannot name a folder", "use letters, digits, - and _")
-    # A row whose subject cannot be read is refused: as a subject of its own it might be on both sides of a fold.
+    # A row whose subject cannot be read is refused: the same person might be on both sides of a fold otherwise.
     damage = _damage("subject_id", cell.get("subject_id", ""))
     if damage:
         return refuse("subject_id", *damage)
@@ -228,7 +228,7 @@ def _usable_row(
 
 
 def _other_abbreviation(abbreviation: str, name: str, number: str, abbreviations: dict[str, str]) -> str | None:
-    """G01 of the file G01.9.jpg in a row of another condition, if the table has a G01."""
+    """The other condition that a file's name begins with: G01 for G01.9.jpg, if the table has a condition G01."""
     match = re.fullmatch(rf"(.+?){number}\.[^.]+", name)
     stem = text_normalization.plain(match[1]) if match else ""
     own = text_normalization.plain(abbreviation)
@@ -255,12 +255,14 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
             problems.append(row.problem(column, "note", reason, NO_REMEDY))
             text[column] = ""
     if text["subject_id"].strip() and text_normalization.is_null(text["subject_id"]):
-        told = quoted(text["subject_id"])
-        remedy = f"{NO_REMEDY}, unless {told} names a person"
-        problems.append(row.problem("subject_id", "note", f"{told} is read as not known", remedy))
+        subject = quoted(text["subject_id"])
+        remedy = f"{NO_REMEDY}, unless {subject} names a person"
+        problems.append(row.problem("subject_id", "note", f"{subject} is read as not known", remedy))
     for part, genes in value_parsers.dates_for_genes(text["gene_name"]).items():
-        made = f"a spreadsheet made it of {' or '.join(genes)}" if genes else "a spreadsheet may have made it of a gene"
-        reason = f"{quoted(part)} is a date or a number, no gene ({made}), and is left out"
+        cause = (
+            f"a spreadsheet made it of {' or '.join(genes)}" if genes else "a spreadsheet may have made it of a gene"
+        )
+        reason = f"{quoted(part)} is a date or a number, no gene ({cause}), and is left out"
         remedy = f"write {genes[0] if len(genes) == 1 else 'the symbol of the gene'}, and format the column as text"
         problems.append(row.problem("gene_name", "cell", reason, remedy))
         text["gene_name"] = text["gene_name"].replace(part, "", 1)
@@ -288,7 +290,7 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
 
 
 def _readable(row: Row, column: str, text: str, problems: list[Problem]) -> str:
-    """The cell's text; "" and a problem if it is damaged."""
+    """The cell's text; "" if it is damaged, which becomes a problem."""
     damage = text and _damage(column, text)
     if not damage:
         return text
@@ -297,7 +299,7 @@ def _readable(row: Row, column: str, text: str, problems: list[Problem]) -> str:
 
 
 def _check_genes(row: Row, problems: list[Problem]) -> None:
-    """A note on a gene that HPO does not know; what is too long for a gene is left out."""
+    """Add a note on each gene that HPO does not know; a text that is too long for a gene is left out."""
     genes = row.values["gene_names"] or []
     for gene in genes:
         if len(gene) > MAX_GENE_CHARACTERS:
@@ -313,7 +315,9 @@ def _check_genes(row: Row, problems: list[Problem]) -> None:
 
 
 def _once(rows: list[Row], problems: list[Problem]) -> list[Row]:
-    """Rows less those whose photograph an earlier one has; of rows that are kept already, or both might be lost."""
+    """The rows without those whose photograph an earlier row has.
+
+    Called once the unusable rows are out, since otherwise both rows of a photograph might be lost."""
     first: dict[Path, Row] = {}
     for row in rows:
         if first.setdefault(row.path, row) is not row:
@@ -323,8 +327,10 @@ def _once(rows: list[Row], problems: list[Problem]) -> list[Row]:
 
 
 def assign_image_ids(rows: list[Row], problems: list[Problem]) -> None:
-    """<ABBR>.<n>: the number in a file name like AAR.3.jpg, where it is the first of its condition to bear it; else the
-    condition's next number that no file of its folder bears, with a note, since the published name is the id."""
+    """Fill in image_id, <ABBR>.<n>, by which a photograph is published.
+
+    n is the number in a file name like AAR.3.jpg, if the row is the first of its condition with that number. Otherwise
+    it is the condition's next number that no file of its folder bears, and a note says so."""
     taken: dict[str, set[int]] = defaultdict(set)
     unnumbered = []
     for row in rows:

@@ -1,7 +1,7 @@
-"""What a dataset's folder holds, counted from its Parquet files: tables that may be public, protocols, limits.
+"""Counts what a dataset's folder holds, from its Parquet files: tables that may be public, protocols, limits.
 
-A gated dataset's card is public. So nothing here names an image or a person, repeats a text of the curator but a
-condition's name, crosses two columns, or tells a count of persons' properties below FEWEST.
+The card of a gated dataset is public. So nothing here names an image or a person, repeats a text of the curator other
+than a condition's name, combines two columns, or gives a count of people below FEWEST.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from harness import dataset_names
 from harness.errors import InputError, ProtocolError, one_line
 
 OTHERS = "others"  # values with small counts, together
-FEWEST = 5  # images: a smaller count of a person's property might point at somebody
+FEWEST = 5  # images: a smaller count of people with a property might identify somebody
 
 
 @dataclass
@@ -30,11 +30,11 @@ class Config:
     shards: dict[str, str]
     features: datasets.Features
     num_rows: int
-    num_bytes: int  # of all values, as the files' footers say, uncompressed
+    num_bytes: int  # of all values, uncompressed, as the files' footers say
     values: pa.Table
 
     def column(self, name: str) -> list:
-        """The values of a column; nulls where there is no such column."""
+        """The values of a column; nulls if there is no such column."""
         return self.values[name].to_pylist() if name in self.values.column_names else [None] * self.num_rows
 
     @property
@@ -44,7 +44,7 @@ class Config:
 
 
 def read_configs(folder: Path) -> dict[str, Config]:
-    """The kinds of data that have files, in the card's order. Raises InputError where they are no dataset."""
+    """The kinds of data that have files, in the card's order. Raises InputError if they are no dataset."""
     names = [name for name in schema.CONFIGS if any(folder.glob(f"{name}/train-*.parquet"))]
     if not names:
         wanted = "real, restored, reports or synthetic"
@@ -81,9 +81,10 @@ def read_config(folder: Path, name: str) -> Config:
 
 
 def facts_of(folder: Path) -> dict:
-    """All that the card and the Croissant record say of a folder's files. Raises InputError where they are no dataset.
+    """Everything that the card and the Croissant record say about a folder's files.
 
-    The images that are described are those of `real`; without it those of `restored`, or `synthetic`."""
+    Raises InputError if they are no dataset.
+    The images that are described are those of `real`; without it those of `restored`, or of `synthetic`."""
     configs = read_configs(folder)
     described = configs[next(name for name in ("real", "restored", "reports", "synthetic") if name in configs)]
     if not described.num_rows:
@@ -102,7 +103,7 @@ def facts_of(folder: Path) -> dict:
 
 
 def kind_of(configs: Mapping[str, Config]) -> dict:
-    """`kind`, by which the licence goes: controlled, cc0-1.0, simulated, or synthetic. In doubt it is controlled."""
+    """`kind`, on which the licence depends: controlled, cc0-1.0, simulated, or synthetic. In doubt it is controlled."""
     if "synthetic" in configs:
         return {"kind": "synthetic", "simulated": False, "name": dataset_names.SYNTHETIC}
     images = [config for config in configs.values() if config.name != "reports"]
@@ -115,7 +116,7 @@ def kind_of(configs: Mapping[str, Config]) -> dict:
 
 
 def facts_of_images(config: Config) -> dict:
-    """Tables and counts of the config whose images the card describes; n_images is 0 where it holds reports only."""
+    """Tables and counts of the config whose images the card describes; n_images is 0 if it holds reports only."""
     if config.name == "reports":
         return {"n_images": 0}
     sizes = Counter(config.column("label"))
@@ -130,7 +131,7 @@ def facts_of_images(config: Config) -> dict:
 
 
 def facts_of_people(config: Config) -> dict:
-    """What is recorded of the persons on real images, restored ones, or simulated ones."""
+    """What is recorded about the people on real, restored or simulated images."""
     years = [value for value in config.column("age_years") if value is not None]
     nulls = {name: config.column(name).count(None) for name in schema.MAY_BE_NULL if name in config.features}
     groups = Counter(config.column("group_id"))
@@ -167,7 +168,7 @@ def facts_of_protocols(config: Config) -> dict:
 
 
 def facts_of_models(configs: Mapping[str, Config]) -> dict:
-    """Which models restored photographs, wrote reports or made images, and how many."""
+    """Which models restored photographs, wrote reports or made images, and how many of them."""
     facts = {"restored": [], "reporters": []}
     if "restored" in configs:
         columns = ("upscaler", "face_enhancer", "colorizer")
@@ -194,8 +195,9 @@ def conditions(config: Config, sizes: Mapping[int, int]) -> list[dict]:
     """Every class in the order of its number, with its first recorded name and code."""
     first: dict[int, dict] = {}
     for label, name, code in zip(*map(config.column, ("label", "disease_name", "orphanet_code")), strict=True):
-        known = first.setdefault(label, {"name": None, "orphanet_code": None})
-        known["name"], known["orphanet_code"] = known["name"] or name, known["orphanet_code"] or code
+        recorded = first.setdefault(label, {"name": None, "orphanet_code": None})
+        recorded["name"] = recorded["name"] or name
+        recorded["orphanet_code"] = recorded["orphanet_code"] or code
     unknown = {"name": None, "orphanet_code": None}  # every image of a class may have been withdrawn
     return [
         {"label": name, "images": sizes.get(number, 0)} | first.get(number, unknown)
@@ -204,19 +206,19 @@ def conditions(config: Config, sizes: Mapping[int, int]) -> list[dict]:
 
 
 def pooled(counts: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Values that may be shown, the most frequent first, and how many images all others have together.
+    """Values that may be shown with their counts, the most frequent first, and the total count of all others.
 
-    A value with fewer than FEWEST images is not shown, nor is the next one while the others together still have fewer:
-    that count could be told by subtracting the rest from the total."""
-    shown = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    A value with fewer than FEWEST images is not shown. Neither is the next one as long as the others together have
+    fewer, since that count could be found by subtracting the rest from the total."""
+    public = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     others = 0
-    while shown and (0 < others < FEWEST or min(shown.values()) < FEWEST):
-        others += shown.popitem()[1]
-    return shown, others
+    while public and (0 < others < FEWEST or min(public.values()) < FEWEST):
+        others += public.popitem()[1]
+    return public, others
 
 
 def public_count(count: int) -> int | str:
-    """The count itself where it may be told."""
+    """The count, or "fewer than FEWEST" if it may not be told."""
     return count if count == 0 or count >= FEWEST else f"fewer than {FEWEST}"
 
 
@@ -224,24 +226,26 @@ def table(values: Iterable[str | None], order: tuple[str, ...] = ()) -> list[tup
     """Rows (value, images) of a card's table, in the given order or by frequency; nulls are "not recorded"."""
     counts = Counter(values)
     unknown = counts.pop(None, 0)
-    shown, others = pooled(counts)
+    public, others = pooled(counts)
     rows = [
-        (value, shown[value]) for value in (*order, *(value for value in shown if value not in order)) if value in shown
+        (value, public[value])
+        for value in (*order, *(value for value in public if value not in order))
+        if value in public
     ]
     rows += [(OTHERS, public_count(others))] if others else []
     return rows + ([("not recorded", unknown)] if unknown else [])
 
 
 def regions(codes: Iterable[str | None]) -> list[dict]:
-    """UN M49 regions, each with its countries; pooled twice, so that no country is told from its region's total."""
+    """UN M49 regions, each with its countries; both are pooled, so that no small count follows from a total."""
     counts = Counter(codes)
     unknown = counts.pop(None, 0)
     of_region: dict[str, Counter] = {}
     for code, count in counts.items():
         of_region.setdefault(value_parsers.region(code) or "no region", Counter())[code] = count
-    shown, others = pooled({region: countries.total() for region, countries in of_region.items()})
+    public, others = pooled({region: countries.total() for region, countries in of_region.items()})
     rows = []
-    for region, total in shown.items():
+    for region, total in public.items():
         countries, rest = pooled(of_region[region])
         named = [(value_parsers.country_name(code), count) for code, count in countries.items()]
         rows.append({"name": region, "images": total, "countries": named + ([(OTHERS, rest)] if rest else [])})
@@ -250,9 +254,9 @@ def regions(codes: Iterable[str | None]) -> list[dict]:
 
 
 def limits(facts: Mapping) -> list[str]:
-    """What the numbers themselves say against the dataset, one sentence each."""
+    """The limits of the dataset that follow from its numbers, one sentence each."""
     n, sizes = facts["n_images"], dict(facts["size_counts"])
-    said = [
+    sentences = [
         f"{sizes.get(1, 0)} of {facts['n_conditions']} conditions have a single image"
         f" ({100 * sizes.get(1, 0) / facts['n_conditions']:.0f} %), and the largest has {max(sizes)}: a result for one "
         "condition rests on a handful of images.",
@@ -262,17 +266,17 @@ def limits(facts: Mapping) -> list[str]:
     unknown = {"age_years": "the age", "sex": "the sex", "country": "the country", "subject_id": "the person"}
     missing = [f"{what} in {count}" for name, what in unknown.items() if (count := dict(facts["missing"]).get(name))]
     if missing:
-        said.append(f"Not recorded, of {n} images: {', '.join(missing)}; results by such a group leave these out.")
+        sentences.append(f"Not recorded, of {n} images: {', '.join(missing)}; results by such a group leave these out.")
     largest = facts["regions"][0] if facts["regions"] else {"countries": []}
     if largest["countries"]:
         share = f"{100 * largest['images'] / n:.0f} % of the images"
-        said.append(f"The most frequent region is {largest['name']} ({share}); others are covered less.")
+        sentences.append(f"The most frequent region is {largest['name']} ({share}); others are covered less.")
     if facts["n_grey"]:
         grey = f"Images in shades of grey: {public_count(facts['n_grey'])} of {n}"
-        said.append(f"{grey}; such prints are often older, and a method may learn that instead.")
+        sentences.append(f"{grey}; such prints are often older, and a method may learn that instead.")
     if facts["simulated"]:
-        said.append("The faces are drawn from parameters: far less varied than photographs, and easier.")
+        sentences.append("The faces are drawn from parameters: far less varied than photographs, and easier.")
     else:
         chosen = "How photographs were chosen is not recorded"
-        said.append(f"{chosen}; clinical and published ones tend to show marked cases.")
-    return said
+        sentences.append(f"{chosen}; clinical and published ones tend to show marked cases.")
+    return sentences

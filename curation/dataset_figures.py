@@ -1,4 +1,4 @@
-"""The figures of a dataset's card, drawn from the rows of its tables; the same bytes for the same rows."""
+"""Draws the figures of a dataset's card from the rows of its tables; equal rows give equal bytes."""
 
 import io
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ MAX_LABELLED_BARS = 25
 
 
 def draw(facts: Mapping) -> dict[str, tuple[str, bytes]]:
-    """File name -> (text for those who do not see it, PNG), of what the card's tables say."""
+    """File name -> (text for readers who cannot see it, PNG), drawn from what the card's tables say."""
     note = "SIMULATED: " if facts["simulated"] else ""
     sizes, panels = facts["size_counts"], {"age in completed years": facts["ages"], "sex": facts["sexes"]}
-    told = ", ".join(f"{count} with {size}" for size, count in sizes[:MAX_LABELLED_BARS])
-    alternative = f"{note}bar chart of how many conditions have how many images: {told}"
+    bars = ", ".join(f"{count} with {size}" for size, count in sizes[:MAX_LABELLED_BARS])
+    alternative = f"{note}bar chart of how many conditions have how many images: {bars}"
     figures = {
         "class_sizes.png": (
             alternative,
@@ -22,23 +22,23 @@ def draw(facts: Mapping) -> dict[str, tuple[str, bytes]]:
         )
     }
     if any(value != "not recorded" for rows in panels.values() for value, _ in rows):
-        told = "; ".join(", ".join(f"{value} {count}" for value, count in rows) for rows in panels.values())
+        bars = "; ".join(", ".join(f"{value} {count}" for value, count in rows) for rows in panels.values())
         figures["age_and_sex.png"] = (
-            f"{note}bar charts of images by age and by sex: {told}",
+            f"{note}bar charts of images by age and by sex: {bars}",
             bar_charts(f"{note}images by age and by sex", panels, "images"),
         )
     if facts["n_countries"]:
-        told = ", ".join(f"{region['name']} {region['images']}" for region in facts["regions"])
+        bars = ", ".join(f"{region['name']} {region['images']}" for region in facts["regions"])
         figures["countries.png"] = (
-            f"{note}bar chart of images by country; by region: {told}",
+            f"{note}bar chart of images by country; by region: {bars}",
             country_chart(f"{note}images by country", facts["regions"]),
         )
     return figures
 
 
 def bar_charts(title: str, panels: Mapping[str, list], counted: str) -> bytes:
-    """One bar chart a panel: what its bars stand for -> rows (value, count); counts that are no number are left out."""
-    from matplotlib.figure import Figure  # takes a quarter of a second, and is needed here only
+    """One bar chart per panel; panels: what the bars are -> rows (value, count). Counts that are no number are omitted."""
+    from matplotlib.figure import Figure  # slow to import, and needed only here
 
     figure = Figure(figsize=(1 + 4 * len(panels), 3), layout="constrained")
     figure.suptitle(title, fontsize=11)
@@ -60,7 +60,7 @@ def bar_charts(title: str, panels: Mapping[str, list], counted: str) -> bytes:
 
 
 def country_chart(title: str, regions: list[dict]) -> bytes:
-    """A bar a country, in the colour of its region; a region whose countries are not shown has one bar."""
+    """One bar per country, in the colour of its region; a region whose countries are not shown has one bar."""
     from matplotlib.figure import Figure
 
     rows = [
@@ -94,6 +94,6 @@ def country_chart(title: str, regions: list[dict]) -> bytes:
 def _png(figure) -> bytes:
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
-    # A palette makes a third of the size; nothing but pixels is kept, so no library's version either.
+    # A palette saves two thirds of the size; only pixels are kept, and so no library's version.
     PIL.Image.open(drawn).convert("RGB").quantize(64, dither=PIL.Image.Dither.NONE).save(packed, "PNG", optimize=True)
     return packed.getvalue()

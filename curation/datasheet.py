@@ -1,7 +1,8 @@
-"""A dataset's README, licence, figures and Croissant record, made from the Parquet files in its folder alone.
+"""Writes a dataset's README, licence, figures and Croissant record, from nothing but its Parquet files.
 
-Whoever changes the files (rdface_dataset.py, restore_images.py, a withdrawal) calls `write_datasheet` afterwards, so
-card and data cannot disagree. README.md, file names and figures are public on a gated repository: see dataset_facts.py.
+Whatever changes the files (rdface_dataset.py, restore_images.py, a withdrawal) calls `write_datasheet` afterwards, so
+that card and data cannot disagree. README.md, file names and figures are public even in a gated repository: see
+dataset_facts.py.
 """
 
 import functools
@@ -43,7 +44,7 @@ CITATION = """@inproceedings{rdface,
 
 
 class Quoted(str):
-    """A string that YAML must quote, or readers would take a class called NO or 1e3 for something else."""
+    """A string that YAML must quote, since readers would take a class called NO or 1e3 for something else."""
 
 
 yaml.SafeDumper.add_representer(
@@ -57,9 +58,9 @@ def write_datasheet(
     """Write README.md, LICENSE, croissant.json and figures/*.png beside a folder's Parquet files.
 
     folder: holds `real`, `restored`, `reports` (any of them), or `synthetic` alone, each with train-*.parquet.
-    version, contact, repository (ORG/NAME): None keeps what README.md says; without one, the version is 1.0.0, no
-    contact is named, and the owner is called ORG.
-    Raises InputError where the files are no such dataset."""
+    version, contact, repository (ORG/NAME): None keeps what README.md says. If there is no README.md, the version is
+    1.0.0, no contact is named, and the owner is called ORG.
+    Raises InputError if the files are no such dataset."""
     from curation import croissant  # mlcroissant takes most of a second
 
     facts = dataset_facts.facts_of(folder)
@@ -89,7 +90,7 @@ def write_datasheet(
 
 
 def version_of(folder: Path) -> str | None:
-    """The version that the card of a folder names; None where there is no card, or none with a version."""
+    """The version that the card of a folder names; None if there is no card, or none with a version."""
     return _version_in(card_header(folder))
 
 
@@ -99,7 +100,7 @@ def _version_in(header: Mapping) -> str | None:
 
 
 def described_content(folder: Path, config: str) -> str | None:
-    """Digest of a config's files as the card of a folder gives it; None where it gives none."""
+    """Digest of a config's files as the card of a folder gives it; None if it gives none."""
     listed = card_header(folder).get("configs")
     for described in listed if isinstance(listed, list) else []:
         if isinstance(described, dict) and described.get("config_name") == config:
@@ -108,7 +109,9 @@ def described_content(folder: Path, config: str) -> str | None:
 
 
 def next_version(version: str | None) -> str:
-    """The version after a change of the data; a dataset without one counts as the first. InputError if it is none."""
+    """The version after a change of the data; no version counts as the first one.
+
+    Raises InputError if it is not of the form MAJOR.MINOR.PATCH."""
     parts = (version or FIRST_VERSION).split(".")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise InputError(f"README.md: version {version} is not of the form MAJOR.MINOR.PATCH; correct it")
@@ -116,7 +119,7 @@ def next_version(version: str | None) -> str:
 
 
 def version_after(replaced: Path, made: Path) -> str:
-    """The version of a folder that takes another's place: that one's own if the content is the same, else the next."""
+    """The version of a folder that takes another's place: the same if the content is the same, else the next."""
     earlier = version_of(replaced)
     if earlier is None:
         return FIRST_VERSION
@@ -125,7 +128,7 @@ def version_after(replaced: Path, made: Path) -> str:
 
 
 def card_header(folder: Path) -> dict:
-    """The YAML of a folder's card; empty where there is none. Raises InputError where it cannot be read."""
+    """The YAML of a folder's card; empty if there is none. Raises InputError if it cannot be read."""
     readme = folder / "README.md"
     if not readme.is_file():
         return {}
@@ -145,10 +148,10 @@ def card_header(folder: Path) -> dict:
 
 
 def header(facts: Mapping) -> dict:
-    """The card's YAML but for the form of a gated dataset: what the Hub and load_dataset read."""
+    """The header of the card, which the Hub and load_dataset read, without the form of a gated dataset."""
     configs, kind = list(facts["configs"].values()), facts["kind"]
     tags = ["simulated"] * facts["simulated"] + ["synthetic"] * (kind == "synthetic")
-    said = {
+    fields = {
         "pretty_name": PRETTY_NAMES[facts["name"]],
         "version": facts["version"],
         "contact": facts["contact"],
@@ -156,7 +159,7 @@ def header(facts: Mapping) -> dict:
         "license": "other" if kind in LICENCE_NAMES else kind,
         "license_name": LICENCE_NAMES.get(kind),
         "license_link": "LICENSE" if kind in LICENCE_NAMES else None,
-        "annotations_creators": ["machine-generated"] if tags else None,  # of photographs, it is not known
+        "annotations_creators": ["machine-generated"] if tags else None,  # it is not known who annotated photographs
         "source_datasets": ["original"] if facts["simulated"] else None,
         "task_categories": ["image-classification"] + ["image-to-text"] * ("reports" in facts["configs"]),
         "task_ids": ["multi-class-image-classification"],
@@ -165,7 +168,7 @@ def header(facts: Mapping) -> dict:
         "configs": [config_header(config, facts["default"]) for config in configs],
         "dataset_info": [dataset_info(config) for config in configs],
     }
-    return {key: value for key, value in said.items() if value is not None}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def config_header(config: Config, default: str) -> dict:
@@ -187,7 +190,7 @@ def dataset_info(config: Config) -> dict:
 
 
 def size_category(rows: int) -> str:
-    """The Hub's class of sizes: n<1K, 1K<n<10K, ... 100B<n<1T, n>1T."""
+    """The Hub's name for a size: n<1K, 1K<n<10K, ... 100B<n<1T, n>1T."""
     names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
     class_number = max(0, len(str(rows)) - 3)
     if class_number == 0:
@@ -196,7 +199,7 @@ def size_category(rows: int) -> str:
 
 
 def cell(text: str | None) -> str:
-    """A curator's text for a cell of a Markdown table: shown as it is, never read as Markdown or HTML."""
+    """A curator's text for a cell of a Markdown table: shown as it is, never interpreted as Markdown or HTML."""
     special = "\\`*_[]<>&|!#~$"
     return "".join(f"&#{ord(character)};" if character in special else character for character in str(text or ""))
 
@@ -212,7 +215,7 @@ def template(name: str) -> jinja2.Template:
 
 
 def write_figures(folder: Path, figures: Mapping[str, bytes]) -> None:
-    """Write these PNG files, and remove earlier ones that no longer say anything."""
+    """Write these PNG files, and remove earlier figures that are not among them."""
     for name in dataset_figures.FIGURES - set(figures):
         (folder / name).unlink(missing_ok=True)
     if figures:

@@ -27,7 +27,13 @@ from harness.errors import InputError, one_line
 from harness.files import disk_error, sha256_of
 from harness.hub_connection import check_name
 
-CARD_ERRORS = (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError)  # of a header that is none of ours
+CARD_ERRORS = (
+    yaml.YAMLError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    RecursionError,
+)  # raised over a header that is not ours
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
 FINGERPRINT_DIGITS = 16
 ELSEWHERE = re.compile(
@@ -36,7 +42,7 @@ ELSEWHERE = re.compile(
 
 
 def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
-    """The images of a built dataset: a folder, or ORG/NAME on the Hub. Raises InputError, at once, where it cannot."""
+    """The images of a built dataset: a folder, or ORG/NAME on the Hub. Raises InputError if it cannot be opened."""
     never_empty = schema.NEVER_EMPTY_IN_IMAGES
     return _open(name, config_name, BUILD, ("image", *never_empty), never_empty)
 
@@ -44,8 +50,8 @@ def load_images(name: str, config_name: str | None = None) -> datasets.Dataset:
 def load_synthetic(name: str) -> datasets.Dataset:
     """Synthetic images with their provenance (generation/synthetic_images.py): a folder, or ORG/NAME on the Hub.
 
-    Raises InputError, at once, where it cannot, or where an image does not say what it is or what it was made from;
-    whether that may be trained on is for curation.guard.Guard to say."""
+    Raises InputError if it cannot be opened, or if an image does not say what it is or what it was made from. Whether
+    it may be trained on is decided by curation.guard.Guard."""
     never_empty = schema.NEVER_EMPTY_IN_SYNTHETIC
     return _open(name, "synthetic", GENERATE, ("image", "label", "fold", *never_empty), never_empty)
 
@@ -88,7 +94,7 @@ def _loaded(name: str, config_name: str | None, remedy: str) -> datasets.Dataset
 
 
 def _cache_trouble(error: BaseException) -> str | None:
-    """What keeps the library from writing its copy of a dataset, where that is behind its error."""
+    """Why the library cannot write its copy of a dataset; None if its error has another cause."""
     trouble = error if isinstance(error, OSError) else disk_error(error)
     if trouble is None:
         return None
@@ -118,10 +124,10 @@ def _check_columns(
 
 
 def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:
-    """As load_dataset, but only from files that lie in the folder, and told apart by what these hold.
+    """As load_dataset, but only from files inside the folder, and with a cache that depends on their content.
 
-    By itself it knows a local dataset by its folder's name and card alone: after a corrected label and another build it
-    would go on with its copy of the old rows. Raises InputError where the card leads out of the folder."""
+    load_dataset alone identifies a local dataset by its folder's name and card: after a corrected label and another
+    build it would go on with its copy of the old rows. Raises InputError if the card leads out of the folder."""
     _check_card(datasheet.card_header(folder))
     builder = datasets.load_dataset_builder(str(folder), config_name)
     files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
@@ -134,7 +140,7 @@ def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:
 
 
 def _check_card(header: dict) -> None:
-    """Raise InputError where a card has files read from elsewhere, before anybody looks for them there."""
+    """Raise InputError if a card names files outside of the folder, before anything looks for them there."""
     for place in _texts([header.get("configs"), header.get("data_files"), header.get("data_dir")]):
         if ELSEWHERE.search(place):
             reason = f"README.md has files read from {place}, which is outside of the folder"
@@ -142,7 +148,7 @@ def _check_card(header: dict) -> None:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """All texts within lists and dicts, but those under `description`."""
+    """All texts within lists and dicts, except those under `description`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -153,10 +159,10 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _checked_digest(name: str, images: datasets.Dataset, remedy: str) -> str:
-    """SHA-256 of what the images are: config, split, columns, and every value of every row; of a picture its bytes.
+    """SHA-256 of the images' config, split, columns, and every value of every row, with the bytes of each picture.
 
-    Where a picture lay, and under which name, changes nothing. Raises InputError for a picture that would be read from
-    another file, and for one that is not what column sha256 says."""
+    A picture's path changes nothing. Raises InputError for a picture that would be read from another file, and for one
+    with another digest than column sha256 says."""
     described = [images.config_name, str(images.split), images.features.to_dict()]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     id_column = "image_id" if "image_id" in images.column_names else "synthetic_id"
@@ -174,10 +180,10 @@ def _checked_digest(name: str, images: datasets.Dataset, remedy: str) -> str:
 
 
 def photograph_sha256(images: datasets.Dataset) -> list[str]:
-    """The digest by which each photograph is known, (n,), 64 hexadecimal digits: SHA-256 of its bytes in config real.
+    """The digest that identifies each photograph, (n,), 64 hexadecimal digits: SHA-256 of its bytes in config real.
 
-    So a photograph and what was restored of it are one (photograph_digests; column sha256 was compared with
-    the pictures when the dataset was opened). Without such a column it is computed from the pictures."""
+    A photograph and its restored picture have the same digest (see guard.photograph_digests; column sha256 was compared
+    with the pictures when the dataset was opened). Without such a column it is computed from the pictures."""
     digests = photograph_digests(images)
     if digests is not None:
         return digests
@@ -191,7 +197,7 @@ def is_simulated(images: datasets.Dataset) -> bool:
 
 
 def guarded_columns(images: datasets.Dataset, pixels: np.ndarray) -> dict[str, list]:
-    """What a guard looks at: the dataset's columns, and the pictures themselves, should sha256 be out of date.
+    """What a guard looks at: the dataset's columns, and the pixels, in case that sha256 is out of date.
 
     pixels (n, side, side, 3) uint8: the pictures, in the dataset's order."""
     columns = columns_for_guard(images)
@@ -201,7 +207,7 @@ def guarded_columns(images: datasets.Dataset, pixels: np.ndarray) -> dict[str, l
 
 
 def why_not_found(name: str) -> str:
-    """Why the Hub does not give a dataset to this user, and what to do: log in, ask for access, wait, or spell it."""
+    """Why the Hub does not give a dataset to this user, and what to do about it."""
     repo_id = name.removeprefix("hf://datasets/").partition("@")[0]
     token = huggingface_hub.get_token()
     try:

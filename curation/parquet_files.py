@@ -1,4 +1,4 @@
-"""The Parquet files of a dataset's folder: their layout, what tells their content apart, rows taken out of them."""
+"""The Parquet files of a dataset's folder: their layout, digests of their content, and rows taken out of them."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from harness.files import sha256_of, write_atomically
 
-# The Hub's viewer reads a whole row group to show a row of it.
+# The Hub's viewer reads a whole row group to show one row of it.
 MAX_ROW_GROUP_ROWS, MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES = 100, 100_000_000, 500_000_000
 CONTENT = "content "  # in a card, before the digest of a config's files
 
@@ -35,8 +35,9 @@ def card_entry(config: str, shards: dict[str, str]) -> dict:
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> bool:
-    """Write a Parquet file anew, row group by row group, with `change` done to each; False, and untouched, if that
-    changes nothing. Layout and schema stay; a file that loses its last row is removed."""
+    """Write a Parquet file anew, with `change` applied to each row group; layout and schema stay.
+
+    Returns False, and leaves the file untouched, if that changes nothing. A file that loses its last row is removed."""
     with pq.ParquetFile(path) as file:
         light = [name for name in file.schema_arrow.names if name != "image"]
         before = [file.read_row_group(n, columns=light) for n in range(file.num_row_groups)]
@@ -68,7 +69,7 @@ def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def renumber(config: Path) -> None:
-    """Names of the shards that are left, train-00000-of-..., after one may have gone."""
+    """Name the shards train-00000-of-... again, after one of them may have been removed."""
     shards = sorted(config.glob("train-*.parquet"))
     for number, path in enumerate(shards):
         os.replace(path, config / f"train-{number:05d}-of-{len(shards):05d}.parquet")
@@ -77,7 +78,7 @@ def renumber(config: Path) -> None:
 
 
 def write_shards(parts: list[Path], folder: Path) -> None:
-    """All parts, in their order, as train-*.parquet in the builder's layout; one row group is held in memory."""
+    """Write all parts, in their order, as train-*.parquet in the builder's layout; one row group is held in memory."""
     folder.mkdir(parents=True)
     shards, writer = [], None
     for table in row_groups(parts):
@@ -95,7 +96,7 @@ def write_shards(parts: list[Path], folder: Path) -> None:
 
 
 def row_groups(parts: list[Path]) -> Iterator[pa.Table]:
-    """The rows of all parts in groups bounded in rows and in bytes, but for a row that exceeds the bound alone."""
+    """The rows of all parts in groups of limited size; a row that exceeds the limit alone is a group of its own."""
     waiting, waiting_bytes = [], 0
     for part in parts:
         with pq.ParquetFile(part) as file:

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -70,7 +71,7 @@ def paper_split(labels: Sequence[Hashable]) -> tuple[list[str], list[int | None]
 
     labels (n,): the condition of each row in CSV order. Conditions are numbered by first appearance, because the draws
     depend on their order. paper_fold is None for test rows and for conditions that always train.
-    Raises ProtocolError where the images are too few for the rule. Source: Feng et al., RDFace, CVPR 2026."""
+    Raises ProtocolError if the images are too few for the rule. Source: Feng et al., RDFace, CVPR 2026."""
     label = _numbered(labels)
     training_list, test = _paper_training_list(label)
     fold = _paper_validation_folds(training_list, label).tolist()
@@ -87,8 +88,8 @@ def paper_folds_with_synthetic(
     columns: as for folds; labels (n + m,): the condition of each of its n rows, and of m synthetic images that count as
     the rows behind them; synthetic_rows (s,): those to train on, numbers in n..n + m - 1, in the order of the list.
     Validation sides then hold synthetic images, and checkpoints are chosen on them: that is the published procedure.
-    Raises ProtocolError as paper_split does, and where the stored test side is not the one that the rule gives, since
-    the order of the training list is then not known. Source: Feng et al., RDFace, CVPR 2026."""
+    Raises ProtocolError as paper_split does, and if the stored test side is not the one that the rule gives, since the
+    order of the training list is not known then. Source: Feng et al., RDFace, CVPR 2026."""
     stored = list(columns["paper_split"])
     label = _numbered(labels)
     training_list, test = _paper_training_list(label[: len(stored)])
@@ -125,8 +126,8 @@ def _paper_training_list(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _paper_validation_folds(training_list: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Where each row is validation, (n,) int64: -1 for a row that is not in the list, or of a condition with one image
-    in it. The draw depends on the order of the list."""
+    """The fold in which each row is validation, (n,) int64; -1 for a row outside the list, or whose condition has one
+    image in it. The draw depends on the order of the list."""
     from sklearn.model_selection import StratifiedKFold
 
     _, in_folds = _singletons_first(training_list, label)
@@ -160,8 +161,8 @@ def strict_folds(labels: Sequence[Hashable], groups: Sequence[Hashable], n_folds
 
     labels, groups (n,): condition and group of each row. A group is never divided; a condition's groups are spread over
     as many folds as there are, so a tested image always has training images of its condition; folds are balanced.
-    Deterministic: the same rows give the same folds. A group may span conditions. Only where one spans so many that no
-    draw leaves a condition a second fold (never with four or fewer) is that condition not tested: None."""
+    Deterministic: the same rows give the same folds. A group may span conditions. If one spans so many (five or more)
+    that no draw leaves a condition a second fold, that condition is not tested: None."""
     conditions_of: dict[Hashable, set[Hashable]] = defaultdict(set)
     groups_of: dict[Hashable, set[Hashable]] = defaultdict(set)
     for label, group in zip(labels, groups, strict=True):
@@ -186,8 +187,8 @@ def strict_folds(labels: Sequence[Hashable], groups: Sequence[Hashable], n_folds
 
 
 def _spread(queue: list, spanned: Mapping, groups_of: Mapping, size: Mapping, n_folds: int) -> dict[Hashable, int]:
-    """One draw: each group in turn goes where it leaves no condition in a single fold, then where its conditions have
-    the fewest groups, then where the fewest images are."""
+    """One draw: each group in turn goes to the fold that leaves no condition in a single fold, or else to the one in
+    which its conditions have the fewest groups, or else to the one with the fewest images."""
     taken: dict[Hashable, list[int]] = defaultdict(lambda: [0] * n_folds)  # condition -> groups in each fold
     images = [0] * n_folds
     fold_of: dict[Hashable, int] = {}
@@ -209,7 +210,7 @@ def folds(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) 
     """The folds stored in a dataset's columns, read without decoding an image.
 
     columns: a `datasets.Dataset` or a mapping of columns (`strict_fold` and `group_id`, or `paper_split` and
-    `paper_fold`); n: only this fold. Raises ProtocolError where the dataset holds no folds of the protocol."""
+    `paper_fold`); n: only this fold. Raises ProtocolError if the dataset holds no folds of the protocol."""
     if protocol not in PROTOCOLS:
         raise ProtocolError(f"there is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     if hasattr(columns, "with_format"):
@@ -237,8 +238,8 @@ def fold_number(text: str) -> int | None:
 
 
 def training_sides(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) -> list[Fold]:
-    """What a generator may see: the folds under `strict`, and under `paper` one fold without a number, whose training
-    side is all that the published test side leaves.
+    """The folds whose training sides a generator may see: those of `strict`; under `paper` a single fold without a
+    number, whose training side is everything outside the published test side.
 
     columns, n: as for folds; raises ProtocolError as folds does, and for a numbered fold under `paper`."""
     if protocol == "strict":
@@ -251,12 +252,12 @@ def training_sides(columns: Mapping[str, Sequence], protocol: str, n: int | None
 
 
 def _check_stored(columns: Mapping[str, Sequence], fold: np.ndarray, fold_column: str) -> None:
-    """Raise ProtocolError for a value that no build writes, so that no image leaves a run without a word."""
+    """Raise ProtocolError for a value that no build writes, so that no image is dropped silently."""
 
-    known = columns.column_names if hasattr(columns, "column_names") else columns  # `in` a Dataset would decode rows
+    names = columns.column_names if hasattr(columns, "column_names") else columns  # `in` a Dataset would decode rows
 
-    def refuse(row: int, what: str) -> None:
-        name = columns["image_id"][row] if "image_id" in known else f"in row {row}"
+    def refuse(row: int, what: str) -> NoReturn:
+        name = columns["image_id"][row] if "image_id" in names else f"in row {row}"
         raise ProtocolError(f"image {name}: {what}; build the dataset again with rdface_dataset.py")
 
     for row in np.flatnonzero((fold < -1) | (fold >= N_FOLDS))[:1]:
@@ -270,7 +271,7 @@ def _check_stored(columns: Mapping[str, Sequence], fold: np.ndarray, fold_column
     group = list(columns["group_id"])
     if None in group:
         refuse(group.index(None), "it has no group_id")
-    if "label" in known:  # all images of a condition are tested, or none
+    if "label" in names:  # all images of a condition are tested, or none
         label = list(columns["label"])
         tested = {label[row] for row in np.flatnonzero(fold >= 0)}
         for row in [row for row in np.flatnonzero(fold < 0).tolist() if label[row] in tested][:1]:

@@ -1,4 +1,4 @@
-"""Rows of config `real` restored: a block of photographs through the networks, and what is recorded of each."""
+"""Restores rows of config `real`: photographs go through the networks, and what was done to each is recorded."""
 
 import dataclasses
 import hashlib
@@ -17,12 +17,12 @@ from imaging import faces, photographs, restoration
 from imaging.restoration import Network
 from imaging.restoration_settings import RestorationSettings
 
-FACE_THRESHOLD = 0.9  # of MTCNN: what may be no face is left as it is
+FACE_THRESHOLD = 0.9  # of MTCNN: what is less certainly a face is left as it is
 
 
 @dataclasses.dataclass
 class Networks:
-    """What restores a photograph, in the order of its use; None where it was not asked for."""
+    """The networks that restore a photograph, in the order of their use; None if one was not asked for."""
 
     upscaler: Network
     face_enhancer: Network | None = None
@@ -62,12 +62,12 @@ def restore_block(
     while batches:
         batch = batches.popleft()
         try:
-            found = restore([pictures[i] for i in batch], networks, settings, autocast)
-            for i, changes in zip(batch, found, strict=True):
+            results = restore([pictures[i] for i in batch], networks, settings, autocast)
+            for i, changes in zip(batch, results, strict=True):
                 restored[i] = changed_row(rows[i], changes)
         except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
             if len(batch) > 1:
-                batches += [[i] for i in batch]  # alone, it shows whose fault it is
+                batches += [[i] for i in batch]  # one by one, to see which photograph fails
             else:
                 failures.append(f"{rows[batch[0]]['image_id']}: {one_line(error)}")
     return [restored[i] for i in sorted(restored)], failures
@@ -82,7 +82,7 @@ def decode(image: dict | None) -> np.ndarray:
         photograph = Image.open(io.BytesIO(image["bytes"]), formats=photographs.FORMATS)
         to_srgb = photographs.conversion(photograph, image["bytes"])
         photograph = ImageOps.exif_transpose(photograph)
-        if to_srgb:  # as a build of today publishes it
+        if to_srgb:  # as today's builds publish it
             photograph = to_srgb.apply(photograph.convert(to_srgb.input_mode))
         return np.array(photograph.convert("RGB"))
 
@@ -107,19 +107,19 @@ def restored_scale(longer_side_px: int, settings: RestorationSettings) -> float:
 def restore(
     originals: list[np.ndarray], networks: Networks, settings: RestorationSettings, autocast: Callable
 ) -> Iterator[dict]:
-    """Photographs (h, w, 3) uint8 whose squares are equally large, restored: the picture and what is noted of it.
+    """Restores photographs (h, w, 3) uint8 with squares of one size; yields `picture` and the columns that change.
 
-    Padding comes first, as the paper lists it: the networks see the square, which also makes most photographs equally
-    large. Its border is blackened again at the end, since no network leaves black as black as it was."""
+    Padding comes first, in the order of the paper: the networks see the square, which also makes most photographs
+    equally large. Its border is blackened again at the end, since no network leaves it quite black."""
     padded = np.stack([square(original, settings.pad_to) for original in originals])
     scale = restored_scale(max(padded.shape[1:3]), settings)
     enlarged = padded
     if scale > 1:
         enlarged = restoration.upscale(networks.upscaler, padded, settings.tile, autocast)
-    found = [None] * len(padded)
+    detected = [None] * len(padded)
     if networks.face_enhancer:
-        found = networks.face_detector.detect(list(padded), FACE_THRESHOLD)
-    for original, before, after, face in zip(originals, padded, enlarged, found, strict=True):
+        detected = networks.face_detector.detect(list(padded), FACE_THRESHOLD)
+    for original, before, after, face in zip(originals, padded, enlarged, detected, strict=True):
         size = round(before.shape[1] * scale), round(before.shape[0] * scale)
         picture = np.array(Image.fromarray(after).resize(size, Image.Resampling.LANCZOS))
         if face:
@@ -148,7 +148,7 @@ def restore(
 
 
 def blacken_border(picture: np.ndarray, original: np.ndarray, padded: np.ndarray) -> None:
-    """Set to 0, in place, what of a restored picture lies outside of the photograph in its square."""
+    """Blacken, in place, the part of a restored picture that lies outside of the photograph in its square."""
     for axis in (0, 1):
         scale = picture.shape[axis] / padded.shape[axis]
         first = (padded.shape[axis] - original.shape[axis]) // 2
@@ -159,7 +159,7 @@ def blacken_border(picture: np.ndarray, original: np.ndarray, padded: np.ndarray
 
 
 def was_made_of(restored: dict, row: dict) -> bool:
-    """Whether a row of config restored is that of this row of real, and its picture the one it was written with."""
+    """Whether a row of config `restored` was made from this row of `real`, and still holds the picture made then."""
     original, picture = row["image"]["bytes"], restored["image"]["bytes"]
     if original is None or restored["original_sha256"] != hashlib.sha256(original).hexdigest():
         return False
@@ -169,7 +169,7 @@ def was_made_of(restored: dict, row: dict) -> bool:
 
 
 def changed_row(row: dict, changes: dict) -> dict:
-    """The row of config restored: that of real, with what is different about the picture."""
+    """The row of config `restored`: that of `real`, with the changed picture and what is recorded about it."""
     picture = Image.fromarray(changes.pop("picture"))
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")

@@ -1,4 +1,4 @@
-"""Rows of the curator's table compared with each other: one person in two spellings, one row against the others."""
+"""Compares the rows of the curator's table: one person in two spellings, one row that contradicts the others."""
 
 import re
 import unicodedata
@@ -12,8 +12,8 @@ EXAMPLES = 10  # how many notes of one kind name their own spelling before the r
 
 
 def agreeing(rows: list[Row], problems: list[Problem]) -> list[Row]:
-    """The rows less those whose ORPHA code contradicts most of their condition, or whose disease name is another
-    condition's; notes on names that differ, and on genes of another condition."""
+    """The rows without those that have another ORPHA code than most rows of their condition, or the disease name of
+    another condition; notes are added on names that differ, and on genes of another condition."""
     by_condition: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_condition[row.abbreviation].append(row)
@@ -54,10 +54,10 @@ def agreeing(rows: list[Row], problems: list[Problem]) -> list[Row]:
 def _most_common(
     by_condition: dict[str, list[Row]], value_of: dict[int, str | tuple | None]
 ) -> tuple[dict[str, str | tuple], dict[str | tuple, list[str]]]:
-    """The value that most rows of a condition have; and the conditions of each such value.
+    """The most common value of each condition, and for each such value the conditions that have it.
 
-    value_of: by a row's line. Of values in equal numbers, one that is no other condition's most common value is taken,
-    or else the first of the table."""
+    value_of: line of a row -> value. Among equally common values one is taken that is no other condition's most common
+    value, or else the first in the table."""
     most: dict[str, list] = {}
     for abbreviation, members in by_condition.items():
         counts = Counter(value for row in members if (value := value_of[row.line]) is not None)
@@ -75,12 +75,12 @@ def _most_common(
 
 
 def _name_key(name: str | None) -> str | None:
-    """A disease's name less its spelling: capitals, accents and signs."""
+    """A disease's name without capitals, accents and signs."""
     return name and re.sub(r"[\W_]+", " ", text_normalization.without_accents(text_normalization.plain(name))).strip()
 
 
 def note_spellings(rows: list[Row], problems: list[Problem]) -> None:
-    """Notes on one subject in several spellings, on subjects that look alike and are two, on numbers cut short."""
+    """Add notes on one subject in several spellings, on two subjects that look alike, and on numbers cut short."""
     first: dict[str, Row] = {}
     met: set[str] = set()
     by_look: dict[str, str] = {}  # what looks alike -> the first key of that look
@@ -108,15 +108,15 @@ def note_spellings(rows: list[Row], problems: list[Problem]) -> None:
 
 
 def _told_apart(one: str, other: str) -> tuple[str, str]:
-    """Both texts in quotes, with codes for what is not ASCII if a reader might see no difference."""
+    """Both texts in quotation marks, with codes for characters outside ASCII if a reader might see no difference."""
     seen = [re.sub(r"[^\w .,;:/()'+-]", "", unicodedata.normalize("NFC", text)) for text in (one, other)]
     hidden = seen[0] == seen[1] or seen != [one, other]
     return (ascii(one), ascii(other)) if hidden else (repr(one), repr(other))
 
 
 def _look(key: str) -> str:
-    """A subject's key less what is easily mistaken: accents, letters of other scripts, leading zeros, zeros behind a
-    decimal point, and signs between, except that 1-11 does not look like 11-1."""
+    """A subject's key without what is easily mistaken: accents, letters of other scripts, leading zeros, zeros behind a
+    decimal point, and signs between the parts (but 1-11 does not look like 11-1)."""
     text = text_normalization.in_latin_letters(text_normalization.without_accents(key))
     text = re.sub(r"[.,]0+$", "", text)
     if re.fullmatch(r"\d{1,3}([ .,']\d{3})+|\d+e\d{1,2}", text):
@@ -130,14 +130,14 @@ def _look(key: str) -> str:
 
 
 def _subject(row: Row) -> str | None:
-    """The subject in the one form in which subjects are compared."""
+    """The subject in the form in which subjects are compared; None if it is not known."""
     subject = row.values["subject_id"]
     return None if subject is None else text_normalization.subject_key(subject) or None
 
 
 def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
-    """Notes on one subject under several conditions or of two sexes or with most photographs, and on one ORPHA code or
-    disease name under several abbreviations."""
+    """Add notes on one subject with several conditions, two sexes or most of the photographs, and on one ORPHA code or
+    disease name with several abbreviations."""
     number_them = "kept as one; number subjects across conditions"
     for column, other, reason, remedy in (
         ("subject_id", "disease_abbr", "subject {} has another condition in row {}", number_them),
@@ -160,8 +160,8 @@ def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
 
 
 def _note_catch_all(rows: list[Row], problems: list[Problem]) -> None:
-    """Notes on subjects that may mean "not known", as 0 or "patient" do: with most photographs of the table, or under
-    several conditions and with more photographs than twice what others have."""
+    """Add notes on subjects that may mean "not known", as 0 or "patient" do: those with most photographs of the table,
+    and those with several conditions and more than twice the usual number of photographs."""
     of_subject: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if key := _subject(row):

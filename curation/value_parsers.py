@@ -1,7 +1,7 @@
-"""Values as people write them in a table ("3 months", "ORPHA:192", "Brasil"), read into one form each, or refused.
+"""Reads values as people write them in a table ("3 months", "ORPHA:192", "Brasil") into one form, or refuses them.
 
-Each reader takes a cell's text and returns None where nothing is recorded; it raises ValueError with the reason where
-the text cannot be read. Nothing is guessed.
+Each reader takes a cell's text and returns None if nothing is recorded; it raises ValueError with the reason if the
+text cannot be read. Nothing is guessed.
 """
 
 import datetime
@@ -24,10 +24,15 @@ SEXES = {"f": "female", "female": "female", "girl": "female", "woman": "female"}
     "m": "male", "male": "male", "boy": "male", "man": "male", "u": None, "undetermined": None,
 }  # fmt: skip
 NEWBORN = {"newborn", "new-born", "neonate", "birth", "at birth"}
-MONTHS_A_YEAR, WEEKS_A_YEAR, DAYS_A_YEAR = 12, 365.25 / 7, 365.25
-UNITS = {"y": 1, "m": MONTHS_A_YEAR, "w": WEEKS_A_YEAR, "d": DAYS_A_YEAR}  # by first letter: how many make a year
+MONTHS_PER_YEAR, WEEKS_PER_YEAR, DAYS_PER_YEAR = 12, 365.25 / 7, 365.25
+UNITS = {
+    "y": 1,
+    "m": MONTHS_PER_YEAR,
+    "w": WEEKS_PER_YEAR,
+    "d": DAYS_PER_YEAR,
+}  # first letter of a unit -> how many make a year
 MAX_AGE_YEARS = 120
-NUMBER = r"\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?"  # 6,5 is a decimal; in 1,000 the comma may part thousands
+NUMBER = r"\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?"  # 6,5 is a decimal; the comma of 1,000 may separate thousands
 AGE_PART = re.compile(rf"({NUMBER})\s*(years?|yrs?|y/?o|y|months?|mos?|mths?|m|weeks?|wks?|w|days?|d)\b\.?|({NUMBER})$")
 COUNTRY_ALIASES = {  # common names that ISO 3166 lacks, in English and in the country's own languages
     "ARE": "UAE; Emirates",
@@ -126,7 +131,7 @@ AGE_GROUPS = {"0-1": 2, "2-5": 6, "6-11": 12, "12-17": 18, "18+": math.inf}  # n
 
 
 def text_or_none(text: str) -> str | None:
-    """The text with runs of white space as one blank, or None."""
+    """The text, with one blank for each run of white space, or None."""
     return None if is_null(text) else " ".join(text.split())
 
 
@@ -169,11 +174,11 @@ def sex(text: str) -> str | None:
 
 @functools.cache
 def country(text: str) -> str | None:
-    """ISO 3166-1 alpha-3 of a country's exact name or code in ISO 3166, or of alias in COUNTRY_ALIASES; accents,
-    capitals, punctuation and "the" do not matter. "NA" is a null spelling, so Namibia's code is NAM.
+    """The ISO 3166-1 alpha-3 code of a country, given by its exact name or code in ISO 3166, or as in COUNTRY_ALIASES.
 
-    Raises ValueError for everything else: parts of countries, regions, former states, several countries, and names
-    that two countries bear."""
+    Accents, capitals, punctuation and "the" do not matter. "NA" means not known, so Namibia's code is NAM. Raises
+    ValueError for everything else: parts of countries, regions, former states, several countries, and names that two
+    countries have."""
     if is_null(text):
         return None
     name = _country_key(text)
@@ -194,7 +199,7 @@ def country(text: str) -> str | None:
 
 
 def _country_key(text: str) -> str:
-    """cote d ivoire of Côte d’Ivoire, usa of U.S.A."""
+    """The form in which names of countries are compared: cote d ivoire for Côte d’Ivoire, usa for U.S.A."""
     text = re.sub(
         r"[.']",
         "",
@@ -205,7 +210,7 @@ def _country_key(text: str) -> str:
 
 @functools.cache
 def _countries() -> dict[str, str]:
-    """Every exact name and code, as _country_key gives it, and the alpha-3 code of its country."""
+    """Every exact name and code, in the form of _country_key -> the alpha-3 code of its country."""
     codes = {}
     for entry in pycountry.countries:
         names = [getattr(entry, field, "") for field in ("name", "official_name", "common_name")]
@@ -222,14 +227,14 @@ def _countries() -> dict[str, str]:
 
 @functools.cache
 def region(country_code: str | None) -> str | None:
-    """UN M49 region (Africa, America, Asia, Europe, Oceania) of an ISO 3166-1 alpha-3 code; None where not known."""
-    found = _country_converter().convert(country_code, to="continent", not_found=None) if country_code else None
-    return found if found != country_code else None
+    """UN M49 region (Africa, America, Asia, Europe, Oceania) of an ISO 3166-1 alpha-3 code; None if not known."""
+    continent = _country_converter().convert(country_code, to="continent", not_found=None) if country_code else None
+    return continent if continent != country_code else None
 
 
 @functools.cache
 def country_name(country_code: str | None) -> str | None:
-    """English short name of an ISO 3166-1 alpha-3 code; the code itself where it is none; None where not known."""
+    """English short name of an ISO 3166-1 alpha-3 code; the code itself if it is unknown; None for None."""
     return _country_converter().convert(country_code, to="name_short", not_found=None) if country_code else None
 
 
@@ -272,7 +277,7 @@ def dates_for_genes(text: str) -> dict[str, list[str]]:
 
 
 def _date_genes(text: str) -> list[str] | None:
-    """Symbols for a date, none if it fits no gene; None for a text that is no date."""
+    """The symbols that may have become this date, an empty list if none fits; None for a text that is no date."""
     date = re.sub(r"[ T]\d{1,2}:\d\d(:\d\d(\.\d+)?)?$", "", text.strip())  # midnight
     if re.fullmatch(r"\d+[.,]\d+E\+\d+", date, re.IGNORECASE):  # 2310009E13, a clone's name, as 2.31E+19
         return []
@@ -302,7 +307,8 @@ def _genes_of_day(month: int, day: int) -> list[str]:
 
 
 def current_symbol(name: str) -> str | None:
-    """SEPTIN2 of SEPT2, MARCHF1 of MARCH1, MTARC1 of MARC1, DELEC1 of DEC1; None for every other name."""
+    """The current symbol for a former one that looks like a date: SEPTIN2 for SEPT2, MARCHF1 for MARCH1, MTARC1 for
+    MARC1, DELEC1 for DEC1; None for every other name."""
     parts = re.fullmatch(r"(SEPT|MARCH|MARC)0?([1-9]\d?)", name.upper())
     if parts and int(parts[2]) in range(1, {"SEPT": 15, "MARCH": 12, "MARC": 3}[parts[1]]):
         return {"SEPT": "SEPTIN", "MARCH": "MARCHF", "MARC": "MTARC"}[parts[1]] + parts[2]
@@ -348,7 +354,7 @@ def _current_term(text: str) -> str | None:
 
 
 def hpo_name(hpo_id: str) -> str:
-    """The name of an HPO term, HP:0000316 -> Hypertelorism. Raises RuntimeError where there is no such term."""
+    """The name of an HPO term, HP:0000316 -> Hypertelorism. Raises RuntimeError if there is no such term."""
     return _ontology().get_hpo_object(hpo_id).name
 
 

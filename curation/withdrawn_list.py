@@ -12,7 +12,7 @@ LIST_NAME = "withdrawn.csv"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """A line of withdrawn.csv; sha256: of the published bytes, withdrawn_on: ISO 8601, version: the first without."""
+    """A line of withdrawn.csv; sha256: of the published bytes; withdrawn_on: ISO 8601; version: the first without."""
 
     image_id: str
     sha256: str
@@ -21,7 +21,7 @@ class Withdrawn:
 
 
 def read_list(text: str) -> list[Withdrawn]:
-    """The lines of a withdrawn.csv. Raises InputError where it is none, since nothing may go on without knowing."""
+    """The lines of a withdrawn.csv. Raises InputError for any other text: no command may go on without the list."""
     names = [field.name for field in dataclasses.fields(Withdrawn)]
     table = csv.DictReader(text.splitlines())
     rows = list(table)
@@ -33,7 +33,7 @@ def read_list(text: str) -> list[Withdrawn]:
 
 
 def listed(folder: Path) -> list[Withdrawn]:
-    """What was withdrawn from a folder's dataset so far."""
+    """The photographs that were withdrawn from a folder's dataset so far."""
     file = folder / LIST_NAME
     return read_list(file.read_text(encoding="utf-8")) if file.is_file() else []
 

@@ -1,7 +1,8 @@
-"""Near duplicates: the same photograph again, re-encoded, scaled, cropped a little, framed, greyed or brightened.
+"""Finds near duplicates: one photograph re-encoded, scaled, cropped a little, framed, greyed or brightened.
 
-A perceptual hash proposes pairs, an aligned comparison confirms them, strictly: two photographs of one person in one
-room, taken seconds apart, are not duplicates. Thumbnails wait in an unnamed file, so memory hardly grows with them.
+A perceptual hash proposes pairs of photographs, and a strict comparison of the aligned pictures confirms them: two
+photographs of one person in one room, taken seconds apart, are not duplicates. The thumbnails wait in an unnamed file,
+so that memory hardly grows with their number.
 """
 
 import itertools
@@ -20,18 +21,20 @@ from tqdm import tqdm
 
 SIDE_PX = 128  # of the thumbnails compared
 COARSE_PX = 48
-HASH_BITS = 63  # signs of the 8 x 8 lowest DCT frequencies less the mean (Zauner, 2010)
+HASH_BITS = 63  # signs of the 8 x 8 lowest DCT frequencies without the mean (Zauner, 2010)
 MAX_HAMMING = 14  # of HASH_BITS: a crop of 4 % changes up to 14 of them, chance about 31
-CLOSE_HAMMING = 4  # most re-encodings have less, and few other pairs
+CLOSE_HAMMING = 4  # most re-encodings have at most this, and few other pairs do
 OUTLINE_PX = 16
-MIN_OUTLINE_AGREEMENT = 0.75  # cosine; 99.8 % of re-encodings have more, 3 of 4 other pairs with close hashes less
-SHIFT_PX, SHIFTED_PX = 4, 32  # how far, and at which side, thumbnails are moved over one another for a first look
-MIN_SHIFTED_CORRELATION = 0.82  # re-encodings have 0.85 and more, 3 of 4 other proposals less
+MIN_OUTLINE_AGREEMENT = (
+    0.75  # cosine; higher for 99.8 % of re-encodings, lower for 3 of 4 other pairs with close hashes
+)
+SHIFT_PX, SHIFTED_PX = 4, 32  # first comparison: how far thumbnails are shifted, and their side
+MIN_SHIFTED_CORRELATION = 0.82  # re-encodings reach 0.85 and more; 3 of 4 other proposals do not reach it
 MIN_CORRELATION = 0.8  # of the aligned thumbnails
-MIN_COARSE_SIMILARITY = 0.5  # at COARSE_PX, where alignment stops early; see `similarity`
+MIN_COARSE_SIMILARITY = 0.5  # at COARSE_PX, where the alignment stops early; see `similarity`
 MIN_SIMILARITY = 0.93  # at SIDE_PX; re-encodings reach 0.96 and more, the next frame of a burst 0.88 at most
 BORDER_LEVEL = 28  # of 255: a border is darker than this, or brighter than 255 less this
-MIN_CONTRAST = 3.0  # standard deviation of a thumbnail, of 255; flat pictures are like one another
+MIN_CONTRAST = 3.0  # standard deviation of a thumbnail, of 255; flat pictures all look alike
 MAX_REFUSALS = 3  # comparisons between two clusters of copies before they count as different photographs
 BLOCK_ROWS = 128
 
@@ -39,7 +42,7 @@ BLOCK_ROWS = 128
 class NearDuplicates:
     """Collects thumbnails of photographs and finds the pairs that show the same photograph.
 
-    folder: where the unnamed file with the thumbnails is, SIDE_PX^2 bytes each."""
+    folder: holds the unnamed file with the thumbnails, SIDE_PX^2 bytes each."""
 
     def __init__(self, folder: Path | None = None):
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as this object)
@@ -55,15 +58,17 @@ class NearDuplicates:
                 self._outlines.append(outline(thumbnail).tobytes())
                 self._rows.append(row)
 
-    def pairs(self, known: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int]]:
-        """Confirmed pairs of rows, enough to connect each cluster of copies, beyond the known ones."""
-        clusters = DisjointSet({*self._rows, *(row for pair in known for row in pair)})
-        for a, b in known:
+    def pairs(self, identical: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int]]:
+        """Confirmed pairs of rows: as many as it takes to connect each cluster of copies.
+
+        identical: pairs of rows that are copies for certain, and are not returned again."""
+        clusters = DisjointSet({*self._rows, *(row for pair in identical for row in pair)})
+        for a, b in identical:
             clusters.merge(a, b)
         refusals: Counter[tuple[int, int]] = Counter()
-        found = []
+        confirmed = []
         self._file.flush()
-        # Close hashes first: once copies are clusters, two photographs with ten copies each are compared thrice only.
+        # Close hashes first: they join copies to clusters, and two clusters are compared MAX_REFUSALS times at most.
         for i, j in itertools.chain(self._proposals(CLOSE_HAMMING), self._proposals(MAX_HAMMING)):
             a, b = self._rows[i], self._rows[j]
             between = tuple(sorted((clusters[a], clusters[b])))
@@ -71,10 +76,10 @@ class NearDuplicates:
                 continue
             if same_photograph(self._thumbnail(i), self._thumbnail(j)):
                 clusters.merge(a, b)
-                found.append((min(a, b), max(a, b)))
+                confirmed.append((min(a, b), max(a, b)))
             else:
                 refusals[between] += 1
-        return found
+        return confirmed
 
     def _proposals(self, max_hamming: int) -> Iterator[tuple[int, int]]:
         """Pairs of thumbnails whose hashes and outlines are close, the closest hashes of each block first."""
@@ -99,10 +104,10 @@ class NearDuplicates:
 
 
 def copies(images: Sequence[np.ndarray], photographs: Sequence[np.ndarray]) -> list[list[int]]:
-    """The photographs that each image is a copy of, increasing, by the test that a build groups near duplicates with.
+    """The photographs that each image is a copy of, by the test with which a build groups near duplicates.
 
     images (m, 2, SIDE_PX, SIDE_PX), photographs (n, 2, SIDE_PX, SIDE_PX) uint8: `both_thumbnails` of each, which may be
-    memory-mapped. Returns m lists of numbers 0..n - 1. What is of one colour all over is a copy of nothing."""
+    memory-mapped. Returns m increasing lists of numbers 0..n - 1. A picture of a single colour is a copy of nothing."""
     photograph, numbers, signs, outlines = _signatures(photographs, range(len(photographs)))
     copied: list[list[int]] = [[] for _ in range(len(images))]
     for start in tqdm(range(0, len(images), BLOCK_ROWS), desc="looking for copies", unit="block", leave=False):
@@ -121,8 +126,8 @@ def copies(images: Sequence[np.ndarray], photographs: Sequence[np.ndarray]) -> l
 
 
 def _signatures(stacks: Sequence[np.ndarray], rows: range) -> tuple[list[int], list[int], np.ndarray, np.ndarray]:
-    """Of t thumbnails that show something: their rows, their places 0 or 1 in these, signs (t, HASH_BITS) and outlines
-    (t, OUTLINE_PX^2), both float32."""
+    """Of the t thumbnails that are not flat: their rows, their places 0 or 1 in the row, and signs (t, HASH_BITS) and
+    outlines (t, OUTLINE_PX^2), both float32."""
     places = [(row, n, thumbnail) for row in rows for n, thumbnail in enumerate(stacks[row])]
     places = [place for place in places if place[2].std() >= MIN_CONTRAST]
     bits = np.array([perceptual_hash(thumbnail) for *_, thumbnail in places]).reshape(-1, HASH_BITS)
@@ -154,14 +159,14 @@ def thumbnails(image: Image.Image) -> list[np.ndarray]:
 
 
 def _inside_border(grey: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom (px) of what black and white borders frame; None if that is less than 40 % a side."""
+    """Left, top, right, bottom (px) of the picture inside black and white borders; None if it is too small."""
     left, top, bottom, right = 0, 0, *grey.shape
     while True:  # a white border may frame a black one
         inner = grey[top:bottom, left:right]
         peeled = _border_lines(inner), _border_lines(inner[::-1]), _border_lines(inner.T), _border_lines(inner.T[::-1])
         if not any(peeled):
             return left, top, right, bottom
-        soft = [2 if lines else 0 for lines in peeled]  # px of a border's edge that scaling and JPEG have blurred
+        soft = [2 if lines else 0 for lines in peeled]  # px at a border's edge, which scaling and JPEG have blurred
         top, bottom = top + peeled[0] + soft[0], bottom - peeled[1] - soft[1]
         left, right = left + peeled[2] + soft[2], right - peeled[3] - soft[3]
         if bottom - top < 0.4 * grey.shape[0] or right - left < 0.4 * grey.shape[1]:
@@ -169,7 +174,7 @@ def _inside_border(grey: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def _border_lines(lines: np.ndarray) -> int:
-    """How many of the first lines are black or white border; 4 % of a line may be ringing or dust."""
+    """How many of the first lines are black or white border, but for 4 % of a line: ringing or dust."""
     dark, bright = (lines <= BORDER_LEVEL).mean(axis=1), (lines >= 255 - BORDER_LEVEL).mean(axis=1)
     border = np.maximum(dark, bright) > 0.96
     return len(border) if border.all() else int(np.argmin(border))
@@ -192,9 +197,9 @@ def outline(thumbnail: np.ndarray) -> np.ndarray:
 def same_photograph(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two thumbnails (SIDE_PX, SIDE_PX) uint8 show one photograph, whatever was done to its file.
 
-    b is laid on a by the affine map of greatest correlation (Evangelidis and Psarakis, 2008), and then compared place
-    by place: a re-encoding agrees everywhere, another photograph differs at least at eyes or mouth. Two coarse looks
-    spare most pairs the fine one."""
+    b is laid on a by the affine map of greatest correlation (Evangelidis and Psarakis, 2008), and both are compared
+    place by place: a re-encoding agrees everywhere, while another photograph differs at least at the eyes or the mouth.
+    Two coarse comparisons come first, so that most pairs need no fine one."""
     a, b = a.astype(np.float32), b.astype(np.float32)
     if shifted_correlation(a, b) < MIN_SHIFTED_CORRELATION:
         return False
@@ -218,11 +223,11 @@ def shifted_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _align(a: np.ndarray, b: np.ndarray, warp: np.ndarray, iterations: int, epsilon: float) -> tuple[float, np.ndarray]:
-    """Correlation of the aligned images (0 where there is no alignment) and the affine map (2, 3) from a to b."""
+    """Correlation of the aligned images (0 if there is no alignment) and the affine map (2, 3) from a to b."""
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, iterations, epsilon)
     try:
         return cv2.findTransformECC(a, b, warp, cv2.MOTION_AFFINE, criteria, None, 5)
-    except cv2.error:  # raised where it diverges, which means that the pictures differ
+    except cv2.error:  # raised if it diverges, which means that the pictures differ
         return 0.0, warp
 
 
@@ -236,15 +241,15 @@ def similarity(a: np.ndarray, b: np.ndarray, warp: np.ndarray) -> float:
     a, b = cv2.GaussianBlur(a, (0, 0), blur), cv2.GaussianBlur(b, (0, 0), blur)
     backwards, size = cv2.WARP_INVERSE_MAP, (side, side)
     b = cv2.warpAffine(b, warp, size, flags=cv2.INTER_CUBIC | backwards, borderMode=cv2.BORDER_REPLICATE)
-    shown = cv2.warpAffine(np.ones(size, np.uint8), warp, size, flags=cv2.INTER_NEAREST | backwards)
+    covered = cv2.warpAffine(np.ones(size, np.uint8), warp, size, flags=cv2.INTER_NEAREST | backwards)
     edge = np.ones((2 * margin - 1, 2 * margin - 1))
-    shown = cv2.erode(shown, edge, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
-    if shown.mean() < 0.7:
+    covered = cv2.erode(covered, edge, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    if covered.mean() < 0.7:
         return 0.0
     x, y = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    x[shown] = (a[shown] - a[shown].mean()) / (a[shown].std() + 1) * 50
-    y[shown] = _with_histogram_of(x[shown], b[shown])
-    weight = cv2.GaussianBlur(shown.astype(np.float32), (0, 0), window) + 1e-3
+    x[covered] = (a[covered] - a[covered].mean()) / (a[covered].std() + 1) * 50
+    y[covered] = _with_histogram_of(x[covered], b[covered])
+    weight = cv2.GaussianBlur(covered.astype(np.float32), (0, 0), window) + 1e-3
 
     def local_mean(z: np.ndarray) -> np.ndarray:
         return cv2.GaussianBlur(z, (0, 0), window) / weight
@@ -252,12 +257,12 @@ def similarity(a: np.ndarray, b: np.ndarray, warp: np.ndarray) -> float:
     mean_x, mean_y = local_mean(x), local_mean(y)
     var_x, var_y = local_mean(x * x) - mean_x**2, local_mean(y * y) - mean_y**2
     covariance = local_mean(x * y) - mean_x * mean_y
-    floor = 200  # variance, where the whole picture has 2500: plain walls count little
-    return float(np.percentile(((2 * covariance + floor) / (var_x + var_y + floor))[shown], 1))
+    floor = 200  # variance; that of the whole picture is 2500, so plain walls count little
+    return float(np.percentile(((2 * covariance + floor) / (var_x + var_y + floor))[covered], 1))
 
 
 def _with_histogram_of(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Values (n,) in their own order of size, with the reference's (n,) distribution."""
+    """Values (n,) mapped to the distribution of the reference (n,), so that their order of size is kept."""
     matched = np.empty_like(reference)
     matched[np.argsort(values, kind="stable")] = np.sort(reference)
     return matched

@@ -1,11 +1,11 @@
-"""Networks that restore old photographs, read through spandrel, and what each of them does to a picture.
+"""The networks that restore old photographs, read through spandrel, and what each of them does to a picture.
 
     upscaler = load_network("RealESRGAN_x4plus.pth", "upscaler", device)
     larger = upscale(upscaler, np.stack([picture]), tile_px=512)       # (1, 4 h, 4 w, 3)
     colored = colorize(load_network("ddcolor_modelscope.pth", "colorizer", device), larger[0])
 
-Weights are a file or a file of a repository on the Hub, and are never unpickled. Each function works on uint8 RGB
-pictures; what one picture becomes depends on the other pictures of its batch by rounding errors only.
+Weights are a local file or a file on the Hub, and are never unpickled. Each function works on uint8 RGB
+pictures; the other pictures of its batch change a result by rounding errors only.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from imaging import photographs
 from imaging.restoration_settings import KNOWN, MIN_TILE_PX, ROLES
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
-# Of a tile's inner edges the outermost MARGIN_PX are thrown away, because the network saw nothing beyond them, and over
-# the next RAMP_PX neighbours fade into each other.
+# At a tile's inner edges the outermost MARGIN_PX are discarded, since the network saw nothing beyond them; over the
+# next RAMP_PX, neighbouring tiles fade into each other.
 MARGIN_PX, RAMP_PX = 16, 16
 OVERLAP_PX = 2 * MARGIN_PX + RAMP_PX
 
@@ -41,14 +41,14 @@ FACE_PX = 512
 # Where the eyes, nose and mouth corners (faces.LANDMARKS) lie in the aligned faces that GFPGAN, CodeFormer and
 # RestoreFormer were trained on: FFHQ's alignment (Karras et al., CVPR 2019) at 512 px.
 FACE_LANDMARKS = np.array([(193.0, 239.9), (318.9, 240.2), (256.6, 314.0), (201.3, 371.4), (313.1, 371.2)])
-# spandrel hands these the 0..1 that it promises for all, and cuts what they return to it, though they were trained on
-# -1..1 and return that.
+# spandrel gives every network 0..1 and clips what it returns to that range, but these were trained on -1..1 and return
+# that range.
 CENTRED = ("GFPGAN", "CodeFormer")
-FEATHER_PX = 24  # of the pasted face, in its 512 px; the border of that width is left out
+FEATHER_PX = 24  # of the pasted face, at 512 px; a border of that width is left out
 
-# Distance of the colours from one curve over brightness that grain and JPEG leave in a print of one tone, of 255: at
-# most 5 for a two-tone print, 33 and more for colour photographs of faces and things (scikit-image's and
-# scikit-learn's), 15 and more for 411 simulated faces. Where in doubt a photograph keeps the colours that it has.
+# How far, of 255, the colours of a print of one tone may be from one curve over brightness, because of grain and JPEG.
+# Measured: at most 5 for a two-tone print, 33 and more for colour photographs of faces and things (scikit-image's and
+# scikit-learn's), 15 and more for 411 simulated faces. In doubt, a photograph keeps its colours.
 TONE_TOLERANCE = 8
 
 
@@ -77,9 +77,9 @@ class Network:
 def load_network(source: str, role: str, device: torch.device | str = "cpu") -> Network:
     """The network of weights `source` for one of ROLES, in single precision and evaluation mode.
 
-    source: a .safetensors file, a .pth file with nothing but tensors, ORG/NAME/FILE or ORG/NAME on the Hub where that
-    repository holds one such file, or a short name of KNOWN. Raises InputError where there is none, where spandrel does
-    not know the architecture, and where the architecture is for something else."""
+    source: a .safetensors file, a .pth file that holds only tensors, ORG/NAME/FILE on the Hub, ORG/NAME if that
+    repository holds a single such file, or a short name of KNOWN. Raises InputError if there is no such file, if
+    spandrel does not know the architecture, or if the architecture is for another role."""
     file, name, license = find_weights(source, role)
     state = _read_tensors(file, role)
     with warnings.catch_warnings():
@@ -118,8 +118,8 @@ def find_weights(source: str, role: str) -> tuple[Path, str, str | None]:
         organisation, repository, *rest = source.split("/")
         repo_id, file, license = f"{organisation}/{repository}", "/".join(rest) or None, None
     else:
-        known = ", ".join(KNOWN)
-        raise InputError(f"--{role} {source}: there is no such file; give one, ORG/NAME/FILE on the Hub, or {known}")
+        names = ", ".join(KNOWN)
+        raise InputError(f"--{role} {source}: there is no such file; give one, ORG/NAME/FILE on the Hub, or {names}")
     try:
         file = file or _only_weights(repo_id, role)
         return Path(huggingface_hub.hf_hub_download(repo_id, file)), f"{repo_id}/{file}", license
@@ -146,7 +146,7 @@ def _read_tensors(file: Path, role: str) -> dict:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has its own: UnpicklingError, SafetensorError, RuntimeError, EOFError
+    except Exception as error:  # formats raise their own: UnpicklingError, SafetensorError, RuntimeError, EOFError
         reason = f"{type(error).__name__}, {one_line(error).split('. ')[0]}"
         raise InputError(f"--{role} {file.name}: {reason}; give a .safetensors file or a plain state dict") from error
 
@@ -174,7 +174,7 @@ def upscale(
 
     A picture with a side above tile_px goes through the network in tiles of that side, b at a time, which overlap and
     fade into each other. autocast: what makes the context of mixed precision. Where memory does not suffice, fewer
-    pictures and then smaller tiles are tried. Raises ValueError where the network returns what is no number, and
+    pictures and then smaller tiles are tried. Raises ValueError if the network returns values that are not finite, and
     MemoryError where even tiles of MIN_TILE_PX are too much."""
     try:
         if max(pictures.shape[1:3]) <= tile_px:
@@ -197,24 +197,24 @@ def upscale(
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """On a GPU it has a class of its own; on a CPU only the words tell."""
+    """On a GPU the error has a class of its own; on a CPU only its words tell."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 @torch.inference_mode()
 def _enlarged(network: Network, pictures: np.ndarray, autocast: Callable) -> np.ndarray:
-    """(b, h, w, 3) uint8 to (b, s h, s w, 3) float32 in 0..1. Raises ValueError where it is not finite."""
+    """(b, h, w, 3) uint8 to (b, s h, s w, 3) float32 in 0..1. Raises ValueError if a value is not finite."""
     pixels = torch.tensor(pictures, device=network.device).permute(0, 3, 1, 2).float() / 255
     with autocast():
-        found = network.descriptor(pixels)
-    found = found.float().permute(0, 2, 3, 1).cpu().numpy()
-    if not np.isfinite(found).all():
+        enlarged = network.descriptor(pixels)
+    enlarged = enlarged.float().permute(0, 2, 3, 1).cpu().numpy()
+    if not np.isfinite(enlarged).all():
         raise ValueError("the upscaler's result is not finite; use --mixed_precision no")
-    return found
+    return enlarged
 
 
 def _in_tiles(network: Network, picture: np.ndarray, tile_px: int, batch_size: int, autocast: Callable) -> np.ndarray:
-    """One picture (h, w, 3) uint8, a row of tiles after the other, so that only one such row is held as float32."""
+    """One picture (h, w, 3) uint8, one row of tiles after another, so that only one row is held as float32."""
     height, width, scale = *picture.shape[:2], network.scale
     tops, rows_px, row_weights = _tiles(height, tile_px, scale)
     lefts, columns_px, column_weights = _tiles(width, tile_px, scale)
@@ -235,8 +235,8 @@ def _in_tiles(network: Network, picture: np.ndarray, tile_px: int, batch_size: i
 
 
 def _tiles(length: int, tile_px: int, scale: int) -> tuple[list[int], int, np.ndarray]:
-    """Along one side: where tiles start (n,), their length, and their weights (n, length * scale), whose sum at every
-    place is 1."""
+    """Along one side: where tiles start (n,), their size, and their weights (n, size * scale); at every place these sum
+    to 1."""
     size = min(length, tile_px)
     n = max(1, -(-(length - OVERLAP_PX) // (size - OVERLAP_PX))) if length > size else 1
     starts = np.linspace(0, length - size, n).round().astype(int)
@@ -303,27 +303,27 @@ def _enhanced(network: Network, face: np.ndarray) -> np.ndarray:
     if architecture in CENTRED:
         # GFPGAN would draw noise anew in every call; its file brings noise of its own.
         options = {"randomize_noise": False} if architecture == "GFPGAN" else {}
-        found = (network.descriptor.model(2 * pixels - 1, **options)[0].clamp(-1, 1) + 1) / 2
+        enhanced = (network.descriptor.model(2 * pixels - 1, **options)[0].clamp(-1, 1) + 1) / 2
     else:
-        found = network.descriptor(pixels)
-    found = found[0].float().permute(1, 2, 0).cpu().numpy()
-    if not np.isfinite(found).all():
+        enhanced = network.descriptor(pixels)
+    enhanced = enhanced[0].float().permute(1, 2, 0).cpu().numpy()
+    if not np.isfinite(enhanced).all():
         raise ValueError("the face enhancer's result is not finite")
-    return 255 * found
+    return 255 * enhanced
 
 
 @torch.inference_mode()
 def colorize(network: Network, picture: np.ndarray) -> np.ndarray:
-    """A picture (h, w, 3) uint8 in colours that the network thinks likely: its own, if it had any, are given up.
+    """A picture (h, w, 3) uint8 in the colours that the network predicts; those it had are given up.
 
-    DDColor (Kang et al., ICCV 2023, arXiv 2212.11613) sees the picture at 256 px and says its a and b of CIELAB; the
+    DDColor (Kang et al., ICCV 2023, arXiv 2212.11613) sees the picture at 256 px and predicts a and b of CIELAB; the
     lightness stays that of the picture. Raises ValueError for a result that is not finite."""
     grey = np.array(Image.fromarray(picture).convert("L"))
     pixels = torch.tensor(grey, device=network.device)[None, None].float() / 255
-    found = network.descriptor(pixels)[0].permute(1, 2, 0).cpu().numpy()
-    if not np.isfinite(found).all():
+    coloured = network.descriptor(pixels)[0].permute(1, 2, 0).cpu().numpy()
+    if not np.isfinite(coloured).all():
         raise ValueError("the colorizer's result is not finite")
-    return _to_uint8(found)
+    return _to_uint8(coloured)
 
 
 def is_monochrome(image: Image.Image) -> bool:
