@@ -61,11 +61,7 @@ TRAINING_RECORD = "training.json"  # in the folder of a miniature of this projec
 
 
 def open_pipeline(
-    name: str,
-    dtype: torch.dtype,
-    vae_name: str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
+    name: str, dtype: torch.dtype, vae_name: str | None = None, revision: str | None = None, variant: str | None = None
 ) -> StableDiffusionPipeline:
     """A Stable Diffusion 1.x or 2.x pipeline, every network frozen and in evaluation mode.
 
@@ -175,9 +171,8 @@ def _network(network_class: type, name: str, title: str, **options: object) -> n
         raise Unfit(f"{title} has {key} of shape {tuple(in_file)} in its file and {tuple(expected)} by its config")
     if network_class is not CLIPTextModel and loaded["unexpected_keys"]:
         left_over = min(loaded["unexpected_keys"])
-        raise Unfit(
-            f"{title} has no place for {left_over}, which its file holds; it is of another kind than its config"
-        )
+        reason = f"has no place for {left_over}, which its file holds"
+        raise Unfit(f"{title} {reason}; it is of another kind than its config")
     return network
 
 
