@@ -22,9 +22,9 @@ from curation import withdrawn_list
 from harness.commands import Parser, path_argument, run_command
 from harness.errors import InputError, one_line
 from publishing import access_requests, model_upload, publication, publishable
-from publishing.audience import Audience, Gate
 from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishing.publishable import Contents
+from publishing.repository_visibility import Audience, Gate
 
 STOPPED = "run the same command again: what was done is kept"
 

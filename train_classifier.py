@@ -30,9 +30,8 @@ from harness.commands import RESUMED, Parser, dataset_argument, path_argument, r
 from harness.errors import InputError
 from harness.files import write_json
 from harness.hub_connection import check_name, work_offline_if_unreachable
-from harness.protocol_names import PROTOCOLS
+from harness.option_values import FACE_DETECTORS, PROTOCOLS, default_cache_dir
 from harness.run_folder import prepare_output, run_record
-from imaging.pixel_settings import FACE_DETECTORS, default_cache_dir
 
 if TYPE_CHECKING:
     import datasets

@@ -24,13 +24,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from curation.protocols import fold_number
-from generation import choices, prompts
+from generation import generator_options, prompts
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.files import write_json
 from harness.hub_connection import check_name, work_offline_if_unreachable
-from harness.protocol_names import PROTOCOLS
+from harness.option_values import FACE_DETECTORS, PROTOCOLS, default_cache_dir
 from harness.run_folder import run_record
-from imaging.pixel_settings import FACE_DETECTORS, default_cache_dir
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,12 +94,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "recompute activations in the backward pass: less memory, more time"
     add("--gradient_checkpointing", action="store_true", help=text)
     text = "precision of the frozen networks; adapters are always float32 (default: the setting of accelerate launch)"
-    add("--mixed_precision", choices=choices.MIXED_PRECISION, help=text)
+    add("--mixed_precision", choices=generator_options.MIXED_PRECISION, help=text)
     text = "synthetic images per adapter; 0: none; a higher number adds images to a finished run"
     add("--num_images", type=int, default=100, help=text)
     add("--sample_batch_size", type=int, default=8, help="images sampled together, also from different adapters")
     text = "solver that samples; dpmsolver++ needs half the steps of the solver that most pipelines come with"
-    add("--scheduler", choices=choices.SCHEDULERS, default="dpmsolver++", help=text)
+    add("--scheduler", choices=generator_options.SCHEDULERS, default="dpmsolver++", help=text)
     text = "steps of the solver; the paper takes 30, with the pipeline's own solver"
     add("--num_inference_steps", type=int, default=15, help=text)
     add("--guidance_scale", type=float, default=7.5, help="weight of classifier-free guidance; 1: no guidance")
@@ -150,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
     # Imported here, since they take seconds: what is refused above, and --help, must not wait for them.
     from curation.opening import is_simulated, load_images
     from generation import diffusion_pipelines as diffusion
-    from generation import dreambooth, dreambooth_encoding, dreambooth_supports, lora_files
+    from generation import dreambooth, dreambooth_encoding, lora_files, support_sets
     from generation import dreambooth_progress as progress
     from generation.training_provenance import settings_digest
     from harness.processes import check_output_dir, device_record, in_main_process, open_accelerator, wait_for_files
@@ -164,7 +163,7 @@ def main(args: argparse.Namespace) -> None:
     with accelerator.main_process_first():  # the main process fills the caches
         images = load_images(args.dataset_name, args.dataset_config_name)
     choice = (args.protocol, args.fold, args.conditions, args.k_shot, args.seed)
-    folds = dreambooth_supports.open_folds(images, *choice)
+    folds = support_sets.open_folds(images, *choice)
     if args.push_to_hub:
         args.hub_model_id = model_upload.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     dtype = diffusion.WEIGHT_TYPES[accelerator.mixed_precision]
@@ -177,7 +176,7 @@ def main(args: argparse.Namespace) -> None:
     diffusion.set_scheduler(pipeline, args.scheduler)
     if args.gradient_checkpointing:
         diffusion.enable_gradient_checkpointing(pipeline)
-    rows = dreambooth_supports.all_rows(images, folds, args.conditions)
+    rows = support_sets.all_rows(images, folds, args.conditions)
     prompt_of_row, left_out = fitting_prompts(images, rows, pipeline, args)
     digests = diffusion.digests(pipeline)
     settings = settings_of(args, images._fingerprint, digests, accelerator.mixed_precision)
@@ -185,8 +184,8 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- supports: what each adapter may see, and what the folder holds of it already
     more = (prompt_of_row, args.output_dir, args.seed, args.k_shot, digest_of_settings)
-    supports = dreambooth_supports.open_supports(images, folds, args.conditions, *more)
-    batches = dreambooth_supports.batches_of(supports, args.adapters_per_batch)
+    supports = support_sets.open_supports(images, folds, args.conditions, *more)
+    batches = support_sets.batches_of(supports, args.adapters_per_batch)
     lengths = (args.max_train_steps, args.num_images)
     parts, resume = ("work", dreambooth_encoding.PRIOR_NAME), bool(args.resume_from_checkpoint)
     in_main_process(
@@ -195,7 +194,7 @@ def main(args: argparse.Namespace) -> None:
     )
     pipeline.to(accelerator.device)
     pixels = cached_pixels(accelerator, images, args.resolution, args.face_alignment, args.cache_dir, padded=True)
-    dreambooth_supports.admit(supports, images, pixels)
+    support_sets.admit(supports, images, pixels)
     finished = in_main_process(  # it alone looks, so that all agree, and nobody finishes a batch before the others look
         accelerator, lambda: [all(progress.done(support, *lengths) for support in batch) for batch in batches]
     )

@@ -27,8 +27,8 @@ from curation import protocols
 from demo_models import train_diffusion
 from generation import diffusion_pipelines as diffusion
 from generation import dreambooth, dreambooth_encoding, synthetic_images
-from generation.dreambooth_supports import Support
 from generation.routed_lora import UNET_LAYERS, clip_each_adapter
+from generation.support_sets import Support
 from harness.commands import Parser
 from imaging import faces
 

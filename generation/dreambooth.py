@@ -19,8 +19,8 @@ from generation import dreambooth_progress as progress
 from generation import lora_files, synthetic_images
 from generation.dreambooth_encoding import Encoded
 from generation.dreambooth_progress import RESTART, UNREADABLE
-from generation.dreambooth_supports import Support
 from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
+from generation.support_sets import Support
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 

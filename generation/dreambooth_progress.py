@@ -17,7 +17,7 @@ import torch
 
 from curation import protocols
 from generation import lora_files, synthetic_images, training_provenance
-from generation.dreambooth_supports import Support, by_folder
+from generation.support_sets import Support, by_folder
 from generation.training_provenance import SOURCES_NAME
 from harness.errors import InputError, one_line
 from harness.files import write_atomically, write_json

@@ -26,7 +26,7 @@ from huggingface_hub.utils.sha import git_hash
 
 from harness.errors import InputError, OutsideError, one_line
 from harness.files import sha256_of
-from publishing.audience import Audience
+from publishing.repository_visibility import Audience
 
 HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError, OSError, httpx2.HTTPError)
 HIDING_ATTEMPTS, HIDING_PAUSE_S = 5, 2.0

@@ -8,9 +8,9 @@ from huggingface_hub import DatasetInfo
 from curation import withdrawn_list
 from harness.errors import InputError
 from publishing import publishable
-from publishing.audience import Audience, Gate
 from publishing.hub_repository import HubError, Repository, is_same
 from publishing.publishable import REAL_CONFIGS, Contents
+from publishing.repository_visibility import Audience, Gate
 
 
 def refusal(repository: Repository, state: DatasetInfo | None, contents: Contents, ungated: bool) -> str | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import one_line
-from harness.protocol_names import PROTOCOLS
+from harness.option_values import PROTOCOLS
 from harness.text_normalization import is_null, subject_key
 
 COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]

@@ -15,7 +15,7 @@ from test_train_classifier import painted_faces, save_dataset
 import train_dreambooth
 from curation import protocols
 from generation import diffusion_pipelines as diffusion
-from generation import dreambooth, dreambooth_supports, lora_files, prompts, synthetic_images
+from generation import dreambooth, lora_files, prompts, support_sets, synthetic_images
 from harness import errors
 from phenotyping import phenotypes
 
@@ -192,7 +192,7 @@ def fitted(images: datasets.Dataset, *more: str, pipeline=None) -> tuple[dict[in
     args = train_dreambooth.parse_args([*given, "--instance_prompt", TEMPLATE, *more])
     nothing = np.array([], dtype=np.int64)
     folds = [protocols.Fold(0, np.arange(len(images)), nothing, nothing)]
-    rows = dreambooth_supports.all_rows(images, folds, args.conditions)
+    rows = support_sets.all_rows(images, folds, args.conditions)
     return train_dreambooth.fitting_prompts(images, rows, pipeline or tiny_pipeline(), args)
 
 

@@ -19,8 +19,8 @@ from curation import protocols
 from generation import diffusion_pipelines as diffusion
 from generation import dreambooth, lora_files
 from generation.dreambooth_encoding import Encoded
-from generation.dreambooth_supports import Support
 from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
+from generation.support_sets import Support
 from generation.training_provenance import TrainedOn
 
 STEPS, RANK, ALPHA, CLASSES = 8, 2, 3.0, ["C0", "C1", "C2"]

@@ -1,3 +1,0 @@
-"""The names of the two evaluation protocols."""
-
-PROTOCOLS = ("strict", "paper")
