@@ -69,7 +69,7 @@ def test_the_draw_is_the_same_in_another_process_and_differs_between_keys():
     keys = [(image_id, kind, severity) for image_id in ("P01.1", "P01.11", "é") for kind, severity in STATE]
     draws = [corruption_rng(*key).integers(2**62) for key in keys]
     assert len(set(draws)) == len(keys)
-    program = "import corruptions; print(corruptions.corruption_rng('P01.11', 'noise', 3).integers(2**62))"
+    program = "from imaging import corruptions; print(corruptions.corruption_rng('P01.11', 'noise', 3).integers(2**62))"
     root = Path(__file__).resolve().parents[1]
     other = subprocess.run(
         [sys.executable, "-c", program],
