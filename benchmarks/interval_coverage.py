@@ -1,16 +1,16 @@
-"""Do the intervals hold what they promise, and does the paired test? SIMULATED classifiers, no images.
+"""Measures how often intervals cover the true score and how often the paired test errs, on SIMULATED classifiers.
 
     python benchmarks/interval_coverage.py
 
-One hundred conditions, differently hard and differently common; each subject has one to three photographs whose
-outcomes go together. Each repetition draws new subjects, scores the same classifier on them and asks whether the 95 %
-interval of metrics.py (with --n_boot resamples) covers the true value: that of the population, but for macro F1 its
-expectation at this size of test set, because with four images a condition F1 is far from its value at infinitely many.
-"percentile" is the plain bootstrap for all scores, which shows why three of them take the corrected interval.
-"drawn": conditions as common as in the population, which is what drawing subjects with replacement imitates. "fixed":
-every condition has its fixed number of subjects, at least two where n is large; intervals should then be rather wide,
-since no condition can be drawn too often. The paired test compares two classifiers of equal skill whose errors go
-together in part; it should tell them apart (p < 0.05) in 5 % of the repetitions. Under five minutes on one thread."""
+There are one hundred conditions that differ in difficulty and frequency; each subject has one to three photographs
+with correlated outcomes. Each repetition draws new subjects, scores the same classifier on them and checks whether the
+95 % interval of scoring/metrics.py (with --n_boot resamples) covers the true value. That is the population's value,
+except for macro F1: its expectation for this size of test set, because with four images per condition F1 is far from
+its limit. "percentile" is the plain bootstrap for all scores; it shows why three of them need the corrected interval.
+"drawn": conditions as frequent as in the population, which is what drawing subjects with replacement imitates. "fixed":
+every condition has a fixed number of subjects, at least two if n is large; intervals should then be rather wide, since
+no condition can be drawn too often. The paired test compares two classifiers of equal skill with partly common errors;
+it should tell them apart (p < 0.05) in 5 % of the repetitions. Takes under five minutes on one thread."""
 
 import argparse
 import os
@@ -30,21 +30,21 @@ from scoring import metrics
 from scoring.intervals import bootstrap_interval, swap_p_value
 
 N_CLASSES = 100
-SKILL = {0.3: 1.9, 0.1: 0.8}  # mean head start of the right class, for a top-1 accuracy of about so much
+SKILL = {0.3: 1.9, 0.1: 0.8}  # approximate top-1 accuracy -> mean head start of the right class
 N_SUBJECTS = {"n >= 400": 260, "n = 113": 63}  # 1.8 photographs each on average
 NAMES = ["top1", "top5", "mrr", "nll", "macro_f1", "balanced_accuracy", "ece"]
 Sample = tuple[list[np.ndarray], np.ndarray, np.ndarray]  # probabilities (n, C) of each method; labels, subjects (n,)
 
 
 class Population:
-    """One classifier (or several of equal skill) and the subjects it may meet, from a seed; skill as in SKILL."""
+    """A classifier (or several of equal skill) and the subjects it is tested on; skill: a value of SKILL."""
 
     def __init__(self, skill: float, seed: int = 0):
         rng = np.random.default_rng(seed)
         self.head_start = rng.normal(skill, 0.8, N_CLASSES)
         self.favour = rng.normal(0, 0.5, N_CLASSES)  # a classifier names some conditions too often
         self.share = rng.dirichlet(np.full(N_CLASSES, 8.0))  # from a fifth to three times the average
-        self.subjects = {  # fixed numbers in each condition: at least two, or none to two, which makes about n = 113
+        self.subjects = {  # fixed numbers per condition: at least two; or none to two, which gives about n = 113
             "n >= 400": rng.choice([2, 3, 4], N_CLASSES, p=[0.58, 0.28, 0.14]),
             "n = 113": rng.choice([0, 1, 2], N_CLASSES, p=[0.42, 0.53, 0.05]),
         }
@@ -56,25 +56,25 @@ class Population:
         return rng.choice(N_CLASSES, N_SUBJECTS[size], p=self.share)
 
     def draw(self, conditions: np.ndarray, rng: np.random.Generator, n_methods: int = 1) -> Sample:
-        """New subjects of these conditions, as `n_methods` of equal skill see them."""
+        """Predictions of `n_methods` classifiers of equal skill for new subjects of these conditions."""
         subjects = np.repeat(np.arange(len(conditions)), rng.choice([1, 2, 3], len(conditions), p=[0.4, 0.4, 0.2]))
         labels = conditions[subjects]
         face = rng.normal(0, np.sqrt(0.6), (len(conditions), N_CLASSES))[subjects]  # what a subject's photographs share
         photograph = rng.normal(0, np.sqrt(0.4), face.shape)
-        seen = []
+        predictions = []
         for _ in range(n_methods):
             logits = face + photograph + self.favour
-            if n_methods > 1:  # the variance stays 1, half of it each method's own
+            if n_methods > 1:  # the variance stays 1; half of it is each method's own
                 own = rng.normal(0, np.sqrt(0.6), (len(conditions), N_CLASSES))[subjects]
                 own += rng.normal(0, np.sqrt(0.4), face.shape)
                 logits = (face + photograph + own) / np.sqrt(2) + self.favour
             logits[np.arange(len(labels)), labels] += self.head_start[labels]
-            odds = np.exp(1.4 * (logits - logits.max(axis=1, keepdims=True)))  # 1.4: too sure of itself
-            seen.append(odds / odds.sum(axis=1, keepdims=True))
-        return seen, labels, subjects
+            odds = np.exp(1.4 * (logits - logits.max(axis=1, keepdims=True)))  # 1.4 makes it overconfident
+            predictions.append(odds / odds.sum(axis=1, keepdims=True))
+        return predictions, labels, subjects
 
     def true_values(self, share: np.ndarray, statistics: dict[str, Callable], parts: int = 10) -> dict[str, float]:
-        """Scores of the population where conditions have these shares, from 10,000 subjects a part."""
+        """Scores of a population in which conditions have these shares, from 10,000 subjects per part."""
         pieces = [
             self.draw(np.repeat(np.arange(N_CLASSES), 100), np.random.default_rng([1, part])) for part in range(parts)
         ]
@@ -89,7 +89,7 @@ def coverage(
 ) -> dict[str, dict]:
     """For each score: true value, mean estimate, and the share of repetitions whose interval covers the true value.
 
-    `covered` by the interval that metrics.py takes, `percentile` by the plain bootstrap; n: images on average."""
+    `covered`: by the interval that metrics.py uses; `percentile`: by the plain bootstrap; `n`: images on average."""
     statistics = metrics.statistics_of(N_CLASSES)
     estimates = np.empty((repetitions, len(NAMES)))
     chosen, plain = np.empty((repetitions, len(NAMES), 2)), np.empty((repetitions, len(NAMES), 2))
@@ -124,16 +124,16 @@ def coverage(
 
 
 def told_apart(population: Population, size: str, repetitions: int, n_swaps: int, names: Sequence[str]) -> dict:
-    """Share of repetitions in which two methods of equal skill differ with p < 0.05, for each score."""
+    """score -> share of repetitions in which two methods of equal skill differ with p < 0.05."""
     statistics = metrics.statistics_of(N_CLASSES)
-    found = dict.fromkeys(names, 0)
+    n_significant = dict.fromkeys(names, 0)
     for repetition in range(repetitions):
         rng = np.random.default_rng([3, repetition])
         conditions = population.condition_of(size, "drawn", rng)
         (a, b), labels, subjects = population.draw(conditions, rng, n_methods=2)
         for name in names:
-            found[name] += swap_p_value(statistics[name], [a], [b], labels, subjects, n_swaps=n_swaps) < 0.05
-    return {name: count / repetitions for name, count in found.items()}
+            n_significant[name] += swap_p_value(statistics[name], [a], [b], labels, subjects, n_swaps=n_swaps) < 0.05
+    return {name: count / repetitions for name, count in n_significant.items()}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -141,13 +141,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--repetitions", type=int, default=2000, help="new sets of subjects for each interval")
+    parser.add_argument("--n_boot", type=int, default=500, help="resamples per interval; scoring/metrics.py uses 2000")
+    parser.add_argument("--n_swaps", type=int, default=499, help="random swaps per test; scoring/metrics.py uses 10000")
     parser.add_argument(
-        "--n_boot", type=int, default=500, help="resamples an interval; scoring/metrics.py itself takes 2000"
+        "--parts", type=int, default=10, help="parts of 10,000 subjects from which the true values come"
     )
-    parser.add_argument(
-        "--n_swaps", type=int, default=499, help="random swaps a test; scoring/metrics.py itself takes 10000"
-    )
-    parser.add_argument("--parts", type=int, default=10, help="10,000 subjects each: where the true values come from")
     return parser.parse_args(argv)
 
 
@@ -165,7 +163,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"\ntop-1 about {top1}, {size} (images on average: {', '.join(n)})")
             print(f"{'':<18} {'':>6} {'':>6} {'covered, drawn':>22}   {'covered, fixed':>22}")
             print(
-                f"{'':<18} {'true':>6} {'mean':>6} {'as taken':>10} {'percentile':>11}   {'as taken':>10} "
+                f"{'':<18} {'true':>6} {'mean':>6} {'as used':>10} {'percentile':>11}   {'as used':>10} "
                 f"{'percentile':>11} {'p < 0.05':>10}"
             )
             for name in NAMES:

@@ -1,8 +1,9 @@
-"""What a scoring run says of synthetic images, and the record that ties its columns to what they were computed from.
+"""The record of a scoring run, which ties the scores of synthetic images to what they were computed from.
 
-Scores (`cosine`, `kept`, ...) decide which images are trained on. They count only beside `scoring_record.json`, which
-names the content of the dataset as it was scored and, for each fold, the photographs that it was compared with: a value
-that somebody wrote or changed by hand, or one that a held-out photograph had a part in, is refused.
+Scores (`cosine`, `kept`, ...) decide which images are trained on. They are accepted only together with
+`scoring_record.json`, which holds the fingerprint of the dataset as it was scored and, for each fold, the photographs
+that the images were compared with. So values that were written or changed by hand, or computed with a held-out
+photograph, are refused.
 """
 
 import json
@@ -32,19 +33,19 @@ def fold_key(number: int | None) -> str:
 def write_record(
     folder: Path, images: datasets.Dataset, settings: Mapping, compared_with: Mapping[int | None, Sequence[str]]
 ) -> None:
-    """Leave a scoring run's record in the folder of the synthetic images that it scored.
+    """Write a scoring run's record into the folder of the synthetic images that it scored.
 
-    images: as load_synthetic opens the finished folder; settings: what the scores depend on besides; compared_with:
-    fold -> digests (photograph_digests) of all photographs that its prototypes were made from."""
+    images: as load_synthetic opens the finished folder; settings: what else the scores depend on; compared_with:
+    fold -> digests (guard.photograph_digests) of all photographs that its prototypes were made from."""
     photographs = {fold_key(fold): sorted(digests) for fold, digests in compared_with.items()}
     content = {"fingerprint": images._fingerprint, "settings": dict(settings), "compared_with": photographs}
     write_json(folder / RECORD_NAME, content)
 
 
 def read_record(name: str, images: datasets.Dataset) -> dict | None:
-    """The record beside synthetic images, `compared_with` by fold_key; None for images without scores.
+    """The record beside synthetic images, with `compared_with` by fold_key; None for images without scores.
 
-    name: folder, or ORG/NAME on the Hub. Raises InputError for scores without a record, or with that of others."""
+    name: folder, or ORG/NAME on the Hub. Raises InputError for scores without a record, or with another's record."""
     scores = [column for column in SCORES if column in images.column_names]
     if not scores:
         return None
@@ -63,15 +64,15 @@ def read_record(name: str, images: datasets.Dataset) -> dict | None:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: {RECORD_NAME} cannot be read ({one_line(error)}); {REMEDY}") from error
     if not same:
-        raise InputError(f"{where} was written or changed after the scoring run that {RECORD_NAME} is of; {REMEDY}")
+        raise InputError(f"{where} was written or changed after the scoring run recorded in {RECORD_NAME}; {REMEDY}")
     return record | {"compared_with": compared_with}
 
 
 def admit(record: Mapping, fold: protocols.Fold, photographs: Sequence[str]) -> None:
-    """Raise LeakError where a fold's scores were computed with photographs that are not on its training side.
+    """Raise LeakError if a fold's scores were computed with photographs that are not on its training side.
 
-    photographs (n,): digests of the dataset's rows. Under `paper` the scores may know all of them, the test side
-    included: that is the published procedure. Raises InputError where the record holds no such fold."""
+    photographs (n,): digests of the dataset's rows. Under `paper` the scores may depend on all of them, even on the
+    test side: that is the paper's procedure. Raises InputError if the record does not have this fold."""
     where = f"fold {fold.number} ({fold.protocol})"
     compared_with = record["compared_with"].get(fold_key(fold.generator_number))
     if compared_with is None:

@@ -1,7 +1,7 @@
-"""Synthetic images for training: opened, passed by each fold's guard, chosen, and put behind the photographs.
+"""Synthetic images for training: opened, checked by each fold's guard, chosen, and appended to the photographs.
 
-A mix numbers its images 0..m - 1 in a fixed order, whatever the order of the folders on the command line; in a fold,
-and in arrays over everything (labels, pixels, features), image i is row n + i behind the dataset's n photographs.
+A mix numbers its images 0..m - 1 in a fixed order, whatever the order of the folders on the command line. In a fold,
+and in arrays over all images (labels, pixels, features), image i is row n + i, after the dataset's n photographs.
 """
 
 import dataclasses
@@ -21,22 +21,22 @@ from imaging import near_duplicates
 from imaging.pixel_cache import JoinedArrays
 
 LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256", "cosine")
-REGISTER_DIGITS = 8  # of a folder's fingerprint, before the synthetic_id: two folders may both hold an AAR_1
+FINGERPRINT_DIGITS = 8  # of a folder, put before the synthetic_id: two folders may both hold an AAR_1
 
 
 @dataclasses.dataclass
 class SyntheticMix:
-    """Synthetic images (m,) that may be chosen, of one or more datasets, for a dataset of n photographs."""
+    """m synthetic images, from one or more datasets, to choose from when training on a dataset of n photographs."""
 
     photographs: list[str]  # (n,) their digests (curation.opening.photograph_sha256)
-    simulated: bool  # the photographs are
+    simulated: bool  # whether the photographs are simulated
     protocol: str
-    top_n: int | None  # images in each fold; None: all
+    top_n: int | None  # images per fold; None: all
     parts: list[datasets.Dataset]
-    fingerprints: list[str]  # of the datasets as they were opened, whatever was selected of them
+    fingerprints: list[str]  # of the datasets as they were opened, before any selection
     columns: dict[str, list]  # (m,) LIGHT_COLUMNS (cosine may be missing) and `image_id`, unique in a fold
     labels: np.ndarray  # (m,) class numbers of the photographs' dataset
-    records: list[dict]  # of the scoring runs, where there were any (generation/score_provenance.py)
+    records: list[dict]  # of the scoring runs, if there were any (generation/score_provenance.py)
 
     @property
     def n_photographs(self) -> int:
@@ -47,7 +47,7 @@ class SyntheticMix:
         return sorted(set(self.columns["generator"]))
 
     def candidates(self, fold: protocols.Fold) -> np.ndarray:
-        """Images that say they were made for the fold, (c,) increasing. Raises InputError where there are none."""
+        """Numbers (c,) of the images that were made for the fold, increasing. Raises InputError if there are none."""
         number = fold.generator_number
         made_for = [row for row, of in enumerate(self.columns["fold"]) if of == number]
         if not made_for:
@@ -58,7 +58,7 @@ class SyntheticMix:
     def admit(
         self, fold: protocols.Fold, columns: Mapping[str, Sequence], copies: Sequence[Sequence[int]] | None = None
     ) -> None:
-        """Raise LeakError where an image made for the fold must not be trained on in it, drawn or not.
+        """Raise LeakError if an image made for the fold must not be trained on in it, whether it is chosen or not.
 
         fold: rows from n on, which are synthetic images, are passed over. columns: as for Guard, of at least
         the n photographs; `pixels` (n + m,) holds the digests of all pictures, once they are decoded. copies (m,): the
@@ -89,8 +89,9 @@ class SyntheticMix:
             self.admit(fold, columns, copies)
 
     def choose(self, fold: protocols.Fold, seed: int) -> np.ndarray:
-        """Images to train on in a fold, (s,): the highest cosines over all classes, highest first; without the filter's
-        cosines a draw by seed and fold, in increasing order. A larger top_n holds the choice of a smaller one."""
+        """Numbers (s,) of the images to train on in a fold: those of highest cosine over all classes, highest first; if
+        there is no column cosine, a draw by seed and fold, increasing. A larger top_n includes a smaller one's choice.
+        """
         rows = self.candidates(fold)
         if "cosine" in self.columns:
             cosines = np.array([self.columns["cosine"][row] for row in rows], dtype=float)  # null is nan, and last
@@ -98,10 +99,10 @@ class SyntheticMix:
         return np.sort(np.random.default_rng([seed, fold.seed_number, 2]).permutation(rows)[: self.top_n])
 
     def extend(self, folds: Sequence[protocols.Fold], photographs: datasets.Dataset, seed: int) -> list[protocols.Fold]:
-        """The folds with the chosen images on their training sides, after every one made for them has been admitted.
+        """The folds with the chosen images on their training sides, once all images made for them have been admitted.
 
-        Under `strict` nothing else changes; under `paper` the validation folds are drawn again, as published, and hold
-        synthetic images. Raises LeakError, InputError and ProtocolError."""
+        Under `strict` nothing else changes. Under `paper` the validation folds are drawn again, as in the paper, and
+        contain synthetic images. Raises LeakError, InputError and ProtocolError."""
         for fold in folds:
             self.admit(fold, photographs)
         n = self.n_photographs
@@ -114,29 +115,29 @@ class SyntheticMix:
         return [dataclasses.replace(fold, train=train) for fold, train in zip(folds, trains, strict=True)]
 
     def as_predicted(self) -> pd.DataFrame:
-        """What predictions say of the images, where they are validation under `paper`: each is a subject of its own."""
+        """The images' columns in predictions, as validation images under `paper`: each is a subject of its own."""
         image_ids = self.columns["image_id"]
         return pd.DataFrame({"image_id": image_ids, "label": self.labels, "subject": image_ids})
 
     def as_guarded(self) -> dict[str, list]:
-        """Columns that a guard looks at; no image is of a group or person of the dataset."""
+        """The columns that a guard checks; no image belongs to a group or person of the dataset."""
         nothing = [None] * len(self.labels)
         image_ids = self.columns["image_id"]
         return {"image_id": image_ids, "group_id": image_ids, "subject_id": nothing, "sha256": nothing}
 
     def numbers(self) -> list[int]:
-        """The fewest and the most images in a fold, of all folds that the folders serve, whichever of them is run."""
-        served = Counter(self.columns["fold"]).values()
-        return sorted({min(n, self.top_n or n) for n in (min(served), max(served))})
+        """The smallest and the largest number of images per fold, over all folds for which there are images."""
+        counts = Counter(self.columns["fold"]).values()
+        return sorted({min(n, self.top_n or n) for n in (min(counts), max(counts))})
 
     def name(self) -> str:
-        """For the recipe: how many synthetic images, from which generators."""
+        """For the name of the recipe: how many synthetic images, from which generators."""
         return f"+ {'-'.join(map(str, self.numbers()))} synthetic ({' and '.join(self.generators)})"
 
     def summary(self) -> str:
-        """For the screen: what was opened, how it is chosen, and the weakness of the published procedure."""
-        how = "the highest cosines" if "cosine" in self.columns else "a random draw"
-        chosen = f"{how}, {self.top_n} per fold" if self.top_n else "all"
+        """For the screen: what was opened, how images are chosen, and the weakness of the paper's procedure."""
+        choice = "the highest cosines" if "cosine" in self.columns else "a random draw"
+        chosen = f"{choice}, {self.top_n} per fold" if self.top_n else "all"
         opened = ", ".join(self.fingerprints)
         lines = [f"synthetic images (fingerprints {opened}): {len(self.labels)} to choose from, taken: {chosen}"]
         if self.protocol == "paper":
@@ -144,12 +145,12 @@ class SyntheticMix:
         return "\n".join(lines)
 
     def record(self) -> dict:
-        """For the run's record: what was opened, and how many images of it could be chosen, from which generators."""
+        """For the run's record: what was opened, how many images there are to choose from, from which generators."""
         generators = dict(sorted(Counter(self.columns["generator"]).items()))
         return {"fingerprints": self.fingerprints, "n_images": len(self.labels), "generators": generators}
 
     def notes(self, fold: protocols.Fold) -> dict:
-        """For a fold's record: how many synthetic images it trains and validates on, from where."""
+        """For a fold's record: how many synthetic images it trains and validates on, and where they are from."""
         trained = fold.train[fold.train >= self.n_photographs] - self.n_photographs
         generators = dict(sorted(Counter(self.columns["generator"][row] for row in trained.tolist()).items()))
         n_val = int((fold.val >= self.n_photographs).sum())
@@ -158,10 +159,10 @@ class SyntheticMix:
 
 
 def open_mix(names: Sequence[str], top_n: int | None, photographs: datasets.Dataset, protocol: str) -> SyntheticMix:
-    """The synthetic images of these folders (or ORG/NAME) made for the protocol, and kept where a filter has been.
+    """The synthetic images in these folders (or ORG/NAME) that were made for the protocol and, if filtered, kept.
 
-    Labels are matched by name. Raises InputError for a class that the photographs do not have, an image without a label
-    or twice in a fold, one folder given twice, and for folders of which only some have been filtered."""
+    Labels are matched by name. Raises InputError for a class that the photographs do not have, an image that has no
+    label or occurs twice in a fold, a folder that is given twice, and folders of which only some have been filtered."""
     opened = {}  # by fingerprint, so that the order on the command line changes nothing
     for name in names:
         images = load_synthetic(name)
@@ -190,7 +191,7 @@ def open_mix(names: Sequence[str], top_n: int | None, photographs: datasets.Data
 
 
 def usable(images: datasets.Dataset, protocol: str) -> datasets.Dataset:
-    """Those made for the protocol, for a fold of it (under `paper` for all), and, if a filter has been, kept by it."""
+    """Those made for the protocol, for one of its folds (under `paper` for all), and kept by the filter, if any."""
     made_for = zip(images["protocol"][:], images["fold"][:], strict=True)
     fits = [of == protocol and (fold is None) == (protocol == "paper") for of, fold in made_for]
     if "kept" in images.column_names:
@@ -199,7 +200,9 @@ def usable(images: datasets.Dataset, protocol: str) -> datasets.Dataset:
 
 
 def labels_by_name(name: str, images: datasets.Dataset, label: datasets.ClassLabel) -> list[int]:
-    """The images' labels as numbers of another dataset's classes. Raises InputError; name: of the images' dataset."""
+    """The images' labels as numbers of another dataset's classes; name: of the images' dataset, for messages.
+
+    Raises InputError for a class that the other dataset does not have, and for an image without a label."""
     class_names = images.features["label"].names
     unknown = [class_name for class_name in class_names if class_name not in label.names]
     if unknown:
@@ -214,14 +217,16 @@ def labels_by_name(name: str, images: datasets.Dataset, label: datasets.ClassLab
 
 
 def light_columns(name: str, images: datasets.Dataset, fingerprint: str) -> dict[str, list]:
-    """LIGHT_COLUMNS that there are, and `image_id`, unique in a fold. Raises InputError for an image twice in one."""
+    """Those of LIGHT_COLUMNS that the images have, and `image_id`, unique in a fold.
+
+    Raises InputError for a synthetic_id that occurs twice in a fold."""
     light = {column: images[column][:] for column in LIGHT_COLUMNS if column in images.column_names}
-    same: dict[tuple, tuple] = {}  # one list of sources for all images of a generator, of which there may be thousands
+    shared: dict[tuple, tuple] = {}  # all images of a generator, perhaps thousands, share one tuple of sources
     for column in ("source_image_ids", "source_sha256"):
-        light[column] = [same.setdefault(tuple(values), tuple(values)) for values in light[column]]
+        light[column] = [shared.setdefault(tuple(values), tuple(values)) for values in light[column]]
     (identity, times), *_ = Counter(zip(light["fold"], light["synthetic_id"], strict=True)).most_common(1)
     if times > 1:
         where = "" if identity[0] is None else f" in fold {identity[0]}"
         raise InputError(f"--synthetic_dataset {name}: {identity[1]} is there {times} times{where}; make it again")
-    register = fingerprint[:REGISTER_DIGITS]
-    return light | {"image_id": [f"{register}/{synthetic_id}" for synthetic_id in light["synthetic_id"]]}
+    prefix = fingerprint[:FINGERPRINT_DIGITS]
+    return light | {"image_id": [f"{prefix}/{synthetic_id}" for synthetic_id in light["synthetic_id"]]}

@@ -1,9 +1,9 @@
-"""What a generator was trained on: the record that its file carries, compared before the file is used.
+"""The record of what a generator was trained on, which its file carries and which is compared before each use.
 
     check(adapters.record_of(folder), expected, f"adapter {folder}", "delete that folder, it is then trained again")
 
-A file's place and name say nothing: one that was copied from another fold, run or dataset would make images that claim
-sources which it never saw. Photographs are known by their digests (curation.opening.photograph_sha256), never by names.
+A file's folder and name prove nothing: a file copied from another fold, run or dataset would make images that claim
+sources which it never saw. Photographs are identified by digests (curation.opening.photograph_sha256), never by names.
 """
 
 import dataclasses
@@ -14,13 +14,14 @@ from typing import Any
 
 from harness.errors import InputError, LeakError
 
-SOURCES_NAME = "sources.json"  # beside an adapter or generator, what it was trained on: training_provenance.sources
+SOURCES_NAME = "sources.json"  # beside an adapter or generator: the content of `sources`
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedOn:
-    """The photographs that one generator may see, and the settings that shape its weights; no image_id is among it,
-    since it stands in files that may be published."""
+    """The photographs that one generator may see, and the settings that determine its weights.
+
+    It holds no image_id, because it is stored in files that may be published."""
 
     protocol: str
     fold: int | None  # None: under `paper`
@@ -49,15 +50,15 @@ def sources(source_image_ids: Sequence[str], record: Mapping[str, Any]) -> dict[
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """64 hexadecimal digits that stand for settings, whatever their order."""
+    """SHA-256 of settings as 64 hexadecimal digits; the order of the settings does not matter."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def check(record: Any, expected: TrainedOn, what: str, remedy: str) -> None:
-    """Raise LeakError where a file's record names photographs that are not the expected ones, and InputError where it
-    is none, or differs in anything else.
+    """Raise LeakError if a file's record lists photographs other than the expected ones, and InputError if it is not a
+    record or differs in anything else.
 
-    record: as it was read; what: the file or folder, by name; remedy: what to do about it."""
+    record: as it was read; what: the file or folder, for messages; remedy: what the user should do."""
     if not _is_record(record):
         raise InputError(f"{what} does not say what it was trained on (of an older version, or foreign); {remedy}")
     check_sources(record["source_sha256"], expected, f"{what} ({_described(record)})", "was trained on", remedy)
@@ -67,8 +68,8 @@ def check(record: Any, expected: TrainedOn, what: str, remedy: str) -> None:
 
 
 def check_sources(seen: Sequence[str], expected: TrainedOn, what: str, did: str, remedy: str) -> None:
-    """Raise LeakError where digests (n,) of photographs are not among the expected ones, InputError where they are not
-    all of these, in their order. did: what was done with them, for the message."""
+    """Raise LeakError if one of the digests (n,) of photographs is not expected, InputError if they are not all the
+    expected ones in their order. did: what was done with the photographs, for messages."""
     foreign = set(seen) - set(expected.source_sha256)
     if foreign:
         where = f"not training photographs of {expected.named()}"
@@ -89,6 +90,6 @@ def _is_record(record: Any) -> bool:
 
 
 def _described(record: Mapping[str, Any]) -> str:
-    """What a file says it is of: strict fold 0 AAR."""
+    """What a record says its file belongs to, such as "of strict fold 0 AAR"."""
     condition = f" {record['condition']}" if record["condition"] else ""
     return f"of {name_of(record['protocol'], record['fold'])}{condition}"

@@ -1,9 +1,9 @@
-"""What old prints, phones and scanners do to a photograph, in graded severity.
+"""Damages photographs as old prints, phones and scanners do, in three grades of severity.
 
-    worse = corrupt(image, "blur", 2, corruption_rng(image_id, "blur", 2))
+    damaged = corrupt(image, "blur", 2, corruption_rng(image_id, "blur", 2))
 
-All amounts are relative to the photograph, so that one of 512 px and one of 2048 px suffer alike once both are
-resized for a classifier. The idea of a test under graded everyday damage is Hendrycks & Dietterich's (ICLR 2019, arXiv
+All amounts are relative to the photograph, so that one of 512 px and one of 2048 px are damaged equally once both are
+resized for a classifier. The idea of testing under graded everyday damage is Hendrycks & Dietterich's (ICLR 2019, arXiv
 1903.12261); kinds and amounts are chosen for portraits, and scores are not comparable with theirs.
 """
 
@@ -14,37 +14,41 @@ import json
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-# The amount of each kind at severity 1, 2 and 3: seen when looked for, plain to see, a face that is hard to judge.
+# The amount of each kind at severity 1, 2 and 3: visible when looked for, obvious, and so that a face is hard to judge.
 AMOUNTS = {
-    "blur": (0.005, 0.01, 0.02),  # sigma in shorter sides; at 224 px 1.1, 2.2 and 4.5 px: lids, then eyes melt
-    "noise": (0.05, 0.1, 0.2),  # standard deviation in full ranges, each channel its own: film grain, high ISO
-    "jpeg": (40, 20, 10),  # quality on libjpeg's scale: sent by a messenger, sent on often, saved for an early web page
-    "darkness": (1, 2, 3),  # stops of missing light: each halves it
-    "grey": (0.5, 0.8, 1.0),  # share of the colour lost: a fading print, a faded one, a grey scan
-    "occlusion": (0.05, 0.1, 0.2),  # share of the photograph's area under a patch: a sticker, a hand, a censor's bar
+    "blur": (0.005, 0.01, 0.02),  # sigma as a share of the shorter side; 1.1, 2.2 and 4.5 px at 224 px
+    "noise": (0.05, 0.1, 0.2),  # standard deviation as a share of the full range, per channel: film grain, high ISO
+    "jpeg": (
+        40,
+        20,
+        10,
+    ),  # quality on libjpeg's scale: sent by a messenger, forwarded often, saved for an early web page
+    "darkness": (1, 2, 3),  # stops of missing light; each halves it
+    "grey": (0.5, 0.8, 1.0),  # share of the colour that is lost: a fading print, a faded one, a grey scan
+    "occlusion": (0.05, 0.1, 0.2),  # share of the area that a patch covers: a sticker, a hand, a censor's bar
 }
 CORRUPTIONS = tuple(AMOUNTS)
 SEVERITIES = (1, 2, 3)
-# Grain and JPEG's 8 px blocks are those of a photograph whose shorter side is this, close to what classifiers take; in
-# pixels of a large photograph both would vanish when it is resized for them. A smaller photograph is taken as it is.
-# JPEG therefore costs a large photograph its finer detail too, as sending it through a messenger would.
+# Grain and JPEG's 8 px blocks are as large as in a photograph with this shorter side, close to a classifier's input;
+# at the size of a large photograph's pixels both would vanish when it is resized. A smaller photograph is not enlarged.
+# JPEG therefore also removes a large photograph's finer detail, as sending it through a messenger would.
 SMALL_SIDE_PX = 256
 DISPLAY_GAMMA = 2.2  # of sRGB, nearly: stored value = light ** (1 / 2.2)
 
 
 def corruption_rng(image_id: str, kind: str, severity: int) -> np.random.Generator:
-    """The generator that belongs to this image and damage: the same in every run, process and order of images.
+    """The random generator of this image and damage: the same in every run and process, whatever the order of images.
 
-    Training seeds have no part in it: models of all seeds are tested on the same damaged photographs."""
+    It does not depend on training seeds: models of all seeds are tested on the same damaged photographs."""
     key = json.dumps([image_id, kind, severity])
     return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big"))
 
 
 def corrupt(image: Image.Image, kind: str, severity: int, rng: np.random.Generator) -> Image.Image:
-    """A damaged copy of the photograph, of the same size; blur, jpeg, darkness and grey draw nothing from `rng`.
+    """A damaged copy of the photograph, of the same size; only noise and occlusion draw from `rng`.
 
-    image is a PIL image of mode RGB and stays as it is; kind is one of CORRUPTIONS, severity one of SEVERITIES.
-    Raises ValueError for another kind, severity or mode."""
+    image: PIL image of mode RGB; kind: one of CORRUPTIONS; severity: one of SEVERITIES. Raises ValueError for another
+    kind, severity or mode."""
     if kind not in AMOUNTS:
         raise ValueError(f"there is no corruption {kind!r}; choose from {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
@@ -70,7 +74,7 @@ def _jpeg(image: Image.Image, quality: int, _: np.random.Generator) -> Image.Ima
 
 
 def _darkness(image: Image.Image, stops: float, _: np.random.Generator) -> Image.Image:
-    factor = 2 ** (-stops / DISPLAY_GAMMA)  # of stored values, for 2 ** -stops of light
+    factor = 2 ** (-stops / DISPLAY_GAMMA)  # for stored values, from 2 ** -stops for light
     return image.point([round(factor * value) for value in range(256)] * 3)
 
 
@@ -79,7 +83,7 @@ def _grey(image: Image.Image, share: float, _: np.random.Generator) -> Image.Ima
 
 
 def _occlusion(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
-    """A patch of one colour, smooth to rough, at any place inside; up to twice as wide as high, or as high as wide."""
+    """A patch of one colour, smooth to rough, anywhere inside; its sides differ by at most a factor of 2."""
     ratio = 2 ** rng.uniform(-1, 1)
     sides = np.sqrt([share * ratio, share / ratio])  # shares of width and height, below 1 for every share here
     left, top = rng.uniform(0, 1 - sides)
@@ -93,9 +97,10 @@ def _occlusion(image: Image.Image, share: float, rng: np.random.Generator) -> Im
 
 
 def _grain(size: tuple[int, int], photograph: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Normal noise for a part of a photograph: (height, width, 3), mean 0, deviation 1; sizes as (width, height) px.
+    """Normal noise for a part of a photograph: (height, width, 3), mean 0, standard deviation 1.
 
-    Where the photograph is larger than SMALL_SIDE_PX each grain covers several pixels."""
+    size, photograph: (width, height) px of the part and of the whole. If the photograph is larger than SMALL_SIDE_PX,
+    each grain covers several pixels."""
     width, height = _small_size(size, photograph)
     grains = rng.standard_normal((height, width, 3), dtype=np.float32)
     rows, columns = (np.arange(n) * small // n for n, small in ((size[1], height), (size[0], width)))
