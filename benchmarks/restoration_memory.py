@@ -4,8 +4,8 @@
 
 Photographs are SIMULATED, 64 px, enlarged by the demo's network; the same few are repeated under other names. Each size
 is restored by the command itself, alone, in a process of its own. The peaks are those of the process's own memory
-(RssAnon, read every 20 ms) and of all resident pages (VmHWM). The latter include pages of memory-mapped files, such as the
-photographs, which the system may take back at any time."""
+(RssAnon, read every 20 ms) and of all resident pages (VmHWM). The latter include pages of memory-mapped files, such as
+the photographs, which the system may take back at any time."""
 
 import argparse
 import hashlib

@@ -37,7 +37,7 @@ def draw(facts: Mapping) -> dict[str, tuple[str, bytes]]:
 
 
 def bar_charts(title: str, panels: Mapping[str, list], counted: str) -> bytes:
-    """One bar chart per panel; panels: what the bars are -> rows (value, count). Counts that are no number are omitted."""
+    """One bar chart per panel; panels: what bars are -> rows (value, count). Counts that are no number are omitted."""
     from matplotlib.figure import Figure  # slow to import, and needed only here
 
     figure = Figure(figsize=(1 + 4 * len(panels), 3), layout="constrained")
