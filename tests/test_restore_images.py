@@ -497,11 +497,11 @@ def test_a_second_run_and_a_mount_point_are_refused_in_one_line(built, tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small-sim"]
 
 
-def test_bad_input_is_refused_in_one_line_before_anything_is_written(built, colorizer, tmp_path):
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(built, face_enhancer, tmp_path):
     out = tmp_path / "out"
     given = ("--dataset_name", built, "--output_dir", out)
     assert "no such file" in refusal(*given, "--upscaler", tmp_path / "none.pth")
-    assert "another kind of network" in refusal(*given, "--upscaler", colorizer)
+    assert "another kind of network" in refusal(*given, "--upscaler", face_enhancer)
     assert "another kind of network" in refusal(*given, *SMALL, "--colorizer", UPSCALER)
     assert "another kind of network" in refusal(*given, *SMALL, "--face_enhancer", UPSCALER)
     assert "enlarges 4 times at most" in refusal(*given, *SMALL, "--output_scale", 5)
