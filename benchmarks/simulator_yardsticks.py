@@ -1,11 +1,12 @@
-"""What the SIMULATED corpus allows: how well a detector finds its faces, and how well its true parameters classify.
+"""Measures what the SIMULATED corpus allows: how well a detector finds its faces, how well true parameters classify.
 
     python benchmarks/simulator_yardsticks.py --raw_dir runs/demo/raw --dataset_name runs/demo/rdface-sim
 
-Detection: MTCNN at threshold 0.9, largest face, mean distance of the five landmarks from the truth in inter-ocular
-distances. Classification: the benchmark's own linear probe on the true face parameters instead of an image's features,
-out of fold under `strict`; it bounds what any reader of these images can reach. Shuffled labels must give chance.
-Near duplicates: how many planted re-encodings the build has put into their original's group."""
+Detection: MTCNN at threshold 0.9, largest face; mean distance of its five landmarks from the true ones, in units of the
+distance between the eyes. Classification: the benchmark's linear probe on the true face parameters instead of an
+image's features, out of fold under protocol strict; nothing that reads these images can do better. With shuffled labels
+it must score at chance. Near duplicates: how many of the planted re-encodings the build has put into the group of their
+original."""
 
 import argparse
 import sys
@@ -29,7 +30,7 @@ from scoring import metrics
 
 
 def detection(raw_dir: Path, truth: list[dict]) -> None:
-    """Print found faces and landmark errors, for undegraded and degraded photographs apart."""
+    """Prints the share of faces found and the errors of landmarks, separately by the quality of the photographs."""
     detector = faces.load_detector("mtcnn")
     errors: dict[str, list[float]] = defaultdict(list)
     for true in tqdm(truth, desc="detecting"):
@@ -42,15 +43,15 @@ def detection(raw_dir: Path, truth: list[dict]) -> None:
         errors[kind].append(
             np.nan if missed else np.linalg.norm(face.landmarks - landmarks, axis=1).mean() / eye_distance
         )
-    for kind, found in sorted(errors.items()):
+    for kind, distances in sorted(errors.items()):
         print(
-            f"{kind}: face found in {100 * np.mean(~np.isnan(found)):.1f} % of {len(found)}, "
-            f"landmarks within {100 * np.nanmean(found):.1f} % of the inter-ocular distance on average"
+            f"{kind}: face found in {100 * np.mean(~np.isnan(distances)):.1f} % of {len(distances)}, "
+            f"landmarks within {100 * np.nanmean(distances):.1f} % of the inter-ocular distance on average"
         )
 
 
 def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
-    """Print out-of-fold scores of the linear probe on parameters (n, p) of the dataset's rows."""
+    """Prints out-of-fold scores of the linear probe on the parameters (n, p) of the dataset's rows."""
     labels, groups = np.array(images["label"][:]), np.array(images["group_id"][:])
     if shuffle:
         labels = np.random.default_rng(0).permutation(labels)
@@ -73,7 +74,7 @@ def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
 
 
 def duplicates(images, truth: list[dict]) -> None:
-    """Print how many planted re-encodings share their original's group (their subject is not in the CSV)."""
+    """Prints how many planted re-encodings share their original's group; the CSV does not name their subject."""
     group_of = dict(zip(images["image_id"], images["group_id"], strict=True))
     subjects = defaultdict(set)
     for true in truth:
@@ -86,7 +87,7 @@ def duplicates(images, truth: list[dict]) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--raw_dir", type=Path, required=True, help="what simulate_faces.py wrote")
+    parser.add_argument("--raw_dir", type=Path, required=True, help="the folder that simulate_faces.py wrote")
     parser.add_argument("--dataset_name", required=True, help="the dataset built from it")
     return parser.parse_args(argv)
 

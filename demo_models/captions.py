@@ -1,9 +1,8 @@
-"""The words of the miniature diffusion base: captions of SIMULATED people, a tokenizer, and a text encoder that knows
-what they do to a face before the U-Net listens to it.
+"""Captions of SIMULATED people for the miniature diffusion base, its tokenizer, and the training of its text encoder.
 
-A pipeline of Stable Diffusion has a text encoder that learnt from hundreds of millions of captions (CLIP, Radford et
-al., ICML 2021, arXiv 2103.00020). The miniature's learns from captions alone, which cost nothing here: of simulated
-people nobody has photographed it reads off the face parameters that their captions speak of."""
+Stable Diffusion has a text encoder that learnt from hundreds of millions of captions (CLIP, Radford et al., ICML 2021,
+arXiv 2103.00020). The miniature's learns from captions alone, which cost nothing here: it reads the face parameters of
+simulated people off their captions, without any photograph, before the U-Net is trained with it."""
 
 import json
 from collections import Counter
@@ -18,30 +17,30 @@ from phenotyping import phenotypes
 from simulation.people import COUNTRY_ANCESTRY, Person, draw_person
 
 TEXT_WIDTH = 128
-RARE_WORDS = 128  # words of three letters that no caption uses: identifiers for DreamBooth
+RARE_WORDS = 128  # words of three letters that no caption uses, as identifiers for DreamBooth
 QUALITIES = {"black_and_white": "black and white ", "blur": "blurred ", "low_resolution": "blurred "}
 QUALITIES |= {"dark": "dark ", "noise": "noisy ", "jpeg": "noisy ", "border": "framed "}
-QUALITY_SHARE = 0.04  # of captions that speak of each degradation
-SAME_LENGTH = 64  # captions of about one length in a step
+QUALITY_SHARE = 0.04  # share of captions that mention each degradation
+SAME_LENGTH = 64  # captions per step, of about equal length
 
 
 def caption_of(person: Person, degradations: list[str], rng: np.random.Generator) -> str:
-    """What a caption may say of a photograph: its quality, age and sex (each half of the time), most of the terms."""
+    """A caption of a photograph: its quality, age and sex (each in half of the captions), and most of the terms."""
     years = round(person.age_years)
     age = "baby " if years < 1 else f"{years} year old "
     age = age if rng.random() < 0.5 else ""
     noun = {"female": "girl", "male": "boy"}[person.sex] if rng.random() < 0.5 else "child"
-    said = [phenotypes.terms()[hpo_id].name.lower() for hpo_id in person.present if rng.random() < 0.8]
+    findings = [phenotypes.terms()[hpo_id].name.lower() for hpo_id in person.present if rng.random() < 0.8]
     quality = "".join(dict.fromkeys(QUALITIES[kind] for kind in degradations))
-    rng.shuffle(said)
-    return f"{quality}photo of a {age}{noun}" + (f" with {', '.join(said)}" if said else "")
+    rng.shuffle(findings)
+    return f"{quality}photo of a {age}{noun}" + (f" with {', '.join(findings)}" if findings else "")
 
 
 def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
-    """Byte-pair encoding of the captions' words, lower case, and of rare words that no caption uses.
+    """Byte-pair encoding of the captions' words, in lower case, and of rare words that no caption uses.
 
-    The rare words come last in the vocabulary, as in CLIP's own, where late merges are rare. The same captions give the
-    same tokenizer: the library breaks ties at random, so its merges are put in order of frequency here."""
+    The rare words come last in the vocabulary, as in CLIP's, whose late merges are rare. The same captions give the
+    same tokenizer: the library breaks ties at random, so its merges are sorted by frequency here."""
     rng, letters = np.random.default_rng(0), np.array(list("bcdfghjklmnpqrstvwxz"))
     rare = sorted({"".join(rng.choice(letters, 3)) for _ in range(RARE_WORDS)})
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
@@ -53,8 +52,8 @@ def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
     split = bpe.pre_tokenizer.pre_tokenize_str
     words = Counter(f"{word}</w>" for text in texts for word, _ in split(text.lower()))
     merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
-    found = {merge: sum(n for word, n in words.items() if "".join(merge) in word) for merge in merges}
-    merges.sort(key=lambda merge: (-found[merge], len("".join(merge)), merge))  # parts before what is made of them
+    frequency = {merge: sum(n for word, n in words.items() if "".join(merge) in word) for merge in merges}
+    merges.sort(key=lambda merge: (-frequency[merge], len("".join(merge)), merge))  # parts before the whole
     alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789,-'()/")
     pieces = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(f"{letter}</w>" for letter in alphabet)]
     pieces += ["".join(merge) for merge in merges]
@@ -66,7 +65,7 @@ def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
 
 
 def new_text_encoder(n_tokens: int) -> CLIPTextModel:
-    """A CLIP text encoder of 3 layers, untrained, for tokens as train_tokenizer numbers them."""
+    """An untrained CLIP text encoder with 3 layers, for the tokens of train_tokenizer."""
     config = CLIPTextConfig(
         vocab_size=n_tokens,
         hidden_size=TEXT_WIDTH,
@@ -82,8 +81,9 @@ def new_text_encoder(n_tokens: int) -> CLIPTextModel:
 
 
 def described_people(count: int, seed: int) -> tuple[list[str], torch.Tensor]:
-    """Captions of simulated people with pretraining conditions, and what they speak of, (count, q) float32, centred:
-    face parameters in SD, then age, sex and qualities of the photograph, scaled to about the same spread."""
+    """Captions of simulated people with pretraining conditions, and the facts behind them, (count, q) float32, centred.
+
+    The facts are the face parameters in SD, then age, sex and the photograph's qualities with about the same spread."""
     rng, countries = np.random.default_rng([seed, 6]), list(COUNTRY_ANCESTRY)
     pool = phenotypes.conditions()[phenotypes.NUM_STUDY_CONDITIONS :]
     names, qualities = phenotypes.parameters(), list(dict.fromkeys(QUALITIES.values()))
@@ -92,18 +92,15 @@ def described_people(count: int, seed: int) -> tuple[list[str], torch.Tensor]:
         person = draw_person(pool[rng.integers(len(pool))], countries[rng.integers(len(countries))], rng)
         degraded = [kind for kind in QUALITIES if rng.random() < QUALITY_SHARE]
         captions.append(caption_of(person, degraded, rng))
-        shown = {QUALITIES[kind] for kind in degraded}
-        other = [person.age_years / 4, 2 * (person.sex == "female"), *(2 * (quality in shown) for quality in qualities)]
+        mentioned = {QUALITIES[kind] for kind in degraded}
+        other = [person.age_years / 4, 2 * (person.sex == "female"), *(2 * (word in mentioned) for word in qualities)]
         facts.append([*(person.z[name] for name in names), *other])
     facts = torch.tensor(facts, dtype=torch.float32)
     return captions, facts - facts.mean(dim=0)
 
 
 class Reading(torch.nn.Module):
-    """Learns a text encoder by reading facts off captions, with a linear layer that is thrown away afterwards.
-
-    `loss(generator)`: mean squared error over SAME_LENGTH captions, read at their end and again at the last of the
-    places that fill them up, since a U-Net looks at those too."""
+    """Trains a text encoder to read facts off captions, with a linear layer that is thrown away afterwards."""
 
     def __init__(self, tokenizer: CLIPTokenizer, count: int, seed: int):
         super().__init__()
@@ -116,14 +113,17 @@ class Reading(torch.nn.Module):
         self.head = torch.nn.Linear(TEXT_WIDTH, self.facts.shape[1])
 
     def face(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(n, p) face parameters in SD, centred, that are read at the last place of tokens (n, t)."""
+        """Face parameters (n, p) in SD, centred, as read at the last place of tokens (n, t)."""
         return self.head(self.text_encoder(tokens)[0][:, -1])[:, : len(phenotypes.parameters())]
 
     def loss(self, generator: torch.Generator) -> torch.Tensor:
+        """Mean squared error over SAME_LENGTH captions, read at their end and at the last padding token.
+
+        The U-Net attends to padding tokens, too. generator: draws the captions and how far they are padded."""
         group = self.groups[torch.randint(len(self.groups), (1,), generator=generator)]
         length = max(len(self.tokens[i]) for i in group)
-        more = torch.randint(self.longest - length + 1, (1,), generator=generator).item()
-        length += more if torch.rand(1, generator=generator) < 0.3 else 0
+        padding = torch.randint(self.longest - length + 1, (1,), generator=generator).item()
+        length += padding if torch.rand(1, generator=generator) < 0.3 else 0
         tokens = [self.tokens[i] + [self.end] * (length - len(self.tokens[i])) for i in group]
         device = self.head.weight.device
         read = self.head(self.text_encoder(torch.tensor(tokens, device=device))[0])

@@ -2,11 +2,11 @@
 
     accelerate launch demo_models/train_backbone.py
 
-It learns to read face parameters and to tell people apart. The people are drawn from conditions and seeds that no demo
-or study corpus uses (condition ranks from 103 on). Two photographs a person, rendered once into a memory-mapped cache.
-Loss: mean squared error of the standardised parameters + NT-Xent between the two photographs of a person (Chen et al.,
-SimCLR, ICML 2020), the latter on the feature itself, so its cosine is a face similarity. Result: demo_models/backbone
-(timm's local-dir layout, half precision)."""
+It learns to read face parameters and to tell people apart. The people have conditions and seeds that no demo or study
+corpus uses (condition ranks from 103 on). Two photographs per person are rendered once into a memory-mapped cache. The
+loss is the mean squared error of the standardised parameters + NT-Xent between the two photographs of a person (Chen et
+al., SimCLR, ICML 2020); the latter acts on the feature itself, so that its cosine is a similarity of faces. Writes
+demo_models/backbone (timm's local-dir layout, half precision)."""
 
 import argparse
 import json
@@ -37,13 +37,14 @@ from simulation.people import COUNTRY_ANCESTRY
 from simulation.photography import Photograph, take
 
 ARCHITECTURE, IMAGE_SIZE, MEAN, STD = "regnetx_002", 128, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-MODEL_ARGS = {"global_pool": ""}  # the backbone gives its last map, (n, 368, 4, 4)
-DETECTOR_ERROR = 0.03  # SD of each landmark coordinate in eye distances, as MTCNN errs on these faces
+MODEL_ARGS = {"global_pool": ""}  # the backbone returns its last map, (n, 368, 4, 4)
+DETECTOR_ERROR = 0.03  # SD of MTCNN's error on these faces, per landmark coordinate, in eye distances
 
 
 def photograph_person(person: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two photographs (2, side, side, 3) uint8 of one simulated person of a pretraining condition, and the face
-    parameters (n,) float32 in SD."""
+    """Two photographs (2, side, side, 3) uint8 of a simulated person, and the face parameters (n,) float32 in SD.
+
+    The condition is one of those for pretraining."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng([seed, 5, person])
     pool = phenotypes.conditions()[phenotypes.NUM_STUDY_CONDITIONS :]
@@ -56,37 +57,38 @@ def photograph_person(person: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
         eye_distance = np.linalg.norm(points[1] - points[0])
-        seen = points[:5] + rng.normal(0, DETECTOR_ERROR * eye_distance, (5, 2))
-        pictures.append(faces.align(np.ascontiguousarray(picture), seen, IMAGE_SIZE))
+        detected = points[:5] + rng.normal(0, DETECTOR_ERROR * eye_distance, (5, 2))
+        pictures.append(faces.align(np.ascontiguousarray(picture), detected, IMAGE_SIZE))
     return np.stack(pictures), np.array([drawn.z[name] for name in phenotypes.parameters()], np.float32)
 
 
-def render(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Cached photographs (people, 2, side, side, 3) uint8, memory-mapped, and parameters (people, n); rendered where
-    the cache has none."""
-    args.cache_dir.mkdir(parents=True, exist_ok=True)
-    stem = args.cache_dir / f"faces_seed{args.seed}_{args.num_people}"
+def render(cache_dir: Path, num_people: int, seed: int, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Photographs (people, 2, side, side, 3) uint8, memory-mapped, and parameters (people, n) of simulated people.
+
+    They are read from the cache, or rendered into it by num_workers processes."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    stem = cache_dir / f"faces_seed{seed}_{num_people}"
     done = stem.with_suffix(".json")
     if not done.exists():
         pictures = np.lib.format.open_memmap(
-            f"{stem}_pictures.npy", "w+", np.uint8, (args.num_people, 2, IMAGE_SIZE, IMAGE_SIZE, 3)
+            f"{stem}_pictures.npy", "w+", np.uint8, (num_people, 2, IMAGE_SIZE, IMAGE_SIZE, 3)
         )
         targets = np.lib.format.open_memmap(
-            f"{stem}_targets.npy", "w+", np.float32, (args.num_people, len(phenotypes.parameters()))
+            f"{stem}_targets.npy", "w+", np.float32, (num_people, len(phenotypes.parameters()))
         )
-        with process_pool(args.num_workers) as pool:
-            work = pool.map(partial(photograph_person, seed=args.seed), range(args.num_people), chunksize=16)
-            for i, (pair, z) in enumerate(tqdm(work, total=args.num_people, desc="simulated people", mininterval=10)):
+        with process_pool(num_workers) as pool:
+            work = pool.map(partial(photograph_person, seed=seed), range(num_people), chunksize=16)
+            for i, (pair, z) in enumerate(tqdm(work, total=num_people, desc="simulated people", mininterval=10)):
                 pictures[i], targets[i] = pair, z
         done.write_text(json.dumps({"parameters": phenotypes.parameters()}))
     return np.load(f"{stem}_pictures.npy", mmap_mode="r"), np.load(f"{stem}_targets.npy")
 
 
 class ParameterReader(nn.Module):
-    """Backbone and a linear read-out of the face parameters.
+    """Backbone with a linear layer that reads the face parameters.
 
-    images (n, 3, side, side) -> features (n, 5888), parameters (n, p). The last map is flattened instead of averaged:
-    faces are aligned, so where something is tells as much as what it is."""
+    images (n, 3, side, side) -> features (n, 5888), parameters (n, p). The last map is flattened, not averaged: faces
+    are aligned, so the place of a feature says as much as its kind."""
 
     def __init__(self, num_parameters: int):
         super().__init__()
@@ -100,8 +102,9 @@ class ParameterReader(nn.Module):
 
 
 def prepared(pictures: np.ndarray, device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:
-    """uint8 (n, side, side, 3) -> normalised (n, 3, side, side); with a generator, moved by up to 2 %, scaled by 3 %,
-    brightened by 15 %."""
+    """Pictures uint8 (n, side, side, 3) as normalised images (n, 3, side, side).
+
+    generator: moves them by up to 2 %, scales them by up to 3 % and changes their brightness by up to 15 %."""
     images = torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
     if generator is not None:
         n = len(images)
@@ -124,7 +127,9 @@ def prepared(pictures: np.ndarray, device: torch.device, generator: torch.Genera
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Each photograph must find the other one of its person among the batch. first, second: (n, width)."""
+    """Loss that is low if each photograph is most similar to the other one of its person. first, second: (n, width).
+
+    Cross-entropy over cosine similarities, divided by the temperature, with all other photographs of the batch."""
     features = F.normalize(torch.cat([first, second]).float(), dim=1)
     logits = features @ features.T / temperature
     logits.fill_diagonal_(-torch.inf)
@@ -136,8 +141,8 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> to
 def evaluate(
     model: ParameterReader, pictures: np.ndarray, targets: np.ndarray, device: torch.device
 ) -> dict[str, float]:
-    """On held-out people: R2 of the parameters (mean and median over parameters) and how often a photograph's nearest
-    neighbour is the same person."""
+    """R2 of the parameters of held-out people (mean and median over parameters), and the share of photographs whose
+    nearest neighbour shows the same person."""
     model.eval()
     features, read = zip(
         *(
@@ -162,7 +167,7 @@ def evaluate(
 
 
 def save(model: ParameterReader, folder: Path, figures: dict) -> None:
-    """timm local-dir layout: config.json + model.safetensors in half precision."""
+    """Writes timm's local-dir layout: config.json, and model.safetensors in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         name: tensor.half() if tensor.is_floating_point() else tensor
@@ -214,10 +219,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--num_train_epochs", type=int, default=16, help="passes over all people")
     parser.add_argument("--train_batch_size", type=int, default=64, help="people in a batch")
-    parser.add_argument("--learning_rate", type=float, default=5e-3, help="highest, of a one-cycle schedule")
-    parser.add_argument("--identity_weight", type=float, default=0.1, help="of NT-Xent beside the parameters")
-    parser.add_argument("--temperature", type=float, default=0.1, help="of NT-Xent")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16", help="of the network")
+    parser.add_argument("--learning_rate", type=float, default=5e-3, help="highest rate of a one-cycle schedule")
+    parser.add_argument("--identity_weight", type=float, default=0.1, help="weight of NT-Xent in the loss")
+    parser.add_argument("--temperature", type=float, default=0.1, help="temperature of NT-Xent")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16", help="precision of the network")
     parser.add_argument("--num_workers", type=int, default=2, help="rendering processes")
     parser.add_argument("--resume_from_checkpoint", choices=("latest",), help="continue after the last finished epoch")
     parser.add_argument("--seed", type=int, default=1000, help="not a seed of any demo or study corpus")
@@ -228,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     set_seed(args.seed)
-    pictures, targets = render(args)
+    pictures, targets = render(args.cache_dir, args.num_people, args.seed, args.num_workers)
     held_out = min(1000, args.num_people // 10)
     train = args.num_people - held_out
     centre, spread = targets[:train].mean(0), targets[:train].std(0)
@@ -272,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
             scheduler.step()
             optimizer.zero_grad()
             bar.set_postfix(parameters=f"{regression.item():.3f}", identity=f"{identity.item():.3f}", refresh=False)
-        unfinished = checkpoints / "unfinished"  # renamed when whole: a kill at any instant leaves the last good one
+        unfinished = checkpoints / "unfinished"  # renamed when complete, so a kill leaves the last good one
         accelerator.save_state(str(unfinished))
         unfinished.rename(checkpoints / f"epoch-{epoch + 1:02d}")
         figures = evaluate(accelerator.unwrap_model(model), pictures[train:], targets[train:], accelerator.device)

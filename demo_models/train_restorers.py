@@ -2,12 +2,12 @@
 
     accelerate launch demo_models/train_restorers.py
 
-A one-block RRDBNet (Wang et al., ESRGAN, ECCV 2018 workshops, arXiv 1809.00219), x4, in the layout that spandrel reads
-as it reads Real-ESRGAN. It learns to undo what a small old photograph went through: blur, reduction, grain, JPEG, by
-the mean absolute error alone, so it sharpens what is there and invents nothing. The people are drawn from conditions
-and seeds that no demo or study corpus uses (condition ranks from 103 on). Result: demo_models/restorers, half
-precision. There is no miniature colouriser: the smallest DDColor that spandrel knows has a ConvNeXt-T trunk of 28 M
-parameters."""
+It is an RRDBNet with one block (Wang et al., ESRGAN, ECCV 2018 workshops, arXiv 1809.00219), x4, in the layout that
+spandrel reads like Real-ESRGAN. It learns to undo the blur, reduction, grain and JPEG compression of a small old
+photograph. The loss is the mean absolute error alone, so it sharpens details and invents none. The people have
+conditions and seeds that no demo or study corpus uses (condition ranks from 103 on). Writes demo_models/restorers in
+half precision. There is no miniature colouriser: the smallest DDColor that spandrel knows has a ConvNeXt-T trunk with
+28 M parameters."""
 
 import argparse
 import io
@@ -33,20 +33,20 @@ from phenotyping import phenotypes
 from simulation.people import COUNTRY_ANCESTRY
 from simulation.photography import Photograph, take
 
-SCALE, SIDE_PX = 4, 512  # of the photographs before they are degraded
+SCALE, SIDE_PX = 4, 512  # SIDE_PX: of the photographs before they are reduced
 NAME = "rrdbnet_x4_simulated"
 MAX_BLUR_PX, MAX_NOISE, JPEG_QUALITY, GREY_SHARE = 2.0, 0.05, (35, 95), 0.2
 
 
 def photograph(person: int, seed: int) -> np.ndarray:
-    """The person's first photograph that came out undamaged, (side, side, 3) uint8, of a pretraining condition."""
+    """The first photograph of a person without degradations, (side, side, 3) uint8; of a pretraining condition."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng([seed, 5, person])
     pool = phenotypes.conditions()[phenotypes.NUM_STUDY_CONDITIONS :]
     condition, country = pool[rng.integers(len(pool))], list(COUNTRY_ANCESTRY)[rng.integers(len(COUNTRY_ANCESTRY))]
     for attempt in range(100):
-        shown = Photograph(person, "", condition, person, 100 * person + attempt, None, country)
-        picture, _, _, damage, _ = take(shown, SIDE_PX, seed)
+        plan = Photograph(person, "", condition, person, 100 * person + attempt, None, country)
+        picture, _, _, damage, _ = take(plan, SIDE_PX, seed)
         if not damage:
             return picture
     raise RuntimeError(f"person {person}: no undamaged photograph in 100")
@@ -65,7 +65,7 @@ def old_print(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def examples(pictures: np.ndarray, n: int, crop_px: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Small ones (n, 3, crop / 4, crop / 4) and what they were (n, 3, crop, crop), float32 in 0..1."""
+    """Crops as old prints (n, 3, crop / 4, crop / 4), and before that (n, 3, crop, crop), float32 in 0..1."""
     small, large = [], []
     for _ in range(n):
         top, left = rng.integers(0, SIDE_PX - crop_px + 1, 2)
@@ -83,14 +83,14 @@ def as_tensor(pictures: np.ndarray) -> torch.Tensor:
     return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255
 
 
-def psnr(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def psnr(restored: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio of each picture (n, 3, h, w) in 0..1, in dB: (n,)."""
-    return -10 * torch.log10(((found.clamp(0, 1) - truth) ** 2).mean(dim=(1, 2, 3)))
+    return -10 * torch.log10(((restored.clamp(0, 1) - truth) ** 2).mean(dim=(1, 2, 3)))
 
 
 @torch.inference_mode()
 def evaluate(network: torch.nn.Module, pictures: np.ndarray, seed: int, device: torch.device) -> dict[str, float]:
-    """Mean PSNR in dB over held-out people, beside that of bicubic enlargement of the same small prints."""
+    """Mean PSNR in dB over held-out people, of the network and of bicubic enlargement of the same small prints."""
     network.eval()
     ours, bicubic = [], []
     for number, picture in enumerate(pictures):
@@ -114,11 +114,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     folder = Path(__file__).resolve().parent / "restorers"
     parser.add_argument("--output_dir", type=Path, default=folder, help="where the network goes")
-    parser.add_argument("--num_people", type=int, default=300, help="one photograph each; a tenth is held out")
+    parser.add_argument("--num_people", type=int, default=300, help="people, one photograph each; a tenth is held out")
     parser.add_argument("--max_train_steps", type=int, default=3000, help="optimiser steps")
     parser.add_argument("--train_batch_size", type=int, default=16, help="crops in a batch")
     parser.add_argument("--crop_px", type=int, default=128, help="side of a crop, before it is reduced")
-    parser.add_argument("--learning_rate", type=float, default=2e-3, help="highest, of a one-cycle schedule")
+    parser.add_argument("--learning_rate", type=float, default=2e-3, help="highest rate of a one-cycle schedule")
     parser.add_argument("--num_filters", type=int, default=16, help="channels between the dense blocks")
     parser.add_argument("--seed", type=int, default=2000, help="not a seed of any demo or study corpus")
     return parser.parse_args(argv)
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
 
     network = accelerator.unwrap_model(network)
     state = {name: tensor.half().contiguous().cpu() for name, tensor in network.state_dict().items()}
-    network.load_state_dict(state)  # what is measured is what is saved
+    network.load_state_dict(state)  # so that the saved weights are those that are evaluated
     figures = evaluate(network, test, args.seed, accelerator.device)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     save_file(state, args.output_dir / f"{NAME}.safetensors", metadata={"format": "pt", "simulated": "true"})

@@ -1,12 +1,12 @@
-"""Photographs decoded, cut out and resized once, into a memory-mapped file of uint8 pixels.
+"""Decodes, cuts out and resizes a dataset's photographs once, into a memory-mapped file of uint8 pixels.
 
     pixels = cached_pixels(accelerator, images, side_px=224, face_alignment=None, cache_dir=default_cache_dir())
     batch = normalise(pixels.uint8[rows], backbone, device)      # (b, 3, side, side), read from the file
 
 The file's name is a digest of the dataset's fingerprint (its config, split and rows, see curation/opening.py) and of
-everything that shapes the pixels, so another dataset or config, size, detector or corruption gets another file and
-nothing is ever stale. A record beside it holds the digests of the files: what is damaged or another's is made again. It
-holds photographs: its folder is readable by its owner only, and deleting the folder loses nothing but time.
+all settings that shape the pixels. Another dataset, config, size, detector or corruption therefore gets another file,
+and a file is never out of date. A record beside it holds digests of the files, so damaged or foreign ones are noticed
+and made again. The folder holds photographs and is readable by its owner only; it can be deleted at any time.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from harness.files import check_writable, read_json, sha256_of, write_json
 from harness.processes import LATE_S, in_main_process, machines, which_see
 from imaging import corruptions, faces, near_duplicates
 
-BLOCK_ROWS = 16  # photographs in one call of the detector: the same ones, whatever the number of processes
-LAYOUT = 2  # to be raised when the same settings give other pixels
+BLOCK_ROWS = 16  # photographs per call of the detector: the same ones for any number of processes
+LAYOUT = 2  # raise it when the same settings give other pixels than before
 
 
 @dataclasses.dataclass
@@ -42,12 +42,12 @@ class Pixels:
     """Square RGB pictures of a dataset's rows, in its order."""
 
     uint8: "np.ndarray | JoinedArrays"  # (n, side, side, 3), memory-mapped
-    faces_missed: np.ndarray  # (n,) bool: a face was looked for in vain, so the whole photograph was taken
-    thumbnails: "np.ndarray | JoinedArrays | None" = None  # (n, 2, s, s) of the whole pictures: both_thumbnails
+    faces_missed: np.ndarray  # (n,) bool: no face was detected, so the whole photograph was taken
+    thumbnails: "np.ndarray | JoinedArrays | None" = None  # (n, 2, s, s) of the whole pictures, by both_thumbnails
 
 
 class JoinedArrays:
-    """Arrays (n_i, ...) one behind another as one (n, ...), read where they lie, so memory maps are not copied."""
+    """Arrays (n_i, ...) joined to one (n, ...). Rows are read from the parts, so memory maps are not copied."""
 
     def __init__(self, arrays: Sequence[np.ndarray]):
         self.arrays = list(arrays)
@@ -57,21 +57,21 @@ class JoinedArrays:
         return int(self.starts[-1])
 
     def __getitem__(self, rows: int | Sequence[int] | np.ndarray) -> np.ndarray:
-        """One row (...), or rows (r,) by their numbers 0..n - 1 as (r, ...); raises IndexError outside of these."""
+        """One row (...), or several as (r, ...), by their numbers. Raises IndexError for a number outside 0..n - 1."""
         numbers = np.asarray(rows, dtype=np.int64)
         if ((numbers < 0) | (numbers >= len(self))).any():
             raise IndexError(f"row {rows} is not one of 0..{len(self) - 1}")
         part = np.searchsorted(self.starts, numbers, side="right") - 1
         if numbers.ndim == 0:
             return self.arrays[part][numbers - self.starts[part]]
-        taken = np.empty((len(numbers), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
+        joined = np.empty((len(numbers), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
         for i in np.unique(part):
-            taken[part == i] = self.arrays[i][numbers[part == i] - self.starts[i]]
-        return taken
+            joined[part == i] = self.arrays[i][numbers[part == i] - self.starts[i]]
+        return joined
 
 
 def join(parts: Sequence[Pixels]) -> Pixels:
-    """The rows of several datasets one behind another; those of one as they are."""
+    """The rows of several datasets, joined in their order; those of a single dataset as they are."""
     if len(parts) == 1:
         return parts[0]
     faces_missed = np.concatenate([part.faces_missed for part in parts])
@@ -91,14 +91,14 @@ def cached_pixels(
     padded: bool = False,
     thumbnails: bool = False,
 ) -> Pixels:
-    """The pixels of all images; made now, by all processes together, unless a file holds them already. A machine that
-    does not see the main process's folder has one of its own.
+    """The pixels of all images, from the cache or made now by all processes together.
 
-    face_alignment: detector with which faces are cut out, upright (faces.align); None: the whole photograph, resized
-    without keeping its aspect ratio, bilinear, as the paper does. corruption: kind and severity done to the photograph
-    before anything else. padded: the whole photograph in the middle of a black square instead, its proportions kept.
-    thumbnails: also those by which copies are known (imaging/near_duplicates.py).
-    Raises InputError naming an image that cannot be decoded."""
+    A machine that does not see the main process's folder makes a cache of its own. face_alignment: name of the detector
+    with which faces are cut out, upright (faces.align); None: the whole photograph is resized, bilinear, without
+    keeping its proportions, as the paper does. corruption: kind and severity, applied to the photograph before anything
+    else. padded: the whole photograph keeps its proportions, in the middle of a black square. thumbnails: also make
+    those by which copies are recognised (imaging/near_duplicates.py). Raises InputError that names an image which
+    cannot be decoded."""
     settings = {
         "layout": LAYOUT,
         "fingerprint": images._fingerprint,
@@ -127,8 +127,10 @@ def cached_pixels(
 def _make(
     accelerator: Accelerator, images: datasets.Dataset, settings: dict, arrays: dict[Path, tuple], record: Path
 ) -> None:
-    """Make the files of a cache where they are not sound: all processes of the main one's machine together, and on
-    each machine that does not see that folder its own first process alone. arrays: file -> dtype, shape."""
+    """Makes the files of a cache unless they are sound. arrays: file -> dtype, shape.
+
+    All processes on the main one's machine work together; on every machine that does not see that folder the first
+    process works alone."""
     folder, lock = record.parent, record.with_suffix(".lock")
     in_main_process(accelerator, lambda: check_writable(folder, "--cache_dir"))
     seen, machine = which_see(accelerator, folder), machines(accelerator)
@@ -141,17 +143,17 @@ def _make(
             in_main_process(accelerator, lambda: _reserve(arrays, record, fault))
             if mine in together:
                 share = slice(together.index(mine), None, len(together))
-                told = accelerator.is_main_process
-                with _removed_if_stopped(arrays if told else ()):
-                    _fill(images, settings, list(arrays), share, accelerator.device, told)
-        if not seen[mine] and accelerator.is_local_main_process:  # waits for nobody who could be waiting for it
+                is_main = accelerator.is_main_process
+                with _removed_if_stopped(arrays if is_main else ()):
+                    _fill(images, settings, list(arrays), share, accelerator.device, show_progress=is_main)
+        if not seen[mine] and accelerator.is_local_main_process:  # must not wait for a process that waits for it
             check_writable(folder, "--cache_dir")
             with FileLock(lock):
                 own_fault = _fault(arrays, record, settings)
                 if own_fault is not None:
                     _reserve(arrays, record, own_fault)
                     with _removed_if_stopped(arrays):
-                        _fill(images, settings, list(arrays), slice(None), accelerator.device, told=False)
+                        _fill(images, settings, list(arrays), slice(None), accelerator.device, show_progress=False)
                     _finish(arrays, record, settings)
         accelerator.wait_for_everyone()
         if fault is not None:
@@ -160,10 +162,10 @@ def _make(
 
 
 def _fault(arrays: dict[Path, tuple], record: Path, settings: dict) -> str | None:
-    """Why a cache cannot be used; empty where it was never finished, None where it can.
+    """Why a cache cannot be used; empty if it was never finished, None if it is sound.
 
-    The record is compared with the settings, and the files with its digests: a cache that was cut short, or is
-    another's under this one's name, is not read."""
+    The record is compared with the settings, and the files with the record's digests, so that a cache which was cut
+    short, or another one under this name, is not read."""
     if not record.exists():
         return ""
     try:
@@ -183,7 +185,7 @@ def _fault(arrays: dict[Path, tuple], record: Path, settings: dict) -> str | Non
 
 
 def _kind(file: Path) -> str:
-    """A file's name without the digest that those of one cache share."""
+    """A file's name without the digest that all files of one cache share."""
     return file.name.partition(".")[2]
 
 
@@ -193,7 +195,7 @@ def _partial(file: Path) -> Path:
 
 @contextlib.contextmanager
 def _removed_if_stopped(files: Iterable[Path]) -> Iterator[None]:
-    """What was begun of these is removed, whatever stops the work: they hold photographs and much room."""
+    """Removes unfinished files if anything stops the work, since they are large and hold photographs."""
     try:
         yield
     except BaseException:
@@ -203,8 +205,9 @@ def _removed_if_stopped(files: Iterable[Path]) -> Iterator[None]:
 
 
 def _reserve(arrays: dict[Path, tuple], record: Path, fault: str) -> None:
-    """Empty files of full size, under other names. Raises InputError for a full disk: later it would be a signal that
-    ends the process without a word."""
+    """Makes empty files of full size under temporary names.
+
+    Raises InputError if the disk is full: found later, that would be a signal that ends the process silently."""
     if fault:
         print(f"pixel cache {record.stem} cannot be used ({fault}): it is made again")
     record.unlink(missing_ok=True)
@@ -223,20 +226,20 @@ def _reserve(arrays: dict[Path, tuple], record: Path, fault: str) -> None:
 
 
 def _fill(
-    images: datasets.Dataset, settings: dict, files: list[Path], share: slice, device: torch.device, told: bool
+    images: datasets.Dataset, settings: dict, files: list[Path], share: slice, device: torch.device, show_progress: bool
 ) -> None:
-    """Fill some blocks of rows. share: of all blocks; told: whether the progress is shown."""
+    """Fills some blocks of rows. share: which of all blocks."""
     n, side_px = len(images), settings["side_px"]
     pixels, missed, *thumbnails = (np.load(_partial(file), mmap_mode="r+") for file in files)
     alignment = settings["face_alignment"]
     detector = faces.load_detector(alignment, device) if alignment else None
     blocks = range(0, n, BLOCK_ROWS)[share]
-    described = " ".join(map(str, settings["corruption"] or ["photographs"]))
-    for start in tqdm(blocks, desc=described, unit="block", disable=not told):
+    title = " ".join(map(str, settings["corruption"] or ["photographs"]))
+    for start in tqdm(blocks, desc=title, unit="block", disable=not show_progress):
         rows = range(start, min(start + BLOCK_ROWS, n))
         decoded = [_decode(images, row, settings["corruption"]) for row in rows]
-        found = detector.detect(decoded) if detector else [None] * len(rows)
-        for row, image, face in zip(rows, decoded, found, strict=True):
+        detected = detector.detect(decoded) if detector else [None] * len(rows)
+        for row, image, face in zip(rows, decoded, detected, strict=True):
             if face is not None:
                 pixels[row] = faces.align(np.asarray(image), face.landmarks, side_px)
             else:
@@ -250,27 +253,28 @@ def _fill(
 
 
 def _finish(arrays: dict[Path, tuple], record: Path, settings: dict) -> None:
-    """Give the files their names; the record is written last, so its presence means done."""
+    """Gives the files their names. The record is written last, so its presence means that the cache is finished."""
     for file in arrays:
         os.replace(_partial(file), file)
     write_json(record, settings | {"files": {_kind(file): sha256_of(file) for file in arrays}})
 
 
 def _open(files: list[Path]) -> Pixels:
-    """The files of a sound cache. Raises InputError where somebody has just removed or cut them."""
-    until = time.monotonic() + LATE_S
+    """Opens the files of a sound cache. Raises InputError if somebody has just removed or cut them."""
+    deadline = time.monotonic() + LATE_S
     while True:
         try:
             pixels, *thumbnails = (np.load(file, mmap_mode="r") for file in (files[0], *files[2:]))
             return Pixels(pixels, np.load(files[1]), *thumbnails)
         except (OSError, EOFError, ValueError) as error:
-            if time.monotonic() > until:  # over a network they may come late
+            if time.monotonic() > deadline:  # on a network disk they may appear late
                 reason = f"{one_line(error)}: another process removed or cut it just now"
                 raise InputError(f"--cache_dir {files[0].parent}: {reason}; run again") from error
             time.sleep(0.2)
 
 
 def _decode(images: datasets.Dataset, row: int, corruption: tuple[str, int] | None) -> Image.Image:
+    """The RGB picture of a row, corrupted if so asked. Raises InputError if it cannot be decoded."""
     try:
         photograph = images[row]
         image = photograph["image"].convert("RGB")

@@ -1,4 +1,4 @@
-"""Trained models to the Hub: always private, with a card, and never with a photograph or an image's name.
+"""Uploads trained models to private repositories, with a card, and never with a photograph or an image's name.
 
 repo_id = check_access("ORG/name", token)      # before the training, so that a typo does not cost a night
 push(folder, repo_id, token, card)
@@ -14,15 +14,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from harness.errors import InputError, one_line
 
-# By name, so that what is added to a run's folder later (predictions, heat maps) is not published by accident.
+# Listed by name, so that a new kind of file in a run's folder (predictions, heat maps) is not published by accident.
 PUBLISHED_FILES = ("README.md", "results.json", "per_class.csv", "corruptions.json", "folds/*/model/*")
 
 
 def check_access(name: str, token: str | None) -> str:
-    """ORG/NAME of a repository that the token may write to: NAME alone is put under the token's account.
+    """The repository's full name, ORG/NAME; a name without ORG belongs to the token's account.
 
-    Raises InputError, in one line and without the token, where there is no valid token, no connection or no such
-    name."""
+    Raises InputError, in one line and without the token, if the name is not allowed, the token is missing or invalid,
+    or the Hub cannot be reached."""
     try:
         huggingface_hub.utils.validate_repo_id(name)
         account = HfApi(token=token).whoami()["name"]
@@ -38,10 +38,10 @@ def check_access(name: str, token: str | None) -> str:
 
 
 def push(folder: Path, repo_id: str, token: str | None, card: str, files: Sequence[str] = PUBLISHED_FILES) -> str:
-    """Upload `files` (patterns) of `folder` with `card` as README.md; returns the repository's address.
+    """Uploads `files` (patterns) of `folder` with `card` as README.md; returns the repository's address.
 
-    The repository is made private, and is looked at again before anything is sent: one that is not private is refused,
-    since models of patients' faces can give training images away. Raises InputError."""
+    The repository is created private, and checked before anything is sent, since models of patients' faces can reveal
+    training images. Raises InputError if it is not private or the upload fails."""
     api = HfApi(token=token)
     try:
         url = api.create_repo(repo_id, private=True, exist_ok=True)
@@ -55,7 +55,7 @@ def push(folder: Path, repo_id: str, token: str | None, card: str, files: Sequen
 
 
 def model_card(title: str, backbone: str, facts: Sequence[str], table: str, simulated: bool) -> str:
-    """The card of a classifier: what it is, how it scored on held-out images, what it must not be used for."""
+    """The card of a classifier: a description, its scores on held-out images, and what it must not be used for."""
     metadata = ModelCardData(
         license="other",
         license_name="rdface-research",
@@ -87,7 +87,7 @@ def model_card(title: str, backbone: str, facts: Sequence[str], table: str, simu
 
 
 def adapter_card(base: str, facts: Sequence[str], simulated: bool) -> str:
-    """The card of DreamBooth adapters: what they were made of, how one is loaded, what it must not be used for."""
+    """The card of DreamBooth adapters: their training data, how to load one, and what they must not be used for."""
     metadata = ModelCardData(
         license="other",
         license_name="rdface-research",
@@ -97,7 +97,7 @@ def adapter_card(base: str, facts: Sequence[str], simulated: bool) -> str:
         tags=["lora", "dreambooth", "medical", "rare-diseases", "faces", *(["simulated"] if simulated else [])],
     )
     warning = "**Trained on SIMULATED faces, drawn by a program.** " if simulated else ""
-    what = "faces drawn by a program" if simulated else "gated photographs of children with rare genetic conditions"
+    faces = "faces drawn by a program" if simulated else "gated photographs of children with rare genetic conditions"
     return str(
         ModelCard(
             f"""---
@@ -105,7 +105,7 @@ def adapter_card(base: str, facts: Sequence[str], simulated: bool) -> str:
 ---
 # RDFace DreamBooth adapters
 
-{warning}Research only, and private: an adapter was trained on a handful of {what} and can give them away. Its pictures
+{warning}Research only, and private: an adapter was trained on a handful of {faces} and can give them away. Its pictures
 are no evidence of how a condition looks; do not diagnose, identify or teach with them. An adapter in `fold<F>` saw that
 fold's training photographs only; use its pictures with that fold alone.
 

@@ -187,24 +187,24 @@ def _sources(path: Path) -> set[str]:
         raise InputError(f"{path}: does not say what a model was trained on; delete the model by hand") from error
 
 
-def remove_with_cards(found: Derived, image_id: str, sha256: str) -> None:
+def remove_with_cards(derivatives: Derived, image_id: str, sha256: str) -> None:
     """Removes what `derived` found, and gives the datasets that lost rows a card of a new version."""
-    remove(found, image_id, sha256)
-    for folder in sorted({path.parents[1] for path in found.rows}):
+    remove(derivatives, image_id, sha256)
+    for folder in sorted({path.parents[1] for path in derivatives.rows}):
         if (folder / "README.md").is_file() and any(folder.glob("*/train-*.parquet")):
             datasheet.write_datasheet(folder, datasheet.next_version(datasheet.version_of(folder)))
 
 
-def remove(found: Derived, image_id: str, sha256: str | None = None) -> None:
+def remove(derivatives: Derived, image_id: str, sha256: str | None = None) -> None:
     """Removes what `derived` found by the same name and digest; the folders' cards must be written anew after that."""
-    for path in found.rows:
+    for path in derivatives.rows:
         before = sha256_of(path)
         rewrite(path, functools.partial(_rest, path=path, image_id=image_id, sha256=sha256))
         if path.parent.name in publishable.OPEN_CONFIGS:
             _keep_verdict(path, before)
         if path.parent.name in REAL_CONFIGS + publishable.OPEN_CONFIGS:
             renumber(path.parent)
-    for path in found.files:
+    for path in derivatives.files:
         path.unlink(missing_ok=True)
 
 
