@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOOK = Look(6.0, (0.9, 0.72, 0.62), (0.3, 0.2, 0.12), (0.35, 0.45, 0.5), 0.3, 7)
 
 
-CORPUS = ("--num_images", 40, "--num_conditions", 10, "--image_size", 256, "--seed", 5)
+CORPUS = ("--num_images", 28, "--num_conditions", 7, "--image_size", 256, "--seed", 5)
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,8 @@ def test_the_corpus_depends_on_the_seed_and_not_on_processes(corpus, tmp_path):
     assert all(
         (corpus / n).read_bytes() == (tmp_path / "one" / n).read_bytes() for n in names if n.suffix in {".jpg", ".csv"}
     )
-    conditions = phenotypes.conditions()[:10]
-    first, other = (photography.take(plan_corpus(40, conditions, s)[0], 64, s)[0] for s in (5, 6))
+    conditions = phenotypes.conditions()[:7]
+    first, other = (photography.take(plan_corpus(28, conditions, s)[0], 64, s)[0] for s in (5, 6))
     assert not np.array_equal(first, other)
 
 
