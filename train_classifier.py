@@ -13,8 +13,6 @@ learning_curves.csv and .png, run.json, and a model for each fold. Also runs as 
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
 import hashlib
 import json
 import time
@@ -57,8 +55,7 @@ TOO_LONG = ("learning_curve", "train_image_ids")  # in each fold.json, but not i
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs", "cache_dir", "report_to", "explain")
 FREE_SETTINGS += ("push_to_hub", "hub_model_id", "hub_token", "eval_batch_size", "seed", "fold")
 # Settings outside the digest that tells experiments apart: digests of their content are in it, or they change nothing.
-PLACES = ("dataset_name", "backbone", "backbone_weights", "synthetic_dataset")
-EXTRAS = ("save_models", "corruptions")
+OUTSIDE_DIGEST = ("dataset_name", "backbone", "backbone_weights", "synthetic_dataset", "save_models", "corruptions")
 
 
 # --------------------------------------------------------------------------------------------------------- arguments
@@ -125,7 +122,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"--resolution must be at most {MAX_RESOLUTION}")
     for flag in ("dataset_name", "backbone", "output_dir"):
         if str(getattr(args, flag)) in ("", "."):
-            parser.error(f"--{flag} must name a folder, not the current one")
+            parser.error(f"--{flag} must name a folder other than the current one")
     if args.checkpointing_epochs < 0:
         parser.error("--checkpointing_epochs must not be negative")
     if args.train_batch_size < 2:
@@ -177,7 +174,7 @@ def settings_of(args: argparse.Namespace, digests: dict) -> dict:
 
 def settings_digest(settings: dict, k_shot: int | None) -> str:
     """16 hexadecimal digits by which predictions of one experiment are known, whatever its seeds and folds."""
-    same = {name: value for name, value in settings.items() if name not in PLACES + EXTRAS}
+    same = {name: value for name, value in settings.items() if name not in OUTSIDE_DIGEST}
     if same["synthetic_top_n"] is None:  # so that runs from before this flag can be continued
         del same["synthetic_top_n"]
     if k_shot:  # each seed has a generator of its own, which saw only that seed's support sets
@@ -194,13 +191,13 @@ def main(args: argparse.Namespace) -> None:
     check_name(args.dataset_name, "build it with rdface_dataset.py")
     for name in args.synthetic_dataset or ():
         check_name(name, "make it with a generator's script, such as train_dreambooth.py")
-    names = [args.dataset_name, *(args.synthetic_dataset or ()), args.backbone_weights or args.backbone]
-    work_offline_if_unreachable(names)
+    weights = args.backbone_weights or args.backbone
+    work_offline_if_unreachable([args.dataset_name, *(args.synthetic_dataset or ()), weights])
     accelerator = open_processes(args)
 
     from datasets import disable_progress_bars
 
-    from classification.fold_run import run_fold
+    from classification.fold_run import run_fold, spare_what_is_there
     from classification.study import Job, extract_features, open_study, rows_of
     from harness.processes import in_main_process, wait_for_files
     from harness.weights import weights_sha256
@@ -218,8 +215,8 @@ def main(args: argparse.Namespace) -> None:
     digests = {"fingerprint": images._fingerprint, "backbone_sha256": weights_sha256(backbone.network)}
     digests |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
     settings = settings_of(args, digests | {"mixed_precision": accelerator.mixed_precision})  # or the launcher's
-    resume = bool(args.resume_from_checkpoint)
-    in_main_process(accelerator, lambda: prepare_output(args.output_dir, settings, "folds", RESULTS, resume))
+    run = (args.output_dir, settings, "folds", RESULTS, bool(args.resume_from_checkpoint))
+    in_main_process(accelerator, lambda: prepare_output(*run))
     names = {"backbone": backbone_name(args), "recipe": recipe_name(args, mix)}
     study = open_study(images, labels, backbone, names, settings_digest(settings, args.k_shot))
     if mix:
@@ -232,9 +229,7 @@ def main(args: argparse.Namespace) -> None:
     accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
 
     # ---- pixels and features, each computed once
-    gc.collect()
-    gc.freeze()  # all modules, for example, need not be searched whenever the memory of a fold is freed
-    atexit.register(gc.unfreeze)  # or libraries report leaks when the program ends
+    spare_what_is_there()
     study.decode(accelerator, args.cache_dir, mix.parts if mix else (), args.corruptions)
     if mix:
         mix.refuse_copies([job.fold for job in jobs], study.guarded, study.pixels.thumbnails)
@@ -326,8 +321,8 @@ def open_backbone(
     if args.push_to_hub:
         args.hub_model_id = model_upload.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     with accelerator.main_process_first():
-        paper_input = args.recipe == "finetune"
-        backbone = load_backbone(args.backbone, args.backbone_weights, args.resolution, paper_input=paper_input)
+        source = (args.backbone, args.backbone_weights, args.resolution)
+        backbone = load_backbone(*source, paper_input=args.recipe == "finetune")
     refuse_backbone_that_saw_held_out(backbone, backbone_name(args), images, [job.fold for job in jobs])
     if args.align_faces:
         backbone.face_alignment = None if args.align_faces == "none" else args.align_faces
@@ -359,8 +354,7 @@ def summary(
         f"{len(folds)} folds x {len(args.seed)} seeds ({n_done} done before), "
         f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision",
     ]
-    straddling = protocols.straddling(folds, images["group_id"][:])
-    if straddling:
+    if straddling := protocols.straddling(folds, images["group_id"][:]):
         lines.append(f"protocol {args.protocol}: {straddling} test images share a patient or copy with training")
     return "\n".join(lines)
 
@@ -386,8 +380,7 @@ def finish(
         of_one_seed = jobs[: len(jobs) // len(args.seed)]
         heat_maps.explain_held_out(accelerator, study, of_one_seed, args.explain, args.output_dir / "heat_maps.png")
     all_folds_and_epochs = args.fold is None and args.num_train_epochs == PAPER_EPOCHS
-    comparison = run_results.paper_comparison(study.images, args.backbone, scores, all_folds_and_epochs)
-    if comparison:
+    if comparison := run_results.paper_comparison(study.images, args.backbone, scores, all_folds_and_epochs):
         print(comparison)
     record |= run_record(args, PACKAGES, started) | study.record(accelerator)
     record |= {"seeds": args.seed, "augmentation": augmentations.AMOUNTS if args.augmentation == "gentle" else None}
