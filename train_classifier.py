@@ -200,7 +200,7 @@ def main(args: argparse.Namespace) -> None:
     from classification.fold_run import run_fold, spare_what_is_there
     from classification.study import Job, extract_features, open_study, rows_of
     from harness.processes import in_main_process, wait_for_files
-    from harness.weights import weights_sha256
+    from harness.weights_digest import weights_sha256
 
     # ---- data, folds and backbone: nothing slow happens before everything that can be refused has been
     images, labels, folds, mix = open_data(accelerator, args)

@@ -32,7 +32,7 @@ from classification.weight_files import (
 )
 from harness.errors import InputError, one_line
 from harness.files import write_atomically, write_json
-from harness.weights import weights_sha256
+from harness.weights_digest import weights_sha256
 
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")  # peft's names

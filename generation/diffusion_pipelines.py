@@ -32,7 +32,7 @@ from transformers import CLIPTextModel
 from generation.prompts import check_prompt, prompt_limit
 from harness.errors import InputError, one_line
 from harness.files import read_json
-from harness.weights import weights_sha256
+from harness.weights_digest import weights_sha256
 
 logging.disable_progress_bar()
 
