@@ -127,7 +127,7 @@ def test_a_fitted_probe_has_the_shrinkage_and_temperature_that_its_training_imag
     features, labels, groups, columns = study()
     features = np.random.default_rng(0).normal(size=features.shape)  # says nothing of the classes, so the probe is warm
     fold = protocols.folds(columns, "strict")[0]
-    probe = fit_linear_probe(features, labels, groups, fold.train, protocols.Guard(fold, columns))
+    probe = fit_linear_probe(features, labels, groups, fold.train, Guard(fold, columns))
     chosen = choose_regularisation(features[fold.train], labels[fold.train], groups[fold.train])
     assert (probe.shrinkage, probe.temperature) == chosen and probe.temperature != 1
     (uncalibrated,) = fit_discriminants(features[fold.train], labels[fold.train], [probe.shrinkage])
