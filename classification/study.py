@@ -91,15 +91,15 @@ class Study:
         """Set `pixels`, each picture decoded once, and `corrupted` if asked for; all processes decode together.
 
         synthetic_parts: datasets of the m synthetic images, in the order of their rows."""
-        how = (self.backbone.image_size, self.backbone.face_alignment, cache_dir)
-        pixels = cached_pixels(accelerator, self.images, *how, thumbnails=bool(synthetic_parts))
+        decoding = (self.backbone.image_size, self.backbone.face_alignment, cache_dir)
+        pixels = cached_pixels(accelerator, self.images, *decoding, thumbnails=bool(synthetic_parts))
         n = len(self.images)
         if missed := pixels.faces_missed.sum():
             accelerator.print(f"no face found in {missed} of {n} images: these are used whole")
         if with_corruptions:
             kinds = itertools.product(corruptions.CORRUPTIONS, corruptions.SEVERITIES)
-            self.corrupted = {kind: cached_pixels(accelerator, self.images, *how, kind) for kind in kinds}
-        parts = [cached_pixels(accelerator, part, *how, thumbnails=True) for part in synthetic_parts]
+            self.corrupted = {kind: cached_pixels(accelerator, self.images, *decoding, kind) for kind in kinds}
+        parts = [cached_pixels(accelerator, part, *decoding, thumbnails=True) for part in synthetic_parts]
         self.pixels = join([pixels, *parts])
         if missed := self.pixels.faces_missed[n:].sum():
             m = len(self.labels) - n
