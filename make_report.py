@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.commands import Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
-from harness.hub_connection import check_name, work_offline_if_unreachable
+from harness.hub_availability import check_name, work_offline_if_unreachable
 
 BUILD = "build it with rdface_dataset.py"
 STOPPED = "no page was written"

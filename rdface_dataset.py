@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curation.curated_rows import CSV_NAME, FolderError, Problem, Row, check_is_folder
-from curation.null_values import NullValues
+from curation.extra_null_values import NullValues
 from curation.problem_lines import counted, print_problems
-from harness import dataset_names
 from harness.commands import Parser, path_argument, run_command
 from harness.files import write_json
+from harness.real_or_simulated import SIMULATED, is_simulated, would_shadow
 from harness.run_folder import full_disk_named, run_record, sole_writer
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
         return 2
     if not rows:
         raise FolderError(CSV_NAME, "has no usable row", "correct the problems above")
-    if dataset_names.is_simulated(row.values["source_type"] for row in rows) and dataset_names.would_shadow(target):
-        remedy = f"name it {dataset_names.SIMULATED}"
+    if is_simulated(row.values["source_type"] for row in rows) and would_shadow(target):
+        remedy = f"name it {SIMULATED}"
         raise FolderError(target.name, "would shadow the real dataset with simulated images", remedy)
 
     # ---- groups, folds, Parquet files, card

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
-from harness.dataset_names import BUILD
 from harness.errors import InputError
 from harness.files import write_json
-from harness.hub_connection import check_name, work_offline_if_unreachable
+from harness.hub_availability import check_name, work_offline_if_unreachable
+from harness.real_or_simulated import BUILD
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
 from imaging.restoration_settings import KNOWN, MIN_TILE_PX, ROLES, RestorationSettings
 

@@ -1,4 +1,4 @@
-"""Prints the scores of runs from their predictions, or the paired differences of two runs; see scoring/metrics.py.
+"""Prints the scores of runs from their predictions, or the paired differences of two runs; see scoring/run_scores.py.
 
 python score_runs.py score runs/probe/predictions.parquet      # prints what results.json holds
 python score_runs.py compare runs/a/predictions.parquet runs/b/predictions.parquet
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from harness.commands import Parser, path_argument, run_command
 from harness.errors import InputError, one_line
-from scoring.metrics import compare, format_comparison, score
 from scoring.prediction_files import read_predictions
+from scoring.run_scores import compare, format_comparison, score
 
 STOPPED = "nothing was changed"
 

@@ -16,7 +16,7 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from harness import dataset_names
+from harness import real_or_simulated
 from harness.commands import Parser, path_argument, run_command
 from harness.errors import OutsideError
 from harness.files import write_json
@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         )
     if args.image_size < 32 or args.num_workers < 1 or args.seed < 0:
         parser.error("--image_size must be at least 32, --num_workers at least 1 and --seed not negative")
-    if dataset_names.would_shadow(args.output_dir):
+    if real_or_simulated.would_shadow(args.output_dir):
         parser.error(
             "--output_dir must not be called rdface: simulated data would shadow the real dataset; use rdface-sim"
         )

@@ -27,8 +27,8 @@ from curation import protocols
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError
 from harness.files import write_json
-from harness.hub_connection import check_name, work_offline_if_unreachable
-from harness.option_values import FACE_DETECTORS, PROTOCOLS, default_cache_dir
+from harness.hub_availability import check_name, work_offline_if_unreachable
+from harness.option_choices import FACE_DETECTORS, PROTOCOLS, default_cache_dir
 from harness.run_folder import prepare_output, run_record
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from classification.backbones import Backbone
     from classification.fold_run import Plan
-    from classification.study import Job, Study
+    from classification.study_inputs import Job, Study
     from generation.synthetic_mix import SyntheticMix
 
 STOPPED = RESUMED
@@ -198,7 +198,7 @@ def main(args: argparse.Namespace) -> None:
     from datasets import disable_progress_bars
 
     from classification.fold_run import run_fold, spare_what_is_there
-    from classification.study import Job, extract_features, open_study, rows_of
+    from classification.study_inputs import Job, extract_features, open_study, rows_of
     from harness.processes import in_main_process, wait_for_files
     from harness.weights_digest import weights_sha256
 
@@ -271,7 +271,7 @@ def open_data(
     """The photographs, their labels (n,), the folds asked for, and the synthetic images, if any."""
     import numpy as np
 
-    from classification.study import open_folds
+    from classification.study_inputs import open_folds
     from curation.opening import load_images
     from generation.synthetic_mix import open_mix
 
@@ -315,7 +315,7 @@ def open_backbone(
     If there will be an upload, access to the Hub is checked before: this takes a moment, the weights may take long."""
     from classification.backbones import load_backbone
     from classification.fold_run import check_network
-    from classification.study import refuse_backbone_that_saw_held_out
+    from classification.study_inputs import refuse_backbone_that_saw_held_out
     from publishing import model_upload
 
     if args.push_to_hub:
@@ -366,12 +366,12 @@ def finish(
     from classification import heat_maps, run_results
     from imaging import augmentations
     from publishing import model_upload
-    from scoring import metrics
+    from scoring import run_scores
 
     folders = [job.folder for job in jobs]
     scores = run_results.save_results(args.output_dir, folders, study.label)
     folds = run_results.save_learning_curves(args.output_dir, folders)
-    table = metrics.format_table(scores)
+    table = run_scores.format_table(scores)
     print(table)
     if study.corrupted:
         missed = {which: float(pixels.faces_missed.mean()) for which, pixels in study.corrupted.items()}

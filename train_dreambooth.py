@@ -24,11 +24,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from curation.protocols import fold_number
-from generation import generator_options, prompts
+from generation import generator_choices, prompts
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.files import write_json
-from harness.hub_connection import check_name, work_offline_if_unreachable
-from harness.option_values import FACE_DETECTORS, PROTOCOLS, default_cache_dir
+from harness.hub_availability import check_name, work_offline_if_unreachable
+from harness.option_choices import FACE_DETECTORS, PROTOCOLS, default_cache_dir
 from harness.run_folder import run_record
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "recompute activations in the backward pass: less memory, more time"
     add("--gradient_checkpointing", action="store_true", help=text)
     text = "precision of the frozen networks; adapters are always float32 (default: the setting of accelerate launch)"
-    add("--mixed_precision", choices=generator_options.MIXED_PRECISION, help=text)
+    add("--mixed_precision", choices=generator_choices.MIXED_PRECISION, help=text)
     text = "synthetic images per adapter; 0: none; a higher number adds images to a finished run"
     add("--num_images", type=int, default=100, help=text)
     add("--sample_batch_size", type=int, default=8, help="images sampled together, also from different adapters")
     text = "solver that samples; dpmsolver++ needs half the steps of the solver that most pipelines come with"
-    add("--scheduler", choices=generator_options.SCHEDULERS, default="dpmsolver++", help=text)
+    add("--scheduler", choices=generator_choices.SCHEDULERS, default="dpmsolver++", help=text)
     text = "steps of the solver; the paper takes 30, with the pipeline's own solver"
     add("--num_inference_steps", type=int, default=15, help=text)
     add("--guidance_scale", type=float, default=7.5, help="weight of classifier-free guidance; 1: no guidance")

@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from curation.guard import Guard
+from curation.leak_guard import Guard
 from curation.protocols import N_FOLDS, fold_number
-from generation import generator_options
+from generation import generator_choices
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError
 from harness.files import write_json
-from harness.hub_connection import check_name, work_offline_if_unreachable
-from harness.option_values import FACE_DETECTORS, PROTOCOLS, default_cache_dir
+from harness.hub_availability import check_name, work_offline_if_unreachable
+from harness.option_choices import FACE_DETECTORS, PROTOCOLS, default_cache_dir
 from harness.run_folder import prepare_output, run_record
 
 STOPPED = RESUMED
@@ -51,15 +51,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "train on this many images per condition, drawn by --seed (default: all)"
     add("--k_shot", type=int, help=text)
     text = "side of the square images in px; the paper's is 1024"
-    add("--resolution", type=int, choices=generator_options.FASTGAN_RESOLUTIONS, default=256, help=text)
+    add("--resolution", type=int, choices=generator_choices.FASTGAN_RESOLUTIONS, default=256, help=text)
     text = "detector that cuts out the faces; none: the whole photograph"
     add("--align_faces", choices=[*FACE_DETECTORS, "none"], default="none", help=text)
     text = "train a generator that is given the condition; the paper's is not"
     add("--class_conditional", action="store_true", help=text)
     text = "channels of a map of 128 px, which scale those of all other maps; the paper has 64, take fewer for trials"
-    add("--base_channels", type=int, default=generator_options.FASTGAN_BASE_CHANNELS, help=text)
+    add("--base_channels", type=int, default=generator_choices.FASTGAN_BASE_CHANNELS, help=text)
     text = "loss of the discriminator's decoders; lpips is the paper's kind and needs AlexNet's ImageNet weights"
-    add("--perceptual", choices=generator_options.PERCEPTUAL, default="l1", help=text)
+    add("--perceptual", choices=generator_choices.PERCEPTUAL, default="l1", help=text)
     add("--max_train_steps", type=int, default=50_000, help="training steps of each fold's generator")
     add("--train_batch_size", type=int, default=8, help="images per step; each process trains folds of its own")
     add("--learning_rate", type=float, default=2e-4, help="learning rate of both networks, constant")

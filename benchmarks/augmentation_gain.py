@@ -29,7 +29,7 @@ from harness.seeds import derived_seed
 from imaging import augmentations
 from imaging.pixel_cache import cached_pixels
 from phenotyping import phenotypes
-from scoring import metrics, prediction_files
+from scoring import prediction_files, run_scores
 from simulation import corpus, photography
 from simulation.people import COUNTRY_ANCESTRY
 
@@ -176,7 +176,7 @@ def report(args: argparse.Namespace) -> None:
         for arm in ARMS:
             for n in numbers(args, arm):
                 named = [folder / f"with_{arm.replace(' ', '_')}_{n}" for folder in folders]
-                compared = metrics.compare(alone, prediction_files.read_predictions(named))
+                compared = run_scores.compare(alone, prediction_files.read_predictions(named))
                 scores = {name: compared["metrics"][name] for name in ("top1", "top5") if name in compared["metrics"]}
                 differences.append({"k_shot": k, "arm": arm, "images": n, "n_test": compared["n_test"]} | scores)
                 top1 = scores["top1"]

@@ -31,12 +31,12 @@ from classification.backbones import Backbone, load_backbone, normalise
 from classification.classifiers import build_classifier
 from classification.fine_tuning import Checkpoint, Settings, fit, predict, training_batches
 from classification.linear_probe import fit_linear_probe
-from classification.study import Study, extract_features
+from classification.study_inputs import Study, extract_features
 from curation import protocols
-from curation.guard import Guard
+from curation.leak_guard import Guard
 from curation.opening import load_images, photograph_sha256
 from imaging.pixel_cache import Pixels, cached_pixels
-from scoring import scores
+from scoring import metrics
 
 FOLDS, EPOCHS = 5, 50  # the paper's
 
@@ -197,8 +197,8 @@ def quality(args: argparse.Namespace, study: Study) -> None:
     for precision, name in (("no", "float32"), ("bf16", "bf16")):
         guard = Guard(fold, study.images)
         fit_s, probabilities = our_fit(precision, study, guard, args.quality_epochs, args.backbone)
-        top1, top5 = (100 * scores.topk_accuracy(probabilities, truth, k) for k in (1, 5))
-        loss = float(scores.negative_log_likelihood(probabilities, truth)[0])
+        top1, top5 = (100 * metrics.topk_accuracy(probabilities, truth, k) for k in (1, 5))
+        loss = float(metrics.negative_log_likelihood(probabilities, truth)[0])
         print(f"  {name:<8} {fit_s:.0f} s: top-1 {top1:.1f} %, top-5 {top5:.1f} %, log loss {loss:.3f}")
 
 

@@ -4,7 +4,7 @@
 
 There are one hundred conditions that differ in difficulty and frequency; each subject has one to three photographs
 with correlated outcomes. Each repetition draws new subjects, scores the same classifier on them and checks whether the
-95 % interval of scoring/metrics.py (with --n_boot resamples) covers the true value. That is the population's value,
+95 % interval of scoring/run_scores.py (with --n_boot resamples) covers the true value. That is the population's value,
 except for macro F1: its expectation for this size of test set, because with four images per condition F1 is far from
 its limit. "percentile" is the plain bootstrap for all scores; it shows why three of them need the corrected interval.
 "drawn": conditions as frequent as in the population, which is what drawing subjects with replacement imitates. "fixed":
@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scoring import metrics
+from scoring import run_scores
 from scoring.intervals import bootstrap_interval, swap_p_value
 
 N_CLASSES = 100
@@ -89,8 +89,8 @@ def coverage(
 ) -> dict[str, dict]:
     """For each score: true value, mean estimate, and the share of repetitions whose interval covers the true value.
 
-    `covered`: by the interval that metrics.py uses; `percentile`: by the plain bootstrap; `n`: images on average."""
-    statistics = metrics.statistics_of(N_CLASSES)
+    `covered`: by the interval that run_scores.py uses; `percentile`: by the plain bootstrap; `n`: images on average."""
+    statistics = run_scores.statistics_of(N_CLASSES)
     estimates = np.empty((repetitions, len(NAMES)))
     chosen, plain = np.empty((repetitions, len(NAMES), 2)), np.empty((repetitions, len(NAMES), 2))
     images = []
@@ -99,7 +99,7 @@ def coverage(
         (probabilities,), labels, subjects = population.draw(population.condition_of(size, design, rng), rng)
         images.append(len(labels))
         for i, name in enumerate(NAMES):
-            weighted, interval = partial(statistics[name], probabilities, labels), metrics.interval_of(name)
+            weighted, interval = partial(statistics[name], probabilities, labels), run_scores.interval_of(name)
             estimates[repetition, i] = weighted()[0]
             plain[repetition, i] = bootstrap_interval(weighted, subjects, n_boot=n_boot)
             chosen[repetition, i] = (
@@ -125,7 +125,7 @@ def coverage(
 
 def told_apart(population: Population, size: str, repetitions: int, n_swaps: int, names: Sequence[str]) -> dict:
     """score -> share of repetitions in which two methods of equal skill differ with p < 0.05."""
-    statistics = metrics.statistics_of(N_CLASSES)
+    statistics = run_scores.statistics_of(N_CLASSES)
     n_significant = dict.fromkeys(names, 0)
     for repetition in range(repetitions):
         rng = np.random.default_rng([3, repetition])
@@ -141,8 +141,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--repetitions", type=int, default=2000, help="new sets of subjects for each interval")
-    parser.add_argument("--n_boot", type=int, default=500, help="resamples per interval; scoring/metrics.py uses 2000")
-    parser.add_argument("--n_swaps", type=int, default=499, help="random swaps per test; scoring/metrics.py uses 10000")
+    parser.add_argument("--n_boot", type=int, default=500, help="resamples per interval; run_scores.py uses 2000")
+    parser.add_argument("--n_swaps", type=int, default=499, help="random swaps per test; run_scores.py uses 10000")
     parser.add_argument(
         "--parts", type=int, default=10, help="parts of 10,000 subjects from which the true values come"
     )

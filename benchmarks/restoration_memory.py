@@ -25,7 +25,7 @@ from PIL import Image
 from curation import datasheet
 from curation.schema import real_features
 from demo_models import train_restorers
-from harness import dataset_names
+from harness import real_or_simulated
 from imaging import photographs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ def make_dataset(folder: Path, n: int) -> None:
                 "image_id": name,
                 "label": names[number % CONDITIONS],
                 "disease_abbr": names[number % CONDITIONS],
-                "source_type": dataset_names.SIMULATED_SOURCE,
+                "source_type": real_or_simulated.SIMULATED_SOURCE,
                 "is_grayscale": photographs.is_grayscale(picture),
                 "width": SIDE_PX,
                 "height": SIDE_PX,

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from classification.linear_probe import fit_linear_probe
 from curation import protocols
-from curation.guard import Guard
+from curation.leak_guard import Guard
 from curation.opening import load_images
 from imaging import faces
-from scoring import metrics
+from scoring import run_scores
 
 
 def detection(raw_dir: Path, truth: list[dict]) -> None:
@@ -65,7 +65,7 @@ def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
         for row, p in zip(fold.test.tolist(), probe.probabilities(known[fold.test], n_classes), strict=True):
             own = {"image_id": image_ids[row], "label": int(labels[row]), "fold": fold.number, "subject": groups[row]}
             rows.append(constants | own | {"probabilities": p})
-    scores = metrics.score(pd.DataFrame(rows))
+    scores = run_scores.score(pd.DataFrame(rows))
     top1 = {name: f"{100 * value:.1f}" for name, value in scores["metrics"]["top1"].items() if value is not None}
     print(
         f"linear probe on the true parameters{', labels shuffled' if shuffle else ''}: top-1 {top1['mean']} % "

@@ -19,13 +19,13 @@ from tqdm import tqdm
 from classification.backbones import Backbone, normalise
 from classification.classifiers import FaceClassifier
 from classification.recipes import LAST_LEARNING_RATE
-from curation.guard import Guard
+from curation.leak_guard import Guard
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.seeds import derived_seed
 from imaging import augmentations
 from imaging.pixel_cache import Pixels
-from scoring import scores
+from scoring import metrics
 
 WEIGHT_DECAY = 1e-4  # the paper's
 UNREADABLE = (
@@ -166,7 +166,7 @@ def fit(
         scheduler.step()
         if len(val):
             probabilities = predict(accelerator, model, backbone, pixels, val, settings.eval_batch_size)
-            point["val_accuracy"] = scores.topk_accuracy(probabilities, labels[val], 1)
+            point["val_accuracy"] = metrics.topk_accuracy(probabilities, labels[val], 1)
             if point["val_accuracy"] >= state["best_accuracy"]:  # of equally good epochs the later one
                 state |= {"best_accuracy": point["val_accuracy"], "best": weights_of(classifier)}
         state["curve"].append(point)

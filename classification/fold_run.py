@@ -16,9 +16,9 @@ from classification.backbones import Backbone
 from classification.classifiers import build_classifier, probe_forward, save_classifier
 from classification.fine_tuning import Checkpoint, Settings, fit, predict
 from classification.linear_probe import fit_linear_probe
-from classification.study import Job, Study
+from classification.study_inputs import Job, Study
 from curation import protocols
-from curation.guard import Guard
+from curation.leak_guard import Guard
 from harness.files import write_json
 from harness.seeds import derived_seed
 

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from classification.backbones import normalise
 from classification.classifiers import load_classifier
-from classification.study import Job, Study
+from classification.study_inputs import Job, Study
 from harness.files import write_atomically
 
 METHODS = ("gradcam", "integrated_gradients")

@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from classification.backbones import Backbone
 from classification.classifiers import FaceClassifier, LinearHead
 from curation import protocols
-from curation.guard import Guard
+from curation.leak_guard import Guard
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0)  # 1 is the nearest class mean
 TEMPERATURES = tuple(2.0**power for power in range(-4, 13))  # divide the scores: calibrates them, keeps their ranks

@@ -13,7 +13,8 @@ from curation.opening import is_simulated
 from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json
 from imaging.corruptions import SEVERITIES
-from scoring import metrics, prediction_files
+from scoring import prediction_files, run_scores
+from scoring.run_scores import shown, shown_interval
 
 PAPER_RESULTS = Path(__file__).with_name("paper_results.csv")
 
@@ -85,9 +86,9 @@ def save_results(output_dir: Path, folders: Sequence[Path], label: datasets.Clas
 
     Scores and tables are made from the predictions file just written, so that this file alone is enough."""
     predictions = join(folders, "predictions.parquet", label, output_dir / "predictions.parquet")
-    scores = metrics.score(predictions)
+    scores = run_scores.score(predictions)
     write_json(output_dir / "results.json", scores)
-    for name, table in (("per_class", metrics.per_class_table), ("confusion", metrics.confusion_table)):
+    for name, table in (("per_class", run_scores.per_class_table), ("confusion", run_scores.confusion_table)):
         write_csv(output_dir / f"{name}.csv", table(predictions, label.names), index=name == "confusion")
     return scores
 
@@ -111,13 +112,13 @@ def save_corruption_scores(output_dir: Path, folders: Sequence[Path], label: dat
     for kind, severity in missed:
         name = f"corrupted_{kind}_{severity}.parquet"
         file = output_dir / "corrupted" / name.removeprefix("corrupted_")
-        scored = metrics.score(join(folders, name, label, file))
+        scored = run_scores.score(join(folders, name, label, file))
         scores.setdefault(kind, {})[severity] = scored | {"faces_missed": missed[kind, severity]}
     write_json(output_dir / "corruptions.json", scores)
     lines = [f"{'top-1, percent':<18}" + "".join(f"{f'severity {severity}':>26}" for severity in SEVERITIES)]
     for kind, by_severity in scores.items():
         cells = [by_severity[severity]["metrics"]["top1"] for severity in SEVERITIES]
-        texts = [f"{metrics.shown('top1', cell['mean'])} ({metrics.shown_interval('top1', cell)})" for cell in cells]
+        texts = [f"{shown('top1', cell['mean'])} ({shown_interval('top1', cell)})" for cell in cells]
         lines.append(f"{kind:<18}" + "".join(f"{text:>26}" for text in texts))
     return "\n".join(lines)
 
@@ -169,7 +170,7 @@ def paper_comparison(images: datasets.Dataset, backbone: str, scores: dict, all_
     if not same_data or backbone not in of_paper.index:
         return None
     row, lines = of_paper.loc[backbone], [f"{'percent':<8}{'the paper':>16}{'this run':>16}"]
-    for k in metrics.TOP_K:
+    for k in run_scores.TOP_K:
         ours = scores["metrics"][f"top{k}"]
         sd = "" if ours["sd"] is None else f" ± {100 * ours['sd']:.2f}"
         theirs = f"{row[f'top{k}']:.2f} ± {row[f'top{k}_sd']:.2f}"

@@ -14,7 +14,7 @@ from curation.curated_rows import FolderError, Problem, Row
 from curation.parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES
 from curation.photograph_scan import scan
 from curation.withdrawn_list import Withdrawn
-from harness import dataset_names
+from harness import real_or_simulated
 from harness.errors import ProtocolError
 from imaging import photographs
 
@@ -123,7 +123,7 @@ class RDFaceBuilder(datasets.GeneratorBasedBuilder):
 def write_parquet(rows: list[Row], features: datasets.Features, folder: Path, workspace: Path) -> None:
     """Write train-*.parquet, and nothing else, into a new folder."""
     cache = str(workspace / "cache")  # or the builder would leave locks in the user's own
-    options = {"dataset_name": dataset_names.REAL, "config_name": "real", "writer_batch_size": row_group_rows(rows)}
+    options = {"dataset_name": real_or_simulated.REAL, "config_name": "real", "writer_batch_size": row_group_rows(rows)}
     builder = RDFaceBuilder(rows, features, cache_dir=cache, **options)
     written = workspace / "written"
     try:

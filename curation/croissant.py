@@ -12,8 +12,8 @@ import datasets
 import mlcroissant
 
 from curation.dataset_facts import Config
-from harness import dataset_names
 from harness.errors import InputError, one_line
+from harness.real_or_simulated import REAL, SIMULATED, SYNTHETIC
 
 SPECIFICATIONS = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 PARQUET = mlcroissant.EncodingFormat.PARQUET
@@ -22,9 +22,9 @@ TYPES = {name: getattr(mlcroissant.DataType, name.upper()) for name in NUMBERS} 
     "string": mlcroissant.DataType.TEXT, "large_string": mlcroissant.DataType.TEXT, "bool": mlcroissant.DataType.BOOL,
 }  # fmt: skip
 DESCRIPTIONS = {
-    dataset_names.REAL: "Photographs of children with rare genetic conditions, under controlled access, for research.",
-    dataset_names.SIMULATED: "SIMULATED faces of rare genetic conditions, drawn by a program; none shows a person.",
-    dataset_names.SYNTHETIC: "Faces made by generators that were trained on gated photographs; none shows a person.",
+    REAL: "Photographs of children with rare genetic conditions, under controlled access, for research.",
+    SIMULATED: "SIMULATED faces of rare genetic conditions, drawn by a program; none shows a person.",
+    SYNTHETIC: "Faces made by generators that were trained on gated photographs; none shows a person.",
 }
 USES = (
     "Research on few-shot recognition, synthetic images and phenotype description; not for clinical use, and not for "

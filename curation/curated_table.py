@@ -21,8 +21,9 @@ from curation.curated_rows import (
     check_is_folder,
     quoted,
 )
-from curation.null_values import NullValues
+from curation.extra_null_values import NullValues
 from harness import text_normalization
+from harness.null_words import is_null
 
 IMAGES = "rd_images"
 MAX_CHARACTERS = {  # per column: at least five times the longest value that is known
@@ -254,7 +255,7 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
             reason = f"{quoted(text[column])} is read as not known, as --null_values says"
             problems.append(row.problem(column, "note", reason, NO_REMEDY))
             text[column] = ""
-    if text["subject_id"].strip() and text_normalization.is_null(text["subject_id"]):
+    if text["subject_id"].strip() and is_null(text["subject_id"]):
         subject = quoted(text["subject_id"])
         remedy = f"{NO_REMEDY}, unless {subject} names a person"
         problems.append(row.problem("subject_id", "note", f"{subject} is read as not known", remedy))

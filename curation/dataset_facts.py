@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from curation import protocols, schema, value_parsers, withdrawn_list
 from curation.parquet_files import shard_digests
-from harness import dataset_names
+from harness import real_or_simulated
 from harness.errors import InputError, ProtocolError, one_line
 
 OTHERS = "others"  # values with small counts, together
@@ -48,7 +48,7 @@ def read_configs(folder: Path) -> dict[str, Config]:
     names = [name for name in schema.CONFIGS if any(folder.glob(f"{name}/train-*.parquet"))]
     if not names:
         wanted = "real, restored, reports or synthetic"
-        raise InputError(f"{folder.name}: holds no train-*.parquet in {wanted}; {dataset_names.BUILD}")
+        raise InputError(f"{folder.name}: holds no train-*.parquet in {wanted}; {real_or_simulated.BUILD}")
     if "synthetic" in names and len(names) > 1:
         raise InputError(f"{folder.name}: holds synthetic images beside others; give them a folder of their own")
     return {name: read_config(folder, name) for name in names}
@@ -105,14 +105,14 @@ def facts_of(folder: Path) -> dict:
 def kind_of(configs: Mapping[str, Config]) -> dict:
     """`kind`, on which the licence depends: controlled, cc0-1.0, simulated, or synthetic. In doubt it is controlled."""
     if "synthetic" in configs:
-        return {"kind": "synthetic", "simulated": False, "name": dataset_names.SYNTHETIC}
+        return {"kind": "synthetic", "simulated": False, "name": real_or_simulated.SYNTHETIC}
     images = [config for config in configs.values() if config.name != "reports"]
     sources = [source for config in images for source in config.column("source_type")]
-    if not dataset_names.is_simulated(sources):
-        return {"kind": "controlled", "simulated": False, "name": dataset_names.REAL}
+    if not real_or_simulated.is_simulated(sources):
+        return {"kind": "controlled", "simulated": False, "name": real_or_simulated.REAL}
     licences = {text for config in images for text in config.column("license")}
     kind = "cc0-1.0" if licences == {"CC0-1.0"} else "simulated"
-    return {"kind": kind, "simulated": True, "name": dataset_names.SIMULATED}
+    return {"kind": kind, "simulated": True, "name": real_or_simulated.SIMULATED}
 
 
 def facts_of_images(config: Config) -> dict:

@@ -17,7 +17,7 @@ import yaml
 from curation import dataset_facts, dataset_figures
 from curation.dataset_facts import Config
 from curation.parquet_files import CONTENT, card_entry, parquet_digest, shard_digests
-from harness import dataset_names
+from harness import real_or_simulated
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 
@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
 FIRST_VERSION = "1.0.0"
 PRETTY_NAMES = {
-    dataset_names.REAL: "RDFace",
-    dataset_names.SIMULATED: "RDFace-sim",
-    dataset_names.SYNTHETIC: "RDFace synthetic",
+    real_or_simulated.REAL: "RDFace",
+    real_or_simulated.SIMULATED: "RDFace-sim",
+    real_or_simulated.SYNTHETIC: "RDFace synthetic",
 }
 LICENCE_NAMES = {
     "controlled": "rdface-controlled-access",
@@ -75,7 +75,7 @@ def write_datasheet(
     figures = dataset_figures.draw(facts) if "ages" in facts else {}
     facts["figures"] = {name: alternative for name, (alternative, _) in figures.items()}
     facts["header"] = yaml.safe_dump(header(facts), sort_keys=False, allow_unicode=True, width=1000)
-    card = "curation/synthetic_card.md" if facts["kind"] == "synthetic" else "dataset_card.md"
+    card = "curation/synthetic_images_card.md" if facts["kind"] == "synthetic" else "dataset_card.md"
     texts = {
         "LICENSE": template("curation/dataset_license.txt").render(facts),
         "croissant.json": croissant.record(facts),

@@ -19,13 +19,13 @@ import yaml
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from curation import datasheet, schema
-from curation.guard import columns_for_guard, photograph_digests
+from curation.leak_guard import columns_for_guard, photograph_digests
 from curation.parquet_files import parquet_digest
-from harness import dataset_names
-from harness.dataset_names import BUILD
+from harness import real_or_simulated
 from harness.errors import InputError, one_line
 from harness.files import disk_error, sha256_of
-from harness.hub_connection import check_name
+from harness.hub_availability import check_name
+from harness.real_or_simulated import BUILD
 
 CARD_ERRORS = (
     yaml.YAMLError,
@@ -51,7 +51,7 @@ def load_synthetic(name: str) -> datasets.Dataset:
     """Synthetic images with their provenance (generation/synthetic_images.py): a folder, or ORG/NAME on the Hub.
 
     Raises InputError if it cannot be opened, or if an image does not say what it is or what it was made from. Whether
-    it may be trained on is decided by curation.guard.Guard."""
+    it may be trained on is decided by curation.leak_guard.Guard."""
     never_empty = schema.NEVER_EMPTY_IN_SYNTHETIC
     return _open(name, "synthetic", GENERATE, ("image", "label", "fold", *never_empty), never_empty)
 
@@ -193,7 +193,7 @@ def photograph_sha256(images: datasets.Dataset) -> list[str]:
 
 def is_simulated(images: datasets.Dataset) -> bool:
     """Whether every image was drawn by a program, so that whatever is shown of them must say so."""
-    return dataset_names.is_simulated(images["source_type"][:] if "source_type" in images.column_names else [None])
+    return real_or_simulated.is_simulated(images["source_type"][:] if "source_type" in images.column_names else [None])
 
 
 def guarded_columns(images: datasets.Dataset, pixels: np.ndarray) -> dict[str, list]:

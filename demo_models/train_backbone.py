@@ -30,7 +30,7 @@ from torch import nn
 from tqdm import tqdm
 
 from harness.files import write_json
-from harness.workers import process_pool
+from harness.worker_processes import process_pool
 from imaging import faces
 from phenotyping import phenotypes
 from simulation.people import COUNTRY_ANCESTRY

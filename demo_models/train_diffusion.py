@@ -36,7 +36,7 @@ from transformers import CLIPTokenizer
 from demo_models.captions import TEXT_WIDTH, Reading, caption_of, train_tokenizer
 from harness.commands import Parser
 from harness.files import write_atomically, write_json
-from harness.workers import process_pool
+from harness.worker_processes import process_pool
 from imaging import faces
 from phenotyping import phenotypes
 from simulation.people import COUNTRY_ANCESTRY

@@ -52,7 +52,7 @@ UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, Runti
 UNREADABLE += (NotImplementedError, AssertionError, HFValidationError, SafetensorError, SingleFileComponentError)
 LACKS = "a Stable Diffusion pipeline, or has others than the settings beside it say"
 
-# The solvers that sample, by their names in generation.generator_options; None: the one that the pipeline came with.
+# The solvers that sample, by their names in generation.generator_choices; None: the one that the pipeline came with.
 SCHEDULERS = {"dpmsolver++": DPMSolverMultistepScheduler, "ddim": DDIMScheduler, "pipeline": None}
 # Entries of a config that say nothing about how a network is built.
 NO_PART_OF_A_CONFIG = ("transformers_version", "dtype", "torch_dtype", "architectures")

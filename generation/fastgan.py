@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from generation.generator_options import FASTGAN_BASE_CHANNELS
+from generation.generator_choices import FASTGAN_BASE_CHANNELS
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 

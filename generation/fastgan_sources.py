@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from curation import protocols
-from curation.guard import check_fold
+from curation.leak_guard import check_fold
 from generation import synthetic_images, training_provenance
 from generation.training_provenance import TrainedOn
 from harness.errors import InputError

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from curation import protocols
-from curation.guard import Guard
+from curation.leak_guard import Guard
 from generation import fastgan, gan_losses, training_provenance
 from generation.synthetic_images import image_seed
 from generation.training_provenance import TrainedOn

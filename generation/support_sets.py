@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 
 from curation import protocols
-from curation.guard import Guard, check_fold
+from curation.leak_guard import Guard, check_fold
 from curation.opening import guarded_columns, photograph_sha256
 from generation import synthetic_images
 from generation.training_provenance import TrainedOn

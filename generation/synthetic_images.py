@@ -2,8 +2,8 @@
 
 A generator writes one part at a time (the rows of a condition, or of a snapshot). `write_dataset` joins the parts into
 `FOLDER/synthetic/train-*.parquet` with a card, so that `load_dataset(FOLDER)` opens them. Every row names all real
-images that its generator saw, with their digests, by which the guard (curation/guard.py) keeps held-out patients out
-of training.
+images that its generator saw, with their digests, by which curation/leak_guard.py keeps held-out patients out of
+training.
 """
 
 import dataclasses

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from curation import protocols
-from curation.guard import Guard, columns_for_guard
+from curation.leak_guard import Guard, columns_for_guard
 from curation.opening import is_simulated, load_synthetic, photograph_sha256
 from generation import score_provenance
 from harness.errors import InputError

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from curation import value_parsers
 from curation.opening import is_simulated
-from harness import dataset_names
+from harness import real_or_simulated
 from harness.errors import InputError, one_line
 from phenotyping import phenotypes
 
@@ -140,7 +140,7 @@ def face_of(row: dict, columns: list[tuple]) -> dict:
     return {
         "id": row["image_id"],
         "caption": caption(row),
-        "is_simulated": dataset_names.is_simulated([row.get("source_type")]),
+        "is_simulated": real_or_simulated.is_simulated([row.get("source_type")]),
         "choices": choices(row),
         "text": search_text(row),
         "terms": row.get("hpo_ids"),

@@ -16,7 +16,7 @@ from datasets import Dataset
 from curation.opening import is_simulated
 from harness.errors import one_line
 from pages import dataset_page
-from scoring import metrics, prediction_files
+from scoring import prediction_files, run_scores
 
 TEMPLATE = Path(__file__).resolve().parent / "results_page.html"
 
@@ -36,7 +36,7 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
     predictions = prediction_files.read_predictions(folder)
     record = read_record(folder / "run.json")
     try:
-        results = metrics.score(predictions)
+        results = run_scores.score(predictions)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     first = predictions.iloc[0]
@@ -121,12 +121,12 @@ def paired_differences(runs: Sequence[Run]) -> list[dict]:
     for number, run in enumerate(runs):
         for earlier in runs[:number]:
             try:
-                top1 = metrics.compare(earlier.predictions, run.predictions)["metrics"]["top1"]
+                top1 = run_scores.compare(earlier.predictions, run.predictions)["metrics"]["top1"]
             except ValueError:  # other images, or other labels: shuffled ones, for instance
                 continue
             names = {"a": earlier.row["name"], "b": run.row["name"], "p": f"{top1['p_value']:.4f}"}
-            difference = metrics.shown("top1", top1["difference"], "+")
-            pairs.append(names | {"difference": difference, "interval": metrics.shown_interval("top1", top1, "+")})
+            difference = run_scores.shown("top1", top1["difference"], "+")
+            pairs.append(names | {"difference": difference, "interval": run_scores.shown_interval("top1", top1, "+")})
             break
     return pairs
 
@@ -146,7 +146,7 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
     for run in runs:
         scores = {name: run.row["metrics"].get(name, {}) for name in columns}
         run.row["cells"] = [
-            {part: metrics.shown(name, values.get(part)) for part in ("mean", "low", "high")}
+            {part: run_scores.shown(name, values.get(part)) for part in ("mean", "low", "high")}
             for name, values in scores.items()
         ]
     simulated = is_simulated(images)
@@ -158,7 +158,7 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
         n_classes=n_classes,
         n_subjects=len(set(images["group_id"])),
         columns=columns,
-        chance=[metrics.shown(name, metrics.chance(name, n_classes)) for name in columns],
+        chance=[run_scores.shown(name, run_scores.chance(name, n_classes)) for name in columns],
         runs=[run.row for run in runs],
         pairs=paired_differences(runs),
         faces=example_faces(images, runs[0].predictions, count),

@@ -1,4 +1,4 @@
-"""The scores of scoring/scores.py as `evaluate.Metric` classes for training loops; nothing is loaded from the Hub.
+"""The scores of scoring/metrics.py as `evaluate.Metric` classes for training loops; nothing is loaded from the Hub.
 
     metric = MacroF1()
     metric.add_batch(references=labels, prediction_scores=probabilities)
@@ -15,12 +15,12 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
-from scoring import scores
+from scoring import metrics
 from scoring.prediction_files import SUM_TOLERANCE, whole_number
 
 
 class _Score(evaluate.Metric):
-    """One score over all images. A subclass gives its name in results.json and its function in scoring/scores.py."""
+    """One score over all images. A subclass gives its name in results.json and its function in scoring/metrics.py."""
 
     score_name: str
     score: Callable[..., np.ndarray]
@@ -113,7 +113,7 @@ def _finite_scores(prediction_scores: Sequence | None) -> np.ndarray:
 class TopKAccuracy(_Score):
     """`compute(..., k=5)` returns {"top5": ..}; k is 1 unless given."""
 
-    score = staticmethod(scores.topk_accuracy)
+    score = staticmethod(metrics.topk_accuracy)
 
     def _compute(self, references: list[int], prediction_scores: list[list[float]], k: int = 1) -> dict[str, float]:
         self.score_name = f"top{k}"
@@ -123,30 +123,30 @@ class TopKAccuracy(_Score):
 class BalancedAccuracy(_Score):
     """{"balanced_accuracy": ..}, 0..1."""
 
-    score_name, score = "balanced_accuracy", staticmethod(scores.balanced_accuracy)
+    score_name, score = "balanced_accuracy", staticmethod(metrics.balanced_accuracy)
 
 
 class MacroF1(_Score):
     """{"macro_f1": ..}, 0..1, over all C classes."""
 
-    score_name, score = "macro_f1", staticmethod(scores.macro_f1)
+    score_name, score = "macro_f1", staticmethod(metrics.macro_f1)
 
 
 class MeanReciprocalRank(_Score):
     """{"mrr": ..}, 0..1."""
 
-    score_name, score = "mrr", staticmethod(scores.mean_reciprocal_rank)
+    score_name, score = "mrr", staticmethod(metrics.mean_reciprocal_rank)
 
 
 class NegativeLogLikelihood(_Score):
     """{"nll": ..}, nats."""
 
-    score_name, score = "nll", staticmethod(scores.negative_log_likelihood)
+    score_name, score = "nll", staticmethod(metrics.negative_log_likelihood)
     of_probabilities = True
 
 
 class ExpectedCalibrationError(_Score):
     """{"ece": ..}, 0..1; `compute(..., n_bins=15)`."""
 
-    score_name, score = "ece", staticmethod(scores.expected_calibration_error)
+    score_name, score = "ece", staticmethod(metrics.expected_calibration_error)
     of_probabilities = True

@@ -1,335 +1,135 @@
-"""Turns a classifier's predictions into all its scores, tables and comparisons, with intervals over subjects.
+"""Scores of (n, C) probabilities against (n,) labels; ties are counted in expectation.
 
-A predictions file has one row per image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`, `split`
-(val, test), `seed`, `backbone`, `recipe`, `probabilities` (one per class), and `subject` (the group of one patient and
-near-duplicate photographs, the unit of the bootstrap); optionally also `sex`, `age_group` and `region`, null if not
-known. Only rows with split "test" are scored. An image whose `subject` is null is a subject of its own.
-
-An interval describes the given classifiers, tested on new subjects of the same population; their training images are
-fixed. How much depends on chance in training is the spread over seeds (`sd`), so a claim about a recipe needs several
-seeds. benchmarks/interval_coverage.py measures how often the intervals hold.
+Most take `weights` (b, n), how often each image occurs in each of b bootstrap resamples, and then return (b,) values.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
-
 import numpy as np
-import pandas as pd
-
-from harness.text_normalization import subject_key
-from scoring.intervals import bootstrap_interval, corrected_interval, swap_p_value
-from scoring.prediction_files import SUBGROUPS, checked, known_subjects
-from scoring.scores import (
-    balanced_accuracy,
-    expected_calibration_error,
-    f1_by_class,
-    macro_f1,
-    mean_reciprocal_rank,
-    negative_log_likelihood,
-    predicted_share,
-    reciprocal_ranks,
-    topk_hits,
-    weighted_topk,
-)
-
-TOP_K = (1, 5, 10, 30)
-UNITS = "% (nll, ece: not)"
-NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # no means over images: percentile intervals miss them
+from scipy.sparse import csr_array
 
 
-def score(predictions: pd.DataFrame) -> dict:
-    """The content of results.json, from predictions of one backbone, recipe and protocol.
+def topk_hits(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """The chance that each image's class is among its k most probable ones, if ties are broken at random.
 
-    A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed under
-    `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
-    interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
-    corrected_interval for macro F1, balanced accuracy and calibration error, which are not means over images. All
-    scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and
-    top-5 for each value of sex, age_group and region, if the predictions have these columns. `n_without_subject` is
-    present if images have none (each then counts as a subject of its own), `joined_subjects` if one is spelt in several
-    ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings are mixed, or replicates did
-    not test the same images."""
-    settings, images, probabilities = _replicates(predictions)
-    labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
-    statistics = statistics_of(n_classes)
-    by = _by_subgroup(images, probabilities)
-    return {
-        **settings,
-        "n_test": len(images),
-        "n_subjects": int(images["subject"].nunique()),
-        **images.attrs,
-        "n_classes": n_classes,
-        "n_classes_tested": len(np.unique(labels)),
-        "seeds": sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist()),
-        "n_replicates": len(probabilities),
-        "chance": 1 / n_classes,
-        "metrics": {
-            name: _summary(name, of, probabilities, labels, images["subject"]) for name, of in statistics.items()
-        },
-        **({"by": by} if by else {}),
-    }
+    probabilities (n, C); labels (n,) in 0..C-1; returns (n,) in 0..1: 0 or 1 unless a tie straddles the k-th place.
+    Hence a constant predictor scores k / C, which is chance, and the order of the classes never matters."""
+    ahead, tied = _places(probabilities, labels)
+    return np.clip((k - ahead) / tied, 0.0, 1.0)
 
 
-def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
-    """Protocol, recipe and backbone; the test images sorted by image_id; their probabilities (n, C) by each replicate.
+def reciprocal_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1 / rank of each image's class, in expectation over random orders of equal probabilities; 1 is the best rank.
 
-    The table's `attrs` hold n_without_subject and joined_subjects, as score returns them."""
-    predictions = checked(predictions, "predictions").reset_index(drop=True)
-    test = predictions[predictions["split"] == "test"]
-    if not len(test):
-        raise ValueError(f"none of {len(predictions)} predictions has the split test; only held-out images are scored")
-    settings = {column: test[column].unique().tolist() for column in ("protocol", "recipe", "backbone")}
-    if "settings" in test and test["settings"].nunique(dropna=False) > 1:  # a column that train_classifier.py writes
-        raise ValueError("the files are of runs with different settings (their settings.json); score one at a time")
-    for column, values in settings.items():
-        if len(values) != 1:
-            remedy = "score one at a time"
-            if any("synthetic" in str(value) for value in values):
-                remedy += ", or make the number of synthetic images equal with --synthetic_top_n"
-            raise ValueError(f"{len(values)} values of {column} among the test rows: {values}; {remedy}")
-    one_label = test.groupby("image_id")["label"].nunique() == 1
-    if not one_label.all():
-        image_id = one_label.index[~one_label][0]
-        labels = sorted(test.loc[test["image_id"] == image_id, "label"].unique().tolist())
-        raise ValueError(f"image {image_id} has the labels {labels}; give it one in all folds and seeds")
-    one_replicate = ["seed"] if settings["protocol"] == ["strict"] else ["seed", "fold"]
-    replicates = [rows.sort_values("image_id") for _, rows in test.groupby(one_replicate)]
-    first = replicates[0]
-    if first["image_id"].duplicated().any() or any(
-        not np.array_equal(rows["image_id"], first["image_id"]) for rows in replicates
-    ):
-        raise ValueError("the replicates did not test the same images once each; run the missing folds or seeds")
-    subgroups = test.groupby("image_id")[[column for column in SUBGROUPS if column in test]].first()  # that is not null
-    images = first.drop(columns=subgroups.columns).join(subgroups, on="image_id")
-    images["subject"], n_without, joined = known_subjects(images, test)
-    images.attrs = {"n_without_subject": n_without} if n_without else {}
-    images.attrs |= {"joined_subjects": joined} if joined else {}
-    probabilities = [np.stack(rows["probabilities"].tolist()) for rows in replicates]
-    return {column: values[0] for column, values in settings.items()}, images, probabilities
+    Shapes as in topk_hits; returns (n,) in 0..1. A class with a others before it, which ties with t - 1 others, gets
+    the mean of 1/(a+1) .. 1/(a+t), so a constant predictor scores (1 + 1/2 + .. + 1/C) / C, which is chance."""
+    ahead, tied = _places(probabilities, labels)
+    harmonic = np.cumsum([0.0, *(1 / np.arange(1, np.shape(probabilities)[1] + 1))])  # 1 + 1/2 + .. + 1/i at place i
+    return (harmonic[ahead + tied] - harmonic[ahead]) / tied
 
 
-def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
-    """name in results.json -> function, as macro_f1, of all scores that this number of classes allows."""
-    return {f"top{k}": partial(weighted_topk, k=k) for k in TOP_K if k < n_classes} | {
-        "macro_f1": macro_f1,
-        "balanced_accuracy": balanced_accuracy,
-        "mrr": mean_reciprocal_rank,
-        "nll": negative_log_likelihood,
-        "ece": expected_calibration_error,
-    }
+def _places(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many classes are more probable than each image's own, and how many are as probable, itself included: (n,)."""
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    own = probabilities[np.arange(len(labels)), labels][:, None]
+    return (probabilities > own).sum(axis=1), (probabilities == own).sum(axis=1)
 
 
-def _mean_over(statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray) -> Callable:
-    """The statistic's mean over replicates, as a function of weights (b, n)."""
-    return lambda weights: np.mean([statistic(replicate, labels, weights) for replicate in probabilities], axis=0)
+def topk_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Mean of topk_hits: the share of images whose class is among the k most probable, 0..1."""
+    return float(topk_hits(probabilities, labels, k).mean())
 
 
-def interval_of(name: str) -> Callable[..., tuple[float, float]]:
-    """The function that gives the interval of the score of this name, or of a difference of two such scores."""
-    return corrected_interval if name in NOT_LINEAR else bootstrap_interval
+def weighted_topk(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, *, k: int
+) -> np.ndarray:
+    """topk_accuracy with the signature of macro_f1."""
+    return _weighted_mean(topk_hits(probabilities, labels, k), weights)
 
 
-def _low_and_high(name: str, weighted: Callable, subjects: pd.Series) -> dict:
-    """low and high of the score of this name, or of a difference of two such scores."""
-    if subjects.nunique() < 2:
-        return {"low": None, "high": None}  # one subject tells nothing about others
-    return dict(zip(("low", "high"), interval_of(name)(weighted, subjects), strict=True))
+def mean_reciprocal_rank(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of reciprocal_ranks; shapes as in macro_f1, returns (b,) in 0..1."""
+    return _weighted_mean(reciprocal_ranks(probabilities, labels), weights)
 
 
-def _summary(
-    name: str, statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray, subjects: pd.Series
-) -> dict:
-    """mean, sd, low, high of one statistic; see score."""
-    values = [float(statistic(replicate, labels)[0]) for replicate in probabilities]
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    interval = _low_and_high(name, _mean_over(statistic, probabilities, labels), subjects)
-    if name in NOT_LINEAR and interval["low"] is not None:  # the corrected interval has no bounds
-        interval = {"low": max(0.0, interval["low"]), "high": min(1.0, interval["high"])}
-    return {"mean": float(np.mean(values)), "sd": sd, **interval}
+def negative_log_likelihood(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of -ln p of the right class, in nats; shapes as in macro_f1, returns (b,) >= 0; a uniform guess has ln C.
+
+    A probability below 1e-12 counts as 1e-12, so that one image adds at most 27.6 and cannot outweigh all others."""
+    own = np.asarray(probabilities, float)[np.arange(len(labels)), labels]
+    return _weighted_mean(-np.log(np.maximum(own, 1e-12)), weights)
 
 
-def _by_subgroup(images: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
-    """column -> value -> n, n_subjects, top1 and top5, for the columns of SUBGROUPS that the images have."""
-    statistics = {name: of for name, of in statistics_of(probabilities[0].shape[1]).items() if name in ("top1", "top5")}
-    by = {}
-    for column in [column for column in SUBGROUPS if column in images]:
-        values = images[column].astype(object).where(images[column].notna(), "not known").astype(str).to_numpy()
-        by[column] = {}
-        for value in sorted(np.unique(values), key=_by_age_then_name):
-            rows = values == value
-            labels, subjects = images["label"].to_numpy()[rows], images["subject"][rows]
-            by[column][str(value)] = {"n": int(rows.sum()), "n_subjects": int(subjects.nunique())} | {
-                name: _summary(name, statistic, [replicate[rows] for replicate in probabilities], labels, subjects)
-                for name, statistic in statistics.items()
-            }
-    return by
+def _weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Means (b,) of values (n,) under each row of weights (b, n); None: one row of ones."""
+    weights = np.ones((1, len(values))) if weights is None else weights
+    return weights @ values / weights.sum(axis=1)
 
 
-def _by_age_then_name(value: str) -> tuple[bool, int, str]:
-    """A key that sorts 6-11 before 12-17, words alphabetically, and "not known" last."""
-    years = "".join(itertools.takewhile(str.isdecimal, value))
-    return value == "not known", int(years or 0), value
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, n_bins: int = 15
+) -> np.ndarray:
+    """How far the highest probability is from the accuracy of its class: mean over bins, weighted by their images.
+
+    Shapes as in macro_f1; returns (b,) in 0..1. Bins are equally wide and closed above: (0, 1/15], (1/15, 2/15], ..
+    Among classes that tie for the highest probability the guess is random, so a hit is divided equally between them.
+    Sampling errors do not cancel in a mean of absolute values, so the estimate is too high: see corrected_interval.
+    Source: Naeini, Cooper and Hauskrecht, AAAI 2015; Guo, Pleiss, Sun and Weinberger, ICML 2017."""
+    probabilities = np.asarray(probabilities, float)
+    confidence = probabilities.max(axis=1)
+    which = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    excess = confidence - topk_hits(probabilities, labels, 1)
+    weights = np.ones((1, len(excess))) if weights is None else weights
+    return np.abs(weights @ in_columns(excess, which, n_bins)).sum(axis=1) / weights.sum(axis=1)
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
-    """Two methods on the same test images: each score of both, the difference b - a, its interval and a p-value.
+def macro_f1(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """F1 of the most probable class, averaged over all C classes; a class without test images counts as 0.
 
-    a, b: predictions of one backbone, recipe and protocol each, as for score; seeds may differ in number and value.
-    Scores are means over replicates. `low` and `high` are the 95 % interval of the difference over subjects, drawn for
-    both methods together, from the same functions as in score; `p_value` is from swap_p_value. Raises ValueError if the
-    protocol, the number of classes, the test images, their labels or their subjects differ."""
-    (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = _replicates(a), _replicates(b)
-    if of_a["protocol"] != of_b["protocol"]:
-        raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
-    if not np.array_equal(images["image_id"], images_b["image_id"]):
-        only = sorted(set(images["image_id"]) ^ set(images_b["image_id"]))
-        raise ValueError(f"{len(only)} test images are in one file only, the first {only[0]}; test both on the same")
-    n_classes = probabilities_a[0].shape[1]
-    same = np.array_equal(images["label"], images_b["label"]) and np.array_equal(
-        images["subject"].map(subject_key), images_b["subject"].map(subject_key)
-    )
-    if n_classes != probabilities_b[0].shape[1] or not same:
-        raise ValueError(
-            "classes, labels or subjects of the same images differ; compare runs on one build of a dataset"
-        )
-    labels, subjects = images["label"].to_numpy(), images["subject"]
-    scores = {}
-    for name, statistic in statistics_of(n_classes).items():
-        mean_a, mean_b = (_mean_over(statistic, each, labels) for each in (probabilities_a, probabilities_b))
-        once = np.ones((1, len(labels)))
-        value_a, value_b = float(mean_a(once)[0]), float(mean_b(once)[0])
-        scores[name] = {
-            "a": value_a,
-            "b": value_b,
-            "difference": value_b - value_a,
-            **_low_and_high(name, lambda weights, a=mean_a, b=mean_b: b(weights) - a(weights), subjects),
-            "p_value": swap_p_value(statistic, probabilities_a, probabilities_b, labels, subjects),
-        }
-    return {
-        "protocol": of_a["protocol"],
-        "n_test": len(labels),
-        "n_subjects": int(subjects.nunique()),
-        **images.attrs,
-        "a": {"backbone": of_a["backbone"], "recipe": of_a["recipe"], "n_replicates": len(probabilities_a)},
-        "b": {"backbone": of_b["backbone"], "recipe": of_b["recipe"], "n_replicates": len(probabilities_b)},
-        "metrics": scores,
-    }
+    probabilities (n, C); labels (n,); weights (b, n): how often each image occurs in each of b resamples (None: one
+    resample with every image once); returns (b,) in 0..1. Equals scikit-learn's f1_score(labels=range(C),
+    average="macro", zero_division=0) if no probabilities tie; tied classes share the prediction. In a resample the
+    average is over the conditions drawn, scaled by the share of all C classes that has test images: otherwise every
+    condition that happens not to be drawn would count as a failure and the interval would miss its estimate."""
+    f1, tested = f1_by_class(probabilities, labels, weights)
+    return f1.sum(axis=1) / tested.sum(axis=1) * len(np.unique(labels)) / f1.shape[1]
 
 
-def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Test images of each true class (rows) by their most probable class (columns), averaged over replicates.
-
-    names: of the C classes in their order. Returns C x C counts, which are fractions if replicates differ or classes
-    tie. Raises ValueError if names and probabilities differ in number, and as score does."""
-    _, images, probabilities = _replicates(predictions)
-    _check_names(names, probabilities)
-    true = np.eye(len(names))[images["label"]]
-    counts = true.T @ np.mean([predicted_share(replicate) for replicate in probabilities], axis=0)
-    return pd.DataFrame(counts, index=pd.Index(names, name="true"), columns=pd.Index(names, name="predicted"))
+def f1_by_class(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """F1 of each class, 0 if none of its images is drawn, and whether one is; each (b, C), arguments as in macro_f1."""
+    hit, predicted, true = confusion(probabilities, labels, weights)
+    return 2 * hit / np.maximum(predicted + true, 1e-12), true > 0
 
 
-def per_class_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """One row per class: images, subjects, recall (top-1, top-5), F1, mean reciprocal rank, most frequent wrong class.
+def balanced_accuracy(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Recall of the most probable class, averaged over the classes with test images (in a resample: those drawn).
 
-    names: as in confusion_table. Scores are fractions 0..1, averaged over replicates. For a class without test images,
-    recall and reciprocal rank are missing but F1 is 0; so f1 averages to macro_f1 and recall_top1 to balanced_accuracy.
-    Of wrong classes predicted equally often the first is given; there is none if all predictions are right."""
-    _, images, probabilities = _replicates(predictions)
-    _check_names(names, probabilities)
-    labels = images["label"].to_numpy()
-    of_each = np.eye(len(names))[labels].T  # (C, n)
-    n_images = of_each.sum(axis=1)
-
-    def mean_by_class(values: list[np.ndarray]) -> np.ndarray:
-        return np.where(n_images > 0, of_each @ np.mean(values, axis=0) / np.maximum(n_images, 1), np.nan)
-
-    subjects = images.groupby("label")["subject"].nunique().reindex(range(len(names)), fill_value=0)
-    wrong = confusion_table(predictions, names).to_numpy() * (1 - np.eye(len(names)))
-    return pd.DataFrame(
-        {
-            "class": list(names),
-            "images": n_images.astype(int),
-            "subjects": subjects.to_numpy(),
-            "recall_top1": mean_by_class([topk_hits(replicate, labels, 1) for replicate in probabilities]),
-            "recall_top5": mean_by_class([topk_hits(replicate, labels, 5) for replicate in probabilities]),
-            "f1": np.mean([f1_by_class(replicate, labels, None)[0][0] for replicate in probabilities], axis=0),
-            "mrr": mean_by_class([reciprocal_ranks(replicate, labels) for replicate in probabilities]),
-            "most_frequent_wrong_class": [names[row.argmax()] if row.any() else None for row in wrong],
-        }
-    )
+    Shapes, range and ties as in macro_f1. Equals scikit-learn's balanced_accuracy_score if nothing ties."""
+    hit, _, true = confusion(probabilities, labels, weights)
+    return (hit / np.maximum(true, 1e-12)).sum(axis=1) / (true > 0).sum(axis=1)
 
 
-def _check_names(names: Sequence[str], probabilities: list[np.ndarray]) -> None:
-    if len(names) != probabilities[0].shape[1]:
-        raise ValueError(f"{len(names)} names for {probabilities[0].shape[1]} classes; give the dataset of the run")
+def confusion(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Weighted number of hits, predictions and images of each class, each (b, C); weights as in macro_f1."""
+    share = predicted_share(probabilities)
+    n, n_classes = share.shape
+    hits = share[np.arange(n), labels]
+    weights = np.ones((1, n)) if weights is None else weights
+    parts = in_columns(hits, labels, n_classes), csr_array(share), in_columns(np.ones(n), labels, n_classes)
+    return tuple(weights @ part for part in parts)  # sparse, because nearly all of (n, C) is 0
 
 
-def chance(name: str, n_classes: int) -> float | None:
-    """What a constant predictor scores, the same probability for every class; None where the labels decide."""
-    if name.startswith("top"):
-        return min(1.0, int(name.removeprefix("top")) / n_classes)
-    harmonic = sum(1 / rank for rank in range(1, n_classes + 1))
-    return {"balanced_accuracy": 1 / n_classes, "mrr": harmonic / n_classes, "nll": math.log(n_classes)}.get(name)
+def predicted_share(probabilities: np.ndarray) -> np.ndarray:
+    """(n, C): in each row a 1 at the most probable class, divided equally if several tie."""
+    probabilities = np.asarray(probabilities)
+    best = probabilities == probabilities.max(axis=1, keepdims=True)
+    return best / best.sum(axis=1, keepdims=True)
 
 
-def shown(name: str, value: float | None, sign: str = "") -> str:
-    """A score as text: in percent, but nll and ece as they are; a dash for None. sign: "+" to write it always."""
-    if value is None:
-        return "-"
-    return f"{value:{sign}.3f}" if name in ("nll", "ece") else f"{100 * value:{sign}.2f}"
-
-
-def shown_interval(name: str, values: dict, sign: str = "") -> str:
-    """low .. high as text, formatted as `shown` does."""
-    return f"{shown(name, values['low'], sign)} .. {shown(name, values['high'], sign)}"
-
-
-def format_table(results: dict) -> str:
-    """The scores as a text table in percent, with what a reader needs to judge them: n, seeds, intervals, chance."""
-    lines = [
-        f"{results['backbone']}, {results['recipe']}, protocol {results['protocol']}: {results['n_test']} test images "
-        f"of {_subjects_of(results)}, {results['n_classes_tested']} of {results['n_classes']} classes tested, "
-        f"seeds {', '.join(map(str, results['seeds']))}",
-        f"{UNITS:<18} {'mean':>6} {'sd':>6}   {'95 % interval':<15} {'chance':>6}",
-    ]
-    for name, values in results["metrics"].items():
-        mean, sd, by_chance = (
-            shown(name, value) for value in (values["mean"], values["sd"], chance(name, results["n_classes"]))
-        )
-        lines.append(f"{name:<18} {mean:>6} {sd:>6}   {shown_interval(name, values):<15} {by_chance:>6}")
-    for column, groups in results.get("by", {}).items():
-        for value, group in groups.items():
-            tops = [
-                f"{name} {shown(name, group[name]['mean'])} ({shown_interval(name, group[name])})"
-                for name in ("top1", "top5")
-                if name in group
-            ]
-            lines.append(f"{column} {value}: {group['n']} images of {group['n_subjects']} subjects, {', '.join(tops)}")
-    return "\n".join(lines)
-
-
-def _subjects_of(results: dict) -> str:
-    """How many subjects, and how those were counted that are not known or spelt in several ways."""
-    text = f"{results['n_subjects']} subjects"
-    without, joined = results.get("n_without_subject"), results.get("joined_subjects", ())
-    notes = [f"{without} images without a subject are one each"] if without else []
-    notes += [f"{' and '.join(names)} are one" for names in joined]
-    return text + (f" ({'; '.join(notes)})" if notes else "")
-
-
-def format_comparison(comparison: dict) -> str:
-    """The result of compare as a text table, in percent (nll in nats, ece 0..1)."""
-    a, b = ("{backbone}, {recipe}, mean of {n_replicates}".format(**comparison[letter]) for letter in "ab")
-    lines = [
-        f"protocol {comparison['protocol']}: {comparison['n_test']} test images of {_subjects_of(comparison)}",
-        f"A: {a}",
-        f"B: {b}",
-        f"{UNITS:<18} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<17} {'p':>6}",
-    ]
-    for name, values in comparison["metrics"].items():
-        a, b = (shown(name, values[letter]) for letter in "ab")
-        difference, interval = shown(name, values["difference"], "+"), shown_interval(name, values, "+")
-        lines.append(f"{name:<18} {a:>6} {b:>6} {difference:>7}   {interval:<17} {values['p_value']:.4f}")
-    return "\n".join(lines)
+def in_columns(values: np.ndarray, column: np.ndarray, n_columns: int) -> csr_array:
+    """Sparse (n, n_columns) with the i-th of n values in row i and the i-th of the columns."""
+    return csr_array((values, (np.arange(len(values)), column)), shape=(len(values), n_columns))

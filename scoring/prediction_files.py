@@ -1,8 +1,8 @@
 """Reads files of predictions, including those of other tools: checks them row by row and brings them into one form.
 
-scoring/metrics.py describes the columns. Numbers may be integers, whole decimals or text ("3", 3.0); names may be text
-or numbers (subject 1, 1.0 and "1" are one); splits may have their usual spellings. A cell that is ambiguous is never
-guessed at, but refused with its row.
+scoring/run_scores.py describes the columns. Numbers may be integers, whole decimals or text ("3", 3.0); names may be
+text or numbers (subject 1, 1.0 and "1" are one); splits may have their usual spellings. A cell that is ambiguous is
+never guessed at, but refused with its row.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import one_line
-from harness.option_values import PROTOCOLS
-from harness.text_normalization import is_null, subject_key
+from harness.null_words import is_null
+from harness.option_choices import PROTOCOLS
+from harness.text_normalization import subject_key
 
 COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]
 SUBGROUPS = ["sex", "age_group", "region"]
@@ -78,7 +79,7 @@ def checked(predictions: pd.DataFrame, name: str) -> pd.DataFrame:
     missing = [column for column in COLUMNS if column not in predictions]
     if missing or not len(predictions):
         what = f"column {missing[0]} is missing" if missing else "it holds no predictions"
-        raise ValueError(f"{name}: {what}; write it with train_classifier.py, or as scoring/metrics.py describes it")
+        raise ValueError(f"{name}: {what}; write it with train_classifier.py, or as scoring/run_scores.py describes it")
     table = predictions.copy(deep=False)
     for column, read in READERS.items():
         if column in table:

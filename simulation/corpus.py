@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
-from harness import dataset_names
-from harness.workers import process_pool, workers_spared
+from harness import real_or_simulated
+from harness.worker_processes import process_pool, workers_spared
 from phenotyping import phenotypes
 from simulation.face_geometry import LANDMARK_NAMES
 from simulation.people import COUNTRY_ANCESTRY, write_report
@@ -132,7 +132,7 @@ def develop(photograph: Photograph, folder: Path, size: int, seed: int, effect: 
         "sex": person.sex if rng.random() < 0.97 else "",
         "country": person.country,
         "hpo_ids": ";".join(person.present) if recorded else "",
-        "source_type": dataset_names.SIMULATED_SOURCE,
+        "source_type": real_or_simulated.SIMULATED_SOURCE,
         "source_url": "",
         "license": "CC0-1.0",
     }

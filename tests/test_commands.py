@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import hub_connection
+from harness import hub_availability
 from harness.commands import Parser
 from harness.errors import InputError
 
@@ -84,12 +84,12 @@ def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly():
 )  # fmt: skip
 def test_only_names_of_the_hubs_form_are_looked_for_there(name, there, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert hub_connection.is_on_hub(name) == there
+    assert hub_availability.is_on_hub(name) == there
     if not there:
         with pytest.raises(InputError, match="there is no such folder; build it, or give ORG/NAME"):
-            hub_connection.check_name(name, "build it")
+            hub_availability.check_name(name, "build it")
     Path("lab/rdface").mkdir(parents=True)
-    assert not hub_connection.is_on_hub("lab/rdface")
+    assert not hub_availability.is_on_hub("lab/rdface")
 
 
 def test_the_hub_is_asked_once_and_only_for_names_that_are_nothing_here(tmp_path, monkeypatch):
@@ -99,12 +99,12 @@ def test_the_hub_is_asked_once_and_only_for_names_that_are_nothing_here(tmp_path
         asked.append((request.full_url, timeout))
         raise OSError("no route")
 
-    monkeypatch.setattr(hub_connection.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(hub_availability.urllib.request, "urlopen", refuse)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    hub_connection.work_offline_if_unreachable([str(tmp_path), None])
+    hub_availability.work_offline_if_unreachable([str(tmp_path), None])
     assert asked == [] and "HF_HUB_OFFLINE" not in os.environ
-    monkeypatch.setattr(hub_connection.sys, "modules", {})  # as in a command that has imported nothing yet
-    hub_connection.work_offline_if_unreachable([str(tmp_path), "lab/rdface"])
-    hub_connection.work_offline_if_unreachable(["lab/rdface"])
-    assert asked == [("http://127.0.0.1:9", hub_connection.TIMEOUT_S)] and os.environ["HF_HUB_OFFLINE"] == "1"
+    monkeypatch.setattr(hub_availability.sys, "modules", {})  # as in a command that has imported nothing yet
+    hub_availability.work_offline_if_unreachable([str(tmp_path), "lab/rdface"])
+    hub_availability.work_offline_if_unreachable(["lab/rdface"])
+    assert asked == [("http://127.0.0.1:9", hub_availability.TIMEOUT_S)] and os.environ["HF_HUB_OFFLINE"] == "1"

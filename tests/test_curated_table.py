@@ -9,8 +9,9 @@ import pytest
 from test_rdface_dataset import HEADER, Curator, built, encoded, picture, run
 
 from curation import curated_rows, curated_table, protocols, value_parsers
-from curation.guard import check_fold
+from curation.leak_guard import check_fold
 from harness import errors, text_normalization
+from harness.null_words import is_null
 from simulation import people
 
 COLUMNS = ["subject_id", "age", "country"]
@@ -179,7 +180,7 @@ NOT_KNOWN = [
 
 @pytest.mark.parametrize("text", NOT_KNOWN)
 def test_what_programs_and_people_write_for_not_known_is_null(text):
-    assert text_normalization.is_null(text)
+    assert is_null(text)
 
 
 SOMEBODY = [
@@ -191,12 +192,12 @@ SOMEBODY = [
 
 @pytest.mark.parametrize("text", SOMEBODY)
 def test_what_may_be_somebody_is_not_null(text):
-    assert not text_normalization.is_null(text)
+    assert not is_null(text)
 
 
 def test_no_gene_and_no_country_but_na_is_a_null_word():
-    genes = [gene for gene in value_parsers._genes() if text_normalization.is_null(gene)]
-    countries = [name for name in value_parsers._countries() if text_normalization.is_null(name)]
+    genes = [gene for gene in value_parsers._genes() if is_null(gene)]
+    countries = [name for name in value_parsers._countries() if is_null(name)]
     assert (genes, countries) == (["-"], ["na"])
 
 

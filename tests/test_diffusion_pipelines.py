@@ -15,9 +15,9 @@ from small_pipelines import saved_pipeline, single_file, tiny_pipeline
 
 import train_dreambooth
 from generation import diffusion_pipelines as diffusion
-from generation import fastgan, generator_options
+from generation import fastgan, generator_choices
 from harness import errors
-from harness.option_values import FACE_DETECTORS
+from harness.option_choices import FACE_DETECTORS
 from imaging import faces
 
 Tensors = dict[str, torch.Tensor]
@@ -424,7 +424,7 @@ def test_a_single_file_that_is_none_or_lacks_its_settings_is_refused(change, sai
 
 
 def test_commands_offer_the_keys_of_the_tables_that_are_indexed():
-    assert tuple(diffusion.SCHEDULERS) == generator_options.SCHEDULERS
-    assert tuple(diffusion.WEIGHT_TYPES) == generator_options.MIXED_PRECISION
-    assert set(generator_options.FASTGAN_RESOLUTIONS) <= set(fastgan.WIDTHS)
+    assert tuple(diffusion.SCHEDULERS) == generator_choices.SCHEDULERS
+    assert tuple(diffusion.WEIGHT_TYPES) == generator_choices.MIXED_PRECISION
+    assert set(generator_choices.FASTGAN_RESOLUTIONS) <= set(fastgan.WIDTHS)
     assert tuple(faces.DETECTORS) == FACE_DETECTORS

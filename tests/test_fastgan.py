@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from generation import fastgan, gan_losses, generator_options
+from generation import fastgan, gan_losses, generator_choices
 from harness import errors
 
 PAPER_CHANNELS = {4: 1024, 8: 512, 16: 256, 32: 128, 64: 128, 128: 64, 256: 32, 512: 16, 1024: 8}
@@ -82,7 +82,7 @@ SIZES = {64: (26097540, 8583936), 128: (26845894, 8979808), 256: (27014310, 1225
 SIZES |= {512: (27060856, 12250688), 1024: (27062976, 12258112)}
 
 
-@pytest.mark.parametrize("side", generator_options.FASTGAN_RESOLUTIONS)
+@pytest.mark.parametrize("side", generator_choices.FASTGAN_RESOLUTIONS)
 def test_networks_have_the_paper_s_channels_and_outputs(side, monkeypatch):
     monkeypatch.setattr(fastgan, "spectral_norm", lambda layer: layer)  # it adds no parameter, and takes seconds here
     with torch.device("meta"):  # shapes alone, at full size

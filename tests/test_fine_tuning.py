@@ -12,11 +12,11 @@ from classification import classifiers
 from classification.backbones import Backbone
 from classification.fine_tuning import Checkpoint, Settings, fit, predict, training_batches
 from curation import protocols
-from curation.guard import Guard
-from harness import errors, option_values, seeds
+from curation.leak_guard import Guard
+from harness import errors, option_choices, seeds
 from imaging import augmentations
 from imaging.pixel_cache import Pixels
-from scoring import scores
+from scoring import metrics
 
 SIDE, N_CLASSES = 32, 4
 TRAIN, VAL, TEST = np.arange(12), np.arange(12, 20), np.arange(20, 28)
@@ -140,7 +140,7 @@ def test_under_paper_the_epoch_with_the_best_validation_accuracy_is_kept(acceler
         changes = {"seed": seed, "learning_rate": 0.02, "num_train_epochs": 6}
         model, curve = trained(accelerator, backbone, uint8, fold("paper", val=VAL), tmp_path, **changes)
         pixels = Pixels(uint8, np.zeros(28, bool))
-        kept = scores.topk_accuracy(predict(accelerator, model, backbone, pixels, VAL, 3), LABELS[VAL], 1)
+        kept = metrics.topk_accuracy(predict(accelerator, model, backbone, pixels, VAL, 3), LABELS[VAL], 1)
         accuracies = [point["val_accuracy"] for point in curve]
         assert kept == max(accuracies)
         best_was_earlier += accuracies[-1] < max(accuracies)
@@ -163,7 +163,7 @@ def test_of_equally_good_epochs_the_last_is_kept(accelerator, backbone, uint8, t
 # ---- stop and go on
 
 
-@pytest.mark.parametrize("protocol", option_values.PROTOCOLS)
+@pytest.mark.parametrize("protocol", option_choices.PROTOCOLS)
 def test_a_stopped_fold_goes_on_to_the_same_weights_and_curve(protocol, accelerator, backbone, uint8, tmp_path):
     of = fold(protocol, val=VAL if protocol == "paper" else NOTHING)
     changes = {"augmentation": "gentle", "num_train_epochs": 5, "learning_rate": 0.01}
@@ -237,7 +237,7 @@ def test_training_learns_and_is_the_same_for_a_seed(accelerator, backbone, uint8
     assert curve[0]["learning_rate"] == 1e-2 and curve[-1]["learning_rate"] < 1e-3
     probabilities = predict(accelerator, one, backbone, Pixels(clean, np.zeros(28, bool)), TEST, batch_size=3)
     assert probabilities.shape == (8, N_CLASSES) and probabilities.sum(axis=1) == pytest.approx(1)
-    assert scores.topk_accuracy(probabilities, LABELS[TEST], 1) >= 0.7  # chance 0.25; how much more, by the processor
+    assert metrics.topk_accuracy(probabilities, LABELS[TEST], 1) >= 0.7  # chance 0.25; how much more, by the processor
 
 
 def test_gentle_augmentation_changes_the_training_and_without_it_none_is_called(

@@ -16,7 +16,7 @@ from classification.linear_probe import (
     fit_linear_probe,
 )
 from curation import protocols
-from curation.guard import Guard
+from curation.leak_guard import Guard
 from harness import errors
 
 

@@ -1,4 +1,4 @@
-"""metrics.py: known values, equality with scikit-learn, what an interval over subjects must do, and refusals."""
+"""Metrics, scores of runs, comparisons: known values, scikit-learn, what intervals over subjects must do, refusals."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
 from benchmarks import interval_coverage
-from scoring import intervals, metrics, prediction_files, scores
+from scoring import intervals, metrics, prediction_files, run_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,37 +52,37 @@ def as_table(probabilities: np.ndarray, labels: np.ndarray, **columns: object) -
 def test_topk_equals_scikit_learn_where_nothing_ties(k):
     probabilities, labels = random_predictions()
     expected = top_k_accuracy_score(labels, probabilities, k=k, labels=range(12))
-    assert scores.topk_accuracy(probabilities, labels, k) == pytest.approx(expected)
+    assert metrics.topk_accuracy(probabilities, labels, k) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("k", [1, 5])
 def test_a_constant_predictor_scores_chance(k):
     labels = np.array([0, 0, 3, 9])  # whatever the classes are, 0 included
-    assert scores.topk_accuracy(np.full((4, 10), 0.1), labels, k) == pytest.approx(k / 10)
+    assert metrics.topk_accuracy(np.full((4, 10), 0.1), labels, k) == pytest.approx(k / 10)
 
 
 def test_a_tie_across_the_kth_place_counts_in_part():
     probabilities = np.array([[0.4, 0.2, 0.2, 0.2]])
-    assert [scores.topk_accuracy(probabilities, [2], k) for k in (1, 2, 3, 4)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert [metrics.topk_accuracy(probabilities, [2], k) for k in (1, 2, 3, 4)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
 
 
 def test_macro_f1_and_balanced_accuracy_equal_scikit_learn():
     probabilities, labels = random_predictions()  # class 11 is predicted and never true
     predicted = probabilities.argmax(axis=1)
     expected = f1_score(labels, predicted, labels=range(12), average="macro", zero_division=0)
-    assert scores.macro_f1(probabilities, labels) == pytest.approx([expected])
+    assert metrics.macro_f1(probabilities, labels) == pytest.approx([expected])
     recall = [(predicted[labels == c] == c).mean() for c in range(11)]
-    assert scores.balanced_accuracy(probabilities, labels) == pytest.approx([np.mean(recall)])
+    assert metrics.balanced_accuracy(probabilities, labels) == pytest.approx([np.mean(recall)])
     known = predicted < 11  # scikit-learn warns where a class is predicted and never true
     expected = balanced_accuracy_score(labels[known], predicted[known])
-    assert scores.balanced_accuracy(probabilities[known], labels[known]) == pytest.approx([expected])
+    assert metrics.balanced_accuracy(probabilities[known], labels[known]) == pytest.approx([expected])
 
 
 def test_weights_count_images():
     probabilities, labels = random_predictions(n=30)
     weights = np.random.default_rng(1).integers(0, 3, 30)
     repeated = np.repeat(np.arange(30), weights)
-    for name, statistic in metrics.statistics_of(12).items():
+    for name, statistic in run_scores.statistics_of(12).items():
         scale = len(np.unique(labels)) / len(np.unique(labels[repeated])) if name == "macro_f1" else 1
         (expected,) = statistic(probabilities[repeated], labels[repeated])
         assert statistic(probabilities, labels, weights[None].astype(float)) == pytest.approx([expected * scale]), name
@@ -91,39 +91,39 @@ def test_weights_count_images():
 def test_reciprocal_rank_is_that_of_scipys_ranking():
     probabilities, labels = random_predictions()
     ranks = rankdata(-probabilities, axis=1)[np.arange(len(labels)), labels]
-    assert scores.reciprocal_ranks(probabilities, labels) == pytest.approx(1 / ranks)
-    assert scores.mean_reciprocal_rank(probabilities, labels) == pytest.approx([np.mean(1 / ranks)])
+    assert metrics.reciprocal_ranks(probabilities, labels) == pytest.approx(1 / ranks)
+    assert metrics.mean_reciprocal_rank(probabilities, labels) == pytest.approx([np.mean(1 / ranks)])
 
 
 def test_reciprocal_rank_of_ties_is_the_mean_over_random_orders():
     probabilities = np.array([[0.4, 0.2, 0.2, 0.2], [0.25, 0.25, 0.25, 0.25]])
     expected = [np.mean([1 / 2, 1 / 3, 1 / 4]), np.mean([1, 1 / 2, 1 / 3, 1 / 4])]
-    assert scores.reciprocal_ranks(probabilities, [2, 0]) == pytest.approx(expected)
+    assert metrics.reciprocal_ranks(probabilities, [2, 0]) == pytest.approx(expected)
 
 
 def test_negative_log_likelihood_equals_scikit_learn_and_survives_a_zero():
     probabilities, labels = random_predictions()
     expected = log_loss(labels, probabilities, labels=range(12))
-    assert scores.negative_log_likelihood(probabilities, labels) == pytest.approx([expected])
+    assert metrics.negative_log_likelihood(probabilities, labels) == pytest.approx([expected])
     certainly_wrong = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)
-    assert scores.negative_log_likelihood(certainly_wrong, [0, 0]) == pytest.approx([-np.log(1e-12) / 2])
+    assert metrics.negative_log_likelihood(certainly_wrong, [0, 0]) == pytest.approx([-np.log(1e-12) / 2])
 
 
 def test_calibration_error_of_known_bins():
     sure, unsure = [0.9, 0.1], [0.6, 0.4]  # nine times of ten right, and two of five: too sure by 0 and by 0.2
     probabilities = np.array([sure] * 10 + [unsure] * 5)
     labels = np.array([0] * 9 + [1] + [0] * 2 + [1] * 3)
-    assert scores.expected_calibration_error(probabilities, labels) == pytest.approx([5 / 15 * 0.2])
-    assert scores.expected_calibration_error(probabilities, labels, n_bins=1) == pytest.approx([5 / 15 * 0.2])
+    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([5 / 15 * 0.2])
+    assert metrics.expected_calibration_error(probabilities, labels, n_bins=1) == pytest.approx([5 / 15 * 0.2])
     labels = np.array([0] * 9 + [1] + [0] * 5)  # now the second five are not sure enough, by 0.4
-    assert scores.expected_calibration_error(probabilities, labels, n_bins=15) == pytest.approx([5 / 15 * 0.4])
+    assert metrics.expected_calibration_error(probabilities, labels, n_bins=15) == pytest.approx([5 / 15 * 0.4])
 
 
 def test_calibration_bins_are_closed_above():
     probabilities = np.array([[0.5, 0.3, 0.2], [0.75, 0.15, 0.1]])
     labels = np.array([0, 1])  # right at 0.5, wrong at 0.75: in one bin they nearly cancel
     for n_bins, expected in ((2, (0.5 + 0.75) / 2), (1, (0.75 - 0.5) / 2)):
-        assert scores.expected_calibration_error(probabilities, labels, n_bins=n_bins) == pytest.approx([expected])
+        assert metrics.expected_calibration_error(probabilities, labels, n_bins=n_bins) == pytest.approx([expected])
 
 
 def test_there_are_fifteen_calibration_bins():
@@ -131,7 +131,7 @@ def test_there_are_fifteen_calibration_bins():
     for pair, expected in (((0.46, 0.47), (0.54 + 0.47) / 2), ((0.49, 0.51), (0.51 - 0.51) / 2)):
         probabilities = np.array([[confidence, 0.4, 0.6 - confidence] for confidence in pair])
         labels = np.array([0, 1])  # the first is right, the second wrong: in one bin they cancel
-        assert scores.expected_calibration_error(probabilities, labels) == pytest.approx([expected])
+        assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([expected])
 
 
 def test_calibration_error_bin_by_bin():
@@ -142,13 +142,13 @@ def test_calibration_error_bin_by_bin():
         inside = (confidence > low) & (confidence <= low + 1 / 15)
         if inside.any():
             expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    assert scores.expected_calibration_error(probabilities, labels) == pytest.approx([expected])
+    assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([expected])
 
 
 def test_a_constant_predictor_scores_what_is_called_chance():
     labels = np.arange(40) % 8
-    scores = metrics.score(as_table(np.full((40, 8), 1 / 8), labels))["metrics"]
-    known = {name: metrics.chance(name, 8) for name in scores}
+    scores = run_scores.score(as_table(np.full((40, 8), 1 / 8), labels))["metrics"]
+    known = {name: run_scores.chance(name, 8) for name in scores}
     assert [name for name, value in known.items() if value is None] == ["macro_f1", "ece"]
     for name, value in known.items():
         assert value is None or scores[name]["mean"] == pytest.approx(value, abs=1e-7)
@@ -176,7 +176,7 @@ def test_interval_knows_that_images_of_one_subject_are_not_independent():
 
 def test_interval_is_repeatable_and_surrounds_the_estimate():
     probabilities, labels = random_predictions(n=60)
-    for statistic in (scores.macro_f1, scores.balanced_accuracy):
+    for statistic in (metrics.macro_f1, metrics.balanced_accuracy):
 
         def weighted(weights, statistic=statistic):
             return statistic(probabilities, labels, weights)
@@ -202,11 +202,11 @@ def test_corrected_interval_of_a_calibration_error_knows_its_bias():
     subjects = [str(i) for i in range(300)]
 
     def weighted(weights):
-        return scores.expected_calibration_error(probabilities, labels, weights)
+        return metrics.expected_calibration_error(probabilities, labels, weights)
 
     assert intervals.bootstrap_interval(weighted, subjects)[0] > 0.03
     assert intervals.corrected_interval(weighted, subjects)[0] < 0
-    shown = metrics.score(as_table(probabilities, labels))["metrics"]["ece"]
+    shown = run_scores.score(as_table(probabilities, labels))["metrics"]["ece"]
     assert shown["low"] == 0 < shown["high"] < 0.1
 
 
@@ -216,9 +216,9 @@ def test_intervals_do_not_depend_on_how_much_fits_in_memory(monkeypatch):
 
     def everything():
         return [
-            intervals.bootstrap_interval(lambda w: scores.macro_f1(probabilities, labels, w), subjects, n_boot=50),
-            intervals.corrected_interval(lambda w: scores.macro_f1(probabilities, labels, w), subjects, n_boot=50),
-            intervals.swap_p_value(scores.macro_f1, [probabilities], [probabilities[::-1]], labels, subjects, 50),
+            intervals.bootstrap_interval(lambda w: metrics.macro_f1(probabilities, labels, w), subjects, n_boot=50),
+            intervals.corrected_interval(lambda w: metrics.macro_f1(probabilities, labels, w), subjects, n_boot=50),
+            intervals.swap_p_value(metrics.macro_f1, [probabilities], [probabilities[::-1]], labels, subjects, 50),
         ]
 
     at_once = everything()
@@ -242,7 +242,7 @@ def test_methods_of_equal_skill_are_seldom_told_apart():
 
 def test_a_perfect_classifier_has_a_sure_score():
     labels = np.repeat(np.arange(11), 3)
-    scores = metrics.score(as_table(np.eye(12)[labels], labels))  # a class of 12 is not tested
+    scores = run_scores.score(as_table(np.eye(12)[labels], labels))  # a class of 12 is not tested
     for name in ("top1", "top5", "top10", "balanced_accuracy", "mrr"):
         assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": 1.0, "high": 1.0}
     for name in ("nll", "ece"):
@@ -260,9 +260,9 @@ def test_strict_averages_over_seeds_the_pooled_out_of_fold_predictions():
         as_table(np.stack([right] * hits + [wrong] * (10 - hits)), labels, seed=seed)
         for seed, hits in ((0, 6), (1, 8), (2, 7))
     ]
-    top1 = metrics.score(pd.concat(seeds))["metrics"]["top1"]
+    top1 = run_scores.score(pd.concat(seeds))["metrics"]["top1"]
     assert (top1["mean"], top1["sd"]) == pytest.approx((0.7, 0.1))
-    single = metrics.score(seeds[0])["metrics"]["top1"]
+    single = run_scores.score(seeds[0])["metrics"]["top1"]
     assert (single["mean"], single["sd"]) == (0.6, None)
     assert top1["high"] - top1["low"] < single["high"] - single["low"]  # of the average over seeds
 
@@ -275,22 +275,22 @@ def test_paper_averages_over_fold_models_and_ignores_validation_rows():
         for fold, hits in enumerate((6, 8, 7))
     ]
     validation = as_table(np.stack([wrong] * 10), labels, protocol="paper", fold=0, split="val")
-    scores = metrics.score(pd.concat([*folds, validation]))
+    scores = run_scores.score(pd.concat([*folds, validation]))
     assert scores["n_replicates"] == 3 and scores["n_test"] == 10
     assert (scores["metrics"]["top1"]["mean"], scores["metrics"]["top1"]["sd"]) == pytest.approx((0.7, 0.1))
 
 
 def test_the_order_of_rows_does_not_matter():
     table = as_table(*random_predictions())
-    assert metrics.score(table.sample(frac=1, random_state=0)) == metrics.score(table)
+    assert run_scores.score(table.sample(frac=1, random_state=0)) == run_scores.score(table)
 
 
 def test_mixed_settings_and_incomplete_seeds_are_refused():
     table = as_table(*random_predictions(n=10))
     with pytest.raises(ValueError, match="2 values of backbone"):
-        metrics.score(pd.concat([table, table.assign(backbone="other", seed=1)]))
+        run_scores.score(pd.concat([table, table.assign(backbone="other", seed=1)]))
     with pytest.raises(ValueError, match="did not test the same images"):
-        metrics.score(pd.concat([table, table.assign(seed=1)[:-1]]))
+        run_scores.score(pd.concat([table, table.assign(seed=1)[:-1]]))
 
 
 def spoil(table: pd.DataFrame, row: int, column: str, value: object) -> pd.DataFrame:
@@ -365,7 +365,7 @@ def test_cells_of_other_tools_that_have_no_meaning_are_refused_with_their_row(tm
         prediction_files.read_predictions(file)
     assert "\n" not in str(refusal.value) and "; " in str(refusal.value)
     with pytest.raises(ValueError, match=f"^predictions:{message}"):  # also of a table that was never a file
-        metrics.score(pd.read_parquet(file))
+        run_scores.score(pd.read_parquet(file))
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_cells_of_other_tools_that_have_no_meaning_are_refused_with_their_row(tm
 def test_numbers_and_words_in_other_spellings_give_the_same_scores(tmp_path, change):
     table = as_table(*random_predictions())
     read = prediction_files.read_predictions(written(tmp_path, change(table)))
-    assert metrics.score(read) == metrics.score(table)
+    assert run_scores.score(read) == run_scores.score(table)
     assert read["label"].tolist() == table["label"].tolist() and set(read["split"]) == {"test"}
 
 
@@ -392,13 +392,13 @@ def test_probabilities_as_whole_numbers_and_in_half_precision_are_scored(tmp_pat
     probabilities, labels = random_predictions()
     hits = np.eye(12, dtype=int)[probabilities.argmax(axis=1)]
     table = as_table(probabilities, labels)
-    scores = metrics.score(
+    scores = run_scores.score(
         prediction_files.read_predictions(written(tmp_path, table.assign(probabilities=hits.tolist())))
     )
-    assert scores["metrics"]["top1"] == metrics.score(table)["metrics"]["top1"]
+    assert scores["metrics"]["top1"] == run_scores.score(table)["metrics"]["top1"]
     half = table.assign(probabilities=list(probabilities.astype(np.float16)))
-    scores = metrics.score(prediction_files.read_predictions(written(tmp_path, half)))["metrics"]
-    assert scores["nll"]["mean"] == pytest.approx(metrics.score(table)["metrics"]["nll"]["mean"], rel=1e-3)
+    scores = run_scores.score(prediction_files.read_predictions(written(tmp_path, half)))["metrics"]
+    assert scores["nll"]["mean"] == pytest.approx(run_scores.score(table)["metrics"]["nll"]["mean"], rel=1e-3)
 
 
 def test_sums_may_err_as_half_precision_does_and_no_more(tmp_path):
@@ -423,7 +423,7 @@ def test_every_usual_spelling_of_a_split_is_that_split(tmp_path):
     }
     table = as_table(*random_predictions(n=6)).assign(split=list(spelled))
     assert prediction_files.read_predictions(written(tmp_path, table))["split"].tolist() == list(spelled.values())
-    assert metrics.score(table)["n_test"] == 1
+    assert run_scores.score(table)["n_test"] == 1
 
 
 NOT_KNOWN = [None, "", "nan", "<NA>", "unknown", " None "]
@@ -433,28 +433,28 @@ def test_an_image_without_a_subject_is_a_subject_of_its_own(tmp_path):
     probabilities, labels = random_predictions(n=120)
     subjects = [f"p{i // 3}" for i in range(60)]
     table = as_table(probabilities, labels, subject=subjects + NOT_KNOWN * 10)
-    scores = metrics.score(prediction_files.read_predictions(written(tmp_path, table)))
+    scores = run_scores.score(prediction_files.read_predictions(written(tmp_path, table)))
     assert (scores["n_subjects"], scores["n_without_subject"]) == (20 + 60, 60)
     alone = as_table(probabilities, labels, subject=subjects + [f"no subject: image A.{i}" for i in range(60, 120)])
-    known = metrics.score(alone)
+    known = run_scores.score(alone)
     assert scores["metrics"] == known["metrics"] and "n_without_subject" not in known
-    assert "of 80 subjects (60 images without a subject are one each)," in metrics.format_table(scores)
+    assert "of 80 subjects (60 images without a subject are one each)," in run_scores.format_table(scores)
 
-    none = metrics.score(table.assign(subject=None))["metrics"]["top1"]
+    none = run_scores.score(table.assign(subject=None))["metrics"]["top1"]
     half_width = 1.96 * np.sqrt(none["mean"] * (1 - none["mean"]) / 120)  # independent images
     assert (none["high"] - none["low"]) / 2 == pytest.approx(half_width, abs=0.015)
-    assert metrics.per_class_table(table.assign(subject=None), [""] * 12)["subjects"].sum() == 120
+    assert run_scores.per_class_table(table.assign(subject=None), [""] * 12)["subjects"].sum() == 120
 
 
 def test_comparison_and_p_value_take_images_without_a_subject_apart():
     a, b = (table.assign(subject=None) for table in two_methods(n=60))
-    comparison = metrics.compare(a, b)
+    comparison = run_scores.compare(a, b)
     assert (comparison["n_subjects"], comparison["n_without_subject"]) == (60, 60)
-    apart = metrics.compare(*(table.assign(subject=table["image_id"]) for table in (a, b)))
+    apart = run_scores.compare(*(table.assign(subject=table["image_id"]) for table in (a, b)))
     assert comparison["metrics"] == apart["metrics"]
-    assert "60 images without a subject are one each" in metrics.format_comparison(comparison)
+    assert "60 images without a subject are one each" in run_scores.format_comparison(comparison)
     with pytest.raises(ValueError, match="classes, labels or subjects"):
-        metrics.compare(a, b.assign(subject="p0"))
+        run_scores.compare(a, b.assign(subject="p0"))
 
 
 def test_nulls_among_subjects_are_drawn_apart():
@@ -479,11 +479,11 @@ def test_nulls_among_subjects_are_drawn_apart():
 def test_a_subject_in_several_spellings_is_one(tmp_path, spellings, joined):
     probabilities, labels = random_predictions(n=90)
     table = as_table(probabilities, labels, subject=spellings * 30)
-    scores = metrics.score(prediction_files.read_predictions(written(tmp_path, table)))
+    scores = run_scores.score(prediction_files.read_predictions(written(tmp_path, table)))
     assert scores.get("joined_subjects") == joined and scores["n_subjects"] == (2 if joined else 3)
     meant = ["a", "a", "b"] if joined else ["a", "b", "c"]
-    assert scores["metrics"] == metrics.score(as_table(probabilities, labels, subject=meant * 30))["metrics"]
-    assert ("are one" in metrics.format_table(scores)) == bool(joined)
+    assert scores["metrics"] == run_scores.score(as_table(probabilities, labels, subject=meant * 30))["metrics"]
+    assert ("are one" in run_scores.format_table(scores)) == bool(joined)
 
 
 def test_decimals_beside_missing_subjects_match_integers_in_another_file(tmp_path):
@@ -491,7 +491,7 @@ def test_decimals_beside_missing_subjects_match_integers_in_another_file(tmp_pat
     numbers = [i // 2 for i in range(58)] + [np.nan, np.nan]
     of_a = a.assign(subject=numbers * 3)  # decimals, since one is missing
     of_b = b.assign(subject=[*map(str, numbers[:58]), None, None] * 2)
-    comparison = metrics.compare(prediction_files.read_predictions(written(tmp_path, of_a)), of_b)
+    comparison = run_scores.compare(prediction_files.read_predictions(written(tmp_path, of_a)), of_b)
     assert (comparison["n_subjects"], comparison["n_without_subject"]) == (31, 2)
 
 
@@ -506,13 +506,13 @@ def test_decimals_beside_missing_subjects_match_integers_in_another_file(tmp_pat
 def test_tables_that_contradict_themselves_are_refused(change, message):
     probabilities, _ = random_predictions(n=20)
     with pytest.raises(ValueError, match=message) as refusal:
-        metrics.score(change(as_table(probabilities, np.zeros(20, int))))
+        run_scores.score(change(as_table(probabilities, np.zeros(20, int))))
     assert "\n" not in str(refusal.value)
 
 
 def test_what_one_seed_knows_of_a_subject_is_known():
     table = as_table(*random_predictions(n=20), subject=["p", "q"] * 10)
-    scores = metrics.score(pd.concat([table.assign(subject=None), table.assign(seed=1)]))
+    scores = run_scores.score(pd.concat([table.assign(subject=None), table.assign(seed=1)]))
     assert scores["n_subjects"] == 2 and "n_without_subject" not in scores
 
 
@@ -552,7 +552,7 @@ def test_the_command_prints_the_scores_of_several_seeds(tmp_path):
     command = [sys.executable, ROOT / "score_runs.py", "score", tmp_path / "0", tmp_path / "1"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     scores = json.loads(run.stdout)
-    assert scores == metrics.score(prediction_files.read_predictions([tmp_path / "0", tmp_path / "1"]))
+    assert scores == run_scores.score(prediction_files.read_predictions([tmp_path / "0", tmp_path / "1"]))
     assert scores["seeds"] == [0, 1] and scores["metrics"]["top1"]["sd"] == 0
 
     run = subprocess.run([*command[:3], tmp_path / "nothing"], capture_output=True, text=True, check=False)
@@ -578,8 +578,8 @@ def two_methods(n: int = 150, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame
 
 def test_compare_gives_the_difference_of_the_scores():
     a, b = two_methods()
-    comparison = metrics.compare(a, b)
-    scores_a, scores_b = (metrics.score(each)["metrics"] for each in (a, b))
+    comparison = run_scores.compare(a, b)
+    scores_a, scores_b = (run_scores.score(each)["metrics"] for each in (a, b))
     assert list(comparison["metrics"]) == list(scores_a)
     for name, values in comparison["metrics"].items():
         assert (values["a"], values["b"]) == pytest.approx((scores_a[name]["mean"], scores_b[name]["mean"]))
@@ -595,7 +595,8 @@ def test_compare_gives_the_difference_of_the_scores():
 
 def test_compare_the_other_way_round_and_in_any_order_of_rows():
     a, b = two_methods()
-    forth, back = metrics.compare(a, b)["metrics"], metrics.compare(b.sample(frac=1, random_state=0), a)["metrics"]
+    forth = run_scores.compare(a, b)["metrics"]
+    back = run_scores.compare(b.sample(frac=1, random_state=0), a)["metrics"]
     for name in forth:
         assert back[name]["difference"] == -forth[name]["difference"]
         assert back[name]["p_value"] == pytest.approx(forth[name]["p_value"], abs=0.02)
@@ -604,7 +605,7 @@ def test_compare_the_other_way_round_and_in_any_order_of_rows():
 
 def test_a_file_compared_with_itself_does_not_differ():
     a, _ = two_methods()
-    for values in metrics.compare(a, a)["metrics"].values():
+    for values in run_scores.compare(a, a)["metrics"].values():
         assert (values["difference"], values["low"], values["high"], values["p_value"]) == (0, 0, 0, 1)
 
 
@@ -613,11 +614,11 @@ def test_the_swap_test_equals_all_sign_changes_counted():
     labels = rng.integers(0, 3, 16)
     a, b = rng.dirichlet(np.ones(3), 16), rng.dirichlet(np.ones(3), 16)
     subjects = np.repeat(np.arange(8), 2)
-    gain = scores.reciprocal_ranks(b, labels) - scores.reciprocal_ranks(a, labels)
+    gain = metrics.reciprocal_ranks(b, labels) - metrics.reciprocal_ranks(a, labels)
     of_subject = gain.reshape(8, 2).sum(axis=1)
     signs = np.array(list(itertools.product([1, -1], repeat=8)))
     exact = np.mean(np.abs(signs @ of_subject) >= abs(of_subject.sum()) - 1e-9)
-    found = intervals.swap_p_value(scores.mean_reciprocal_rank, [a], [b], labels, subjects)
+    found = intervals.swap_p_value(metrics.mean_reciprocal_rank, [a], [b], labels, subjects)
     assert found == pytest.approx(exact, abs=0.02)
 
 
@@ -625,7 +626,7 @@ def test_the_swap_test_knows_that_images_of_one_subject_are_not_independent():
     right, wrong = np.array([0.9, 0.1]), np.array([0.1, 0.9])
     a, b, labels = np.stack([wrong] * 12), np.stack([right] * 12), np.zeros(12, int)
     p_values = [
-        intervals.swap_p_value(scores.macro_f1, [a], [b], labels, np.arange(12) // photographs)
+        intervals.swap_p_value(metrics.macro_f1, [a], [b], labels, np.arange(12) // photographs)
         for photographs in (1, 3)
     ]
     assert p_values == pytest.approx([2 / 2**12, 2 / 2**4], abs=0.01)
@@ -634,8 +635,8 @@ def test_the_swap_test_knows_that_images_of_one_subject_are_not_independent():
 def test_the_swap_test_uses_all_replicates_of_unequal_numbers():
     right, wrong, labels = np.tile([0.9, 0.1], (12, 1)), np.tile([0.1, 0.9], (12, 1)), np.zeros(12, int)
     a, b = [right, wrong, wrong], [right, right]  # the first ones do not differ
-    assert intervals.swap_p_value(scores.mean_reciprocal_rank, a, b, labels, np.arange(12)) < 0.01
-    assert intervals.swap_p_value(scores.mean_reciprocal_rank, a[:1], b[:1], labels, np.arange(12)) == 1
+    assert intervals.swap_p_value(metrics.mean_reciprocal_rank, a, b, labels, np.arange(12)) < 0.01
+    assert intervals.swap_p_value(metrics.mean_reciprocal_rank, a[:1], b[:1], labels, np.arange(12)) == 1
 
 
 @pytest.mark.parametrize(
@@ -655,31 +656,31 @@ def test_the_swap_test_uses_all_replicates_of_unequal_numbers():
 def test_what_cannot_be_compared_is_refused(change, message):
     a, b = two_methods(n=20)
     with pytest.raises(ValueError, match=message) as refusal:
-        metrics.compare(a, change(b))
+        run_scores.compare(a, change(b))
     assert "\n" not in str(refusal.value)
 
 
 def test_subgroups_are_scored_apart_and_disturb_nothing():
     probabilities, labels = random_predictions(n=90)
     plain = as_table(probabilities, labels)
-    assert "by" not in metrics.score(plain)
+    assert "by" not in run_scores.score(plain)
     ages = ["12-17", "6-11", "18+"] * 30
     table = plain.assign(
         sex=["male", "female", None] * 30, age_group=ages, region=[*["Asia"] * 89, "Europe"], camera="x"
     )
-    scores = metrics.score(table)
+    scores = run_scores.score(table)
     by = scores.pop("by")
-    assert scores == metrics.score(plain)
+    assert scores == run_scores.score(plain)
     assert {column: list(groups) for column, groups in by.items()} == {
         "sex": ["female", "male", "not known"],
         "age_group": ["6-11", "12-17", "18+"],
         "region": ["Asia", "Europe"],
     }
-    alone = metrics.score(plain[table["sex"] == "female"])
+    alone = run_scores.score(plain[table["sex"] == "female"])
     expected = {"n": 30, "n_subjects": 30} | {name: alone["metrics"][name] for name in ("top1", "top5")}
     assert by["sex"]["female"] == expected
     assert by["region"]["Europe"]["n"] == 1 and by["region"]["Europe"]["top1"]["low"] is None  # a single subject
-    shown = metrics.format_table(scores | {"by": by})
+    shown = run_scores.format_table(scores | {"by": by})
     assert f"sex not known: 30 images of 30 subjects, top1 {100 * by['sex']['not known']['top1']['mean']:.2f}" in shown
 
 
@@ -689,13 +690,13 @@ def test_what_one_of_several_files_knows_of_a_subject_is_known(tmp_path):
     table.to_parquet(files[0])  # without the column
     table.assign(seed=1, sex=None).to_parquet(files[1])
     table.assign(seed=2, sex=["male", "female"] * 10).to_parquet(files[2])
-    by = metrics.score(prediction_files.read_predictions(files))["by"]
+    by = run_scores.score(prediction_files.read_predictions(files))["by"]
     assert {sex: group["n"] for sex, group in by["sex"].items()} == {"female": 10, "male": 10}
 
 
 def test_the_table_shows_nats_as_nats_and_chance_where_there_is_one():
-    scores = metrics.score(as_table(*random_predictions()))
-    lines = {line.split()[0]: line.split() for line in metrics.format_table(scores).splitlines()[2:]}
+    scores = run_scores.score(as_table(*random_predictions()))
+    lines = {line.split()[0]: line.split() for line in run_scores.format_table(scores).splitlines()[2:]}
     assert lines["nll"][1] == f"{scores['metrics']['nll']['mean']:.3f}" and lines["nll"][-1] == f"{np.log(12):.3f}"
     assert lines["top1"][1] == f"{100 * scores['metrics']['top1']['mean']:.2f}" and lines["top1"][-1] == "8.33"
     assert lines["ece"][1] == f"{scores['metrics']['ece']['mean']:.3f}" and lines["ece"][-1] == "-"
@@ -704,8 +705,8 @@ def test_the_table_shows_nats_as_nats_and_chance_where_there_is_one():
 def test_class_tables_add_up_to_the_scores():
     table, _ = two_methods()
     names = [f"C{i}" for i in range(12)]
-    scores = metrics.score(table)["metrics"]
-    classes, confusion = metrics.per_class_table(table, names), metrics.confusion_table(table, names)
+    scores = run_scores.score(table)["metrics"]
+    classes, confusion = run_scores.per_class_table(table, names), run_scores.confusion_table(table, names)
     assert classes["class"].tolist() == names and classes["images"].sum() == 150
     assert classes["recall_top1"].mean() == pytest.approx(scores["balanced_accuracy"]["mean"])  # of 11 classes
     assert classes["f1"].mean() == pytest.approx(scores["macro_f1"]["mean"])  # of 12
@@ -723,16 +724,16 @@ def test_class_tables_of_a_known_confusion():
     one_hot[3] = [0, 0.5, 0.5]
     labels = np.array([0, 0, 0, 1, 2])
     table = as_table(one_hot, labels, subject=["a", "b", "b", "c", "d"])
-    confusion = metrics.confusion_table(table, ["C0", "C1", "C2"])
+    confusion = run_scores.confusion_table(table, ["C0", "C1", "C2"])
     assert confusion.to_numpy().tolist() == [[1, 2, 0], [0, 0.5, 0.5], [0, 0, 1]]
     assert (confusion.index.name, confusion.columns.tolist()) == ("true", ["C0", "C1", "C2"])
-    classes = metrics.per_class_table(table, ["C0", "C1", "C2"])
+    classes = run_scores.per_class_table(table, ["C0", "C1", "C2"])
     assert classes["most_frequent_wrong_class"].tolist()[:2] == ["C1", "C2"]
     assert classes["most_frequent_wrong_class"].isna().tolist() == [False, False, True]
     assert classes["subjects"].tolist() == [2, 1, 1]
     assert classes["recall_top1"].tolist() == pytest.approx([1 / 3, 0.5, 1])
     with pytest.raises(ValueError, match="2 names for 3 classes"):
-        metrics.per_class_table(table, ["C0", "C1"])
+        run_scores.per_class_table(table, ["C0", "C1"])
 
 
 def test_the_command_compares_two_runs(tmp_path):
@@ -748,8 +749,8 @@ def test_the_command_compares_two_runs(tmp_path):
     ]
     run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     comparison = json.loads(run.stdout)
-    assert comparison == metrics.compare(*(prediction_files.read_predictions(tmp_path / folder) for folder in "ab"))
-    shown = metrics.format_comparison(comparison).splitlines()
+    assert comparison == run_scores.compare(*(prediction_files.read_predictions(tmp_path / folder) for folder in "ab"))
+    shown = run_scores.format_comparison(comparison).splitlines()
     assert "B - A" in shown[3] and shown[4].split()[:3] == [
         "top1",
         *(f"{100 * comparison['metrics']['top1'][x]:.2f}" for x in "ab"),
@@ -762,7 +763,7 @@ def test_the_command_compares_two_runs(tmp_path):
 
 
 def test_evaluate_metrics_give_the_same_numbers(tmp_path):
-    from scoring import hf_metrics  # takes seconds, so only here
+    from scoring import hf_metrics
 
     metric_classes = {
         "top1": hf_metrics.TopKAccuracy,
@@ -776,7 +777,7 @@ def test_evaluate_metrics_give_the_same_numbers(tmp_path):
         probabilities, labels = random_predictions(n_classes=n_classes)
         for name, metric_class in metric_classes.items():
             metric = metric_class(cache_dir=str(tmp_path))
-            expected = {name: pytest.approx(float(metrics.statistics_of(n_classes)[name](probabilities, labels)[0]))}
+            expected = {name: pytest.approx(float(run_scores.statistics_of(n_classes)[name](probabilities, labels)[0]))}
             assert metric.compute(references=labels, prediction_scores=probabilities) == expected
             for part in (slice(0, 70), slice(70, None)):
                 metric.add_batch(references=labels[part].tolist(), prediction_scores=probabilities[part])

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from curation import protocols
-from curation.guard import Guard, check_fold
-from harness import errors, option_values
+from curation.leak_guard import Guard, check_fold
+from harness import errors, option_choices
 
 
 def paper_columns_again(labels):
@@ -260,7 +260,7 @@ def test_only_validation_rows_choose_and_strict_has_none():
                 Guard(fold, columns).admit_for_choice([row], "checkpoints")
 
 
-@pytest.mark.parametrize("protocol", option_values.PROTOCOLS)
+@pytest.mark.parametrize("protocol", option_choices.PROTOCOLS)
 def test_a_support_set_is_k_images_a_condition_of_the_training_side(protocol):
     labels = paper_shape()
     n = len(labels)

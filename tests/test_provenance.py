@@ -29,7 +29,7 @@ from test_train_classifier import (
 
 from classification import weight_files
 from curation import protocols
-from curation.guard import Guard
+from curation.leak_guard import Guard
 from curation.opening import load_images, photograph_sha256
 from harness import errors
 from harness.errors import InputError

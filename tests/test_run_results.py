@@ -11,7 +11,7 @@ from PIL import Image
 
 from classification import run_results as results
 from imaging.corruptions import CORRUPTIONS, SEVERITIES
-from scoring import metrics, prediction_files
+from scoring import prediction_files, run_scores
 
 LABEL = datasets.ClassLabel(names=["AAA", "BBB", "CCC"])
 
@@ -75,7 +75,7 @@ def test_scores_and_tables_are_those_of_the_file_that_was_written(tmp_path):
     scores = results.save_results(tmp_path, folds_of_a_run(tmp_path), LABEL)
     predictions = prediction_files.read_predictions(tmp_path)
     assert sorted(predictions["image_id"]) == [f"i{row}" for row in range(6)]
-    assert json.loads((tmp_path / "results.json").read_text()) == metrics.score(predictions) == scores
+    assert json.loads((tmp_path / "results.json").read_text()) == run_scores.score(predictions) == scores
     per_class = pd.read_csv(tmp_path / "per_class.csv")
     assert per_class["class"].tolist() == LABEL.names and per_class["images"].tolist() == [2, 2, 2]
     assert per_class["f1"].mean() == pytest.approx(scores["metrics"]["macro_f1"]["mean"])
@@ -97,7 +97,7 @@ def test_corruption_scores_have_every_kind_and_severity_and_those_not_found(tmp_
     scores = json.loads((tmp_path / "corruptions.json").read_text())
     assert {kind: list(of) for kind, of in scores.items()} == {kind: ["1", "2", "3"] for kind in CORRUPTIONS}
     assert all(of[str(s)]["faces_missed"] == s / 10 for of in scores.values() for s in SEVERITIES)
-    rescored = metrics.score(prediction_files.read_predictions(tmp_path / "corrupted" / "jpeg_2.parquet"))
+    rescored = run_scores.score(prediction_files.read_predictions(tmp_path / "corrupted" / "jpeg_2.parquet"))
     assert {name: scores["jpeg"]["2"][name] for name in rescored} == rescored
     assert len({json.dumps(of[severity]["metrics"]) for of in scores.values() for severity in of}) == 3  # three rolls
     assert [line.split()[0] for line in table.splitlines()[1:]] == list(CORRUPTIONS)
@@ -142,7 +142,7 @@ def row_beside(
     recipe: str = "finetune",
     all_folds_and_epochs: bool = True,
 ) -> str | None:
-    tops = {f"top{k}": {"mean": k / 100, "sd": None if k == 5 else 0.0123} for k in metrics.TOP_K}
+    tops = {f"top{k}": {"mean": k / 100, "sd": None if k == 5 else 0.0123} for k in run_scores.TOP_K}
     scores = {"protocol": protocol, "recipe": recipe, "metrics": tops}
     return results.paper_comparison(images, backbone, scores, all_folds_and_epochs)
 

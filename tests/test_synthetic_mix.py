@@ -33,7 +33,7 @@ from curation.opening import load_images, load_synthetic
 from generation import score_provenance, synthetic_images, synthetic_mix
 from harness import errors
 from imaging import near_duplicates, pixel_cache
-from scoring import metrics, prediction_files
+from scoring import prediction_files, run_scores
 
 ASTRONAUT = skimage.data.astronaut()[:400, 50:450]
 CLASS_NAMES = [*CONDITIONS, "ONE"]
@@ -170,7 +170,7 @@ def test_informative_images_raise_accuracy_and_mislabelled_ones_lower_it(
 ):
     misled = run_here(*lit, "--output_dir", tmp_path / "misled", "--synthetic_dataset", misleading)
     alone = prediction_files.read_predictions(photographs_alone)
-    better, worse = (metrics.compare(alone, prediction_files.read_predictions(folder)) for folder in (mixed, misled))
+    better, worse = (run_scores.compare(alone, prediction_files.read_predictions(folder)) for folder in (mixed, misled))
     assert better["n_test"] == worse["n_test"] == 32  # the same photographs are tested
     assert better["b"]["recipe"] == "linear_probe, + 54 synthetic (dreambooth)"
     assert better["metrics"]["top1"]["difference"] > 0.03  # more in k-shot, below
@@ -382,7 +382,7 @@ def test_runs_with_unlike_numbers_of_synthetic_images_are_told_apart(mixed, lit,
     both = prediction_files.read_predictions([mixed, fewer])
     both["settings"] = "the same"
     with pytest.raises(ValueError, match=r"2 values of recipe .* equal with --synthetic_top_n"):
-        metrics.score(both)
+        run_scores.score(both)
 
 
 # ---- what is chosen

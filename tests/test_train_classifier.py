@@ -27,11 +27,11 @@ import train_classifier
 from classification import backbones, classifiers
 from curation import protocols
 from harness import errors
-from harness.option_values import FACE_DETECTORS
+from harness.option_choices import FACE_DETECTORS
 from imaging import augmentations, faces
 from imaging.corruptions import CORRUPTIONS, SEVERITIES
 from publishing import model_upload
-from scoring import metrics, prediction_files, scores
+from scoring import metrics, prediction_files, run_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_classifier.py"
@@ -242,7 +242,7 @@ def test_every_testable_image_is_predicted_once_per_seed_and_out_of_fold(two_pro
 
 def test_results_are_recomputed_from_the_predictions_to_the_last_digit(two_processes):
     results = json.loads((two_processes / "results.json").read_text())
-    assert results == metrics.score(prediction_files.read_predictions(two_processes))
+    assert results == run_scores.score(prediction_files.read_predictions(two_processes))
     assert (results["protocol"], results["recipe"], results["n_test"]) == ("strict", "finetune", 32)
     assert (results["seeds"], results["n_replicates"], results["chance"]) == ([0, 1], 2, 1 / 9)
     assert results["metrics"]["top1"]["sd"] is not None
@@ -318,7 +318,7 @@ def test_shuffled_labels_give_chance_and_say_so(tiny, tmp_path):
     folders = [run_here(*tiny, "--shuffle_labels", "--seed", s, "--output_dir", tmp_path / str(s)) for s in range(3)]
     of_runs = [prediction_files.read_predictions(folder) for folder in folders]
     assert set(pd.concat(of_runs)["recipe"]) == {"linear_probe, shuffled labels"}
-    top1 = np.mean([metrics.score(predictions)["metrics"]["top1"]["mean"] for predictions in of_runs])
+    top1 = np.mean([run_scores.score(predictions)["metrics"]["top1"]["mean"] for predictions in of_runs])
     assert top1 < 1 / 9 + 3 * np.sqrt(1 / 9 * 8 / 9 / (3 * 32))
 
 
@@ -451,7 +451,7 @@ def test_runs_of_different_settings_are_not_taken_for_seeds_of_one(tiny, tmp_pat
         run_here(*tiny, "--output_dir", tmp_path / str(seed), "--seed", seed, "--image_size", size)
     both = prediction_files.read_predictions([tmp_path / "0", tmp_path / "1"])
     with pytest.raises(ValueError, match="runs with different settings"):
-        metrics.score(both)
+        run_scores.score(both)
 
 
 def test_processes_that_know_nothing_of_each_other_are_refused(tiny, tmp_path, monkeypatch):
@@ -486,7 +486,7 @@ def test_under_paper_results_are_means_over_the_five_models(paper_run):
     results = json.loads((paper_run / "results.json").read_text())
     predictions = prediction_files.read_predictions(paper_run).query("split == 'test'")
     top1 = [
-        scores.topk_accuracy(np.stack(rows["probabilities"]), rows["label"].to_numpy(), 1)
+        metrics.topk_accuracy(np.stack(rows["probabilities"]), rows["label"].to_numpy(), 1)
         for _, rows in predictions.groupby("fold")
     ]
     assert (results["protocol"], results["n_test"], results["n_replicates"]) == ("paper", 16, 5)
@@ -498,7 +498,7 @@ def test_under_paper_the_epoch_of_best_validation_accuracy_is_the_one_that_predi
     curves = pd.read_csv(paper_run / "learning_curves.csv").groupby("fold")["val_accuracy"]
     predictions = prediction_files.read_predictions(paper_run).query("split == 'val'")
     for fold, rows in predictions.groupby("fold"):
-        kept = scores.topk_accuracy(np.stack(rows["probabilities"]), rows["label"].to_numpy(), 1)
+        kept = metrics.topk_accuracy(np.stack(rows["probabilities"]), rows["label"].to_numpy(), 1)
         assert kept == pytest.approx(curves.max()[fold])
     assert (curves.last() < curves.max()).any()  # else keeping the last epoch would pass too
 

@@ -11,7 +11,7 @@ import small_datasets
 from datasets import load_dataset
 
 from curation import protocols, withdrawn_list
-from curation.guard import check_fold
+from curation.leak_guard import check_fold
 from generation import synthetic_images, training_provenance
 from harness import errors
 from publishing import publishable, withdrawal

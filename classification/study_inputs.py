@@ -20,7 +20,7 @@ from classification.backbones import Backbone, normalise
 from classification.classifiers import probe_features, read_config, weights_name
 from classification.weight_files import read_seen_photographs
 from curation import protocols
-from curation.guard import Guard, check_fold, columns_for_guard
+from curation.leak_guard import Guard, check_fold, columns_for_guard
 from curation.opening import guarded_columns, is_simulated, photograph_sha256
 from harness.errors import InputError
 from harness.processes import device_record

@@ -1,0 +1,335 @@
+"""Turns a classifier's predictions into all its scores, tables and comparisons, with intervals over subjects.
+
+A predictions file has one row per image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`, `split`
+(val, test), `seed`, `backbone`, `recipe`, `probabilities` (one per class), and `subject` (the group of one patient and
+near-duplicate photographs, the unit of the bootstrap); optionally also `sex`, `age_group` and `region`, null if not
+known. Only rows with split "test" are scored. An image whose `subject` is null is a subject of its own.
+
+An interval describes the given classifiers, tested on new subjects of the same population; their training images are
+fixed. How much depends on chance in training is the spread over seeds (`sd`), so a claim about a recipe needs several
+seeds. benchmarks/interval_coverage.py measures how often the intervals hold.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from harness.text_normalization import subject_key
+from scoring.intervals import bootstrap_interval, corrected_interval, swap_p_value
+from scoring.metrics import (
+    balanced_accuracy,
+    expected_calibration_error,
+    f1_by_class,
+    macro_f1,
+    mean_reciprocal_rank,
+    negative_log_likelihood,
+    predicted_share,
+    reciprocal_ranks,
+    topk_hits,
+    weighted_topk,
+)
+from scoring.prediction_files import SUBGROUPS, checked, known_subjects
+
+TOP_K = (1, 5, 10, 30)
+UNITS = "% (nll, ece: not)"
+NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # no means over images: percentile intervals miss them
+
+
+def score(predictions: pd.DataFrame) -> dict:
+    """The content of results.json, from predictions of one backbone, recipe and protocol.
+
+    A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed under
+    `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
+    interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
+    corrected_interval for macro F1, balanced accuracy and calibration error, which are not means over images. All
+    scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and
+    top-5 for each value of sex, age_group and region, if the predictions have these columns. `n_without_subject` is
+    present if images have none (each then counts as a subject of its own), `joined_subjects` if one is spelt in several
+    ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings are mixed, or replicates did
+    not test the same images."""
+    settings, images, probabilities = _replicates(predictions)
+    labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
+    statistics = statistics_of(n_classes)
+    by = _by_subgroup(images, probabilities)
+    return {
+        **settings,
+        "n_test": len(images),
+        "n_subjects": int(images["subject"].nunique()),
+        **images.attrs,
+        "n_classes": n_classes,
+        "n_classes_tested": len(np.unique(labels)),
+        "seeds": sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist()),
+        "n_replicates": len(probabilities),
+        "chance": 1 / n_classes,
+        "metrics": {
+            name: _summary(name, of, probabilities, labels, images["subject"]) for name, of in statistics.items()
+        },
+        **({"by": by} if by else {}),
+    }
+
+
+def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
+    """Protocol, recipe and backbone; the test images sorted by image_id; their probabilities (n, C) by each replicate.
+
+    The table's `attrs` hold n_without_subject and joined_subjects, as score returns them."""
+    predictions = checked(predictions, "predictions").reset_index(drop=True)
+    test = predictions[predictions["split"] == "test"]
+    if not len(test):
+        raise ValueError(f"none of {len(predictions)} predictions has the split test; only held-out images are scored")
+    settings = {column: test[column].unique().tolist() for column in ("protocol", "recipe", "backbone")}
+    if "settings" in test and test["settings"].nunique(dropna=False) > 1:  # a column that train_classifier.py writes
+        raise ValueError("the files are of runs with different settings (their settings.json); score one at a time")
+    for column, values in settings.items():
+        if len(values) != 1:
+            remedy = "score one at a time"
+            if any("synthetic" in str(value) for value in values):
+                remedy += ", or make the number of synthetic images equal with --synthetic_top_n"
+            raise ValueError(f"{len(values)} values of {column} among the test rows: {values}; {remedy}")
+    one_label = test.groupby("image_id")["label"].nunique() == 1
+    if not one_label.all():
+        image_id = one_label.index[~one_label][0]
+        labels = sorted(test.loc[test["image_id"] == image_id, "label"].unique().tolist())
+        raise ValueError(f"image {image_id} has the labels {labels}; give it one in all folds and seeds")
+    one_replicate = ["seed"] if settings["protocol"] == ["strict"] else ["seed", "fold"]
+    replicates = [rows.sort_values("image_id") for _, rows in test.groupby(one_replicate)]
+    first = replicates[0]
+    if first["image_id"].duplicated().any() or any(
+        not np.array_equal(rows["image_id"], first["image_id"]) for rows in replicates
+    ):
+        raise ValueError("the replicates did not test the same images once each; run the missing folds or seeds")
+    subgroups = test.groupby("image_id")[[column for column in SUBGROUPS if column in test]].first()  # that is not null
+    images = first.drop(columns=subgroups.columns).join(subgroups, on="image_id")
+    images["subject"], n_without, joined = known_subjects(images, test)
+    images.attrs = {"n_without_subject": n_without} if n_without else {}
+    images.attrs |= {"joined_subjects": joined} if joined else {}
+    probabilities = [np.stack(rows["probabilities"].tolist()) for rows in replicates]
+    return {column: values[0] for column, values in settings.items()}, images, probabilities
+
+
+def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
+    """name in results.json -> function, as macro_f1, of all scores that this number of classes allows."""
+    return {f"top{k}": partial(weighted_topk, k=k) for k in TOP_K if k < n_classes} | {
+        "macro_f1": macro_f1,
+        "balanced_accuracy": balanced_accuracy,
+        "mrr": mean_reciprocal_rank,
+        "nll": negative_log_likelihood,
+        "ece": expected_calibration_error,
+    }
+
+
+def _mean_over(statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray) -> Callable:
+    """The statistic's mean over replicates, as a function of weights (b, n)."""
+    return lambda weights: np.mean([statistic(replicate, labels, weights) for replicate in probabilities], axis=0)
+
+
+def interval_of(name: str) -> Callable[..., tuple[float, float]]:
+    """The function that gives the interval of the score of this name, or of a difference of two such scores."""
+    return corrected_interval if name in NOT_LINEAR else bootstrap_interval
+
+
+def _low_and_high(name: str, weighted: Callable, subjects: pd.Series) -> dict:
+    """low and high of the score of this name, or of a difference of two such scores."""
+    if subjects.nunique() < 2:
+        return {"low": None, "high": None}  # one subject tells nothing about others
+    return dict(zip(("low", "high"), interval_of(name)(weighted, subjects), strict=True))
+
+
+def _summary(
+    name: str, statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray, subjects: pd.Series
+) -> dict:
+    """mean, sd, low, high of one statistic; see score."""
+    values = [float(statistic(replicate, labels)[0]) for replicate in probabilities]
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    interval = _low_and_high(name, _mean_over(statistic, probabilities, labels), subjects)
+    if name in NOT_LINEAR and interval["low"] is not None:  # the corrected interval has no bounds
+        interval = {"low": max(0.0, interval["low"]), "high": min(1.0, interval["high"])}
+    return {"mean": float(np.mean(values)), "sd": sd, **interval}
+
+
+def _by_subgroup(images: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
+    """column -> value -> n, n_subjects, top1 and top5, for the columns of SUBGROUPS that the images have."""
+    statistics = {name: of for name, of in statistics_of(probabilities[0].shape[1]).items() if name in ("top1", "top5")}
+    by = {}
+    for column in [column for column in SUBGROUPS if column in images]:
+        values = images[column].astype(object).where(images[column].notna(), "not known").astype(str).to_numpy()
+        by[column] = {}
+        for value in sorted(np.unique(values), key=_by_age_then_name):
+            rows = values == value
+            labels, subjects = images["label"].to_numpy()[rows], images["subject"][rows]
+            by[column][str(value)] = {"n": int(rows.sum()), "n_subjects": int(subjects.nunique())} | {
+                name: _summary(name, statistic, [replicate[rows] for replicate in probabilities], labels, subjects)
+                for name, statistic in statistics.items()
+            }
+    return by
+
+
+def _by_age_then_name(value: str) -> tuple[bool, int, str]:
+    """A key that sorts 6-11 before 12-17, words alphabetically, and "not known" last."""
+    years = "".join(itertools.takewhile(str.isdecimal, value))
+    return value == "not known", int(years or 0), value
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
+    """Two methods on the same test images: each score of both, the difference b - a, its interval and a p-value.
+
+    a, b: predictions of one backbone, recipe and protocol each, as for score; seeds may differ in number and value.
+    Scores are means over replicates. `low` and `high` are the 95 % interval of the difference over subjects, drawn for
+    both methods together, from the same functions as in score; `p_value` is from swap_p_value. Raises ValueError if the
+    protocol, the number of classes, the test images, their labels or their subjects differ."""
+    (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = _replicates(a), _replicates(b)
+    if of_a["protocol"] != of_b["protocol"]:
+        raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
+    if not np.array_equal(images["image_id"], images_b["image_id"]):
+        only = sorted(set(images["image_id"]) ^ set(images_b["image_id"]))
+        raise ValueError(f"{len(only)} test images are in one file only, the first {only[0]}; test both on the same")
+    n_classes = probabilities_a[0].shape[1]
+    same = np.array_equal(images["label"], images_b["label"]) and np.array_equal(
+        images["subject"].map(subject_key), images_b["subject"].map(subject_key)
+    )
+    if n_classes != probabilities_b[0].shape[1] or not same:
+        raise ValueError(
+            "classes, labels or subjects of the same images differ; compare runs on one build of a dataset"
+        )
+    labels, subjects = images["label"].to_numpy(), images["subject"]
+    scores = {}
+    for name, statistic in statistics_of(n_classes).items():
+        mean_a, mean_b = (_mean_over(statistic, each, labels) for each in (probabilities_a, probabilities_b))
+        once = np.ones((1, len(labels)))
+        value_a, value_b = float(mean_a(once)[0]), float(mean_b(once)[0])
+        scores[name] = {
+            "a": value_a,
+            "b": value_b,
+            "difference": value_b - value_a,
+            **_low_and_high(name, lambda weights, a=mean_a, b=mean_b: b(weights) - a(weights), subjects),
+            "p_value": swap_p_value(statistic, probabilities_a, probabilities_b, labels, subjects),
+        }
+    return {
+        "protocol": of_a["protocol"],
+        "n_test": len(labels),
+        "n_subjects": int(subjects.nunique()),
+        **images.attrs,
+        "a": {"backbone": of_a["backbone"], "recipe": of_a["recipe"], "n_replicates": len(probabilities_a)},
+        "b": {"backbone": of_b["backbone"], "recipe": of_b["recipe"], "n_replicates": len(probabilities_b)},
+        "metrics": scores,
+    }
+
+
+def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Test images of each true class (rows) by their most probable class (columns), averaged over replicates.
+
+    names: of the C classes in their order. Returns C x C counts, which are fractions if replicates differ or classes
+    tie. Raises ValueError if names and probabilities differ in number, and as score does."""
+    _, images, probabilities = _replicates(predictions)
+    _check_names(names, probabilities)
+    true = np.eye(len(names))[images["label"]]
+    counts = true.T @ np.mean([predicted_share(replicate) for replicate in probabilities], axis=0)
+    return pd.DataFrame(counts, index=pd.Index(names, name="true"), columns=pd.Index(names, name="predicted"))
+
+
+def per_class_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """One row per class: images, subjects, recall (top-1, top-5), F1, mean reciprocal rank, most frequent wrong class.
+
+    names: as in confusion_table. Scores are fractions 0..1, averaged over replicates. For a class without test images,
+    recall and reciprocal rank are missing but F1 is 0; so f1 averages to macro_f1 and recall_top1 to balanced_accuracy.
+    Of wrong classes predicted equally often the first is given; there is none if all predictions are right."""
+    _, images, probabilities = _replicates(predictions)
+    _check_names(names, probabilities)
+    labels = images["label"].to_numpy()
+    of_each = np.eye(len(names))[labels].T  # (C, n)
+    n_images = of_each.sum(axis=1)
+
+    def mean_by_class(values: list[np.ndarray]) -> np.ndarray:
+        return np.where(n_images > 0, of_each @ np.mean(values, axis=0) / np.maximum(n_images, 1), np.nan)
+
+    subjects = images.groupby("label")["subject"].nunique().reindex(range(len(names)), fill_value=0)
+    wrong = confusion_table(predictions, names).to_numpy() * (1 - np.eye(len(names)))
+    return pd.DataFrame(
+        {
+            "class": list(names),
+            "images": n_images.astype(int),
+            "subjects": subjects.to_numpy(),
+            "recall_top1": mean_by_class([topk_hits(replicate, labels, 1) for replicate in probabilities]),
+            "recall_top5": mean_by_class([topk_hits(replicate, labels, 5) for replicate in probabilities]),
+            "f1": np.mean([f1_by_class(replicate, labels, None)[0][0] for replicate in probabilities], axis=0),
+            "mrr": mean_by_class([reciprocal_ranks(replicate, labels) for replicate in probabilities]),
+            "most_frequent_wrong_class": [names[row.argmax()] if row.any() else None for row in wrong],
+        }
+    )
+
+
+def _check_names(names: Sequence[str], probabilities: list[np.ndarray]) -> None:
+    if len(names) != probabilities[0].shape[1]:
+        raise ValueError(f"{len(names)} names for {probabilities[0].shape[1]} classes; give the dataset of the run")
+
+
+def chance(name: str, n_classes: int) -> float | None:
+    """What a constant predictor scores, the same probability for every class; None where the labels decide."""
+    if name.startswith("top"):
+        return min(1.0, int(name.removeprefix("top")) / n_classes)
+    harmonic = sum(1 / rank for rank in range(1, n_classes + 1))
+    return {"balanced_accuracy": 1 / n_classes, "mrr": harmonic / n_classes, "nll": math.log(n_classes)}.get(name)
+
+
+def shown(name: str, value: float | None, sign: str = "") -> str:
+    """A score as text: in percent, but nll and ece as they are; a dash for None. sign: "+" to write it always."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.3f}" if name in ("nll", "ece") else f"{100 * value:{sign}.2f}"
+
+
+def shown_interval(name: str, values: dict, sign: str = "") -> str:
+    """low .. high as text, formatted as `shown` does."""
+    return f"{shown(name, values['low'], sign)} .. {shown(name, values['high'], sign)}"
+
+
+def format_table(results: dict) -> str:
+    """The scores as a text table in percent, with what a reader needs to judge them: n, seeds, intervals, chance."""
+    lines = [
+        f"{results['backbone']}, {results['recipe']}, protocol {results['protocol']}: {results['n_test']} test images "
+        f"of {_subjects_of(results)}, {results['n_classes_tested']} of {results['n_classes']} classes tested, "
+        f"seeds {', '.join(map(str, results['seeds']))}",
+        f"{UNITS:<18} {'mean':>6} {'sd':>6}   {'95 % interval':<15} {'chance':>6}",
+    ]
+    for name, values in results["metrics"].items():
+        mean, sd, by_chance = (
+            shown(name, value) for value in (values["mean"], values["sd"], chance(name, results["n_classes"]))
+        )
+        lines.append(f"{name:<18} {mean:>6} {sd:>6}   {shown_interval(name, values):<15} {by_chance:>6}")
+    for column, groups in results.get("by", {}).items():
+        for value, group in groups.items():
+            tops = [
+                f"{name} {shown(name, group[name]['mean'])} ({shown_interval(name, group[name])})"
+                for name in ("top1", "top5")
+                if name in group
+            ]
+            lines.append(f"{column} {value}: {group['n']} images of {group['n_subjects']} subjects, {', '.join(tops)}")
+    return "\n".join(lines)
+
+
+def _subjects_of(results: dict) -> str:
+    """How many subjects, and how those were counted that are not known or spelt in several ways."""
+    text = f"{results['n_subjects']} subjects"
+    without, joined = results.get("n_without_subject"), results.get("joined_subjects", ())
+    notes = [f"{without} images without a subject are one each"] if without else []
+    notes += [f"{' and '.join(names)} are one" for names in joined]
+    return text + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def format_comparison(comparison: dict) -> str:
+    """The result of compare as a text table, in percent (nll in nats, ece 0..1)."""
+    a, b = ("{backbone}, {recipe}, mean of {n_replicates}".format(**comparison[letter]) for letter in "ab")
+    lines = [
+        f"protocol {comparison['protocol']}: {comparison['n_test']} test images of {_subjects_of(comparison)}",
+        f"A: {a}",
+        f"B: {b}",
+        f"{UNITS:<18} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<17} {'p':>6}",
+    ]
+    for name, values in comparison["metrics"].items():
+        a, b = (shown(name, values[letter]) for letter in "ab")
+        difference, interval = shown(name, values["difference"], "+"), shown_interval(name, values, "+")
+        lines.append(f"{name:<18} {a:>6} {b:>6} {difference:>7}   {interval:<17} {values['p_value']:.4f}")
+    return "\n".join(lines)
