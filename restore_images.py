@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
     work_offline_if_unreachable([args.dataset_name, args.upscaler, args.face_enhancer, args.colorizer])
     # Everything that takes seconds to import is imported from here on, once the arguments have been accepted.
     from curation import restoration_target
-    from harness.processes import open_accelerator
+    from harness.launched_processes import open_accelerator
 
     accelerator = open_accelerator(args.mixed_precision)
     target = Path(os.path.realpath(args.output_dir))
@@ -122,7 +122,7 @@ def restore_dataset(accelerator: Accelerator, target: Path, args: argparse.Names
     from curation.opening import load_images
     from curation.restored_blocks import block_files, restore_blocks
     from curation.schema import restored_features
-    from harness.processes import check_shared, in_main_process, wait_for_files
+    from harness.launched_processes import check_shared, in_main_process, wait_for_files
 
     started = time.monotonic()
 
@@ -222,7 +222,7 @@ def record_of(
 ) -> dict:
     """The run record. It holds names instead of paths, since the folder may be published."""
     from curation.restoration_target import settings_sha256
-    from harness.processes import device_record
+    from harness.launched_processes import device_record
 
     on_hub = not Path(args.dataset_name).is_dir()
     names = {"dataset_name": args.dataset_name if on_hub else Path(os.path.realpath(args.dataset_name)).name}

@@ -26,10 +26,11 @@ from classification.recipes import LAST_LEARNING_RATE, LEARNING_RATES, RECIPES
 from curation import protocols
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError
-from harness.files import write_json
+from harness.files import default_cache_dir, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
-from harness.option_choices import FACE_DETECTORS, PROTOCOLS, default_cache_dir
+from harness.protocol_names import PROTOCOLS
 from harness.run_folder import prepare_output, run_record
+from imaging.detector_names import FACE_DETECTORS
 
 if TYPE_CHECKING:
     import datasets
@@ -199,7 +200,7 @@ def main(args: argparse.Namespace) -> None:
 
     from classification.fold_run import run_fold, spare_what_is_there
     from classification.study_inputs import Job, extract_features, open_study, rows_of
-    from harness.processes import in_main_process, wait_for_files
+    from harness.launched_processes import in_main_process, wait_for_files
     from harness.weights_digest import weights_sha256
 
     # ---- data, folds and backbone: nothing slow happens before everything that can be refused has been
@@ -253,7 +254,7 @@ def main(args: argparse.Namespace) -> None:
 
 def open_processes(args: argparse.Namespace) -> Accelerator:
     """The accelerator, once --report_to and --output_dir have been found usable in all processes."""
-    from harness.processes import check_output_dir, open_accelerator
+    from harness.launched_processes import check_output_dir, open_accelerator
 
     log_with = None if args.report_to == "none" else args.report_to
     with warnings.catch_warnings():

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING
 from curation.protocols import fold_number
 from generation import generator_choices, prompts
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
-from harness.files import write_json
+from harness.files import default_cache_dir, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
-from harness.option_choices import FACE_DETECTORS, PROTOCOLS, default_cache_dir
+from harness.protocol_names import PROTOCOLS
 from harness.run_folder import run_record
+from imaging.detector_names import FACE_DETECTORS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -152,7 +153,13 @@ def main(args: argparse.Namespace) -> None:
     from generation import dreambooth, dreambooth_encoding, lora_files, support_sets
     from generation import dreambooth_progress as progress
     from generation.training_provenance import settings_digest
-    from harness.processes import check_output_dir, device_record, in_main_process, open_accelerator, wait_for_files
+    from harness.launched_processes import (
+        check_output_dir,
+        device_record,
+        in_main_process,
+        open_accelerator,
+        wait_for_files,
+    )
     from imaging.pixel_cache import cached_pixels
     from publishing import model_upload
 

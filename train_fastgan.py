@@ -22,10 +22,11 @@ from curation.protocols import N_FOLDS, fold_number
 from generation import generator_choices
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError
-from harness.files import write_json
+from harness.files import default_cache_dir, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
-from harness.option_choices import FACE_DETECTORS, PROTOCOLS, default_cache_dir
+from harness.protocol_names import PROTOCOLS
 from harness.run_folder import prepare_output, run_record
+from imaging.detector_names import FACE_DETECTORS
 
 STOPPED = RESUMED
 
@@ -116,7 +117,13 @@ def main(args: argparse.Namespace) -> None:
     from curation.opening import guarded_columns, is_simulated, load_images, photograph_sha256
     from generation import fastgan_sampling, fastgan_sources, fastgan_training, gan_losses, synthetic_images
     from generation.training_provenance import SOURCES_NAME, settings_digest
-    from harness.processes import check_output_dir, device_record, in_main_process, open_accelerator, wait_for_files
+    from harness.launched_processes import (
+        check_output_dir,
+        device_record,
+        in_main_process,
+        open_accelerator,
+        wait_for_files,
+    )
     from imaging.pixel_cache import cached_pixels
 
     accelerator = open_accelerator(args.mixed_precision)

@@ -28,7 +28,7 @@ from generation import fastgan
 from generation.synthetic_images import image_seed
 from generation.training_provenance import SOURCES_NAME
 from harness.commands import Parser
-from harness.option_choices import default_cache_dir
+from harness.files import default_cache_dir
 from imaging import faces
 from imaging.pixel_cache import cached_pixels
 

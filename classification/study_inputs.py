@@ -23,7 +23,7 @@ from curation import protocols
 from curation.leak_guard import Guard, check_fold, columns_for_guard
 from curation.opening import guarded_columns, is_simulated, photograph_sha256
 from harness.errors import InputError
-from harness.processes import device_record
+from harness.launched_processes import device_record
 from imaging import corruptions
 from imaging.pixel_cache import Pixels, cached_pixels, join
 

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from harness.errors import ProtocolError
-from harness.option_choices import PROTOCOLS
+from harness.protocol_names import PROTOCOLS
 from harness.text_normalization import subject_key
 
 N_FOLDS = 5

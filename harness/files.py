@@ -1,4 +1,4 @@
-"""Files: written completely or not at all, JSON that is checked when read, digests, and unwritable disks."""
+"""Files written completely or not at all, checked JSON, digests, unwritable disks, and the default cache folder."""
 
 import contextlib
 import errno
@@ -96,3 +96,11 @@ def sha256_of(file: Path) -> str:
     """The SHA-256 digest of a file, as 64 hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def default_cache_dir() -> Path:
+    """The folder of decoded photographs, beside the cache of `datasets` that holds the same photographs.
+
+    HF_HOME moves both."""
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.path.expanduser(os.environ.get("HF_HOME", os.path.join(caches, "huggingface")))) / "rdface_pixels"

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from harness.errors import InputError, one_line
 from harness.files import check_writable, read_json, sha256_of, write_json
-from harness.processes import LATE_S, in_main_process, machines, which_see
+from harness.launched_processes import LATE_S, in_main_process, machines, which_see
 from imaging import corruptions, faces, near_duplicates
 
 BLOCK_ROWS = 16  # photographs per call of the detector: the same ones for any number of processes

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from harness.errors import one_line
 from harness.null_words import is_null
-from harness.option_choices import PROTOCOLS
+from harness.protocol_names import PROTOCOLS
 from harness.text_normalization import subject_key
 
 COLUMNS = ["image_id", "label", "protocol", "fold", "split", "seed", "backbone", "recipe", "probabilities", "subject"]

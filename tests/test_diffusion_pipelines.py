@@ -17,8 +17,8 @@ import train_dreambooth
 from generation import diffusion_pipelines as diffusion
 from generation import fastgan, generator_choices
 from harness import errors
-from harness.option_choices import FACE_DETECTORS
 from imaging import faces
+from imaging.detector_names import FACE_DETECTORS
 
 Tensors = dict[str, torch.Tensor]
 

@@ -13,7 +13,7 @@ from classification.backbones import Backbone
 from classification.fine_tuning import Checkpoint, Settings, fit, predict, training_batches
 from curation import protocols
 from curation.leak_guard import Guard
-from harness import errors, option_choices, seeds
+from harness import errors, protocol_names, seeds
 from imaging import augmentations
 from imaging.pixel_cache import Pixels
 from scoring import metrics
@@ -163,7 +163,7 @@ def test_of_equally_good_epochs_the_last_is_kept(accelerator, backbone, uint8, t
 # ---- stop and go on
 
 
-@pytest.mark.parametrize("protocol", option_choices.PROTOCOLS)
+@pytest.mark.parametrize("protocol", protocol_names.PROTOCOLS)
 def test_a_stopped_fold_goes_on_to_the_same_weights_and_curve(protocol, accelerator, backbone, uint8, tmp_path):
     of = fold(protocol, val=VAL if protocol == "paper" else NOTHING)
     changes = {"augmentation": "gentle", "num_train_epochs": 5, "learning_rate": 0.01}

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from curation import protocols
 from curation.leak_guard import Guard, check_fold
-from harness import errors, option_choices
+from harness import errors, protocol_names
 
 
 def paper_columns_again(labels):
@@ -260,7 +260,7 @@ def test_only_validation_rows_choose_and_strict_has_none():
                 Guard(fold, columns).admit_for_choice([row], "checkpoints")
 
 
-@pytest.mark.parametrize("protocol", option_choices.PROTOCOLS)
+@pytest.mark.parametrize("protocol", protocol_names.PROTOCOLS)
 def test_a_support_set_is_k_images_a_condition_of_the_training_side(protocol):
     labels = paper_shape()
     n = len(labels)

@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
-from harness import commands, errors, files, processes, run_folder
+from harness import commands, errors, files, launched_processes, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = "import pathlib, sys; from harness.run_folder import prepare_output"
@@ -295,7 +295,7 @@ def test_bf16_on_a_processor_without_it_is_announced(capabilities, emulated, mon
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     for precision in ("no", "bf16"):
         AcceleratorState._reset_state(reset_partial_state=True)
-        processes.open_accelerator(precision)
+        launched_processes.open_accelerator(precision)
         assert ("bf16: this processor" in capsys.readouterr().out) == (emulated and precision == "bf16")
     AcceleratorState._reset_state(reset_partial_state=True)
 

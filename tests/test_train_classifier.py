@@ -27,9 +27,9 @@ import train_classifier
 from classification import backbones, classifiers
 from curation import protocols
 from harness import errors
-from harness.option_choices import FACE_DETECTORS
 from imaging import augmentations, faces
 from imaging.corruptions import CORRUPTIONS, SEVERITIES
+from imaging.detector_names import FACE_DETECTORS
 from publishing import model_upload
 from scoring import metrics, prediction_files, run_scores
 

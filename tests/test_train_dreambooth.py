@@ -27,7 +27,7 @@ import train_dreambooth
 from curation import protocols
 from generation import diffusion_pipelines as diffusion
 from generation import dreambooth, lora_files, prompts, synthetic_images
-from harness import errors, processes
+from harness import errors, launched_processes
 from publishing import withdrawal
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,7 +189,7 @@ def test_the_gradient_scaler_of_half_precision_goes_on_where_it_stopped(tiny, tm
         clip(parameters, max_norm)
 
     monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, growth_interval=3))
-    monkeypatch.setattr(processes, "open_accelerator", with_scaler)
+    monkeypatch.setattr(launched_processes, "open_accelerator", with_scaler)
     flags = ("--conditions", "C2", "C3", "--adapters_per_batch", 1, "--max_train_steps", 8)
     flags += ("--checkpointing_steps", 4, "--num_images", 1)
     whole = run_here(*tiny, *flags, "--output_dir", tmp_path / "whole")
