@@ -167,19 +167,19 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     why_no_paper = building.fill_in_groups_and_folds(rows, examined.pairs)
     if why_no_paper:
         print(f"warning: protocol paper cannot be applied, its columns are null: {why_no_paper}", file=sys.stderr)
-    made = workspace / "made"
-    made.mkdir()
+    finished = workspace / "made"
+    finished.mkdir()
     if withdrawn:
-        withdrawn_list.write_list(made, withdrawn)
+        withdrawn_list.write_list(finished, withdrawn)
     class_names = list(dict.fromkeys(row.abbreviation for row in rows))
     features = schema.real_features(class_names, examined.extra_columns)
-    building.write_parquet(rows, features, made / "real", workspace)
-    version, contact = datasheet.version_after(target, made), args.contact or earlier.get("contact")
-    datasheet.write_datasheet(made, version, contact, earlier.get("repository"))
+    building.write_parquet(rows, features, finished / "real", workspace)
+    version, contact = datasheet.version_after(target, finished), args.contact or earlier.get("contact")
+    datasheet.write_datasheet(finished, version, contact, earlier.get("repository"))
     if bad:
-        building.write_rejected(made / "rejected.csv", bad)
-    write_record(made, args, rows, examined.problems, started)
-    build_target.replace(target, made)
+        building.write_rejected(finished / "rejected.csv", bad)
+    write_record(finished, args, rows, examined.problems, started)
+    build_target.replace(target, finished)
     images = f"{counted(len(rows), 'image')} of {counted(len(class_names), 'condition')}"
     left_out = f"; {counted(len(bad), 'problem')} left out, listed in rejected.csv" if bad else ""
     print(f"{args.output_dir}: {images}; load_dataset opens it{left_out}")
@@ -187,12 +187,12 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
 
 
 def write_record(
-    made: Path, args: argparse.Namespace, rows: list[Row], problems: list[Problem], started: float
+    folder: Path, args: argparse.Namespace, rows: list[Row], problems: list[Problem], started: float
 ) -> None:
     """The run record. It holds names and no absolute paths, since the folder may be published."""
     from curation.parquet_files import parquet_digest, shard_digests
 
-    record = run_record(args, ("datasets", "pillow", "opencv-python", "hpo3"), started) | {
+    record = run_record(vars(args), ("datasets", "pillow", "opencv-python", "hpo3"), started) | {
         "arguments": {
             "command": "build",
             "folder": Path(os.path.realpath(args.folder)).name,
@@ -203,10 +203,10 @@ def write_record(
         "images": len(rows),
         "conditions": len({row.abbreviation for row in rows}),
         "problems": dict(Counter(problem.severity for problem in problems)),
-        "content": parquet_digest(shard_digests(made)),
+        "content": parquet_digest(shard_digests(folder)),
         "device": "cpu",
     }
-    write_json(made / "build_record.json", record)
+    write_json(folder / "build_record.json", record)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ def record_of(
         for role, network in used.items()
         if network
     }
-    record = run_record(args, PACKAGES, started)
+    record = run_record(vars(args), PACKAGES, started)
     return record | {
         "arguments": record["arguments"] | names,
         "images": n,

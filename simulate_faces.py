@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
         except BrokenProcessPool as error:
             reason = "a process was ended from outside, as when memory runs out; give a smaller --num_workers"
             raise OutsideError(reason) from error
-        record = run_record(args, ("numpy", "opencv-python", "pillow", "pyarrow"), started)
+        record = run_record(vars(args), ("numpy", "opencv-python", "pillow", "pyarrow"), started)
         write_json(partial_folder / "run.json", record | {"seeds": [args.seed], "device": "cpu", "simulated": True})
         if target.exists():
             target.rmdir()

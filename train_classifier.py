@@ -383,7 +383,7 @@ def finish(
     all_folds_and_epochs = args.fold is None and args.num_train_epochs == PAPER_EPOCHS
     if comparison := run_results.paper_comparison(study.images, args.backbone, scores, all_folds_and_epochs):
         print(comparison)
-    record |= run_record(args, PACKAGES, started) | study.record(accelerator)
+    record |= run_record(vars(args), PACKAGES, started) | study.record(accelerator)
     record |= {"seeds": args.seed, "augmentation": augmentations.AMOUNTS if args.augmentation == "gentle" else None}
     record["folds"] = [{name: fold[name] for name in fold if name not in TOO_LONG} for fold in folds]
     write_json(args.output_dir / "run.json", record)

@@ -249,7 +249,7 @@ def main(args: argparse.Namespace) -> None:
         progress.keep_checkpoints(batches)
         written = progress.finish_datasets(supports, args.num_images)
         simulated = is_simulated(images)
-        record = run_record(args, PACKAGES, started) | {
+        record = run_record(vars(args), PACKAGES, started) | {
             "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
             "adapters": progress.adapter_records(supports),
             "terms_left_out": by_condition(left_out, class_names, images["label"][:]),

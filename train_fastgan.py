@@ -193,7 +193,7 @@ def main(args: argparse.Namespace) -> None:
     # ---- the record
     if accelerator.is_main_process:
         wait_for_files([folder / "fold.json" for folder in folders])
-        record = run_record(args, PACKAGES, started)
+        record = run_record(vars(args), PACKAGES, started)
         record["arguments"] |= names_of_paths(args)
         sampled = {folder.name: fastgan_sampling.sampled_with(folder) for folder in folders}
         record |= {

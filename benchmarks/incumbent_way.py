@@ -91,8 +91,7 @@ def our_fit(precision: str, study: Study, guard: Guard, epochs: int, name: str) 
     set_seed(0)
     classifier = build_classifier(study.backbone, study.label.num_classes, "finetune", name)
     started = time.perf_counter()
-    data = (study.backbone, study.pixels, study.labels)
-    model, _ = fit(accelerator, classifier, *data, guard, settings, no_checkpoint)
+    model, _ = fit(accelerator, classifier, study.backbone, study.pixels, study.labels, guard, settings, no_checkpoint)
     seconds = time.perf_counter() - started
     return seconds, predict(accelerator, model, study.backbone, study.pixels, guard.fold.test, 32)
 
@@ -176,8 +175,7 @@ def frozen_backbone(study: Study, incumbent_epoch_s: float, cache_s: float) -> N
     study.features = extract_features(Accelerator(cpu=True), study, np.arange(len(study.labels)), 32)
     features_s = time.perf_counter() - started
     for fold in protocols.folds(study.images, "strict"):
-        data = (study.features, study.labels, study.groups, fold.train)
-        fit_linear_probe(*data, Guard(fold, study.images))
+        fit_linear_probe(study.features, study.labels, study.groups, fold.train, Guard(fold, study.images))
     probe_s = time.perf_counter() - started + cache_s
     fine_tuning_s = FOLDS * EPOCHS * incumbent_epoch_s
     print(

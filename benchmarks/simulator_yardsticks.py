@@ -60,9 +60,9 @@ def classification(images, parameters: np.ndarray, shuffle: bool) -> None:
     for fold in protocols.folds(images, "strict"):
         guard = Guard(fold, images)
         centre, spread = parameters[fold.train].mean(0), parameters[fold.train].std(0)
-        known = (parameters - centre) / spread
-        probe = fit_linear_probe(known, labels, groups, fold.train, guard)
-        for row, p in zip(fold.test.tolist(), probe.probabilities(known[fold.test], n_classes), strict=True):
+        standardised = (parameters - centre) / spread
+        probe = fit_linear_probe(standardised, labels, groups, fold.train, guard)
+        for row, p in zip(fold.test.tolist(), probe.probabilities(standardised[fold.test], n_classes), strict=True):
             own = {"image_id": image_ids[row], "label": int(labels[row]), "fold": fold.number, "subject": groups[row]}
             rows.append(constants | own | {"probabilities": p})
     scores = run_scores.score(pd.DataFrame(rows))
@@ -80,9 +80,9 @@ def duplicates(images, truth: list[dict]) -> None:
     for true in truth:
         subjects[group_of[Path(true["image_name"]).stem]].add(true["subject"])
     planted = [true for true in truth if true["duplicate_of"]]
-    found = sum(group_of[Path(t["image_name"]).stem] == group_of[Path(t["duplicate_of"]).stem] for t in planted)
+    n_found = sum(group_of[Path(t["image_name"]).stem] == group_of[Path(t["duplicate_of"]).stem] for t in planted)
     wrong = sum(len(people) > 1 for people in subjects.values())
-    print(f"planted re-encodings found: {found} of {len(planted)}; groups that join different people: {wrong}")
+    print(f"planted re-encodings found: {n_found} of {len(planted)}; groups that join different people: {wrong}")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -36,8 +36,8 @@ def check_template(template: str, flag: str) -> None:
         raise InputError(f"{flag} {template!r}: {one_line(error)}; fields are written {{disease_abbr}}") from error
     unknown = sorted(fields - set(PROMPT_FIELDS))
     if unknown:
-        known = ", ".join(f"{{{field}}}" for field in PROMPT_FIELDS)
-        raise InputError(f"{flag}: there is no field {{{unknown[0]}}}; use {known}")
+        fields_there_are = ", ".join(f"{{{field}}}" for field in PROMPT_FIELDS)
+        raise InputError(f"{flag}: there is no field {{{unknown[0]}}}; use {fields_there_are}")
 
 
 def fields_of(template: str) -> set[str]:
@@ -109,8 +109,8 @@ def check_prompt(pipeline: StableDiffusionPipeline, prompt: str, flag: str) -> N
     """Raise InputError for a prompt whose end the text encoder would not read; flag: where it was given."""
     n, limit = count_tokens(pipeline, prompt), prompt_limit(pipeline)
     if n > limit:
-        shown = prompt if len(prompt) <= SHOWN_LETTERS else prompt[: SHOWN_LETTERS - 3] + "..."
-        raise InputError(f"{flag} {shown!r}: has {n} tokens, and the text encoder reads {limit}; shorten it")
+        excerpt = prompt if len(prompt) <= SHOWN_LETTERS else prompt[: SHOWN_LETTERS - 3] + "..."
+        raise InputError(f"{flag} {excerpt!r}: has {n} tokens, and the text encoder reads {limit}; shorten it")
 
 
 def fitting_prompts(

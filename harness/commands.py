@@ -39,8 +39,8 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
     """Keeps the line breaks of a description, and adds the default unless the help text explains it already."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        shown = action.default not in (None, [], False) and "default" not in (action.help or "")
-        return super()._get_help_string(action) if shown and not action.required else action.help
+        has_default = action.default not in (None, [], False) and "default" not in (action.help or "")
+        return super()._get_help_string(action) if has_default and not action.required else action.help
 
 
 def path_argument(text: str) -> Path:

@@ -1,6 +1,5 @@
 """The output folder of a run: started anew or resumed, locked, replaced by a rename, with a record of the run."""
 
-import argparse
 import contextlib
 import errno
 import glob
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -156,13 +155,14 @@ def _mount_points() -> set[str]:
     return {re.sub(r"\\\d{3}", lambda code: blanks.get(code[0], code[0]), line.split(" ")[4]) for line in lines}
 
 
-def run_record(args: argparse.Namespace, packages: Sequence[str], started: float) -> dict:
+def run_record(arguments: Mapping[str, object], packages: Sequence[str], started: float) -> dict:
     """What is needed to repeat a run, and what the run cost; train_classifier.py adds what is particular to it.
 
-    packages: names of the packages whose versions are recorded; started: time.monotonic() at the start."""
+    arguments: of the command, by name; packages: names of the packages whose versions are recorded; started:
+    time.monotonic() at the start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "arguments": {name: value for name, value in vars(args).items() if not name.endswith("token")},
+        "arguments": {name: value for name, value in arguments.items() if not name.endswith("token")},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "git_commit": git_commit(),
         "wall_s": round(time.monotonic() - started, 2),

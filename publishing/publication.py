@@ -142,8 +142,8 @@ def upload(
     The history of the repository is deleted with forget_history, and whenever photographs were withdrawn. The list of
     withdrawn photographs is then uploaded last, since on the Hub it means that their files are gone."""
     remote, commit = repository.files(), repository.must_be_for(audience)
-    known = {line.image_id for line in _withdrawn_on_hub(repository, remote)}
-    unfinished = [line for line in withdrawn_list.listed(contents.folder) if line.image_id not in known]
+    listed_on_hub = {line.image_id for line in _withdrawn_on_hub(repository, remote)}
+    unfinished = [line for line in withdrawn_list.listed(contents.folder) if line.image_id not in listed_on_hub]
     replaced = [name for name in publishable.shards_in(remote) if not is_same(remote[name], contents.files.get(name))]
     if not publishable.shards_in(remote) or not (forget_history or unfinished):
         send(repository, contents, audience, message)

@@ -85,13 +85,13 @@ class _Photographs:
     def add(self, config: str, row: dict) -> str | None:
         """Takes note of a row; returns why a restored photograph or a report does not belong to one of config real."""
         image_id, digest = row["image_id"], row.get("original_sha256") or row.get("sha256")
-        known = self.sha256.get(image_id)
+        earlier = self.sha256.get(image_id)
         if config != "real" and self.has_real:
             if image_id not in self.sha256:
                 return "config real holds no such photograph; make this config again"
-            if digest and known and digest != known:
+            if digest and earlier and digest != earlier:
                 return "was made from another photograph than config real holds; make this config again"
-        self.sha256[image_id] = known or digest
+        self.sha256[image_id] = earlier or digest
         return None
 
 

@@ -64,10 +64,10 @@ def numbered(subjects: Sequence[str | None]) -> np.ndarray:
     Two images without a known subject need not show the same patient: drawn together as if they did, they would make
     the interval wrong."""
     subjects = np.asarray(subjects, dtype=object)
-    known = ~pd.isna(subjects)
+    has_subject = ~pd.isna(subjects)
     numbers = np.empty(len(subjects), int)
-    names, numbers[known] = np.unique(subjects[known].astype(str), return_inverse=True)
-    numbers[~known] = len(names) + np.arange((~known).sum())
+    names, numbers[has_subject] = np.unique(subjects[has_subject].astype(str), return_inverse=True)
+    numbers[~has_subject] = len(names) + np.arange((~has_subject).sum())
     return numbers
 
 

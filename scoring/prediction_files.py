@@ -212,11 +212,11 @@ def known_subjects(images: pd.DataFrame, test: pd.DataFrame) -> tuple[pd.Series,
     images: one row per image; test: the rows of all replicates, any of which may name an image's subject. An image
     without a subject becomes a subject of its own. Different spellings of one subject (subject_key) are replaced by the
     first of them. Raises ValueError for an image with two subjects."""
-    known = test.dropna(subset="subject")
-    spelled = known["subject"].drop_duplicates().sort_values()
+    with_subject = test.dropna(subset="subject")
+    spelled = with_subject["subject"].drop_duplicates().sort_values()
     joined = [names.tolist() for _, names in spelled.groupby(spelled.map(subject_key)) if len(names) > 1]
     first_of = {name: names[0] for names in joined for name in names}
-    of_image = known["subject"].map(lambda name: first_of.get(name, name)).groupby(known["image_id"])
+    of_image = with_subject["subject"].map(lambda name: first_of.get(name, name)).groupby(with_subject["image_id"])
     two = of_image.nunique()
     if (two > 1).any():
         image_id = two[two > 1].index[0]
