@@ -16,7 +16,6 @@ more --max_train_steps, or gets more --num_images.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shutil
 import time
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from curation.protocols import fold_number
 from generation import generator_choices, prompts
-from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
 from harness.files import default_cache_dir, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
@@ -298,12 +297,6 @@ def settings_of(args: argparse.Namespace, fingerprint: str, digests: dict[str, s
 def settings_of_adapters(settings: dict) -> dict:
     """What an adapter's weights depend on besides its photographs."""
     return {name: value for name, value in settings.items() if name not in OTHER_THAN_ADAPTERS}
-
-
-def from_args(kind: type, args: argparse.Namespace, **others: object) -> object:
-    """A dataclass whose fields are the flags of the same names, and `others`."""
-    names = {field.name for field in dataclasses.fields(kind)} - set(others)
-    return kind(**{name: getattr(args, name) for name in names}, **others)
 
 
 def terms_left_out(left_out: dict[int, list[str]], n_prompts: int, image_ids: Sequence[str], limit: int) -> str:

@@ -12,7 +12,6 @@ is trained further (--max_train_steps), or is sampled anew (--num_images, --samp
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 from curation.leak_guard import Guard
 from curation.protocols import N_FOLDS, fold_number
 from generation import generator_choices
-from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
 from harness.errors import InputError
 from harness.files import default_cache_dir, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
@@ -221,11 +220,6 @@ def prepare_folders(args: argparse.Namespace, settings: dict, check_finished: Ca
         check_finished()
     for name in RESULTS:
         (args.output_dir / name).unlink(missing_ok=True)
-
-
-def from_args(kind: type, args: argparse.Namespace) -> object:
-    """A dataclass whose fields are the flags of the same names."""
-    return kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
 
 
 def names_of_paths(args: argparse.Namespace) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Runs a command from its arguments to its exit status: the parser, argument types, signals and error messages."""
 
 import argparse
+import dataclasses
 import errno
 import os
 import signal
@@ -56,6 +57,12 @@ def path_argument(text: str) -> Path:
 def dataset_argument(text: str) -> str:
     """The `type` of arguments that name a dataset or model: expands ~ in a path, and keeps ORG/NAME as it is."""
     return str(path_argument(text)) if text.startswith("~") else text
+
+
+def from_args(kind: type, args: argparse.Namespace, **others: object) -> object:
+    """An instance of the dataclass `kind` whose fields are the arguments of the same names, and `others`."""
+    names = {field.name for field in dataclasses.fields(kind)} - set(others)
+    return kind(**{name: getattr(args, name) for name in names}, **others)
 
 
 def begin_command() -> None:
