@@ -20,7 +20,9 @@ from harness.errors import InputError
 from imaging import near_duplicates
 from imaging.pixel_cache import JoinedArrays
 
-LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256", "cosine")
+LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256")
+# Scores by which images are ranked under each protocol: the first that the images have. The paper ranks by cosine.
+RANKED_BY = {"strict": ("phenotype_probability", "cosine"), "paper": ("cosine",)}
 FINGERPRINT_DIGITS = 8  # of a folder, put before the synthetic_id: two folders may both hold an AAR_1
 
 
@@ -34,9 +36,10 @@ class SyntheticMix:
     top_n: int | None  # images per fold; None: all
     parts: list[datasets.Dataset]
     fingerprints: list[str]  # of the datasets as they were opened, before any selection
-    columns: dict[str, list]  # (m,) LIGHT_COLUMNS (cosine may be missing) and `image_id`, unique in a fold
+    columns: dict[str, list]  # (m,) LIGHT_COLUMNS, `image_id` (unique in a fold) and the column `ranked_by`
     labels: np.ndarray  # (m,) class numbers of the photographs' dataset
     records: list[dict]  # of the scoring runs, if there were any (generation/score_provenance.py)
+    ranked_by: str | None = None  # the score that ranks the images (RANKED_BY); None: they have none, so all are alike
 
     @property
     def n_photographs(self) -> int:
@@ -89,13 +92,12 @@ class SyntheticMix:
             self.admit(fold, columns, copies)
 
     def choose(self, fold: protocols.Fold, seed: int) -> np.ndarray:
-        """Numbers (s,) of the images to train on in a fold: those of highest cosine over all classes, highest first; if
-        there is no column cosine, a draw by seed and fold, increasing. A larger top_n includes a smaller one's choice.
-        """
+        """Numbers (s,) of the images to train on in a fold: those of the highest score over all classes, highest first;
+        without scores a draw by seed and fold, increasing. A larger top_n includes the choice of a smaller one."""
         rows = self.candidates(fold)
-        if "cosine" in self.columns:
-            cosines = np.array([self.columns["cosine"][row] for row in rows], dtype=float)  # null is nan, and last
-            return rows[np.argsort(-cosines, kind="stable")][: self.top_n]
+        if self.ranked_by:
+            scores = np.array([self.columns[self.ranked_by][row] for row in rows], dtype=float)  # null is nan, and last
+            return rows[np.argsort(-scores, kind="stable")][: self.top_n]
         return np.sort(np.random.default_rng([seed, fold.seed_number, 2]).permutation(rows)[: self.top_n])
 
     def extend(self, folds: Sequence[protocols.Fold], photographs: datasets.Dataset, seed: int) -> list[protocols.Fold]:
@@ -136,7 +138,7 @@ class SyntheticMix:
 
     def summary(self) -> str:
         """For the screen: what was opened, how images are chosen, and the weakness of the paper's procedure."""
-        choice = "the highest cosines" if "cosine" in self.columns else "a random draw"
+        choice = f"the highest {self.ranked_by}" if self.ranked_by else "a random draw"
         chosen = f"{choice}, {self.top_n} per fold" if self.top_n else "all"
         opened = ", ".join(self.fingerprints)
         lines = [f"synthetic images (fingerprints {opened}): {len(self.labels)} to choose from, taken: {chosen}"]
@@ -145,9 +147,12 @@ class SyntheticMix:
         return "\n".join(lines)
 
     def record(self) -> dict:
-        """For the run's record: what was opened, how many images there are to choose from, from which generators."""
+        """For the run's record: what was opened, how many images there are to choose from, from which generators, and
+        by which score they were ranked."""
         generators = dict(sorted(Counter(self.columns["generator"]).items()))
-        return {"fingerprints": self.fingerprints, "n_images": len(self.labels), "generators": generators}
+        n_images = len(self.labels)
+        opened = {"fingerprints": self.fingerprints, "n_images": n_images, "generators": generators}
+        return opened | {"ranked_by": self.ranked_by}
 
     def notes(self, fold: protocols.Fold) -> dict:
         """For a fold's record: how many synthetic images it trains and validates on, and where they are from."""
@@ -170,24 +175,38 @@ def open_mix(names: Sequence[str], top_n: int | None, photographs: datasets.Data
             raise InputError(f"--synthetic_dataset {name}: its images are given twice; name each folder once")
         opened[images._fingerprint] = name, images
     records = [score_provenance.read_record(name, images) for name, images in opened.values()]
-    scored = {"cosine" in images.column_names for _, images in opened.values()}
-    if len(scored) > 1:
-        raise InputError("--synthetic_dataset: some have a column cosine and some not; run filter_synthetic.py on all")
-    columns = {name: [] for name in LIGHT_COLUMNS if name != "cosine" or scored == {True}} | {"image_id": []}
+    ranked_by = ranking_column([images.column_names for _, images in opened.values()], protocol)
+    columns = {name: [] for name in (*LIGHT_COLUMNS, "image_id", *([ranked_by] if ranked_by else []))}
     parts, labels = [], []
     for fingerprint, (name, images) in sorted(opened.items()):
         images = usable(images, protocol)
         if not len(images):
             raise InputError(f"--synthetic_dataset {name}: no image there was made for protocol {protocol} and kept")
         labels += labels_by_name(name, images, photographs.features["label"])
-        light = light_columns(name, images, fingerprint)
+        light = light_columns(name, images, fingerprint) | ({ranked_by: images[ranked_by][:]} if ranked_by else {})
         for column in columns:
             columns[column] += light[column]
         parts.append(images)
     digests, simulated = photograph_sha256(photographs), is_simulated(photographs)
     records = [record for record in records if record]
     numbers = np.array(labels, dtype=np.int64)
-    return SyntheticMix(digests, simulated, protocol, top_n, parts, sorted(opened), columns, numbers, records)
+    return SyntheticMix(
+        digests, simulated, protocol, top_n, parts, sorted(opened), columns, numbers, records, ranked_by
+    )
+
+
+def ranking_column(column_names: Sequence[Sequence[str]], protocol: str) -> str | None:
+    """The score by which the images of several datasets are ranked together, or None if none of them has scores.
+
+    column_names: of each dataset. Raises InputError if only some of the datasets have a score."""
+    for column in RANKED_BY[protocol]:
+        have_it = {column in names for names in column_names}
+        if have_it == {True}:
+            return column
+        if len(have_it) > 1:
+            reason = f"some have a column {column} and some not"
+            raise InputError(f"--synthetic_dataset: {reason}; run filter_synthetic.py on all")
+    return None
 
 
 def usable(images: datasets.Dataset, protocol: str) -> datasets.Dataset:

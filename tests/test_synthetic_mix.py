@@ -102,7 +102,7 @@ def edited(folder: Path, copy: Path, **columns: list) -> Path:
     table = pq.read_table(next((folder / "synthetic").glob("*.parquet"))).replace_schema_metadata(None)
     features = datasets.Features(load_synthetic(str(folder)).features)
     for name, values in columns.items():
-        features.setdefault(name, datasets.Value("float64" if name == "cosine" else "bool"))
+        features.setdefault(name, datasets.Value("bool" if name == "kept" else "float64"))
         kept = [column for column in table.column_names if column != name]
         field = features.arrow_schema.field(name)
         table = table.select(kept).append_column(field, [pa.array(values, field.type)])
@@ -189,7 +189,9 @@ def test_photographs_alone_are_tested_and_every_fold_says_what_it_learnt_from(mi
         assert notes["n_train"] == len(photographs) + 54
         assert notes["synthetic"]["generators"] == {"dreambooth": 54} and notes["synthetic"]["n_val"] == 0
     record = record_of(mixed)["synthetic"]
-    assert record == {"fingerprints": [fingerprint], "n_images": 5 * 54, "generators": {"dreambooth": 5 * 54}}
+    generators = {"dreambooth": 5 * 54}
+    expected = {"fingerprints": [fingerprint], "n_images": 5 * 54, "generators": generators, "ranked_by": None}
+    assert record == expected
 
 
 def test_synthetic_images_do_not_choose_the_regularisation(photographs_alone, mixed):
@@ -438,19 +440,32 @@ def test_scores_count_with_the_record_of_their_run_only(lit, informative, folds,
         run_here(*flags, by_hand)
 
 
-def test_kept_images_of_highest_cosine_are_chosen_over_all_classes(lit, informative, folds, rows, tmp_path):
+@pytest.mark.parametrize("ranked_by", ["cosine", "phenotype_probability"])
+def test_kept_images_of_highest_score_are_chosen_over_all_classes(ranked_by, lit, informative, folds, rows, tmp_path):
     rng = np.random.default_rng(0)
-    cosine, kept = rng.permutation(270) / 270, rng.random(270) < 0.5
-    filtered = edited(informative, tmp_path / "filtered", cosine=cosine.tolist(), kept=kept.tolist())
+    score, kept = rng.permutation(270) / 270, rng.random(270) < 0.5
+    scores = {"cosine": (1 - score).tolist()} | {ranked_by: score.tolist()}  # a probability goes before a cosine
+    filtered = edited(informative, tmp_path / "filtered", kept=kept.tolist(), **scores)
     images = scored(filtered, folds, rows)
     for top_n in (4, 12):
         mix = mix_of(lit[1], filtered, top_n=top_n)
         for fold in folds:
             of_fold = [row for row in range(270) if images["fold"][row] == fold.number and kept[row]]
-            best = sorted(of_fold, key=lambda row: -cosine[row])[:top_n]
+            best = sorted(of_fold, key=lambda row: -score[row])[:top_n]
             chosen = mix.choose(fold, seed=7)
-            assert [mix.columns["cosine"][row] for row in chosen] == [cosine[row] for row in best]
+            assert [mix.columns[ranked_by][row] for row in chosen] == [score[row] for row in best]
+            assert mix.record()["ranked_by"] == ranked_by
             assert np.array_equal(chosen, mix.choose(fold, seed=8))  # nothing is drawn
+
+
+def test_strict_ranks_by_probability_and_paper_by_cosine():
+    both = ["label", "cosine", "phenotype_probability"]
+    assert synthetic_mix.ranking_column([both, both], "strict") == "phenotype_probability"
+    assert synthetic_mix.ranking_column([both], "paper") == "cosine"
+    assert synthetic_mix.ranking_column([["label", "cosine"]], "strict") == "cosine"  # as the paper filters
+    assert synthetic_mix.ranking_column([["label"], ["label"]], "strict") is None
+    with pytest.raises(errors.InputError, match="some have a column phenotype_probability and some not"):
+        synthetic_mix.ranking_column([both, ["cosine"]], "strict")
 
 
 def test_classes_are_matched_by_name(lit, rows, folds, home):
