@@ -1,22 +1,33 @@
-"""Finds the largest face of an image and its five landmarks, aligns it, and computes the paper's landmark descriptor.
+"""Finds the largest face of an image and its landmarks, aligns it, and computes the paper's landmark descriptor.
 
     detector = load_detector("mtcnn")
     faces = detector.detect([image_a, image_b])      # a Face or None for each image, in their order
 
-A detector is a class in DETECTORS that finds faces in a stack of equally large images. Grouping by size, the score
-threshold and the choice of the largest face are the same for all detectors: see `Detector.detect`.
+    detector = load_detector("retinaface", model=Path("retinaface.onnx"))
+    faces = detector.detect(images, threshold=PAPER_THRESHOLDS["synthetic"], border=PAPER_BORDER)    # as in the paper
+
+The networks are in face_detectors.py. Size, border, threshold and the choice of the largest face are the same for all
+of them: see `Detector`.
 """
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage.transform import SimilarityTransform
 
+from harness.errors import InputError
+from imaging.detector_names import MODEL_DETECTORS
+from imaging.face_detectors import LOWEST_SCORE, MTCNN, Candidates, FaceNetwork, load_model_detector
+
 LANDMARKS = ("eye at image left", "eye at image right", "nose", "mouth at image left", "mouth at image right")
+PAPER_BORDER = 0.5  # of height and width, black, on every side
+PAPER_THRESHOLDS = {"synthetic": 0.9, "real": 0.8}  # of RetinaFace; arXiv 2604.03454
 
 
 @dataclass(frozen=True)
@@ -27,85 +38,123 @@ class Face:
     landmarks: np.ndarray  # (5, 2) px, in the order of LANDMARKS
     score: float  # the detector's own confidence, 0..1; not comparable between detectors
     n_faces: int  # number of faces in this image that score at least the threshold, this one included
+    dense: np.ndarray | None = None  # (k, 2) px, of a detector that has more than five landmarks
 
 
 class Detector:
-    """Base of all detectors. A subclass finds faces in one stack of images; see MTCNN."""
+    """One of the networks of face_detectors.py, for images of any number and size."""
 
-    def find(self, images: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Faces in images (b, h, w, 3) uint8 RGB: per image boxes (n, 4) px, landmarks (n, 5, 2) px, scores (n,)."""
-        raise NotImplementedError
+    def __init__(self, network: FaceNetwork):
+        self.network = network
 
     def detect(
-        self, images: Sequence[Image.Image | np.ndarray], threshold: float = 0.9, batch_size: int = 16
+        self,
+        images: Sequence[Image.Image | np.ndarray],
+        threshold: float | None = None,
+        batch_size: int = 16,
+        border: float = 0.0,
     ) -> list[Face | None]:
         """The largest face of each image, by the area of its box, or None if no face scores at least `threshold`.
 
-        images: PIL images of any mode, or (h, w, 3) uint8 RGB arrays, of any sizes; those of one size go through the
-        network together, `batch_size` at a time. Raises ValueError for an array of another shape or type."""
-        pixels = [_rgb(image, row) for row, image in enumerate(images)]
+        images: PIL images of any mode, or (h, w, 3) uint8 RGB arrays, of any sizes. A PIL image with an EXIF
+        orientation is turned upright, and px are those of the upright image, as photographs.read and `datasets` return
+        it. threshold: LOWEST_SCORE..1, applied before sizes are compared; default: the network's own. border: share of
+        height and width that is added in black on every side; it changes no coordinate. Raises ValueError for an
+        array of another shape or type, and for a threshold below LOWEST_SCORE."""
+        threshold = self.network.threshold if threshold is None else threshold
+        if threshold < LOWEST_SCORE:
+            raise ValueError(f"threshold {threshold} is below {LOWEST_SCORE}: such candidates are not kept; raise it")
+        return [_largest(faces, threshold) for faces in self.candidates(images, batch_size, border)]
+
+    def candidates(
+        self, images: Sequence[Image.Image | np.ndarray], batch_size: int = 16, border: float = 0.0
+    ) -> list[Candidates]:
+        """All faces of each image that score at least LOWEST_SCORE, in px of that image; arguments as for `detect`.
+
+        Images of one size go through the network together, `batch_size` at a time."""
+        pixels = [upright_rgb(image, row) for row, image in enumerate(images)]
         rows_by_size = defaultdict(list)
         for row, image in enumerate(pixels):
             rows_by_size[image.shape].append(row)
-        faces: list[Face | None] = [None] * len(pixels)
-        for rows in rows_by_size.values():
+        candidates: list[Candidates | None] = [None] * len(pixels)
+        for (height, width, _), rows in rows_by_size.items():
+            placed = Placement(height, width, self.network.longest_side_px, border)
             for start in range(0, len(rows), batch_size):
                 batch = rows[start : start + batch_size]
-                candidates = self.find(np.stack([pixels[row] for row in batch]))
-                for row, (boxes, landmarks, scores) in zip(batch, candidates, strict=True):
-                    faces[row] = _largest(boxes, landmarks, scores, threshold)
-        return faces
+                per_image = self.network.find(np.stack([placed.bordered(pixels[row]) for row in batch]))
+                for row, faces in zip(batch, per_image, strict=True):
+                    candidates[row] = placed.mapped_back(faces)
+        return candidates
+
+    def record(self) -> dict[str, str | None]:
+        """What a run record says of the detector, the licence of its weights included."""
+        network = self.network
+        return {
+            "detector": network.name,
+            "detector_model": network.model,
+            "detector_sha256": network.weights_sha256,
+            "detector_licence": network.licence,
+        }
 
 
-class MTCNN(Detector):
-    """Multi-task cascaded CNN (Zhang et al., 2016, arXiv 1604.02878) as trained and packed by facenet-pytorch (MIT).
+class Placement:
+    """Where images of one size lie in what the network sees: reduced to `longest_side_px` first, then bordered."""
 
-    The weights come with the package and are read with weights_only, torch's default. Faces smaller than 20 px are not
-    found."""
+    def __init__(self, height: int, width: int, longest_side_px: int | None, border: float):
+        shrink = min(1.0, longest_side_px / max(height, width)) if longest_side_px else 1.0
+        self.width_height = max(1, round(width * shrink)), max(1, round(height * shrink))
+        self.steps = np.array(self.width_height, np.float32) / np.array([width, height], np.float32)  # px per px
+        self.border_px = round(border * self.width_height[0]), round(border * self.width_height[1])
 
-    SMALLEST_FACE_PX = 20
+    def bordered(self, image: np.ndarray) -> np.ndarray:
+        """What the network sees of image (h, w, 3)."""
+        if (self.steps < 1).any():
+            image = cv2.resize(image, self.width_height, interpolation=cv2.INTER_AREA)
+        x, y = self.border_px
+        return cv2.copyMakeBorder(image, y, y, x, x, cv2.BORDER_CONSTANT) if x or y else image
 
-    def __init__(self, device: str = "cpu"):
-        import facenet_pytorch  # here, so that the descriptor alone costs no import of torch
+    def mapped_back(self, faces: Candidates) -> Candidates:
+        """Faces in px of the image itself. A pixel's centre has whole coordinates."""
 
-        # All faces, in any order: _largest applies the threshold before it compares sizes.
-        self.network = facenet_pytorch.MTCNN(
-            min_face_size=self.SMALLEST_FACE_PX, select_largest=False, keep_all=True, device=device
-        )
+        def moved(points: np.ndarray) -> np.ndarray:  # (..., 2)
+            points = points - np.array(self.border_px, np.float32)
+            return points if (self.steps == 1).all() else (points + 0.5) / self.steps - 0.5
 
-    def find(self, images: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """See Detector.find."""
-        if min(images.shape[1:3]) < self.SMALLEST_FACE_PX:  # the package fails on an empty pyramid of scales
-            return [_no_faces() for _ in images]
-        found_faces = []
-        for boxes, scores, landmarks in zip(*self.network.detect(images, landmarks=True), strict=True):
-            # The arrays have dtype object if images differ in their number of faces; None if an image has no face.
-            parts = _no_faces() if boxes is None else (boxes, landmarks, scores)
-            found_faces.append(tuple(np.asarray(part, np.float32) for part in parts))
-        return found_faces
-
-
-DETECTORS = {"mtcnn": MTCNN}
+        boxes = moved(faces.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        dense = None if faces.dense is None else moved(faces.dense)
+        return Candidates(boxes, moved(faces.landmarks), faces.scores, dense)
 
 
-def load_detector(name: str = "mtcnn", device: str = "cpu") -> Detector:
-    """The detector with this name in DETECTORS, on `device` ("cpu", "cuda", ...). Raises ValueError for other names."""
+DETECTORS = {"mtcnn": MTCNN}  # those that need no file
+
+
+def load_detector(name: str = "mtcnn", device: str = "cpu", *, model: Path | None = None) -> Detector:
+    """The detector with this name in FACE_DETECTORS or MODEL_DETECTORS, on `device` ("cpu", "cuda", ...).
+
+    model: the network's file, which those in MODEL_DETECTORS want; a folder for a pack of insightface. Raises
+    ValueError for other names, and InputError with one line for a model that is missing, or that cannot be read."""
+    if name in MODEL_DETECTORS:
+        return Detector(load_model_detector(name, None if model is None else Path(model), str(device)))
     if name not in DETECTORS:
-        raise ValueError(f"there is no face detector {name!r}; choose from {', '.join(sorted(DETECTORS))}")
-    return DETECTORS[name](device)
+        names = ", ".join(sorted([*DETECTORS, *MODEL_DETECTORS]))
+        raise ValueError(f"there is no face detector {name!r}; choose from {names}")
+    if model is not None:
+        raise InputError(f"--detector {name} has its weights in its package; leave out --detector_model {model}")
+    return Detector(DETECTORS[name](device))
 
 
 # Places of the LANDMARKS in an aligned face, as shares of its side. Models were trained on faces aligned like this.
 ALIGNED_LANDMARKS = np.array([(0.33, 0.45), (0.67, 0.45), (0.5, 0.645), (0.38, 0.79), (0.62, 0.79)])
 
 
-def align(image: np.ndarray, landmarks: np.ndarray, side_px: int) -> np.ndarray:
+def align(image: np.ndarray, landmarks: np.ndarray, side_px: int, places: np.ndarray = ALIGNED_LANDMARKS) -> np.ndarray:
     """The face turned upright and cut out from above the forehead to below the chin, with the ears.
 
-    image (h, w, 3) uint8; landmarks (5, 2) px in the order of LANDMARKS; returns (side_px, side_px, 3) uint8. The
-    similarity transform that takes the landmarks closest to ALIGNED_LANDMARKS, by least squares (Umeyama, 1991), keeps
-    the proportions. Beyond the image its edge is repeated. Raises ValueError if the landmarks coincide."""
-    target = ALIGNED_LANDMARKS * side_px - 0.5
+    image (h, w, 3) uint8; landmarks (5, 2) px in the order of LANDMARKS; places (5, 2): where they come to lie,
+    as shares of the side; returns (side_px, side_px, 3) uint8. The similarity transform that takes the landmarks
+    closest to their places, by least squares (Umeyama, 1991), keeps the proportions. Beyond the image its edge is
+    repeated. Raises ValueError if the landmarks coincide."""
+    target = places * side_px - 0.5
     transform = SimilarityTransform.from_estimate(np.asarray(landmarks, float), target)
     if not transform or not np.isfinite(transform.params).all() or transform.scale <= 0:
         raise ValueError(f"landmarks {np.round(landmarks, 1).tolist()} span no face; detect again")
@@ -139,24 +188,23 @@ def landmark_descriptor(landmarks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return np.linalg.norm(differences, axis=-1).reshape(len(boxes), 25)
 
 
-def _rgb(image: Image.Image | np.ndarray, row: int) -> np.ndarray:
-    """Pixels (h, w, 3) uint8 RGB of image number `row`."""
+def upright_rgb(image: Image.Image | np.ndarray, row: int = 0) -> np.ndarray:
+    """Pixels (h, w, 3) uint8 RGB of image number `row`, turned upright as a PIL image's EXIF orientation says."""
     if isinstance(image, Image.Image):
+        with contextlib.suppress(Exception):  # damaged EXIF counts as upright, as in photographs.py
+            image = ImageOps.exif_transpose(image)
         return np.asarray(image.convert("RGB"))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image {row} is {image.shape} {image.dtype}; give a PIL image or (h, w, 3) uint8 RGB")
     return image
 
 
-def _no_faces() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32)
-
-
-def _largest(boxes: np.ndarray, landmarks: np.ndarray, scores: np.ndarray, threshold: float) -> Face | None:
+def _largest(faces: Candidates, threshold: float) -> Face | None:
     """The face with the largest box among those that score at least `threshold`."""
-    sure = np.flatnonzero(scores >= threshold)
+    sure = np.flatnonzero(faces.scores >= threshold)
     if not len(sure):
         return None
-    width_height = boxes[sure, 2:] - boxes[sure, :2]
-    best = sure[np.argmax(width_height.prod(axis=1))]
-    return Face(boxes[best], landmarks[best], float(scores[best]), len(sure))
+    boxes = faces.boxes[sure]
+    best = sure[np.argmax((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))]
+    dense = None if faces.dense is None else faces.dense[best]
+    return Face(faces.boxes[best], faces.landmarks[best], float(faces.scores[best]), len(sure), dense)
