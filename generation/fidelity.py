@@ -1,0 +1,361 @@
+"""How well a synthetic face shows the phenotype of its label: fitted on a fold's training images, and on nothing else.
+
+    fitted = fit(describe("probe", features=training), labels, groups, n_classes, "probe")
+    scores = fitted.scores(describe("probe", features=synthetic))     # (m, C), larger: more alike
+    own, rank = own_class_score(scores, wanted), class_rank(scores, wanted)
+    probability = fitted.phenotype_probability(scores, wanted)        # (m,), 0..1
+
+`paper` scores by the cosine to the condition's mean descriptor. The other descriptors score by discriminant analysis
+with a shrunk within-class covariance (classification.linear_probe), as a log-probability among the conditions, all
+equally frequent. An image without a face has nan in its descriptor and gets nan everywhere."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.spatial.distance import cdist
+from scipy.special import expit, logsumexp
+from sklearn.linear_model import LogisticRegression
+
+from classification.linear_probe import FALLBACK_SHRINKAGE, LinearProbe, choose_regularisation, fit_discriminants
+from curation import protocols
+from generation.descriptors import KINDS, Alignment, described, unit_length
+from harness.errors import InputError
+
+CALIBRATION_FOLDS = 5
+TEMPERATURE_RANGE = (1e-3, 1e3)  # of the standard deviation of wrong classes' scores
+TIE = 1e-12  # scores that differ by less, relative to their size, are equal but for rounding
+
+
+# ---- from scores to one number an image
+
+
+def own_class_score(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The score of each image's own label, (m,), from scores (m, C) and labels (m,) in 0..C-1.
+
+    nan for a label of -1 (none), for a class without training images, and for an image without a face. Raises
+    ValueError for other labels and shapes."""
+    labels = _checked_labels(labels, len(scores), scores.shape[1], lowest=-1)
+    return np.where(labels < 0, np.nan, scores[np.arange(len(scores)), labels])
+
+
+def class_rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Place of each image's own label among all classes that can be scored, (m,): 1 is the best.
+
+    scores (m, C), labels (m,) as in own_class_score. Equal scores share the mean of their places."""
+    own = own_class_score(scores, labels)[:, None]
+    tied = np.abs(scores - own) <= TIE * np.maximum(np.abs(own), 1)  # its own place included; nan is never tied
+    better = (scores > own) & ~tied
+    rank = better.sum(axis=1) + (tied.sum(axis=1) + 1) / 2
+    return np.where(np.isnan(own[:, 0]), np.nan, rank)
+
+
+def log_odds(scores: np.ndarray) -> np.ndarray:
+    """Evidence (m, C), in nats, that an image shows each class and not one of the others.
+
+    scores (m, C): log-probabilities up to a constant a row, nan for classes that cannot be scored. With p the softmax
+    of a row it is log p_c minus the logarithm of the mean p of the other classes: Bayes' log-odds if right and wrong
+    labels are equally frequent, and each wrong label as frequent as another. nan if there are fewer than two classes.
+    The best class is treated apart, since 1 - p_c has no digits left where p_c is almost 1."""
+    scorable = ~np.isnan(scores)
+    logits = np.where(scorable, scores, -np.inf)
+    best = logits == logits.max(axis=1, keepdims=True, initial=-np.inf)
+    best &= np.cumsum(best, axis=1) == 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = logsumexp(logits, axis=1, keepdims=True)
+        total_without_best = logsumexp(np.where(best, -np.inf, logits), axis=1, keepdims=True)
+        others = np.where(best, total_without_best, total + np.log1p(-np.exp(np.where(best, -np.inf, logits) - total)))
+        n_others = scorable.sum(axis=1, keepdims=True) - 1
+        return np.where(scorable & (n_others > 0), scores - others + np.log(n_others), np.nan)
+
+
+# ---- fitted on training images
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Raw scores of descriptors: cosines to the class means for `paper`, discriminants for the others."""
+
+    kind: str
+    classes: np.ndarray  # (c,) numbers of the classes with training images, ascending
+    prototypes: np.ndarray  # (c, d) mean descriptors
+    alignment: Alignment | None  # for `shape` and `dense`
+    probe: LinearProbe | None  # for all but `paper`
+
+    @staticmethod
+    def fitted_to(kind: str, descriptors: np.ndarray, labels: np.ndarray, shrinkage: float) -> "Scorer":
+        """descriptors (n, d) without nan, labels (n,); shrinkage of the covariance within classes, above 0 up to 1."""
+        alignment = Alignment.fitted_to(descriptors) if kind in ("shape", "dense") else None
+        prepared = prepare(kind, descriptors, alignment)
+        classes = np.unique(labels)
+        prototypes = np.stack([prepared[labels == c].mean(axis=0) for c in classes])
+        probe = None if kind == "paper" else fit_discriminants(prepared, labels, [shrinkage])[0]
+        return Scorer(kind, classes, prototypes, alignment, probe)
+
+    def __call__(self, prepared: np.ndarray) -> np.ndarray:
+        """prepared (m, d), see prepare, to (m, c)."""
+        if self.probe is not None:
+            return self.probe.scores(prepared)
+        return unit_length(prepared) @ unit_length(self.prototypes).T
+
+
+def prepare(kind: str, descriptors: np.ndarray, alignment: Alignment | None) -> np.ndarray:
+    """Descriptors (n, d) in the space in which they are averaged and compared: points aligned, embeddings of length 1."""
+    if alignment is not None:
+        return alignment(descriptors)
+    return unit_length(descriptors) if kind == "embedding" else descriptors
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """P(an image shows its label's phenotype) = 1 / (1 + exp(-(slope * evidence + intercept))), evidence: log_odds.
+
+    It is the probability if half of the labels are right and each wrong label is as frequent as another."""
+
+    temperature: float  # divides the raw scores before anything else
+    slope: float  # >= 0; near 1 if the scores, divided by the temperature, are log-probabilities
+    intercept: float
+    n_images: int  # held-out training images that it was fitted on; 0: there were none, so it is a guess
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` returns."""
+
+    scorer: Scorer
+    n_classes: int
+    calibration: Calibration
+    people: "ClassMeans"  # of the training images, a group counting once
+
+    def scores(self, descriptors: np.ndarray) -> np.ndarray:
+        """How alike each image is to each class: (m, d) to (m, n_classes), larger is more alike.
+
+        `paper`: the cosine to the class's mean descriptor, -1..1. Others: log-probability among the classes with
+        training images, <= 0. nan in the column of a class without training images and in the row of an image without
+        a face. Raises ValueError if the descriptors have another width than those of the training images."""
+        return self._spread(descriptors, self._scores_of)
+
+    def cosine(self, descriptors: np.ndarray) -> np.ndarray:
+        """Cosine to each class's mean descriptor, (m, n_classes), -1..1; nan as in scores."""
+        prototypes = unit_length(self.scorer.prototypes)
+        return self._spread(descriptors, lambda prepared: unit_length(prepared) @ prototypes.T)
+
+    def euclidean(self, descriptors: np.ndarray) -> np.ndarray:
+        """Euclidean distance to each class's mean descriptor, (m, n_classes), >= 0; nan as in scores."""
+        return self._spread(descriptors, lambda prepared: cdist(prepared, self.scorer.prototypes))
+
+    def phenotype_probability(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Calibrated probability, (m,), that each image shows the phenotype of its label; nan as in own_class_score.
+
+        scores (m, C) as `scores` returned them, labels (m,). See Calibration for the frequency of right labels that it
+        assumes. nan, too, if only one class has training images."""
+        in_nats = scores / self.calibration.temperature if self.scorer.kind == "paper" else scores
+        evidence = own_class_score(log_odds(in_nats), labels)
+        return expit(self.calibration.slope * evidence + self.calibration.intercept)
+
+    def prepared(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which images can be compared, (m,) bool, and those in the space in which they are (see prepare)."""
+        descriptors = _checked_descriptors(descriptors)
+        width = self.scorer.prototypes.shape[1]
+        if descriptors.shape[1] != width:
+            raise ValueError(f"descriptors are {descriptors.shape[1]} wide; those of the training images were {width}")
+        usable = described(descriptors)
+        prepared = prepare(self.scorer.kind, descriptors[usable], self.scorer.alignment)
+        usable[usable] = described(prepared)  # all points in one place have no shape
+        return usable, prepared[described(prepared)]
+
+    def _scores_of(self, prepared: np.ndarray) -> np.ndarray:
+        raw = self.scorer(prepared)
+        if self.scorer.kind == "paper":
+            return raw
+        logits = raw / self.calibration.temperature
+        return logits - logsumexp(logits, axis=1, keepdims=True)
+
+    def _spread(self, descriptors: np.ndarray, compare) -> np.ndarray:
+        """compare(prepared) (r, c) in its rows and columns of an array (m, n_classes) of nan."""
+        usable, prepared = self.prepared(descriptors)
+        spread = np.full((len(usable), self.n_classes), np.nan)
+        spread[np.ix_(usable, self.scorer.classes)] = compare(prepared)
+        return spread
+
+
+def fit(descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_classes: int, kind: str) -> Fitted:
+    """Class means, discriminants and calibration from the training images of a fold.
+
+    descriptors (n, d) from `describe`, labels (n,) in 0..n_classes-1, groups (n,): patients with their near duplicates.
+    All rows are used, except those with nan; hand in training images only. Shrinkage is chosen on inner folds, as for
+    the linear probe; temperature and calibration on images whose group was left out, CALIBRATION_FOLDS times. A group
+    is never divided. Deterministic. Raises InputError if no training image has a face, ValueError for other shapes,
+    labels and kinds."""
+    if kind not in KINDS:
+        raise ValueError(f"there is no descriptor {kind!r}; choose from {', '.join(KINDS)}")
+    descriptors = _checked_descriptors(descriptors)
+    labels = _checked_labels(labels, len(descriptors), n_classes, lowest=0)
+    groups = np.asarray(groups)
+    if groups.shape != labels.shape:
+        raise ValueError(f"groups have shape {groups.shape}; give one for each of the {len(labels)} images")
+    usable = described(descriptors)
+    if kind in ("shape", "dense"):
+        usable[usable] = np.ptp(descriptors[usable].reshape(usable.sum(), -1, 2), axis=1).max(axis=1) > 0
+    if not usable.any():
+        raise InputError(
+            f"no face was found in any of the {len(labels)} training images, so fidelity cannot be measured; "
+            "use another face detector"
+        )
+    descriptors, labels, groups = descriptors[usable], labels[usable], groups[usable]
+    shrinkage = FALLBACK_SHRINKAGE
+    if kind != "paper":
+        alignment = Alignment.fitted_to(descriptors) if kind in ("shape", "dense") else None
+        chosen = choose_regularisation(prepare(kind, descriptors, alignment), labels, groups)
+        shrinkage = chosen[0] if chosen else FALLBACK_SHRINKAGE
+    scorer = Scorer.fitted_to(kind, descriptors, labels, shrinkage)
+    calibration = _calibrated(scorer, descriptors, labels, groups, shrinkage)
+    people = ClassMeans.of(prepare(kind, descriptors, scorer.alignment), labels, groups)
+    return Fitted(scorer, n_classes, calibration, people)
+
+
+def _calibrated(
+    scorer: Scorer, descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray, shrinkage: float
+) -> Calibration:
+    """Temperature of least log loss, then slope and intercept, on images (n, d) whose group was left out of the fit."""
+    fold = protocols.strict_folds(labels.tolist(), groups.tolist(), CALIBRATION_FOLDS)
+    fold = np.array([-1 if number is None else number for number in fold])
+    raw = np.full((len(labels), len(scorer.classes)), np.nan)  # out of fold
+    for number in np.unique(fold[fold >= 0]):
+        train = (fold != number) & ~np.isin(groups, groups[fold == number])
+        part = Scorer.fitted_to(scorer.kind, descriptors[train], labels[train], shrinkage)
+        columns = np.searchsorted(scorer.classes, part.classes)
+        prepared = prepare(part.kind, descriptors[fold == number], part.alignment)
+        raw[np.ix_(fold == number, columns)] = part(prepared)
+    held_out = fold >= 0
+    if not held_out.any():
+        return Calibration(_wrong_spread(scorer(prepare(scorer.kind, descriptors, scorer.alignment))), 1.0, 0.0, 0)
+    own = np.searchsorted(scorer.classes, labels[held_out])
+    temperature = _temperature(raw[held_out], own)
+    return Calibration(temperature, *_logistic(log_odds(raw[held_out] / temperature), own), int(held_out.sum()))
+
+
+def _wrong_spread(raw: np.ndarray) -> float:
+    """Standard deviation of a row's scores round their mean, over all rows of (n, c); 1 if they are all equal."""
+    spread = float(np.nanstd(raw - np.nanmean(raw, axis=1, keepdims=True)))
+    return spread if spread > 1e-9 * float(np.nanmax(np.abs(raw))) else 1.0
+
+
+def _temperature(raw: np.ndarray, own: np.ndarray) -> float:
+    """The temperature of least log loss of softmax(raw / temperature). raw (n, c) with nan, own (n,): right columns."""
+    logits = np.where(np.isnan(raw), -np.inf, raw)
+    logits = logits - logits.max(axis=1, keepdims=True)
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(own)), own]).mean())
+
+    low, high = np.log(_wrong_spread(raw)) + np.log(TEMPERATURE_RANGE)
+    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+
+
+def _logistic(evidence: np.ndarray, own: np.ndarray) -> tuple[float, float]:
+    """Slope (>= 0) and intercept of a logistic regression of "this is the right class" on the evidence (n, c).
+
+    own (n,): the right columns. Weights: 1 for an image's right class and 1 in all for its wrong ones, equally."""
+    is_right = np.arange(evidence.shape[1]) == own[:, None]
+    weight = np.where(is_right, 1.0, 1 / np.maximum((~np.isnan(evidence)).sum(axis=1, keepdims=True) - 1, 1))
+    given = ~np.isnan(evidence)
+    if not (is_right & given).any() or not (~is_right & given).any():
+        return 1.0, 0.0
+    model = LogisticRegression().fit(evidence[given][:, None], is_right[given], sample_weight=weight[given])
+    slope = float(model.coef_[0, 0])
+    return (slope, float(model.intercept_[0])) if slope > 0 else (0.0, 0.0)  # it tells nothing: half and half
+
+
+# ---- the fidelity of a set
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """Mean descriptors of classes, in which each group counts once."""
+
+    classes: np.ndarray  # (c,) ascending
+    means: np.ndarray  # (c, d)
+    n_groups: np.ndarray  # (c,)
+    variances: np.ndarray  # (c,) variance between groups of a class, summed over dimensions; nan if it has one group
+
+    @staticmethod
+    def of(prepared: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> "ClassMeans":
+        """prepared (n, d), labels (n,), groups (n,)."""
+        classes, means, n_groups, variances = np.unique(labels), [], [], []
+        for c in classes:
+            rows, members = prepared[labels == c], groups[labels == c]
+            of_groups = np.stack([rows[members == group].mean(axis=0) for group in np.unique(members)])
+            means.append(of_groups.mean(axis=0))
+            n_groups.append(len(of_groups))
+            variances.append(of_groups.var(axis=0, ddof=1).sum() if len(of_groups) > 1 else np.nan)
+        return ClassMeans(classes, np.array(means), np.array(n_groups), np.array(variances, float))
+
+    @property
+    def within(self) -> float:
+        """The variance within classes, pooled over all with two groups or more; nan if there is none."""
+        freedom = self.n_groups - 1
+        return float(np.nansum(freedom * self.variances) / freedom.sum()) if freedom.sum() else np.nan
+
+
+class SetFidelity(NamedTuple):
+    """How far the mean of each class's set lies from the mean of its training people. Rows: classes.
+
+    A squared distance of 1 is the variance within classes, summed over the dimensions of the descriptor. It is free of
+    the sampling error of both means, so sets of other people with the condition have 0 on average, and single values
+    may lie below 0."""
+
+    classes: np.ndarray  # (k,) those with an image in the set and training images
+    n_images: np.ndarray  # (k,) images of the set, or groups if groups were given
+    squared_distance: np.ndarray  # (k,) nan for a set of one image
+    squared_distance_of_average: np.ndarray  # (k,) of the average of all classes, whoever has no phenotype at all
+
+    @property
+    def distance(self) -> np.ndarray:
+        """(k,) in units of the spread within classes, >= 0: the root, or 0 where the square came out below 0."""
+        return np.sqrt(np.maximum(self.squared_distance, 0))
+
+
+def set_fidelity(
+    fitted: Fitted, descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+) -> SetFidelity:
+    """The fidelity of sets of images: synthetic ones, or those of true held-out people as the reference.
+
+    descriptors (m, d), labels (m,), -1 for none; rows with nan are left out. groups (m,): people of the reference, who
+    count once; None if each image is drawn anew. The error of a set's mean comes from the set's own variance, which is
+    small if all its images show one person: such a set has a mean of its own, however many images it has."""
+    labels = _checked_labels(labels, len(descriptors), fitted.n_classes, lowest=-1)
+    usable, prepared = fitted.prepared(descriptors)
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    used = np.isin(labels[usable], fitted.people.classes)
+    images = ClassMeans.of(prepared[used], labels[usable][used], groups[usable][used])
+    real, within = fitted.people, fitted.people.within
+    rows = np.searchsorted(real.classes, images.classes)
+    squared = np.square(images.means - real.means[rows]).sum(axis=1)
+    squared = squared - images.variances / images.n_groups - within / real.n_groups[rows]
+    n_classes = len(real.classes)
+    of_average = np.square(real.means[rows] - real.means.mean(axis=0)).sum(axis=1)
+    error = (1 - 2 / n_classes) / real.n_groups[rows] + (1 / real.n_groups).sum() / n_classes**2
+    return SetFidelity(images.classes, images.n_groups, squared / within, of_average / within - error)
+
+
+# ---- checks
+
+
+def _checked_descriptors(descriptors: np.ndarray) -> np.ndarray:
+    descriptors = np.asarray(descriptors)
+    if descriptors.ndim != 2:
+        raise ValueError(f"descriptors have shape {descriptors.shape}, not (n, d)")
+    return descriptors
+
+
+def _checked_labels(labels: np.ndarray, n: int, n_classes: int, lowest: int) -> np.ndarray:
+    """labels (n,) as int64; raises ValueError if their number is another, or one is not in lowest..n_classes-1."""
+    labels = np.asarray(labels)
+    if labels.shape != (n,) or (n and not np.issubdtype(labels.dtype, np.integer)):
+        raise ValueError(f"labels have shape {labels.shape} and type {labels.dtype}; give {n} integers")
+    if n and (labels.min() < lowest or labels.max() >= n_classes):
+        raise ValueError(f"labels reach from {labels.min()} to {labels.max()}, not within {lowest}..{n_classes - 1}")
+    return labels.astype(np.int64)
