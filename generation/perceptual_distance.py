@@ -67,7 +67,7 @@ def column_name(file: Path) -> str:
         if len(words) > 1 and words[0] in leading:
             words = words[1:]
     if words == [RANDOM]:
-        raise InputError(f"--lpips {file}: its column would be lpips_{RANDOM}, as for untrained weights; rename the file")
+        raise InputError(f"--lpips {file}: column lpips_{RANDOM} is that of untrained weights; rename the file")
     return "_".join(["lpips", *words])
 
 
@@ -101,8 +101,10 @@ def perceptual_features(network: nn.Module, pixels: np.ndarray) -> torch.Tensor:
 
 def pairwise_lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """LPIPS (m, n) of each of m pictures to each of n others; features (m, d) and (n, d) of perceptual_features."""
-    # By differences: the faster way through a product of matrices loses small distances to rounding.
-    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").square()
+    distances = first.new_empty(len(first), len(second))
+    for row, features in enumerate(first):  # torch.cdist adds half a million squares one by one, and is off by 2e-5
+        distances[row] = (second - features).square().sum(dim=1)
+    return distances
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def sharpness(pixels: Sequence[np.ndarray]) -> np.ndarray:
 
     pixels: m of (SIDE_PX, SIDE_PX, 3) uint8 RGB, from square_pixels. It is large if neighbouring pixels differ. It
     therefore depends on focus and on the size before the reduction (an enlarged picture is soft), but as much on
-    contrast and exposure (it grows with the square of the contrast), on noise, print grain and the blocks of JPEG, which
+    contrast and exposure (it grows with the square of the contrast), on noise, print grain and JPEG's blocks, which
     raise it, and on hair, clothes and background. So it compares images of one kind with one another and finds smeared
     ones; it has no threshold that would hold for all photographs. Source: Pech-Pacheco et al., ICPR 2000."""
     values = []
@@ -124,19 +124,18 @@ def compare_sets(
     (n_compared) may be compared, and new photographs of other real people do not reach 1 either.
 
     The intervals are normal, from the standard deviation over the subsets: halves that are drawn without replacement
-    vary as much as whole sets do (the delete-half jackknife: Shao and Wu, Annals of Statistics 1989). On normally
-    distributed features, 50 to 300 images, they covered the true value in 88 to 100 % of 60 repetitions. For sets that
-    hardly differ the interval of KID is too wide. Those of precision and recall are cut to 0..1.
+    vary as much as whole sets do (the delete-half jackknife: Shao and Wu, Annals of Statistics 1989). For sets that
+    hardly differ the interval of KID is too wide. Those of precision and recall are cut to 0..1. They describe other
+    people and other images of the same generator; a generator that is trained anew may differ by more.
 
-    Raises InputError for fewer than 50 subjects or synthetic images: with 20, KID of two samples of one population had
-    a standard deviation three times as large as with 50, and precision one of 0.11. Raises ValueError for features of
-    other shapes or that are not finite.
+    Raises InputError for fewer than 50 subjects or synthetic images: with 20, KID of two samples of one population
+    varies three times as much as with 50. Raises ValueError for features of other shapes or that are not finite.
     Sources: Binkowski et al., ICLR 2018, arXiv 1801.01401; Kynkäänniemi et al., NeurIPS 2019, arXiv 1904.06991."""
     real, synthetic = _checked(real, synthetic)
     subjects = np.arange(len(real)) if real_subjects is None else numbered(real_subjects)
     if len(subjects) != len(real):
         raise ValueError(f"there are {len(subjects)} subjects for {len(real)} real images")
-    n_subjects = int(subjects.max()) + 1
+    n_subjects = len(np.unique(subjects))
     _refuse_small({"real subjects": n_subjects, "synthetic images": len(synthetic)})
     n = min(n_subjects, len(synthetic))
     size, rng = min(n // 2, LARGEST_SUBSET), np.random.default_rng(seed)
