@@ -1,0 +1,413 @@
+"""Whether a synthetic image gives a patient away: as a copy of a photograph, or as the person photographed.
+
+    rows, scores = copies(real, synthetic)            # Pictures of both; every image's likeliest original
+    persons, similarity = nearest(real.descriptors, synthetic.descriptors)
+    threshold = calibrate(similarities of different people with the same condition, their conditions)
+    reasons = reject_reasons(examination, image_ids, thresholds)
+    report = verdict(files, kept, generators, examination, thresholds, attacks)    # privacy_report.json
+
+People with one condition look alike, so the likeness at which two pictures count as one person is measured on different
+people with the same condition; on strangers it would be set so low that the syndrome itself were read as an identity.
+Whatever could not be measured counts against release.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from harness.errors import InputError
+from imaging import near_duplicates
+from imaging.near_duplicates import MIN_CONTRAST, SIDE_PX
+from scoring.intervals import bootstrap_interval
+
+CANDIDATES = 3  # photographs by each description of a picture that are laid on an image
+COARSE_PX, FINE_PX = 32, 64  # sides at which two pictures are aligned
+MIN_COARSE_CORRELATION = 0.6  # of the pictures aligned at COARSE_PX; copies reach 0.9, also cropped and warped ones
+MIN_COVERED = 0.5  # share of an image that the photograph must cover
+MIN_GROUPS = 5  # conditions from which a threshold may be calibrated
+MIN_POSITIVE_CONTROL = 0.9  # AUC of the membership attack on copies of the members
+MAX_AUC = 0.55  # of the attack on the released images
+CONTROL_MARGIN = 0.05  # by which the interval of the negative control may miss 0.5
+MAX_AUC_HIGH = 0.65  # upper end of its interval: beyond it the people were too few to tell
+COPY, PERSON = "near copy", "same person"  # the two thresholds
+BEFORE, AFTER = "before filtering", "after filtering"
+POSITIVE, NEGATIVE = "positive control", "negative control"
+Both = tuple[Sequence, Sequence]  # a value of each real photograph (n,) and of each synthetic image (m,)
+
+
+# ---- nearest photograph
+
+
+def nearest(
+    real: np.ndarray, synthetic: np.ndarray, block_rows: int = 4096, same: Both | None = None, other: Both | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The photograph whose description is most similar to each image's, by the cosine.
+
+    real (n, d), synthetic (m, d): of any length, and perhaps memory-mapped; blocks of block_rows of both are compared,
+    so that memory does not grow with m or n. same: only pairs with equal values are compared, for example the labels;
+    other: only pairs with unequal values, for example the names of people. Returns rows (m,) and similarities (m,) in
+    -1..1; an image whose description is zero or not finite, or which is compared with nothing, gets -1 and nan."""
+    rows, similarity = nearest_rows(real, synthetic, 1, block_rows, same, other)
+    return rows[:, 0], similarity[:, 0]
+
+
+def nearest_rows(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    count: int,
+    block_rows: int = 4096,
+    same: Both | None = None,
+    other: Both | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, the `count` most similar photographs of each image: (m, count) each, most similar first."""
+    rows = np.full((len(synthetic), count), -1)
+    similarity = np.full((len(synthetic), count), np.nan, np.float32)
+    for start in range(0, len(synthetic), block_rows):
+        stop = min(start + block_rows, len(synthetic))
+        images = _unit(synthetic[start:stop])
+        best_rows, best = np.full((len(images), count), -1), np.full((len(images), count), -np.inf, np.float32)
+        for first in range(0, len(real), block_rows):
+            last = min(first + block_rows, len(real))
+            cosines = images @ _unit(real[first:last]).T
+            cosines[~_allowed(same, other, slice(start, stop), slice(first, last)) | ~np.isfinite(cosines)] = -np.inf
+            best_rows = np.hstack([best_rows, np.broadcast_to(np.arange(first, last), cosines.shape)])
+            best = np.hstack([best, cosines])
+            order = np.argsort(-best, axis=1, kind="stable")[:, :count]
+            best_rows, best = np.take_along_axis(best_rows, order, 1), np.take_along_axis(best, order, 1)
+        compared = np.isfinite(best)
+        rows[start:stop], similarity[start:stop] = np.where(compared, best_rows, -1), np.where(compared, best, np.nan)
+    return rows, similarity
+
+
+def _unit(block: np.ndarray) -> np.ndarray:
+    """Rows (b, d) scaled to length 1, as float32; nan where that is impossible."""
+    block = np.asarray(block, np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return block / np.linalg.norm(block, axis=1, keepdims=True)
+
+
+def _allowed(same: Both | None, other: Both | None, images: slice, photographs: slice) -> np.ndarray:
+    """Which pairs may be compared, (b, c) or, without a condition on them, (1, 1)."""
+    allowed = np.ones((1, 1), bool)
+    for both, wanted in ((same, True), (other, False)):
+        if both is not None:
+            of_real, of_synthetic = (np.asarray(values) for values in both)
+            allowed = allowed & ((of_synthetic[images, None] == of_real[None, photographs]) == wanted)
+    return allowed
+
+
+# ---- copies of pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What the search for copies compares; the arrays may be memory-mapped."""
+
+    views: np.ndarray  # (n, 3, SIDE_PX, SIDE_PX) uint8, see picture_views
+    descriptors: np.ndarray  # (n, d): of a copy-detection network such as SSCD, or of the project's backbone
+    mirrored: np.ndarray  # (n, d): the same of the pictures mirrored left to right
+
+
+def picture_views(picture: Image.Image, aligned_face: np.ndarray | None) -> np.ndarray:
+    """Grey views (3, SIDE_PX, SIDE_PX) uint8: the whole picture, what is inside its black or white border, its face.
+
+    aligned_face (s, s, 3) uint8 as imaging.faces.align cuts it out. A view is black without a border or a face."""
+    face = np.zeros((1, SIDE_PX, SIDE_PX), np.uint8)
+    if aligned_face is not None:
+        face[0] = near_duplicates.thumbnails(Image.fromarray(aligned_face))[0]
+    return np.concatenate([near_duplicates.both_thumbnails(picture), face])
+
+
+def copies(
+    real: Pictures,
+    synthetic: Pictures,
+    block_rows: int = 4096,
+    same: Both | None = None,
+    other: Both | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The photograph of which each image is most likely a copy, be it cropped, mirrored, recoloured or warped a little.
+
+    Candidates are the CANDIDATES photographs nearest to the image or its mirror image by the descriptor and by the
+    outlines of the whole picture and the face. Each is laid on the image (`copy_score`), and the best counts. What the
+    test for near duplicates confirms, by which builds group photographs and guards refuse images, scores 1. block_rows,
+    same, other: as in `nearest`. Returns rows (m,), -1 if nothing resembles the image, and scores (m,) in 0..1; an
+    image of a single colour, of which nothing can be said, scores nan."""
+    candidates = [
+        _either_way(real.descriptors, synthetic.descriptors, synthetic.mirrored, block_rows, same, other),
+        *(
+            _either_way(
+                _outlines(real.views[:, k]),
+                _outlines(synthetic.views[:, k]),
+                _outlines(synthetic.views[:, k, :, ::-1]),
+                block_rows,
+                same,
+                other,
+            )
+            for k in (0, 2)
+        ),
+    ]
+    confirmed = _confirmed(real.views, synthetic.views)
+    rows, scores = np.full(len(synthetic.views), -1), np.zeros(len(synthetic.views))
+    for image, listed in enumerate(tqdm(np.hstack(candidates), desc="laying photographs on images", leave=False)):
+        views = synthetic.views[image]
+        if views[0].std() < MIN_CONTRAST:
+            scores[image] = np.nan
+            continue
+        allowed = [
+            row for row in confirmed[image] if _allowed(same, other, slice(image, image + 1), slice(row, row + 1)).all()
+        ]
+        if allowed:
+            rows[image], scores[image] = allowed[0], 1.0
+            continue
+        for row in dict.fromkeys(row for row in listed.tolist() if row >= 0):
+            score = copy_score(views, real.views[row])
+            if score > scores[image]:
+                rows[image], scores[image] = row, score
+    return rows, scores
+
+
+def _either_way(real: np.ndarray, synthetic: np.ndarray, mirrored: np.ndarray, *arguments) -> np.ndarray:
+    """The photographs (m, 2 * CANDIDATES) nearest to the images and to their mirror images; -1 where there is none."""
+    return np.hstack([nearest_rows(real, images, CANDIDATES, *arguments)[0] for images in (synthetic, mirrored)])
+
+
+def _outlines(thumbnails: np.ndarray) -> np.ndarray:
+    """(n, OUTLINE_PX^2) float16, zero for a thumbnail without contrast."""
+    return np.stack([near_duplicates.outline(np.ascontiguousarray(thumbnail)) for thumbnail in thumbnails])
+
+
+def _confirmed(real: np.ndarray, synthetic: np.ndarray) -> list[list[int]]:
+    """The photographs that the test for near duplicates confirms for each image or its mirror image."""
+    whole = [np.ascontiguousarray(views) for views in (synthetic[:, :2], synthetic[:, :2, :, ::-1])]
+    as_it_is, mirrored = (near_duplicates.copies(images, real[:, :2]) for images in whole)
+    return [a + b for a, b in zip(as_it_is, mirrored, strict=True)]
+
+
+def copy_score(image: np.ndarray, photograph: np.ndarray) -> float:
+    """How well a photograph or its mirror image agrees with an image once it is laid on it, 0..1; 1: everywhere.
+
+    Both (3, SIDE_PX, SIDE_PX) uint8 as `picture_views` makes them; the greatest agreement of their views counts."""
+    return max(
+        (
+            laid_on(np.ascontiguousarray(turned), b)
+            for a, b in _comparable(image, photograph)
+            for turned in (a, a[:, ::-1])
+        ),
+        default=0.0,
+    )
+
+
+def _comparable(image: np.ndarray, photograph: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of views that would agree in a copy: whole with whole, both without border, face with face."""
+    sees = image.std(axis=(1, 2)) >= MIN_CONTRAST, photograph.std(axis=(1, 2)) >= MIN_CONTRAST
+    if sees[0][0] and sees[1][0]:
+        yield image[0], photograph[0]
+        if sees[0][1] or sees[1][1]:
+            yield image[int(sees[0][1])], photograph[int(sees[1][1])]
+    if sees[0][2] and sees[1][2]:
+        yield image[2], photograph[2]
+
+
+def laid_on(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation, 0..1, of the details of a and of b after the affine map of b that brings them closest.
+
+    a, b (SIDE_PX, SIDE_PX) uint8. Details lie between 1/80 and 1/10 of the side, so that brightness, colours, light and
+    JPEG noise count little. Alignment: Evangelidis and Psarakis, 2008. Returns 0 if they cannot be aligned, or overlap
+    in less than MIN_COVERED of a."""
+    warp = np.eye(2, 3, dtype=np.float32)
+    for side in (COARSE_PX, FINE_PX):
+        x, y = (cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) for view in (a, b))
+        criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
+        try:
+            correlation, warp = cv2.findTransformECC(x, y, warp, cv2.MOTION_AFFINE, criteria, None, 5)
+        except cv2.error:  # it diverges if the pictures differ
+            return 0.0
+        if correlation < MIN_COARSE_CORRELATION:
+            return 0.0
+        warp[:, 2] *= FINE_PX / COARSE_PX if side == COARSE_PX else 1
+    size, backwards = (FINE_PX, FINE_PX), cv2.WARP_INVERSE_MAP
+    covered = cv2.warpAffine(np.ones(size, np.uint8), warp, size, flags=cv2.INTER_NEAREST | backwards)
+    covered = cv2.erode(covered, np.ones((5, 5)), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    if covered.mean() < MIN_COVERED:
+        return 0.0
+    x = _details(x)[covered]
+    y = cv2.warpAffine(_details(y), warp, size, flags=cv2.INTER_CUBIC | backwards)[covered]
+    if min(x.std(), y.std()) == 0:
+        return 0.0
+    return float(np.clip(np.corrcoef(x, y)[0, 1], 0, 1))
+
+
+def _details(view: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(view, (0, 0), FINE_PX / 80) - cv2.GaussianBlur(view, (0, 0), FINE_PX / 10)
+
+
+# ---- thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """Images that score more than `value` are rejected."""
+
+    value: float
+    low: float  # 95 % interval of the value
+    high: float
+    false_alarm: float  # share of faithful images of other people that score more, at most, on average
+    n: int  # values from which it was calibrated
+    n_groups: int  # conditions that they are from
+
+
+def calibrate(
+    similarities: Sequence[float],
+    conditions: Sequence,
+    false_alarm: float = 0.01,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> Threshold:
+    """The similarity that at most a share `false_alarm` of pairs of different people with the same condition exceeds.
+
+    similarities (p,): of each picture with a picture of another person who has the same condition, or, which keeps the
+    promise for images compared with several photographs, with the nearest of as many: `nearest(photographs,
+    photographs, same=(labels, labels), other=(people, people))`. nan is left out. conditions (p,): of each pair; they
+    are drawn as a whole for the interval, since their pairs share people. The value is the ceil((p + 1) (1 -
+    false_alarm))-th smallest, so that the promise holds on average over calibrations (split conformal prediction:
+    Vovk, Gammerman and Shafer, 2005). Raises InputError if there are too few pairs for that, or too few conditions."""
+    similarities, conditions = np.asarray(similarities, float), np.asarray(conditions, dtype=object)
+    measured = np.isfinite(similarities)
+    values, groups = similarities[measured], conditions[measured]
+    least, n_groups = math.ceil(1 / false_alarm) - 1, len(set(groups.tolist()))
+    if len(values) < least or n_groups < MIN_GROUPS:
+        raise InputError(
+            f"the privacy threshold cannot be calibrated: {len(values)} pairs of different people with the same "
+            f"condition, from {n_groups} conditions, are at hand, and a false alarm of {false_alarm:g} needs "
+            f"{least} pairs from {MIN_GROUPS} conditions; use more photographs or allow more false alarms"
+        )
+    order = np.argsort(values)
+    ascending = values[order]
+
+    def quantile(weights: np.ndarray) -> np.ndarray:
+        """weights (b, p) of the pairs, in ascending order of similarity; returns (b,)."""
+        reached = weights.cumsum(axis=1)
+        rank = np.minimum(np.ceil((reached[:, -1:] + 1) * (1 - false_alarm) - 1e-9), reached[:, -1:])
+        return ascending[np.argmax(reached >= rank, axis=1)]
+
+    (value,) = quantile(np.ones((1, len(values))))
+    low, high = bootstrap_interval(quantile, [str(group) for group in groups[order]], n_boot, seed)
+    return Threshold(float(value), low, high, false_alarm, len(values), n_groups)
+
+
+# ---- rejection and verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """What was measured of m synthetic images; rows are of the photographs compared with, -1: of none."""
+
+    copy_rows: np.ndarray  # (m,)
+    copy_scores: np.ndarray  # (m,) 0..1 (copies); nan: could not be measured
+    person_rows: np.ndarray  # (m,)
+    similarities: np.ndarray  # (m,) -1..1 of the face's embedding (nearest); nan: could not be measured
+
+
+def reject_reasons(
+    examination: Examination, image_ids: Sequence[str], thresholds: Mapping[str, Threshold]
+) -> list[str | None]:
+    """Why each of m images must not be released: `near copy of`, `resembles the person of`; None if nothing is.
+
+    image_ids (n,): of the photographs compared with; thresholds: of COPY and PERSON. What could not be measured is
+    rejected too."""
+    reasons: list[str | None] = []
+    copies_, persons = thresholds[COPY].value, thresholds[PERSON].value
+    for copy_row, score, person_row, similarity in zip(*dataclasses.astuple(examination), strict=True):
+        if score > copies_:
+            reasons.append(f"near copy of {image_ids[copy_row]}")
+        elif similarity > persons:
+            reasons.append(f"resembles the person of {image_ids[person_row]}")
+        elif np.isnan(score) or np.isnan(similarity):
+            reasons.append("cannot be compared with the photographs: no face, or a single colour")
+        else:
+            reasons.append(None)
+    return reasons
+
+
+def verdict(
+    files: Mapping[str, str],
+    kept: Sequence[bool],
+    generators: Sequence[str],
+    examination: Examination,
+    thresholds: Mapping[str, Threshold | str],
+    attacks: Mapping[str, Mapping[str, Mapping | str]],
+) -> dict:
+    """The content of privacy_report.json, which decides whether publish_dataset.py may make the images open.
+
+    files: path in the repository -> sha256 of each Parquet file; kept, generators (m,): of all images examined;
+    thresholds: of COPY and PERSON; attacks: generator -> BEFORE, AFTER, POSITIVE, NEGATIVE -> a membership attack's
+    record (membership_attack.Attack.record()). A text in the place of a threshold or record says why there is none.
+    `verdict` is green only if nothing is missing, every kept image lies below both thresholds, and for each generator
+    of kept images the attack finds the members of an overfitted generator, nothing where there is nothing to find, and
+    at most MAX_AUC in what is released. Otherwise it is red, and `reasons` says why."""
+    kept = np.asarray(kept, bool)
+    reasons = [] if files else ["no Parquet file was named, so the verdict is about nothing"]
+    reasons += [] if kept.any() else ["no image was kept, so nothing can be released"]
+    for name, scores in ((COPY, examination.copy_scores), (PERSON, examination.similarities)):
+        reasons += _threshold_problems(name, thresholds.get(name, "was not calibrated"), np.asarray(scores)[kept])
+    for generator in sorted({str(name) for name in np.asarray(generators, dtype=object)[kept]}):
+        reasons += [f"{generator}: {problem}" for problem in _attack_problems(attacks.get(generator, {}))]
+    limits = {"positive_control_min": MIN_POSITIVE_CONTROL, "auc_max": MAX_AUC, "auc_high_max": MAX_AUC_HIGH}
+    return {
+        "verdict": "red" if reasons else "green",
+        "files": dict(files),
+        "reasons": reasons,
+        "n_examined": len(kept),
+        "n_kept": int(kept.sum()),
+        "thresholds": {
+            name: dataclasses.asdict(value) if isinstance(value, Threshold) else {"not_measured": value}
+            for name, value in thresholds.items()
+        },
+        "membership_attack": {
+            generator: {
+                name: dict(record) if isinstance(record, Mapping) else {"not_measured": record}
+                for name, record in records.items()
+            }
+            for generator, records in attacks.items()
+        },
+        "limits": limits,
+    }
+
+
+def _threshold_problems(name: str, threshold: Threshold | str, scores: np.ndarray) -> list[str]:
+    """scores (k,): of the images that are kept."""
+    if not isinstance(threshold, Threshold) or not np.isfinite(threshold.value):
+        return [f"{name}: there is no threshold: {threshold}"]
+    problems = []
+    if not np.isfinite(scores).all():
+        problems.append(f"{name}: {(~np.isfinite(scores)).sum()} kept images could not be measured")
+    if (scores > threshold.value).any():
+        problems.append(f"{name}: {(scores > threshold.value).sum()} kept images lie above the threshold")
+    return problems
+
+
+def _attack_problems(records: Mapping[str, Mapping | str]) -> list[str]:
+    problems = []
+    for name in (BEFORE, AFTER, POSITIVE, NEGATIVE):
+        record = records.get(name, "was not made")
+        numbers = [record.get(key) for key in ("auc", "low", "high")] if isinstance(record, Mapping) else [None]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            problems.append(f"membership attack {name}: has no result: {record}")
+            continue
+        auc, low, high = numbers
+        if name == POSITIVE and auc < MIN_POSITIVE_CONTROL:
+            problems.append(f"membership attack {name}: AUC {auc:.2f}; an attack that misses copies reassures falsely")
+        if name == NEGATIVE and not low - CONTROL_MARGIN <= 0.5 <= high + CONTROL_MARGIN:
+            problems.append(f"membership attack {name}: AUC {auc:.2f} [{low:.2f}, {high:.2f}] is not 0.5")
+        if name == AFTER and auc > MAX_AUC:
+            problems.append(f"membership attack {name}: AUC {auc:.2f} is above {MAX_AUC}")
+        if name == AFTER and high < 1 - MAX_AUC:
+            problems.append(f"membership attack {name}: AUC {auc:.2f}; members are told by what is missing near them")
+        if name == AFTER and high > MAX_AUC_HIGH:
+            problems.append(f"membership attack {name}: up to {high:.2f} is possible; it needs more people")
+    return problems
