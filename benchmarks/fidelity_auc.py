@@ -13,10 +13,8 @@ the truth instead of an image: the distance to the condition's true mean, and di
 training people; no image can be expected to do better than the latter."""
 
 import argparse
-import json
 import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +23,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 import torch
-from scipy.stats import rankdata
-from sklearn.metrics.pairwise import cosine_similarity
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,7 +31,7 @@ from classification.backbones import load_backbone, normalise
 from imaging import faces
 from phenotyping import phenotypes
 from simulation.corpus import plan_corpus
-from simulation.people import COUNTRY_ANCESTRY, draw_person
+from simulation.people import COUNTRY_ANCESTRY
 from simulation.photography import Photograph, take
 
 

@@ -111,3 +111,30 @@ def synthetic_features(class_names: Sequence[str]) -> Features:
             "source_sha256": List(Value("string")),  # their digests in the same order: names may come to mean others
         }
     )
+
+
+def scored_features(features: Features, lpips_column: str | None) -> Features:
+    """The columns of synthetic images after filter_synthetic.py: those they had, and what was measured of them.
+
+    Without a face, measurements are null. lpips_column: name of the column for LPIPS; None: there is none."""
+    lpips = {lpips_column: Value("float64")} if lpips_column else {}
+    measured = {
+        "label_probability": Value("float64"),  # that a label given by the filter is right; null if it came with one
+        "faces": Value("int32"),
+        "box": List(Value("float64")),  # px as x1, y1, x2, y2, of the largest face
+        "face_score": Value("float64"),  # the detector's own
+        "landmarks": List(List(Value("float64"))),  # px, in the order of imaging.faces.LANDMARKS
+        "cosine": Value("float64"),  # of the paper's descriptor to the mean of the label's photographs
+        "euclidean": Value("float64"),
+        "class_rank": Value("float64"),  # of the label by cosine; 1 is the best
+        **lpips,  # mean distance to the label's photographs
+        "phenotype_probability": Value("float64"),  # calibrated probability that the label's phenotype is shown
+        "phenotype_rank": Value("float64"),  # of the label by the descriptor of phenotype_probability
+        "sharpness": Value("float64"),
+        "copy_score": Value("float64"),  # 0..1, 1: certainly a copy of nearest_real_id
+        "person_similarity": Value("float64"),  # cosine to the most similar person with the condition
+        "nearest_real_id": Value("string"),
+        "kept": Value("bool"),
+        "reject_reason": Value("string"),  # null if kept
+    }
+    return Features({name: value for name, value in features.items() if name not in measured} | measured)

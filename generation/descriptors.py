@@ -1,10 +1,10 @@
 """What is compared of two faces: the descriptors of an image, and their alignment to those of the training images.
 
-    paper      25 distances between five landmarks, with x in box widths and y in box heights (imaging.faces)
-    shape      the five landmarks after Procrustes alignment: without position, size and rotation in the plane
-    dense      the same for any number of points, from a detector that finds more
-    embedding  features of a backbone or face network, of unit length
-    probe      a backbone's features as the project's linear probe takes them (classification.classifiers)
+paper      25 distances between five landmarks, with x in box widths and y in box heights (imaging.faces)
+shape      the five landmarks after Procrustes alignment: without position, size and rotation in the plane
+dense      the same for any number of points, from a detector that finds more
+embedding  features of a backbone or face network, of unit length
+probe      a backbone's features as the project's linear probe takes them (classification.classifiers)
 """
 
 from dataclasses import dataclass

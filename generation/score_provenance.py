@@ -21,7 +21,7 @@ from harness.files import write_json
 
 RECORD_NAME = "scoring_record.json"
 SCORES = ("cosine", "euclidean", "class_rank", "lpips", "phenotype_probability", "sharpness", "copy_score")
-SCORES += ("kept", "reject_reason")
+SCORES += ("phenotype_rank", "person_similarity", "label_probability", "kept", "reject_reason")
 REMEDY = "run filter_synthetic.py again, or take these columns out"
 
 

@@ -1,0 +1,186 @@
+"""Filters synthetic faces: are they faces, do they show their condition, do they give a patient away? Keeps the best.
+
+    accelerate launch filter_synthetic.py --dataset_name ./rdface --synthetic_dataset runs/dreambooth/fold0/synthetic \\
+        --protocol strict --fold 0 --per_class 20 --output_dir runs/filtered
+
+Every image is compared with the photographs of its fold's training side alone. The output opens with load_dataset: all
+images with their scores, `kept`, and `reject_reason`; beside it are results.json, privacy_report.json (whether
+publish_dataset.py may open the images to everybody), scoring_record.json (what train_classifier.py checks) and figures.
+A folder <ABBR>/<ABBR>_<n>.png of somebody else's images is examined too; no training takes images of unknown origin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from curation.protocols import fold_number
+from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.files import write_json
+from harness.hub_availability import check_name, work_offline_if_unreachable
+from harness.protocol_names import PROTOCOLS
+from harness.real_or_simulated import BUILD
+from harness.run_folder import prepare_output, run_record
+from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from generation.face_examination import Examiner
+    from generation.filter_inputs import Inputs
+
+STOPPED = RESUMED
+DESCRIPTORS = ("probe", "embedding", "shape", "paper")  # the keys of generation.descriptors.KINDS that need no more
+PACKAGES = ("torch", "datasets", "accelerate", "lpips", "torch-fidelity", "insightface", "onnxruntime", "numpy")
+RESULTS = ("results.json", "run.json", "privacy_report.json", "scoring_record.json", "scores.png")
+RESULTS += ("synthetic", "figures", "README.md", "LICENSE", "croissant.json")
+FREE_SETTINGS = ("dataset_name", "synthetic_dataset", "output_dir", "resume_from_checkpoint", "backbone", "kept_only")
+FREE_SETTINGS += ("top_n", "per_class", "fill_to", "min_score")  # chosen from the scores at the end
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    text = "folder of a built dataset, or ORG/NAME on the Hub"
+    add("--dataset_name", type=dataset_argument, required=True, help=text)
+    add("--dataset_config_name", help="real or restored (default: the dataset's own default)")
+    text = "folders, or ORG/NAME, of synthetic images; a folder may also hold <ABBR>/<ABBR>_<number>.png"
+    add("--synthetic_dataset", nargs="+", type=dataset_argument, required=True, metavar="NAME", help=text)
+    text = "whose training sides the images were made from; under paper one generator serves all folds"
+    add("--protocol", choices=PROTOCOLS, default="strict", help=text)
+    add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
+    text = "face detector; all but mtcnn require --detector_model"
+    add("--detector", choices=[*FACE_DETECTORS, *MODEL_DETECTORS], default="mtcnn", help=text)
+    add(
+        "--detector_model",
+        type=path_argument,
+        help="file of the detector's weights; a folder for a pack of insightface",
+    )
+    text = "least score of a face (default: the detector's own)"
+    add("--face_threshold", type=float, help=text)
+    text = "black border for detection, as a share of height and width on every side; the paper's is 0.5"
+    add("--face_border", type=float, default=0.0, help=text)
+    text = "network whose features tell conditions apart and copies from others: as in train_classifier.py"
+    add("--backbone", type=dataset_argument, default="demo_models/backbone", help=text)
+    text = "file of a face-recognition network (ONNX) that tells persons apart (default: the backbone does)"
+    add("--face_embedder", type=path_argument, help=text)
+    text = "descriptor of phenotype_probability (default: probe; under paper: paper)"
+    add("--descriptor", choices=DESCRIPTORS, help=text)
+    text = "weights for LPIPS: a file, or random, whose column is called lpips_random (default: no LPIPS)"
+    add("--lpips", type=path_argument, metavar="FILE|random", help=text)
+    how_many = parser.add_mutually_exclusive_group()
+    text = "keep this many images of each fold, over all conditions, as the paper does"
+    how_many.add_argument("--top_n", type=int, help=text)
+    how_many.add_argument("--per_class", type=int, help="keep this many images of each fold and condition")
+    text = "keep as many images as bring each condition to this many photographs and images together"
+    how_many.add_argument("--fill_to", type=int, help=text)
+    text = "keep images whose phenotype_probability (under paper: cosine) is at least this"
+    add("--min_score", type=float, help=text)
+    text = "write the kept images alone, as publish_dataset.py --open requires"
+    add("--kept_only", action="store_true", help=text)
+    text = "folder for the results; those of an earlier run are replaced"
+    add("--output_dir", type=path_argument, required=True, help=text)
+    add("--batch_size", type=int, default=32, help="pictures examined together")
+    text = "continue the run in --output_dir where it stopped"
+    add("--resume_from_checkpoint", choices=("latest",), help=text)
+    args = parser.parse_args(argv)
+    for flag in ("top_n", "per_class", "fill_to", "face_border"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 0:
+            parser.error(f"--{flag} must not be negative")
+    if args.batch_size < 1:
+        parser.error("--batch_size must be at least 1")
+    if args.detector in MODEL_DETECTORS and args.detector_model is None:
+        parser.error(f"--detector {args.detector} requires --detector_model FILE")
+    args.descriptor = args.descriptor or ("paper" if args.protocol == "paper" else "probe")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    started = time.monotonic()
+    check_name(args.dataset_name, BUILD)
+    for name in args.synthetic_dataset:
+        check_name(name, "make it with a generator's script, such as train_dreambooth.py")
+    work_offline_if_unreachable([args.dataset_name, *args.synthetic_dataset, args.backbone])
+    # Imported here, since they take seconds: what is refused above, and --help, must not wait for them.
+    from generation import filter_results, filter_scoring
+    from generation.filter_inputs import open_inputs
+    from harness.launched_processes import check_output_dir, device_record, in_main_process, open_accelerator
+
+    # ---- photographs, folds, synthetic images, networks: refused before anything slow begins
+    accelerator = open_accelerator(None)
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *args.synthetic_dataset])
+    inputs = open_inputs(
+        accelerator, args.dataset_name, args.dataset_config_name, args.synthetic_dataset, args.protocol, args.fold
+    )
+    examiner, lpips, lpips_column = open_networks(accelerator, args)
+    settings = settings_of(args, inputs, examiner)
+    resume = bool(args.resume_from_checkpoint)
+    in_main_process(accelerator, lambda: prepare_output(args.output_dir, settings, "work", (), resume))
+    in_main_process(accelerator, lambda: filter_results.remove(args.output_dir, RESULTS))
+    for line in inputs.problems:
+        accelerator.print(line)
+    accelerator.print(
+        f"{args.dataset_name} (fingerprint {inputs.images._fingerprint}): {len(inputs.images)} photographs; "
+        f"{inputs.n_synthetic} synthetic images of {len(inputs.sides)} folds, protocol {args.protocol}\n"
+        f"faces by {args.detector}, phenotypes by {args.descriptor} on {args.backbone}, "
+        f"{accelerator.num_processes} processes on {accelerator.device}"
+    )
+
+    # ---- every photograph, then every synthetic image, is decoded and examined once; scores are fitted per fold
+    work = args.output_dir / "work"
+    photographs = filter_scoring.examine_photographs(accelerator, examiner, inputs, work, args.batch_size)
+    filters = filter_scoring.fit_filters(inputs, photographs, args.descriptor, lpips)
+    filter_scoring.score_images(accelerator, examiner, inputs, filters, work, args.batch_size, lpips_column)
+
+    # ---- selection, dataset, reports
+    if accelerator.is_main_process:
+        selection = {"top_n": args.top_n, "per_class": args.per_class, "fill_to": args.fill_to}
+        ranked_by = "cosine" if args.protocol == "paper" else "phenotype_probability"
+        outcome = filter_results.select_images(inputs, work, ranked_by, selection, args.min_score)
+        filter_results.write_results(
+            args.output_dir, inputs, photographs, filters, outcome, settings, ranked_by, lpips_column, args.kept_only
+        )
+        record = run_record(vars(args), PACKAGES, started) | {"ranked_by": ranked_by, **device_record(accelerator)}
+        write_json(args.output_dir / "run.json", record)
+        filter_results.remove(args.output_dir, ("work",))
+        print(filter_results.summary(args.output_dir, outcome))
+    accelerator.wait_for_everyone()
+
+
+def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[Examiner, object, str | None]:
+    """The networks that look at pictures, the LPIPS network if there is one, and the name of its column."""
+    from classification.backbones import load_backbone
+    from generation.face_examination import Examiner
+    from generation.perceptual_distance import load_lpips
+    from imaging import faces
+    from imaging.face_embeddings import load_embedder
+
+    device = accelerator.device
+    with accelerator.main_process_first():
+        backbone = load_backbone(args.backbone)
+    detector = faces.load_detector(args.detector, device.type, model=args.detector_model)
+    embedder = load_embedder(args.face_embedder, device.type) if args.face_embedder else None
+    lpips, column = load_lpips(str(args.lpips), device) if args.lpips else (None, None)
+    return Examiner(detector, backbone, device, embedder, args.face_threshold, args.face_border), lpips, column
+
+
+def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner) -> dict:
+    """Everything that the scores depend on, as JSON returns it: arguments, and digests of what they name."""
+    from harness.files import sha256_of
+    from harness.weights_digest import weights_sha256
+
+    settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
+    files = {name: getattr(args, name) for name in ("detector_model", "face_embedder", "lpips")}
+    settings |= {name: sha256_of(file) for name, file in files.items() if file and file.is_file()}
+    settings |= {"fingerprint": inputs.images._fingerprint, "synthetic": inputs.fingerprints}
+    settings["backbone_sha256"] = weights_sha256(examiner.backbone.network)
+    settings["photographs"] = hashlib.sha256("".join(inputs.digests).encode()).hexdigest()
+    return json.loads(json.dumps(settings, default=str))
+
+
+if __name__ == "__main__":
+    run_command(parse_args, main, STOPPED)

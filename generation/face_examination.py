@@ -1,0 +1,168 @@
+"""Examines pictures of faces: each is decoded once, and everything that a filter asks about it is measured.
+
+    examiner = Examiner(faces.load_detector("mtcnn"), load_backbone("demo_models/backbone"), "cpu")
+    examined = examiner.examine([{"bytes": png}, ...])     # as column `image` holds them undecoded
+
+A picture that cannot be decoded, and one without a face, has nan in its measurements and a problem in words; nothing
+stops the run."""
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from classification.backbones import Backbone, normalise
+from generation import realism
+from generation.perceptual_distance import square_pixels
+from generation.photograph_copies import Pictures, picture_views
+from harness.errors import one_line
+from harness.files import write_atomically
+from imaging import faces
+from imaging.face_embeddings import Embedder
+
+ALIGNED_PX = 128  # side of the aligned face of which `views` are made
+NO_FACE = "no face was found"
+
+
+@dataclasses.dataclass
+class Examined:
+    """What was measured of n pictures; nan without a face, and in a picture that cannot be decoded."""
+
+    problems: np.ndarray  # (n,) str, empty if there is none
+    n_faces: np.ndarray  # (n,) int, of those that score at least the threshold
+    boxes: np.ndarray  # (n, 4) px as x1, y1, x2, y2, of the largest of them
+    face_scores: np.ndarray  # (n,)
+    landmarks: np.ndarray  # (n, 5, 2) px
+    sharpness: np.ndarray  # (n,)
+    features: np.ndarray  # (n, d) float32 of the backbone, of the aligned face, flattened
+    mirrored: np.ndarray  # (n, d) float32 of the same face mirrored left to right
+    identities: np.ndarray  # (n, e) float32: of the face-recognition network, or the features again
+    views: np.ndarray  # (n, 3, s, s) uint8, see photograph_copies.picture_views
+    pixels: np.ndarray  # (n, 256, 256, 3) uint8, as LPIPS sees the picture; black if it cannot be decoded
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    @property
+    def pictures(self) -> Pictures:
+        """What the search for copies compares."""
+        return Pictures(self.views, self.features, self.mirrored)
+
+    def save(self, file: Path) -> None:
+        def write(partial: Path) -> None:
+            with partial.open("wb") as content:
+                np.savez(content, **vars(self))
+
+        write_atomically(file, write)
+
+    @staticmethod
+    def load(file: Path) -> "Examined":
+        with np.load(file) as arrays:
+            return Examined(**arrays)
+
+    @staticmethod
+    def joined(parts: "Sequence[Examined]") -> "Examined":
+        names = [field.name for field in dataclasses.fields(Examined)]
+        return Examined(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def rows(self, rows: np.ndarray) -> "Examined":
+        return Examined(*(values[rows] for values in vars(self).values()))
+
+
+@dataclasses.dataclass
+class Examiner:
+    """The networks that look at a picture. border: black border for the detector, see Detector.detect."""
+
+    detector: faces.Detector
+    backbone: Backbone
+    device: torch.device | str
+    embedder: Embedder | None = None  # None: the backbone's features stand for the identity
+    threshold: float | None = None
+    border: float = 0.0
+
+    def __post_init__(self):
+        self.backbone.network.to(self.device)
+
+    def examine(self, encoded: Sequence[Mapping]) -> Examined:
+        """encoded: `bytes` and `path` of n pictures, as datasets.Image(decode=False) returns them."""
+        decoded = [decode(picture) for picture in encoded]
+        pictures = [picture if picture is not None else Image.new("RGB", (8, 8)) for picture, _ in decoded]
+        undecoded = np.array([picture is None for picture, _ in decoded])
+        detected = self.detector.detect(pictures, self.threshold, border=self.border)
+        found_faces = [None if lost else face for face, lost in zip(detected, undecoded, strict=True)]
+        has_face = np.array([face is not None for face in found_faces])
+        problems = [problem or ("" if seen else NO_FACE) for (_, problem), seen in zip(decoded, has_face, strict=True)]
+        arrays = [np.asarray(picture) for picture in pictures]
+        landmarks = _filled(found_faces, lambda face: face.landmarks, (5, 2))
+        aligned = [
+            faces.align(array, face.landmarks, max(self.backbone.image_size, ALIGNED_PX)) if face is not None else None
+            for array, face in zip(arrays, found_faces, strict=True)
+        ]
+        features, mirrored = self._features(aligned)
+        pixels = np.stack([square_pixels(picture) for picture in pictures])
+        pixels[undecoded] = 0
+        return Examined(
+            problems=np.array(problems, dtype=str),
+            n_faces=np.array([0 if face is None else face.n_faces for face in found_faces]),
+            boxes=_filled(found_faces, lambda face: face.box, (4,)),
+            face_scores=_filled(found_faces, lambda face: face.score, ()),
+            landmarks=landmarks,
+            sharpness=np.where(undecoded, np.nan, realism.sharpness(list(pixels))),
+            features=features,
+            mirrored=mirrored,
+            identities=features if self.embedder is None else self._identities(arrays, landmarks, has_face),
+            views=np.stack([picture_views(picture, face) for picture, face in zip(pictures, aligned, strict=True)]),
+            pixels=pixels,
+        )
+
+    @torch.inference_mode()
+    def _features(self, aligned: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+        """The backbone's features (n, d) of aligned faces and of their mirror images; nan without a face."""
+        side = self.backbone.image_size
+        rows = [row for row, face in enumerate(aligned) if face is not None]
+        stack = np.zeros((max(1, len(rows)), side, side, 3), np.uint8)  # one picture tells how wide the features are
+        for place, row in enumerate(rows):
+            face = aligned[row]
+            resized = face if len(face) == side else Image.fromarray(face).resize((side, side), Image.Resampling.BOX)
+            stack[place] = np.asarray(resized)
+        both = []
+        for pixels in (stack, np.ascontiguousarray(stack[:, :, ::-1])):
+            batch = normalise(pixels, self.backbone, self.device)
+            of_faces = self.backbone.network(batch).float().flatten(1).cpu().numpy()
+            features = np.full((len(aligned), of_faces.shape[1]), np.nan, np.float32)
+            features[rows] = of_faces[: len(rows)]
+            both.append(features)
+        return both[0], both[1]
+
+    def _identities(self, arrays: list[np.ndarray], landmarks: np.ndarray, has_face: np.ndarray) -> np.ndarray:
+        identities = np.full((len(arrays), self.embedder.n_values), np.nan, np.float32)
+        rows = np.flatnonzero(has_face)
+        if len(rows):
+            identities[rows] = self.embedder.embed([arrays[row] for row in rows], landmarks[rows])
+        return identities
+
+
+def decode(encoded: Mapping) -> tuple[Image.Image | None, str]:
+    """The picture upright in RGB, what is transparent in black; or None and why it cannot be had."""
+    try:
+        content = encoded["bytes"] if encoded and encoded.get("bytes") else Path(encoded["path"]).read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data:
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright.convert("RGBA"))
+            return upright.convert("RGB"), ""
+    except Exception as error:  # Pillow's decoders raise many kinds for a file that is damaged
+        return None, f"cannot be decoded ({one_line(error)[:100]})"
+
+
+def _filled(detected: Sequence[faces.Face | None], value, shape: tuple[int, ...]) -> np.ndarray:
+    """(n, *shape) float64, nan without a face."""
+    array = np.full((len(detected), *shape), np.nan)
+    for row, face in enumerate(detected):
+        if face is not None:
+            array[row] = value(face)
+    return array

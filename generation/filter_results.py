@@ -1,0 +1,261 @@
+"""What filter_synthetic.py leaves: the scored dataset, the results of each fold, the privacy report, and a figure."""
+
+import dataclasses
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from curation.opening import is_simulated, load_synthetic
+from generation import foreign_images, membership_attack, privacy, realism, score_provenance
+from generation.face_examination import Examined
+from generation.filter_inputs import Inputs, Side
+from generation.fold_filter import FoldFilter
+from generation.scored_images import read_scores, write_scored
+from generation.selection import Selection, select
+from harness.errors import InputError, one_line
+from harness.files import sha256_of, write_json
+
+PRIVACY_REPORT = "privacy_report.json"  # as publishing/publishable.py reads it
+
+
+@dataclasses.dataclass
+class Outcome:
+    """The scores of m images in the order of the blocks, with `kept`, `reject_reason` and `side`."""
+
+    scores: pd.DataFrame
+    blocks: list[tuple[int, np.ndarray]]  # number of the dataset, and its rows
+    identity_files: list[Path]
+
+
+def remove(folder: Path, names: Sequence[str]) -> None:
+    """Remove results of an earlier run, which must not stand beside those of this one."""
+    for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def select_images(
+    inputs: Inputs, work: Path, ranked_by: str, numbers: Mapping[str, int | None], min_score: float | None
+) -> Outcome:
+    """The images to keep, chosen in each fold apart. numbers: the fields of Selection but the score."""
+    files = sorted((work / "scores").glob("*.parquet"))
+    size_of = {file.stem: file for file in files}
+    blocks, scores, identities = [], [], []
+    order = {side.name: side for side in inputs.sides}
+    for name in sorted(size_of, key=lambda name: (list(order).index(name.rpartition("_")[0].rpartition("_")[0]), name)):
+        side_name, number, start = name.rsplit("_", 2)
+        block = read_scores([size_of[name]]).assign(side=side_name)
+        rows = order[side_name].rows[int(number)]
+        blocks.append((int(number), rows[int(start) : int(start) + len(block)]))
+        scores.append(block)
+        identities.append(work / "scores" / f"{name}.npy")
+    table = pd.concat(scores, ignore_index=True)
+    labels = np.array(inputs.images["label"][:])
+    for name, side in order.items():
+        in_side = np.flatnonzero(table["side"] == name)
+        of_side = table.loc[in_side]
+        n_photographs = np.bincount(labels[side.fold.train], minlength=len(inputs.class_names))
+        selection = Selection(**numbers, at_least=min_score)
+        selectable = (of_side["reject_reason"].fillna("") == "").to_numpy()
+        reasons = select(of_side[ranked_by], of_side["label"], selectable, selection, n_photographs)
+        chosen = [reason or None for reason in reasons]
+        before = of_side["reject_reason"].fillna("").to_numpy()
+        table.loc[in_side, "reject_reason"] = [own or reason for own, reason in zip(before, chosen, strict=True)]
+    table["reject_reason"] = table["reject_reason"].astype(object).where(table["reject_reason"].notna(), None)
+    table["kept"] = [reason is None for reason in table["reject_reason"]]
+    return Outcome(table, blocks, identities)
+
+
+def write_results(
+    folder: Path,
+    inputs: Inputs,
+    photographs: Examined,
+    filters: Mapping[str, FoldFilter],
+    outcome: Outcome,
+    settings: Mapping,
+    ranked_by: str,
+    lpips_column: str | None,
+    kept_only: bool,
+) -> None:
+    """Everything that stands in the output folder when a run is done, but its record."""
+    blocks = [(inputs.parts[number], rows) for number, rows in outcome.blocks]
+    arguments = (outcome.scores, inputs.class_names, lpips_column, kept_only)
+    write_scored(folder, blocks, *arguments, folder / "work" / "rows")
+    compared_with = {
+        side.fold.generator_number: [inputs.digests[row] for row in side.fold.train.tolist()]
+        for side in inputs.sides
+        if side.name != foreign_images.UNKNOWN
+    }
+    score_provenance.write_record(folder, load_synthetic(str(folder)), settings, compared_with)
+    generators = np.array(
+        [value for number, rows in outcome.blocks for value in np.array(inputs.parts[number]["generator"][:])[rows]],
+        dtype=object,
+    )
+    results = {
+        "simulated": is_simulated(inputs.images),
+        "ranked_by": ranked_by,
+        "sides": {
+            side.name: side_results(side, inputs, photographs, filters[side.name], outcome, lpips_column)
+            for side in inputs.sides
+        },
+    }
+    write_json(folder / "results.json", results)
+    write_json(folder / PRIVACY_REPORT, privacy_report(folder, inputs, photographs, filters, outcome, generators))
+
+
+def side_results(
+    side: Side,
+    inputs: Inputs,
+    photographs: Examined,
+    fold_filter: FoldFilter,
+    outcome: Outcome,
+    lpips_column: str | None,
+) -> dict:
+    """Realism, fidelity and selection of one fold's images."""
+    scores = outcome.scores[outcome.scores["side"] == side.name]
+    face_scores = scores["face_score"].to_numpy(float)
+    reasons = Counter(kind_of(reason) for reason in scores["reject_reason"] if reason)
+    mean_of = ["cosine", "class_rank", "phenotype_probability", "phenotype_rank", "sharpness"]
+    mean_of += [lpips_column] if lpips_column else []
+    return {
+        "n_images": len(scores),
+        "n_kept": int(scores["kept"].sum()),
+        "n_photographs": len(side.fold.train),
+        "rejected": dict(sorted(reasons.items())),
+        "share_with_face": realism.share_with_face(face_scores),
+        "share_above_0.99": realism.share_confident(face_scores),
+        "mean_confidence": realism.mean_confidence(face_scores),
+        "mean": {name: _mean(scores[name]) for name in mean_of},
+        "mean_of_kept": {name: _mean(scores.loc[scores["kept"], name]) for name in mean_of},
+        "calibration": dataclasses.asdict(fold_filter.fitted.calibration),
+        "thresholds": {
+            name: dataclasses.asdict(value) if isinstance(value, privacy.Threshold) else value
+            for name, value in fold_filter.thresholds.items()
+        },
+        "set_comparison": set_comparison(side, inputs, photographs, outcome),
+    }
+
+
+def set_comparison(side: Side, inputs: Inputs, photographs: Examined, outcome: Outcome) -> dict | str:
+    """KID, precision and recall of the kept images against the training photographs; or why there are none."""
+    kept = ((outcome.scores["side"] == side.name) & outcome.scores["kept"]).to_numpy()
+    if not kept.any():
+        return "no image was kept"
+    synthetic = identities_of(outcome, kept)
+    rows = side.fold.train[np.isfinite(photographs.identities[side.fold.train]).all(axis=1)]
+    subjects = [inputs.images["group_id"][row] for row in rows.tolist()]
+    try:
+        return dataclasses.asdict(realism.compare_sets(photographs.identities[rows], synthetic, subjects))
+    except InputError as error:
+        return str(error)
+
+
+def identities_of(outcome: Outcome, chosen: np.ndarray) -> np.ndarray:
+    """The identities (k, e) of the images chosen (m,) bool, block by block."""
+    parts, start = [], 0
+    for file, (_, rows) in zip(outcome.identity_files, outcome.blocks, strict=True):
+        of_block = chosen[start : start + len(rows)]
+        start += len(rows)
+        if of_block.any():
+            parts.append(np.load(file, mmap_mode="r")[of_block].astype(np.float32))
+    return np.concatenate(parts)
+
+
+def privacy_report(
+    folder: Path,
+    inputs: Inputs,
+    photographs: Examined,
+    filters: Mapping[str, FoldFilter],
+    outcome: Outcome,
+    generators: np.ndarray,
+) -> dict:
+    """See privacy.verdict. With several folds, the strictest outcome of all counts."""
+    shards = sorted((folder / "synthetic").glob("*.parquet"))
+    files = {f"synthetic/{shard.name}": sha256_of(shard) for shard in shards}
+    reports = {}
+    for side in inputs.sides:
+        in_side = (outcome.scores["side"] == side.name).to_numpy()
+        scores = outcome.scores[in_side]
+        rows = np.full(len(scores), -1)
+        examination = privacy.Examination(
+            rows, scores["copy_score"].to_numpy(float), rows, scores["person_similarity"].to_numpy(float)
+        )
+        attacks = {
+            generator: attacks_on(side, inputs, photographs, outcome, in_side & (generators == generator))
+            for generator in sorted(set(generators[in_side].tolist()))
+        }
+        kept = scores["kept"].to_numpy()
+        reports[side.name] = privacy.verdict(
+            files, kept, generators[in_side], examination, filters[side.name].thresholds, attacks
+        )
+    if len(reports) == 1:
+        return next(iter(reports.values()))
+    red = [f"{name}: {reason}" for name, report in reports.items() for reason in report["reasons"]]
+    return {"verdict": "red" if red else "green", "files": files, "reasons": red, "sides": reports}
+
+
+def attacks_on(side: Side, inputs: Inputs, photographs: Examined, outcome: Outcome, images: np.ndarray) -> dict:
+    """The membership attacks on one generator's images (m,) bool, before and after filtering, and their controls."""
+    columns = {name: np.array(inputs.images[name][:], dtype=object) for name in ("label", "group_id")}
+    rows = np.concatenate([side.fold.train, side.fold.test])
+    rows = rows[np.isfinite(photographs.identities[rows]).all(axis=1)]
+    people = membership_attack.People(
+        photographs.identities[rows],
+        columns["label"][rows].astype(int),
+        columns["group_id"][rows],
+        np.isin(rows, side.fold.train),
+    )
+    labels = outcome.scores["label"].to_numpy()
+    has_face = outcome.scores["face_score"].notna().to_numpy()
+    rng = np.random.default_rng(0)
+    made = {
+        privacy.BEFORE: lambda: _attack(people, outcome, images & has_face, labels),
+        privacy.AFTER: lambda: _attack(people, outcome, images & has_face & outcome.scores["kept"].to_numpy(), labels),
+        privacy.POSITIVE: lambda: membership_attack.positive_control(people, rng),
+        privacy.NEGATIVE: lambda: membership_attack.negative_control(people, rng),
+    }
+    records: dict[str, dict | str] = {}
+    for name, attack in made.items():
+        try:
+            records[name] = attack().record()
+        except InputError as error:
+            records[name] = one_line(error)
+    return records
+
+
+def _attack(
+    people: membership_attack.People, outcome: Outcome, images: np.ndarray, labels: np.ndarray
+) -> membership_attack.Attack:
+    if not images.any():
+        raise InputError("there is no image with a face")
+    return membership_attack.attack(people, identities_of(outcome, images), labels[images])
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the image it names, so that reasons can be counted."""
+    for kind in ("near copy", "resembles the person", "cannot be decoded", "score", "is not among the best"):
+        if reason.startswith(kind):
+            return {"score": "score below the least", "is not among the best": "not among the best"}.get(kind, kind)
+    return reason
+
+
+def summary(folder: Path, outcome: Outcome) -> str:
+    """For the screen: how many images were kept, why the others were not, and what was written."""
+    reasons = Counter(kind_of(reason) for reason in outcome.scores["reject_reason"] if reason)
+    lines = [f"kept {int(outcome.scores['kept'].sum())} of {len(outcome.scores)} images"]
+    lines += [f"  {n:6d} {reason}" for reason, n in reasons.most_common()]
+    lines.append(
+        f"written: {folder}: synthetic, results.json, {PRIVACY_REPORT}, {score_provenance.RECORD_NAME}, run.json"
+    )
+    return "\n".join(lines)
+
+
+def _mean(values: pd.Series) -> float | None:
+    values = values.dropna()
+    return float(values.mean()) if len(values) else None

@@ -1,0 +1,159 @@
+"""Scores the synthetic images of one fold against the photographs of its training side, and against nothing else.
+
+fold_filter = FoldFilter.fitted_to(photographs, references, kind="probe", n_classes=103)
+columns = fold_filter.score(examined, labels)     # arrays (m,), as the scored dataset holds them
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from generation import fidelity, privacy, realism
+from generation.descriptors import describe
+from generation.face_examination import Examined
+from generation.perceptual_distance import ClassReference, class_reference, mean_lpips
+from generation.photograph_copies import copies
+from harness.errors import InputError
+
+FALSE_ALARM = 0.01  # share of faithful images of other people that may be rejected by either threshold
+
+
+@dataclasses.dataclass(frozen=True)
+class Photographs:
+    """n photographs of a fold's training side."""
+
+    examined: Examined
+    image_ids: Sequence[str]
+    labels: np.ndarray  # (n,)
+    groups: np.ndarray  # (n,) patients with their near duplicates
+    n_classes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldFilter:
+    """Everything that was fitted on the training side."""
+
+    photographs: Photographs
+    kind: str  # the descriptor that phenotype_probability is computed from
+    paper: fidelity.Fitted
+    fitted: fidelity.Fitted
+    label_calibration: realism.LabelCalibration
+    thresholds: dict[str, privacy.Threshold | str]  # a text says why there is none
+    lpips: nn.Module | None
+    references: Mapping[int, ClassReference | None]  # by class number
+
+    @staticmethod
+    def fitted_to(photographs: Photographs, kind: str, lpips: nn.Module | None) -> "FoldFilter":
+        """lpips: see perceptual_distance.load_lpips; None leaves the column out. Raises InputError without a face."""
+        examined, labels, groups = photographs.examined, photographs.labels, photographs.groups
+        arguments = (labels, groups, photographs.n_classes)
+        paper = fidelity.fit(described("paper", examined), *arguments, "paper")
+        fitted = paper if kind == "paper" else fidelity.fit(described(kind, examined), *arguments, kind)
+        references = {}
+        for label in np.unique(labels).tolist() if lpips is not None else ():
+            references[label] = class_reference(lpips, examined.pixels[labels == label])
+        label_calibration = realism.calibrate_labels(leave_one_out_distances(photographs), labels)
+        return FoldFilter(
+            photographs, kind, paper, fitted, label_calibration, thresholds(photographs), lpips, references
+        )
+
+    def score(self, examined: Examined, labels: np.ndarray, lpips_column: str = "lpips") -> dict[str, np.ndarray]:
+        """The columns of m images, (m,) or (m, ...); labels (m,): class numbers, -1 for an image without a label, which
+        gets that of the nearest class mean, as the paper labels FastGAN's images."""
+        paper = described("paper", examined)
+        distances = self.paper.euclidean(paper)
+        nearest, margin = realism.label_by_prototype(distances)
+        given = np.asarray(labels) >= 0
+        labels = np.where(given, labels, nearest)
+        cosines = self.paper.cosine(paper)
+        scores = cosines if self.kind == "paper" else self.fitted.scores(described(self.kind, examined))
+        privacy_columns = self.privacy_columns(examined, labels)
+        columns = {
+            "label": labels,
+            "label_probability": np.where(given, np.nan, self.label_calibration.probability(margin)),
+            "faces": examined.n_faces,
+            "box": examined.boxes,
+            "face_score": examined.face_scores,
+            "landmarks": examined.landmarks,
+            "cosine": fidelity.own_class_score(cosines, labels),
+            "euclidean": fidelity.own_class_score(distances, labels),
+            "class_rank": fidelity.class_rank(cosines, labels),
+            "phenotype_probability": self.fitted.phenotype_probability(scores, labels),
+            "phenotype_rank": fidelity.class_rank(scores, labels),
+            "sharpness": examined.sharpness,
+        }
+        if self.lpips is not None:
+            of_label = [self.references.get(label) for label in labels.tolist()]
+            columns[lpips_column] = mean_lpips(self.lpips, list(examined.pixels), of_label)
+        return columns | privacy_columns
+
+    def privacy_columns(self, examined: Examined, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """How like each image is to a photograph and to a person, which these are, and why it must be rejected."""
+        examination = examine_privacy(self.photographs, examined, labels)
+        ids = np.array([*self.photographs.image_ids, None], dtype=object)  # -1: none
+        by_copy = examination.copy_scores >= np.nan_to_num(examination.similarities, nan=-1)
+        rows = np.where(by_copy & (examination.copy_rows >= 0), examination.copy_rows, examination.person_rows)
+        measured = {
+            name: value if isinstance(value, privacy.Threshold) else _no_threshold()
+            for name, value in self.thresholds.items()
+        }
+        reasons = privacy.reject_reasons(examination, self.photographs.image_ids, measured)
+        reasons = [problem or reason or "" for problem, reason in zip(examined.problems, reasons, strict=True)]
+        return {
+            "copy_score": examination.copy_scores,
+            "person_similarity": examination.similarities,
+            "nearest_real_id": ids[rows],
+            "reject_reason": np.array(reasons, dtype=object),
+        }
+
+
+def described(kind: str, examined: Examined) -> np.ndarray:
+    """The descriptors of examined pictures; nan without a face."""
+    return describe(kind, landmarks=examined.landmarks, boxes=examined.boxes, features=examined.features)
+
+
+def examine_privacy(photographs: Photographs, examined: Examined, labels: np.ndarray) -> privacy.Examination:
+    """Copies are looked for among all photographs, persons among those with the image's condition."""
+    real, same = photographs.examined, (photographs.labels, labels)
+    as_it_is = privacy.nearest(real.identities, examined.identities, same=same)
+    return privacy.Examination(*copies(real.pictures, examined.pictures), *as_it_is)
+
+
+def thresholds(photographs: Photographs) -> dict[str, privacy.Threshold | str]:
+    """From different people with the same condition, all of the training side; a text where there are too few."""
+    examined, labels, groups = photographs.examined, photographs.labels, photographs.groups
+    both = {"same": (labels, labels), "other": (groups, groups)}
+    _, similarities = privacy.nearest(examined.identities, examined.identities, **both)
+    _, scores = copies(examined.pictures, examined.pictures, other=(groups, groups))
+    calibrated: dict[str, privacy.Threshold | str] = {}
+    for name, values in ((privacy.COPY, scores), (privacy.PERSON, similarities)):
+        try:
+            calibrated[name] = privacy.calibrate(values, labels.tolist(), FALSE_ALARM)
+        except InputError as error:
+            calibrated[name] = str(error)
+    return calibrated
+
+
+def leave_one_out_distances(photographs: Photographs) -> np.ndarray:
+    """Euclidean distances (n, C) of each photograph's landmark descriptor to the class means without its own group."""
+    descriptors = described("paper", photographs.examined)
+    labels, groups = photographs.labels, np.asarray(photographs.groups)
+    whole = np.isfinite(descriptors).all(axis=1)
+    distances = np.full((len(labels), photographs.n_classes), np.nan)
+    for label in np.unique(labels).tolist():
+        members = whole & (labels == label)
+        total, count = descriptors[members].sum(axis=0), members.sum()
+        own = {group: members & (groups == group) for group in np.unique(groups[members])}
+        for row in np.flatnonzero(whole):
+            left_out = own.get(groups[row], np.zeros(len(labels), bool))
+            n = count - left_out.sum()
+            if n:
+                mean = (total - descriptors[left_out].sum(axis=0)) / n
+                distances[row, label] = np.linalg.norm(descriptors[row] - mean)
+    return distances
+
+
+def _no_threshold() -> privacy.Threshold:
+    return privacy.Threshold(np.inf, np.nan, np.nan, np.nan, 0, 0)
