@@ -64,7 +64,8 @@ class CachedDetector(Detector):
     def _detector_key(self, border: float) -> str:
         """Digest of all that decides which faces the network finds in an image."""
         network = self.network
-        settings = [FORMAT, network.name, network.weights_sha256, network.longest_side_px, LOWEST_SCORE, float(border)]
+        settings = [FORMAT, network.name, network.weights_sha256, LOWEST_SCORE, float(border)]
+        settings += [network.longest_side_px, network.grid_px]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def _run(self, statement: str, rows: list[tuple]) -> list[tuple]:

@@ -5,7 +5,6 @@ for all of them: see faces.Detector."""
 
 import os
 import sys
-import weakref
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +44,7 @@ class FaceNetwork:
     weights_sha256: str
     threshold: float  # score from which a face counts, unless the caller names another
     longest_side_px: int | None = None  # larger images are reduced to this before their border is added; None: never
+    grid_px: int = 1  # landmarks change if an image is moved by less than this; see faces.Placement
     licence: str | None = None  # a restriction of the weights that belongs into records
 
     def find(self, images: np.ndarray) -> list[Candidates]:
@@ -95,7 +95,7 @@ class RetinaFace(FaceNetwork):
     MEAN_BGR = np.array([104, 117, 123], np.float32)
     LARGEST_OVERLAP = 0.4  # of two boxes that are two faces, intersection over union
     STACK_PIXELS = 4_000_000  # that go through the network at once: more is not faster on a processor
-    name, threshold, longest_side_px = "retinaface", 0.9, 640
+    name, threshold, longest_side_px, grid_px = "retinaface", 0.9, 640, 32
 
     def __init__(self, model: Path, session):
         """session: the onnxruntime session of the file `model`."""
@@ -187,7 +187,7 @@ class YuNet(FaceNetwork):
     On 522 photographs it found every face at thresholds from 0.6 to 0.8, and lost a tenth of the grey ones at 0.9."""
 
     LARGEST_OVERLAP = 0.3  # OpenCV's
-    name, threshold, longest_side_px = "yunet", 0.7, 640
+    name, threshold, longest_side_px, grid_px = "yunet", 0.7, 640, 32
 
     def __init__(self, model: Path):
         self.weights_sha256, self.model = sha256_of(model), f"YuNet, {model.name}"
@@ -217,7 +217,8 @@ class FaceLandmarker(FaceNetwork):
     """MediaPipe's FaceLandmarker with 478 points (Kartynnik et al., 2019, arXiv 1907.06724), one image at a time.
 
     It reports no score: each face that passes MediaPipe's own threshold of 0.5 gets 1. The box is the smallest that
-    holds all points, so it ends at the forehead's upper rim and is narrower than other detectors' boxes."""
+    holds all points, so it ends at the forehead's upper rim and is narrower than other detectors' boxes. One that is
+    still referred to when Python ends, as from a global variable, causes a harmless TypeError there."""
 
     FIVE_POINTS = (468, 473, 4, 61, 291)  # pupils, tip of the nose, mouth corners; image left first
     MOST_FACES = 8
@@ -237,7 +238,6 @@ class FaceLandmarker(FaceNetwork):
         except Exception as error:  # a RuntimeError or ValueError, by release
             text = "MediaPipe cannot read it; name a face_landmarker.task file"
             raise InputError(f"--detector_model {model}: {text}") from error
-        weakref.finalize(self, self.network.close)  # an open one prints a TypeError when Python ends
         self.as_image = lambda image: mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image))
 
     def find(self, images: np.ndarray) -> list[Candidates]:
@@ -245,15 +245,12 @@ class FaceLandmarker(FaceNetwork):
         height, width = images.shape[1:3]
         per_image = []
         for image in images:
-            shares = [
-                [(point.x, point.y) for point in face]
-                for face in self.network.detect(self.as_image(image)).face_landmarks
-            ]
-            points = np.array(shares, np.float32).reshape(-1, 478, 2) * np.float32([width, height])
+            faces = self.network.detect(self.as_image(image)).face_landmarks
+            shares = np.array([[(point.x, point.y) for point in face] for face in faces], np.float32)
+            points = shares.reshape(-1, 478, 2) * np.float32([width, height])
             boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
-            per_image.append(
-                Candidates(boxes, points[:, list(self.FIVE_POINTS)], np.ones(len(points), np.float32), points)
-            )
+            five, scores = points[:, list(self.FIVE_POINTS)], np.ones(len(points), np.float32)
+            per_image.append(Candidates(boxes, five, scores, points))
         return per_image
 
 

@@ -64,7 +64,7 @@ class Detector:
         threshold = self.network.threshold if threshold is None else threshold
         if threshold < LOWEST_SCORE:
             raise ValueError(f"threshold {threshold} is below {LOWEST_SCORE}: such candidates are not kept; raise it")
-        return [_largest(faces, threshold) for faces in self.candidates(images, batch_size, border)]
+        return [largest(faces, threshold) for faces in self.candidates(images, batch_size, border)]
 
     def candidates(
         self, images: Sequence[Image.Image | np.ndarray], batch_size: int = 16, border: float = 0.0
@@ -78,7 +78,7 @@ class Detector:
             rows_by_size[image.shape].append(row)
         candidates: list[Candidates | None] = [None] * len(pixels)
         for (height, width, _), rows in rows_by_size.items():
-            placed = Placement(height, width, self.network.longest_side_px, border)
+            placed = Placement(height, width, self.network, border)
             for start in range(0, len(rows), batch_size):
                 batch = rows[start : start + batch_size]
                 per_image = self.network.find(np.stack([placed.bordered(pixels[row]) for row in batch]))
@@ -98,26 +98,32 @@ class Detector:
 
 
 class Placement:
-    """Where images of one size lie in what the network sees: reduced to `longest_side_px` first, then bordered."""
+    """Where images of one size lie in what the network sees: reduced to its `longest_side_px` first, then bordered.
 
-    def __init__(self, height: int, width: int, longest_side_px: int | None, border: float):
-        shrink = min(1.0, longest_side_px / max(height, width)) if longest_side_px else 1.0
+    RetinaFace's and YuNet's landmarks move by some 2 % of the eye distance with the image's place on the network's
+    grid. Left and above there are therefore as many px as put it in the place that the paper's border would."""
+
+    def __init__(self, height: int, width: int, network: FaceNetwork, border: float):
+        limit = network.longest_side_px or max(height, width)
+        shrink = min(1.0, limit / max(height, width))
         self.width_height = max(1, round(width * shrink)), max(1, round(height * shrink))
         self.steps = np.array(self.width_height, np.float32) / np.array([width, height], np.float32)  # px per px
-        self.border_px = round(border * self.width_height[0]), round(border * self.width_height[1])
+        paper_px = np.round(PAPER_BORDER * np.array(self.width_height)).astype(int)
+        self.after_px = np.round(border * np.array(self.width_height)).astype(int)  # (2,) right of it and below
+        self.before_px = self.after_px + (paper_px - self.after_px) % network.grid_px  # (2,) left of it and above
 
     def bordered(self, image: np.ndarray) -> np.ndarray:
         """What the network sees of image (h, w, 3)."""
         if (self.steps < 1).any():
             image = cv2.resize(image, self.width_height, interpolation=cv2.INTER_AREA)
-        x, y = self.border_px
-        return cv2.copyMakeBorder(image, y, y, x, x, cv2.BORDER_CONSTANT) if x or y else image
+        (left, top), (right, bottom) = self.before_px.tolist(), self.after_px.tolist()
+        return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT)
 
     def mapped_back(self, faces: Candidates) -> Candidates:
         """Faces in px of the image itself. A pixel's centre has whole coordinates."""
 
         def moved(points: np.ndarray) -> np.ndarray:  # (..., 2)
-            points = points - np.array(self.border_px, np.float32)
+            points = points - self.before_px.astype(np.float32)
             return points if (self.steps == 1).all() else (points + 0.5) / self.steps - 0.5
 
         boxes = moved(faces.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
@@ -199,7 +205,7 @@ def upright_rgb(image: Image.Image | np.ndarray, row: int = 0) -> np.ndarray:
     return image
 
 
-def _largest(faces: Candidates, threshold: float) -> Face | None:
+def largest(faces: Candidates, threshold: float) -> Face | None:
     """The face with the largest box among those that score at least `threshold`."""
     sure = np.flatnonzero(faces.scores >= threshold)
     if not len(sure):
