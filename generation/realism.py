@@ -91,7 +91,7 @@ class Estimate:
 class SetComparison:
     """How a set of synthetic images relates to a set of real ones; see compare_sets."""
 
-    kid: Estimate  # squared distance of the distributions; 0 if they are the same, below 0 by chance
+    kid: Estimate  # squared distance of the distributions; 0 if they are the same, below 0 by chance or for copies
     precision: Estimate  # 0..1, share of the synthetic images that lie among real ones
     recall: Estimate  # 0..1, share of the real images that lie among synthetic ones
     n_real: int  # subjects
@@ -125,7 +125,8 @@ def compare_sets(
 
     The intervals are normal, from the standard deviation over the subsets: halves that are drawn without replacement
     vary as much as whole sets do (the delete-half jackknife: Shao and Wu, Annals of Statistics 1989). For sets that
-    hardly differ the interval of KID is too wide. Those of precision and recall are cut to 0..1. They describe other
+    hardly differ the interval of KID is too wide. An interval below 0 says that synthetic images are nearer to the real
+    ones than independent images would be: copies. Those of precision and recall are cut to 0..1. They describe other
     people and other images of the same generator; a generator that is trained anew may differ by more.
 
     Raises InputError for fewer than 50 subjects or synthetic images: with 20, KID of two samples of one population

@@ -36,10 +36,9 @@ def untrained() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[np.ndarray]:
-    """Seven pictures: parts of a portrait and of other photographs, one blurred, one even, one of noise."""
+    """Five pictures: a portrait, the same blurred, a cat, an even one, one of noise."""
     portrait = Image.fromarray(skimage.data.astronaut())
-    images = [portrait, portrait.crop((100, 0, 350, 200)), portrait.filter(ImageFilter.GaussianBlur(4))]
-    images += [Image.fromarray(skimage.data.chelsea()), Image.fromarray(skimage.data.coffee())]
+    images = [portrait, portrait.filter(ImageFilter.GaussianBlur(4)), Image.fromarray(skimage.data.chelsea())]
     pixels = [square_pixels(image) for image in images]
     noise = np.random.default_rng(0).integers(0, 256, pixels[0].shape, dtype=np.uint8)
     return [*pixels, np.zeros_like(noise), noise]
@@ -58,9 +57,9 @@ def check_against_the_library(network: torch.nn.Module, pictures: list[np.ndarra
     assert truth.max() > 0.05
     features = pd.perceptual_features(network, np.stack(pictures))
     assert np.abs(pd.pairwise_lpips(features, features).numpy() - truth).max() < 1e-5
-    reference = pd.class_reference(network, pictures, batch_size=3)
+    reference = pd.class_reference(network, pictures, batch_size=2)
     assert reference.n == len(pictures)
-    means = mean_lpips(network, pictures, [reference] * len(pictures), batch_size=4)
+    means = mean_lpips(network, pictures, [reference] * len(pictures), batch_size=3)
     assert np.abs(means - truth.mean(axis=1)).max() < 1e-5
     different = truth[~np.eye(len(pictures), dtype=bool)]
     assert reference.between_photographs() == pytest.approx(different.mean(), abs=1e-5)
@@ -96,10 +95,10 @@ def test_each_picture_goes_through_the_network_once_and_in_small_batches(untrain
     hook = untrained.net.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
     try:
         reference = pd.class_reference(untrained, iter(pictures[:5]), batch_size=2)
-        mean_lpips(untrained, (picture for picture in pictures), [reference] * 7, batch_size=3)
+        mean_lpips(untrained, (picture for picture in pictures), [reference] * 5, batch_size=3)
     finally:
         hook.remove()
-    assert batches == [2, 2, 1, 3, 3, 1]
+    assert batches == [2, 2, 1, 3, 2]
 
 
 def test_pictures_without_a_reference_have_no_distance(untrained, pictures):
