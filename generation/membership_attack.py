@@ -72,8 +72,8 @@ class Attack:
 def log_ratios(
     people: People, synthetic: np.ndarray, synthetic_conditions: Sequence, block_rows: int = 4096
 ) -> np.ndarray:
-    """The statistic of each photograph (n,): its similarity to the nearest synthetic image of its condition, less that to
-    the nearest photograph of another person with the condition; nan without either.
+    """The statistic (n,): a photograph's similarity to the nearest synthetic image of its condition, less that to the
+    nearest photograph of another person with the condition; nan without either.
 
     synthetic (m, d), which may be memory-mapped; synthetic_conditions (m,). The second term is what a face as common as
     this one would reach anyway. It is taken over members and people held out alike, so that they are exchangeable if

@@ -1,7 +1,6 @@
 """Whether a synthetic image gives a patient away: as a copy of a photograph, or as the person photographed.
 
-    rows, scores = copies(real, synthetic)            # Pictures of both; every image's likeliest original
-    persons, similarity = nearest(real.descriptors, synthetic.descriptors)
+    persons, similarity = nearest(photographs, images)    # embeddings; photograph_copies finds copies of pixels
     threshold = calibrate(similarities of different people with the same condition, their conditions)
     reasons = reject_reasons(examination, image_ids, thresholds)
     report = verdict(files, kept, generators, examination, thresholds, attacks)    # privacy_report.json
@@ -13,22 +12,13 @@ Whatever could not be measured counts against release.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from harness.errors import InputError
-from imaging import near_duplicates
-from imaging.near_duplicates import MIN_CONTRAST, SIDE_PX
 from scoring.intervals import bootstrap_interval
 
-CANDIDATES = 3  # photographs by each description of a picture that are laid on an image
-COARSE_PX, FINE_PX = 32, 64  # sides at which two pictures are aligned
-MIN_COARSE_CORRELATION = 0.6  # of the pictures aligned at COARSE_PX; copies reach 0.9, also cropped and warped ones
-MIN_COVERED = 0.5  # share of an image that the photograph must cover
 MIN_GROUPS = 5  # conditions from which a threshold may be calibrated
 MIN_POSITIVE_CONTROL = 0.9  # AUC of the membership attack on copies of the members
 MAX_AUC = 0.55  # of the attack on the released images
@@ -50,8 +40,9 @@ def nearest(
 
     real (n, d), synthetic (m, d): of any length, and perhaps memory-mapped; blocks of block_rows of both are compared,
     so that memory does not grow with m or n. same: only pairs with equal values are compared, for example the labels;
-    other: only pairs with unequal values, for example the names of people. Returns rows (m,) and similarities (m,) in
-    -1..1; an image whose description is zero or not finite, or which is compared with nothing, gets -1 and nan."""
+    other: only pairs with unequal values, for example the names of people; a null equals a null. Returns rows (m,) and
+    similarities (m,) in -1..1; an image whose description is zero or not finite, or which is compared with nothing,
+    gets -1 and nan."""
     rows, similarity = nearest_rows(real, synthetic, 1, block_rows, same, other)
     return rows[:, 0], similarity[:, 0]
 
@@ -74,14 +65,25 @@ def nearest_rows(
         for first in range(0, len(real), block_rows):
             last = min(first + block_rows, len(real))
             cosines = images @ _unit(real[first:last]).T
-            cosines[~_allowed(same, other, slice(start, stop), slice(first, last)) | ~np.isfinite(cosines)] = -np.inf
-            best_rows = np.hstack([best_rows, np.broadcast_to(np.arange(first, last), cosines.shape)])
-            best = np.hstack([best, cosines])
+            cosines[~allowed(same, other, slice(start, stop), slice(first, last)) | ~np.isfinite(cosines)] = -np.inf
+            columns, block = _greatest(cosines, count)
+            best_rows, best = np.hstack([best_rows, first + columns]), np.hstack([best, block])
             order = np.argsort(-best, axis=1, kind="stable")[:, :count]
             best_rows, best = np.take_along_axis(best_rows, order, 1), np.take_along_axis(best, order, 1)
         compared = np.isfinite(best)
         rows[start:stop], similarity[start:stop] = np.where(compared, best_rows, -1), np.where(compared, best, np.nan)
     return rows, similarity
+
+
+def _greatest(cosines: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and values (b, count) of the greatest cosines (b, c) of each row, in descending order; changes them."""
+    columns, values = np.zeros((len(cosines), count), int), np.zeros((len(cosines), count), np.float32)
+    for place in range(count):  # a few passes cost less than sorting whole rows
+        columns[:, place] = cosines.argmax(axis=1)
+        chosen = np.arange(len(cosines)), columns[:, place]
+        values[:, place] = cosines[chosen]
+        cosines[chosen] = -np.inf
+    return columns, values
 
 
 def _unit(block: np.ndarray) -> np.ndarray:
@@ -91,159 +93,14 @@ def _unit(block: np.ndarray) -> np.ndarray:
         return block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
-def _allowed(same: Both | None, other: Both | None, images: slice, photographs: slice) -> np.ndarray:
+def allowed(same: Both | None, other: Both | None, images: slice, photographs: slice) -> np.ndarray:
     """Which pairs may be compared, (b, c) or, without a condition on them, (1, 1)."""
-    allowed = np.ones((1, 1), bool)
+    pairs = np.ones((1, 1), bool)
     for both, wanted in ((same, True), (other, False)):
         if both is not None:
             of_real, of_synthetic = (np.asarray(values) for values in both)
-            allowed = allowed & ((of_synthetic[images, None] == of_real[None, photographs]) == wanted)
-    return allowed
-
-
-# ---- copies of pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """What the search for copies compares; the arrays may be memory-mapped."""
-
-    views: np.ndarray  # (n, 3, SIDE_PX, SIDE_PX) uint8, see picture_views
-    descriptors: np.ndarray  # (n, d): of a copy-detection network such as SSCD, or of the project's backbone
-    mirrored: np.ndarray  # (n, d): the same of the pictures mirrored left to right
-
-
-def picture_views(picture: Image.Image, aligned_face: np.ndarray | None) -> np.ndarray:
-    """Grey views (3, SIDE_PX, SIDE_PX) uint8: the whole picture, what is inside its black or white border, its face.
-
-    aligned_face (s, s, 3) uint8 as imaging.faces.align cuts it out. A view is black without a border or a face."""
-    face = np.zeros((1, SIDE_PX, SIDE_PX), np.uint8)
-    if aligned_face is not None:
-        face[0] = near_duplicates.thumbnails(Image.fromarray(aligned_face))[0]
-    return np.concatenate([near_duplicates.both_thumbnails(picture), face])
-
-
-def copies(
-    real: Pictures,
-    synthetic: Pictures,
-    block_rows: int = 4096,
-    same: Both | None = None,
-    other: Both | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The photograph of which each image is most likely a copy, be it cropped, mirrored, recoloured or warped a little.
-
-    Candidates are the CANDIDATES photographs nearest to the image or its mirror image by the descriptor and by the
-    outlines of the whole picture and the face. Each is laid on the image (`copy_score`), and the best counts. What the
-    test for near duplicates confirms, by which builds group photographs and guards refuse images, scores 1. block_rows,
-    same, other: as in `nearest`. Returns rows (m,), -1 if nothing resembles the image, and scores (m,) in 0..1; an
-    image of a single colour, of which nothing can be said, scores nan."""
-    candidates = [
-        _either_way(real.descriptors, synthetic.descriptors, synthetic.mirrored, block_rows, same, other),
-        *(
-            _either_way(
-                _outlines(real.views[:, k]),
-                _outlines(synthetic.views[:, k]),
-                _outlines(synthetic.views[:, k, :, ::-1]),
-                block_rows,
-                same,
-                other,
-            )
-            for k in (0, 2)
-        ),
-    ]
-    confirmed = _confirmed(real.views, synthetic.views)
-    rows, scores = np.full(len(synthetic.views), -1), np.zeros(len(synthetic.views))
-    for image, listed in enumerate(tqdm(np.hstack(candidates), desc="laying photographs on images", leave=False)):
-        views = synthetic.views[image]
-        if views[0].std() < MIN_CONTRAST:
-            scores[image] = np.nan
-            continue
-        allowed = [
-            row for row in confirmed[image] if _allowed(same, other, slice(image, image + 1), slice(row, row + 1)).all()
-        ]
-        if allowed:
-            rows[image], scores[image] = allowed[0], 1.0
-            continue
-        for row in dict.fromkeys(row for row in listed.tolist() if row >= 0):
-            score = copy_score(views, real.views[row])
-            if score > scores[image]:
-                rows[image], scores[image] = row, score
-    return rows, scores
-
-
-def _either_way(real: np.ndarray, synthetic: np.ndarray, mirrored: np.ndarray, *arguments) -> np.ndarray:
-    """The photographs (m, 2 * CANDIDATES) nearest to the images and to their mirror images; -1 where there is none."""
-    return np.hstack([nearest_rows(real, images, CANDIDATES, *arguments)[0] for images in (synthetic, mirrored)])
-
-
-def _outlines(thumbnails: np.ndarray) -> np.ndarray:
-    """(n, OUTLINE_PX^2) float16, zero for a thumbnail without contrast."""
-    return np.stack([near_duplicates.outline(np.ascontiguousarray(thumbnail)) for thumbnail in thumbnails])
-
-
-def _confirmed(real: np.ndarray, synthetic: np.ndarray) -> list[list[int]]:
-    """The photographs that the test for near duplicates confirms for each image or its mirror image."""
-    whole = [np.ascontiguousarray(views) for views in (synthetic[:, :2], synthetic[:, :2, :, ::-1])]
-    as_it_is, mirrored = (near_duplicates.copies(images, real[:, :2]) for images in whole)
-    return [a + b for a, b in zip(as_it_is, mirrored, strict=True)]
-
-
-def copy_score(image: np.ndarray, photograph: np.ndarray) -> float:
-    """How well a photograph or its mirror image agrees with an image once it is laid on it, 0..1; 1: everywhere.
-
-    Both (3, SIDE_PX, SIDE_PX) uint8 as `picture_views` makes them; the greatest agreement of their views counts."""
-    return max(
-        (
-            laid_on(np.ascontiguousarray(turned), b)
-            for a, b in _comparable(image, photograph)
-            for turned in (a, a[:, ::-1])
-        ),
-        default=0.0,
-    )
-
-
-def _comparable(image: np.ndarray, photograph: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of views that would agree in a copy: whole with whole, both without border, face with face."""
-    sees = image.std(axis=(1, 2)) >= MIN_CONTRAST, photograph.std(axis=(1, 2)) >= MIN_CONTRAST
-    if sees[0][0] and sees[1][0]:
-        yield image[0], photograph[0]
-        if sees[0][1] or sees[1][1]:
-            yield image[int(sees[0][1])], photograph[int(sees[1][1])]
-    if sees[0][2] and sees[1][2]:
-        yield image[2], photograph[2]
-
-
-def laid_on(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation, 0..1, of the details of a and of b after the affine map of b that brings them closest.
-
-    a, b (SIDE_PX, SIDE_PX) uint8. Details lie between 1/80 and 1/10 of the side, so that brightness, colours, light and
-    JPEG noise count little. Alignment: Evangelidis and Psarakis, 2008. Returns 0 if they cannot be aligned, or overlap
-    in less than MIN_COVERED of a."""
-    warp = np.eye(2, 3, dtype=np.float32)
-    for side in (COARSE_PX, FINE_PX):
-        x, y = (cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) for view in (a, b))
-        criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
-        try:
-            correlation, warp = cv2.findTransformECC(x, y, warp, cv2.MOTION_AFFINE, criteria, None, 5)
-        except cv2.error:  # it diverges if the pictures differ
-            return 0.0
-        if correlation < MIN_COARSE_CORRELATION:
-            return 0.0
-        warp[:, 2] *= FINE_PX / COARSE_PX if side == COARSE_PX else 1
-    size, backwards = (FINE_PX, FINE_PX), cv2.WARP_INVERSE_MAP
-    covered = cv2.warpAffine(np.ones(size, np.uint8), warp, size, flags=cv2.INTER_NEAREST | backwards)
-    covered = cv2.erode(covered, np.ones((5, 5)), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
-    if covered.mean() < MIN_COVERED:
-        return 0.0
-    x = _details(x)[covered]
-    y = cv2.warpAffine(_details(y), warp, size, flags=cv2.INTER_CUBIC | backwards)[covered]
-    if min(x.std(), y.std()) == 0:
-        return 0.0
-    return float(np.clip(np.corrcoef(x, y)[0, 1], 0, 1))
-
-
-def _details(view: np.ndarray) -> np.ndarray:
-    return cv2.GaussianBlur(view, (0, 0), FINE_PX / 80) - cv2.GaussianBlur(view, (0, 0), FINE_PX / 10)
+            pairs = pairs & ((of_synthetic[images, None] == of_real[None, photographs]) == wanted)
+    return pairs
 
 
 # ---- thresholds

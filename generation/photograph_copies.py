@@ -1,0 +1,171 @@
+"""Finds images that are copies of a photograph, also cropped, mirrored, recoloured or warped a little.
+
+    rows, scores = copies(real, synthetic)    # Pictures of both; every image's likeliest original
+
+near_duplicates asks whether two files show one photograph, and is strict, since it joins photographs to groups. Here a
+generator may have drawn the copy, and an image rejected in vain costs little: the comparison is lenient, and gives a
+score whose threshold is calibrated on other people with the same condition (privacy.calibrate).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from generation.privacy import Both, allowed, nearest_rows
+from imaging import near_duplicates
+from imaging.near_duplicates import MIN_CONTRAST, SIDE_PX
+
+CANDIDATES = 3  # photographs by each description of a picture that are laid on an image
+COARSE_PX, FINE_PX = 32, 64  # sides at which two pictures are aligned
+MIN_COARSE_CORRELATION = 0.6  # of the pictures aligned at COARSE_PX; copies reach 0.9, also cropped and warped ones
+MIN_COVERED = 0.5  # share of an image that the photograph must cover
+VIEWS_AT_ONCE = 1024  # views of as many images are turned over in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What the search for copies compares; the arrays may be memory-mapped."""
+
+    views: np.ndarray  # (n, 3, SIDE_PX, SIDE_PX) uint8, see picture_views
+    descriptors: np.ndarray  # (n, d): of a copy-detection network such as SSCD, or of the project's backbone
+    mirrored: np.ndarray  # (n, d): the same of the pictures mirrored left to right
+
+
+def picture_views(picture: Image.Image, aligned_face: np.ndarray | None) -> np.ndarray:
+    """Grey views (3, SIDE_PX, SIDE_PX) uint8: the whole picture, what is inside its black or white border, its face.
+
+    aligned_face (s, s, 3) uint8 as imaging.faces.align cuts it out. A view is black without a border or a face."""
+    face = np.zeros((1, SIDE_PX, SIDE_PX), np.uint8)
+    if aligned_face is not None:
+        face[0] = near_duplicates.thumbnails(Image.fromarray(aligned_face))[0]
+    return np.concatenate([near_duplicates.both_thumbnails(picture), face])
+
+
+def copies(
+    real: Pictures,
+    synthetic: Pictures,
+    block_rows: int = 4096,
+    same: Both | None = None,
+    other: Both | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The photograph of which each image is most likely a copy, be it cropped, mirrored, recoloured or warped a little.
+
+    Candidates are the CANDIDATES photographs nearest to the image or its mirror image by the descriptor and by the
+    outlines of the whole picture and the face. Each is laid on the image (`copy_score`), and the best counts. What the
+    test for near duplicates confirms, by which builds group photographs and guards refuse images, scores 1. block_rows,
+    same, other: as in `nearest`. Returns rows (m,), -1 if nothing resembles the image, and scores (m,) in 0..1; an
+    image of a single colour, of which nothing can be said, scores nan."""
+    candidates = [
+        _either_way(real.descriptors, synthetic.descriptors, synthetic.mirrored, block_rows, same, other),
+        *(
+            _either_way(
+                _outlines(real.views[:, k]),
+                _outlines(synthetic.views[:, k]),
+                _outlines(synthetic.views[:, k, :, ::-1]),
+                block_rows,
+                same,
+                other,
+            )
+            for k in (0, 2)
+        ),
+    ]
+    confirmed = _confirmed(real.views, synthetic.views)
+    rows, scores = np.full(len(synthetic.views), -1), np.zeros(len(synthetic.views))
+    for image, listed in enumerate(tqdm(np.hstack(candidates), desc="laying photographs on images", leave=False)):
+        views = synthetic.views[image]
+        if views[0].std() < MIN_CONTRAST:
+            scores[image] = np.nan
+            continue
+        own = slice(image, image + 1)
+        certain = [row for row in confirmed[image] if allowed(same, other, own, slice(row, row + 1)).all()]
+        if certain:
+            rows[image], scores[image] = certain[0], 1.0
+            continue
+        for row in dict.fromkeys(row for row in listed.tolist() if row >= 0):
+            score = copy_score(views, real.views[row])
+            if score > scores[image]:
+                rows[image], scores[image] = row, score
+    return rows, scores
+
+
+def _either_way(real: np.ndarray, synthetic: np.ndarray, mirrored: np.ndarray, *arguments) -> np.ndarray:
+    """The photographs (m, 2 * CANDIDATES) nearest to the images and to their mirror images; -1 where there is none."""
+    return np.hstack([nearest_rows(real, images, CANDIDATES, *arguments)[0] for images in (synthetic, mirrored)])
+
+
+def _outlines(thumbnails: np.ndarray) -> np.ndarray:
+    """(n, OUTLINE_PX^2) float16, zero for a thumbnail without contrast."""
+    return np.stack([near_duplicates.outline(np.ascontiguousarray(thumbnail)) for thumbnail in thumbnails])
+
+
+def _confirmed(real: np.ndarray, synthetic: np.ndarray) -> list[list[int]]:
+    """The photographs that the test for near duplicates confirms for each image or its mirror image."""
+    confirmed = []
+    for start in range(0, len(synthetic), VIEWS_AT_ONCE):
+        views = synthetic[start : start + VIEWS_AT_ONCE, :2]
+        turned = (np.ascontiguousarray(images) for images in (views, views[..., ::-1]))
+        as_it_is, mirrored = (near_duplicates.copies(images, real[:, :2]) for images in turned)
+        confirmed += [a + b for a, b in zip(as_it_is, mirrored, strict=True)]
+    return confirmed
+
+
+def copy_score(image: np.ndarray, photograph: np.ndarray) -> float:
+    """How well a photograph or its mirror image agrees with an image once it is laid on it, 0..1; 1: everywhere.
+
+    Both (3, SIDE_PX, SIDE_PX) uint8 as `picture_views` makes them; the greatest agreement of their views counts."""
+    return max(
+        (
+            laid_on(np.ascontiguousarray(turned), b)
+            for a, b in _comparable(image, photograph)
+            for turned in (a, a[:, ::-1])
+        ),
+        default=0.0,
+    )
+
+
+def _comparable(image: np.ndarray, photograph: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of views that would agree in a copy: whole with whole, both without border, face with face."""
+    sees = image.std(axis=(1, 2)) >= MIN_CONTRAST, photograph.std(axis=(1, 2)) >= MIN_CONTRAST
+    if sees[0][0] and sees[1][0]:
+        yield image[0], photograph[0]
+        if sees[0][1] or sees[1][1]:
+            yield image[int(sees[0][1])], photograph[int(sees[1][1])]
+    if sees[0][2] and sees[1][2]:
+        yield image[2], photograph[2]
+
+
+def laid_on(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation, 0..1, of the details of a and of b after the affine map of b that brings them closest.
+
+    a, b (SIDE_PX, SIDE_PX) uint8. Details lie between 1/80 and 1/10 of the side, so that brightness, colours, light and
+    JPEG noise count little. Alignment: Evangelidis and Psarakis, 2008. Returns 0 if they cannot be aligned, or overlap
+    in less than MIN_COVERED of a."""
+    warp = np.eye(2, 3, dtype=np.float32)
+    for side in (COARSE_PX, FINE_PX):
+        x, y = (cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) for view in (a, b))
+        criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
+        try:
+            correlation, warp = cv2.findTransformECC(x, y, warp, cv2.MOTION_AFFINE, criteria, None, 5)
+        except cv2.error:  # it diverges if the pictures differ
+            return 0.0
+        if correlation < MIN_COARSE_CORRELATION:
+            return 0.0
+        warp[:, 2] *= FINE_PX / COARSE_PX if side == COARSE_PX else 1
+    size, backwards = (FINE_PX, FINE_PX), cv2.WARP_INVERSE_MAP
+    covered = cv2.warpAffine(np.ones(size, np.uint8), warp, size, flags=cv2.INTER_NEAREST | backwards)
+    covered = cv2.erode(covered, np.ones((5, 5)), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    if covered.mean() < MIN_COVERED:
+        return 0.0
+    x = _details(x)[covered]
+    y = cv2.warpAffine(_details(y), warp, size, flags=cv2.INTER_CUBIC | backwards)[covered]
+    if min(x.std(), y.std()) == 0:
+        return 0.0
+    return float(np.clip(np.corrcoef(x, y)[0, 1], 0, 1))
+
+
+def _details(view: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(view, (0, 0), FINE_PX / 80) - cv2.GaussianBlur(view, (0, 0), FINE_PX / 10)
