@@ -96,7 +96,7 @@ class FoldFilter:
         by_copy = examination.copy_scores >= np.nan_to_num(examination.similarities, nan=-1)
         rows = np.where(by_copy & (examination.copy_rows >= 0), examination.copy_rows, examination.person_rows)
         measured = {
-            name: value if isinstance(value, privacy.Threshold) else _no_threshold()
+            name: value if isinstance(value, privacy.Threshold) else _threshold_without_calibration(name)
             for name, value in self.thresholds.items()
         }
         reasons = privacy.reject_reasons(examination, self.photographs.image_ids, measured)
@@ -155,5 +155,9 @@ def leave_one_out_distances(photographs: Photographs) -> np.ndarray:
     return distances
 
 
-def _no_threshold() -> privacy.Threshold:
-    return privacy.Threshold(np.inf, np.nan, np.nan, np.nan, 0, 0)
+def _threshold_without_calibration(name: str) -> privacy.Threshold:
+    """With too few photographs, only what the test for near duplicates confirms (score 1) counts as a copy.
+
+    The privacy report is red then, since nothing was measured."""
+    value = np.nextafter(1, 0) if name == privacy.COPY else np.inf
+    return privacy.Threshold(float(value), np.nan, np.nan, np.nan, 0, 0)

@@ -1,0 +1,267 @@
+"""filter_synthetic.py: every image has its row and reason, copies are rejected, stops change nothing. All SIMULATED."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from in_process import exit_status
+from PIL import Image
+
+import filter_synthetic
+import rdface_dataset
+import simulate_faces
+import train_classifier
+from curation import protocols
+from curation.opening import load_images, load_synthetic, photograph_sha256
+from generation import filter_scoring, synthetic_images
+from publishing import publishable
+
+ROOT = Path(__file__).resolve().parents[1]
+N_FAITHFUL = 12
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """The folder that holds a dataset of photographs, rdface-sim, and one of other people's, other-sim."""
+    folder = tmp_path_factory.mktemp("filter")
+    for name, seed in (("rdface-sim", 3), ("other-sim", 4)):
+        sizes = ["--num_images", 36, "--num_conditions", 9, "--image_size", 160, "--seed", seed]
+        assert exit_status(simulate_faces, "--output_dir", folder / f"{name}-raw", *sizes) == 0
+        assert exit_status(rdface_dataset, "build", folder / f"{name}-raw", "--output_dir", folder / name) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def difficult(corpus) -> dict[str, bytes]:
+    """Pictures that a filter must not keep, or must not stumble over, by their synthetic_id's end."""
+    images = load_images(str(corpus / "rdface-sim"))
+    fold = protocols.folds(images, "strict", 0)[0]
+    photograph = images[int(fold.train[0])]["image"].convert("RGB")
+    face = load_images(str(corpus / "other-sim"))[0]["image"].convert("RGB")
+    crowd = Image.new("RGB", (2 * face.width, face.height))
+    for place in range(2):
+        crowd.paste(face, (place * face.width, 0))
+    alpha = face.convert("RGBA")
+    alpha.putalpha(Image.fromarray(np.tile(np.linspace(120, 255, face.width).astype(np.uint8), (face.height, 1))))
+    return {
+        "copy": encoded(photograph.resize((140, 140)), "JPEG", quality=80),
+        "black": encoded(Image.new("RGB", (96, 96))),
+        "corrupt": encoded(face)[:400],
+        "tiny": encoded(face.resize((9, 9))),
+        "nothing": encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))),
+        "two": encoded(crowd),
+        "alpha": encoded(alpha),
+    }
+
+
+@pytest.fixture(scope="module")
+def synthetic(corpus, difficult) -> Path:
+    """A dataset as a generator of fold 0 leaves it: other people with the conditions, and difficult pictures."""
+    images, others = load_images(str(corpus / "rdface-sim")), load_images(str(corpus / "other-sim"))
+    fold, digests, names = (
+        protocols.folds(images, "strict", 0)[0],
+        photograph_sha256(images),
+        images.features["label"].names,
+    )
+    first = names[images["label"][int(fold.train[0])]]
+    same = {"generator": "dreambooth", "base_model": "x", "adapter_sha256": "0" * 64, "prompt": "a child", "seed": 0}
+    same |= {"protocol": "strict", "fold": 0, "source_image_ids": [images["image_id"][row] for row in fold.train]}
+    same |= {"source_sha256": [digests[row] for row in fold.train]}
+    rows = []
+    for row in range(N_FAITHFUL):
+        label = others.features["label"].int2str(others[row]["label"])
+        picture = {"bytes": encoded(others[row]["image"].convert("RGB")), "path": "x.png"}
+        rows.append(same | {"image": picture, "synthetic_id": f"{label}_{row}", "label": label})
+    for name, content in difficult.items():
+        picture = {"bytes": content, "path": "x.png"}
+        rows.append(same | {"image": picture, "synthetic_id": f"{first}_{name}", "label": first})
+    synthetic_images.write_part(corpus / "part.parquet", rows, names)
+    synthetic_images.write_dataset(corpus / "synthetic", [corpus / "part.parquet"])
+    return corpus / "synthetic"
+
+
+def command(corpus: Path, synthetic: Path, output: Path, *more: object) -> list:
+    flags = ["--dataset_name", corpus / "rdface-sim", "--synthetic_dataset", synthetic, "--output_dir", output]
+    return [*flags, "--backbone", ROOT / "demo_models" / "backbone", "--fold", 0, "--batch_size", 8, *more]
+
+
+@pytest.fixture(scope="module")
+def filtered(corpus, synthetic) -> Path:
+    output = corpus / "filtered"
+    assert (
+        exit_status(filter_synthetic, *command(corpus, synthetic, output, "--per_class", 2, "--lpips", "random")) == 0
+    )
+    return output
+
+
+def scores(folder: Path) -> dict[str, dict]:
+    """The rows of a scored dataset by the end of their synthetic_id, without pictures and sources."""
+    table = pq.read_table(next((folder / "synthetic").glob("*.parquet")))
+    light = [name for name in table.column_names if name not in ("image", "source_image_ids", "source_sha256")]
+    return {row["synthetic_id"].rpartition("_")[2]: row for row in table.select(light).to_pylist()}
+
+
+def test_every_image_has_its_row_and_a_reason(filtered, synthetic, difficult):
+    rows = scores(filtered)
+    assert len(rows) == len(load_synthetic(str(filtered))) == N_FAITHFUL + len(difficult)
+    assert all(row["kept"] == (row["reject_reason"] is None) for row in rows.values())
+    assert rows["black"]["reject_reason"] == rows["nothing"]["reject_reason"] == "no face was found"
+    assert rows["tiny"]["reject_reason"] == "no face was found"
+    assert rows["corrupt"]["reject_reason"].startswith("cannot be decoded (")
+    for name in ("black", "corrupt"):
+        assert rows[name]["face_score"] is rows[name]["box"] is rows[name]["phenotype_probability"] is None
+    assert rows["two"]["faces"] == 2 and rows["alpha"]["faces"] == 1
+    pictures = pq.read_table(next((filtered / "synthetic").glob("*.parquet")), columns=["image"])["image"].to_pylist()
+    before = pq.read_table(next((synthetic / "synthetic").glob("*.parquet")), columns=["image"])["image"].to_pylist()
+    assert [picture["bytes"] for picture in pictures] == [picture["bytes"] for picture in before]  # nothing is lost
+
+
+def test_a_copy_is_rejected_and_names_its_photograph(filtered, corpus):
+    images = load_images(str(corpus / "rdface-sim"))
+    original = images["image_id"][int(protocols.folds(images, "strict", 0)[0].train[0])]
+    copy = scores(filtered)["copy"]
+    assert copy["reject_reason"] == f"near copy of {original}" and copy["nearest_real_id"] == original
+    assert copy["copy_score"] == 1
+
+
+def test_the_best_of_each_condition_are_kept(filtered):
+    by_label: dict[int, list[dict]] = {}
+    for row in scores(filtered).values():
+        if row["face_score"] is not None and not (row["reject_reason"] or "").startswith(("near", "resembles")):
+            by_label.setdefault(row["label"], []).append(row)
+    assert max(map(len, by_label.values())) > 2
+    for rows in by_label.values():
+        best = sorted(rows, key=lambda row: -row["phenotype_probability"])[:2]
+        assert {row["synthetic_id"] for row in rows if row["kept"]} == {row["synthetic_id"] for row in best}
+
+
+def test_untrained_perceptual_weights_are_named_as_such(filtered):
+    rows = scores(filtered)
+    assert "lpips" not in rows["two"] and rows["two"]["lpips_random"] > 0 and 0 < rows["two"]["class_rank"] <= 9
+    assert json.loads((filtered / "settings.json").read_text())["lpips"] == "random"
+
+
+def test_a_training_takes_the_kept_images_of_highest_probability(filtered, corpus, tmp_path):
+    flags = ["--dataset_name", corpus / "rdface-sim", "--backbone", ROOT / "demo_models" / "backbone", "--fold", 0]
+    flags += ["--synthetic_dataset", filtered, "--synthetic_top_n", 3, "--cache_dir", tmp_path / "pixels"]
+    assert exit_status(train_classifier, *flags, "--no-save_models", "--output_dir", tmp_path / "run") == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["synthetic"]["ranked_by"] == "phenotype_probability"
+    kept = [row for row in scores(filtered).values() if row["kept"]]
+    best = {row["synthetic_id"] for row in sorted(kept, key=lambda row: -row["phenotype_probability"])[:3]}
+    fold = json.loads((tmp_path / "run" / "folds" / "seed0_fold0" / "fold.json").read_text())
+    taken = {name.rpartition("/")[2] for name in fold["train_image_ids"] if "/" in name}
+    assert taken == best
+
+
+def test_the_privacy_report_is_about_these_files_and_fails_closed(filtered, corpus, synthetic):
+    report = json.loads((filtered / "privacy_report.json").read_text())
+    assert report["verdict"] == "red" and any(
+        "same person: there is no threshold" in line for line in report["reasons"]
+    )
+    problems = publishable.privacy_problems(publishable.examine(filtered))
+    assert not any("is about another" in line for line in problems)
+    assert any("verdict is not green" in line for line in problems)
+    assert any("holds images that the filter has not kept" in line for line in problems)
+
+
+def test_kept_images_alone_and_another_selection_need_no_other_scores(filtered, corpus, synthetic):
+    output = corpus / "kept"
+    assert exit_status(filter_synthetic, *command(corpus, synthetic, output, "--top_n", 4, "--kept_only")) == 0
+    rows = scores(output)
+    assert len(rows) == 4 and all(row["kept"] for row in rows.values())
+    best = sorted(
+        (row for row in scores(filtered).values() if not (row["reject_reason"] or "x").startswith(("no f", "near", "can"))
+         or row["kept"]),
+        key=lambda row: -row["phenotype_probability"],
+    )  # fmt: skip
+    assert {row["synthetic_id"] for row in rows.values()} <= {row["synthetic_id"] for row in best}
+
+
+def test_a_stopped_run_resumes_to_the_same_scores(filtered, corpus, synthetic, monkeypatch, capsys):
+    output = corpus / "stopped"
+    flags = command(corpus, synthetic, output, "--per_class", 2, "--lpips", "random")
+    write, written = filter_scoring.write_scores, []
+
+    def stop_at_second(file: Path, columns: dict) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(file)
+        write(file, columns)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(filter_scoring, "write_scores", stop_at_second)
+        assert exit_status(filter_synthetic, *flags) == 130
+    assert "--resume_from_checkpoint latest goes on" in capsys.readouterr().err
+    examined = []
+    examine = filter_scoring.Examiner.examine
+    monkeypatch.setattr(
+        filter_scoring.Examiner,
+        "examine",
+        lambda self, pictures: examined.append(len(pictures)) or examine(self, pictures),
+    )
+    assert exit_status(filter_synthetic, *flags, "--resume_from_checkpoint", "latest") == 0
+    assert sum(examined) == len(scores(filtered)) - 8  # the photographs and the first block were done
+    assert scores(output) == scores(filtered)
+
+
+def test_images_made_from_another_fold_are_refused_before_anything_is_decoded(corpus, synthetic, tmp_path, capsys):
+    images = load_images(str(corpus / "rdface-sim"))
+    held_out = int(protocols.folds(images, "strict", 0)[0].test[0])
+    table = pq.read_table(next((synthetic / "synthetic").glob("*.parquet")))
+    rows = table.to_pylist()
+    names = images.features["label"].names
+    for row in rows:
+        row["label"] = names[row["label"]]
+        row["source_image_ids"] = [*row["source_image_ids"], images["image_id"][held_out]]
+        row["source_sha256"] = [*row["source_sha256"], photograph_sha256(images)[held_out]]
+    synthetic_images.write_part(tmp_path / "part.parquet", rows, names)
+    synthetic_images.write_dataset(tmp_path / "leaky", [tmp_path / "part.parquet"])
+    assert exit_status(filter_synthetic, *command(corpus, tmp_path / "leaky", tmp_path / "out")) == 1
+    assert "which is not on the training side" in capsys.readouterr().err and not (tmp_path / "out" / "work").exists()
+
+
+def test_somebody_elses_folder_is_examined_and_no_training_takes_it(corpus, tmp_path, capsys):
+    others = load_images(str(corpus / "other-sim"))
+    names = load_images(str(corpus / "rdface-sim")).features["label"].names
+    for row in range(4):
+        label = others.features["label"].int2str(others[row]["label"])
+        (tmp_path / "faces" / label).mkdir(parents=True, exist_ok=True)
+        others[row]["image"].convert("RGB").save(tmp_path / "faces" / label / f"{label}_{row}.png")
+    output = tmp_path / "out"
+    assert exit_status(filter_synthetic, *command(corpus, tmp_path / "faces", output)) == 0
+    rows = scores(output)
+    assert len(rows) == 4 and {row["generator"] for row in rows.values()} == {"unknown"}
+    assert all(row["phenotype_probability"] is not None for row in rows.values() if row["faces"])
+    assert {names[row["label"]] for row in rows.values()} == {path.name for path in (tmp_path / "faces").iterdir()}
+    flags = ["--dataset_name", corpus / "rdface-sim", "--backbone", ROOT / "demo_models" / "backbone", "--fold", 0]
+    capsys.readouterr()
+    assert exit_status(train_classifier, *flags, "--synthetic_dataset", output, "--output_dir", tmp_path / "run") == 2
+    assert "no image there was made for protocol strict and kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--detector", "yunet"), "--detector yunet requires --detector_model FILE"),
+        (("--per_class", -1), "--per_class must not be negative"),
+        (("--top_n", 3, "--per_class", 3), "not allowed with argument"),
+        (("--lpips", "missing.pth"), "missing.pth"),
+        (("--fold", 3), "no image there was made for protocol strict, fold 3"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(corpus, synthetic, tmp_path, capsys, flags, message):
+    assert exit_status(filter_synthetic, *command(corpus, synthetic, tmp_path / "out", *flags)) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
