@@ -38,7 +38,8 @@ MODEL_FILES = {
 needs_models = pytest.mark.skipif(not MODELS.is_dir(), reason="the real networks are not on this machine")
 has_mediapipe = importlib.util.find_spec("mediapipe") is not None
 needs_mediapipe = pytest.mark.skipif(not has_mediapipe, reason="mediapipe is not installed; it is optional")
-REAL_NETWORKS = ["retinaface", "yunet", pytest.param("mediapipe", marks=needs_mediapipe)]
+REAL_NETWORKS = [("retinaface", 0.0), ("retinaface", 0.5), ("yunet", 0.0), ("yunet", 0.5)]
+REAL_NETWORKS += [pytest.param("mediapipe", 0.0, marks=needs_mediapipe)]  # with the border a face is too small for it
 FACE = np.array([[[0, 0], [4, 0], [2, 2], [0, 4], [4, 4]]], float)
 BOX = np.array([[0, 0, 4, 8]], float)
 
@@ -277,8 +278,7 @@ def test_a_network_of_another_kind_is_refused(name):
 
 
 @needs_models
-@pytest.mark.parametrize("name", REAL_NETWORKS)
-@pytest.mark.parametrize("border", [0.0, 0.5])
+@pytest.mark.parametrize(("name", "border"), REAL_NETWORKS)
 def test_real_networks_find_the_eyes_of_two_portraits_with_and_without_border(name, border, collins, hopper):
     detector = faces.load_detector(name, model=MODEL_FILES[name])
     large = hopper.resize((1024, 1200))  # more than 640 px: reduced, and mapped back
@@ -392,8 +392,43 @@ def test_other_layouts_and_packs_are_read_by_insightface_and_named_as_what_they_
 
 
 def test_thresholds_below_what_is_kept_are_refused(mtcnn):
-    with pytest.raises(ValueError, match=r"threshold 0.2 is below 0.3"):
-        mtcnn.detect([], threshold=0.2)
+    with pytest.raises(ValueError, match=r"threshold 0.29 is below 0\.3:"):
+        mtcnn.detect([], threshold=0.29)
+
+
+@needs_models
+def test_of_boxes_that_share_more_than_four_tenths_the_surer_is_kept_and_scores_from_three_tenths_on():
+    network = faces.load_detector("retinaface", model=MODEL_FILES["retinaface"]).network
+    anchors = np.array([(100, 100, 32)] * 2 + [(300, 100, 32)] * 2 + [(500, 100, 32), (500, 300, 32)], np.float32)
+    offsets = np.zeros((6, 4), np.float32)
+    for row, shared in ((1, 0.41), (3, 0.39)):  # moved by d px, boxes 32 px wide share (32 - d) / (32 + d)
+        offsets[row, 0] = 32 * (1 - shared) / (1 + shared) / 3.2
+    scores = np.repeat(np.array([[0.9, 0.8, 0.7, 0.6, 0.301, 0.299]], np.float32).T, 2, axis=1)
+    kept = network._decoded(offsets, scores, np.zeros((6, 10), np.float32), anchors)
+    assert kept.scores == pytest.approx([0.9, 0.7, 0.6, 0.301])
+    assert kept.boxes[0] == pytest.approx([84, 84, 116, 116])
+
+
+@pytest.mark.parametrize("border", [0.0, 0.5])
+@pytest.mark.parametrize("size", [(900, 1300), (331, 640), (2000, 1100)])
+def test_what_the_network_sees_is_mapped_back_to_the_image(size, border):
+    """A disc is found at the centre of its weight in the reduced and bordered image, and must come out where it is."""
+    network = face_detectors.FaceNetwork()
+    network.longest_side_px, network.grid_px = 640, 32
+    image = np.zeros((*size, 3), np.uint8)
+    y, x = np.mgrid[: size[0], : size[1]]
+    image[np.hypot(x - 200, y - 150) < 40] = 255
+    placed = faces.Placement(*size, network, border)
+    seen = placed.bordered(image)[..., 0].astype(float)
+    reduced = np.array(size) * min(1, 640 / max(size))
+    before = np.array(seen.shape) - reduced * (1 + border)  # px above and left of the image
+    assert np.abs((before - reduced / 2 + 16) % 32 - 16).max() < 1.5  # on the grid where the paper's border puts it
+    y, x = np.mgrid[: seen.shape[0], : seen.shape[1]]
+    place = np.array([(x * seen).sum(), (y * seen).sum()]) / seen.sum()
+    five, none = np.repeat(place[None, None], 5, axis=1), np.zeros((1, 4))
+    assert placed.mapped_back(face_detectors.Candidates(none, five, np.ones(1))).landmarks[0, 0] == pytest.approx(
+        [200, 150], abs=0.1
+    )
 
 
 # ---- orientation
