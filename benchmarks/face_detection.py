@@ -125,9 +125,7 @@ def ms_per_image(detect: Callable, images: list[np.ndarray]) -> tuple[float, lis
 
 def print_speed(detectors: dict, images: list[np.ndarray], batch_size: int, repeats: int) -> None:
     """Prints the third table: medians of the repeats, both ways in turn."""
-    print(
-        "detector    incumbent, ms  ours, ms  ratio  landmarks apart, % of eye distance: mean  p95   max   cached, ms"
-    )
+    print("detector    incumbent, ms  ours, ms  ratio  landmarks apart, % of eye distance: mean  p95   max   kept, ms")
     for name, detector in detectors.items():
         times = []
         for _ in range(repeats):

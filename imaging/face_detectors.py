@@ -216,9 +216,11 @@ class YuNet(FaceNetwork):
 class FaceLandmarker(FaceNetwork):
     """MediaPipe's FaceLandmarker with 478 points (Kartynnik et al., 2019, arXiv 1907.06724), one image at a time.
 
-    It reports no score: each face that passes MediaPipe's own threshold of 0.5 gets 1. The box is the smallest that
-    holds all points, so it ends at the forehead's upper rim and is narrower than other detectors' boxes. One that is
-    still referred to when Python ends, as from a global variable, causes a harmless TypeError there."""
+    It reports no score: each face that passes MediaPipe's own threshold of 0.5 gets 1. It is made for faces near the
+    camera: one that is narrower than about a tenth of the picture is not found, so a border makes it find fewer. The
+    box is the smallest that holds all points, so it ends at the forehead's upper rim and is narrower than other
+    detectors' boxes. A detector that is still referred to when Python ends, as by a global variable, causes a harmless
+    TypeError there."""
 
     FIVE_POINTS = (468, 473, 4, 61, 291)  # pupils, tip of the nose, mouth corners; image left first
     MOST_FACES = 8
