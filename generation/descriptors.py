@@ -1,10 +1,10 @@
 """What is compared of two faces: the descriptors of an image, and their alignment to those of the training images.
 
-    paper      25 distances between five landmarks, with x in box widths and y in box heights (imaging.faces)
-    shape      the five landmarks after Procrustes alignment: without position, size and rotation in the plane
-    dense      the same for any number of points, from a detector that finds more
-    embedding  features of a backbone or face network, of unit length
-    probe      a backbone's features as the project's linear probe takes them (classification.classifiers)
+paper      25 distances between five landmarks, with x in box widths and y in box heights (imaging.faces)
+shape      the five landmarks after Procrustes alignment: without position, size and rotation in the plane
+dense      the same for any number of points, from a detector that finds more
+embedding  features of a backbone or face network, of unit length
+probe      a backbone's features as the project's linear probe takes them (classification.classifiers)
 """
 
 from dataclasses import dataclass
@@ -104,3 +104,10 @@ def _centred(points: np.ndarray) -> np.ndarray:
 def _phase(number: np.ndarray) -> np.ndarray:
     """The number of modulus 1 with the same argument; 1 for 0."""
     return np.exp(1j * np.angle(number))
+
+
+def prepare(kind: str, descriptors: np.ndarray, alignment: Alignment | None) -> np.ndarray:
+    """Descriptors (n, d) as they are averaged and compared: points aligned, embeddings of unit length."""
+    if alignment is not None:
+        return alignment(descriptors)
+    return unit_length(descriptors) if kind == "embedding" else descriptors
