@@ -98,7 +98,8 @@ def _centred(points: np.ndarray) -> np.ndarray:
     shapes = shapes - shapes.mean(axis=1, keepdims=True)
     size = np.linalg.norm(shapes, axis=1, keepdims=True)
     extent = np.abs(points).max(axis=1, keepdims=True, initial=0.0)
-    return shapes / np.where(size > 1e-12 * extent, size, np.nan)
+    with np.errstate(invalid="ignore"):
+        return shapes / np.where(size > 1e-12 * extent, size, np.nan)
 
 
 def _phase(number: np.ndarray) -> np.ndarray:

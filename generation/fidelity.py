@@ -26,7 +26,7 @@ from harness.errors import InputError
 
 CALIBRATION_FOLDS = 5
 EMBEDDING_EXTRA_IMAGES = 3  # see _drawn_to_centre; chosen on SIMULATED conditions that no figure is reported of
-TEMPERATURE_RANGE = (1e-3, 1e3)  # of the standard deviation of wrong classes' scores
+TEMPERATURE_RANGE = (0.1, 1000.0)  # of the standard deviation of wrong classes' scores
 TIE = 1e-12  # scores that differ by less, relative to their size, are equal but for rounding
 
 
