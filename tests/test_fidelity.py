@@ -280,6 +280,16 @@ def test_fit_refuses_what_it_cannot_use(training):
         fit(rows, labels, each_alone(labels), 20, "paper").scores(rows[:, 1:])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_class_has_rank_one_and_no_probability(training, kind):
+    """With nothing to compare with, nobody knows how likely the label is."""
+    rows = rows_of(kind, training)[:6]
+    fitted = fit(rows, np.full(6, 2), each_alone(rows), 4, kind)
+    scores = fitted.scores(rows)
+    assert (class_rank(scores, np.full(6, 2)) == 1).all()
+    assert np.isnan(fitted.phenotype_probability(scores, np.full(6, 2))).all()
+
+
 # ---- sets
 
 
