@@ -98,9 +98,17 @@ def _centred(points: np.ndarray) -> np.ndarray:
     shapes = shapes - shapes.mean(axis=1, keepdims=True)
     size = np.linalg.norm(shapes, axis=1, keepdims=True)
     extent = np.abs(points).max(axis=1, keepdims=True, initial=0.0)
-    return shapes / np.where(size > 1e-12 * extent, size, np.nan)
+    with np.errstate(invalid="ignore"):
+        return shapes / np.where(size > 1e-12 * extent, size, np.nan)
 
 
 def _phase(number: np.ndarray) -> np.ndarray:
     """The number of modulus 1 with the same argument; 1 for 0."""
     return np.exp(1j * np.angle(number))
+
+
+def prepare(kind: str, descriptors: np.ndarray, alignment: Alignment | None) -> np.ndarray:
+    """Descriptors (n, d) as they are averaged and compared: points aligned, embeddings of unit length."""
+    if alignment is not None:
+        return alignment(descriptors)
+    return unit_length(descriptors) if kind == "embedding" else descriptors

@@ -2,15 +2,15 @@
 
     fitted = fit(describe("probe", features=training), labels, groups, n_classes, "probe")
     scores = fitted.scores(describe("probe", features=synthetic))     # (m, C), larger: more alike
-    own, rank = own_class_score(scores, wanted), class_rank(scores, wanted)
+    own, rank = own_class_score(scores, wanted), class_rank(scores, wanted)  # wanted (m,): labels of the images
     probability = fitted.phenotype_probability(scores, wanted)        # (m,), 0..1
 
 `paper` scores by the cosine to the condition's mean descriptor. The other descriptors score by discriminant analysis
 with a shrunk within-class covariance (classification.linear_probe), as a log-probability among the conditions, all
 equally frequent. An image without a face has nan in its descriptor and gets nan everywhere."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -20,11 +20,13 @@ from sklearn.linear_model import LogisticRegression
 
 from classification.linear_probe import FALLBACK_SHRINKAGE, LinearProbe, choose_regularisation, fit_discriminants
 from curation import protocols
-from generation.descriptors import KINDS, Alignment, described, unit_length
+from generation.descriptors import KINDS, Alignment, described, prepare, unit_length
+from generation.set_fidelity import ClassMeans, SetFidelity, set_fidelity
 from harness.errors import InputError
 
 CALIBRATION_FOLDS = 5
-TEMPERATURE_RANGE = (1e-3, 1e3)  # of the standard deviation of wrong classes' scores
+EMBEDDING_EXTRA_IMAGES = 3  # see _drawn_to_centre; chosen on SIMULATED conditions that no figure is reported of
+TEMPERATURE_RANGE = (0.1, 1000.0)  # of the standard deviation of wrong classes' scores
 TIE = 1e-12  # scores that differ by less, relative to their size, are equal but for rounding
 
 
@@ -88,9 +90,11 @@ class Scorer:
         """descriptors (n, d) without nan, labels (n,); shrinkage of the covariance within classes, above 0 up to 1."""
         alignment = Alignment.fitted_to(descriptors) if kind in ("shape", "dense") else None
         prepared = prepare(kind, descriptors, alignment)
-        classes = np.unique(labels)
+        classes, counts = np.unique(labels, return_counts=True)
         prototypes = np.stack([prepared[labels == c].mean(axis=0) for c in classes])
         probe = None if kind == "paper" else fit_discriminants(prepared, labels, [shrinkage])[0]
+        if kind == "embedding":
+            probe = _drawn_to_centre(probe, counts, prepared.mean(axis=0), EMBEDDING_EXTRA_IMAGES)
         return Scorer(kind, classes, prototypes, alignment, probe)
 
     def __call__(self, prepared: np.ndarray) -> np.ndarray:
@@ -100,11 +104,16 @@ class Scorer:
         return unit_length(prepared) @ unit_length(self.prototypes).T
 
 
-def prepare(kind: str, descriptors: np.ndarray, alignment: Alignment | None) -> np.ndarray:
-    """Descriptors (n, d) in the space in which they are averaged and compared: points aligned, embeddings of length 1."""
-    if alignment is not None:
-        return alignment(descriptors)
-    return unit_length(descriptors) if kind == "embedding" else descriptors
+def _drawn_to_centre(probe: LinearProbe, counts: np.ndarray, centre: np.ndarray, extra_images: int) -> LinearProbe:
+    """The probe whose class means lie as near to the overall mean as if each class had `extra_images` more there.
+
+    counts (c,) images of each class, centre (d,) overall mean. fit_discriminants reckons with one more; weights are
+    proportional to a mean's distance from the centre, and the part of the bias that is not due to the centre to its
+    square."""
+    ratio = (counts + 1) / (counts + extra_images)
+    weights = probe.weights * ratio[:, None]
+    biases = (probe.biases + probe.weights @ centre) * ratio**2 - weights @ centre
+    return replace(probe, weights=weights, biases=biases)
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ class Fitted:
     scorer: Scorer
     n_classes: int
     calibration: Calibration
-    people: "ClassMeans"  # of the training images, a group counting once
+    people: ClassMeans  # of the training images, a group counting once
 
     def scores(self, descriptors: np.ndarray) -> np.ndarray:
         """How alike each image is to each class: (m, d) to (m, n_classes), larger is more alike.
@@ -150,9 +159,29 @@ class Fitted:
 
         scores (m, C) as `scores` returned them, labels (m,). See Calibration for the frequency of right labels that it
         assumes. nan, too, if only one class has training images."""
-        in_nats = scores / self.calibration.temperature if self.scorer.kind == "paper" else scores
-        evidence = own_class_score(log_odds(in_nats), labels)
-        return expit(self.calibration.slope * evidence + self.calibration.intercept)
+        return own_class_score(self.phenotype_probabilities(scores), labels)
+
+    def phenotype_probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """The same for every label that an image might have: (m, C) to (m, C); a row does not add up to 1."""
+        return expit(self.calibration.slope * self.evidence(scores) + self.calibration.intercept)
+
+    def evidence(self, scores: np.ndarray) -> np.ndarray:
+        """log_odds (m, C) of scores (m, C), in nats at the fitted temperature."""
+        return log_odds(scores / self.calibration.temperature if self.scorer.kind == "paper" else scores)
+
+    def set_fidelity(
+        self, descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+    ) -> SetFidelity:
+        """How far the mean of each class's images lies from the mean of its training people; see SetFidelity.
+
+        descriptors (m, d), labels (m,), -1 for none. groups (m,): people, who count once, where these are true
+        held-out photographs as the reference; None if each image is drawn anew."""
+        labels = _checked_labels(labels, len(descriptors), self.n_classes, lowest=-1)
+        usable, prepared = self.prepared(descriptors)
+        groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+        in_training = np.isin(labels[usable], self.people.classes)
+        rows = prepared[in_training], labels[usable][in_training], groups[usable][in_training]
+        return set_fidelity(ClassMeans.of(*rows), self.people)
 
     def prepared(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which images can be compared, (m,) bool, and those in the space in which they are (see prepare)."""
@@ -172,7 +201,7 @@ class Fitted:
         logits = raw / self.calibration.temperature
         return logits - logsumexp(logits, axis=1, keepdims=True)
 
-    def _spread(self, descriptors: np.ndarray, compare) -> np.ndarray:
+    def _spread(self, descriptors: np.ndarray, compare: Callable) -> np.ndarray:
         """compare(prepared) (r, c) in its rows and columns of an array (m, n_classes) of nan."""
         usable, prepared = self.prepared(descriptors)
         spread = np.full((len(usable), self.n_classes), np.nan)
@@ -267,78 +296,6 @@ def _logistic(evidence: np.ndarray, own: np.ndarray) -> tuple[float, float]:
     model = LogisticRegression().fit(evidence[given][:, None], is_right[given], sample_weight=weight[given])
     slope = float(model.coef_[0, 0])
     return (slope, float(model.intercept_[0])) if slope > 0 else (0.0, 0.0)  # it tells nothing: half and half
-
-
-# ---- the fidelity of a set
-
-
-@dataclass(frozen=True)
-class ClassMeans:
-    """Mean descriptors of classes, in which each group counts once."""
-
-    classes: np.ndarray  # (c,) ascending
-    means: np.ndarray  # (c, d)
-    n_groups: np.ndarray  # (c,)
-    variances: np.ndarray  # (c,) variance between groups of a class, summed over dimensions; nan if it has one group
-
-    @staticmethod
-    def of(prepared: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> "ClassMeans":
-        """prepared (n, d), labels (n,), groups (n,)."""
-        classes, means, n_groups, variances = np.unique(labels), [], [], []
-        for c in classes:
-            rows, members = prepared[labels == c], groups[labels == c]
-            of_groups = np.stack([rows[members == group].mean(axis=0) for group in np.unique(members)])
-            means.append(of_groups.mean(axis=0))
-            n_groups.append(len(of_groups))
-            variances.append(of_groups.var(axis=0, ddof=1).sum() if len(of_groups) > 1 else np.nan)
-        return ClassMeans(classes, np.array(means), np.array(n_groups), np.array(variances, float))
-
-    @property
-    def within(self) -> float:
-        """The variance within classes, pooled over all with two groups or more; nan if there is none."""
-        freedom = self.n_groups - 1
-        return float(np.nansum(freedom * self.variances) / freedom.sum()) if freedom.sum() else np.nan
-
-
-class SetFidelity(NamedTuple):
-    """How far the mean of each class's set lies from the mean of its training people. Rows: classes.
-
-    A squared distance of 1 is the variance within classes, summed over the dimensions of the descriptor. It is free of
-    the sampling error of both means, so sets of other people with the condition have 0 on average, and single values
-    may lie below 0."""
-
-    classes: np.ndarray  # (k,) those with an image in the set and training images
-    n_images: np.ndarray  # (k,) images of the set, or groups if groups were given
-    squared_distance: np.ndarray  # (k,) nan for a set of one image
-    squared_distance_of_average: np.ndarray  # (k,) of the average of all classes, whoever has no phenotype at all
-
-    @property
-    def distance(self) -> np.ndarray:
-        """(k,) in units of the spread within classes, >= 0: the root, or 0 where the square came out below 0."""
-        return np.sqrt(np.maximum(self.squared_distance, 0))
-
-
-def set_fidelity(
-    fitted: Fitted, descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
-) -> SetFidelity:
-    """The fidelity of sets of images: synthetic ones, or those of true held-out people as the reference.
-
-    descriptors (m, d), labels (m,), -1 for none; rows with nan are left out. groups (m,): people of the reference, who
-    count once; None if each image is drawn anew. The error of a set's mean comes from the set's own variance, which is
-    small if all its images show one person: such a set has a mean of its own, however many images it has."""
-    labels = _checked_labels(labels, len(descriptors), fitted.n_classes, lowest=-1)
-    usable, prepared = fitted.prepared(descriptors)
-    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    used = np.isin(labels[usable], fitted.people.classes)
-    images = ClassMeans.of(prepared[used], labels[usable][used], groups[usable][used])
-    real, within = fitted.people, fitted.people.within
-    rows = np.searchsorted(real.classes, images.classes)
-    squared = np.square(images.means - real.means[rows]).sum(axis=1)
-    squared = squared - images.variances / images.n_groups - within / real.n_groups[rows]
-    n_classes = len(real.classes)
-    of_average = np.square(real.means[rows] - real.means.mean(axis=0)).sum(axis=1)
-    error = (1 - 2 / n_classes) / real.n_groups[rows] + (1 / real.n_groups).sum() / n_classes**2
-    return SetFidelity(images.classes, images.n_groups, squared / within, of_average / within - error)
 
 
 # ---- checks
