@@ -57,6 +57,15 @@ def test_a_face_without_an_embedding_is_near_to_nobody():
     assert np.isnan(similarity).tolist() == [False, True, True, True]
 
 
+def test_the_nearer_of_an_image_and_its_mirror_image_counts():
+    real = np.array([[1, 0, 0], [0, 1, 0]], float)
+    images, mirrored = np.array([[3, 1, 0], [1, 1.1, 0], [0, 0, 0], [0, 0, 0]]), np.array([[0, 1, 1], [1, 0.1, 0]])
+    mirrored = np.concatenate([mirrored, [[0, 1, 0], [0, 0, 0]]])
+    rows, similarity = privacy.nearest_either_way(real, images, mirrored)
+    assert rows.tolist() == [0, 0, 1, -1]
+    assert np.allclose(similarity, [3 / np.sqrt(10), 1 / np.sqrt(1.01), 1, np.nan], equal_nan=True)
+
+
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     rng = np.random.default_rng(0)
     real, peaks = rng.standard_normal((300, 64), np.float32), []
