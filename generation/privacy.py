@@ -230,7 +230,8 @@ def verdict(
         reasons += _threshold_problems(name, thresholds.get(name, "was not calibrated"), np.asarray(scores)[kept])
     for generator in sorted({str(name) for name in np.asarray(generators, dtype=object)[kept]}):
         reasons += [f"{generator}: {problem}" for problem in _attack_problems(attacks.get(generator, {}))]
-    limits = {"positive_control_min": MIN_POSITIVE_CONTROL, "auc_max": MAX_AUC, "auc_high_max": MAX_AUC_HIGH}
+    limits = {"positive_control_min": MIN_POSITIVE_CONTROL, "negative_control_margin": CONTROL_MARGIN}
+    limits |= {"auc_max": MAX_AUC, "auc_high_max": MAX_AUC_HIGH}
     return {
         "verdict": "red" if reasons else "green",
         "files": dict(files),
