@@ -125,10 +125,8 @@ def examined(
 ) -> privacy.Examination:
     """Copies are looked for among all photographs, persons among those with the image's condition."""
     same = real_conditions, conditions
-    persons = [privacy.nearest(real.descriptors, of, same=same) for of in (images.descriptors, images.mirrored)]
-    turned = persons[1][1] > persons[0][1]
-    person_rows, similarities = (np.where(turned, *values) for values in zip(persons[1], persons[0], strict=True))
-    return privacy.Examination(*copies(real, images), person_rows, similarities)
+    persons = privacy.nearest_either_way(real.descriptors, images.descriptors, images.mirrored, same=same)
+    return privacy.Examination(*copies(real, images), *persons)
 
 
 def calibrated(describe: Description) -> dict[str, privacy.Threshold]:

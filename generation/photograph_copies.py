@@ -8,7 +8,6 @@ score whose threshold is calibrated on other people with the same condition (pri
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ from generation.privacy import Both, allowed, nearest_rows
 from imaging import near_duplicates
 from imaging.near_duplicates import MIN_CONTRAST, SIDE_PX
 
+WHOLE, INSIDE, FACE = range(3)  # the views of a picture
 CANDIDATES = 3  # photographs by each description of a picture that are laid on an image
 COARSE_PX, FINE_PX = 32, 64  # sides at which two pictures are aligned
 MIN_COARSE_CORRELATION = 0.6  # of the pictures aligned at COARSE_PX; copies reach 0.9, also cropped and warped ones
@@ -54,47 +54,59 @@ def copies(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The photograph of which each image is most likely a copy, be it cropped, mirrored, recoloured or warped a little.
 
-    Candidates are the CANDIDATES photographs nearest to the image or its mirror image by the descriptor and by the
-    outlines of the whole picture and the face. Each is laid on the image (`copy_score`), and the best counts. What the
-    test for near duplicates confirms, by which builds group photographs and guards refuse images, scores 1. block_rows,
-    same, other: as in `nearest`. Returns rows (m,), -1 if nothing resembles the image, and scores (m,) in 0..1; an
-    image of a single colour, of which nothing can be said, scores nan."""
-    candidates = [
-        _either_way(real.descriptors, synthetic.descriptors, synthetic.mirrored, block_rows, same, other),
-        *(
-            _either_way(
-                _outlines(real.views[:, k]),
-                _outlines(synthetic.views[:, k]),
-                _outlines(synthetic.views[:, k, :, ::-1]),
-                block_rows,
-                same,
-                other,
-            )
-            for k in (0, 2)
-        ),
-    ]
+    Candidates are the CANDIDATES photographs nearest to the image or its mirror image by the descriptor, by the
+    outlines of the whole picture, and by those of the face. Each is laid on the image that it is nearest to
+    (`copy_score`), and the best counts. What the test for near duplicates confirms, by which builds group photographs
+    and guards refuse images, scores 1. block_rows, same, other: as in `nearest`. Returns rows (m,), -1 if nothing
+    resembles the image, and scores (m,) in 0..1; an image of a single colour, of which nothing can be said, scores nan.
+    """
+    listed = []  # which views were near, or are compared, with the photographs and whether the image is turned over
+    for compared in (WHOLE, FACE):
+        outlines = _outlines(real.views[:, compared]), _outlines(synthetic.views[:, compared])
+        turned = _outlines(synthetic.views[:, compared, :, ::-1])
+        listed.append(((compared,), *_either_way(*outlines, turned, block_rows, same, other)))
+    by_descriptor = _either_way(real.descriptors, synthetic.descriptors, synthetic.mirrored, block_rows, same, other)
+    listed.append(((WHOLE, INSIDE, FACE), *by_descriptor))
+
     confirmed = _confirmed(real.views, synthetic.views)
     rows, scores = np.full(len(synthetic.views), -1), np.zeros(len(synthetic.views))
-    for image, listed in enumerate(tqdm(np.hstack(candidates), desc="laying photographs on images", leave=False)):
-        views = synthetic.views[image]
-        if views[0].std() < MIN_CONTRAST:
+    for image in tqdm(range(len(rows)), desc="laying photographs on images", unit="image", leave=False):
+        views, own = synthetic.views[image], slice(image, image + 1)
+        if views[WHOLE].std() < MIN_CONTRAST:
             scores[image] = np.nan
             continue
-        own = slice(image, image + 1)
         certain = [row for row in confirmed[image] if allowed(same, other, own, slice(row, row + 1)).all()]
         if certain:
             rows[image], scores[image] = certain[0], 1.0
             continue
-        for row in dict.fromkeys(row for row in listed.tolist() if row >= 0):
-            score = copy_score(views, real.views[row])
+        pairs = {
+            (row, turned, view)
+            for compared, near, turns in listed
+            for row, turned in zip(near[image].tolist(), turns[image].tolist(), strict=True)
+            for view in compared
+            if row >= 0
+        }
+        for row, turned, view in sorted(pairs):
+            score = copy_score(views[..., ::-1] if turned else views, real.views[row], view)
             if score > scores[image]:
                 rows[image], scores[image] = row, score
     return rows, scores
 
 
-def _either_way(real: np.ndarray, synthetic: np.ndarray, mirrored: np.ndarray, *arguments) -> np.ndarray:
-    """The photographs (m, 2 * CANDIDATES) nearest to the images and to their mirror images; -1 where there is none."""
-    return np.hstack([nearest_rows(real, images, CANDIDATES, *arguments)[0] for images in (synthetic, mirrored)])
+def _either_way(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    mirrored: np.ndarray,
+    block_rows: int,
+    same: Both | None,
+    other: Both | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The photographs nearest to m images or their mirror images: rows (m, CANDIDATES), -1 if there is none, and
+    whether it is the mirror image."""
+    found = [nearest_rows(real, images, CANDIDATES, block_rows, same, other) for images in (synthetic, mirrored)]
+    rows, similarity = (np.hstack(parts) for parts in zip(*found, strict=True))
+    best = np.argsort(-np.nan_to_num(similarity, nan=-np.inf), axis=1, kind="stable")[:, :CANDIDATES]
+    return np.take_along_axis(rows, best, axis=1), best >= CANDIDATES
 
 
 def _outlines(thumbnails: np.ndarray) -> np.ndarray:
@@ -113,29 +125,19 @@ def _confirmed(real: np.ndarray, synthetic: np.ndarray) -> list[list[int]]:
     return confirmed
 
 
-def copy_score(image: np.ndarray, photograph: np.ndarray) -> float:
-    """How well a photograph or its mirror image agrees with an image once it is laid on it, 0..1; 1: everywhere.
+def copy_score(image: np.ndarray, photograph: np.ndarray, view: int) -> float:
+    """How well a view of a photograph agrees with an image's once it is laid on it, 0..1: `laid_on`.
 
-    Both (3, SIDE_PX, SIDE_PX) uint8 as `picture_views` makes them; the greatest agreement of their views counts."""
-    return max(
-        (
-            laid_on(np.ascontiguousarray(turned), b)
-            for a, b in _comparable(image, photograph)
-            for turned in (a, a[:, ::-1])
-        ),
-        default=0.0,
-    )
-
-
-def _comparable(image: np.ndarray, photograph: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of views that would agree in a copy: whole with whole, both without border, face with face."""
-    sees = image.std(axis=(1, 2)) >= MIN_CONTRAST, photograph.std(axis=(1, 2)) >= MIN_CONTRAST
-    if sees[0][0] and sees[1][0]:
-        yield image[0], photograph[0]
-        if sees[0][1] or sees[1][1]:
-            yield image[int(sees[0][1])], photograph[int(sees[1][1])]
-    if sees[0][2] and sees[1][2]:
-        yield image[2], photograph[2]
+    Both (3, SIDE_PX, SIDE_PX) uint8 as `picture_views` makes them. View INSIDE is the whole picture where there is no
+    border; 0 if neither has one, or if a view is black."""
+    sees = [views.std(axis=(1, 2)) >= MIN_CONTRAST for views in (image, photograph)]
+    if view == INSIDE and (sees[0][INSIDE] or sees[1][INSIDE]):
+        a, b = (views[INSIDE if seen[INSIDE] else WHOLE] for views, seen in zip((image, photograph), sees, strict=True))
+    elif view != INSIDE and sees[0][view] and sees[1][view]:
+        a, b = image[view], photograph[view]
+    else:
+        return 0.0
+    return laid_on(np.ascontiguousarray(a), b)
 
 
 def laid_on(a: np.ndarray, b: np.ndarray) -> float:

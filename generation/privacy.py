@@ -1,6 +1,6 @@
 """Whether a synthetic image gives a patient away: as a copy of a photograph, or as the person photographed.
 
-    persons, similarity = nearest(photographs, images)    # embeddings; photograph_copies finds copies of pixels
+    persons, similarity = nearest_either_way(real, synthetic, mirrored)    # embeddings; for copies: photograph_copies
     threshold = calibrate(similarities of different people with the same condition, their conditions)
     reasons = reject_reasons(examination, image_ids, thresholds)
     report = verdict(files, kept, generators, examination, thresholds, attacks)    # privacy_report.json
@@ -45,6 +45,21 @@ def nearest(
     gets -1 and nan."""
     rows, similarity = nearest_rows(real, synthetic, 1, block_rows, same, other)
     return rows[:, 0], similarity[:, 0]
+
+
+def nearest_either_way(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    mirrored: np.ndarray,
+    block_rows: int = 4096,
+    same: Both | None = None,
+    other: Both | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, for each image or its mirror image, whichever is nearer; mirrored (m, d): of the mirror images."""
+    rows, similarity = nearest(real, synthetic, block_rows, same, other)
+    turned_rows, turned = nearest(real, mirrored, block_rows, same, other)
+    nearer = (turned > similarity) | np.isnan(similarity)
+    return np.where(nearer, turned_rows, rows), np.where(nearer, turned, similarity)
 
 
 def nearest_rows(
@@ -129,10 +144,11 @@ def calibrate(
 
     similarities (p,): of each picture with a picture of another person who has the same condition, or, which keeps the
     promise for images compared with several photographs, with the nearest of as many: `nearest(photographs,
-    photographs, same=(labels, labels), other=(people, people))`. nan is left out. conditions (p,): of each pair; they
-    are drawn as a whole for the interval, since their pairs share people. The value is the ceil((p + 1) (1 -
-    false_alarm))-th smallest, so that the promise holds on average over calibrations (split conformal prediction:
-    Vovk, Gammerman and Shafer, 2005). Raises InputError if there are too few pairs for that, or too few conditions."""
+    photographs, same=(labels, labels), other=(people, people))`, or the same either way. nan is left out. conditions
+    (p,): of each pair; they are drawn as a whole for the interval, since their pairs share people. The value is the
+    ceil((p + 1) (1 - false_alarm))-th smallest, so that the promise holds on average over calibrations (split conformal
+    prediction: Vovk, Gammerman and Shafer, 2005). Raises InputError if there are too few pairs for that, or too few
+    conditions."""
     similarities, conditions = np.asarray(similarities, float), np.asarray(conditions, dtype=object)
     measured = np.isfinite(similarities)
     values, groups = similarities[measured], conditions[measured]
@@ -214,7 +230,8 @@ def verdict(
         reasons += _threshold_problems(name, thresholds.get(name, "was not calibrated"), np.asarray(scores)[kept])
     for generator in sorted({str(name) for name in np.asarray(generators, dtype=object)[kept]}):
         reasons += [f"{generator}: {problem}" for problem in _attack_problems(attacks.get(generator, {}))]
-    limits = {"positive_control_min": MIN_POSITIVE_CONTROL, "auc_max": MAX_AUC, "auc_high_max": MAX_AUC_HIGH}
+    limits = {"positive_control_min": MIN_POSITIVE_CONTROL, "negative_control_margin": CONTROL_MARGIN}
+    limits |= {"auc_max": MAX_AUC, "auc_high_max": MAX_AUC_HIGH}
     return {
         "verdict": "red" if reasons else "green",
         "files": dict(files),
