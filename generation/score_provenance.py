@@ -46,7 +46,7 @@ def read_record(name: str, images: datasets.Dataset) -> dict | None:
     """The record beside synthetic images, with `compared_with` by fold_key; None for images without scores.
 
     name: folder, or ORG/NAME on the Hub. Raises InputError for scores without a record, or with another's record."""
-    scores = [column for column in SCORES if column in images.column_names]
+    scores = [column for column in images.column_names if column in SCORES or column.startswith("lpips_")]
     if not scores:
         return None
     where = f"{name}: column {scores[0]}"

@@ -175,17 +175,16 @@ def test_the_privacy_report_is_about_these_files_and_fails_closed(filtered, corp
     assert any("holds images that the filter has not kept" in line for line in problems)
 
 
-def test_kept_images_alone_and_another_selection_need_no_other_scores(filtered, corpus, synthetic):
+def test_the_kept_images_alone_are_the_best_of_all(filtered, corpus, synthetic):
     output = corpus / "kept"
     assert exit_status(filter_synthetic, *command(corpus, synthetic, output, "--top_n", 4, "--kept_only")) == 0
+    selectable = [row for row in scores(filtered).values() if row["kept"] or "the best" in row["reject_reason"]]
+    best = sorted(selectable, key=lambda row: -row["phenotype_probability"])[:4]
     rows = scores(output)
-    assert len(rows) == 4 and all(row["kept"] for row in rows.values())
-    best = sorted(
-        (row for row in scores(filtered).values() if not (row["reject_reason"] or "x").startswith(("no f", "near", "can"))
-         or row["kept"]),
-        key=lambda row: -row["phenotype_probability"],
-    )  # fmt: skip
-    assert {row["synthetic_id"] for row in rows.values()} <= {row["synthetic_id"] for row in best}
+    assert {row["synthetic_id"] for row in rows.values()} == {row["synthetic_id"] for row in best}
+    assert all(row["kept"] for row in rows.values())
+    problems = publishable.privacy_problems(publishable.examine(output))
+    assert problems and all("verdict is not green" in line for line in problems)
 
 
 def test_a_stopped_run_resumes_to_the_same_scores(filtered, corpus, synthetic, monkeypatch, capsys):
