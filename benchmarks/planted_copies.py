@@ -31,6 +31,7 @@ from harness.commands import Parser
 from harness.errors import InputError
 from imaging import faces
 from phenotyping import phenotypes
+from scoring.intervals import bootstrap_interval
 from simulation.people import COUNTRY_ANCESTRY
 from simulation.photography import Photograph, take
 
@@ -274,6 +275,9 @@ def main(args: argparse.Namespace) -> None:
         unmeasured = np.isnan(examination.similarities[rows]).sum()
         print(f"SIMULATED: {name}: rejected as a near copy {share(copy[rows])}; as a person {share(person[rows])};")
         print(f"    as either {share((copy | person)[rows])}; without a face found {unmeasured}")
+    false = (copy | person)[kinds["faithful other people"]]
+    low, high = bootstrap_interval(lambda weights: weights @ false / weights.sum(axis=1), faithful_of.astype(str))
+    print(f"    false alarms, interval over conditions instead of images: [{100 * low:.1f}, {100 * high:.1f}] %")
     own = examination.copy_rows[:N_COPIES] == copied
     print(f"SIMULATED: copies rejected whose original is named: {share(own & copy[:N_COPIES])}")
     for i in np.flatnonzero(~copy[:N_COPIES]):
