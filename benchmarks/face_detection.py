@@ -6,7 +6,7 @@
 Three tables: photographs in which a face is found, and the distance of its landmarks from hand-placed points; pairs of
 pictures of one person told from pairs of two; time per picture. The incumbent's way, as in public notebooks of the
 paper: one image at a time, in full size, with a black border of half its height and width on every side. Ours: images
-of one size together, at most 640 px, without border. Nothing is fitted, and the thresholds are the detectors' own."""
+of one size together, at most 800 px, without border. Nothing is fitted, and the thresholds are the detectors' own."""
 
 import argparse
 import csv
@@ -31,16 +31,16 @@ from imaging.face_embeddings import load_embedder
 POINTS = {0: 0, 1: 1, 3: 87, 4: 93}  # number of the landmark -> of the hand-placed point: pupils, mouth corners
 
 
-def read_people(folder: Path) -> tuple[list[np.ndarray], list[str]]:
+def read_people(folder: Path, num_images: int | None = None) -> tuple[list[np.ndarray], list[str]]:
     """Photographs and persons of a curator's folder in which a class is one person."""
     with (folder / "disease_images.csv").open(encoding="utf-8") as table:
-        rows = [(row["disease_abbr"], row["image_name"]) for row in csv.DictReader(table)]
+        rows = [(row["disease_abbr"], row["image_name"]) for row in csv.DictReader(table)][:num_images]
     return [read_pixels(folder / "rd_images" / person / name) for person, name in rows], [person for person, _ in rows]
 
 
-def read_points(folder: Path) -> tuple[list[np.ndarray], list[str], dict[int, np.ndarray]]:
+def read_points(folder: Path, num_images: int | None) -> tuple[list[np.ndarray], list[str], dict[int, np.ndarray]]:
     """Photographs, persons, and hand-placed points (189, 2) px by number of the photograph."""
-    files = sorted((folder / "images").glob("*.jpg"))
+    files = sorted((folder / "images").glob("*.jpg"))[:num_images]
     with np.load(folder / "landmarks189.npz") as placed:
         points = dict(zip(placed["image_name"].tolist(), placed["points"], strict=True))
     by_number = {number: points[file.name] for number, file in enumerate(files) if file.name in points}
@@ -84,9 +84,7 @@ def print_rates(
     detectors: dict, people: list[np.ndarray], portraits: list[np.ndarray], points: dict
 ) -> dict[str, tuple]:
     """Prints the first table; returns what each detector found in the people and in the portraits."""
-    print(
-        "\ndetector    found in people  more than one  found in portraits  landmark error, % of pupil distance (p95)  n"
-    )
+    print("\ndetector    people found  more than one  portraits found  landmark error, % of pupil distance (p95)  n")
     detected = {}
     for name, detector in detectors.items():
         in_people, in_portraits = detector.detect(people), detector.detect(portraits)
@@ -169,10 +167,8 @@ def main(args: argparse.Namespace) -> None:
     models = dict(pair.split("=", 1) for pair in args.detector_model)
     detectors = {name: faces.load_detector(name) for name in args.detectors}
     detectors |= {name: faces.load_detector(name, model=Path(file)) for name, file in models.items()}
-    people, persons = (part[: args.num_images] for part in read_people(args.people_dir))
-    portraits, sitters, points = read_points(args.points_dir)
-    portraits, sitters = portraits[: args.num_images], sitters[: args.num_images]
-    points = {number: placed for number, placed in points.items() if number < len(portraits)}
+    people, persons = read_people(args.people_dir, args.num_images)
+    portraits, sitters, points = read_points(args.points_dir, args.num_images)
     print(f"{len(people)} photographs of {len(set(persons))} people, {len(portraits)} portraits of {len(set(sitters))}")
     for detector in detectors.values():
         print(f"{detector.network.name}: {detector.network.model}, threshold {detector.network.threshold}")

@@ -1,8 +1,9 @@
 """Keeps what a face detector has found, by the content of the image, so that a second run detects nothing.
 
-The file is an SQLite database, which several processes may write at once and a killed one leaves whole. It holds
-digests of pixels and coordinates, no picture. Only the user may read it, since patients' photographs can be recognised
-by their digests."""
+The file is an SQLite database, which several processes of one machine may write at once and a killed one leaves whole.
+It belongs on a disk of the machine: network file systems often do not lock as SQLite needs it. It holds digests of
+pixels and coordinates, no picture. Only the user may read it, since patients' photographs can be recognised by their
+digests."""
 
 import hashlib
 import json

@@ -88,14 +88,17 @@ class RetinaFace(FaceNetwork):
 
     Outputs (n, anchors, 4), (n, anchors, 2) after softmax and (n, anchors, 10): offsets of box and landmarks from two
     square anchors per cell of three grids, in units of the anchor's side and scaled by VARIANCES (as in SSD, Liu et
-    al., arXiv 1512.02325)."""
+    al., arXiv 1512.02325).
+
+    Faces that are much larger than the largest anchor are placed less exactly: ten portraits of 1350 px, whole and
+    reduced to 800 px, had errors of 6.2 and 3.7 % of the pupil distance."""
 
     ANCHOR_SIDES_PX = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))  # of the grid with this stride
     VARIANCES = (0.1, 0.2)  # of a position, of the logarithm of a size
     MEAN_BGR = np.array([104, 117, 123], np.float32)
     LARGEST_OVERLAP = 0.4  # of two boxes that are two faces, intersection over union
     STACK_PIXELS = 4_000_000  # that go through the network at once: more is not faster on a processor
-    name, threshold, longest_side_px, grid_px = "retinaface", 0.9, 640, 32
+    name, threshold, longest_side_px, grid_px = "retinaface", 0.9, 800, 32
 
     def __init__(self, model: Path, session):
         """session: the onnxruntime session of the file `model`."""
@@ -187,7 +190,7 @@ class YuNet(FaceNetwork):
     On 522 photographs it found every face at thresholds from 0.6 to 0.8, and lost a tenth of the grey ones at 0.9."""
 
     LARGEST_OVERLAP = 0.3  # OpenCV's
-    name, threshold, longest_side_px, grid_px = "yunet", 0.7, 640, 32
+    name, threshold, longest_side_px, grid_px = "yunet", 0.7, 800, 32
 
     def __init__(self, model: Path):
         self.weights_sha256, self.model = sha256_of(model), f"YuNet, {model.name}"

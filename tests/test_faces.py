@@ -281,7 +281,7 @@ def test_a_network_of_another_kind_is_refused(name):
 @pytest.mark.parametrize(("name", "border"), REAL_NETWORKS)
 def test_real_networks_find_the_eyes_of_two_portraits_with_and_without_border(name, border, collins, hopper):
     detector = faces.load_detector(name, model=MODEL_FILES[name])
-    large = hopper.resize((1024, 1200))  # more than 640 px: reduced, and mapped back
+    large = hopper.resize((1024, 1200))  # more than 800 px: reduced, and mapped back
     blanks = [Image.new("RGB", (1, 1)), Image.new("L", (70, 33)), Image.new("RGB", (2000, 12))]
     *found, one, two, three = detector.detect([collins, hopper, large, *blanks], border=border)
     assert (one, two, three) == (None, None, None)
