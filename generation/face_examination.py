@@ -41,6 +41,7 @@ class Examined:
     features: np.ndarray  # (n, d) float32 of the backbone, of the aligned face, flattened
     mirrored: np.ndarray  # (n, d) float32 of the same face mirrored left to right
     identities: np.ndarray  # (n, e) float32: of the face-recognition network, or the features again
+    mirrored_identities: np.ndarray  # (n, e) float32: of the mirrored face; a face-recognition network tells no sides
     views: np.ndarray  # (n, 3, s, s) uint8, see photograph_copies.picture_views
     pixels: np.ndarray  # (n, 256, 256, 3) uint8, as LPIPS sees the picture; black if it cannot be decoded
 
@@ -103,6 +104,7 @@ class Examiner:
             for array, face in zip(arrays, found_faces, strict=True)
         ]
         features, mirrored = self._features(aligned)
+        identities = features if self.embedder is None else self._identities(arrays, landmarks, has_face)
         pixels = np.stack([square_pixels(picture) for picture in pictures])
         pixels[undecoded] = 0
         return Examined(
@@ -114,7 +116,8 @@ class Examiner:
             sharpness=np.where(undecoded, np.nan, realism.sharpness(list(pixels))),
             features=features,
             mirrored=mirrored,
-            identities=features if self.embedder is None else self._identities(arrays, landmarks, has_face),
+            identities=identities,
+            mirrored_identities=mirrored if self.embedder is None else identities,
             views=np.stack([picture_views(picture, face) for picture, face in zip(pictures, aligned, strict=True)]),
             pixels=pixels,
         )

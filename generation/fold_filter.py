@@ -17,7 +17,7 @@ from generation.perceptual_distance import ClassReference, class_reference, mean
 from generation.photograph_copies import copies
 from harness.errors import InputError
 
-FALSE_ALARM = 0.01  # share of faithful images of other people that may be rejected by either threshold
+FALSE_ALARM = 0.005  # share of faithful images of other people that each of the two thresholds may reject
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,15 +117,16 @@ def described(kind: str, examined: Examined) -> np.ndarray:
 def examine_privacy(photographs: Photographs, examined: Examined, labels: np.ndarray) -> privacy.Examination:
     """Copies are looked for among all photographs, persons among those with the image's condition."""
     real, same = photographs.examined, (photographs.labels, labels)
-    as_it_is = privacy.nearest(real.identities, examined.identities, same=same)
-    return privacy.Examination(*copies(real.pictures, examined.pictures), *as_it_is)
+    persons = privacy.nearest_either_way(real.identities, examined.identities, examined.mirrored_identities, same=same)
+    return privacy.Examination(*copies(real.pictures, examined.pictures), *persons)
 
 
 def thresholds(photographs: Photographs) -> dict[str, privacy.Threshold | str]:
     """From different people with the same condition, all of the training side; a text where there are too few."""
     examined, labels, groups = photographs.examined, photographs.labels, photographs.groups
     both = {"same": (labels, labels), "other": (groups, groups)}
-    _, similarities = privacy.nearest(examined.identities, examined.identities, **both)
+    identities = examined.identities, examined.identities, examined.mirrored_identities
+    _, similarities = privacy.nearest_either_way(*identities, **both)
     _, scores = copies(examined.pictures, examined.pictures, other=(groups, groups))
     calibrated: dict[str, privacy.Threshold | str] = {}
     for name, values in ((privacy.COPY, scores), (privacy.PERSON, similarities)):

@@ -29,10 +29,14 @@ from benchmarks import (
     augmentation_gain,
     build_scaling,
     dreambooth_speed,
+    face_detection,
     fastgan_progress,
+    fidelity_auc,
     incumbent_way,
     interval_coverage,
+    perceptual_speed,
     phenotype_fidelity,
+    planted_copies,
     restoration_memory,
     simulator_yardsticks,
 )
@@ -41,6 +45,8 @@ from simulation import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
+SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
+ELSEWHERE = (perceptual_speed, planted_copies)  # run by test_perceptual_distance.py and test_privacy.py
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan)}
 
@@ -225,3 +231,31 @@ def test_every_benchmark_is_run_here_and_says_what_its_flags_mean(script, capsys
     with pytest.raises(SystemExit) as left:
         runpy.run_path(str(script), run_name="__main__")
     assert left.value.code == 0 and "--" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs and weights are not on this machine")
+def test_face_detection_beside_the_incumbents_way(capsys):
+    folders = ["--people_dir", str(SHARED / "real_faces"), "--points_dir", str(SHARED / "real_landmarks")]
+    network = SHARED / "models" / "retinaface_mobilenet025" / "retinaface_mobilenet025.onnx"
+    embedder = SHARED / "models" / "mobilefacenet" / "mobilefacenet_192.onnx"
+    networks = ["--detectors", "--detector_model", f"retinaface={network}", "--embedder", str(embedder)]
+    few = ["--num_images", "6", "--speed_images", "2", "--repeats", "1"]
+    face_detection.main(face_detection.parse_args([*folders, *networks, *few]))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("retinaface ")]
+    assert lines[0][1] == "6/6" and lines[0][3] == "6/6" and 1 < float(lines[0][4]) < 8  # % of the pupil distance
+    assert all(float(line[4]) < 2 for line in lines[1:])  # landmarks apart, % of the eye distance
+
+
+def test_fidelity_of_a_few_conditions(tmp_path, capsys, monkeypatch):
+    plan = {"NUM_CONDITIONS": 6, "NUM_TRAINING_IMAGES": 24, "PEOPLE_PER_CONDITION": 3, "SIDE_PX": 128, "N_BOOT": 50}
+    plan |= {"TRUE_MEAN_DRAWS": 20, "NUM_SPEED_IMAGES": 20, "NUM_INCUMBENT_IMAGES": 2, "SPEED_REPEATS": 1}
+    for name, value in plan.items():
+        monkeypatch.setattr(fidelity_auc, name, value)
+    fidelity_auc.main(fidelity_auc.parse_args(["--part", "tuning", "--cache_dir", str(tmp_path)]))
+    printed = capsys.readouterr().out
+    assert printed.startswith("SIMULATED, tuning: 24 training photographs, 18 of other people")
+    truth, paper = (
+        float(re.search(rf"^ *{name}.*?([01]\.\d+)", printed, re.MULTILINE)[1])
+        for name in ("true parameters, distance to true mean", "paper, cosine")
+    )
+    assert truth > 0.9 and truth > paper
