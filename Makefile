@@ -22,8 +22,8 @@ $(READY): requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-demo: $(DEMO)/index.html $(DEMO)/gallery.html $(DEMO)/dreambooth/run.json
-	@echo && echo "open $(DEMO)/index.html, $(DEMO)/gallery.html and $(DEMO)/dreambooth/fold0/samples.png (all data SIMULATED)"
+demo: $(DEMO)/index.html $(DEMO)/gallery.html $(DEMO)/filtered/run.json
+	@echo && echo "open $(DEMO)/index.html, $(DEMO)/gallery.html, $(DEMO)/dreambooth/fold0/samples.png and $(DEMO)/filtered/scores.png (all data SIMULATED)"
 
 # what each kind of command is made of: a change of any of these files makes its outputs anew
 code = $(foreach package,$(1),$(wildcard $(package)/*.py $(package)/*.csv $(package)/*.txt $(package)/*.md $(package)/*.html))
@@ -31,6 +31,7 @@ SIMULATION := simulate_faces.py $(call code,harness phenotyping simulation)
 CURATION := rdface_dataset.py dataset_card.md $(call code,harness phenotyping imaging curation)
 CLASSIFICATION := train_classifier.py $(call code,harness phenotyping scoring imaging curation classification generation)
 GENERATION := train_dreambooth.py $(call code,harness phenotyping imaging curation generation)
+FILTER := filter_synthetic.py $(call code,harness phenotyping scoring imaging curation classification generation)
 PAGES := make_report.py $(call code,harness phenotyping scoring imaging curation pages)
 
 $(DEMO)/raw/disease_images.csv: $(SIMULATION) | $(READY)
@@ -77,6 +78,10 @@ DREAMBOOTH_CONDITIONS := WIL WIR BRA CDL GAP 21M WOH CAR
 DREAMBOOTH_NEEDS := $(SIM)/README.md $(GENERATION) demo_models/diffusion/training.json
 $(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
 	$(LAUNCH) train_dreambooth.py --dataset_name $(SIM) --pretrained_model_name_or_path demo_models/diffusion --protocol strict --fold 0 --conditions $(DREAMBOOTH_CONDITIONS) --instance_prompt 'photo of a {rare_token} child{with_terms}' --max_train_steps 200 --learning_rate 3e-3 --rank 8 --adapters_per_batch 8 --num_images 8 --guidance_scale 1.5 --cache_dir $(DEMO)/pixels --output_dir $(@D)
+
+# which of these faces are kept: the four of each condition that show it best, unless they give somebody away
+$(DEMO)/filtered/run.json: $(DEMO)/dreambooth/run.json $(FILTER) demo_models/backbone/model.safetensors
+	$(LAUNCH) filter_synthetic.py --dataset_name $(SIM) --synthetic_dataset $(DEMO)/dreambooth/fold0/synthetic --protocol strict --fold 0 --per_class 4 --output_dir $(@D)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2

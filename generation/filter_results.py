@@ -17,7 +17,7 @@ from generation.fold_filter import FoldFilter
 from generation.scored_images import read_scores, write_scored
 from generation.selection import Selection, select
 from harness.errors import InputError, one_line
-from harness.files import sha256_of, write_json
+from harness.files import sha256_of, write_atomically, write_json
 
 PRIVACY_REPORT = "privacy_report.json"  # as publishing/publishable.py reads it
 
@@ -106,6 +106,7 @@ def write_results(
         },
     }
     write_json(folder / "results.json", results)
+    draw_scores(folder / "scores.png", outcome.scores, ranked_by, results["simulated"])
     write_json(folder / PRIVACY_REPORT, privacy_report(folder, inputs, photographs, filters, outcome, generators))
 
 
@@ -235,6 +236,25 @@ def _attack(
     if not images.any():
         raise InputError("there is no image with a face")
     return membership_attack.attack(people, identities_of(outcome, images), labels[images])
+
+
+def draw_scores(file: Path, scores: pd.DataFrame, ranked_by: str, simulated: bool) -> None:
+    """A histogram of the score that ranks the images, of the kept ones and of those left out for each kind of reason.
+
+    Images without a score are counted in the legend alone."""
+    from matplotlib.figure import Figure  # slow to import, and needed only here
+
+    kinds = scores["reject_reason"].map(lambda reason: kind_of(reason) if reason else "kept")
+    groups = {
+        f"{kind} ({n})": scores.loc[kinds == kind, ranked_by].dropna() for kind, n in kinds.value_counts().items()
+    }
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(list(groups.values()), bins=30, stacked=True, label=list(groups))
+    axes.set(xlabel=ranked_by.replace("_", " "), ylabel="images")
+    axes.set_title(f"Synthetic images{' from SIMULATED photographs' if simulated else ''}, by what became of them")
+    axes.legend()
+    write_atomically(file, lambda partial: figure.savefig(partial, format="png", dpi=150))
 
 
 def kind_of(reason: str) -> str:

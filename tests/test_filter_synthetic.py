@@ -145,6 +145,19 @@ def test_the_best_of_each_condition_are_kept(filtered):
         assert {row["synthetic_id"] for row in rows if row["kept"]} == {row["synthetic_id"] for row in best}
 
 
+def test_the_results_count_every_image(filtered):
+    results = json.loads((filtered / "results.json").read_text())
+    rows, side = scores(filtered), results["sides"]["fold0"]
+    assert results["simulated"] is True and results["ranked_by"] == "phenotype_probability"
+    assert side["n_images"] == len(rows) and side["n_kept"] == sum(row["kept"] for row in rows.values())
+    assert side["n_kept"] + sum(side["rejected"].values()) == side["n_images"]
+    with_face = [row["face_score"] for row in rows.values() if row["face_score"] is not None]
+    assert side["share_with_face"] == pytest.approx(len(with_face) / len(rows))
+    assert side["mean_confidence"] == pytest.approx(np.mean(with_face))
+    assert side["set_comparison"].endswith("give at least 50")
+    assert Image.open(filtered / "scores.png").size == (1050, 600)
+
+
 def test_untrained_perceptual_weights_are_named_as_such(filtered):
     rows = scores(filtered)
     assert "lpips" not in rows["two"] and rows["two"]["lpips_random"] > 0 and 0 < rows["two"]["class_rank"] <= 9
