@@ -106,6 +106,7 @@ def main(args: argparse.Namespace) -> None:
         check_name(name, "make it with a generator's script, such as train_dreambooth.py")
     work_offline_if_unreachable([args.dataset_name, *args.synthetic_dataset, args.backbone])
     # Imported here, since they take seconds: what is refused above, and --help, must not wait for them.
+    from classification.study_inputs import refuse_backbone_that_saw_held_out
     from generation import filter_results, filter_scoring
     from generation.filter_inputs import open_inputs
     from harness.launched_processes import check_output_dir, device_record, in_main_process, open_accelerator
@@ -117,6 +118,8 @@ def main(args: argparse.Namespace) -> None:
         accelerator, args.dataset_name, args.dataset_config_name, args.synthetic_dataset, args.protocol, args.fold
     )
     examiner, lpips, lpips_column = open_networks(accelerator, args)
+    folds = [side.fold for side in inputs.sides if side.fold.protocol == args.protocol]
+    refuse_backbone_that_saw_held_out(examiner.backbone, args.backbone, inputs.images, folds)
     settings = settings_of(args, inputs, examiner)
     resume = bool(args.resume_from_checkpoint)
     in_main_process(accelerator, lambda: prepare_output(args.output_dir, settings, "work", (), resume))

@@ -93,25 +93,24 @@ class Examiner:
         decoded = [decode(picture) for picture in encoded]
         pictures = [picture if picture is not None else Image.new("RGB", (8, 8)) for picture, _ in decoded]
         undecoded = np.array([picture is None for picture, _ in decoded])
-        detected = self.detector.detect(pictures, self.threshold, border=self.border)
-        found_faces = [None if lost else face for face, lost in zip(detected, undecoded, strict=True)]
-        has_face = np.array([face is not None for face in found_faces])
-        problems = [problem or ("" if seen else NO_FACE) for (_, problem), seen in zip(decoded, has_face, strict=True)]
         arrays = [np.asarray(picture) for picture in pictures]
-        landmarks = _filled(found_faces, lambda face: face.landmarks, (5, 2))
-        aligned = [
-            faces.align(array, face.landmarks, max(self.backbone.image_size, ALIGNED_PX)) if face is not None else None
-            for array, face in zip(arrays, found_faces, strict=True)
+        detected = self.detector.detect(pictures, self.threshold, border=self.border)
+        aligned = [self._aligned(array, face) for array, face in zip(arrays, detected, strict=True)]
+        has_face = np.array([face is not None for face in aligned]) & ~undecoded
+        largest = [face if usable else None for face, usable in zip(detected, has_face, strict=True)]
+        problems = [
+            problem or ("" if usable else NO_FACE) for (_, problem), usable in zip(decoded, has_face, strict=True)
         ]
+        landmarks = _filled(largest, lambda face: face.landmarks, (5, 2))
         features, mirrored = self._features(aligned)
         identities = features if self.embedder is None else self._identities(arrays, landmarks, has_face)
         pixels = np.stack([square_pixels(picture) for picture in pictures])
         pixels[undecoded] = 0
         return Examined(
             problems=np.array(problems, dtype=str),
-            n_faces=np.array([0 if face is None else face.n_faces for face in found_faces]),
-            boxes=_filled(found_faces, lambda face: face.box, (4,)),
-            face_scores=_filled(found_faces, lambda face: face.score, ()),
+            n_faces=np.array([0 if face is None else face.n_faces for face in largest]),
+            boxes=_filled(largest, lambda face: face.box, (4,)),
+            face_scores=_filled(largest, lambda face: face.score, ()),
             landmarks=landmarks,
             sharpness=np.where(undecoded, np.nan, realism.sharpness(list(pixels))),
             features=features,
@@ -121,6 +120,13 @@ class Examiner:
             views=np.stack([picture_views(picture, face) for picture, face in zip(pictures, aligned, strict=True)]),
             pixels=pixels,
         )
+
+    def _aligned(self, picture: np.ndarray, face: faces.Face | None) -> np.ndarray | None:
+        """The face upright, or None if there is none, or if its landmarks span none."""
+        try:
+            return face and faces.align(picture, face.landmarks, max(self.backbone.image_size, ALIGNED_PX))
+        except ValueError:
+            return None
 
     @torch.inference_mode()
     def _features(self, aligned: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:

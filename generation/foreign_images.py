@@ -2,14 +2,17 @@
 
 Such images can be examined, but they are marked as of unknown origin, so no guard lets them into a training."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 
+from curation.opening import FINGERPRINT_DIGITS
 from curation.schema import synthetic_features
 from harness.errors import InputError
+from harness.files import sha256_of
 
 UNKNOWN = "unknown"  # generator and protocol of such an image
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -44,7 +47,10 @@ def open_foreign(folder: Path, class_names: Sequence[str]) -> tuple[datasets.Dat
     same = dict.fromkeys(features) | {"generator": UNKNOWN, "protocol": UNKNOWN}
     same |= {"source_image_ids": [], "source_sha256": []}
     columns = {name: [(same | row)[name] for row in rows] for name in features}
-    return datasets.Dataset.from_dict(columns, features=features), problems
+    images = datasets.Dataset.from_dict(columns, features=features)
+    content = "".join(f"{row['synthetic_id']} {sha256_of(Path(row['image']))}\n" for row in rows)
+    images._fingerprint = hashlib.sha256(content.encode()).hexdigest()[:FINGERPRINT_DIGITS]  # of content, not of paths
+    return images, problems
 
 
 def _pictures(folder: Path) -> list[Path]:

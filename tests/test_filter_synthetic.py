@@ -10,14 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 from in_process import exit_status
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import filter_synthetic
 import rdface_dataset
 import simulate_faces
 import train_classifier
+from classification import weight_files
+from classification.backbones import load_backbone
 from curation import protocols
 from curation.opening import load_images, load_synthetic, photograph_sha256
-from generation import filter_scoring, synthetic_images
+from generation import face_examination, filter_scoring, synthetic_images
+from imaging import faces
 from publishing import publishable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,6 +245,30 @@ def test_images_made_from_another_fold_are_refused_before_anything_is_decoded(co
     synthetic_images.write_dataset(tmp_path / "leaky", [tmp_path / "part.parquet"])
     assert exit_status(filter_synthetic, *command(corpus, tmp_path / "leaky", tmp_path / "out")) == 1
     assert "which is not on the training side" in capsys.readouterr().err and not (tmp_path / "out" / "work").exists()
+
+
+def test_a_backbone_that_saw_a_held_out_photograph_is_refused(corpus, synthetic, tmp_path, capsys):
+    images = load_images(str(corpus / "rdface-sim"))
+    held_out = photograph_sha256(images)[int(protocols.folds(images, "strict", 0)[0].test[0])]
+    backbone = tmp_path / "backbone"
+    shutil.copytree(ROOT / "demo_models" / "backbone", backbone)
+    weights = load_file(backbone / "model.safetensors")
+    record = {weight_files.RECORD_KEY: json.dumps({weight_files.SEEN_PHOTOGRAPHS: [held_out]})}
+    save_file(weights, backbone / "model.safetensors", record)
+    flags = command(corpus, synthetic, tmp_path / "out", "--backbone", backbone)
+    assert exit_status(filter_synthetic, *flags) == 1
+    printed = capsys.readouterr().err
+    assert "has learnt from image" in printed and "which is not on the training side" in printed
+
+
+def test_landmarks_that_span_no_face_stop_nothing():
+    detector = faces.load_detector("mtcnn")
+    face = faces.Face(np.array([0, 0, 9, 9]), np.full((5, 2), 4.0), 0.99, 1)
+    detector.detect = lambda pictures, *_, **__: [face] * len(pictures)
+    examiner = face_examination.Examiner(detector, load_backbone(str(ROOT / "demo_models" / "backbone")), "cpu")
+    examined = examiner.examine([{"bytes": encoded(Image.new("RGB", (32, 32), "white")), "path": None}])
+    assert examined.problems.tolist() == [face_examination.NO_FACE] and np.isnan(examined.features).all()
+    assert np.isnan(examined.landmarks).all() and examined.n_faces.tolist() == [0]
 
 
 def test_somebody_elses_folder_is_examined_and_no_training_takes_it(corpus, tmp_path, capsys):

@@ -37,6 +37,14 @@ def test_pictures_are_read_in_the_order_of_their_numbers_and_what_is_left_out_is
     ]
 
 
+def test_the_fingerprint_is_that_of_the_content(folder, tmp_path):
+    before = foreign_images.open_foreign(folder, CLASS_NAMES)[0]._fingerprint
+    moved = folder.rename(tmp_path / "moved")
+    assert foreign_images.open_foreign(moved, CLASS_NAMES)[0]._fingerprint == before
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(moved / "WIL" / "WIL_2.png")
+    assert foreign_images.open_foreign(moved, CLASS_NAMES)[0]._fingerprint != before
+
+
 def test_no_guard_lets_an_image_of_unknown_origin_in(folder):
     images, _ = foreign_images.open_foreign(folder, CLASS_NAMES)
     columns = {"image_id": ["a", "b"], "group_id": ["a", "b"], "sha256": ["0", "1"]}
