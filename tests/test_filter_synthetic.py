@@ -11,6 +11,7 @@ import pytest
 from in_process import exit_status
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_train_classifier import LAUNCH_TWO, start
 
 import filter_synthetic
 import rdface_dataset
@@ -202,6 +203,22 @@ def test_the_kept_images_alone_are_the_best_of_all(filtered, corpus, synthetic):
     assert all(row["kept"] for row in rows.values())
     problems = publishable.privacy_problems(publishable.examine(output))
     assert problems and all("verdict is not green" in line for line in problems)
+
+
+def test_two_processes_give_what_one_gives(filtered, corpus, synthetic):
+    output = corpus / "two"
+    flags = command(corpus, synthetic, output, "--per_class", 2, "--lpips", "random")
+    run = start([*LAUNCH_TWO[:-1], ROOT / "filter_synthetic.py"], *flags)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("written:") == 1  # the main process alone speaks
+    one, two = scores(filtered), scores(output)
+    assert list(one) == list(two)
+    for name, row in one.items():
+        for column, value in row.items():
+            if isinstance(value, float):
+                assert two[name][column] == pytest.approx(value, rel=1e-4), (name, column)
+            elif not isinstance(value, list):
+                assert two[name][column] == value, (name, column)
 
 
 def test_a_stopped_run_resumes_to_the_same_scores(filtered, corpus, synthetic, monkeypatch, capsys):
