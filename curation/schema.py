@@ -131,9 +131,9 @@ def scored_features(features: Features, lpips_column: str | None) -> Features:
         "phenotype_probability": Value("float64"),  # calibrated probability that the label's phenotype is shown
         "phenotype_rank": Value("float64"),  # of the label by the descriptor of phenotype_probability
         "sharpness": Value("float64"),
-        "copy_score": Value("float64"),  # 0..1, 1: certainly a copy of nearest_real_id
+        "copy_score": Value("float64"),  # 0..1, 1: certainly a copy
         "person_similarity": Value("float64"),  # cosine to the most similar person with the condition
-        "nearest_real_id": Value("string"),
+        "nearest_real_id": Value("string"),  # of the photograph that is copied, else of that person
         "kept": Value("bool"),
         "reject_reason": Value("string"),  # null if kept
     }

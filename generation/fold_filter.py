@@ -92,13 +92,13 @@ class FoldFilter:
     def privacy_columns(self, examined: Examined, labels: np.ndarray) -> dict[str, np.ndarray]:
         """How like each image is to a photograph and to a person, which these are, and why it must be rejected."""
         examination = examine_privacy(self.photographs, examined, labels)
-        ids = np.array([*self.photographs.image_ids, None], dtype=object)  # -1: none
-        by_copy = examination.copy_scores >= np.nan_to_num(examination.similarities, nan=-1)
-        rows = np.where(by_copy & (examination.copy_rows >= 0), examination.copy_rows, examination.person_rows)
         measured = {
             name: value if isinstance(value, privacy.Threshold) else _threshold_without_calibration(name)
             for name, value in self.thresholds.items()
         }
+        is_copy = examination.copy_scores > measured[privacy.COPY].value
+        rows = np.where(is_copy | (examination.person_rows < 0), examination.copy_rows, examination.person_rows)
+        ids = np.array([*self.photographs.image_ids, None], dtype=object)  # the last one for row -1, which is none
         reasons = privacy.reject_reasons(examination, self.photographs.image_ids, measured)
         reasons = [problem or reason or "" for problem, reason in zip(examined.problems, reasons, strict=True)]
         return {

@@ -65,6 +65,7 @@ def write_scored(
             if kept_only and not score["kept"]:
                 continue
             scored = {name: value for name, value in score.items() if name in features}
+            scored["label"] = None if scored["label"] < 0 else scored["label"]
             line = {name: row.get(name) for name in features} | scored
             lines.append({name: _plain(value) for name, value in line.items()} | {"image": with_bytes(row)})
         if lines:

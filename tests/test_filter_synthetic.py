@@ -278,6 +278,23 @@ def test_a_backbone_that_saw_a_held_out_photograph_is_refused(corpus, synthetic,
     assert "has learnt from image" in printed and "which is not on the training side" in printed
 
 
+def test_images_of_an_unconditional_generator_get_the_nearest_condition(filtered, corpus, synthetic, tmp_path):
+    rows = pq.read_table(next((synthetic / "synthetic").glob("*.parquet"))).to_pylist()
+    names = load_images(str(corpus / "rdface-sim")).features["label"].names
+    chosen = [row | {"label": None, "generator": "fastgan"} for row in rows if row["synthetic_id"][-2:] != "py"]
+    synthetic_images.write_part(tmp_path / "part.parquet", chosen, names)
+    synthetic_images.write_dataset(tmp_path / "fastgan", [tmp_path / "part.parquet"])
+    output = tmp_path / "out"
+    assert exit_status(filter_synthetic, *command(corpus, tmp_path / "fastgan", output)) == 0
+    labelled = scores(output)
+    assert labelled["black"]["label"] is None and labelled["black"]["label_probability"] is None
+    with_face = [row for row in labelled.values() if row["face_score"] is not None]
+    assert all(0 <= row["label"] < len(names) and 0 < row["label_probability"] < 1 for row in with_face)
+    distances = [row["euclidean"] for row in with_face]  # to the nearest class mean
+    given = {row["synthetic_id"]: row["euclidean"] for row in scores(filtered).values()}
+    assert all(own <= given[row["synthetic_id"]] + 1e-9 for own, row in zip(distances, with_face, strict=True))
+
+
 def test_landmarks_that_span_no_face_stop_nothing():
     detector = faces.load_detector("mtcnn")
     face = faces.Face(np.array([0, 0, 9, 9]), np.full((5, 2), 4.0), 0.99, 1)
