@@ -81,7 +81,7 @@ $(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
 
 # which of these faces are kept: the four of each condition that show it best, unless they give somebody away
 $(DEMO)/filtered/run.json: $(DEMO)/dreambooth/run.json $(FILTER) demo_models/backbone/model.safetensors
-	$(LAUNCH) filter_synthetic.py --dataset_name $(SIM) --synthetic_dataset $(DEMO)/dreambooth/fold0/synthetic --protocol strict --fold 0 --per_class 4 --output_dir $(@D)
+	$(LAUNCH) filter_synthetic.py --dataset_name $(SIM) --synthetic_dataset $(DEMO)/dreambooth/fold0/synthetic --protocol strict --fold 0 --per_class 4 --cache_dir $(DEMO)/pixels --output_dir $(@D)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2

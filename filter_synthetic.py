@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from curation.protocols import fold_number
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
-from harness.files import write_json
+from harness.files import default_cache_dir, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
 from harness.real_or_simulated import BUILD
@@ -39,7 +39,7 @@ PACKAGES = ("torch", "datasets", "accelerate", "lpips", "torch-fidelity", "insig
 RESULTS = ("results.json", "run.json", "privacy_report.json", "scoring_record.json", "scores.png")
 RESULTS += ("synthetic", "figures", "README.md", "LICENSE", "croissant.json")
 FREE_SETTINGS = ("dataset_name", "synthetic_dataset", "output_dir", "resume_from_checkpoint", "backbone", "kept_only")
-FREE_SETTINGS += ("top_n", "per_class", "fill_to", "min_score")  # chosen from the scores at the end
+FREE_SETTINGS += ("cache_dir", "top_n", "per_class", "fill_to", "min_score")  # chosen from the scores at the end
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -85,6 +85,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "folder for the results; those of an earlier run are replaced"
     add("--output_dir", type=path_argument, required=True, help=text)
     add("--batch_size", type=int, default=32, help="pictures examined together")
+    text = "folder where detected faces are kept between runs, by the content of the picture"
+    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=text)
     text = "continue the run in --output_dir where it stopped"
     add("--resume_from_checkpoint", choices=("latest",), help=text)
     args = parser.parse_args(argv)
@@ -160,12 +162,15 @@ def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[E
     from generation.face_examination import Examiner
     from generation.perceptual_distance import load_lpips
     from imaging import faces
+    from imaging.face_cache import CachedDetector
     from imaging.face_embeddings import load_embedder
 
     device = accelerator.device
     with accelerator.main_process_first():
         backbone = load_backbone(args.backbone)
-    detector = faces.load_detector(args.detector, device.type, model=args.detector_model)
+    detector = CachedDetector(
+        faces.load_detector(args.detector, device.type, model=args.detector_model), args.cache_dir
+    )
     embedder = load_embedder(args.face_embedder, device.type) if args.face_embedder else None
     lpips, column = load_lpips(str(args.lpips), device) if args.lpips else (None, None)
     return Examiner(detector, backbone, device, embedder, args.face_threshold, args.face_border), lpips, column

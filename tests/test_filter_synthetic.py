@@ -22,7 +22,7 @@ from classification.backbones import load_backbone
 from curation import protocols
 from curation.opening import load_images, load_synthetic, photograph_sha256
 from generation import face_examination, filter_scoring, synthetic_images
-from imaging import faces
+from imaging import face_detectors, faces
 from publishing import publishable
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,7 +193,13 @@ def test_the_privacy_report_is_about_these_files_and_fails_closed(filtered, corp
     assert any("holds images that the filter has not kept" in line for line in problems)
 
 
-def test_the_kept_images_alone_are_the_best_of_all(filtered, corpus, synthetic):
+def test_the_kept_images_alone_are_the_best_of_all_and_no_face_is_detected_twice(
+    filtered, corpus, synthetic, monkeypatch
+):
+    def detect_again(*_) -> None:
+        raise AssertionError("the first run has kept these faces")
+
+    monkeypatch.setattr(face_detectors.MTCNN, "find", detect_again)
     output = corpus / "kept"
     assert exit_status(filter_synthetic, *command(corpus, synthetic, output, "--top_n", 4, "--kept_only")) == 0
     selectable = [row for row in scores(filtered).values() if row["kept"] or "the best" in row["reject_reason"]]
