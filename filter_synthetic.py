@@ -145,7 +145,7 @@ def main(args: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         selection = {"top_n": args.top_n, "per_class": args.per_class, "fill_to": args.fill_to}
         ranked_by = "cosine" if args.protocol == "paper" else "phenotype_probability"
-        outcome = filter_results.select_images(inputs, work, ranked_by, selection, args.min_score)
+        outcome = filter_results.select_images(inputs, work, args.batch_size, ranked_by, selection, args.min_score)
         filter_results.write_results(
             args.output_dir, inputs, photographs, filters, outcome, settings, ranked_by, lpips_column, args.kept_only
         )

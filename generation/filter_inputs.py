@@ -13,7 +13,7 @@ from curation.leak_guard import Guard, check_fold, columns_for_guard
 from curation.opening import is_simulated, load_images, load_synthetic, photograph_sha256
 from generation import foreign_images
 from generation.synthetic_images import folder_of
-from generation.synthetic_mix import LIGHT_COLUMNS
+from generation.synthetic_mix import LIGHT_COLUMNS, class_numbers
 from harness.errors import InputError
 
 
@@ -80,8 +80,11 @@ def open_inputs(
             else:
                 part = load_synthetic(name)
             parts.append(part)
-    labels = [class_numbers(name, part, class_names) for name, part in zip(synthetic_names, parts, strict=True)]
-    everything = protocols.Fold(None, np.arange(len(images)), *(np.array([], dtype=np.int64),) * 2, "unknown")
+    named = zip(synthetic_names, parts, strict=True)
+    labels = [np.array(class_numbers(name, part, class_names), dtype=np.int64) for name, part in named]
+    everything = protocols.Fold(
+        None, np.arange(len(images)), *(np.array([], dtype=np.int64),) * 2, foreign_images.UNKNOWN
+    )
     sides = [Side(fold, folder_of(fold), []) for fold in folds] + [Side(everything, foreign_images.UNKNOWN, [])]
     for side in sides:
         for part in parts:
@@ -92,22 +95,14 @@ def open_inputs(
     if not sides:
         where = f"protocol {protocol}" + ("" if fold_number is None else f", fold {fold_number}")
         raise InputError(f"--synthetic_dataset: no image there was made for {where}; name the fold it was made for")
+    n_elsewhere = sum(map(len, parts)) - sum(len(rows) for side in sides for rows in side.rows)
+    if n_elsewhere:
+        problems.append(f"{n_elsewhere} images were made for other folds or another protocol, and were left out")
     inputs = Inputs(
         images, photograph_sha256(images), parts, labels, [part._fingerprint for part in parts], sides, problems
     )
     admit(inputs)
     return inputs
-
-
-def class_numbers(name: str, part: datasets.Dataset, class_names: Sequence[str]) -> np.ndarray:
-    """The labels (m,) of synthetic images as numbers of the photographs' classes, -1 for images without a label."""
-    own_names = part.features["label"].names
-    unknown = [own for own in own_names if own not in class_names]
-    if unknown:
-        reason = f"its class {unknown[0]} is not one of --dataset_name's; filter the images with the dataset they show"
-        raise InputError(f"--synthetic_dataset {name}: {reason}")
-    number_of = {number: class_names.index(own) for number, own in enumerate(own_names)}
-    return np.array([number_of.get(number, -1) for number in part["label"][:]], dtype=np.int64)
 
 
 def admit(inputs: Inputs) -> None:

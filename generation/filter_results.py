@@ -41,24 +41,23 @@ def remove(folder: Path, names: Sequence[str]) -> None:
 
 
 def select_images(
-    inputs: Inputs, work: Path, ranked_by: str, numbers: Mapping[str, int | None], min_score: float | None
+    inputs: Inputs,
+    work: Path,
+    batch_size: int,
+    ranked_by: str,
+    numbers: Mapping[str, int | None],
+    min_score: float | None,
 ) -> Outcome:
     """The images to keep, chosen in each fold apart. numbers: the fields of Selection but the score."""
-    files = sorted((work / "scores").glob("*.parquet"))
-    size_of = {file.stem: file for file in files}
     blocks, scores, identities = [], [], []
-    order = {side.name: side for side in inputs.sides}
-    for name in sorted(size_of, key=lambda name: (list(order).index(name.rpartition("_")[0].rpartition("_")[0]), name)):
-        side_name, number, start = name.rsplit("_", 2)
-        block = read_scores([size_of[name]]).assign(side=side_name)
-        rows = order[side_name].rows[int(number)]
-        blocks.append((int(number), rows[int(start) : int(start) + len(block)]))
-        scores.append(block)
+    for name, side, number, rows in inputs.blocks(batch_size):
+        blocks.append((number, rows))
+        scores.append(read_scores(work / "scores" / f"{name}.parquet").assign(side=side.name))
         identities.append(work / "scores" / f"{name}.npy")
     table = pd.concat(scores, ignore_index=True)
     labels = np.array(inputs.images["label"][:])
-    for name, side in order.items():
-        in_side = np.flatnonzero(table["side"] == name)
+    for side in inputs.sides:
+        in_side = np.flatnonzero(table["side"] == side.name)
         of_side = table.loc[in_side]
         n_photographs = np.bincount(labels[side.fold.train], minlength=len(inputs.class_names))
         selection = Selection(**numbers, at_least=min_score)

@@ -25,9 +25,9 @@ def write_scores(file: Path, columns: Mapping[str, np.ndarray]) -> None:
     write_atomically(file, lambda partial: pq.write_table(table, partial))
 
 
-def read_scores(files: Sequence[Path]) -> pd.DataFrame:
-    """The scores of all blocks in their order."""
-    return pa.concat_tables([pq.read_table(file) for file in files], promote_options="default").to_pandas()
+def read_scores(file: Path) -> pd.DataFrame:
+    """A block's scores, a row per image."""
+    return pq.read_table(file).to_pandas()
 
 
 def _arrow(values: np.ndarray) -> pa.Array:

@@ -222,17 +222,22 @@ def labels_by_name(name: str, images: datasets.Dataset, label: datasets.ClassLab
     """The images' labels as numbers of another dataset's classes; name: of the images' dataset, for messages.
 
     Raises InputError for a class that the other dataset does not have, and for an image without a label."""
-    class_names = images.features["label"].names
-    unknown = [class_name for class_name in class_names if class_name not in label.names]
+    numbers = class_numbers(name, images, label.names)
+    if -1 in numbers:
+        synthetic_id = images["synthetic_id"][numbers.index(-1)]
+        raise InputError(f"--synthetic_dataset {name}: {synthetic_id} has no label; run filter_synthetic.py first")
+    return numbers
+
+
+def class_numbers(name: str, images: datasets.Dataset, class_names: Sequence[str]) -> list[int]:
+    """As labels_by_name, for the classes of these names; -1 for an image without a label."""
+    own_names = images.features["label"].names
+    unknown = [own for own in own_names if own not in class_names]
     if unknown:
         reason = f"its class {unknown[0]} is not one of --dataset_name's; generate images for that dataset"
         raise InputError(f"--synthetic_dataset {name}: {reason}")
-    numbers = images["label"][:]
-    for row, number in enumerate(numbers):
-        if number is None or number < 0:
-            synthetic_id = images["synthetic_id"][row]
-            raise InputError(f"--synthetic_dataset {name}: {synthetic_id} has no label; run filter_synthetic.py first")
-    return [label.str2int(class_names[number]) for number in numbers]
+    number_of = {number: class_names.index(own) for number, own in enumerate(own_names)}
+    return [number_of.get(number, -1) for number in images["label"][:]]
 
 
 def light_columns(name: str, images: datasets.Dataset, fingerprint: str) -> dict[str, list]:
