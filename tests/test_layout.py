@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "generation": {"harness", "scoring", "phenotyping", "imaging", "curation", "classification"},
     "publishing": {"harness", "imaging", "curation", "generation"},
     "simulation": {"harness", "phenotyping"},
-    "pages": {"harness", "scoring", "phenotyping", "imaging", "curation"},
+    "reporting": {"harness", "scoring", "phenotyping", "imaging", "curation"},
+    "pages": {"harness", "scoring", "phenotyping", "imaging", "curation", "reporting"},
 }
 COMMANDS = {path.stem for path in ROOT.glob("*.py")}
 FILES = [*ROOT.glob("*.py")]
