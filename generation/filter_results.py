@@ -12,14 +12,13 @@ import pandas as pd
 from curation.opening import is_simulated, load_synthetic
 from generation import foreign_images, membership_attack, privacy, realism, score_provenance
 from generation.face_examination import Examined
+from generation.filter_files import PRIVACY_REPORT
 from generation.filter_inputs import Inputs, Side
 from generation.fold_filter import FoldFilter
 from generation.scored_images import read_scores, write_scored
 from generation.selection import Selection, select
 from harness.errors import InputError, one_line
 from harness.files import sha256_of, write_atomically, write_json
-
-PRIVACY_REPORT = "privacy_report.json"  # as publishing/publishable.py reads it
 
 
 @dataclasses.dataclass
