@@ -37,6 +37,7 @@ class Examined:
     boxes: np.ndarray  # (n, 4) px as x1, y1, x2, y2, of the largest of them
     face_scores: np.ndarray  # (n,)
     landmarks: np.ndarray  # (n, 5, 2) px
+    dense: np.ndarray  # (n, k, 2) px, of a detector that has more than five landmarks; k is 0 with any other
     sharpness: np.ndarray  # (n,)
     features: np.ndarray  # (n, d) float32 of the backbone, of the aligned face, flattened
     mirrored: np.ndarray  # (n, d) float32 of the same face mirrored left to right
@@ -102,6 +103,7 @@ class Examiner:
             problem or ("" if usable else NO_FACE) for (_, problem), usable in zip(decoded, has_face, strict=True)
         ]
         landmarks = _filled(largest, lambda face: face.landmarks, (5, 2))
+        n_dense = self.detector.network.n_dense
         features, mirrored = self._features(aligned)
         identities = features if self.embedder is None else self._identities(arrays, landmarks, has_face)
         pixels = np.stack([square_pixels(picture) for picture in pictures])
@@ -112,6 +114,7 @@ class Examiner:
             boxes=_filled(largest, lambda face: face.box, (4,)),
             face_scores=_filled(largest, lambda face: face.score, ()),
             landmarks=landmarks,
+            dense=_filled(largest, lambda face: face.dense if n_dense else np.nan, (n_dense, 2)),
             sharpness=np.where(undecoded, np.nan, realism.sharpness(list(pixels))),
             features=features,
             mirrored=mirrored,

@@ -61,15 +61,22 @@ def open_inputs(
     synthetic_names: Sequence[str],
     protocol: str,
     fold_number: int | None,
+    k_shot: int | None,
+    seed: int,
 ) -> Inputs:
     """Open all datasets; the first process does so first, and fills the caches.
 
-    Raises InputError for datasets that cannot be opened, a condition that the photographs do not have, and if no image
-    was made for these folds; LeakError for an image that was made from a photograph outside its fold's training side.
+    k_shot: compare with the support sets of so many photographs per condition, drawn by seed, in place of the whole
+    training sides; None: with these. Images of unknown origin, which no training takes, are compared with all
+    photographs either way. Raises InputError for datasets that cannot be opened, a condition that the photographs do
+    not have, and if no image was made for these folds; LeakError for an image that was made from a photograph outside
+    its fold's training side.
     """
     with accelerator.main_process_first():
         images = load_images(dataset_name, config_name)
         folds = protocols.training_sides(images, protocol, fold_number)
+        if k_shot:
+            folds = [protocols.k_shot(fold, images["label"][:], k_shot, seed) for fold in folds]
         for fold in folds:
             check_fold(fold, images)
         class_names, problems, parts = images.features["label"].names, [], []
@@ -102,7 +109,30 @@ def open_inputs(
         images, photograph_sha256(images), parts, labels, [part._fingerprint for part in parts], sides, problems
     )
     admit(inputs)
+    problems += sources_below_training_side(inputs) if k_shot is None else []
     return inputs
+
+
+def sources_below_training_side(inputs: Inputs) -> list[str]:
+    """A line for each fold whose generators saw only some photographs of their conditions: probably a support set.
+
+    A k-shot training refuses scores that were computed with other photographs than its support set."""
+    lines, label_of = [], dict(zip(inputs.digests, inputs.images["label"][:], strict=True))
+    for side in [side for side in inputs.sides if side.name != foreign_images.UNKNOWN]:
+        seen: set[str] = set()
+        for part, rows in zip(inputs.parts, side.rows, strict=True):
+            for sources in part.select_columns(["source_sha256"]).select(rows)["source_sha256"][:]:
+                seen.update(sources or ())
+        conditions = {label_of[digest] for digest in seen}
+        training = {inputs.digests[row] for row in side.fold.train.tolist()}
+        of_conditions = {digest for digest in training if label_of[digest] in conditions}
+        if seen < of_conditions:
+            lines.append(
+                f"{side.name}: the generators saw {len(seen)} of the {len(of_conditions)} photographs of their "
+                "conditions on the training side, and the filter sees all; a training with --k_shot takes the images "
+                "only if the filter is given the same --k_shot and --seed"
+            )
+    return lines
 
 
 def admit(inputs: Inputs) -> None:

@@ -1,4 +1,4 @@
-"""What filter_synthetic.py leaves: the scored dataset, the results of each fold, the privacy report, and a figure."""
+"""What filter_synthetic.py leaves: the scored dataset, the results of each fold, and the privacy report."""
 
 import dataclasses
 import shutil
@@ -18,7 +18,9 @@ from generation.fold_filter import FoldFilter
 from generation.scored_images import read_scores, write_scored
 from generation.selection import Selection, select
 from harness.errors import InputError, one_line
-from harness.files import sha256_of, write_atomically, write_json
+from harness.files import sha256_of, write_json
+
+GIVES_AWAY = ("near copy", "resembles the person")  # how the reasons of images begin that give a patient away
 
 
 @dataclasses.dataclass
@@ -28,6 +30,11 @@ class Outcome:
     scores: pd.DataFrame
     blocks: list[tuple[int, np.ndarray]]  # number of the dataset, and its rows
     identity_files: list[Path]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each image is not kept (m,), None if it is."""
+        return self.scores["reject_reason"].tolist()
 
 
 def remove(folder: Path, names: Sequence[str]) -> None:
@@ -104,7 +111,6 @@ def write_results(
         },
     }
     write_json(folder / "results.json", results)
-    draw_scores(folder / "scores.png", outcome.scores, ranked_by, results["simulated"])
     write_json(folder / PRIVACY_REPORT, privacy_report(folder, inputs, photographs, filters, outcome, generators))
 
 
@@ -236,28 +242,9 @@ def _attack(
     return membership_attack.attack(people, identities_of(outcome, images), labels[images])
 
 
-def draw_scores(file: Path, scores: pd.DataFrame, ranked_by: str, simulated: bool) -> None:
-    """A histogram of the score that ranks the images, of the kept ones and of those left out for each kind of reason.
-
-    Images without a score are counted in the legend alone."""
-    from matplotlib.figure import Figure  # slow to import, and needed only here
-
-    kinds = scores["reject_reason"].map(lambda reason: kind_of(reason) if reason else "kept")
-    groups = {
-        f"{kind} ({n})": scores.loc[kinds == kind, ranked_by].dropna() for kind, n in kinds.value_counts().items()
-    }
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(list(groups.values()), bins=30, stacked=True, label=list(groups))
-    axes.set(xlabel=ranked_by.replace("_", " "), ylabel="images")
-    axes.set_title(f"Synthetic images{' from SIMULATED photographs' if simulated else ''}, by what became of them")
-    axes.legend()
-    write_atomically(file, lambda partial: figure.savefig(partial, format="png", dpi=150))
-
-
 def kind_of(reason: str) -> str:
     """A reason without the image it names, so that reasons can be counted."""
-    for kind in ("near copy", "resembles the person", "cannot be decoded", "score", "is not among the best"):
+    for kind in (*GIVES_AWAY, "cannot be decoded", "score", "is not among the best"):
         if reason.startswith(kind):
             return {"score": "score below the least", "is not among the best": "not among the best"}.get(kind, kind)
     return reason

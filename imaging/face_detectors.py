@@ -45,6 +45,7 @@ class FaceNetwork:
     threshold: float  # score from which a face counts, unless the caller names another
     longest_side_px: int | None = None  # larger images are reduced to this before their border is added; None: never
     grid_px: int = 1  # landmarks change if an image is moved by less than this; see faces.Placement
+    n_dense: int = 0  # points that it finds besides the five landmarks
     licence: str | None = None  # a restriction of the weights that belongs into records
 
     def find(self, images: np.ndarray) -> list[Candidates]:
@@ -227,7 +228,7 @@ class FaceLandmarker(FaceNetwork):
 
     FIVE_POINTS = (468, 473, 4, 61, 291)  # pupils, tip of the nose, mouth corners; image left first
     MOST_FACES = 8
-    name, threshold = "mediapipe", 0.5
+    name, threshold, n_dense = "mediapipe", 0.5, 478
 
     def __init__(self, model: Path):
         try:
@@ -252,7 +253,7 @@ class FaceLandmarker(FaceNetwork):
         for image in images:
             faces = self.network.detect(self.as_image(image)).face_landmarks
             shares = np.array([[(point.x, point.y) for point in face] for face in faces], np.float32)
-            points = shares.reshape(-1, 478, 2) * np.float32([width, height])
+            points = shares.reshape(-1, self.n_dense, 2) * np.float32([width, height])
             boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
             five, scores = points[:, list(self.FIVE_POINTS)], np.ones(len(points), np.float32)
             per_image.append(Candidates(boxes, five, scores, points))
