@@ -1,10 +1,13 @@
 """filter_synthetic.py: every image has its row and reason, copies are rejected, stops change nothing. All SIMULATED."""
 
+import contextlib
+import importlib.util
 import io
 import json
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,12 +27,13 @@ from classification import weight_files
 from classification.backbones import load_backbone
 from curation import protocols
 from curation.opening import load_images, load_synthetic, photograph_sha256
-from generation import face_examination, filter_figures, filter_files, filter_scoring, synthetic_images
+from generation import face_examination, filter_figures, filter_files, filter_scoring, fold_filter, synthetic_images
 from imaging import face_detectors, faces
 from publishing import publishable
 
 ROOT = Path(__file__).resolve().parents[1]
 N_FAITHFUL = 12
+LANDMARKER = ROOT.parent / "shared" / "models" / "face_landmarker" / "face_landmarker.task"
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -168,8 +172,8 @@ def test_the_results_count_every_image(filtered):
 
 @pytest.fixture(scope="module")
 def drawn(corpus, synthetic) -> dict[str, Figure]:
-    """The figures of a run with --show_real, by the names of their files in corpus/shown."""
-    figures, save = {}, filter_figures.save
+    """The figures of a run with --show_real by the names of their files, which are in corpus/shown; its words beside it."""
+    figures, save, words = {}, filter_figures.save, io.StringIO()
 
     def keep(figure: Figure, file: Path, private: bool = False) -> None:
         figures[file.name] = figure
@@ -178,7 +182,9 @@ def drawn(corpus, synthetic) -> dict[str, Figure]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filter_figures, "save", keep)
         flags = command(corpus, synthetic, corpus / "shown", "--per_class", 1, "--show_real")
-        assert exit_status(filter_synthetic, *flags) == 0
+        with contextlib.redirect_stdout(words):
+            assert exit_status(filter_synthetic, *flags) == 0
+    (corpus / "shown.txt").write_text(words.getvalue())
     return figures
 
 
@@ -259,12 +265,25 @@ def test_the_sheet_of_photographs_is_private_never_published_and_gone_after_a_ru
     contents = publishable.examine(folder)
     assert {sheet.name, f"figures/{sheet.name}", f"synthetic/{sheet.name}"} <= set(contents.stays)
     assert not [name for name in contents.files if Path(name).name in filter_files.FIGURES]
+    line = f"{corpus / 'shown' / sheet.name} holds SIMULATED photographs: do not pass it on"
+    assert line in (corpus / "shown.txt").read_text()
     capsys.readouterr()
     assert exit_status(filter_synthetic, *command(corpus, synthetic, folder)) == 0
     assert not list(folder.rglob(sheet.name)) and (folder / "landmarks.png").is_file()
     assert sheet.name not in capsys.readouterr().out
-    assert exit_status(filter_synthetic, *command(corpus, synthetic, folder, "--show_real")) == 0
-    assert f"{sheet} holds SIMULATED photographs: do not pass it on" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="mediapipe is not installed; it is optional")
+@pytest.mark.skipif(not LANDMARKER.is_file(), reason="../shared is not there")
+def test_dense_landmarks_describe_the_phenotype(filtered, corpus, synthetic, tmp_path):
+    flags = ["--detector", "mediapipe", "--detector_model", LANDMARKER, "--descriptor", "dense"]
+    assert exit_status(filter_synthetic, *command(corpus, synthetic, tmp_path / "dense", *flags)) == 0
+    dense, probe = scores(tmp_path / "dense"), scores(filtered)
+    assert dense.keys() == probe.keys() and all(len(row["landmarks"] or [0] * 5) == 5 for row in dense.values())
+    with_face = [name for name, row in dense.items() if row["faces"] and probe[name]["faces"]]
+    assert len(with_face) > N_FAITHFUL / 2
+    assert all(0 < dense[name]["phenotype_probability"] < 1 for name in with_face)
+    assert dense["copy"]["phenotype_rank"] == 1 and dense["black"]["phenotype_probability"] is None
 
 
 # ---- support sets
@@ -302,7 +321,7 @@ def test_with_k_shot_the_filter_sees_what_the_training_sees(corpus, few_shot, tm
     rows = scores(output)
     nearest = {row["nearest_real_id"] for row in rows.values()} - {None}
     assert nearest and nearest <= names
-    assert all(row["phenotype_probability"] > 0 for row in rows.values() if row["faces"])  # one photograph each is enough
+    assert all(row["phenotype_probability"] > 0 for row in rows.values() if row["faces"])
     kept = [row["label"] for row in rows.values() if row["kept"]]
     assert len(kept) == len(set(kept)) > 1  # with the one photograph they fill up to two
     side = json.loads((output / "results.json").read_text())["sides"]["fold0"]
@@ -464,6 +483,19 @@ def test_images_of_an_unconditional_generator_get_the_nearest_condition(filtered
     distances = [row["euclidean"] for row in with_face]  # to the nearest class mean
     given = {row["synthetic_id"]: row["euclidean"] for row in scores(filtered).values()}
     assert all(own <= given[row["synthetic_id"]] + 1e-9 for own, row in zip(distances, with_face, strict=True))
+
+
+def test_a_photograph_whose_condition_nobody_shares_does_not_count_as_labelled_wrongly():
+    """Its own class has no mean that it is not part of, so that the nearest mean is always another's."""
+    five, rng = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], float), np.random.default_rng(0)
+    shapes = np.stack([five, five * [1.2, 0.7], five * [0.6, 1.1]])
+    labels, groups = np.array([0, 0, 1, 1, 2]), np.arange(5)
+    landmarks = shapes[labels] + rng.normal(0, 0.1, (5, 5, 2))
+    examined = SimpleNamespace(landmarks=landmarks, boxes=np.tile([0.0, 0, 100, 100], (5, 1)), features=None)
+    calibration = fold_filter.calibrated_labels(fold_filter.Photographs(examined, [], labels, groups, 3))
+    assert (calibration.n, calibration.share_right) == (4, 1.0)
+    alone = fold_filter.Photographs(examined, [], np.arange(5), groups, 5)
+    assert fold_filter.calibrated_labels(alone) is None
 
 
 def test_landmarks_that_span_no_face_stop_nothing():
