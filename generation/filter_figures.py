@@ -167,7 +167,8 @@ def draw_pairs(scores: pd.DataFrame, photographs: datasets.Dataset, pictures: Sy
     rows = []
     for name, chosen in groups.items():
         own = scores[chosen & scores["nearest_real_id"].notna()]
-        likest = own.sort_values(["copy_score", "person_similarity"], ascending=False, kind="stable").index
+        likeness = own[["copy_score", "person_similarity"]].astype(float).rank(pct=True).max(axis=1)  # in whichever way
+        likest = likeness.sort_values(ascending=False, kind="stable").index.to_numpy()
         shown = first_pictures(likest, pictures, PAIR_ROWS * COLUMNS // 2)
         for start in range(0, len(shown), COLUMNS // 2):
             pairs = []
@@ -177,7 +178,7 @@ def draw_pairs(scores: pd.DataFrame, photographs: datasets.Dataset, pictures: Sy
                 pairs += [(pictures.name(place), picture), (f"photograph {nearest}", photograph)]
             rows.append((f"{name} ({chosen.sum()})", pairs))
     whose = f"{note}photographs" if note else "PHOTOGRAPHS OF PATIENTS, not to be passed on"
-    figure, cells = sheet(rows, f"{whose}\nsynthetic images, those most like a photograph first, each left of it")
+    figure, cells = sheet(rows, f"{whose}\neach beside the synthetic image (left) that resembles it, most alike first")
     for axes, name, picture in cells:
         axes.imshow(picture)
         axes.set_title(name, fontsize=6)

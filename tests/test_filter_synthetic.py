@@ -172,7 +172,7 @@ def test_the_results_count_every_image(filtered):
 
 @pytest.fixture(scope="module")
 def drawn(corpus, synthetic) -> dict[str, Figure]:
-    """The figures of a run with --show_real by the names of their files, which are in corpus/shown; its words beside it."""
+    """The figures of a run with --show_real by the names of their files, all in corpus/shown; shown.txt: its lines."""
     figures, save, words = {}, filter_figures.save, io.StringIO()
 
     def keep(figure: Figure, file: Path, private: bool = False) -> None:
