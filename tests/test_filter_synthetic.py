@@ -228,11 +228,13 @@ def test_the_ranks_of_each_condition_are_drawn_best_first(drawn, corpus):
     ticks = [tick.get_text() for tick in axes.get_yticklabels()]
     medians, of_kept, chance = axes.lines
     assert len(ticks) == len(of_label) and (np.diff(medians.get_xdata()) >= 0).all()
-    for tick, median, kept in zip(ticks, medians.get_xdata(), of_kept.get_xdata(), strict=True):
+    halves = axes.collections[0].get_segments()
+    for tick, median, kept, half in zip(ticks, medians.get_xdata(), of_kept.get_xdata(), halves, strict=True):
         own = of_label[tick.partition(" ")[0]]
         best = [row["phenotype_rank"] for row in own if row["kept"]]
         assert tick.endswith(f"({len(best)} of {len(own)} kept)")
-        assert median == np.median([row["phenotype_rank"] for row in own])
+        ranks = [row["phenotype_rank"] for row in own]
+        assert (half[0][0], median, half[1][0]) == pytest.approx(np.quantile(ranks, [0.25, 0.5, 0.75]))
         assert kept == np.median(best) if best else np.isnan(kept)
     assert chance.get_xdata()[0] == (len(names) + 1) / 2
     assert axes.get_title().startswith("SIMULATED: ")
@@ -250,6 +252,9 @@ def test_photographs_are_drawn_on_demand_alone_each_beside_what_resembles_it(dra
     nearest = {row["synthetic_id"]: row["nearest_real_id"] for row in scores(corpus / "shown").values()}
     for (synthetic_id, _, _), (photograph, _, _) in zip(pairs[::2], pairs[1::2], strict=True):
         assert photograph == f"photograph {nearest[synthetic_id]}"
+    kept = [row for row in scores(corpus / "shown").values() if row["kept"]]
+    likest = {max(kept, key=lambda row: row[score])["synthetic_id"] for score in ("copy_score", "person_similarity")}
+    assert likest <= {title for title, _, _ in pairs[:4:2]}  # they come first
 
 
 def test_the_sheet_of_photographs_is_private_never_published_and_gone_after_a_run_without_it(
