@@ -5,6 +5,7 @@ for all of them: see faces.Detector."""
 
 import os
 import sys
+import weakref
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -223,8 +224,7 @@ class FaceLandmarker(FaceNetwork):
     It reports no score: each face that passes MediaPipe's own threshold of 0.5 gets 1. It is made for faces near the
     camera: one that is narrower than about a tenth of the picture is not found, so a border makes it find fewer. The
     box is the smallest that holds all points, so it ends at the forehead's upper rim and is narrower than other
-    detectors' boxes. A detector that is still referred to when Python ends, as by a global variable, causes a harmless
-    TypeError there."""
+    detectors' boxes."""
 
     FIVE_POINTS = (468, 473, 4, 61, 291)  # pupils, tip of the nose, mouth corners; image left first
     MOST_FACES = 8
@@ -244,6 +244,7 @@ class FaceLandmarker(FaceNetwork):
         except Exception as error:  # a RuntimeError or ValueError, by release
             text = "MediaPipe cannot read it; name a face_landmarker.task file"
             raise InputError(f"--detector_model {model}: {text}") from error
+        weakref.finalize(self, self.network.close)  # at exit at the latest, before what it needs is gone
         self.as_image = lambda image: mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image))
 
     def find(self, images: np.ndarray) -> list[Candidates]:
