@@ -74,7 +74,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backbone", type=dataset_argument, default="demo_models/backbone", help=text)
     text = "file of a face-recognition network (ONNX) that tells persons apart (default: the backbone does)"
     add("--face_embedder", type=path_argument, help=text)
+<<<<<<< HEAD
     text = "descriptor of phenotype_probability; dense requires mediapipe (default: probe; under paper: paper)"
+=======
+    text = (
+        "weights of a copy-detection network (SSCD, ResNet-50) that finds candidates for copies (default: the backbone)"
+    )
+    add("--copy_network", type=path_argument, metavar="FILE", help=text)
+    text = "descriptor of phenotype_probability (default: probe; under paper: paper)"
+>>>>>>> h-B2
     add("--descriptor", choices=DESCRIPTORS, help=text)
     text = "weights for LPIPS: a file, or random, whose column is called lpips_random (default: no LPIPS)"
     add("--lpips", type=path_argument, metavar="FILE|random", help=text)
@@ -176,6 +184,7 @@ def main(args: argparse.Namespace) -> None:
 def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[Examiner, object, str | None]:
     """The networks that look at pictures, the LPIPS network if there is one, and the name of its column."""
     from classification.backbones import load_backbone
+    from generation.copy_network import load_copy_network
     from generation.face_examination import Examiner
     from generation.perceptual_distance import load_lpips
     from imaging import faces
@@ -190,7 +199,9 @@ def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[E
     )
     embedder = load_embedder(args.face_embedder, device.type) if args.face_embedder else None
     lpips, column = load_lpips(str(args.lpips), device) if args.lpips else (None, None)
-    return Examiner(detector, backbone, device, embedder, args.face_threshold, args.face_border), lpips, column
+    copy_network = load_copy_network(args.copy_network, device) if args.copy_network else None
+    examiner = Examiner(detector, backbone, device, embedder, args.face_threshold, args.face_border, copy_network)
+    return examiner, lpips, column
 
 
 def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner) -> dict:
@@ -199,7 +210,7 @@ def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner) ->
     from harness.weights_digest import weights_sha256
 
     settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
-    files = {name: getattr(args, name) for name in ("detector_model", "face_embedder", "lpips")}
+    files = {name: getattr(args, name) for name in ("detector_model", "face_embedder", "copy_network", "lpips")}
     settings |= {name: sha256_of(file) for name, file in files.items() if file and file.is_file()}
     settings |= {"fingerprint": inputs.images._fingerprint, "synthetic": inputs.fingerprints}
     settings["backbone_sha256"] = weights_sha256(examiner.backbone.network)

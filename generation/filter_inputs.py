@@ -16,6 +16,8 @@ from generation.synthetic_images import folder_of
 from generation.synthetic_mix import LIGHT_COLUMNS, class_numbers
 from harness.errors import InputError
 
+ROWS_AT_ONCE = 1000  # of synthetic images whose sources are checked
+
 
 @dataclasses.dataclass
 class Side:
@@ -121,8 +123,10 @@ def sources_below_training_side(inputs: Inputs) -> list[str]:
     for side in [side for side in inputs.sides if side.name != foreign_images.UNKNOWN]:
         seen: set[str] = set()
         for part, rows in zip(inputs.parts, side.rows, strict=True):
-            for sources in part.select_columns(["source_sha256"]).select(rows)["source_sha256"][:]:
-                seen.update(sources or ())
+            column = part.select_columns(["source_sha256"])
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                for sources in column.select(rows[start : start + ROWS_AT_ONCE])["source_sha256"][:]:
+                    seen.update(sources or ())
         conditions = {label_of[digest] for digest in seen}
         training = {inputs.digests[row] for row in side.fold.train.tolist()}
         of_conditions = {digest for digest in training if label_of[digest] in conditions}
@@ -144,5 +148,7 @@ def admit(inputs: Inputs) -> None:
             continue
         guard = Guard(protocols.of_photographs(side.fold, len(inputs.images)), columns)
         for part, rows in zip(inputs.parts, side.rows, strict=True):
-            light = part.select_columns(list(LIGHT_COLUMNS)).select(rows)
-            guard.admit_synthetic({name: light[name][:] for name in LIGHT_COLUMNS}, simulated)
+            light = part.select_columns(list(LIGHT_COLUMNS))
+            for start in range(0, len(rows), ROWS_AT_ONCE):  # each row lists all its sources
+                some = light.select(rows[start : start + ROWS_AT_ONCE])
+                guard.admit_synthetic({name: some[name][:] for name in LIGHT_COLUMNS}, simulated)

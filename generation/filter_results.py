@@ -17,6 +17,7 @@ from generation.filter_inputs import Inputs, Side
 from generation.fold_filter import FoldFilter
 from generation.scored_images import read_scores, write_scored
 from generation.selection import Selection, select
+from generation.stored_rows import StoredRows
 from harness.errors import InputError, one_line
 from harness.files import sha256_of, write_json
 
@@ -58,7 +59,7 @@ def select_images(
     blocks, scores, identities = [], [], []
     for name, side, number, rows in inputs.blocks(batch_size):
         blocks.append((number, rows))
-        scores.append(read_scores(work / "scores" / f"{name}.parquet").assign(side=side.name))
+        scores.append(read_scores(work / "scores" / f"{name}.parquet", scalars_only=True).assign(side=side.name))
         identities.append(work / "scores" / f"{name}.npy")
     table = pd.concat(scores, ignore_index=True)
     labels = np.array(inputs.images["label"][:])
@@ -90,7 +91,8 @@ def write_results(
 ) -> None:
     """Everything that stands in the output folder when a run is done, but its record."""
     blocks = [(inputs.parts[number], rows) for number, rows in outcome.blocks]
-    arguments = (outcome.scores, inputs.class_names, lpips_column, kept_only)
+    score_files = [file.with_suffix(".parquet") for file in outcome.identity_files]
+    arguments = (score_files, outcome.scores, inputs.class_names, lpips_column, kept_only)
     write_scored(folder, blocks, *arguments, folder / "work" / "rows")
     compared_with = {
         side.fold.generator_number: [inputs.digests[row] for row in side.fold.train.tolist()]
@@ -98,10 +100,8 @@ def write_results(
         if side.name != foreign_images.UNKNOWN
     }
     score_provenance.write_record(folder, load_synthetic(str(folder)), settings, compared_with)
-    generators = np.array(
-        [value for number, rows in outcome.blocks for value in np.array(inputs.parts[number]["generator"][:])[rows]],
-        dtype=object,
-    )
+    of_parts = [np.array(part["generator"][:], dtype=object) for part in inputs.parts]
+    generators = np.concatenate([of_parts[number][rows] for number, rows in outcome.blocks])
     results = {
         "simulated": is_simulated(inputs.images),
         "ranked_by": ranked_by,
@@ -161,15 +161,9 @@ def set_comparison(side: Side, inputs: Inputs, photographs: Examined, outcome: O
         return str(error)
 
 
-def identities_of(outcome: Outcome, chosen: np.ndarray) -> np.ndarray:
-    """The identities (k, e) of the images chosen (m,) bool, block by block."""
-    parts, start = [], 0
-    for file, (_, rows) in zip(outcome.identity_files, outcome.blocks, strict=True):
-        of_block = chosen[start : start + len(rows)]
-        start += len(rows)
-        if of_block.any():
-            parts.append(np.load(file, mmap_mode="r")[of_block].astype(np.float32))
-    return np.concatenate(parts)
+def identities_of(outcome: Outcome, chosen: np.ndarray) -> StoredRows:
+    """The identities (k, e) of the images chosen (m,) bool."""
+    return StoredRows(outcome.identity_files, [len(rows) for _, rows in outcome.blocks], chosen)
 
 
 def privacy_report(
