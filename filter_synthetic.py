@@ -74,15 +74,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backbone", type=dataset_argument, default="demo_models/backbone", help=text)
     text = "file of a face-recognition network (ONNX) that tells persons apart (default: the backbone does)"
     add("--face_embedder", type=path_argument, help=text)
-<<<<<<< HEAD
-    text = "descriptor of phenotype_probability; dense requires mediapipe (default: probe; under paper: paper)"
-=======
-    text = (
-        "weights of a copy-detection network (SSCD, ResNet-50) that finds candidates for copies (default: the backbone)"
-    )
+    text = "weights of a copy-detection network (SSCD, ResNet-50) that finds candidates for copies (default: the backbone)"
     add("--copy_network", type=path_argument, metavar="FILE", help=text)
-    text = "descriptor of phenotype_probability (default: probe; under paper: paper)"
->>>>>>> h-B2
+    text = "descriptor of phenotype_probability; dense requires mediapipe (default: probe; under paper: paper)"
     add("--descriptor", choices=DESCRIPTORS, help=text)
     text = "weights for LPIPS: a file, or random, whose column is called lpips_random (default: no LPIPS)"
     add("--lpips", type=path_argument, metavar="FILE|random", help=text)
