@@ -74,7 +74,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backbone", type=dataset_argument, default="demo_models/backbone", help=text)
     text = "file of a face-recognition network (ONNX) that tells persons apart (default: the backbone does)"
     add("--face_embedder", type=path_argument, help=text)
-    text = "weights of a copy-detection network (SSCD, ResNet-50) that finds candidates for copies (default: the backbone)"
+    text = "weights of SSCD, a copy-detection network, which finds candidates for copies (default: the backbone)"
     add("--copy_network", type=path_argument, metavar="FILE", help=text)
     text = "descriptor of phenotype_probability; dense requires mediapipe (default: probe; under paper: paper)"
     add("--descriptor", choices=DESCRIPTORS, help=text)
