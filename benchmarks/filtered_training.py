@@ -8,6 +8,7 @@ runs and results are kept, so a stopped study continues where it was; --results_
 
 import argparse
 import dataclasses
+import functools
 import shutil
 import sys
 from pathlib import Path
@@ -45,10 +46,11 @@ from simulation.people import COUNTRY_ANCESTRY
 
 # ---- the plan
 FOLD, SIDE_PX = 0, 128
+DRAWN_PX = 160  # side of the photographs that only readings are made of
 CORPUS_SEED, READER_SEED, OTHERS_SEED = 2501, 2503, 2504
 OVERFITTED = "overfitted"  # the generator whose adapters saw one photograph each
-NUM_READ_PEOPLE, NUM_ERROR_PEOPLE = 600, 200  # on whom readings are fitted, and on whom their errors are measured
-OTHERS_PER_CONDITION = 12
+NUM_READ_PEOPLE, NUM_ERROR_PEOPLE = 400, 160  # on whom readings are fitted, and on whom their errors are measured
+OTHERS_PER_CONDITION = 8
 LEAST_R2 = 0.2  # of a parameter that counts as read
 MISTAKEN = 0.05  # share of other people with the condition that count as memorised
 ARMS = ("ours", "paper", "random")
@@ -129,11 +131,11 @@ def selected_by_cosine(folder: Path, scored: datasets.Dataset, count: int) -> np
     return rows
 
 
-def classify(output: Path, dataset: Path, seed: int, args: argparse.Namespace, *mix: object) -> Path:
-    """A linear probe on the fold's training side and what `mix` adds to it, unless it exists."""
+def classify(output: Path, dataset: Path, seeds: list[int], args: argparse.Namespace, *mix: object) -> Path:
+    """Linear probes on the fold's training side and what `mix` adds to it, unless they exist."""
     if not (output / "run.json").is_file():
         flags = ["--dataset_name", dataset, "--backbone", BACKBONE, "--fold", FOLD, "--recipe", "linear_probe"]
-        flags += ["--seeds", seed, "--no-save_models", *mix]
+        flags += ["--seeds", *seeds, "--no-save_models", *mix]
         launch("train_classifier.py", *flags, "--cache_dir", args.work_dir / "pixels", "--output_dir", output)
     return output
 
@@ -157,7 +159,7 @@ def drawn(photographs: list[photography.Photograph], seed: int, title: str) -> t
     parameters (n, p)."""
     pictures, parameters = [], []
     for photograph in tqdm(photographs, desc=title):
-        picture, points, person, _, _ = photography.take(photograph, 2 * SIDE_PX, seed)
+        picture, points, person, _, _ = photography.take(photograph, DRAWN_PX, seed)
         pictures.append(faces.align(np.ascontiguousarray(picture), points[:5], SIDE_PX))
         parameters.append([person.z[name] for name in phenotypes.parameters()])
     return np.stack(pictures), np.array(parameters)
@@ -248,6 +250,45 @@ class Study:
             [planned[image_id] for image_id in image_ids],
         )
 
+    @functools.cached_property
+    def examiner(self) -> Examiner:
+        """Detects, aligns and embeds faces as the filter does by default."""
+        detector = CachedDetector(faces.load_detector("mtcnn"), self.args.work_dir / "pixels")
+        return Examiner(detector, load_backbone(str(BACKBONE)), "cpu")
+
+    @functools.cached_property
+    def identities(self) -> np.ndarray:
+        """(n, d) embeddings of the photographs' faces, nan without one."""
+        return examined(self.examiner, self.images, "photographs").identities
+
+    @functools.cached_property
+    def vae(self) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self.args.base, subfolder="vae", torch_dtype=torch.float32).eval()
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        return Reader.fitted(self.vae)
+
+    @functools.cached_property
+    def others(self) -> np.ndarray:
+        """Pictures of other people with the study's conditions, OTHERS_PER_CONDITION each, in the order of labels."""
+        conditions = {condition.abbr: condition for condition in phenotypes.conditions()}
+        countries, plans = list(COUNTRY_ANCESTRY), []
+        for name in self.images.features["label"].names:
+            for _ in range(OTHERS_PER_CONDITION):
+                plans.append(plan_of(len(plans), conditions[name], countries[len(plans) % len(countries)]))
+        return through(self.vae, drawn(plans, OTHERS_SEED, "other people")[0])
+
+    @functools.cached_property
+    def again(self) -> np.ndarray:
+        """New pictures (n, ..) of the people in the photographs, in another pose, light and expression."""
+        first = 10 * len(self.planned)  # a number that no photograph of the corpus has
+        plans = [
+            dataclasses.replace(photograph, number=first + i, taken=first + i, duplicate_of=None)
+            for i, photograph in enumerate(self.planned)
+        ]
+        return through(self.vae, drawn(plans, CORPUS_SEED, "new photographs")[0])
+
     def sources(self, scored: datasets.Dataset) -> np.ndarray:
         """Rows of the photographs that a generator's adapters were trained on. An adapter's own have its label."""
         named = {digest for digests in scored["source_sha256"][:] for digest in digests}
@@ -267,15 +308,13 @@ def examined(examiner: Examiner, pictures: datasets.Dataset, title: str) -> Exam
     return Examined.joined(parts)
 
 
-def attack_record(study: Study, photographs: Examined, of: Examined, scored: datasets.Dataset, chosen: np.ndarray):
+def attack_record(study: Study, of: Examined, scored: datasets.Dataset, chosen: np.ndarray) -> dict | str:
     """The membership attack with the images chosen (m,) bool, or why there is none."""
     sources = study.sources(scored)
     is_member = np.isin(study.groups, study.groups[sources]) & np.isin(np.arange(len(study.groups)), study.fold.train)
     rows = np.flatnonzero(is_member | np.isin(np.arange(len(study.groups)), study.fold.test))
-    rows = rows[np.isfinite(photographs.identities[rows]).all(axis=1)]
-    people = membership_attack.People(
-        photographs.identities[rows], study.labels[rows], study.groups[rows], is_member[rows]
-    )
+    rows = rows[np.isfinite(study.identities[rows]).all(axis=1)]
+    people = membership_attack.People(study.identities[rows], study.labels[rows], study.groups[rows], is_member[rows])
     chosen = chosen & np.isfinite(of.identities).all(axis=1)
     try:
         return membership_attack.attack(people, of.identities[chosen], np.array(scored["label"][:])[chosen]).record()
@@ -283,87 +322,75 @@ def attack_record(study: Study, photographs: Examined, of: Examined, scored: dat
         return str(error)
 
 
-def memorised(study: Study, reader: Reader, scored: datasets.Dataset, others: np.ndarray, again: np.ndarray):
-    """Which images (m,) bool are nearer to a person whom their adapter saw than other people are; the threshold, and
-    the share of new photographs of these people that it recognises.
-
-    others: pictures of other people with the study's conditions, OTHERS_PER_CONDITION each, in the order of the labels;
-    again (n, ..): new pictures of the people in the photographs. All went through the autoencoder."""
-    sources = study.sources(scored)
+def memorised(study: Study, scored: datasets.Dataset) -> tuple[np.ndarray, dict]:
+    """Which images (m,) bool are nearer to a person whom their adapter saw than other people are; and for the record
+    the threshold, and the share of new photographs of these people that it recognises."""
+    sources, names = study.sources(scored), study.images.features["label"].names
     people = study.true[sources], study.labels[sources]
-    classes = np.repeat(np.arange(len(study.images.features["label"].names)), OTHERS_PER_CONDITION)
-    distances = nearest_source(reader, others, classes, *people)
+    distances = nearest_source(
+        study.reader, study.others, np.repeat(np.arange(len(names)), OTHERS_PER_CONDITION), *people
+    )
     threshold = np.quantile(distances[np.isfinite(distances)], MISTAKEN)
-    recognised = nearest_source(reader, again[sources], study.labels[sources], *people) < threshold
+    recognised = nearest_source(study.reader, study.again[sources], study.labels[sources], *people) < threshold
     samples = np.stack([np.asarray(row["image"].resize((SIDE_PX, SIDE_PX))) for row in scored.select_columns("image")])
-    flags = nearest_source(reader, samples, np.array(scored["label"][:]), *people) < threshold
-    return flags, float(threshold), float(recognised.mean())
+    flags = nearest_source(study.reader, samples, np.array(scored["label"][:]), *people) < threshold
+    facts = {"threshold": float(threshold), "others_counted_by_mistake": MISTAKEN}
+    facts |= {"n_parameters": int(study.reader.kept.sum()), "new_photographs_recognised": float(recognised.mean())}
+    return flags, facts
 
 
-def measured(name: str, study: Study, examiner: Examiner, photographs: Examined, reader_of: dict) -> dict:
+def measured(name: str, study: Study) -> dict:
     """The record of one generator: attacks before and after filtering, memorised images and those taken away."""
     scored = load_synthetic(str(study.args.work_dir / name / "filtered"))
-    of = examined(examiner, scored, name)
+    of = examined(study.examiner, scored, name)
     kept = np.array(scored["kept"][:], bool)
     reasons = [reason or "" for reason in scored["reject_reason"][:]]
-    private = np.array([reason.startswith(("near copy of", "resembles the person of")) for reason in reasons])
-    no_face = np.array(["no face" in reason for reason in reasons])
-    flags, threshold, recognised = memorised(study, scored=scored, **reader_of)
-    taken = {"not rejected for privacy or face": ~private & ~no_face, "kept": kept}
+    copies = np.array([reason.startswith("near copy of") for reason in reasons])
+    persons = np.array([reason.startswith("resembles the person of") for reason in reasons])
+    faceless = ~np.isfinite(of.identities).all(axis=1)
+    private = copies | persons
+    flags, facts = memorised(study, scored)
+    chosen = {"before filtering": ~faceless, "not rejected": ~private & ~faceless, "kept": kept}
+    counts = {"near copy": copies, "same person": persons, "no face": faceless & ~private}
+    counts |= {"not among the best of its condition": ~private & ~faceless & ~kept}
     return {
         "simulated": True,
         "n_images": len(scored),
         "n_kept": int(kept.sum()),
         "n_source_photographs": len(study.sources(scored)),
-        "rejected": {
-            "near copy": sum(reason.startswith("near copy of") for reason in reasons),
-            "same person": sum(reason.startswith("resembles the person of") for reason in reasons),
-            "no face": int(no_face.sum()),
-            "not among the best of its condition": int((~private & ~no_face & ~kept).sum()),
-        },
-        "attack": {"before filtering": attack_record(study, photographs, of, scored, np.ones(len(kept), bool))}
-        | {name: attack_record(study, photographs, of, scored, chosen) for name, chosen in taken.items()},
-        "memorised": {
-            "threshold": threshold,
-            "new photographs of source people recognised": recognised,
-            "others counted by mistake": MISTAKEN,
+        "rejected": {reason: int(rows.sum()) for reason, rows in counts.items()},
+        "attack": {when: attack_record(study, of, scored, rows) for when, rows in chosen.items()},
+        "memorised": facts
+        | {
+            "rows": np.flatnonzero(flags).tolist(),
             "n": int(flags.sum()),
+            "n_without_face": int((flags & faceless).sum()),
             "n_rejected_for_privacy": int((flags & private).sum()),
             "n_kept": int((flags & kept).sum()),
-            "n_not_memorised": int((~flags).sum()),
-            "n_not_memorised_rejected_for_privacy": int((~flags & private).sum()),
-            "rows": np.flatnonzero(flags).tolist(),
+            "n_others": int((~flags).sum()),
+            "n_others_rejected_for_privacy": int((~flags & private).sum()),
         },
     }
 
 
-def trained(name: str, seed: int, dataset: Path, images: Path, study: Study, flagged: list[int]) -> dict:
-    """The probes of one generator's arms, and how many of each selection's images are memorised."""
-    args, folder = study.args, study.args.work_dir / name
+def trained(name: str, dataset: Path, images: Path, args: argparse.Namespace) -> dict:
+    """The probes of one generator's arms, and which of its images the selections chose."""
+    folder, seed = args.work_dir / name, int(name.removeprefix("seed"))
     scored = load_synthetic(str(folder / "filtered"))
     kept = np.flatnonzero(scored["kept"][:])
     by_cosine = selected_by_cosine(folder / "by_cosine", scored, len(kept))
+    classify(folder / "ours", dataset, [seed], args, "--synthetic_dataset", folder / "filtered")
+    classify(folder / "paper", dataset, [seed], args, "--synthetic_dataset", folder / "by_cosine")
     top = ("--synthetic_top_n", len(kept))
-    classify(folder / "ours", dataset, seed, args, "--synthetic_dataset", folder / "filtered")
-    classify(folder / "paper", dataset, seed, args, "--synthetic_dataset", folder / "by_cosine")
-    classify(folder / "random", dataset, seed, args, "--synthetic_dataset", images, *top)
-    classify(folder / "alone", dataset, seed, args)
-    shares = {"ours": np.isin(kept, flagged).mean(), "paper": np.isin(by_cosine, flagged).mean()}
-    shares["random"] = len(flagged) / len(scored)  # expected
-    conditions = {"ours": scored.select(kept)["label"][:], "paper": scored.select(by_cosine)["label"][:]}
-    return {
-        "n_images": len(kept),
-        "memorised_share": {arm: float(share) for arm, share in shares.items()},
-        "n_conditions": {arm: len(set(labels)) for arm, labels in conditions.items()},
-    }
+    classify(folder / "random", dataset, [seed], args, "--synthetic_dataset", images, *top)
+    return {"n_images": len(kept), "ours": kept.tolist(), "paper": by_cosine.tolist()}
 
 
 def compared(args: argparse.Namespace) -> list[dict]:
     """Paired differences of top-1 and top-5 over the seeds."""
     folders = [args.work_dir / f"seed{seed}" for seed in args.seeds]
-    predictions = {
-        arm: prediction_files.read_predictions([folder / arm for folder in folders]) for arm in ("alone", *ARMS)
-    }
+    predictions = {arm: prediction_files.read_predictions([folder / arm for folder in folders]) for arm in ARMS}
+    predictions["alone"] = prediction_files.read_predictions(args.work_dir / "alone")
     pairs = [("alone", arm) for arm in ARMS] + [("paper", "ours"), ("random", "ours")]
     rows = []
     for a, b in pairs:
@@ -391,16 +418,18 @@ def print_generator(name: str, record: dict) -> None:
     found = record["memorised"]
     print(
         f"  memorised: {found['n']} images, {found['n_rejected_for_privacy']} of them rejected for privacy, "
-        f"{found['n_kept']} kept; of the {found['n_not_memorised']} others "
-        f"{found['n_not_memorised_rejected_for_privacy']} are rejected for privacy; the definition recognises "
-        f"{100 * found['new photographs of source people recognised']:.0f} % of new photographs of source people"
+        f"{found['n_without_face']} without a face, {found['n_kept']} kept; of the {found['n_others']} others "
+        f"{found['n_others_rejected_for_privacy']} are rejected for privacy; the definition recognises "
+        f"{100 * found['new_photographs_recognised']:.0f} % of new photographs of the adapters' people"
     )
 
 
-def print_training(record: dict) -> None:
-    for seed, selection in record["selections"].items():
-        shares = ", ".join(f"{arm} {100 * share:.0f} %" for arm, share in selection["memorised_share"].items())
-        print(f"SIMULATED, seed {seed}: {selection['n_images']} images per arm; memorised: {shares}")
+def print_training(record: dict, memorised_of: dict[str, dict]) -> None:
+    """memorised_of: seed -> the record of its generator's memorised images."""
+    for seed, chosen in record["selections"].items():
+        found = memorised_of[seed]["rows"]
+        shares = ", ".join(f"{arm} {np.isin(found, chosen[arm]).sum()}" for arm in ("ours", "paper"))
+        print(f"SIMULATED, seed {seed}: {chosen['n_images']} images per arm; memorised among them: {shares}")
     for row in record["differences"]:
         top1 = row["top1"]
         print(
@@ -430,57 +459,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
-    names = [OVERFITTED, *(f"seed{seed}" for seed in args.seeds)]
-    files = {name: args.results_dir / f"{name}.json" for name in names}
+    seeds = {str(seed): f"seed{seed}" for seed in args.seeds}
+    files = {name: args.results_dir / f"{name}.json" for name in (OVERFITTED, *seeds.values(), "training")}
     if not args.report:
         args.results_dir.mkdir(parents=True, exist_ok=True)
         dataset = build_corpus(args)
-        images = {name: generate(name, dataset, args) for name in tqdm(names, desc="generators")}
-        for name in names:
-            filtered(name, images[name], dataset, args)
-        study = Study.opened(dataset, args)
-        measure(names, files, study)
-        if not (args.results_dir / "training.json").is_file():
-            selections = {}
-            for seed in args.seeds:
-                name = f"seed{seed}"
-                flagged = read_json(files[name], "delete it and run this again")["memorised"]["rows"]
-                selections[str(seed)] = trained(name, seed, dataset, images[name], study, flagged)
-            record = {"simulated": True, "selections": selections, "differences": compared(args)}
-            write_json(args.results_dir / "training.json", record)
-    for name, file in files.items():
-        print_generator(name, read_json(file, "run this without --report"))
-    print_training(read_json(args.results_dir / "training.json", "run this without --report"))
-
-
-def measure(names: list[str], files: dict[str, Path], study: Study) -> None:
-    """A record of each generator that has none yet."""
-    args = study.args
-    pending = [name for name in names if not files[name].is_file()]
-    if not pending:
-        return
-    detector = CachedDetector(faces.load_detector("mtcnn"), args.work_dir / "pixels")
-    examiner = Examiner(detector, load_backbone(str(BACKBONE)), "cpu")
-    photographs = examined(examiner, study.images, "photographs")
-    vae = AutoencoderKL.from_pretrained(args.base, subfolder="vae", torch_dtype=torch.float32).eval()
-    reader = Reader.fitted(vae)
-    conditions = {condition.abbr: condition for condition in phenotypes.conditions()}
-    countries, others = list(COUNTRY_ANCESTRY), []
-    for name in study.images.features["label"].names:
-        for _ in range(OTHERS_PER_CONDITION):
-            others.append(plan_of(len(others), conditions[name], countries[len(others) % len(countries)]))
-    number = 10 * len(study.planned)  # of photographs that the corpus does not have
-    again = [
-        dataclasses.replace(photograph, number=number + i, taken=number + i, duplicate_of=None)
-        for i, photograph in enumerate(study.planned)
-    ]
-    reader_of = {
-        "reader": reader,
-        "others": through(vae, drawn(others, OTHERS_SEED, "other people")[0]),
-        "again": through(vae, drawn(again, CORPUS_SEED, "new photographs")[0]),
-    }
-    for name in pending:
-        write_json(files[name], measured(name, study, examiner, photographs, reader_of))
+        study, selections = Study.opened(dataset, args), {}
+        for name in (OVERFITTED, *seeds.values()):
+            images = generate(name, dataset, args)
+            filtered(name, images, dataset, args)
+            if not files[name].is_file():
+                write_json(files[name], measured(name, study))
+            if name != OVERFITTED:
+                selections[name.removeprefix("seed")] = trained(name, dataset, images, args)
+        classify(args.work_dir / "alone", dataset, args.seeds, args)
+        write_json(files["training"], {"simulated": True, "selections": selections, "differences": compared(args)})
+    records = {name: read_json(file, "run this without --report") for name, file in files.items()}
+    for name in (OVERFITTED, *seeds.values()):
+        print_generator(name, records[name])
+    print_training(records["training"], {seed: records[name]["memorised"] for seed, name in seeds.items()})
 
 
 if __name__ == "__main__":
