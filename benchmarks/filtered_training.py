@@ -51,6 +51,7 @@ CORPUS_SEED, READER_SEED, OTHERS_SEED = 2501, 2503, 2504
 OVERFITTED = "overfitted"  # the generator whose adapters saw one photograph each
 NUM_READ_PEOPLE, NUM_ERROR_PEOPLE = 400, 160  # on whom readings are fitted, and on whom their errors are measured
 OTHERS_PER_CONDITION = 8
+ORIENTATIONS = 8  # of gradients
 LEAST_R2 = 0.2  # of a parameter that counts as read
 MISTAKEN = 0.05  # share of other people with the condition that count as memorised
 ARMS = ("ours", "paper", "random")
@@ -131,11 +132,11 @@ def selected_by_cosine(folder: Path, scored: datasets.Dataset, count: int) -> np
     return rows
 
 
-def classify(output: Path, dataset: Path, seeds: list[int], args: argparse.Namespace, *mix: object) -> Path:
-    """Linear probes on the fold's training side and what `mix` adds to it, unless they exist."""
+def classify(output: Path, dataset: Path, seed: int, args: argparse.Namespace, *mix: object) -> Path:
+    """A linear probe on the fold's training side and what `mix` adds to it, unless it exists."""
     if not (output / "run.json").is_file():
         flags = ["--dataset_name", dataset, "--backbone", BACKBONE, "--fold", FOLD, "--recipe", "linear_probe"]
-        flags += ["--seeds", *seeds, "--no-save_models", *mix]
+        flags += ["--seeds", seed, "--no-save_models", *mix]
         launch("train_classifier.py", *flags, "--cache_dir", args.work_dir / "pixels", "--output_dir", output)
     return output
 
@@ -145,12 +146,15 @@ def classify(output: Path, dataset: Path, seeds: list[int], args: argparse.Names
 
 def reading_features(pictures: np.ndarray) -> np.ndarray:
     """Oriented gradients and coarse colours (n, d) of aligned pictures (n, SIDE_PX, SIDE_PX, 3) uint8."""
-    gradients = cv2.HOGDescriptor((SIDE_PX,) * 2, (32, 32), (16, 16), (16, 16), 9)
     rows = []
     for picture in pictures:
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        coarse = cv2.resize(picture, (16, 16), interpolation=cv2.INTER_AREA)
-        rows.append(np.concatenate([gradients.compute(grey).ravel(), coarse.ravel() / 255]))
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        strength, angle = cv2.cartToPolar(*(cv2.Sobel(grey, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1))))
+        sector = (angle * (ORIENTATIONS / (2 * np.pi))).astype(int) % ORIENTATIONS
+        maps = np.stack([strength * (sector == k) for k in range(ORIENTATIONS)], axis=-1)
+        gradients = np.sqrt(cv2.resize(maps, (16, 16), interpolation=cv2.INTER_AREA).ravel())
+        coarse = cv2.resize(picture, (16, 16), interpolation=cv2.INTER_AREA).ravel() / 255
+        rows.append(np.concatenate([gradients / gradients.mean(), coarse]))
     return np.stack(rows)
 
 
@@ -379,10 +383,10 @@ def trained(name: str, dataset: Path, images: Path, args: argparse.Namespace) ->
     scored = load_synthetic(str(folder / "filtered"))
     kept = np.flatnonzero(scored["kept"][:])
     by_cosine = selected_by_cosine(folder / "by_cosine", scored, len(kept))
-    classify(folder / "ours", dataset, [seed], args, "--synthetic_dataset", folder / "filtered")
-    classify(folder / "paper", dataset, [seed], args, "--synthetic_dataset", folder / "by_cosine")
+    classify(folder / "ours", dataset, seed, args, "--synthetic_dataset", folder / "filtered")
+    classify(folder / "paper", dataset, seed, args, "--synthetic_dataset", folder / "by_cosine")
     top = ("--synthetic_top_n", len(kept))
-    classify(folder / "random", dataset, [seed], args, "--synthetic_dataset", images, *top)
+    classify(folder / "random", dataset, seed, args, "--synthetic_dataset", images, *top)
     return {"n_images": len(kept), "ours": kept.tolist(), "paper": by_cosine.tolist()}
 
 
@@ -472,7 +476,7 @@ def main(args: argparse.Namespace) -> None:
                 write_json(files[name], measured(name, study))
             if name != OVERFITTED:
                 selections[name.removeprefix("seed")] = trained(name, dataset, images, args)
-        classify(args.work_dir / "alone", dataset, args.seeds, args)
+        classify(args.work_dir / "alone", dataset, 0, args)  # nothing in it depends on a seed
         write_json(files["training"], {"simulated": True, "selections": selections, "differences": compared(args)})
     records = {name: read_json(file, "run this without --report") for name, file in files.items()}
     for name in (OVERFITTED, *seeds.values()):
