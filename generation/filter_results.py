@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from curation import protocols
 from curation.opening import is_simulated, load_synthetic
 from generation import foreign_images, membership_attack, privacy, realism, score_provenance
 from generation.face_examination import Examined
@@ -201,15 +202,7 @@ def privacy_report(
 
 def attacks_on(side: Side, inputs: Inputs, photographs: Examined, outcome: Outcome, images: np.ndarray) -> dict:
     """The membership attacks on one generator's images (m,) bool, before and after filtering, and their controls."""
-    columns = {name: np.array(inputs.images[name][:], dtype=object) for name in ("label", "group_id")}
-    rows = np.concatenate([side.fold.train, side.fold.test])
-    rows = rows[np.isfinite(photographs.identities[rows]).all(axis=1)]
-    people = membership_attack.People(
-        photographs.identities[rows],
-        columns["label"][rows].astype(int),
-        columns["group_id"][rows],
-        np.isin(rows, side.fold.train),
-    )
+    people = people_of(side.fold, inputs, photographs.identities, sources_of(inputs, outcome, images))
     labels = outcome.scores["label"].to_numpy()
     has_face = outcome.scores["face_score"].notna().to_numpy()
     rng = np.random.default_rng(0)
@@ -226,6 +219,36 @@ def attacks_on(side: Side, inputs: Inputs, photographs: Examined, outcome: Outco
         except InputError as error:
             records[name] = one_line(error)
     return records
+
+
+def people_of(
+    fold: protocols.Fold, inputs: Inputs, identities: np.ndarray, sources: set[str]
+) -> membership_attack.People:
+    """The people whom an attack on a generator of the fold must tell apart, of those whose faces were found.
+
+    identities (n, d): of all photographs; sources: digests of those that the generator saw. Members are the people in
+    these, and not the whole training side: --k_shot shows a generator a part of it, and the others would hide those who
+    are given away. They take no part, since the filter rejects what resembles them, too. Of images that name no source
+    (unknown origin) all photographs of the side may be members."""
+    labels, groups = np.array(inputs.images["label"][:]), np.array(inputs.images["group_id"][:], dtype=object)
+    seen = fold.train
+    if sources:
+        seen = fold.train[[inputs.digests[row] in sources for row in fold.train.tolist()]]
+        seen = fold.train[np.isin(groups[fold.train], groups[seen])]
+    rows = np.concatenate([seen, fold.test])
+    rows = rows[np.isfinite(identities[rows]).all(axis=1)]
+    return membership_attack.People(identities[rows], labels[rows], groups[rows], np.isin(rows, seen))
+
+
+def sources_of(inputs: Inputs, outcome: Outcome, images: np.ndarray) -> set[str]:
+    """Digests of the photographs that the images (m,) bool were made from, read block by block."""
+    digests, start = set(), 0
+    for number, rows in outcome.blocks:
+        of_block = rows[images[start : start + len(rows)]]
+        start += len(rows)
+        named = inputs.parts[number].select_columns("source_sha256").select(of_block)
+        digests.update(digest for sources in named["source_sha256"][:] for digest in sources)
+    return digests
 
 
 def _attack(

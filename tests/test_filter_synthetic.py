@@ -27,7 +27,16 @@ from classification import weight_files
 from classification.backbones import load_backbone
 from curation import protocols
 from curation.opening import load_images, load_synthetic, photograph_sha256
-from generation import face_examination, filter_figures, filter_files, filter_scoring, fold_filter, synthetic_images
+from generation import (
+    face_examination,
+    filter_figures,
+    filter_files,
+    filter_inputs,
+    filter_results,
+    filter_scoring,
+    fold_filter,
+    synthetic_images,
+)
 from imaging import face_detectors, faces
 from publishing import publishable
 
@@ -380,6 +389,22 @@ def test_the_privacy_report_is_about_these_files_and_fails_closed(filtered, corp
     assert not any("is about another" in line for line in problems)
     assert any("verdict is not green" in line for line in problems)
     assert any("holds images that the filter has not kept" in line for line in problems)
+
+
+def test_members_are_the_people_whose_photographs_the_generator_saw(corpus):
+    """A generator that saw one photograph of each condition must not hide among the others of the training side."""
+    images = load_images(str(corpus / "rdface-sim"))
+    (fold,) = protocols.folds(images, "strict", 0)
+    digests, groups = photograph_sha256(images), np.array(images["group_id"][:], dtype=object)
+    inputs = filter_inputs.Inputs(images, digests, [], [], [], [], [])
+    identities = np.ones((len(images), 2), np.float32)
+    identities[fold.test[0]] = np.nan  # no face was found
+    support = protocols.k_shot(fold, images["label"][:], 1, 0).train
+    people = filter_results.people_of(fold, inputs, identities, {digests[row] for row in support})
+    assert set(people.subjects[people.is_member]) == set(groups[support]) < set(groups[fold.train])
+    assert sorted(people.subjects[~people.is_member]) == sorted(groups[fold.test[1:]])
+    everybody = filter_results.people_of(fold, inputs, identities, set())
+    assert sorted(everybody.subjects[everybody.is_member]) == sorted(groups[fold.train])
 
 
 def test_the_kept_images_alone_are_the_best_of_all_and_no_face_is_detected_twice(
