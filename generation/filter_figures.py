@@ -90,7 +90,7 @@ def draw_scores(scores: pd.DataFrame, ranked_by: str, note: str) -> Figure:
             bar.set_hatch(HATCHES[number % len(HATCHES)])
     axes.set(xlabel=ranked_by.replace("_", " "), ylabel="images")
     axes.set_title(f"{note}synthetic images, by what became of them")
-    axes.legend()
+    axes.legend(loc="upper left")
     return figure
 
 

@@ -244,7 +244,7 @@ class FaceLandmarker(FaceNetwork):
         except Exception as error:  # a RuntimeError or ValueError, by release
             text = "MediaPipe cannot read it; name a face_landmarker.task file"
             raise InputError(f"--detector_model {model}: {text}") from error
-        weakref.finalize(self, self.network.close)  # at exit at the latest, before what it needs is gone
+        weakref.finalize(self, _close, self.network)  # at exit at the latest; MediaPipe itself is too late
         self.as_image = lambda image: mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image))
 
     def find(self, images: np.ndarray) -> list[Candidates]:
@@ -287,6 +287,14 @@ MODEL_FILES = {  # what --detector_model names
     "yunet": "FILE.onnx",
     "mediapipe": "face_landmarker.task",
 }
+
+
+def _close(network) -> None:
+    """Close MediaPipe's network, so that it does not try to when Python's modules are gone and print a traceback."""
+    try:
+        network.close()
+    except RuntimeError:  # it was never used, and Python, which ends, starts no thread any more
+        network._handle = None
 
 
 def _output_of_width(session, width: int) -> str:

@@ -182,7 +182,7 @@ def test_the_results_count_every_image(filtered):
 @pytest.fixture(scope="module")
 def drawn(corpus, synthetic) -> dict[str, Figure]:
     """The figures of a run with --show_real by the names of their files, all in corpus/shown; shown.txt: its lines."""
-    figures, save, words = {}, filter_figures.save, io.StringIO()
+    figures, save = {}, filter_figures.save
 
     def keep(figure: Figure, file: Path, private: bool = False) -> None:
         figures[file.name] = figure
@@ -191,9 +191,8 @@ def drawn(corpus, synthetic) -> dict[str, Figure]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filter_figures, "save", keep)
         flags = command(corpus, synthetic, corpus / "shown", "--per_class", 1, "--show_real")
-        with contextlib.redirect_stdout(words):
+        with (corpus / "shown.txt").open("w") as lines, contextlib.redirect_stdout(lines):
             assert exit_status(filter_synthetic, *flags) == 0
-    (corpus / "shown.txt").write_text(words.getvalue())
     return figures
 
 
