@@ -1,4 +1,4 @@
-"""A network that describes whole pictures so that edited copies of one lie close together: SSCD, its weights from a file.
+"""A network that describes whole pictures so that edited copies of one lie close together: SSCD, weights from a file.
 
     network = load_copy_network(Path("sscd_disc_mixup.torchvision.pt"), "cpu")
     descriptors = network.describe(pictures)    # (n, 512) of length 1; their products are cosines
