@@ -97,10 +97,11 @@ def launch(*command: object) -> None:
 
 def filtered(work_dir: Path, embedder: Path, cache_dir: Path) -> tuple[list[dict], dict]:
     """The rows of the filtered dataset without pictures, and the thresholds."""
-    launch("rdface_dataset.py", "build", work_dir / "raw", "--output_dir", work_dir / "rdface")
-    flags = ["--dataset_name", work_dir / "rdface", "--synthetic_dataset", work_dir / "synthetic"]
-    flags += ["--face_embedder", embedder, "--cache_dir", cache_dir, "--output_dir", work_dir / "filtered"]
-    launch("filter_synthetic.py", *flags)
+    if not (work_dir / "filtered" / "run.json").is_file():  # else an earlier run did this round
+        launch("rdface_dataset.py", "build", work_dir / "raw", "--output_dir", work_dir / "rdface")
+        flags = ["--dataset_name", work_dir / "rdface", "--synthetic_dataset", work_dir / "synthetic"]
+        flags += ["--face_embedder", embedder, "--cache_dir", cache_dir, "--output_dir", work_dir / "filtered"]
+        launch("filter_synthetic.py", *flags)
     columns = ["synthetic_id", "reject_reason", "nearest_real_id", "person_similarity", "copy_score"]
     rows = pq.read_table(work_dir / "filtered" / "synthetic", columns=columns).to_pylist()
     (side,) = json.loads((work_dir / "filtered" / "results.json").read_text())["sides"].values()
@@ -119,7 +120,7 @@ def share(hits: Sequence[bool], people: Sequence[str]) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument("--work_dir", type=Path, required=True, help="new folder; kept")
+    parser.add_argument("--work_dir", type=Path, required=True, help="kept, and rounds done there are not done again")
     text = "folder with photographs.csv and images/ID.1.jpg (neutral), ID.2.jpg (smiling)"
     parser.add_argument("--landmarks_dir", type=Path, required=True, help=text)
     parser.add_argument("--people_dir", type=Path, required=True, help="folder with rd_images/PERSON/*.jpg")
@@ -137,15 +138,18 @@ def main(args: argparse.Namespace) -> None:
         work_dir = args.work_dir.resolve() / f"round{number}"
         kinds = lay_out(work_dir, args.landmarks_dir, args.people_dir, planted, absent)
         rows, thresholds = filtered(work_dir, args.face_embedder.resolve(), args.work_dir.resolve() / "faces")
+        if not all(isinstance(threshold, dict) for threshold in thresholds.values()):
+            raise SystemExit(f"round {number}: a threshold could not be calibrated: {thresholds}")
+        values = {name: threshold["value"] for name, threshold in thresholds.items()}
         with open(work_dir / "raw" / "disease_images.csv", newline="", encoding="utf-8") as table:
             person_of = {Path(row["image_name"]).stem: row["subject_id"] for row in csv.DictReader(table)}
         for row in rows:
             person, kind = kinds[row["synthetic_id"]]
             reason = row["reject_reason"] or ""
-            named = person_of.get(row["nearest_real_id"]) == f"L{person}"
-            copied = reason.startswith("near copy")
-            outcomes.append((person, kind, reason.startswith("resembles"), copied, bool(reason) and named, reason))
-        values = {name: value["value"] if isinstance(value, dict) else value for name, value in thresholds.items()}
+            named = reason.startswith(("near copy", "resembles")) and person_of[row["nearest_real_id"]] == f"L{person}"
+            as_person = (row["person_similarity"] or -1) > values["same person"]
+            as_copy = (row["copy_score"] or 0) > values["near copy"]
+            outcomes.append((person, kind, as_person, as_copy, named, reason))
         print(f"round {number}: {len(person_of)} photographs, {len(rows)} images; thresholds {values}", flush=True)
     for kind in ("planted", "absent"):
         of_kind = [outcome for outcome in outcomes if outcome[1] == kind]

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import nn
 
+from curation import schema
 from generation import fidelity, privacy, realism
 from generation.descriptors import describe
 from generation.face_examination import Examined
-from generation.perceptual_distance import ClassReference, class_reference, mean_lpips
+from generation.perceptual_distance import ClassReference, PhotographFeatures, class_reference, mean_and_nearest_lpips
 from generation.photograph_copies import copies
 from harness.errors import InputError
 
@@ -43,6 +44,7 @@ class FoldFilter:
     thresholds: dict[str, privacy.Threshold | str]  # a text says why there is none
     lpips: nn.Module | None
     references: Mapping[int, ClassReference | None]  # by class number
+    lpips_features: PhotographFeatures | None
 
     @staticmethod
     def fitted_to(photographs: Photographs, kind: str, lpips: nn.Module | None) -> "FoldFilter":
@@ -54,8 +56,17 @@ class FoldFilter:
         references = {}
         for label in np.unique(labels).tolist() if lpips is not None else ():
             references[label] = class_reference(lpips, examined.pixels[labels == label])
+        lpips_features = None if lpips is None else PhotographFeatures(lpips, examined.pixels)
         return FoldFilter(
-            photographs, kind, paper, fitted, calibrated_labels(photographs), thresholds(photographs), lpips, references
+            photographs,
+            kind,
+            paper,
+            fitted,
+            calibrated_labels(photographs),
+            thresholds(photographs),
+            lpips,
+            references,
+            lpips_features,
         )
 
     def score(self, examined: Examined, labels: np.ndarray, lpips_column: str = "lpips") -> dict[str, np.ndarray]:
@@ -68,7 +79,7 @@ class FoldFilter:
         labels = np.where(given, labels, nearest)
         cosines = self.paper.cosine(paper)
         scores = cosines if self.kind == "paper" else self.fitted.scores(described(self.kind, examined))
-        privacy_columns = self.privacy_columns(examined, labels)
+        examination = examine_privacy(self.photographs, examined, labels)
         right = np.full(len(labels), np.nan)
         if self.label_calibration:
             right = np.where(given, np.nan, self.label_calibration.probability(margin))
@@ -87,13 +98,34 @@ class FoldFilter:
             "sharpness": examined.sharpness,
         }
         if self.lpips is not None:
-            of_label = [self.references.get(label) for label in labels.tolist()]
-            columns[lpips_column] = mean_lpips(self.lpips, list(examined.pixels), of_label)
-        return columns | privacy_columns
+            columns |= self.lpips_columns(examined, labels, examination, lpips_column)
+        return columns | self.privacy_columns(examined, examination)
 
-    def privacy_columns(self, examined: Examined, labels: np.ndarray) -> dict[str, np.ndarray]:
+    def lpips_columns(
+        self, examined: Examined, labels: np.ndarray, examination: privacy.Examination, lpips_column: str
+    ) -> dict[str, np.ndarray]:
+        """LPIPS to the photographs of the label, and the nearest photograph by LPIPS; nan if it cannot be decoded.
+
+        The nearest one is looked for among the label's photographs, the likeliest original and the most similar person:
+        with all photographs the comparison would cost as much as all others together."""
+        references, candidates = [], []
+        nearest = zip(examination.copy_rows.tolist(), examination.person_rows.tolist(), strict=True)
+        for label, decoded, rows in zip(labels.tolist(), np.isfinite(examined.sharpness), nearest, strict=True):
+            references.append(self.references.get(label) if decoded else None)
+            own = np.flatnonzero(self.photographs.labels == label).tolist()
+            candidates.append(sorted({row for row in (*rows, *own) if row >= 0}) if decoded else ())
+        means, rows, distances = mean_and_nearest_lpips(
+            self.lpips, examined.pixels, references, candidates, self.lpips_features
+        )
+        ids = np.array([*self.photographs.image_ids, None], dtype=object)  # the last one for row -1, which is none
+        return {
+            lpips_column: means,
+            schema.nearest_by_lpips(lpips_column): distances,
+            schema.NEAREST_ID_BY_LPIPS: ids[rows],
+        }
+
+    def privacy_columns(self, examined: Examined, examination: privacy.Examination) -> dict[str, np.ndarray]:
         """How like each image is to a photograph and to a person, which these are, and why it must be rejected."""
-        examination = examine_privacy(self.photographs, examined, labels)
         measured = {
             name: value if isinstance(value, privacy.Threshold) else _threshold_without_calibration(name)
             for name, value in self.thresholds.items()

@@ -34,11 +34,13 @@ from benchmarks import (
     fastgan_progress,
     fidelity_auc,
     filtered_training,
+    filter_scaling,
     incumbent_way,
     interval_coverage,
     perceptual_speed,
     phenotype_fidelity,
     planted_copies,
+    planted_people,
     restoration_memory,
     simulator_yardsticks,
 )
@@ -194,6 +196,31 @@ def test_build_scaling_finds_re_encoded_copies(tmp_path, capsys, monkeypatch):
     ).num_rows
     assert f"{rows} images: " in printed
     percent(r"; ([\d.]+) % of the copies found", printed)
+
+
+def test_filter_scaling_of_a_few_rows(tmp_path, capsys):
+    """Not of images: the same commands run in test_filter_synthetic.py, and processes of their own cost a minute."""
+    run(filter_scaling, "--work_dir", tmp_path, "--num_images", "--num_rows", 2000)
+    printed = capsys.readouterr().out
+    assert "100.0 % of the first 200 nearest photographs are those that scikit-learn finds" in printed
+    rank, kept = re.search(r"mean rank ([\d.]+), (\d+) kept", printed).groups()
+    assert float(rank) < 20 and 1500 < int(kept) < 2000  # chance: 52; at most 20 images of each condition
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs are not on this machine")
+def test_planted_people_stand_where_the_plan_says(tmp_path):
+    people = planted_people.london_people(SHARED / "real_landmarks")
+    planted, absent = people[:3], people[3:5]
+    folders = (SHARED / "real_landmarks", SHARED / "real_faces")
+    kinds = planted_people.lay_out(tmp_path, *folders, planted, absent)
+    rows = (tmp_path / "raw" / "disease_images.csv").read_text().splitlines()[1:]
+    assert len(rows) == 2 * len(people) - 3 - 4 + 70 and len(kinds) == 3 + 4
+    in_dataset = [row.rpartition(",")[2] for row in rows]
+    assert [in_dataset.count(f"L{person}") for person in (*planted, *absent, people[5])] == [1, 1, 1, 0, 0, 2]
+    for name, (person, kind) in kinds.items():
+        content = (tmp_path / "synthetic" / name[:3] / f"{name}.jpg").read_bytes()
+        seen = [n for n in (1, 2) if (folders[0] / "images" / f"{person}.{n}.jpg").read_bytes() == content]
+        assert seen == [2] if kind == "planted" else seen
 
 
 def test_dreambooth_speed_of_one_adapter_and_of_two(capsys):

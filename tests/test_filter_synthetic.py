@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from in_process import exit_status
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ from generation import (
     fold_filter,
     synthetic_images,
 )
+from generation.perceptual_distance import load_lpips, square_pixels
 from imaging import face_detectors, faces
 from publishing import publishable
 
@@ -364,6 +366,20 @@ def test_untrained_perceptual_weights_are_named_as_such(filtered):
     rows = scores(filtered)
     assert "lpips" not in rows["two"] and rows["two"]["lpips_random"] > 0 and 0 < rows["two"]["class_rank"] <= 9
     assert json.loads((filtered / "settings.json").read_text())["lpips"] == "random"
+
+
+def test_lpips_names_the_nearest_photograph_too(filtered, corpus):
+    rows, images = scores(filtered), load_images(str(corpus / "rdface-sim"))
+    original = images["image_id"].index(rows["copy"]["nearest_real_id_by_lpips"])
+    assert original == int(protocols.folds(images, "strict", 0)[0].train[0])
+    copy = pq.read_table(next((filtered / "synthetic").glob("*.parquet"))).to_pylist()[N_FAITHFUL]["image"]["bytes"]
+    network, _ = load_lpips("random")
+    pair = [Image.open(io.BytesIO(copy)), images[original]["image"].convert("RGB")]
+    pair = [torch.tensor(square_pixels(picture.convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1 for picture in pair]
+    with torch.inference_mode():
+        assert rows["copy"]["nearest_real_lpips_random"] == pytest.approx(network(*pair).item(), abs=1e-5)
+    assert all(row["nearest_real_lpips_random"] <= row["lpips_random"] + 1e-6 for row in rows.values() if row["faces"])
+    assert rows["corrupt"]["nearest_real_id_by_lpips"] is rows["corrupt"]["lpips_random"] is None
 
 
 def test_a_training_takes_the_kept_images_of_highest_probability(filtered, corpus, tmp_path):
