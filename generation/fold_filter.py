@@ -39,7 +39,7 @@ class FoldFilter:
     kind: str  # the descriptor that phenotype_probability is computed from
     paper: fidelity.Fitted
     fitted: fidelity.Fitted
-    label_calibration: realism.LabelCalibration
+    label_calibration: realism.LabelCalibration | None  # None: no condition has two people to measure it on
     thresholds: dict[str, privacy.Threshold | str]  # a text says why there is none
     lpips: nn.Module | None
     references: Mapping[int, ClassReference | None]  # by class number
@@ -54,9 +54,8 @@ class FoldFilter:
         references = {}
         for label in np.unique(labels).tolist() if lpips is not None else ():
             references[label] = class_reference(lpips, examined.pixels[labels == label])
-        label_calibration = realism.calibrate_labels(leave_one_out_distances(photographs), labels)
         return FoldFilter(
-            photographs, kind, paper, fitted, label_calibration, thresholds(photographs), lpips, references
+            photographs, kind, paper, fitted, calibrated_labels(photographs), thresholds(photographs), lpips, references
         )
 
     def score(self, examined: Examined, labels: np.ndarray, lpips_column: str = "lpips") -> dict[str, np.ndarray]:
@@ -70,9 +69,12 @@ class FoldFilter:
         cosines = self.paper.cosine(paper)
         scores = cosines if self.kind == "paper" else self.fitted.scores(described(self.kind, examined))
         privacy_columns = self.privacy_columns(examined, labels)
+        right = np.full(len(labels), np.nan)
+        if self.label_calibration:
+            right = np.where(given, np.nan, self.label_calibration.probability(margin))
         columns = {
             "label": labels,
-            "label_probability": np.where(given, np.nan, self.label_calibration.probability(margin)),
+            "label_probability": right,
             "faces": examined.n_faces,
             "box": examined.boxes,
             "face_score": examined.face_scores,
@@ -111,7 +113,8 @@ class FoldFilter:
 
 def described(kind: str, examined: Examined) -> np.ndarray:
     """The descriptors of examined pictures; nan without a face."""
-    return describe(kind, landmarks=examined.landmarks, boxes=examined.boxes, features=examined.features)
+    landmarks = examined.dense if kind == "dense" else examined.landmarks
+    return describe(kind, landmarks=landmarks, boxes=examined.boxes, features=examined.features)
 
 
 def examine_privacy(photographs: Photographs, examined: Examined, labels: np.ndarray) -> privacy.Examination:
@@ -135,6 +138,16 @@ def thresholds(photographs: Photographs) -> dict[str, privacy.Threshold | str]:
         except InputError as error:
             calibrated[name] = str(error)
     return calibrated
+
+
+def calibrated_labels(photographs: Photographs) -> realism.LabelCalibration | None:
+    """How often the nearest class mean is the right one, measured on photographs of which another person shares the
+    condition: without one, the right class has no mean that the photograph is not part of. None if there are none."""
+    distances = leave_one_out_distances(photographs)
+    measurable = np.isfinite(distances[np.arange(len(distances)), photographs.labels])
+    if not measurable.any():
+        return None
+    return realism.calibrate_labels(distances[measurable], photographs.labels[measurable])
 
 
 def leave_one_out_distances(photographs: Photographs) -> np.ndarray:
