@@ -19,6 +19,7 @@ from generation.face_examination import decode
 from generation.filter_files import CLASS_RANKS, LANDMARKS, PATIENTS_PHOTOGRAPHS, SCORES
 from generation.filter_inputs import Inputs
 from generation.filter_results import GIVES_AWAY, Outcome, kind_of
+from generation.scored_images import read_scores
 from harness.files import write_atomically
 
 COLUMNS = 8  # pictures in a row of a sheet
@@ -47,11 +48,14 @@ def draw_figures(folder: Path, inputs: Inputs, outcome: Outcome, ranked_by: str,
 
 
 class SyntheticPictures:
-    """The pictures of m synthetic images, by their place in the scores; decoded when they are asked for."""
+    """The pictures of m synthetic images, by their place in the scores, and what was found on them; read when asked
+    for."""
 
     def __init__(self, inputs: Inputs, outcome: Outcome):
         self.parts = [part.cast_column("image", datasets.Image(decode=False)) for part in inputs.parts]
         self.places = [(number, row) for number, rows in outcome.blocks for row in rows.tolist()]
+        self.score_files = outcome.score_files
+        self.starts = np.cumsum([0, *(len(rows) for _, rows in outcome.blocks)])
 
     def name(self, place: int) -> str:
         number, row = self.places[place]
@@ -60,6 +64,14 @@ class SyntheticPictures:
     def __getitem__(self, place: int) -> Image.Image | None:
         number, row = self.places[place]
         return decode(self.parts[number][row]["image"])[0]
+
+    def face(self, place: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Box (4,) and landmarks (5, 2) of the largest face, px; None if none was found."""
+        block = int(np.searchsorted(self.starts, place, side="right")) - 1
+        measured = read_scores(self.score_files[block]).loc[place - self.starts[block]]
+        if measured["box"] is None:
+            return None
+        return np.asarray(measured["box"]), np.stack(measured["landmarks"])
 
 
 def save(figure: Figure, file: Path, private: bool = False) -> None:
@@ -148,9 +160,9 @@ def draw_landmarks(
         axes.imshow(picture)
         score = "no score" if pd.isna(row[ranked_by]) else f"{row[ranked_by]:.2f}"
         axes.set_title(f"{class_names[row['label']] if row['label'] >= 0 else 'no label'}, {score}", fontsize=7)
-        if row["box"] is not None:
-            left, top, right, bottom = row["box"]
-            x, y = np.stack(row["landmarks"]).T
+        if face := pictures.face(place):
+            (left, top, right, bottom), points = face
+            x, y = points.T
             for colour, width in (("black", 2.5), ("white", 1.0)):  # both, to be seen on any picture
                 corner, size = (left, top), (right - left, bottom - top)
                 axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=width))

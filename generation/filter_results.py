@@ -34,6 +34,11 @@ class Outcome:
     identity_files: list[Path]
 
     @property
+    def score_files(self) -> list[Path]:
+        """The scores of each block with all their columns, boxes and landmarks included."""
+        return [file.with_suffix(".parquet") for file in self.identity_files]
+
+    @property
     def reasons(self) -> list[str | None]:
         """Why each image is not kept (m,), None if it is."""
         return self.scores["reject_reason"].tolist()
@@ -92,8 +97,7 @@ def write_results(
 ) -> None:
     """Everything that stands in the output folder when a run is done, but its record."""
     blocks = [(inputs.parts[number], rows) for number, rows in outcome.blocks]
-    score_files = [file.with_suffix(".parquet") for file in outcome.identity_files]
-    arguments = (score_files, outcome.scores, inputs.class_names, lpips_column, kept_only)
+    arguments = (outcome.score_files, outcome.scores, inputs.class_names, lpips_column, kept_only)
     write_scored(folder, blocks, *arguments, folder / "work" / "rows")
     compared_with = {
         side.fold.generator_number: [inputs.digests[row] for row in side.fold.train.tolist()]
