@@ -16,7 +16,7 @@ import ahocorasick
 from phenotyping import face_lexicon, face_words
 
 _PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|[,/&;:()]")
-_SEPARATORS = frozenset(", / & ; : ( ) and or with".split())
+SEPARATORS = frozenset(", / & ; : ( ) and or with that is are".split())
 _NEGATIONS = frozenset("no not non without".split())
 # Expressions of one meaning, as meanings of words; each stands for the others in any key.
 EXPRESSIONS = (
@@ -41,6 +41,8 @@ EXPRESSIONS = (
     ("nose ala", "ala"),
     ("up slant", "slant up", "up slope", "up tilt"),
     ("down slant", "down slope", "down tilt"),
+    ("nose ala", "nose wing"),
+    ("sclera", "white eye", "white part eye"),
     ("forehead hairline", "anterior hairline", "frontal hairline", "hairline"),
 )  # fmt: skip
 
@@ -53,7 +55,7 @@ def pieces(wording: str, with_degree: bool = False) -> tuple[list[tuple[str, str
     separated = pending = False
     ignored = face_words.FUNCTION_WORDS if with_degree else face_words.IGNORED
     for word in _PIECES.findall(wording.lower()):
-        if word in _SEPARATORS:
+        if word in SEPARATORS:
             pending = bool(kept)
         elif word not in ignored and word not in face_words.LINKS:
             separated |= pending
@@ -93,8 +95,11 @@ def _resolved(entries: dict[frozenset[str], dict[str, int]]) -> dict[frozenset[s
     for key, ranks in entries.items():
         best = min(ranks.values())
         tied = [hpo_id for hpo_id, rank in ranks.items() if rank == best]
+        if len(tied) == 1:
+            resolved[key] = tied[0]
+            continue
         above = [i for i in tied if all(i == j or i in face_lexicon.ancestors(j) for j in tied)]
-        parents = set.intersection(*(set(terms[i].parents) for i in tied)) & set(terms)
+        parents = set.intersection(*(set(terms[i].parents) for i in tied)) & terms.keys()
         if above:
             resolved[key] = above[0]
         elif parents:
@@ -133,8 +138,10 @@ def index() -> WordingIndex:
     for term in face_lexicon.terms().values():
         for wording, rank in term.wordings:
             tokens, separated = pieces(wording)
-            if not tokens:
-                continue
+            if all(face_words.names_site(meaning) for _, meaning in tokens) and (
+                len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)
+            ):
+                continue  # "unusual mouth shape", "ear hair": any text has these words
             whole, _ = pieces(wording, with_degree=True)
             rank = 2 * rank + (len(whole) > len(tokens))  # a wording without words of degree is the more direct one
             for entries, part in ((stems, 0), (meanings, 1)):
@@ -144,12 +151,10 @@ def index() -> WordingIndex:
                 ranks = derived.setdefault(variant, {})
                 ranks[term.hpo_id] = min(rank, ranks.get(term.hpo_id, rank))
             sequence = tuple(token[1] for token in whole)
-            if (
-                separated
-                or len(whole) > max(3, len(tokens)) - (len(whole) > len(tokens))
-                or not _NEGATIONS.isdisjoint(sequence)
-            ):
-                sequences.setdefault(sequence, (rank, term.hpo_id, separated))
+            if separated or len(whole) > 2 or len(whole) > len(tokens) or not _NEGATIONS.isdisjoint(sequence):
+                rank_before, _, separated_before = sequences.get(sequence, (rank + 1, "", False))
+                if rank < rank_before:
+                    sequences[sequence] = (rank, term.hpo_id, separated or separated_before)
     by_meanings = {**_resolved(derived), **_resolved(meanings)}
     vocabulary = frozenset(token for key in by_meanings for token in key) | {t for s in sequences for t in s}
     numbers = {meaning: number for number, meaning in enumerate(sorted(vocabulary), 1)}

@@ -24,7 +24,7 @@ for _kind, _words in (
      "demonstrate demonstrating exhibits exhibit exhibiting presents presenting reveals appears appear appeared appearing looks "
      "look looking seems seem that which who whose does do did can could may might will would should get gets = ( :"),
     (NEGATION, "no not without neither never denies deny denied negative none n't nor cannot isn't aren't doesn't don't wasn't weren't hasn't haven't didn't can't non lacks"),
-    (BREAK, ". ; ! ? but however although though whereas while yet except apart otherwise nevertheless despite because since \n"),
+    (BREAK, ". ; ! ? but however although though whereas while yet except otherwise nevertheless despite because since \n"),
     (NORMAL, "normal normally unremarkable typical typically well-formed proportionate age-appropriate ordinary"),
     (SEEN, "present seen noted observed evident identified appreciated detected found recorded documented appreciable visible "
      "discernible noticed demonstrated apparent yes recognized recognised"),
@@ -52,6 +52,7 @@ for _kind, _phrases in (
     (HIDES, "unable to assess|unable to evaluate|difficult to assess|hard to assess|hard to see|difficult to see|hard to tell|unable to see|"
      "impossible to assess|impossible to judge|difficult to judge|hard to judge|unable to judge|unable to comment on|not possible to assess|"
      "cannot comment on|difficult to evaluate|unable to determine|impossible to see|impossible to evaluate"),
+    (BREAK, "apart from|except for"),
     (JOIN, "as well as|along with|together with|in addition to"),
 ):  # fmt: skip
     for _phrase in _phrases.split("|"):
@@ -153,8 +154,11 @@ def words_of(text: str) -> list[Word]:
         word, start, end = raw[i]
         for phrase, kind in _PHRASES.get(word, ()):
             if tuple(r[0] for r in raw[i : i + len(phrase)]) == phrase:
-                end = raw[i + len(phrase) - 1][2]
-                words.append(Word(kind, "", "", start, end, " ".join(phrase)))
+                for k, (piece, first, last) in enumerate(raw[i : i + len(phrase)]):
+                    stem, meaning = face_words.tokens(piece)[0]
+                    words.append(
+                        Word(SKIP if k else kind, stem, meaning, first, last, piece if k else " ".join(phrase))
+                    )
                 i += len(phrase)
                 break
         else:
@@ -214,6 +218,7 @@ class _Clause:
         self.words = words
         self.parts: list[Part] = []
         self.regions: list[tuple[Part, str, list[str]]] = []  # site, state, dimensions
+        self.taken: set[int] = set()  # words of long wordings
         self.long_wordings = self._find_long_wordings()
         self.has_heading = False
         self.colon_context: list[Part] | None = None
@@ -236,20 +241,22 @@ class _Clause:
                 if word.meaning
                 and word.text not in ignored
                 and word.kind != LINK
-                and word.text not in (",", "and", "or", "/", "(", ")", "with", ":", "&")
+                and word.text not in wording_index.SEPARATORS
             ]
             numbers = tuple(index.numbers.get(self.words[i].meaning, 0) for i in places)
             for last, (length, hpo_id, separated) in index.sequences.iter(numbers) if numbers else ():
                 first = places[last - length + 1]
-                inside = self.words[first : places[last]]
-                if not separated and any(
-                    word.kind in (JOIN, WITH, VERB) and word.text != "," or word.text == "," for word in inside
-                ):
+                final = places[last]
+                inside = self.words[first:final]
+                if not separated and any(word.kind in (JOIN, WITH, VERB) for word in inside):
                     continue
-                after = self.words[places[last] + 1 : places[last] + 2]
-                if after and after[0].kind == SITE and self.words[places[last]].kind == SITE:
+                neighbours = (SITE, MODIFIER, QUALITY)
+                before, after = self.words[max(0, first - 1) : first], self.words[final + 1 : final + 2]
+                if after and after[0].kind == SITE and self.words[final].kind == SITE:
                     continue
-                found[first, places[last]] = hpo_id
+                if separated and any(word.kind in neighbours for word in (*before, *after)):
+                    continue  # of "short philtrum, tented upper lip", not "philtrum, tented"
+                found[first, final] = hpo_id
         kept = []
         for (first, last), hpo_id in found.items():
             if not any(a <= first and last <= b and (a, b) != (first, last) for a, b in found):
@@ -258,6 +265,7 @@ class _Clause:
             for word in self.words[first : last + 1]:
                 if word.kind in (NEGATION, SEEN, NORMAL, OTHER):
                     word.kind = QUALITY
+                self.taken.add(id(word))
         return kept
 
     # -- parts
@@ -379,13 +387,13 @@ class _Clause:
         for number, part in enumerate(self.parts):
             for hpo_id, used in _matches(part.words):
                 part.found.append([hpo_id, part.state, used])
-            if part.found and part.has_site:
+            if (part.found and part.has_site) or all(id(word) in self.taken for word in part.words):
                 continue
             if not part.qualities and part.has_site:
                 before = self.parts[number - 1] if number else None
                 if (
                     before is not None
-                    and part.joined_by in ("and", "or", ",", "/", "&", "nor")
+                    and part.joined_by in ("and", "or", "/", "&", "nor")
                     and before.qualities
                     and before.has_site
                 ):
@@ -461,7 +469,7 @@ class _Clause:
         for hpo_id, first, last in self.long_wordings:
             words = [w for w in self.words[first : last + 1] if w.kind in (SITE, MODIFIER, QUALITY)]
             for part in self.parts:
-                if any(w is words[-1] for w in part.words):
+                if any(w is words[0] for w in part.words):
                     part.found.append([hpo_id, part.state, words])
         everything = [(part, found, frozenset(map(id, found[2]))) for part in self.parts for found in part.found]
         for part, found, used in everything:
@@ -490,7 +498,7 @@ class _Clause:
 
     def _apply_absent_words(self) -> None:
         for number, part in enumerate(self.parts):
-            if not any(w.text in _ABSENT_WORDS for w in part.words):
+            if not any(w.text in _ABSENT_WORDS and id(w) not in self.taken for w in part.words):
                 continue
             if any(w.text in _ABSENT_WORDS for found in part.found for w in found[2]):
                 continue
@@ -605,10 +613,10 @@ class _Clause:
 
     def mentions(self) -> list[tuple[str, str, int, int, bool]]:
         found = []
-        if self._names_disease():
-            return found
         for part in self.parts:
             for hpo_id, state, used in part.found:
+                if self._names_disease(used[-1]):
+                    continue
                 found.append((hpo_id, state, min(w.start for w in used), max(w.end for w in used), False))
         for part, state, dimensions in self.regions:
             start, end = part.words[0].start, part.words[-1].end
@@ -616,8 +624,15 @@ class _Clause:
                 found.append((hpo_id, state, start, end, True))
         return found
 
-    def _names_disease(self) -> bool:
-        return any(word.text in ("syndrome", "disease", "disorder", "syndromes") for word in self.words)
+    def _names_disease(self, last: Word) -> bool:
+        """Whether a word belongs to the name of a disease: macrocephaly-autism syndrome."""
+        place = next(i for i, word in enumerate(self.words) if word is last) if last in self.words else None
+        for word in self.words[place + 1 :] if place is not None else ():
+            if word.kind in (JOIN, VERB, NEGATION, BREAK) and word.text != "and":
+                return False
+            if word.text in ("syndrome", "disease", "disorder", "syndromes") and id(word) not in self.taken:
+                return True
+        return False
 
     def heading(self, ended_by: str) -> list[Part]:
         """The parts of the face that later clauses speak of if they name none."""

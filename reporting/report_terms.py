@@ -7,7 +7,6 @@ stand. docs/reports.md has the rules, and what is not understood."""
 import bisect
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 from phenotyping import face_lexicon
 from reporting import report_clauses
