@@ -153,8 +153,8 @@ def index() -> WordingIndex:
             sequence = tuple(token[1] for token in whole)
             if separated or len(whole) > 2 or len(whole) > len(tokens) or not _NEGATIONS.isdisjoint(sequence):
                 rank_before, _, separated_before = sequences.get(sequence, (rank + 1, "", False))
-                if rank < rank_before:
-                    sequences[sequence] = (rank, term.hpo_id, separated or separated_before)
+                better = (rank, term.hpo_id) if rank < rank_before else sequences[sequence][:2]
+                sequences[sequence] = (*better, separated or separated_before)
     by_meanings = {**_resolved(derived), **_resolved(meanings)}
     vocabulary = frozenset(token for key in by_meanings for token in key) | {t for s in sequences for t in s}
     numbers = {meaning: number for number, meaning in enumerate(sorted(vocabulary), 1)}
