@@ -42,6 +42,14 @@ EXPRESSIONS = (
     ("up slant", "slant up", "up slope", "up tilt"),
     ("down slant", "down slope", "down tilt"),
     ("nose ala", "nose wing"),
+    ("ear lobe", "earlobe"),
+    ("malar", "malar region"),
+    ("midface", "mid face", "middle face", "midface region"),
+    ("periorbital", "around eye", "eye region", "periorbital region"),
+    ("canthus", "eye corner", "eyelid corner"),
+    ("medial canthus", "inner canthus"),
+    ("interpupillary distance", "distance between pupil"),
+    ("mouth corner", "oral commissure", "lip corner"),
     ("sclera", "white eye", "white part eye"),
     ("forehead hairline", "anterior hairline", "frontal hairline", "hairline"),
 )  # fmt: skip
@@ -128,6 +136,11 @@ def _expressions() -> tuple[tuple[frozenset[str], ...], ...]:
     return tuple(tuple(meanings(words) for words in group) for group in EXPRESSIONS)
 
 
+def _enter(entries: dict[frozenset[str], dict[str, int]], key: frozenset[str], hpo_id: str, rank: int) -> None:
+    ranks = entries.setdefault(key, {})
+    ranks[hpo_id] = min(rank, ranks.get(hpo_id, rank))
+
+
 @cache
 def index() -> WordingIndex:
     """The index, built on first use (about a second)."""
@@ -144,12 +157,12 @@ def index() -> WordingIndex:
                 continue  # "unusual mouth shape", "ear hair": any text has these words
             whole, _ = pieces(wording, with_degree=True)
             rank = 2 * rank + (len(whole) > len(tokens))  # a wording without words of degree is the more direct one
-            for entries, part in ((stems, 0), (meanings, 1)):
-                ranks = entries.setdefault(frozenset(token[part] for token in tokens), {})
-                ranks[term.hpo_id] = min(rank, ranks.get(term.hpo_id, rank))
-            for variant in _variants(frozenset(token[1] for token in tokens)):
-                ranks = derived.setdefault(variant, {})
-                ranks[term.hpo_id] = min(rank, ranks.get(term.hpo_id, rank))
+            if len(tokens) > 1 or len(whole) == 1:  # not "coarse" of "coarse features"
+                key = frozenset(token[1] for token in tokens)
+                _enter(stems, frozenset(token[0] for token in tokens), term.hpo_id, rank)
+                _enter(meanings, key, term.hpo_id, rank)
+                for variant in _variants(key):
+                    _enter(derived, variant, term.hpo_id, rank)
             sequence = tuple(token[1] for token in whole)
             if separated or len(whole) > 2 or len(whole) > len(tokens) or not _NEGATIONS.isdisjoint(sequence):
                 rank_before, _, separated_before = sequences.get(sequence, (rank + 1, "", False))

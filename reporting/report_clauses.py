@@ -24,7 +24,7 @@ for _kind, _words in (
      "demonstrate demonstrating exhibits exhibit exhibiting presents presenting reveals appears appear appeared appearing looks "
      "look looking seems seem that which who whose does do did can could may might will would should get gets = ( :"),
     (NEGATION, "no not without neither never denies deny denied negative none n't nor cannot isn't aren't doesn't don't wasn't weren't hasn't haven't didn't can't non lacks"),
-    (BREAK, ". ; ! ? but however although though whereas while yet except otherwise nevertheless despite because since \n"),
+    (BREAK, ". ; ! ? but however although though whereas while yet except nevertheless despite because since \n"),
     (NORMAL, "normal normally unremarkable typical typically well-formed proportionate age-appropriate ordinary"),
     (SEEN, "present seen noted observed evident identified appreciated detected found recorded documented appreciable visible "
      "discernible noticed demonstrated apparent yes recognized recognised"),
@@ -37,7 +37,7 @@ for _kind, _words in (
 # Expressions of several words, longest first; SKIP: they say nothing.
 _PHRASES: dict[str, list[tuple[tuple[str, ...], str]]] = {}
 for _kind, _phrases in (
-    (SKIP, "not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|there were"),
+    (SKIP, "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|there were"),
     (NEGATION, "rather than|instead of|absence of|free of|free from|lack of|negative for|no evidence of|no sign of|no signs of|"
      "fails to show|as opposed to|devoid of|other than|ruled out|excluded"),
     (UNSURE, "cannot be excluded|can not be excluded|cannot be ruled out|can not be ruled out|could not be excluded|"
@@ -70,6 +70,7 @@ for _verb in "seen assessed evaluated determined judged visualized visualised ex
             _PHRASES.setdefault(_phrase[0], []).append((_phrase, HIDES))
 for _entries in _PHRASES.values():
     _entries.sort(key=lambda entry: -len(entry[0]))
+_CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 _ABSENT_WORDS = frozenset(("absent", "absence", "missing", "lack", "lacking"))
 _DIMENSIONS = {
     "size": "large small big macrotia microtia prominent",
@@ -279,6 +280,8 @@ class _Clause:
         last_meaning_end = None
         for i, word in enumerate(words):
             kind = word.kind
+            if word.text == "nor" and state == ABSENT and self.parts:
+                kind = JOIN
             if kind in (SITE, MODIFIER, QUALITY):
                 if part is None:
                     if joined_by in ("and", ",") and article and state == ABSENT and self.parts:
@@ -341,7 +344,8 @@ class _Clause:
                         and len(self.parts) <= 3
                     )
                     self.colon_context = list(self.parts) if sites_only else []
-                    state = PRESENT
+                    listed = [w.text for w in words[:i] if w.kind not in (SKIP, ARTICLE)]
+                    state = ABSENT if listed and set(listed) <= {*_ABSENT_WORDS, "not", "negative", "no"} else PRESENT
                     predicate = True
                 if kind == NEGATION:
                     state = (
@@ -357,6 +361,9 @@ class _Clause:
                     joined_by = "verb"
                 part, article = None, False
                 continue
+            if kind == UNSEEN and any(w.meaning == "skin" for w in words[i + 1 : i + 5]):
+                subjects, predicate, part, joined_by, article = self._subjects(part), True, None, "verb", False
+                continue  # covered by a fold of skin: not hidden
             # events
             self.events.append((kind, len(self.parts), state == ABSENT, word))
             part_before = part
@@ -389,81 +396,74 @@ class _Clause:
                 part.found.append([hpo_id, part.state, used])
             if (part.found and part.has_site) or all(id(word) in self.taken for word in part.words):
                 continue
-            if not part.qualities and part.has_site:
-                before = self.parts[number - 1] if number else None
-                if (
-                    before is not None
-                    and part.joined_by in ("and", "or", "/", "&", "nor")
-                    and before.qualities
-                    and before.has_site
-                ):
-                    tried = before.qualities + part.words
-                    if not self._try(part, tried, part):
-                        kept = [w for w in before.words if w is not before.words[-1]]
-                        self._try(part, kept + part.words, part)
-                if not part.found:
-                    for other in [*part.subjects, *self.context]:
-                        if other is not part and self._try(part, other.sites + part.words, part):
-                            break
-                continue
-            if part.found or not part.qualities:
-                continue
+            before = self.parts[number - 1] if number else None
             if part.has_site:
-                for other in [*part.subjects, *self.context]:
-                    if other is not part and self._try(
-                        part, part.words + [w for w in other.words if w.kind == SITE], part
-                    ):
-                        break
-                continue
-            self._borrow(number, part)
+                if not part.qualities and before is not None and before.qualities and before.has_site:
+                    if part.joined_by in ("and", "or", "/", "&", "nor") and not before.predicate:
+                        # a broad nasal bridge and tip
+                        self._try(part, before.words[:-1]) or self._try(part, before.qualities)
+                else:
+                    self._borrow(part, [part.subjects, self.context, self._sites_before(number), self.previous])
+                if not part.found and not part.qualities:
+                    self._borrow(part, [part.subjects, self.context])
+            elif part.qualities and not part.found:
+                self._borrow(part, self._lenders(number, part))
         self._drop_covered()
 
-    def _borrow(self, number: int, part: Part) -> None:
-        following = self.parts[number + 1] if number + 1 < len(self.parts) else None
+    def _sites_before(self, number: int) -> list[Part]:
+        return [part for part in self.parts[:number] if part.has_site][-1:]
+
+    def _lenders(self, number: int, part: Part) -> list[list[Part]]:
+        """Groups of parts that may name the part of the face that a quality belongs to, the likeliest first."""
         sibling = []
-        if (
-            following is not None
-            and following.joined_by in ("and", "or", ",", "/", "&", "nor")
-            and not part.trailing
-            and following.has_site
-            and not following.predicate | part.predicate | following.article
-        ):
-            first_site = next(i for i, w in enumerate(following.words) if w.kind == SITE)
-            if first_site or True:
-                sibling = [following]
-        before = [p for p in self.parts[:number] if p.has_site]
-        groups = [part.subjects, sibling] if part.predicate else [sibling, part.subjects]
-        if not part.trailing or part.predicate:
-            groups += [self.context, before[-1:], self.previous]
-        if (
-            following is not None
-            and not sibling
-            and following.has_site
-            and following.joined_by in ("and", ",", "or")
-            and not following.article
-        ):
-            groups.append([following])
+        if number + 1 < len(self.parts) and not part.trailing:
+            after = self.parts[number + 1]
+            if after.joined_by in (",", *_CONJUNCTIONS) and after.has_site and not (after.predicate or after.article):
+                sibling = [after]
+        if part.predicate:
+            groups = [part.subjects, sibling]
+        else:
+            groups = [sibling, part.subjects]
+        if part.trailing and not part.predicate:
+            return groups
+        return [*groups, self.context, self._sites_before(number), self.previous]
+
+    def _borrow(self, part: Part, groups: list[list[Part]]) -> None:
+        """Looks a part up together with the words of another that may complete it."""
         for group in groups:
-            hit = False
-            for other in group:
-                sites = (
-                    other.sites
-                    if not any(w.kind == MODIFIER for w in part.words)
-                    else [w for w in other.words if w.kind == SITE]
-                )
-                heads = [w for w in other.words if w.kind == SITE]
-                hit |= self._try(part, part.words + sites, part) or self._try(part, part.words + heads, part)
-            if hit:
+            hits = [self._borrow_from(part, other) for other in group if other is not part]
+            if any(hits):
                 return
 
-    def _try(self, part: Part, words: list[Word], owner: Part) -> bool:
-        own = set(map(id, owner.words))
+    def _borrow_from(self, part: Part, other: Part) -> bool:
+        heads = [word for word in other.words if word.kind == SITE]
+        loans = [other.sites, heads] if all(word.kind != MODIFIER for word in part.words) else [heads, other.sites]
+        if other.qualities and not other.found:
+            loans.append(other.words)
+        loans += [[word] for word in heads if word.meaning in _REGION_OF and len(heads) > 1]
+        for loan in loans:
+            if loan and self._try(part, loan):
+                return True
+        if other.has_site and self.context and not part.predicate:
+            for place in self.context:
+                if self._try(part, place.sites + other.sites):
+                    return True
+        return False
+
+    def _try(self, part: Part, loan: list[Word]) -> bool:
+        own = {id(word) for word in part.words}
+        needed = {id(word) for word in part.words if word.kind == SITE}
+        lent = {id(word) for word in loan}
         hit = False
-        for hpo_id, used in _matches(words, borrowed=True):
-            if own & set(map(id, used)) and not own >= set(map(id, used)):
-                part.found.append([hpo_id, part.state, used])
-                hit = True
-        return hit
+        for words in ([*loan, *part.words], [*part.words, *loan]):
+            for hpo_id, used in _matches(words):
+                ids = {id(word) for word in used}
+                if ids & own and ids & lent and needed <= ids:
+                    part.found.append([hpo_id, part.state, used])
+                    hit = True
+            if hit:
+                return True
+        return False
 
     def _drop_covered(self) -> None:
         for hpo_id, first, last in self.long_wordings:
@@ -472,13 +472,17 @@ class _Clause:
                 if any(w is words[0] for w in part.words):
                     part.found.append([hpo_id, part.state, words])
         everything = [(part, found, frozenset(map(id, found[2]))) for part in self.parts for found in part.found]
+        for part in self.parts:
+            part.found = []
+        seen = set()
         for part, found, used in everything:
-            if any(
-                used < other
-                or (used == other and found is not rival and self._is_long(rival) and not self._is_long(found))
+            covered = any(
+                used < other or (used == other and self._is_long(rival) and not self._is_long(found))
                 for _, rival, other in everything
-            ):
-                part.found = [f for f in part.found if f is not found]
+            )
+            if not covered and (found[0], used) not in seen:
+                seen.add((found[0], used))
+                part.found.append(found)
 
     def _is_long(self, found: list) -> bool:
         return any(hpo_id == found[0] for hpo_id, _, _ in self.long_wordings)
@@ -551,14 +555,21 @@ class _Clause:
             for part in self._noun_phrases(len(self.parts)):
                 for found in part.found:
                     found[1] = ABSENT
+                if not part.found and part.has_site and not part.qualities:
+                    said = [
+                        p for p in self.parts if p.predicate and p.qualities
+                    ]  # the mandible is small, the maxilla is not
+                    if said and self._try(part, said[-1].qualities):
+                        part.found = [[hpo_id, ABSENT, used] for hpo_id, _, used in part.found]
 
     def _apply_normal(self, number: int, word: Word) -> None:
         place = self.words.index(word)
         near = []
         for other in self.words[place + 1 : place + 7]:
-            if other.kind in (VERB, WITH):
+            if other.kind in (VERB, WITH, SITE):
                 break
             near.append(other.text)
+        near += [other.text for other in self.words[max(0, place - 2) : place]]
         dimensions = [name for name in near if name in _DIMENSIONS]
         if word.text in ("normally",):
             dimensions += [
@@ -606,7 +617,9 @@ class _Clause:
                 if later.joined_by not in (",", "and", "or", "/") or later.qualities or not later.has_site:
                     break
                 targets.append(later)
-        targets = targets or self.context
+        if not targets:
+            earlier = [p for p in self.parts[:number] if p.has_site and not p.found and not p.qualities]
+            targets = earlier[-1:] or self.context
         self.regions += [(part, ABSENT, dimensions) for part in targets]
 
     # -- what the clause gives
@@ -647,7 +660,7 @@ class _Clause:
         return [p for p in self.parts if p.has_site][-1:] or self.previous
 
 
-def _matches(words: list[Word], borrowed: bool = False) -> list[tuple[str, list[Word]]]:
+def _matches(words: list[Word]) -> list[tuple[str, list[Word]]]:
     """Terms that words name which stand together: (HPO id, the words used)."""
     words = words[:14]
     index = wording_index.index()
