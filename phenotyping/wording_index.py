@@ -8,6 +8,7 @@ project's own wording, a lay wording, another synonym). If two terms are named e
 that is an ancestor of all others, else for a common parent, else for none of them."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -93,9 +94,9 @@ class WordingIndex:
     numbers: dict[str, int]  # meaning -> number, from 1; 0 is any other word
     vocabulary: frozenset[str]  # meanings that occur in any key
 
-    def find(self, stems: frozenset[str], meanings: frozenset[str]) -> str | None:
-        """The term that a set of words names, or None."""
-        return self.by_stems.get(stems) or self.by_meanings.get(meanings)
+    def find(self, stems: Iterable[str], meanings: Iterable[str]) -> str | None:
+        """The term that words name, in whatever order, or None. stems and meanings: of the same words."""
+        return self.by_stems.get(frozenset(stems)) or self.by_meanings.get(frozenset(meanings))
 
 
 def _resolved(entries: dict[frozenset[str], dict[str, int]]) -> dict[frozenset[str], str]:

@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 from phenotyping import face_lexicon, face_words, phenotypes, wording_index
 
+MOST_WORDS = 14  # of a part that are looked up together; longer ones are cut
 PRESENT, ABSENT, NOT_VISIBLE = "present", "absent", "not_visible"
 _TOKENS = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]|(?<=\s)[-–—](?=\s)")
 
@@ -87,7 +88,7 @@ _DIMENSIONS = {
 }
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Word:
     """One word of a text. A compound is several words with the same offsets."""
 
@@ -100,7 +101,7 @@ class Word:
     adjacent: bool = True  # no function word between this and the word of a part before it
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Part:
     """Words of a clause that stand together: parts of the face and qualities."""
 
@@ -126,18 +127,17 @@ class Part:
         return [word for word in self.words if word.kind in (SITE, MODIFIER)]
 
 
-@cache
-def _kind(word: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    if word in _KIND_OF:
-        return _KIND_OF[word], face_words.tokens(word)
-    if word in face_words.IGNORED:
-        return SKIP, face_words.tokens(word)
-    if word in face_words.LINKS:
-        return LINK, ()
+@lru_cache(100_000)
+def _readings(word: str) -> tuple[tuple[str, str, str], ...]:
+    """(kind, stem, meaning) of each token of a lower-case word."""
     tokens = face_words.tokens(word)
-    return "", tokens
+    kind = _KIND_OF.get(word) or (SKIP if word in face_words.IGNORED else LINK if word in face_words.LINKS else "")
+    if kind:
+        return ((kind, *tokens[0]),)
+    return tuple((_token_kind(meaning), stem, meaning) for stem, meaning in tokens)
 
 
+@lru_cache(100_000)
 def _token_kind(meaning: str) -> str:
     if meaning in face_words.head_stems():
         return SITE
@@ -163,25 +163,29 @@ def words_of(text: str) -> list[Word]:
                 i += len(phrase)
                 break
         else:
-            kind, tokens = _kind(word)
             if word == "\n":
                 if not _wraps(text, start):
                     words.append(Word(BREAK, "", "", start, end, "\n"))
-            elif word in "-–—" or not word[0].isalnum() and not kind:
-                if text[max(0, start - 1) : start].isspace() and text[end : end + 1].isspace() or word == "—":
+            elif not word[0].isalnum() and word not in _KIND_OF:
+                if word == "—" or (
+                    word in "-–" and text[start - 1 : start].isspace() and text[end : end + 1].isspace()
+                ):
                     words.append(Word(BREAK, "", "", start, end, word))
                 elif word == ")":
                     words.append(Word(JOIN, "", "", start, end, ")"))
-            elif kind:
-                stem, meaning = tokens[0] if tokens else ("", "")
-                words.append(Word(kind, stem, meaning, start, end, word))
             else:
-                for stem, meaning in tokens:
-                    together = words and words[-1].end >= start - 1 and face_words.joined_stem(words[-1].stem, stem)
+                for kind, stem, meaning in _readings(word):
+                    together = (
+                        kind in (SITE, MODIFIER, QUALITY)
+                        and words
+                        and words[-1].end >= start - 1
+                        and face_words.joined_stem(words[-1].stem, stem)
+                    )
                     if together:
                         start = words.pop().start
                         stem, meaning = together
-                    words.append(Word(_token_kind(meaning), stem, meaning, start, end, word))
+                        kind = _token_kind(meaning)
+                    words.append(Word(kind, stem, meaning, start, end, word))
             i += 1
     return words
 
@@ -398,14 +402,11 @@ class _Clause:
                 continue
             before = self.parts[number - 1] if number else None
             if part.has_site:
-                if not part.qualities and before is not None and before.qualities and before.has_site:
-                    if part.joined_by in ("and", "or", "/", "&", "nor") and not before.predicate:
-                        # a broad nasal bridge and tip
-                        self._try(part, before.words[:-1]) or self._try(part, before.qualities)
-                else:
+                if part.qualities:
                     self._borrow(part, [part.subjects, self.context, self._sites_before(number), self.previous])
-                if not part.found and not part.qualities:
-                    self._borrow(part, [part.subjects, self.context])
+                elif before is not None and before.qualities and before.has_site and not before.predicate:
+                    if part.joined_by in _CONJUNCTIONS:  # a broad nasal bridge and tip
+                        self._try(part, before.words[:-1]) or self._try(part, before.qualities)
             elif part.qualities and not part.found:
                 self._borrow(part, self._lenders(number, part))
         self._drop_covered()
@@ -662,53 +663,42 @@ class _Clause:
 
 def _matches(words: list[Word]) -> list[tuple[str, list[Word]]]:
     """Terms that words name which stand together: (HPO id, the words used)."""
-    words = words[:14]
+    words = words[:MOST_WORDS]
+    key = tuple([(word.stem, word.meaning, word.kind != QUALITY, word.adjacent) for word in words])
+    return [(hpo_id, [words[i] for i in places]) for hpo_id, places in _places_of_terms(key)]
+
+
+@lru_cache(200_000)
+def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(HPO id, places of the words that name it) of each term. words: stem, meaning, whether it names a part of the
+    face, and whether it stands next to the word before it."""
     index = wording_index.index()
-    found: dict[tuple[int, ...], str] = {}
     n = len(words)
-    is_site = [word.kind in (SITE, MODIFIER) for word in words]
-
-    def try_places(places: tuple[int, ...]) -> None:
-        if places not in found:
-            chosen = [words[i] for i in places]
-            hpo_id = index.find(frozenset(w.stem for w in chosen), frozenset(w.meaning for w in chosen))
-            if hpo_id:
-                found[places] = hpo_id
-
-    for i in range(n):
-        if i and is_site[i] and is_site[i - 1] and words[i].adjacent:
-            continue
-        for j in range(i + 1, min(n, i + 8) + 1):
-            if j < n and is_site[j] and is_site[j - 1] and words[j].adjacent:
-                continue
-            try_places(tuple(range(i, j)))
-    runs = []
-    i = 0
-    while i < n:
-        j = i
-        while j < n and is_site[j] == is_site[i]:
-            j += 1
-        runs.append((is_site[i], i, j))
-        i = j
-    for k, (site, i, j) in enumerate(runs):
+    is_site = [word[2] for word in words]
+    # Neighbouring words that name a part of the face belong together: never "short nose" of "short nose bridge".
+    splits = [not (0 < i < n and is_site[i] and is_site[i - 1] and words[i][3]) for i in range(n + 1)]
+    tried = {tuple(range(i, j)) for i in range(n) if splits[i] for j in range(i + 1, min(n, i + 8) + 1) if splits[j]}
+    runs, start = [], 0
+    for i in range(1, n + 1):
+        if i == n or is_site[i] != is_site[start]:
+            runs.append((is_site[start], start, i))
+            start = i
+    for number, (site, first, last) in enumerate(runs):
         if site:
             continue
-        for neighbour in (k - 1, k + 1):
-            if 0 <= neighbour < len(runs):
-                _, a, b = runs[neighbour]
-                span = tuple(range(a, b))
-                for start in range(i, j):
-                    for end in range(start + 1, min(j, start + 4) + 1):
-                        try_places(tuple(sorted((*span, *range(start, end)))))
-        if 0 < k < len(runs) - 1:
-            span = (*range(runs[k - 1][1], runs[k - 1][2]), *range(runs[k + 1][1], runs[k + 1][2]))
-            try_places(tuple(sorted((*span, *range(i, j)))))
+        beside = [range(*runs[k][1:]) for k in (number - 1, number + 1) if 0 <= k < len(runs)]
+        for places in beside:  # one quality of several, with all words of the part of the face
+            for i in range(first, last):
+                tried |= {tuple(sorted((*places, *range(i, j)))) for j in range(i + 1, min(last, i + 4) + 1)}
+    found: dict[tuple[int, ...], str] = {}
+    for places in tried:
+        hpo_id = index.find([words[i][0] for i in places], [words[i][1] for i in places])
+        if hpo_id:
+            found[places] = hpo_id
     sets = {places: frozenset(places) for places in found}
-    return [
-        (hpo_id, [words[i] for i in places])
-        for places, hpo_id in found.items()
-        if not any(sets[places] < other for other in sets.values())
-    ]
+    return tuple(
+        (found[places], places) for places in sorted(found) if not any(sets[places] < other for other in sets.values())
+    )
 
 
 # ---- regions
