@@ -19,7 +19,7 @@ HPO_RELEASE = "2025-01-16"
 HERE = Path(__file__).resolve().parent
 COLUMNS = "hpo_id name exact_synonyms layperson_synonyms other_synonyms parents retired_ids".split()
 # How well a wording names a term; a lower number wins if one wording fits two terms.
-NAME, EXACT, OWN, LAYPERSON, OTHER = range(5)
+NAME, EXACT, REPORT, LAYPERSON, OTHER, OWN = range(6)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FaceTerm:
 
     hpo_id: str
     name: str
-    wordings: tuple[tuple[str, int], ...]  # each with NAME, EXACT, OWN, LAYPERSON or OTHER
+    wordings: tuple[tuple[str, int], ...]  # each with NAME, EXACT, REPORT, LAYPERSON, OTHER or OWN
     parents: tuple[str, ...]  # HPO ids, facial or not
     retired_ids: tuple[str, ...]  # ids that were merged into this term or replaced by it
 
@@ -37,30 +37,31 @@ def _listed(cell: str) -> list[str]:
     return [part for part in cell.split("|") if part]
 
 
+def _read_wordings(file: str, column: str, delimiter: str) -> dict[str, list[str]]:
+    with open(HERE / file, newline="", encoding="utf-8") as table:
+        return {row["hpo_id"]: _listed(row[column]) for row in csv.DictReader(table, delimiter=delimiter)}
+
+
 @cache
 def terms() -> dict[str, FaceTerm]:
     """HPO id -> term, in the order of the table."""
-    own: dict[str, list[str]] = {}
-    with open(HERE / "face_wordings.tsv", newline="", encoding="utf-8") as table:
-        for row in csv.DictReader(table, delimiter="\t"):
-            own.setdefault(row["hpo_id"], []).extend(_listed(row["wordings"]))
-    with open(HERE / "phenotypes.csv", newline="", encoding="utf-8") as table:
-        for row in csv.DictReader(table):
-            own.setdefault(row["hpo_id"], []).extend(_listed(row["report_words"]))
+    own = _read_wordings("face_wordings.tsv", "wordings", "\t")
+    report = _read_wordings("phenotypes.csv", "report_words", ",")
     found = {}
     with open(HERE / "face_terms.tsv", newline="", encoding="utf-8") as table:
         for row in csv.DictReader(table, delimiter="\t"):
             wordings = [(row["name"], NAME)]
             wordings += [(words, EXACT) for words in _listed(row["exact_synonyms"])]
-            wordings += [(words, OWN) for words in own.pop(row["hpo_id"], ())]
+            wordings += [(words, REPORT) for words in report.pop(row["hpo_id"], ())]
             wordings += [(words, LAYPERSON) for words in _listed(row["layperson_synonyms"])]
             wordings += [(words, OTHER) for words in _listed(row["other_synonyms"])]
+            wordings += [(words, OWN) for words in own.pop(row["hpo_id"], ())]
             parents, retired = row["parents"].split(";"), row["retired_ids"].split(";")
             found[row["hpo_id"]] = FaceTerm(
                 row["hpo_id"], row["name"], tuple(wordings), tuple(filter(None, parents)), tuple(filter(None, retired))
             )
-    if own:
-        raise ValueError(f"face_wordings.tsv or phenotypes.csv: {', '.join(sorted(own))} not in face_terms.tsv")
+    if unknown := sorted({**own, **report}):
+        raise ValueError(f"face_wordings.tsv or phenotypes.csv: {', '.join(unknown)} not in face_terms.tsv")
     return found
 
 

@@ -19,15 +19,16 @@ FUNCTION_WORDS = frozenset(
     "probably likely".split()
 )
 # Words of degree and side: they count only if a wording has them (Bilateral ptosis), and hinder no other wording.
-DEGREE_WORDS = frozenset(
-    "both left right bilateral bilaterally unilateral unilaterally sided mild mildly slight slightly somewhat relatively "
+SIDE_WORDS = frozenset("both left right bilateral bilaterally unilateral unilaterally sided".split())
+DEGREE_WORDS = SIDE_WORDS | frozenset(
+    "mild mildly slight slightly somewhat relatively "
     "moderate moderately marked markedly severe severely significant significantly noticeable noticeably notable "
     "notably subtle subtly clear clearly obvious obviously apparent apparently distinct distinctly strikingly striking "
     "bit extremely unusually unusual abnormally excessively disproportionately considerably visibly minimally minimal "
-    "appearance feature features shape shaped shapes contour profile partially partly definite definitely remarkably degree".split()
+    "looking appearance feature features shape shaped shapes contour profile partially partly definite definitely remarkably degree".split()
 )
 IGNORED = FUNCTION_WORDS | DEGREE_WORDS
-LINKS = frozenset("at in on to onto from across along towards toward into within near by".split())
+LINKS = frozenset("at in on to onto from across along towards toward into within near by via".split())
 HEADS = """nose nostril naris ala columella septum bridge root ridge tip dorsum
 eye eyeball globe eyelid eyebrow eyelash lash brow canthus fissure iris pupil sclera cornea lens conjunctiva orbit
 socket supraorbital infraorbital periorbital palpebral retina macula lacrimal
@@ -97,7 +98,7 @@ protrude protruding protruded protrusion protrudes projecting protuberant protub
 droop drooping droopy droops drooped saggy sagging
 sparse sparsely sparseness scant scanty scarce
 hypoplastic hypoplasia underdeveloped underdevelopment
-absent absence missing lack lacking
+absent absence missing lack lacking lacks
 back posterior posteriorly backward backwards
 up upward upwards upwardly
 down downward downwards downwardly

@@ -3,8 +3,8 @@
 The key of a wording is the set of its tokens without words such as *the* and *of*. Keys with the words' stems come
 first, then keys with their meanings (face_words.py), then keys in which one expression is replaced by another of the
 same meaning (EXPRESSIONS): what a key names directly is never overruled by what it names after a replacement. If
-wordings of several terms have one key, the term wins that the key names best (its name, then an exact synonym, the
-project's own wording, a lay wording, another synonym). If two terms are named equally well, the key stands for the one
+wordings of several terms have one key, the term wins that the key names best (its name, then an exact synonym, a
+wording of the simulated reports, a lay wording, another synonym, a wording of face_wordings.tsv). If two terms are named equally well, the key stands for the one
 that is an ancestor of all others, else for a common parent, else for none of them."""
 
 import re
@@ -154,13 +154,16 @@ def index() -> WordingIndex:
     for term in face_lexicon.terms().values():
         for wording, rank in term.wordings:
             tokens, between = pieces(wording)
-            if all(face_words.names_site(meaning) for _, meaning in tokens) and (
-                len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)
-            ):
-                continue  # "unusual mouth shape", "ear hair": any text has these words
+            if all(face_words.names_site(meaning) for _, meaning in tokens):
+                ours = rank in (face_lexicon.REPORT, face_lexicon.OWN) and len(tokens) > 2
+                if not ours and (len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)):
+                    continue  # "unusual mouth shape", "ear hair": any text has these words
             whole, _ = pieces(wording, with_degree=True)
             rank = 2 * rank + (len(whole) > len(tokens))  # a wording without words of degree is the more direct one
-            if len(tokens) > 1 or len(whole) == 1:  # not "coarse" of "coarse features"
+            if rank != 2 * face_lexicon.NAME and term.name.startswith("Aplasia/Hypoplasia"):
+                rank += 2 * face_lexicon.OWN  # "missing eyebrows" is the term Absent eyebrow, not the group above it
+            has_side = not face_words.SIDE_WORDS.isdisjoint(wording.lower().split())
+            if (len(tokens) > 1 or len(whole) == 1) and not has_side:  # not "coarse" of "coarse features"
                 key = frozenset(token[1] for token in tokens)
                 _enter(stems, frozenset(token[0] for token in tokens), term.hpo_id, rank)
                 _enter(meanings, key, term.hpo_id, rank)

@@ -23,8 +23,8 @@ for _kind, _words in (
     (WITH, "with"),
     (VERB, "is are was were be been being am has have had having shows show showing showed displays display displaying demonstrates "
      "demonstrate demonstrating exhibits exhibit exhibiting presents presenting reveals appears appear appeared appearing looks "
-     "look looking seems seem that which who whose does do did can could may might will would should get gets = ( :"),
-    (NEGATION, "no not without neither never denies deny denied negative none n't nor cannot isn't aren't doesn't don't wasn't weren't hasn't haven't didn't can't non lacks"),
+     "look seems seem that which who whose does do did can could may might will would should get gets = ( :"),
+    (NEGATION, "no not without neither never denies deny denied negative none n't nor cannot isn't aren't doesn't don't wasn't weren't hasn't haven't didn't can't non"),
     (BREAK, ". ; ! ? but however although though whereas while yet except nevertheless despite because since \n"),
     (NORMAL, "normal normally unremarkable typical typically well-formed proportionate age-appropriate ordinary"),
     (SEEN, "present seen noted observed evident identified appreciated detected found recorded documented appreciable visible "
@@ -74,7 +74,7 @@ for _entries in _PHRASES.values():
     _entries.sort(key=lambda entry: -len(entry[0]))
 _POSITIONS = frozenset("above over under below beneath behind".split())
 _CONJUNCTIONS = ("and", "or", "nor", "/", "&")
-_ABSENT_WORDS = frozenset(("absent", "absence", "missing", "lack", "lacking"))
+_ABSENT_WORDS = frozenset(("absent", "absence", "missing", "lack", "lacking", "lacks"))
 _DIMENSIONS = {
     "size": "large small big macrotia microtia prominent",
     "length": "long short",
@@ -168,6 +168,8 @@ def words_of(text: str) -> list[Word]:
             if word == "\n":
                 if not _wraps(text, start):
                     words.append(Word(BREAK, "", "", start, end, "\n"))
+            elif word == "," and text[:start].rstrip()[-1:] in ('"', "'", "}", "]"):
+                words.append(Word(BREAK, "", "", start, end, ","))  # the next entry of a JSON answer
             elif not word[0].isalnum() and word not in _KIND_OF:
                 if word == "—" or (
                     word in "-–" and text[start - 1 : start].isspace() and text[end : end + 1].isspace()
@@ -451,6 +453,8 @@ class _Clause:
                 if later.has_site or is_named:
                     break
         groups = [part.subjects, sibling] if part.predicate else [sibling, part.subjects]
+        if number and part.joined_by in _CONJUNCTIONS and _is_postnominal(self.parts[number - 1]):
+            groups.insert(0, [self.parts[number - 1]])  # ears large and prominent
         if part.trailing and not part.predicate:
             return groups
         return [*groups, self.context, self._sites_before(number), self.previous]
@@ -744,6 +748,10 @@ def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tu
     )
 
 
+def _is_postnominal(part: Part) -> bool:
+    return part.words[0].kind in (SITE, MODIFIER) and part.words[-1].kind == QUALITY
+
+
 def _leading_qualities(words: list[Word]) -> list[Word]:
     """The qualities before a part of the face that stands behind a preposition: protrudes from the mouth."""
     for i, word in enumerate(words):
@@ -763,7 +771,9 @@ def _site_words() -> dict[str, list[tuple[frozenset[str], frozenset[str]]]]:
     found = {}
     for term in phenotypes.terms().values():
         entries = []
-        for wording, _ in face_lexicon.terms()[term.hpo_id].wordings:
+        for wording, rank in face_lexicon.terms()[term.hpo_id].wordings:
+            if rank == face_lexicon.OWN:
+                continue
             tokens = [meaning for _, meaning in wording_index.pieces(wording)[0]]
             sites = frozenset(t for t in tokens if _token_kind(t) in (SITE, MODIFIER))
             entries.append((sites, frozenset(tokens)))
