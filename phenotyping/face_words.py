@@ -16,7 +16,7 @@ FUNCTION_WORDS = frozenset(
     "additionally particularly especially mostly predominantly very quite rather fairly just really so as "
     "appearing configuration form formed pair "
     "aspect side sides structure structures type overall generally general now possible possibly probable "
-    "probably likely".split()
+    "probably likely sit sits sitting lie lies lying run runs running stay stays remain remains".split()
 )
 # Words of degree and side: they count only if a wording has them (Bilateral ptosis), and hinder no other wording.
 SIDE_WORDS = frozenset("both left right bilateral bilaterally unilateral unilaterally sided".split())
@@ -70,7 +70,7 @@ blue bluish
 yellow yellowish
 retina retinal
 macula macular
-meet meeting meets join joined fused confluent
+meet meeting meets join joined fuse fused confluent merge merged merging touch touching connect connected unite united
 sclera sclerae scleral scleras
 cornea corneal corneas
 pupil pupillary
@@ -83,16 +83,16 @@ medial medially inner inside
 upper superior
 lower inferior
 under below beneath underneath
-wide broad widened broadened widening broadening wider width-increased
-narrow narrowed narrowing narrowness pinched
-short shortened shortening shorter
-long elongated lengthened elongation lengthy
+wide broad broader widened broadened widening broadening wider width-increased
+narrow narrower narrowed narrowing narrowness pinched
+short shortened shortening shorter foreshortened
+long longer elongated lengthened elongation lengthy
 large big enlarged enlargement larger oversized
 small tiny smaller smallish undersized diminutive
-flat flattened flattening flatness
-thick thickened thickening thickness
+flat flatter flattened flattening flatness
+thick thicker thickened thickening thickness
 thin thinned thinning thinner thinness
-deep deeply deepset
+deep deeper deeply deepset
 prominent prominence pronounced prominently
 protrude protruding protruded protrusion protrudes projecting protuberant protuberance
 droop drooping droopy droops drooped saggy sagging
@@ -104,12 +104,12 @@ up upward upwards upwardly
 down downward downwards downwardly
 out outward outwards outwardly
 in inward inwards inwardly
-close closely closed-set
+close closely closer
 separate separated separation
 space spaced spacing
-high highly
+high higher highly
 low lowly
-full fullness
+full fuller fullness
 puffy puffiness
 swollen swelling swell edema
 increase increased increasing
@@ -206,8 +206,8 @@ _WORD_PARTS = re.compile(rf"({'|'.join(SPLIT_AFTER)})({'|'.join(sorted(SPLIT_BEF
 @lru_cache(100_000)
 def stem(word: str) -> str:
     """A lower-case word without inflection, spelled the American way."""
-    if word.endswith("itis"):
-        return word  # an inflammation is not its organ: gingivitis, gingiva
+    if word.endswith("itis") or word == "closed":
+        return word  # gingivitis is not gingiva; closed eyes are not close
     word = word.removesuffix("'s").removesuffix("’s")
     if len(word) > 4:
         word = word.replace("aemia", "emia").replace("aemi", "emi").replace("oedem", "edem").replace("haem", "hem")

@@ -40,6 +40,9 @@ EXPRESSIONS = (
     ("deep set", "set deep", "deep place"),
     ("lip border", "lip"),
     ("arch high", "high arch"),
+    ("philtrum", "philtrum groove", "distance between nose upper lip", "distance between nose lip", "space between nose upper lip",
+     "space between nose lip", "area between nose upper lip", "groove between nose upper lip", "groove above upper lip",
+     "groove above lip", "groove under nose", "groove between nose lip"),
     ("nose ala", "ala"),
     ("up slant", "slant up", "up slope", "up tilt"),
     ("down slant", "down slope", "down tilt"),
@@ -159,9 +162,11 @@ def index() -> WordingIndex:
                 if not ours and (len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)):
                     continue  # "unusual mouth shape", "ear hair": any text has these words
             whole, _ = pieces(wording, with_degree=True)
-            rank = 2 * rank + (len(whole) > len(tokens))  # a wording without words of degree is the more direct one
+            rank = 2 * rank + 12 * (
+                len(whole) > len(tokens)
+            )  # a wording without words of degree is the more direct one
             if rank != 2 * face_lexicon.NAME and term.name.startswith("Aplasia/Hypoplasia"):
-                rank += 2 * face_lexicon.OWN  # "missing eyebrows" is the term Absent eyebrow, not the group above it
+                rank += 12  # "missing eyebrows" is the term Absent eyebrow, not the group above it
             has_side = not face_words.SIDE_WORDS.isdisjoint(wording.lower().split())
             if (len(tokens) > 1 or len(whole) == 1) and not has_side:  # not "coarse" of "coarse features"
                 key = frozenset(token[1] for token in tokens)

@@ -60,6 +60,11 @@ for _kind, _phrases in (
     for _phrase in _phrases.split("|"):
         _first, *_rest = _phrase.split()
         _PHRASES.setdefault(_first, []).append(((_first, *_rest), _kind))
+for _out in "out of|outside|outside of|beyond|not in|not within|off|cut off by|cropped out of|cropped by".split("|"):
+    for _the in (" ", " the ", " this "):
+        for _frame in "frame|picture|image|photo|photograph|shot|view|crop|field of view".split("|"):
+            _phrase = tuple(f"{_out}{_the}{_frame}".split())
+            _PHRASES.setdefault(_phrase[0], []).append((_phrase, UNSEEN))
 for _verb in "seen assessed evaluated determined judged visualized visualised examined appreciated commented identified established".split():
     for _cannot in ("cannot be", "can not be", "could not be", "can't be", "couldn't be"):
         for _adverb in ("", " fully", " reliably", " adequately", " clearly", " properly", " well"):
@@ -88,6 +93,12 @@ _DIMENSIONS = {
     "rotation": "rotate",
     "shape": "round triangular square",
 }
+
+
+_ASPECTS = frozenset(
+    face_words.tokens(word)[0][1]
+    for word in "size length width height depth thickness position placement spacing rotation slant shape set present".split()
+) | {"absent"}
 
 
 @dataclass(slots=True, eq=False)
@@ -191,7 +202,20 @@ def words_of(text: str) -> list[Word]:
                         kind = _token_kind(meaning)
                     words.append(Word(kind, stem, meaning, start, end, word))
             i += 1
+    _link_between(words)
     return words
+
+
+def _link_between(words: list[Word]) -> None:
+    """Makes the "and" of "between the nose and the lip" a preposition."""
+    for i, word in enumerate(words):
+        if word.text == "between":
+            for later in words[i + 1 : i + 6]:
+                if later.kind in (BREAK, VERB, WITH):
+                    break
+                if later.text == "and":
+                    later.kind, later.meaning = LINK, ""
+                    break
 
 
 def _wraps(text: str, newline: int) -> bool:
@@ -233,6 +257,7 @@ class _Clause:
         self.colon_context: list[Part] | None = None
         self._split()
         self._look_up()
+        self._heed_sides()
         self._apply_absent_words()
         self._apply_events()
 
@@ -317,8 +342,8 @@ class _Clause:
                 linked = True
                 continue
             if kind == OTHER:
-                following = next((w for w in words[i + 1 :] if w.kind != SKIP), None)
-                if following is not None and following.kind in (SITE, QUALITY, MODIFIER) and following is words[i + 1]:
+                following = words[i + 1] if i + 1 < len(words) else word
+                if following.kind in (SITE, QUALITY, MODIFIER) and not (part is not None and part.has_site):
                     continue
                 if part is not None:
                     part.trailing = True
@@ -358,9 +383,8 @@ class _Clause:
                         and len(self.parts) <= 3
                     )
                     self.colon_context = list(self.parts) if sites_only else []
-                    subjects = self.colon_context or subjects
-                    listed = [w.text for w in words[:i] if w.kind not in (SKIP, ARTICLE)]
-                    state = ABSENT if listed and set(listed) <= {*_ABSENT_WORDS, "not", "negative", "no"} else PRESENT
+                    subjects = self.colon_context or subjects or self.parts[-1:]
+                    state = ABSENT if _introduces_absent(words[:i]) else PRESENT
                     predicate = not sites_only
                 if kind == NEGATION:
                     state = (
@@ -427,18 +451,25 @@ class _Clause:
                 if part.qualities and not named[number]:
                     self._borrow(part, part.words, self._lenders(number, named))
             elif part.qualities:
-                self._borrow(part, part.words, [part.subjects, self.context, self._sites_before(number), self.previous])
+                self._borrow(
+                    part, part.words, [part.subjects, self.context, *self._sites_before(number), *self._earlier()]
+                )
                 leading = _leading_qualities(part.words)
                 if not part.found and part.predicate and leading:  # protrudes from the mouth
                     self._borrow(part, leading, [part.subjects])
-            elif number and part.joined_by in _CONJUNCTIONS:  # a broad nasal bridge and tip
+            elif number and part.joined_by in _CONJUNCTIONS and not part.article:  # a broad nasal bridge and tip
                 before = self.parts[number - 1]
                 if before.qualities and before.has_site and not before.predicate:
                     self._try(part, part.words, before.words[:-1]) or self._try(part, part.words, before.qualities)
+            elif number and part.joined_by == "event" and self.parts[number - 1].qualities:
+                self._try(part, part.words, self.parts[number - 1].words)  # a skin tag is seen in front of the ear
         self._drop_covered()
 
-    def _sites_before(self, number: int) -> list[Part]:
-        return [part for part in self.parts[:number] if part.has_site][-1:]
+    def _sites_before(self, number: int) -> list[list[Part]]:
+        return [[part] for part in reversed(self.parts[:number]) if part.has_site][:3]
+
+    def _earlier(self) -> list[list[Part]]:
+        return [[part] for part in self.previous]
 
     def _lenders(self, number: int, named: list[bool]) -> list[list[Part]]:
         """Groups of parts that may name the part of the face that a quality belongs to, the likeliest first."""
@@ -457,7 +488,7 @@ class _Clause:
             groups.insert(0, [self.parts[number - 1]])  # ears large and prominent
         if part.trailing and not part.predicate:
             return groups
-        return [*groups, self.context, self._sites_before(number), self.previous]
+        return [*groups, self.context, *self._sites_before(number), *self._earlier()]
 
     def _borrow(self, part: Part, words: list[Word], groups: list[list[Part]]) -> None:
         """Looks words of a part up together with those of another part that may complete them."""
@@ -470,7 +501,10 @@ class _Clause:
         heads = [word for word in other.words if word.kind == SITE]
         loans = [other.words] if other.qualities and not other.found else []
         loans += [heads, other.sites] if any(word.kind == MODIFIER for word in words) else [other.sites, heads]
+        if not heads:  # spacing: wide
+            return any(self._try(part, words, [region, *other.words]) for region in self._regions_near(part))
         if len(heads) > 1:
+            loans.append(_leading_sites(other.words))
             loans += [[word] for word in heads if word.meaning in _REGION_OF]
         elif heads and heads[0].meaning not in _REGION_OF:  # its tip is broad: the tip of what?
             loans += [[region, *other.sites] for region in self._regions_near(part)]
@@ -518,6 +552,16 @@ class _Clause:
 
     def _is_long(self, found: list) -> bool:
         return any(hpo_id == found[0] for hpo_id, _, _ in self.long_wordings)
+
+    def _heed_sides(self) -> None:
+        """Makes ptosis bilateral ptosis if a word of the clause says so."""
+        for part in self.parts:
+            for found in part.found:
+                if found[0] not in _one_or_both_sides():
+                    continue
+                first, last = (self.words.index(found[2][k]) if found[2][k] in self.words else 0 for k in (0, -1))
+                for word in self.words[max(0, first - 2) : last + 4]:
+                    found[0] = _one_or_both_sides().get(found[0], {}).get(word.text, found[0])
 
     # -- states
 
@@ -577,6 +621,12 @@ class _Clause:
                     targets = after or before
                 else:
                     targets = before or ([] if self._has_cause(word) else after)
+                if (
+                    kind == HIDES
+                    and " " not in word.text
+                    and any(w.kind == SITE and w.meaning not in ("hair", "forelock") for p in before for w in p.words)
+                ):
+                    continue  # the eyelids cover the pupils
                 if not targets and self._says_they(word):
                     targets = self.previous
                 for part in targets:
@@ -698,14 +748,19 @@ class _Clause:
     def heading(self, ended_by: str) -> list[Part]:
         """The parts of the face that later clauses speak of if they name none."""
         if self.has_heading:
-            return self.colon_context or []
+            if self.colon_context:
+                is_region = any(w.meaning in _REGION_OF for p in self.colon_context for w in p.words)
+                return self.colon_context if is_region else [*self.colon_context, *self.context][:3]
+            first = next((w for w in self.words if w.kind not in (SKIP, ARTICLE, NEGATION)), None)
+            return self.context if first is not None and first.meaning in _ASPECTS else []
         sites_only = self.parts and all(p.has_site and not p.qualities for p in self.parts) and not self.events
         if sites_only and ended_by in "-–—\n" and not any(w.kind in (VERB, NEGATION) for w in self.words):
             return list(self.parts)
         return self.context
 
     def last_sites(self) -> list[Part]:
-        return [p for p in self.parts if p.has_site][-1:] or self.previous
+        named = [p for p in self.parts if p.has_site]
+        return [*named[:1], *named[:0:-1]][:3] or self.previous
 
 
 def _matches(words: list[Word]) -> list[tuple[str, list[Word]]]:
@@ -748,6 +803,24 @@ def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tu
     )
 
 
+def _introduces_absent(words: list[Word]) -> bool:
+    """Whether words before a colon announce a list of absent terms: "Absent:", "Not present:"."""
+    said = {word.text for word in words if word.kind not in (SKIP, ARTICLE)}
+    negative = {*_ABSENT_WORDS, "not", "negative", "no"}
+    return not said.isdisjoint(negative) and said <= negative | {"present", "seen", "observed", "noted", "findings"}
+
+
+def _leading_sites(words: list[Word]) -> list[Word]:
+    """The first part of the face that words name: the pupil of "pupil of the left eye"."""
+    sites: list[Word] = []
+    for word in words:
+        if sites and (word.kind == QUALITY or not word.adjacent):
+            break
+        if word.kind != QUALITY:
+            sites.append(word)
+    return sites
+
+
 def _is_postnominal(part: Part) -> bool:
     return part.words[0].kind in (SITE, MODIFIER) and part.words[-1].kind == QUALITY
 
@@ -756,8 +829,21 @@ def _leading_qualities(words: list[Word]) -> list[Word]:
     """The qualities before a part of the face that stands behind a preposition: protrudes from the mouth."""
     for i, word in enumerate(words):
         if word.kind != QUALITY:
-            return words[:i] if i and not word.adjacent else []
+            return words[:i] if i and (not word.adjacent or word.text in _POSITIONS) else []
     return []
+
+
+@cache
+def _one_or_both_sides() -> dict[str, dict[str, str]]:
+    """Term -> words such as "both" -> the term for both sides, or for one: Ptosis -> Bilateral ptosis."""
+    by_name = {term.name.lower(): term.hpo_id for term in face_lexicon.terms().values()}
+    found: dict[str, dict[str, str]] = {}
+    for name, hpo_id in by_name.items():
+        side, _, rest = name.partition(" ")
+        if side in ("bilateral", "unilateral") and rest in by_name:
+            words = ("both", "bilateral", "bilaterally") if side == "bilateral" else ("unilateral", "unilaterally")
+            found.setdefault(by_name[rest], {}).update(dict.fromkeys(words, hpo_id))
+    return found
 
 
 # ---- regions
@@ -792,6 +878,8 @@ def region_terms(sites: frozenset[str], dimensions: tuple[str, ...] = ()) -> tup
         chosen = [term.hpo_id for term in phenotypes.terms().values() if term.region == region]
     else:
         chosen = [i for i, entries in _site_words().items() if any(sites <= named for named, _ in entries)]
+        if sites == {"face"}:
+            chosen = [i for i in chosen if phenotypes.terms()[i].region == "whole face"]
     if dimensions:
         allowed = {face_words.tokens(word)[0][1] for name in dimensions for word in _DIMENSIONS[name].split()}
         chosen = [i for i in chosen if any(allowed & words for _, words in _site_words()[i])]
