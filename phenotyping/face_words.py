@@ -11,12 +11,12 @@ import snowballstemmer
 
 # Words that never count.
 FUNCTION_WORDS = frozenset(
-    "the a an of his her hers their its this that's these those such some any other another own he she they it child "
+    "the a an his her hers their its this that's these those such some any other another own he she they it child "
     "child's patient patient's individual individual's boy girl infant person also again too there's here's "
     "additionally particularly especially mostly predominantly very quite rather fairly just really so as "
     "appearing configuration form formed pair "
     "aspect side sides structure structures type overall generally general now possible possibly probable "
-    "probably likely sit sits sitting lie lies lying run runs running stay stays remain remains".split()
+    "probably likely sit sits sitting lie lies lying run runs running".split()
 )
 # Words of degree and side: they count only if a wording has them (Bilateral ptosis), and hinder no other wording.
 SIDE_WORDS = frozenset("both left right bilateral bilaterally unilateral unilaterally sided".split())
@@ -28,7 +28,7 @@ DEGREE_WORDS = SIDE_WORDS | frozenset(
     "looking appearance feature features shape shaped shapes contour profile partially partly definite definitely remarkably degree".split()
 )
 IGNORED = FUNCTION_WORDS | DEGREE_WORDS
-LINKS = frozenset("at in on to onto from across along towards toward into within near by via".split())
+LINKS = frozenset("of at in on to onto from across along towards toward into within near by via".split())
 HEADS = """nose nostril naris ala columella septum bridge root ridge tip dorsum
 eye eyeball globe eyelid eyebrow eyelash lash brow canthus fissure iris pupil sclera cornea lens conjunctiva orbit
 socket supraorbital infraorbital periorbital palpebral retina macula lacrimal

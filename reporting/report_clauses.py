@@ -78,6 +78,7 @@ for _verb in "seen assessed evaluated determined judged visualized visualised ex
 for _entries in _PHRASES.values():
     _entries.sort(key=lambda entry: -len(entry[0]))
 _POSITIONS = frozenset("above over under below beneath behind".split())
+_DETERMINERS = frozenset("the his her hers their its this these both".split())
 _CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 _ABSENT_WORDS = frozenset(("absent", "absence", "missing", "lack", "lacking", "lacks"))
 _DIMENSIONS = {
@@ -331,10 +332,11 @@ class _Clause:
                 part.words.append(word)
                 linked = False
                 continue
-            if kind == ARTICLE:
-                if part is not None:
-                    linked = True
-                article = True
+            if kind == ARTICLE or word.text in _DETERMINERS:
+                before = words[i - 1]
+                if part is not None and before.kind in (SITE, QUALITY, OTHER) and before.text not in _POSITIONS:
+                    part, joined_by, predicate = None, "article", False
+                article = kind == ARTICLE
                 continue
             if kind == SKIP:
                 continue
@@ -352,6 +354,8 @@ class _Clause:
             if kind == JOIN:
                 if part is not None or joined_by in ("other",):
                     predicate = predicate and part is not None
+                    joined_by = word.text
+                elif joined_by == ",":
                     joined_by = word.text
                 part, article = None, False
                 if word.text == ")":
@@ -520,6 +524,8 @@ class _Clause:
         own = {id(word) for word in words}
         needed = {id(word) for word in words if word.kind == SITE}
         lent = {id(word) for word in loan}
+        if all(word.kind != QUALITY for word in loan):
+            needed |= lent
         for tried in ([*loan, *words], [*words, *loan]):
             hits = []
             for hpo_id, used in _matches(tried):
