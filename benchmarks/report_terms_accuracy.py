@@ -54,11 +54,11 @@ def negated_terms(report: str, absent: tuple[str, ...]) -> frozenset[str]:
     terms, negated = phenotypes.terms(), set()
     for line in report.splitlines():
         heading, _, sentences = line.partition(": ")
-        ruled_out = f"{sentences.rpartition('. No ')[2]}".casefold()
+        ruled_out = f", no {sentences.partition('. No ')[2][:-1]},".casefold()
         for hpo_id in absent:
-            if terms[hpo_id].region == HEADINGS.get(heading) and ". No " in sentences:
-                if any(f", no {w},".casefold() in f", no {ruled_out[:-1]}," for w in terms[hpo_id].wordings):
-                    negated.add(hpo_id)
+            of_line = terms[hpo_id].region == HEADINGS.get(heading)
+            if of_line and any(f", no {wording},".casefold() in ruled_out for wording in terms[hpo_id].wordings):
+                negated.add(hpo_id)
     return frozenset(negated)
 
 

@@ -85,12 +85,15 @@ def _resolved(entries: dict[frozenset[str], dict[str, int]]) -> dict[frozenset[s
 
 
 def _variants(key: frozenset[str]) -> set[frozenset[str]]:
+    """The key, and the keys that result if expressions of it are replaced, twice at most."""
     found, latest = {key}, {key}
     for _ in range(2):
         new = set()
         for known in latest:
-            for group in _expressions():
-                if (said := max((e for e in group if e <= known), key=len, default=None)) is not None:
+            groups = {group for word in known for group in _groups_with().get(word, ())}
+            for group in groups:
+                said = max((expression for expression in group if expression <= known), key=len, default=None)
+                if said is not None:
                     new |= {known - said | other for other in group}
         latest = new - found
         found |= new
@@ -98,14 +101,15 @@ def _variants(key: frozenset[str]) -> set[frozenset[str]]:
 
 
 @cache
-def _expressions() -> tuple[tuple[frozenset[str], ...], ...]:
-    """Groups of expressions of one meaning, each as the set of its words' meanings."""
-    return tuple(
-        tuple(
-            frozenset(meaning for word in expression for _, meaning in face_words.tokens(word)) for expression in group
-        )
-        for group in face_words.SAME_EXPRESSION
-    )
+def _groups_with() -> dict[str, list[tuple[frozenset[str], ...]]]:
+    """Meaning -> groups of expressions of one meaning, one of which begins with it."""
+    found: dict[str, list[tuple[frozenset[str], ...]]] = {}
+    for row in face_words.SAME_EXPRESSION:
+        expressions = [[meaning for word in words for _, meaning in face_words.tokens(word)] for words in row]
+        group = tuple(frozenset(expression) for expression in expressions)
+        for first in {expression[0] for expression in expressions}:
+            found.setdefault(first, []).append(group)
+    return found
 
 
 def _enter(entries: dict[frozenset[str], dict[str, int]], key: frozenset[str], hpo_id: str, rank: int) -> None:

@@ -209,9 +209,11 @@ class _Splitter:
 
     def read_determiner(self, word: Word) -> None:
         before = self.clause.words[word.place - 1]
-        if self.part is not None and before.kind in (SITE, QUALITY, OTHER) and before.text not in POSITIONS:
+        is_indefinite = word.text in INDEFINITE
+        after_name = before.kind in (SITE, QUALITY, OTHER) and before.text not in POSITIONS
+        if self.part is not None and (after_name or is_indefinite):
             self.end_part("determiner")
-        self.is_indefinite = word.text in INDEFINITE
+        self.is_indefinite = is_indefinite
 
     def read_other(self, word: Word) -> None:
         following = self.clause.words[word.place + 1 : word.place + 2]
@@ -223,7 +225,7 @@ class _Splitter:
             self.end_part("other")
 
     def read_join(self, word: Word) -> None:
-        if self.part is not None or self.joined_by == "other":
+        if self.part is not None or self.joined_by in ("other", "normal", "event"):
             self.is_predicate = self.is_predicate and self.part is not None
             self.joined_by = word.text
         elif self.joined_by == ",":
@@ -268,9 +270,9 @@ class _Splitter:
         if self.part is None or not self.part.has_site:
             return
         for part in reversed(self.clause.parts):
+            if self.subjects and part.has_quality:
+                break
             if not part.has_site:
-                if not self.subjects or part.has_quality:
-                    break
                 part = Part([*part.words, *self.subjects[-1].heads], part.joined_by, part.state)  # upper and lower lip
             self.subjects.append(part)
             if part.joined_by not in LISTED or part.has_quality:

@@ -130,7 +130,13 @@ def _apply_unseen(clause: Clause, event: Event) -> list[RegionState]:
         _set_states([part for part in targets if part in clause.parts], NOT_VISIBLE)
     if event.kind == UNSURE:
         return []
-    return [RegionState(part, NOT_VISIBLE) for part in (targets or clause.context) if part.only_site]
+    regions = [RegionState(part, NOT_VISIBLE) for part in (targets or clause.context) if part.only_site]
+    for part in targets:  # their position cannot be judged
+        dimensions = tuple(_DIMENSION_OF[word.text] for word in part.words if word.text in _DIMENSION_OF)
+        if dimensions and not part.has_site and not part.found:
+            named = [other for other in clause.parts[: event.n_parts] if other.has_site] or clause.previous[:1]
+            regions += [RegionState(other, NOT_VISIBLE, dimensions) for other in (named[-1:] or clause.context)]
+    return regions
 
 
 def _apply_normal(clause: Clause, event: Event) -> list[RegionState]:
@@ -138,7 +144,7 @@ def _apply_normal(clause: Clause, event: Event) -> list[RegionState]:
     place = event.word.place
     near = list(clause.words[max(0, place - 2) : place])
     for word in clause.words[place + 1 : place + 7]:
-        if word.kind in (VERB, WITH, SITE):
+        if word.kind in (VERB, WITH, SITE, NORMAL):
             break
         near.append(word)
     names = _DIMENSION_OF_NORMALLY if event.word.text == "normally" else _DIMENSION_OF

@@ -66,13 +66,15 @@ def _long_wordings(words: list[Word], ignored: frozenset[str]) -> dict[tuple[int
         return {}
     found = {}
     for end, (length, hpo_id, between) in index.sequences.iter(tuple(index.numbers.get(w.meaning, 0) for w in counted)):
-        first, last = counted[end - length + 1].place, counted[end].place
+        named = counted[end - length + 1 : end + 1]
+        first, last = named[0].place, named[-1].place
         inside = words[first:last]
         crossed = {"verb" if word.kind == VERB else "join" for word in inside if word.kind in (JOIN, WITH, VERB)}
         beside = [*words[max(0, first - 1) : first], *words[last + 1 : last + 2]]
         goes_on = words[last].kind == SITE and beside[-1:] and beside[-1].kind == SITE and beside[-1].place > last
         if crossed <= between and not goes_on and not (crossed and any(word.kind in _NAMES for word in beside)):
-            found[first, last] = hpo_id
+            # The index knows stems, too, and tells "reduced head circumference" from "decreased".
+            found[first, last] = index.find([w.stem for w in named], [w.meaning for w in named]) or hpo_id
     return found
 
 
@@ -139,7 +141,7 @@ def look_up(clause: Clause, long_wordings: list[tuple[str, list[Word]]]) -> None
         if (is_named[number] and part.has_site) or all(word.in_long_wording for word in part.words):
             continue
         if not part.has_site:
-            if part.has_quality and not is_named[number]:
+            if part.has_quality and not is_named[number] and part.joined_by != NORMAL:
                 _borrow(clause, part, part.words, _lenders(clause, number, is_named))
         elif part.has_quality:
             _borrow(clause, part, part.words, [part.subjects, *_named_before(clause, number)])

@@ -45,14 +45,14 @@ _PHRASES = {
     SKIP: "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|"
     "there were",
     NEGATION: "rather than|instead of|free of|free from|negative for|no evidence of|no sign of|no signs of|"
-    "fails to show|as opposed to|devoid of|other than|ruled out|excluded",
+    "fails to show|as opposed to|devoid of|ruled out|excluded",
     NORMAL: "within normal limits|nothing abnormal|nothing unusual|nothing remarkable|no abnormal findings|well formed|"
     "not remarkable|not dysmorphic|age appropriate",
     UNSEEN: "not visible|not assessable|not evaluable|cut off|not shown|not included|not captured|off camera|"
     "not depicted|not seen well|not in view|out of view|not well visualized|not well visualised|not well appreciated",
     HIDES: "cannot comment on|can't comment on|unable to comment on",
     NOT_SHOWN: "does not show|do not show|doesn't show|did not show|does not include|doesn't include",
-    BREAK: "apart from|except for",
+    BREAK: "apart from|except for|other than|unlike the",
     JOIN: "as well as|along with|together with|in addition to",
 }
 
@@ -80,7 +80,7 @@ _EXPANDED_PHRASES = {
             "|".join(_CANNOT),
             "be",
             "|fully|reliably|adequately|clearly|properly|well",
-            "seen|assessed|evaluated|determined|judged|visualized|visualised|examined|appreciated|commented on|"
+            "seen|assessed|evaluated|determined|judged|visualized|visualised|examined|appreciated|commented on|confirmed|"
             "identified|established",
         ),
     ],
@@ -131,6 +131,11 @@ def words_of(text: str) -> list[Word]:
                 stem, meaning = face_words.tokens(part)[0]
                 words.append(Word(SKIP if k else kind, stem, meaning, first, last, part if k else " ".join(phrase)))
             i += len(phrase)
+            continue
+        if piece == "(" and [p[0] for p in pieces[i + 1 : i + 3]] in (["-", ")"], ["–", ")"]):
+            words.append(Word(QUALITY, "absent", "absent", start, pieces[i + 2][2], "absent"))  # ptosis (-)
+            words.append(Word(JOIN, "", "", pieces[i + 2][1], pieces[i + 2][2], ")"))
+            i += 3
             continue
         if piece[0].isalnum():
             _append_readings(words, piece, start, end)
