@@ -12,6 +12,7 @@ import argparse
 import csv
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -110,15 +111,17 @@ def read_retired_ids(hp_obo: Path) -> dict[str, list[str]]:
 
 
 def rebuild(hpo_dir: Path, hp_obo: Path) -> int:
-    """Writes face_terms.tsv anew and returns how many terms it has."""
+    """Writes face_terms.tsv anew and returns how many terms it has. An id that two terms replace stands for neither."""
     retired = read_retired_ids(hp_obo)
     with open(hpo_dir / "head_terms.tsv", newline="", encoding="utf-8") as table:
         rows = list(csv.DictReader(table, delimiter="\t"))
+    heirs = Counter(old for row in rows for old in set(retired.get(row["hpo_id"], [])))
     with open(HERE / "face_terms.tsv", "w", newline="", encoding="utf-8") as table:
         out = csv.DictWriter(table, COLUMNS, delimiter="\t", lineterminator="\n", extrasaction="ignore")
         out.writeheader()
         for row in rows:
-            out.writerow({**row, "retired_ids": ";".join(sorted(set(retired.get(row["hpo_id"], []))))})
+            old_ids = {old for old in retired.get(row["hpo_id"], []) if heirs[old] == 1}
+            out.writerow({**row, "retired_ids": ";".join(sorted(old_ids))})
     return len(rows)
 
 

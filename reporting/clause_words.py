@@ -52,7 +52,8 @@ _PHRASES = {
     "not depicted|not seen well|not in view|out of view|not well visualized|not well visualised|not well appreciated",
     HIDES: "cannot comment on|can't comment on|unable to comment on",
     NOT_SHOWN: "does not show|do not show|doesn't show|did not show|does not include|doesn't include",
-    BREAK: "apart from|except for|other than|unlike the",
+    BREAK: "apart from|except for|other than|unlike the|relative to|compared to|compared with|in comparison with|"
+    "in relation to|in proportion to",
     JOIN: "as well as|along with|together with|in addition to",
 }
 
