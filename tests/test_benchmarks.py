@@ -40,6 +40,7 @@ from benchmarks import (
     perceptual_speed,
     phenotype_fidelity,
     planted_copies,
+    report_terms_accuracy,
     planted_people,
     restoration_memory,
     simulator_yardsticks,
