@@ -31,6 +31,8 @@ MOST_WORDS = 14  # of a part
 CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 LISTED = (",", *CONJUNCTIONS)
 REGIONS = {"nose": "nose", "eye": "eyes", "mouth": "mouth/lips", "ear": "ears", "jaw": "jaw", "forehead": "forehead"}
+_PRONOUNS = ("it", "they", "he", "she", "this", "these")
+_PRONOUN_VERBS = ("it's", "they're", "he's", "she's")
 # Headings that say something of the part of the face named by the heading above them: "Eyes", then "Spacing: wide".
 _ASPECTS = "size length width height depth thickness position placement spacing rotation slant shape set present"
 _ASPECT_MEANINGS = ABSENT_WORDS | {face_words.tokens(word)[0][1] for word in _ASPECTS.split()}
@@ -225,7 +227,7 @@ class _Splitter:
             self.end_part("other")
 
     def read_join(self, word: Word) -> None:
-        if self.part is not None or self.joined_by in ("other", "normal", "event"):
+        if self.part is not None or self.joined_by in ("other", "normal"):
             self.is_predicate = self.is_predicate and self.part is not None
             self.joined_by = word.text
         elif self.joined_by == ",":
@@ -237,6 +239,9 @@ class _Splitter:
     def read_verb(self, word: Word) -> None:
         self.find_subjects()
         part = self.part
+        before = self.clause.words[word.place - 1].text if word.place else ""
+        if part is None and self.joined_by == "," and (before in _PRONOUNS or word.text in _PRONOUN_VERBS):
+            self.state = PRESENT  # not long, it is short
         if part is not None and part.joined_by in ("and", ",") and self.state == ABSENT and part.only_site:
             part.state = self.state = PRESENT  # no ptosis, the nose is short: a new clause
         if word.text == ":":

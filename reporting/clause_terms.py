@@ -172,7 +172,9 @@ def _lenders(clause: Clause, number: int, is_named: list[bool]) -> list[list[Par
         for other, other_is_named in zip(later, is_named[number + 1 :], strict=True):
             if other.joined_by not in LISTED or other.is_predicate or other.is_indefinite or other.before_other:
                 break
-            following = [other] if other.has_site else []
+            after = clause.words[other.words[-1].place + 1 : other.words[-1].place + 2]
+            is_subject = bool(after) and after[0].kind == VERB and after[0].text not in ("(", ":")
+            following = [other] if other.has_site and not is_subject else []
             if other.has_site or other_is_named:
                 break
     groups = [part.subjects, following] if part.is_predicate else [following, part.subjects]

@@ -28,7 +28,7 @@ _KINDS = {
     VERB: "is are was were be been being am has have had having show shows showing showed display displays displaying "
     "demonstrate demonstrates demonstrating exhibit exhibits exhibiting presents presenting reveals appear "
     "appears appeared look looks seem seems that which who whose do does did can could may might will would should get "
-    "gets = ( :",
+    "gets it's they're he's she's = ( :",
     NEGATION: "no not nor without neither never deny denies denied negative none cannot can't isn't aren't doesn't "
     "don't wasn't weren't hasn't haven't didn't won't non",
     BREAK: ". ; ! ? but however although though whereas while yet except nevertheless despite because since",
@@ -90,8 +90,9 @@ _EXPANDED_PHRASES = {
             "unable to|difficult to|hard to|impossible to|not possible to",
             "assess|evaluate|see|judge|tell|determine|visualize|examine",
         ),
-        *_expanded("|".join(_CANNOT), "see|assess|evaluate|determine|judge"),
+        *_expanded("|".join(_CANNOT), "assess|evaluate|determine|judge"),
     ],
+    NOT_SHOWN: _expanded("|".join(_CANNOT), "see"),
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
 _BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str]]] = {}
