@@ -43,6 +43,9 @@ ORIGIN = {
     },
 }
 
+# One image has one report. Generators of different folds may give their images the same synthetic_id.
+IDENTITY = ("image_id", "synthetic_id", "generator", "protocol", "fold")
+
 
 def report_features(id_column: str, class_names: Sequence[str]) -> Features:
     """The columns of config `reports`, in order. id_column: image_id or synthetic_id. Unknown is null.
@@ -151,12 +154,13 @@ def check_reports(reports: Reports) -> None:
     report at all."""
     if not len(reports):
         raise InputError(f"{reports.name}: holds no reports; {WRITE_REPORTS}")
-    row_of: dict[str, int] = {}
-    for row, image in enumerate(reports.ids, start=1):
-        if not image:
+    identity = [column for column in IDENTITY if column in reports.columns]
+    row_of: dict[tuple, int] = {}
+    for row, image in enumerate(zip(*(reports.columns[column] for column in identity), strict=True), start=1):
+        if not reports.ids[row - 1]:
             raise InputError(f"{reports.name}, row {row}: {reports.id_column} is empty; {WRITE_REPORTS}")
         if image in row_of:
-            reason = f"{image} has a report in row {row_of[image]} already"
+            reason = f"{reports.ids[row - 1]} has a report in row {row_of[image]} already"
             raise InputError(f"{reports.name}, row {row}: {reason}; keep one report per image, or write them anew")
         row_of[image] = row
     unknown = {label: row for row, label in enumerate(reports.labels, start=1)}
