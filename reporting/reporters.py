@@ -61,6 +61,9 @@ class Reporter(abc.ABC):
         texts = {key: answer.text for key, answer in self.answers(keyed)}
         return [texts[str(row)] for row in range(len(pictures))]
 
+    def close(self) -> None:  # noqa: B027
+        """Ends connections, if there are any."""
+
     def record(self) -> dict:
         """What a run's record and settings say of the reporter, as JSON holds it."""
         return {"reporter": self.name}
