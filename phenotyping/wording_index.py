@@ -1,0 +1,160 @@
+"""Finds the term that a handful of words names, in whatever order they stand.
+
+The key of a wording is the set of its tokens without words such as *the* and *of*. Keys with the words' stems come
+first, then keys with their meanings (face_words.py), then keys in which one expression is replaced by another of the
+same meaning (EXPRESSIONS): what a key names directly is never overruled by what it names after a replacement. If
+wordings of several terms have one key, the term wins that the key names best (its name, then an exact synonym, the
+project's own wording, a lay wording, another synonym). If two terms are named equally well, the key stands for the one
+that is an ancestor of all others, else for a common parent, else for none of them."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import ahocorasick
+
+from phenotyping import face_lexicon, face_words
+
+_PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|[,/&;:()]")
+_SEPARATORS = frozenset(", / & ; : ( ) and or with".split())
+_NEGATIONS = frozenset("no not non without".split())
+# Expressions of one meaning, as meanings of words; each stands for the others in any key.
+EXPRESSIONS = (
+    ("wide", "increase width", "large width"),
+    ("narrow", "decrease width", "small width"),
+    ("long", "increase length", "large length"),
+    ("short", "decrease length", "small length"),
+    ("large", "increase size"),
+    ("small", "decrease size"),
+    ("wide space", "wide set", "far apart", "space far apart", "set far apart", "wide apart", "set wide apart",
+     "increase distance", "increase space", "wide separate", "far separate", "large distance", "wide distance"),
+    ("close space", "close set", "close together", "set close together", "space close together", "decrease distance",
+     "small distance", "near together", "set near together", "narrow set", "narrow space"),
+    ("palpebral fissure", "eye open", "eyelid open", "palpebral open", "eyelid fissure", "eye fissure"),
+    ("mandible", "lower jaw"),
+    ("maxilla", "upper jaw"),
+    ("low set", "low position", "low place", "set low", "low lying", "place low", "sit low", "low implant", "position low"),
+    ("back rotate", "back angulate", "rotate back", "back tilt", "tilt back"),
+    ("deep set", "set deep", "deep place"),
+    ("lip border", "lip"),
+    ("arch high", "high arch"),
+    ("nose ala", "ala"),
+    ("up slant", "slant up", "up slope", "up tilt"),
+    ("down slant", "down slope", "down tilt"),
+    ("forehead hairline", "anterior hairline", "frontal hairline", "hairline"),
+)  # fmt: skip
+
+
+def pieces(wording: str, with_degree: bool = False) -> tuple[list[tuple[str, str]], bool]:
+    """The tokens of a wording that count, and whether a comma, "and" or the like stands between two of them.
+
+    with_degree: words of degree and side count, too."""
+    kept: list[tuple[str, str]] = []
+    separated = pending = False
+    ignored = face_words.FUNCTION_WORDS if with_degree else face_words.IGNORED
+    for word in _PIECES.findall(wording.lower()):
+        if word in _SEPARATORS:
+            pending = bool(kept)
+        elif word not in ignored and word not in face_words.LINKS:
+            separated |= pending
+            pending = False
+            kept.extend(face_words.tokens(word))
+    return _joined(kept), separated
+
+
+def _joined(kept: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    joined: list[tuple[str, str]] = []
+    for token in kept:
+        together = face_words.joined_stem(joined[-1][0], token[0]) if joined else None
+        if together:
+            joined[-1] = together
+        else:
+            joined.append(token)
+    return joined
+
+
+@dataclass(frozen=True)
+class WordingIndex:
+    """Wordings of all facial terms, by key and by sequence."""
+
+    by_stems: dict[frozenset[str], str]  # key -> HPO id
+    by_meanings: dict[frozenset[str], str]
+    sequences: ahocorasick.Automaton  # over numbers of meanings; payload (length, HPO id, has separators)
+    numbers: dict[str, int]  # meaning -> number, from 1; 0 is any other word
+    vocabulary: frozenset[str]  # meanings that occur in any key
+
+    def find(self, stems: frozenset[str], meanings: frozenset[str]) -> str | None:
+        """The term that a set of words names, or None."""
+        return self.by_stems.get(stems) or self.by_meanings.get(meanings)
+
+
+def _resolved(entries: dict[frozenset[str], dict[str, int]]) -> dict[frozenset[str], str]:
+    terms, resolved = face_lexicon.terms(), {}
+    for key, ranks in entries.items():
+        best = min(ranks.values())
+        tied = [hpo_id for hpo_id, rank in ranks.items() if rank == best]
+        above = [i for i in tied if all(i == j or i in face_lexicon.ancestors(j) for j in tied)]
+        parents = set.intersection(*(set(terms[i].parents) for i in tied)) & set(terms)
+        if above:
+            resolved[key] = above[0]
+        elif parents:
+            resolved[key] = min(parents)
+    return resolved
+
+
+def _variants(key: frozenset[str]) -> set[frozenset[str]]:
+    found, latest = {key}, {key}
+    for _ in range(2):
+        new = set()
+        for known in latest:
+            for group in _expressions():
+                if (said := max((e for e in group if e <= known), key=len, default=None)) is not None:
+                    new |= {known - said | other for other in group}
+        latest = new - found
+        found |= new
+    return found
+
+
+@cache
+def _expressions() -> tuple[tuple[frozenset[str], ...], ...]:
+    def meanings(words: str) -> frozenset[str]:
+        return frozenset(meaning for word in words.split() for _, meaning in face_words.tokens(word))
+
+    return tuple(tuple(meanings(words) for words in group) for group in EXPRESSIONS)
+
+
+@cache
+def index() -> WordingIndex:
+    """The index, built on first use (about a second)."""
+    stems: dict[frozenset[str], dict[str, int]] = {}
+    meanings: dict[frozenset[str], dict[str, int]] = {}
+    derived: dict[frozenset[str], dict[str, int]] = {}
+    sequences: dict[tuple[str, ...], tuple[int, str, bool]] = {}
+    for term in face_lexicon.terms().values():
+        for wording, rank in term.wordings:
+            tokens, separated = pieces(wording)
+            if not tokens:
+                continue
+            whole, _ = pieces(wording, with_degree=True)
+            rank = 2 * rank + (len(whole) > len(tokens))  # a wording without words of degree is the more direct one
+            for entries, part in ((stems, 0), (meanings, 1)):
+                ranks = entries.setdefault(frozenset(token[part] for token in tokens), {})
+                ranks[term.hpo_id] = min(rank, ranks.get(term.hpo_id, rank))
+            for variant in _variants(frozenset(token[1] for token in tokens)):
+                ranks = derived.setdefault(variant, {})
+                ranks[term.hpo_id] = min(rank, ranks.get(term.hpo_id, rank))
+            sequence = tuple(token[1] for token in whole)
+            if (
+                separated
+                or len(whole) > max(3, len(tokens)) - (len(whole) > len(tokens))
+                or not _NEGATIONS.isdisjoint(sequence)
+            ):
+                sequences.setdefault(sequence, (rank, term.hpo_id, separated))
+    by_meanings = {**_resolved(derived), **_resolved(meanings)}
+    vocabulary = frozenset(token for key in by_meanings for token in key) | {t for s in sequences for t in s}
+    numbers = {meaning: number for number, meaning in enumerate(sorted(vocabulary), 1)}
+    automaton = ahocorasick.Automaton(ahocorasick.STORE_ANY, ahocorasick.KEY_SEQUENCE)
+    for sequence, (_, hpo_id, separated) in sequences.items():
+        automaton.add_word(tuple(numbers[meaning] for meaning in sequence), (len(sequence), hpo_id, separated))
+    automaton.make_automaton()
+    return WordingIndex(_resolved(stems), by_meanings, automaton, numbers, vocabulary)

@@ -1,0 +1,719 @@
+"""The grammar of report_terms.py: from words to parts of clauses, from parts to terms and their states."""
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+
+from phenotyping import face_lexicon, face_words, phenotypes, wording_index
+
+PRESENT, ABSENT, NOT_VISIBLE = "present", "absent", "not_visible"
+_TOKENS = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]|(?<=\s)[-–—](?=\s)")
+
+# ---- kinds of words
+SITE, MODIFIER, QUALITY, OTHER, SKIP, LINK = "site modifier quality other skip link".split()
+JOIN, WITH, VERB, NEGATION, BREAK = "join with verb negation break".split()
+NORMAL, SEEN, UNSEEN, HIDES, UNSURE = "normal seen unseen hides unsure".split()
+ARTICLE = "article"
+
+_KIND_OF: dict[str, str] = {}
+for _kind, _words in (
+    (ARTICLE, "a an there"),
+    (JOIN, ", and or / & nor plus +"),
+    (WITH, "with"),
+    (VERB, "is are was were be been being am has have had having shows show showing showed displays display displaying demonstrates "
+     "demonstrate demonstrating exhibits exhibit exhibiting presents presenting reveals appears appear appeared appearing looks "
+     "look looking seems seem that which who whose does do did can could may might will would should get gets = ( :"),
+    (NEGATION, "no not without neither never denies deny denied negative none n't nor cannot isn't aren't doesn't don't wasn't weren't hasn't haven't didn't can't non lacks"),
+    (BREAK, ". ; ! ? but however although though whereas while yet except apart otherwise nevertheless despite because since \n"),
+    (NORMAL, "normal normally unremarkable typical typically well-formed proportionate age-appropriate ordinary"),
+    (SEEN, "present seen noted observed evident identified appreciated detected found recorded documented appreciable visible "
+     "discernible noticed demonstrated apparent yes recognized recognised"),
+    (UNSEEN, "covered hidden obscured occluded concealed cropped masked blurred unassessable indeterminable obstructed unseen unclear blocked invisible"),
+    (HIDES, "covers cover covering hides hide hiding obscures obscure obscuring occludes conceals conceal concealing blocks masks "
+     "occluding masking"),
+):  # fmt: skip
+    _KIND_OF.update(dict.fromkeys(_words.split(), _kind))
+
+# Expressions of several words, longest first; SKIP: they say nothing.
+_PHRASES: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+for _kind, _phrases in (
+    (SKIP, "not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|there were"),
+    (NEGATION, "rather than|instead of|absence of|free of|free from|lack of|negative for|no evidence of|no sign of|no signs of|"
+     "fails to show|as opposed to|devoid of|other than|ruled out|excluded"),
+    (UNSURE, "cannot be excluded|can not be excluded|cannot be ruled out|can not be ruled out|could not be excluded|"
+     "could not be ruled out|can't be ruled out|can't be excluded|not excluded|not ruled out"),
+    (NORMAL, "within normal limits|no abnormality|no abnormalities|no anomaly|no anomalies|no dysmorphic features|nothing abnormal|"
+     "nothing unusual|nothing remarkable|no abnormal findings|well formed|not remarkable|not dysmorphic|no dysmorphism|"
+     "age appropriate|no abnormal|no significant abnormality|no significant abnormalities|no obvious abnormality|"
+     "no obvious abnormalities|no dysmorphology"),
+    (UNSEEN, "not visible|not assessable|not in view|out of view|out of frame|out of the frame|outside the frame|outside of the frame|"
+     "not in the frame|not in frame|cut off|not shown|not evaluable|not well seen|not clearly seen|not clearly visible|not fully visible|not well visualized|"
+     "not well visualised|beyond the frame|outside the image|outside the picture|out of shot|not included|not captured|off camera|not depicted"),
+    (HIDES, "unable to assess|unable to evaluate|difficult to assess|hard to assess|hard to see|difficult to see|hard to tell|unable to see|"
+     "impossible to assess|impossible to judge|difficult to judge|hard to judge|unable to judge|unable to comment on|not possible to assess|"
+     "cannot comment on|difficult to evaluate|unable to determine|impossible to see|impossible to evaluate"),
+    (JOIN, "as well as|along with|together with|in addition to"),
+):  # fmt: skip
+    for _phrase in _phrases.split("|"):
+        _first, *_rest = _phrase.split()
+        _PHRASES.setdefault(_first, []).append(((_first, *_rest), _kind))
+for _verb in "seen assessed evaluated determined judged visualized visualised examined appreciated commented identified established".split():
+    for _cannot in ("cannot be", "can not be", "could not be", "can't be", "couldn't be"):
+        for _adverb in ("", " fully", " reliably", " adequately", " clearly", " properly", " well"):
+            _phrase = tuple(f"{_cannot}{_adverb} {_verb}".split())
+            _PHRASES.setdefault(_phrase[0], []).append((_phrase, UNSEEN))
+    for _cannot in ("cannot", "can not", "could not", "can't"):
+        _verb_now = {"seen": "see", "assessed": "assess", "evaluated": "evaluate", "determined": "determine"}.get(_verb)
+        if _verb_now:
+            _phrase = tuple(f"{_cannot} {_verb_now}".split())
+            _PHRASES.setdefault(_phrase[0], []).append((_phrase, HIDES))
+for _entries in _PHRASES.values():
+    _entries.sort(key=lambda entry: -len(entry[0]))
+_ABSENT_WORDS = frozenset(("absent", "absence", "missing", "lack", "lacking"))
+_DIMENSIONS = {
+    "size": "large small big macrotia microtia prominent",
+    "length": "long short",
+    "width": "wide narrow broad",
+    "height": "high low long short",
+    "depth": "deep smooth",
+    "thickness": "thick thin full",
+    "position": "low set rotate back protrude high deep",
+    "placement": "low set rotate back",
+    "spacing": "space hypertelorism hypotelorism",
+    "rotation": "rotate",
+    "shape": "round triangular square",
+}
+
+
+@dataclass
+class Word:
+    """One word of a text. A compound is several words with the same offsets."""
+
+    kind: str
+    stem: str
+    meaning: str
+    start: int
+    end: int
+    text: str
+    adjacent: bool = True  # no function word between this and the word of a part before it
+
+
+@dataclass
+class Part:
+    """Words of a clause that stand together: parts of the face and qualities."""
+
+    words: list[Word]
+    joined_by: str  # kind or word before it
+    state: str
+    subjects: list["Part"]
+    predicate: bool = False
+    article: bool = False
+    trailing: bool = False  # a word follows that is not of a face
+    found: list = field(default_factory=list)  # lists: hpo_id, state, used words
+
+    @property
+    def has_site(self) -> bool:
+        return any(word.kind == SITE for word in self.words)
+
+    @property
+    def qualities(self) -> list[Word]:
+        return [word for word in self.words if word.kind == QUALITY]
+
+    @property
+    def sites(self) -> list[Word]:
+        return [word for word in self.words if word.kind in (SITE, MODIFIER)]
+
+
+@cache
+def _kind(word: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    if word in _KIND_OF:
+        return _KIND_OF[word], face_words.tokens(word)
+    if word in face_words.IGNORED:
+        return SKIP, face_words.tokens(word)
+    if word in face_words.LINKS:
+        return LINK, ()
+    tokens = face_words.tokens(word)
+    return "", tokens
+
+
+def _token_kind(meaning: str) -> str:
+    if meaning in face_words.head_stems():
+        return SITE
+    if meaning in face_words.modifier_stems():
+        return MODIFIER
+    return QUALITY if meaning in wording_index.index().vocabulary else OTHER
+
+
+def words_of(text: str) -> list[Word]:
+    """All words of a text with their kinds."""
+    raw = [(match.group().lower().replace("’", "'"), match.start(), match.end()) for match in _TOKENS.finditer(text)]
+    words: list[Word] = []
+    i = 0
+    while i < len(raw):
+        word, start, end = raw[i]
+        for phrase, kind in _PHRASES.get(word, ()):
+            if tuple(r[0] for r in raw[i : i + len(phrase)]) == phrase:
+                end = raw[i + len(phrase) - 1][2]
+                words.append(Word(kind, "", "", start, end, " ".join(phrase)))
+                i += len(phrase)
+                break
+        else:
+            kind, tokens = _kind(word)
+            if word == "\n":
+                if not _wraps(text, start):
+                    words.append(Word(BREAK, "", "", start, end, "\n"))
+            elif word in "-–—" or not word[0].isalnum() and not kind:
+                if text[max(0, start - 1) : start].isspace() and text[end : end + 1].isspace() or word == "—":
+                    words.append(Word(BREAK, "", "", start, end, word))
+                elif word == ")":
+                    words.append(Word(JOIN, "", "", start, end, ")"))
+            elif kind:
+                stem, meaning = tokens[0] if tokens else ("", "")
+                words.append(Word(kind, stem, meaning, start, end, word))
+            else:
+                for stem, meaning in tokens:
+                    together = words and words[-1].end >= start - 1 and face_words.joined_stem(words[-1].stem, stem)
+                    if together:
+                        start = words.pop().start
+                        stem, meaning = together
+                    words.append(Word(_token_kind(meaning), stem, meaning, start, end, word))
+            i += 1
+    return words
+
+
+def _wraps(text: str, newline: int) -> bool:
+    before, after = text[:newline].rstrip(" ")[-1:], text[newline + 1 : newline + 2]
+    return before == "," or (before.isalnum() and after.islower())
+
+
+def read(text: str) -> list[tuple[str, str, int, int, bool]]:
+    """(HPO id, state, start, end, implied by a region) of all mentions of a text."""
+    found: list[tuple[str, str, int, int, bool]] = []
+    clause: list[Word] = []
+    context: list[Part] = []
+    previous: list[Part] = []
+    for word in [*words_of(text), Word(BREAK, "", "", len(text), len(text), "\n")]:
+        if word.kind != BREAK:
+            clause.append(word)
+            continue
+        if clause:
+            reader = _Clause(clause, context, previous)
+            found += reader.mentions()
+            context, previous = reader.heading(word.text), reader.last_sites()
+            clause = []
+        if word.text in ".\n":
+            previous = []
+    return found
+
+
+class _Clause:
+    """One clause: its parts, and what is said of them."""
+
+    def __init__(self, words: list[Word], context: list[Part], previous: list[Part]):
+        self.context, self.previous = context, previous
+        self.words = words
+        self.parts: list[Part] = []
+        self.regions: list[tuple[Part, str, list[str]]] = []  # site, state, dimensions
+        self.long_wordings = self._find_long_wordings()
+        self.has_heading = False
+        self.colon_context: list[Part] | None = None
+        self._split()
+        self._look_up()
+        self._apply_absent_words()
+        self._apply_events()
+
+    # -- long wordings
+
+    def _find_long_wordings(self) -> list[tuple[str, int, int]]:
+        index = wording_index.index()
+        found: dict[tuple[int, int], str] = {}
+        degrees = any(word.text in face_words.DEGREE_WORDS for word in self.words)
+        for with_degree in {False, degrees}:
+            ignored = face_words.FUNCTION_WORDS if with_degree else face_words.IGNORED
+            places = [
+                i
+                for i, word in enumerate(self.words)
+                if word.meaning
+                and word.text not in ignored
+                and word.kind != LINK
+                and word.text not in (",", "and", "or", "/", "(", ")", "with", ":", "&")
+            ]
+            numbers = tuple(index.numbers.get(self.words[i].meaning, 0) for i in places)
+            for last, (length, hpo_id, separated) in index.sequences.iter(numbers) if numbers else ():
+                first = places[last - length + 1]
+                inside = self.words[first : places[last]]
+                if not separated and any(
+                    word.kind in (JOIN, WITH, VERB) and word.text != "," or word.text == "," for word in inside
+                ):
+                    continue
+                after = self.words[places[last] + 1 : places[last] + 2]
+                if after and after[0].kind == SITE and self.words[places[last]].kind == SITE:
+                    continue
+                found[first, places[last]] = hpo_id
+        kept = []
+        for (first, last), hpo_id in found.items():
+            if not any(a <= first and last <= b and (a, b) != (first, last) for a, b in found):
+                kept.append((hpo_id, first, last))
+        for _, first, last in kept:
+            for word in self.words[first : last + 1]:
+                if word.kind in (NEGATION, SEEN, NORMAL, OTHER):
+                    word.kind = QUALITY
+        return kept
+
+    # -- parts
+
+    def _split(self) -> None:
+        self.events: list[tuple[str, int, bool, Word]] = []  # kind, number of parts before it, negated, word
+        state, joined_by, predicate, article, linked = PRESENT, "start", False, False, False
+        subjects: list[Part] = []
+        part: Part | None = None
+        words = self.words
+        last_meaning_end = None
+        for i, word in enumerate(words):
+            kind = word.kind
+            if kind in (SITE, MODIFIER, QUALITY):
+                if part is None:
+                    if joined_by in ("and", ",") and article and state == ABSENT and self.parts:
+                        state = PRESENT
+                    part = Part([], joined_by, state, subjects, predicate, article)
+                    self.parts.append(part)
+                word.adjacent = not linked
+                part.words.append(word)
+                linked = False
+                continue
+            if kind == ARTICLE:
+                if part is not None:
+                    linked = True
+                article = True
+                continue
+            if kind == SKIP:
+                continue
+            if kind == LINK:
+                linked = True
+                continue
+            if kind == OTHER:
+                following = next((w for w in words[i + 1 :] if w.kind != SKIP), None)
+                if following is not None and following.kind in (SITE, QUALITY, MODIFIER) and following is words[i + 1]:
+                    continue
+                if part is not None:
+                    part.trailing = True
+                    part, joined_by, predicate, article = None, "other", False, False
+                continue
+            if kind == JOIN:
+                if part is not None or joined_by in ("other",):
+                    predicate = predicate and part is not None
+                    joined_by = word.text
+                part, article = None, False
+                if word.text == ")":
+                    state, predicate = PRESENT, False
+                continue
+            if kind == WITH:
+                part, joined_by, predicate, article = None, "with", False, False
+                if state == ABSENT and self.parts and joined_by != NEGATION:
+                    state = PRESENT
+                continue
+            if kind in (VERB, NEGATION):
+                if part is not None or not predicate:
+                    subjects = self._subjects(part)
+                    if (
+                        kind == VERB
+                        and part is not None
+                        and part.joined_by in (",", "and")
+                        and state == ABSENT
+                        and part.has_site
+                        and not part.qualities
+                    ):
+                        part.state = state = PRESENT
+                    predicate = bool(subjects) or word.text in (":",)
+                if word.text == ":":
+                    self.has_heading = True
+                    sites_only = (
+                        bool(self.parts)
+                        and all(p.has_site and not p.qualities for p in self.parts)
+                        and len(self.parts) <= 3
+                    )
+                    self.colon_context = list(self.parts) if sites_only else []
+                    state = PRESENT
+                    predicate = True
+                if kind == NEGATION:
+                    state = (
+                        PRESENT
+                        if state == ABSENT and joined_by == NEGATION and word.text != "nor" and part is None
+                        else ABSENT
+                    )
+                    joined_by = NEGATION
+                    if word.text == "ruled out" or word.text == "excluded":
+                        self.events.append((SEEN, len(self.parts), True, word))
+                        state = PRESENT
+                elif joined_by != NEGATION or part is not None:
+                    joined_by = "verb"
+                part, article = None, False
+                continue
+            # events
+            self.events.append((kind, len(self.parts), state == ABSENT, word))
+            part_before = part
+            if kind == NORMAL:
+                joined_by = "normal"
+            elif kind in (UNSEEN, HIDES, SEEN, UNSURE):
+                joined_by = "event"
+                if kind == SEEN and state == ABSENT and not (part_before is None):
+                    pass
+            part, article = None, False
+        self.ends_negated = state == ABSENT and joined_by == NEGATION and part is None
+
+    def _subjects(self, part: Part | None) -> list[Part]:
+        subjects = []
+        if part is None or not part.has_site:
+            return subjects
+        for candidate in reversed(self.parts):
+            if not candidate.has_site:
+                break
+            subjects.append(candidate)
+            if candidate.joined_by not in (",", "and", "or", "nor", "/", "&") or candidate.qualities:
+                break
+        return subjects
+
+    # -- terms
+
+    def _look_up(self) -> None:
+        for number, part in enumerate(self.parts):
+            for hpo_id, used in _matches(part.words):
+                part.found.append([hpo_id, part.state, used])
+            if part.found and part.has_site:
+                continue
+            if not part.qualities and part.has_site:
+                before = self.parts[number - 1] if number else None
+                if (
+                    before is not None
+                    and part.joined_by in ("and", "or", ",", "/", "&", "nor")
+                    and before.qualities
+                    and before.has_site
+                ):
+                    tried = before.qualities + part.words
+                    if not self._try(part, tried, part):
+                        kept = [w for w in before.words if w is not before.words[-1]]
+                        self._try(part, kept + part.words, part)
+                if not part.found:
+                    for other in [*part.subjects, *self.context]:
+                        if other is not part and self._try(part, other.sites + part.words, part):
+                            break
+                continue
+            if part.found or not part.qualities:
+                continue
+            if part.has_site:
+                for other in [*part.subjects, *self.context]:
+                    if other is not part and self._try(
+                        part, part.words + [w for w in other.words if w.kind == SITE], part
+                    ):
+                        break
+                continue
+            self._borrow(number, part)
+        self._drop_covered()
+
+    def _borrow(self, number: int, part: Part) -> None:
+        following = self.parts[number + 1] if number + 1 < len(self.parts) else None
+        sibling = []
+        if (
+            following is not None
+            and following.joined_by in ("and", "or", ",", "/", "&", "nor")
+            and not part.trailing
+            and following.has_site
+            and not following.predicate | part.predicate | following.article
+        ):
+            first_site = next(i for i, w in enumerate(following.words) if w.kind == SITE)
+            if first_site or True:
+                sibling = [following]
+        before = [p for p in self.parts[:number] if p.has_site]
+        groups = [part.subjects, sibling] if part.predicate else [sibling, part.subjects]
+        if not part.trailing or part.predicate:
+            groups += [self.context, before[-1:], self.previous]
+        if (
+            following is not None
+            and not sibling
+            and following.has_site
+            and following.joined_by in ("and", ",", "or")
+            and not following.article
+        ):
+            groups.append([following])
+        for group in groups:
+            hit = False
+            for other in group:
+                sites = (
+                    other.sites
+                    if not any(w.kind == MODIFIER for w in part.words)
+                    else [w for w in other.words if w.kind == SITE]
+                )
+                heads = [w for w in other.words if w.kind == SITE]
+                hit |= self._try(part, part.words + sites, part) or self._try(part, part.words + heads, part)
+            if hit:
+                return
+
+    def _try(self, part: Part, words: list[Word], owner: Part) -> bool:
+        own = set(map(id, owner.words))
+        hit = False
+        for hpo_id, used in _matches(words, borrowed=True):
+            if own & set(map(id, used)) and not own >= set(map(id, used)):
+                part.found.append([hpo_id, part.state, used])
+                hit = True
+        return hit
+
+    def _drop_covered(self) -> None:
+        for hpo_id, first, last in self.long_wordings:
+            words = [w for w in self.words[first : last + 1] if w.kind in (SITE, MODIFIER, QUALITY)]
+            for part in self.parts:
+                if any(w is words[-1] for w in part.words):
+                    part.found.append([hpo_id, part.state, words])
+        everything = [(part, found, frozenset(map(id, found[2]))) for part in self.parts for found in part.found]
+        for part, found, used in everything:
+            if any(
+                used < other
+                or (used == other and found is not rival and self._is_long(rival) and not self._is_long(found))
+                for _, rival, other in everything
+            ):
+                part.found = [f for f in part.found if f is not found]
+
+    def _is_long(self, found: list) -> bool:
+        return any(hpo_id == found[0] for hpo_id, _, _ in self.long_wordings)
+
+    # -- states
+
+    def _noun_phrases(self, number: int) -> list[Part]:
+        """The parts before the given number that one predicate speaks of."""
+        phrases = []
+        for part in reversed(self.parts[:number]):
+            if part.predicate and not part.has_site and phrases:
+                break
+            phrases.append(part)
+            if part.joined_by not in (",", "and", "or", "nor", "/", "&"):
+                break
+        return phrases
+
+    def _apply_absent_words(self) -> None:
+        for number, part in enumerate(self.parts):
+            if not any(w.text in _ABSENT_WORDS for w in part.words):
+                continue
+            if any(w.text in _ABSENT_WORDS for found in part.found for w in found[2]):
+                continue
+            negated = PRESENT if part.state == ABSENT else ABSENT
+            if part.found:
+                targets = [part]
+                for later in self.parts[number + 1 :]:
+                    if later.joined_by not in (",", "and", "or", "nor", "/") or later.predicate or later.article:
+                        break
+                    targets.append(later)
+            else:
+                targets = self._noun_phrases(number)
+            for target in targets:
+                for found in target.found:
+                    found[1] = negated
+
+    def _apply_events(self) -> None:
+        for kind, number, negated, word in self.events:
+            after = self.parts[number:]
+            before = self._noun_phrases(number)
+            if kind == SEEN:
+                for part in before:
+                    for found in part.found:
+                        if negated:
+                            found[1] = ABSENT
+                    if negated and not part.found and part.has_site and not part.qualities:
+                        self.regions.append((part, NOT_VISIBLE, []))
+                if (
+                    not negated
+                    and before
+                    and before[0].joined_by in (",", "and")
+                    and len(before) > 1
+                    and before[0].state == ABSENT
+                    and all(p.joined_by != "or" for p in before)
+                ):
+                    for found in before[0].found:
+                        found[1] = PRESENT
+            elif kind in (UNSEEN, HIDES, UNSURE):
+                targets = before if kind != HIDES and before else after or before
+                for part in targets:
+                    for found in part.found:
+                        found[1] = NOT_VISIBLE
+                    if kind != UNSURE and not part.found and part.has_site and not part.qualities:
+                        self.regions.append((part, NOT_VISIBLE, []))
+                if not targets and kind != UNSURE:
+                    self.regions += [(part, NOT_VISIBLE, []) for part in self.context]
+            elif kind == NORMAL and not negated:
+                self._apply_normal(number, word)
+        if self.ends_negated:
+            for part in self._noun_phrases(len(self.parts)):
+                for found in part.found:
+                    found[1] = ABSENT
+
+    def _apply_normal(self, number: int, word: Word) -> None:
+        place = self.words.index(word)
+        near = []
+        for other in self.words[place + 1 : place + 7]:
+            if other.kind in (VERB, WITH):
+                break
+            near.append(other.text)
+        dimensions = [name for name in near if name in _DIMENSIONS]
+        if word.text in ("normally",):
+            dimensions += [
+                d
+                for text, d in (
+                    ("spaced", "spacing"),
+                    ("set", "position"),
+                    ("positioned", "position"),
+                    ("placed", "position"),
+                    ("sized", "size"),
+                    ("rotated", "rotation"),
+                    ("shaped", "shape"),
+                )
+                if text in near
+            ]
+        after = self.parts[number : number + 1]
+        before = [p for p in self._noun_phrases(number)]
+        targets = [p for p in before if p.has_site and not p.found]
+        plain = {
+            w
+            for w in (
+                "size",
+                "length",
+                "width",
+                "height",
+                "space",
+                "set",
+                "position",
+                "place",
+                "rotat",
+                "thick",
+                "depth",
+                "shape",
+            )
+        }
+        if (
+            after
+            and after[0].joined_by == "normal"
+            and after[0].has_site
+            and not after[0].found
+            and all(w.stem in plain for w in after[0].qualities)
+        ):
+            targets = [after[0]]
+            for later in self.parts[number + 1 :]:
+                if later.joined_by not in (",", "and", "or", "/") or later.qualities or not later.has_site:
+                    break
+                targets.append(later)
+        targets = targets or self.context
+        self.regions += [(part, ABSENT, dimensions) for part in targets]
+
+    # -- what the clause gives
+
+    def mentions(self) -> list[tuple[str, str, int, int, bool]]:
+        found = []
+        if self._names_disease():
+            return found
+        for part in self.parts:
+            for hpo_id, state, used in part.found:
+                found.append((hpo_id, state, min(w.start for w in used), max(w.end for w in used), False))
+        for part, state, dimensions in self.regions:
+            start, end = part.words[0].start, part.words[-1].end
+            for hpo_id in region_terms(frozenset(w.meaning for w in part.sites), tuple(dimensions)):
+                found.append((hpo_id, state, start, end, True))
+        return found
+
+    def _names_disease(self) -> bool:
+        return any(word.text in ("syndrome", "disease", "disorder", "syndromes") for word in self.words)
+
+    def heading(self, ended_by: str) -> list[Part]:
+        """The parts of the face that later clauses speak of if they name none."""
+        if self.has_heading:
+            return self.colon_context or []
+        sites_only = self.parts and all(p.has_site and not p.qualities for p in self.parts) and not self.events
+        if sites_only and ended_by in "-–—\n" and not any(w.kind in (VERB, NEGATION) for w in self.words):
+            return list(self.parts)
+        return self.context
+
+    def last_sites(self) -> list[Part]:
+        return [p for p in self.parts if p.has_site][-1:] or self.previous
+
+
+def _matches(words: list[Word], borrowed: bool = False) -> list[tuple[str, list[Word]]]:
+    """Terms that words name which stand together: (HPO id, the words used)."""
+    words = words[:14]
+    index = wording_index.index()
+    found: dict[tuple[int, ...], str] = {}
+    n = len(words)
+    is_site = [word.kind in (SITE, MODIFIER) for word in words]
+
+    def try_places(places: tuple[int, ...]) -> None:
+        if places not in found:
+            chosen = [words[i] for i in places]
+            hpo_id = index.find(frozenset(w.stem for w in chosen), frozenset(w.meaning for w in chosen))
+            if hpo_id:
+                found[places] = hpo_id
+
+    for i in range(n):
+        if i and is_site[i] and is_site[i - 1] and words[i].adjacent:
+            continue
+        for j in range(i + 1, min(n, i + 8) + 1):
+            if j < n and is_site[j] and is_site[j - 1] and words[j].adjacent:
+                continue
+            try_places(tuple(range(i, j)))
+    runs = []
+    i = 0
+    while i < n:
+        j = i
+        while j < n and is_site[j] == is_site[i]:
+            j += 1
+        runs.append((is_site[i], i, j))
+        i = j
+    for k, (site, i, j) in enumerate(runs):
+        if site:
+            continue
+        for neighbour in (k - 1, k + 1):
+            if 0 <= neighbour < len(runs):
+                _, a, b = runs[neighbour]
+                span = tuple(range(a, b))
+                for start in range(i, j):
+                    for end in range(start + 1, min(j, start + 4) + 1):
+                        try_places(tuple(sorted((*span, *range(start, end)))))
+        if 0 < k < len(runs) - 1:
+            span = (*range(runs[k - 1][1], runs[k - 1][2]), *range(runs[k + 1][1], runs[k + 1][2]))
+            try_places(tuple(sorted((*span, *range(i, j)))))
+    sets = {places: frozenset(places) for places in found}
+    return [
+        (hpo_id, [words[i] for i in places])
+        for places, hpo_id in found.items()
+        if not any(sets[places] < other for other in sets.values())
+    ]
+
+
+# ---- regions
+
+_REGION_OF = {"nose": "nose", "eye": "eyes", "mouth": "mouth/lips", "ear": "ears", "jaw": "jaw", "forehead": "forehead"}
+
+
+@cache
+def _site_words() -> dict[str, list[tuple[frozenset[str], frozenset[str]]]]:
+    """Term of the study's table -> per wording, its parts of the face and all its words."""
+    found = {}
+    for term in phenotypes.terms().values():
+        entries = []
+        for wording, _ in face_lexicon.terms()[term.hpo_id].wordings:
+            tokens = [meaning for _, meaning in wording_index.pieces(wording)[0]]
+            sites = frozenset(t for t in tokens if _token_kind(t) in (SITE, MODIFIER))
+            entries.append((sites, frozenset(tokens)))
+        found[term.hpo_id] = entries
+    return found
+
+
+@cache
+def region_terms(sites: frozenset[str], dimensions: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Terms of the study's table (phenotypes.csv) about a part of the face.
+
+    A whole region (nose, eye, mouth, ear, jaw, forehead) gives all its terms, a smaller part those with a wording that
+    names it. dimensions: only terms of size, length and so on."""
+    if len(sites) == 1 and next(iter(sites)) in _REGION_OF:
+        region = _REGION_OF[next(iter(sites))]
+        chosen = [term.hpo_id for term in phenotypes.terms().values() if term.region == region]
+    else:
+        chosen = [i for i, entries in _site_words().items() if any(sites <= named for named, _ in entries)]
+    if dimensions:
+        allowed = {face_words.tokens(word)[0][1] for name in dimensions for word in _DIMENSIONS[name].split()}
+        chosen = [i for i in chosen if any(allowed & words for _, words in _site_words()[i])]
+    return tuple(chosen)
