@@ -30,15 +30,15 @@ IGNORED = FUNCTION_WORDS | DEGREE_WORDS
 LINKS = frozenset("at in on to onto from across along towards toward into within near by".split())
 HEADS = """nose nostril naris ala columella septum bridge root ridge tip dorsum
 eye eyeball globe eyelid eyebrow eyelash lash brow canthus fissure iris pupil sclera cornea lens conjunctiva orbit
-socket supraorbital infraorbital periorbital
-mouth lip philtrum tongue tooth gum gingiva palate uvula bow commissure vermilion incisor molar
+socket supraorbital infraorbital periorbital palpebral retina macula lacrimal
+mouth lip philtrum tongue tooth gum gingiva palate uvula bow cupid commissure vermilion incisor molar nasolabial alveolar
 ear helix antihelix tragus antitragus lobe earlobe concha auricle
 jaw mandible maxilla chin cheek cheekbone malar zygoma midface
 forehead hairline temple glabella
 face head skull cranium occiput vertex hair scalp
 corner distance margin border area region skin cartilage bone suture fontanelle""".split()
 MODIFIERS = """upper lower inner outer medial lateral superior inferior anterior middle mid central midline
-frontal occipital parietal temporal bitemporal biparietal interpupillary intercanthal third half top bottom
+frontal occipital parietal temporal bitemporal biparietal metopic preauricular interpupillary intercanthal third half top bottom
 internal external front part end between around behind under above over""".split()
 # Words used for one another in facial description; the first of a line is the meaning of all.
 SAME_MEANING = """
@@ -63,7 +63,13 @@ mandible mandibular
 maxilla maxillary
 columella columellar
 philtrum philtral
-iris irides iridis iridal
+iris irises irides iridis iridal
+zygoma zygomatic
+blue bluish
+yellow yellowish
+retina retinal
+macula macular
+meet meeting meets join joined fused confluent
 sclera sclerae scleral scleras
 cornea corneal corneas
 pupil pupillary
@@ -122,6 +128,7 @@ evert everted eversion everting
 tent tented tenting
 point pointed pointy
 coarse coarsened coarseness coarsening
+antevert anteverted anteversion
 abnormal abnormality abnormalities anomaly anomalies anomalous
 malformed malformation malformations
 dimple dimples dimpled dimpling
