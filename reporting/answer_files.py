@@ -48,7 +48,10 @@ class AnswerFile:
         os.write(self._file, line.encode())
         os.fsync(self._file)
 
-    def close(self) -> None:
+    def __enter__(self) -> "AnswerFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
 

@@ -155,6 +155,7 @@ def load_image_text_reporter(
     name: ORG/NAME on the Hub or a folder in transformers' layout, with weights in safetensors. Raises InputError if it
     cannot be opened or has no chat template."""
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     folder = Path(name) if Path(name).is_dir() else None
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     try:

@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +23,7 @@ from curation.opening import WRITE_REPORTS, load_reports
 from curation.parquet_files import MAX_ROW_GROUP_ROWS, open_writer
 from harness.errors import InputError
 from reporting.report_sections import COLUMNS, parse_sections, without_suggestion
-
-if TYPE_CHECKING:
-    from reporting.report_terms import ReportTerms
+from reporting.report_terms import ReportTerms, find_terms
 
 TEXT, TEXTS = Value("string"), List(Value("string"))
 TERMS = {"present": "hpo_present", "absent": "hpo_absent", "not_visible": "hpo_not_visible"}  # state -> column
@@ -75,8 +72,6 @@ def report_row(
 
     picture: image_id or synthetic_id, label, and what else is known of the picture, by the columns' names. flags: of
     how the answer came, to which those of its text are added."""
-    from reporting.report_terms import find_terms
-
     id_column = "image_id" if "image_id" in picture else "synthetic_id"
     sections, of_text = parse_sections(report)
     terms = find_terms(without_suggestion(report)).as_dict()
@@ -107,10 +102,8 @@ class Reports:
         return self.columns["label"]
 
     @property
-    def terms(self) -> "list[ReportTerms]":
+    def terms(self) -> list[ReportTerms]:
         """What each report says, as it was found when the report was written."""
-        from reporting.report_terms import ReportTerms
-
         states = [self.columns[column] for column in TERMS.values()]
         return [ReportTerms(*(tuple(ids) for ids in row)) for row in zip(*states, strict=True)]
 

@@ -128,3 +128,15 @@ def _best_per_class(images: datasets.Dataset, rows: list[int], n: int, score: st
         for label, own in of_class.items():
             of_class[label] = np.array(own)[np.argsort(-values[own], kind="stable")].tolist()
     return [row for own in of_class.values() for row in own[:n]]
+
+
+def sources_of(inputs: ReportInputs) -> dict[str, list[str]]:
+    """The photographs that the pictures show or were made from, by name and digest, as a sources.json names them."""
+    if inputs.digests is not None:
+        names = inputs.images["image_id"][:]
+        return {
+            "source_image_ids": [names[row] for row in inputs.rows],
+            "source_sha256": [inputs.digests[row] for row in inputs.rows],
+        }
+    light = inputs.images.select_columns(["source_image_ids", "source_sha256"]).select(inputs.rows)
+    return {column: sorted({value for values in light[column][:] for value in values}) for column in light.column_names}

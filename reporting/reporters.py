@@ -61,6 +61,9 @@ class Reporter(abc.ABC):
         texts = {key: answer.text for key, answer in self.answers(keyed)}
         return [texts[str(row)] for row in range(len(pictures))]
 
+    def close(self) -> None:  # noqa: B027
+        """Ends connections, if there are any."""
+
     def record(self) -> dict:
         """What a run's record and settings say of the reporter, as JSON holds it."""
         return {"reporter": self.name}
@@ -110,7 +113,8 @@ def cut_loops(text: str) -> Answer:
 def trailing_loop(text: str) -> tuple[int, int] | None:
     """Where the part of a text that repeats itself up to its end begins, and its period in characters; else None.
 
-    The longest such part is meant that repeats LOOP_TIMES times and has LOOP_CHARACTERS characters. The borders of the
+    The longest such part is meant that repeats LOOP_TIMES times and has LOOP_CHARACTERS characters; it begins a whole
+    number of periods before the end, so that each of its parts ends as the text does. The borders of the
     reversed end are found as in Knuth, Morris and Pratt (1977), in time proportional to SEARCHED_CHARACTERS."""
     end = text[: -SEARCHED_CHARACTERS - 1 : -1]
     borders = [0] * len(end)
@@ -128,7 +132,7 @@ def trailing_loop(text: str) -> tuple[int, int] | None:
     start, period = best
     while start and text[start - 1] == text[start - 1 + period]:
         start -= 1
-    return start, period
+    return start + (len(text) - start) % period, period
 
 
 def is_malformed(flags: Iterable[str]) -> bool:

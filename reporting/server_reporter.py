@@ -117,6 +117,9 @@ class ServerReporter(Reporter):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._stopped.set()
         self.client.close()
 

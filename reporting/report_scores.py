@@ -1,0 +1,280 @@
+"""All scores of synthetic images' reports against real ones: from two sets of reports to results, pairs and a matrix.
+
+    scores = score_reports(open_reports(real), open_reports(synthetic), encoders, seed=0)
+    scores.results                         # for results.json
+    scores.pairs                           # one row per pair of reports of one condition
+    scores.matrix                          # condition x condition means of the ontology similarity
+
+Reports belong together by the names of their labels, never by file names. Every text is encoded once, and pairs are
+products of matrices."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from harness.errors import InputError
+from reporting import agreement, condition_terms, term_similarity, text_similarity
+from reporting.agreement import Interval
+from reporting.disease_naming import LEAST_RATIO, name_ratios
+from reporting.report_dataset import Reports
+from reporting.report_sections import COLUMNS
+from reporting.sided_terms import FINDINGS, HalfTerms, sided_terms
+from reporting.term_similarity import Statements, TermSpace
+from reporting.text_similarity import Encoder
+
+WHOLE = "report"  # the whole answer, diagnosis included, as in the paper; its terms are those of "findings"
+ALL_FINDINGS = "findings"  # all sections but the diagnostic suggestion
+PARTS = (WHOLE, ALL_FINDINGS, *COLUMNS)  # what is compared
+REGIONS = ("left_eye", "right_eye", "nose", "mouth_lips")
+# A region that a report calls normal; "abnormal" and "not normal" are not meant.
+_CALLS_NORMAL = re.compile(
+    r"(?<!not )(?<!ab)\b(?:normal|normally|unremarkable|typical|age-appropriate)\b|"
+    r"\bno (?:\w+ )?(?:distinctive|abnormal|unusual|notable|significant|dysmorphic|remarkable)\w*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class ReportScores:
+    """What score_reports returns.
+
+    pairs: `real_id`, `synthetic_id`, `disease_abbr`, `conflicts` (present terms that the other report rules out; on one
+    half of the face they count half), and per part and similarity a column PART/SIMILARITY, such as findings/ontology or
+    nose/tfidf, null if undefined. Pairs of two conditions are in the results only."""
+
+    results: dict
+    pairs: pa.Table
+    matrix: np.ndarray  # (C, C) mean findings/ontology of real (rows) and synthetic reports; nan: no pair
+    condition_names: list[str]  # (C,) abbreviations of the conditions that have reports of both kinds
+
+
+@dataclass(frozen=True)
+class ReadReports:
+    """Reports of one kind, with their texts by part and their terms."""
+
+    ids: list[str]
+    labels: list[str | None]
+    disease_names: dict[str, str]  # label -> name
+    orphanet_codes: dict[str, str]  # label -> ORPHA code
+    texts: dict[str, list[str | None]]  # part -> (n,)
+    terms: list[dict[str, HalfTerms]]  # (n,) by part
+
+    @classmethod
+    def of(cls, reports: Reports) -> "ReadReports":
+        columns = reports.columns
+        sections = [{name: text for name in COLUMNS if (text := columns[name][row])} for row in range(len(reports))]
+        texts: dict[str, list[str | None]] = {name: list(columns[name]) for name in COLUMNS}
+        texts[WHOLE] = list(columns["report"])
+        texts[ALL_FINDINGS] = [_findings(found) for found in sections]
+        return cls(
+            list(reports.ids),
+            list(reports.labels),
+            _facts(reports.labels, columns["disease_name"]),
+            _facts(reports.labels, columns["orphanet_code"]),
+            texts,
+            [sided_terms(found) for found in sections],
+        )
+
+    def statements(self, part: str, space: TermSpace) -> Statements:
+        nothing = (term_similarity.NOTHING, term_similarity.NOTHING)
+        return term_similarity.statements([terms.get(part, nothing) for terms in self.terms], space)
+
+
+def _findings(sections: Mapping[str, str]) -> str | None:
+    """The texts of all sections with findings, each once: what is written of both eyes stands in two columns."""
+    return "\n".join(dict.fromkeys(sections[name] for name in FINDINGS if name in sections)) or None
+
+
+def _facts(labels: list[str | None], values: list[str | None]) -> dict[str, str]:
+    """The value that most reports of a label have."""
+    found: dict[str, list[str]] = {}
+    for label, value in zip(labels, values, strict=True):
+        if label is not None and value:
+            found.setdefault(label, []).append(str(value))
+    return {label: max(sorted(set(known)), key=known.count) for label, known in found.items()}
+
+
+def score_reports(real: Reports, synthetic: Reports, encoders: Mapping[str, Encoder], seed: int) -> ReportScores:
+    """Everything that vlm_report_eval.py score writes.
+
+    encoders: by the names under which results show them, at most all of text_similarity.PAPER_ENCODERS and others;
+    seed: of the bootstrap. Raises InputError if no condition has reports of both kinds."""
+    reports = {"real": ReadReports.of(real), "synthetic": ReadReports.of(synthetic)}
+    of_real, of_synthetic = reports.values()
+    conditions = _common_conditions(real.name, synthetic.name, of_real, of_synthetic)
+    numbers = {name: number for number, name in enumerate(conditions)}
+    real_labels, synthetic_labels = (
+        np.array([numbers.get(label, -1) for label in side.labels]) for side in reports.values()
+    )
+    stated_ids = {
+        hpo_id
+        for side in reports.values()
+        for terms in side.terms
+        for half in terms[ALL_FINDINGS]
+        for hpo_id in (*half.present, *half.absent)
+    }
+    space = TermSpace.of(stated_ids | condition_terms.annotated_ids())
+    interval = Interval(seed)
+    vectors, cut = _embedded(reports, encoders)
+    same_image = np.array(of_real.ids)[:, None] == np.array(of_synthetic.ids)
+    matched_rows, matched_columns = np.nonzero(
+        (real_labels[:, None] == synthetic_labels) & (real_labels[:, None] >= 0) & ~same_image
+    )
+    pairs = {
+        "real_id": pa.array([of_real.ids[row] for row in matched_rows]),
+        "synthetic_id": pa.array([of_synthetic.ids[column] for column in matched_columns]),
+        "disease_abbr": pa.array([of_real.labels[row] for row in matched_rows]),
+    }
+    stated = [side.statements(ALL_FINDINGS, space) for side in reports.values()]
+    pairs["conflicts"] = pa.array(term_similarity.conflicts(*stated, space)[matched_rows, matched_columns])
+    found: dict[str, dict] = {part: {} for part in PARTS}
+    no_normal: dict[str, dict] = {part: {} for part in REGIONS}
+    retrieved: dict[str, dict] = {}
+    matrix = np.full((len(conditions), len(conditions)), np.nan)
+    for part in PARTS:
+        keeps = np.array([not calls_normal(text) for text in of_synthetic.texts[part]], bool)
+        for measure, values in _similarities(part, of_real, of_synthetic, space, vectors):
+            values = np.where(same_image, np.nan, values)
+            if not np.isfinite(values).any():
+                continue  # a section that no report has
+            found[part][measure] = agreement.agreement(values, real_labels, synthetic_labels, interval)
+            if part in REGIONS:
+                kept = agreement.agreement(values[:, keeps], real_labels, synthetic_labels[keeps], interval)
+                no_normal[part][measure] = kept | {"n_reports_dropped": int((~keeps).sum())}
+            if part in (WHOLE, ALL_FINDINGS):
+                retrieved.setdefault(part, {})[measure] = agreement.retrieval(
+                    values, real_labels, synthetic_labels, interval
+                )
+            if (part, measure) == (ALL_FINDINGS, "ontology"):
+                matrix = _condition_matrix(values, real_labels, synthetic_labels, len(conditions))
+            column = values[matched_rows, matched_columns].astype(np.float32)
+            pairs[f"{part}/{measure}"] = pa.array(column, mask=~np.isfinite(column))
+    results = {
+        "n_real": len(of_real.ids),
+        "n_synthetic": len(of_synthetic.ids),
+        "n_conditions": len(conditions),
+        "n_pairs": len(matched_rows),
+        "n_same_image_pairs": int(same_image.sum()),
+        "only_real": sorted({label for label in of_real.labels if label} - set(conditions)),
+        "only_synthetic": sorted({label for label in of_synthetic.labels if label} - set(conditions)),
+        "n_without_condition": {kind: side.labels.count(None) for kind, side in reports.items()},
+        "hpo_release": term_similarity.ontology().version(),
+        "unknown_terms": term_similarity.unknown_ids(stated_ids),
+        "encoders": list(encoders),
+        "not_run": [name for name in text_similarity.PAPER_ENCODERS if name not in encoders],
+        "tokens_cut": cut,
+        "agreement": {part: measures for part, measures in found.items() if measures},
+        "no_normal": {part: measures for part, measures in no_normal.items() if measures},
+        "retrieval": retrieved,
+        **_against_conditions(reports, stated, space, interval),
+    }
+    return ReportScores(results, pa.table(pairs), matrix, conditions)
+
+
+def _common_conditions(real_name: str, synthetic_name: str, real: ReadReports, synthetic: ReadReports) -> list[str]:
+    """The labels, sorted, with reports of both kinds. Raises InputError if there is none."""
+    common = sorted({label for label in real.labels if label} & {label for label in synthetic.labels if label})
+    if not common:
+        reason = f"no condition has reports in {real_name}, too"
+        raise InputError(f"{synthetic_name}: {reason}; write reports of images with the same labels")
+    return common
+
+
+def calls_normal(text: str | None) -> bool:
+    """Whether a section says that its region is normal; the paper's variant leaves such synthetic reports out."""
+    return bool(text and _CALLS_NORMAL.search(text))
+
+
+def _embedded(
+    reports: Mapping[str, ReadReports], encoders: Mapping[str, Encoder]
+) -> tuple[dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], dict]:
+    """Vectors by encoder and part, of the real and of the synthetic reports; and how many tokens were not read.
+
+    Each distinct text is encoded once by each encoder, in whatever parts and reports it stands."""
+    sides = list(reports.values())
+    texts = [text for part in PARTS for side in sides for text in side.texts[part]]
+    vectors: dict[str, dict] = {}
+    cut: dict[str, dict] = {}
+    for name, encoder in encoders.items():
+        embedded = text_similarity.embed(texts, encoder)
+        vectors[name], start = {}, 0
+        for part in PARTS:
+            middle = start + len(sides[0].ids)
+            end = middle + len(sides[1].ids)
+            vectors[name][part] = embedded[start:middle], embedded[middle:end]
+            start = end
+        cut[name] = {}
+        for part in PARTS:
+            of_part = [text for side in sides for text in side.texts[part] if text_similarity.has_words(text)]
+            tokens = encoder.tokens_cut(of_part)
+            if tokens.any():
+                cut[name][part] = {"n_texts": int((tokens > 0).sum()), "n_tokens": int(tokens.sum())}
+    return vectors, cut
+
+
+def _similarities(
+    part: str,
+    real: ReadReports,
+    synthetic: ReadReports,
+    space: TermSpace,
+    vectors: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
+):
+    """Each similarity of a part by its name, with its matrix (n, m), one at a time."""
+    if part in (ALL_FINDINGS, *FINDINGS):
+        a, b = real.statements(part, space), synthetic.statements(part, space)
+        yield "ontology", term_similarity.ontology_similarity(a, b, space)
+        yield "jaccard", term_similarity.term_jaccard(a, b)
+    yield "tfidf", text_similarity.tfidf_similarity(real.texts[part], synthetic.texts[part])
+    for name, by_part in vectors.items():
+        a, b = by_part[part]
+        yield name, a @ b.T
+
+
+def _condition_matrix(values: np.ndarray, real: np.ndarray, synthetic: np.ndarray, n_conditions: int) -> np.ndarray:
+    """Mean similarity (C, C) of the reports of each pair of conditions; nan without a pair."""
+    sums, counts = agreement.block_sums(values, real, synthetic, n_conditions)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums / counts
+
+
+def _against_conditions(
+    reports: Mapping[str, ReadReports], stated: list[Statements], space: TermSpace, interval: Interval
+) -> dict:
+    """How the reports of either kind fit the annotations and the name of their condition, and of all others."""
+    names = sorted({label for side in reports.values() for label in side.labels if label})
+    facts = {label: side.orphanet_codes[label] for side in reports.values() for label in side.orphanet_codes}
+    known = condition_terms.Annotations.of([facts.get(name) for name in names], space)
+    diseases = {label: side.disease_names[label] for side in reports.values() for label in side.disease_names}
+    named = [name for name in names if name in diseases]
+    found: dict[str, dict] = {"terms": {}, "diagnosis": {}, "disease_named": {}}
+    for (kind, side), statements in zip(reports.items(), stated, strict=True):
+        labels = np.array([names.index(label) if label else -1 for label in side.labels])
+        fit = condition_terms.term_fit(statements, known, space)
+        found["terms"][kind] = {
+            field: agreement.own_and_others(getattr(fit, field), labels, interval)
+            for field in ("precision", "recall", "hallucinated", "contradicted")
+        }
+        present = statements.present.max(axis=1).sum(axis=1).astype(float)
+        found["terms"][kind]["present"] = agreement.mean_of(present, labels, interval)
+        evidence = condition_terms.log_likelihood_ratios(statements, known, space)
+        ranked = np.flatnonzero(known.has_frequencies)
+        judged = np.isin(labels, ranked)
+        own = np.searchsorted(ranked, labels[judged])
+        found["diagnosis"][kind] = {"n_reports": int(judged.sum()), "n_conditions": len(ranked)} | agreement.ranking(
+            evidence[judged][:, ranked], own, interval
+        )
+        ratios = name_ratios(side.texts["diagnostic_suggestion"], [diseases[name] for name in named])
+        of_named = np.array([named.index(label) if label in diseases else -1 for label in side.labels])
+        found["disease_named"][kind] = agreement.own_and_others(
+            (ratios >= LEAST_RATIO).astype(float), of_named, interval
+        )
+    found["terms"]["without_annotation"] = [
+        name for name, there in zip(names, known.has_terms, strict=True) if not there
+    ]
+    found["terms"]["without_frequencies"] = [
+        name for name, there in zip(names, known.has_frequencies, strict=True) if not there
+    ]
+    return found
