@@ -2,17 +2,18 @@
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 from phenotyping import face_lexicon, face_words, phenotypes, wording_index
 
+MOST_WORDS = 14  # of a part that are looked up together; longer ones are cut
 PRESENT, ABSENT, NOT_VISIBLE = "present", "absent", "not_visible"
 _TOKENS = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]|(?<=\s)[-–—](?=\s)")
 
 # ---- kinds of words
 SITE, MODIFIER, QUALITY, OTHER, SKIP, LINK = "site modifier quality other skip link".split()
 JOIN, WITH, VERB, NEGATION, BREAK = "join with verb negation break".split()
-NORMAL, SEEN, UNSEEN, HIDES, UNSURE = "normal seen unseen hides unsure".split()
+NORMAL, SEEN, UNSEEN, HIDES, UNSURE, NOT_SHOWN = "normal seen unseen hides unsure not_shown".split()
 ARTICLE = "article"
 
 _KIND_OF: dict[str, str] = {}
@@ -24,7 +25,7 @@ for _kind, _words in (
      "demonstrate demonstrating exhibits exhibit exhibiting presents presenting reveals appears appear appeared appearing looks "
      "look looking seems seem that which who whose does do did can could may might will would should get gets = ( :"),
     (NEGATION, "no not without neither never denies deny denied negative none n't nor cannot isn't aren't doesn't don't wasn't weren't hasn't haven't didn't can't non lacks"),
-    (BREAK, ". ; ! ? but however although though whereas while yet except apart otherwise nevertheless despite because since \n"),
+    (BREAK, ". ; ! ? but however although though whereas while yet except nevertheless despite because since \n"),
     (NORMAL, "normal normally unremarkable typical typically well-formed proportionate age-appropriate ordinary"),
     (SEEN, "present seen noted observed evident identified appreciated detected found recorded documented appreciable visible "
      "discernible noticed demonstrated apparent yes recognized recognised"),
@@ -37,8 +38,8 @@ for _kind, _words in (
 # Expressions of several words, longest first; SKIP: they say nothing.
 _PHRASES: dict[str, list[tuple[tuple[str, ...], str]]] = {}
 for _kind, _phrases in (
-    (SKIP, "not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|there were"),
-    (NEGATION, "rather than|instead of|absence of|free of|free from|lack of|negative for|no evidence of|no sign of|no signs of|"
+    (SKIP, "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|there were"),
+    (NEGATION, "rather than|instead of|free of|free from|negative for|no evidence of|no sign of|no signs of|"
      "fails to show|as opposed to|devoid of|other than|ruled out|excluded"),
     (UNSURE, "cannot be excluded|can not be excluded|cannot be ruled out|can not be ruled out|could not be excluded|"
      "could not be ruled out|can't be ruled out|can't be excluded|not excluded|not ruled out"),
@@ -52,6 +53,8 @@ for _kind, _phrases in (
     (HIDES, "unable to assess|unable to evaluate|difficult to assess|hard to assess|hard to see|difficult to see|hard to tell|unable to see|"
      "impossible to assess|impossible to judge|difficult to judge|hard to judge|unable to judge|unable to comment on|not possible to assess|"
      "cannot comment on|difficult to evaluate|unable to determine|impossible to see|impossible to evaluate"),
+    (NOT_SHOWN, "does not show|do not show|doesn't show|not showing|did not show|doesn't include|does not include"),
+    (BREAK, "apart from|except for"),
     (JOIN, "as well as|along with|together with|in addition to"),
 ):  # fmt: skip
     for _phrase in _phrases.split("|"):
@@ -69,6 +72,8 @@ for _verb in "seen assessed evaluated determined judged visualized visualised ex
             _PHRASES.setdefault(_phrase[0], []).append((_phrase, HIDES))
 for _entries in _PHRASES.values():
     _entries.sort(key=lambda entry: -len(entry[0]))
+_POSITIONS = frozenset("above over under below beneath behind".split())
+_CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 _ABSENT_WORDS = frozenset(("absent", "absence", "missing", "lack", "lacking"))
 _DIMENSIONS = {
     "size": "large small big macrotia microtia prominent",
@@ -85,7 +90,7 @@ _DIMENSIONS = {
 }
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Word:
     """One word of a text. A compound is several words with the same offsets."""
 
@@ -98,7 +103,7 @@ class Word:
     adjacent: bool = True  # no function word between this and the word of a part before it
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Part:
     """Words of a clause that stand together: parts of the face and qualities."""
 
@@ -124,18 +129,17 @@ class Part:
         return [word for word in self.words if word.kind in (SITE, MODIFIER)]
 
 
-@cache
-def _kind(word: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    if word in _KIND_OF:
-        return _KIND_OF[word], face_words.tokens(word)
-    if word in face_words.IGNORED:
-        return SKIP, face_words.tokens(word)
-    if word in face_words.LINKS:
-        return LINK, ()
+@lru_cache(100_000)
+def _readings(word: str) -> tuple[tuple[str, str, str], ...]:
+    """(kind, stem, meaning) of each token of a lower-case word."""
     tokens = face_words.tokens(word)
-    return "", tokens
+    kind = _KIND_OF.get(word) or (SKIP if word in face_words.IGNORED else LINK if word in face_words.LINKS else "")
+    if kind:
+        return ((kind, *tokens[0]),)
+    return tuple((_token_kind(meaning), stem, meaning) for stem, meaning in tokens)
 
 
+@lru_cache(100_000)
 def _token_kind(meaning: str) -> str:
     if meaning in face_words.head_stems():
         return SITE
@@ -153,30 +157,37 @@ def words_of(text: str) -> list[Word]:
         word, start, end = raw[i]
         for phrase, kind in _PHRASES.get(word, ()):
             if tuple(r[0] for r in raw[i : i + len(phrase)]) == phrase:
-                end = raw[i + len(phrase) - 1][2]
-                words.append(Word(kind, "", "", start, end, " ".join(phrase)))
+                for k, (piece, first, last) in enumerate(raw[i : i + len(phrase)]):
+                    stem, meaning = face_words.tokens(piece)[0]
+                    words.append(
+                        Word(SKIP if k else kind, stem, meaning, first, last, piece if k else " ".join(phrase))
+                    )
                 i += len(phrase)
                 break
         else:
-            kind, tokens = _kind(word)
             if word == "\n":
                 if not _wraps(text, start):
                     words.append(Word(BREAK, "", "", start, end, "\n"))
-            elif word in "-–—" or not word[0].isalnum() and not kind:
-                if text[max(0, start - 1) : start].isspace() and text[end : end + 1].isspace() or word == "—":
+            elif not word[0].isalnum() and word not in _KIND_OF:
+                if word == "—" or (
+                    word in "-–" and text[start - 1 : start].isspace() and text[end : end + 1].isspace()
+                ):
                     words.append(Word(BREAK, "", "", start, end, word))
                 elif word == ")":
                     words.append(Word(JOIN, "", "", start, end, ")"))
-            elif kind:
-                stem, meaning = tokens[0] if tokens else ("", "")
-                words.append(Word(kind, stem, meaning, start, end, word))
             else:
-                for stem, meaning in tokens:
-                    together = words and words[-1].end >= start - 1 and face_words.joined_stem(words[-1].stem, stem)
+                for kind, stem, meaning in _readings(word):
+                    together = (
+                        kind in (SITE, MODIFIER, QUALITY)
+                        and words
+                        and words[-1].end >= start - 1
+                        and face_words.joined_stem(words[-1].stem, stem)
+                    )
                     if together:
                         start = words.pop().start
                         stem, meaning = together
-                    words.append(Word(_token_kind(meaning), stem, meaning, start, end, word))
+                        kind = _token_kind(meaning)
+                    words.append(Word(kind, stem, meaning, start, end, word))
             i += 1
     return words
 
@@ -214,6 +225,7 @@ class _Clause:
         self.words = words
         self.parts: list[Part] = []
         self.regions: list[tuple[Part, str, list[str]]] = []  # site, state, dimensions
+        self.taken: set[int] = set()  # words of long wordings
         self.long_wordings = self._find_long_wordings()
         self.has_heading = False
         self.colon_context: list[Part] | None = None
@@ -236,20 +248,25 @@ class _Clause:
                 if word.meaning
                 and word.text not in ignored
                 and word.kind != LINK
-                and word.text not in (",", "and", "or", "/", "(", ")", "with", ":", "&")
+                and word.text not in wording_index.SEPARATORS
             ]
             numbers = tuple(index.numbers.get(self.words[i].meaning, 0) for i in places)
-            for last, (length, hpo_id, separated) in index.sequences.iter(numbers) if numbers else ():
+            for last, (length, hpo_id, between) in index.sequences.iter(numbers) if numbers else ():
                 first = places[last - length + 1]
-                inside = self.words[first : places[last]]
-                if not separated and any(
-                    word.kind in (JOIN, WITH, VERB) and word.text != "," or word.text == "," for word in inside
-                ):
+                final = places[last]
+                inside = self.words[first:final]
+                crossed = {
+                    "verb" if word.kind == VERB else "join" for word in inside if word.kind in (JOIN, WITH, VERB)
+                }
+                if not crossed <= between:
                     continue
-                after = self.words[places[last] + 1 : places[last] + 2]
-                if after and after[0].kind == SITE and self.words[places[last]].kind == SITE:
+                neighbours = (SITE, MODIFIER, QUALITY)
+                before, after = self.words[max(0, first - 1) : first], self.words[final + 1 : final + 2]
+                if after and after[0].kind == SITE and self.words[final].kind == SITE:
                     continue
-                found[first, places[last]] = hpo_id
+                if crossed and any(word.kind in neighbours for word in (*before, *after)):
+                    continue  # of "short philtrum, tented upper lip", not "philtrum, tented"
+                found[first, final] = hpo_id
         kept = []
         for (first, last), hpo_id in found.items():
             if not any(a <= first and last <= b and (a, b) != (first, last) for a, b in found):
@@ -258,6 +275,7 @@ class _Clause:
             for word in self.words[first : last + 1]:
                 if word.kind in (NEGATION, SEEN, NORMAL, OTHER):
                     word.kind = QUALITY
+                self.taken.add(id(word))
         return kept
 
     # -- parts
@@ -271,7 +289,12 @@ class _Clause:
         last_meaning_end = None
         for i, word in enumerate(words):
             kind = word.kind
+            if word.text == "nor" and state == ABSENT and self.parts:
+                kind = JOIN
             if kind in (SITE, MODIFIER, QUALITY):
+                if part is not None and word.text in _POSITIONS and self._quality_follows(i):
+                    part, joined_by, predicate = None, "position", False  # a long philtrum above a thin lip
+                    continue
                 if part is None:
                     if joined_by in ("and", ",") and article and state == ABSENT and self.parts:
                         state = PRESENT
@@ -333,8 +356,10 @@ class _Clause:
                         and len(self.parts) <= 3
                     )
                     self.colon_context = list(self.parts) if sites_only else []
-                    state = PRESENT
-                    predicate = True
+                    subjects = self.colon_context or subjects
+                    listed = [w.text for w in words[:i] if w.kind not in (SKIP, ARTICLE)]
+                    state = ABSENT if listed and set(listed) <= {*_ABSENT_WORDS, "not", "negative", "no"} else PRESENT
+                    predicate = not sites_only
                 if kind == NEGATION:
                     state = (
                         PRESENT
@@ -349,6 +374,13 @@ class _Clause:
                     joined_by = "verb"
                 part, article = None, False
                 continue
+            if kind == NOT_SHOWN:
+                subjects, state, part, joined_by, predicate = self._subjects(part), ABSENT, None, NEGATION, False
+                self.events.append((kind, len(self.parts), True, word))
+                continue
+            if kind == UNSEEN and any(w.meaning == "skin" for w in words[i + 1 : i + 5]):
+                subjects, predicate, part, joined_by, article = self._subjects(part), True, None, "verb", False
+                continue  # covered by a fold of skin: not hidden
             # events
             self.events.append((kind, len(self.parts), state == ABSENT, word))
             part_before = part
@@ -361,13 +393,20 @@ class _Clause:
             part, article = None, False
         self.ends_negated = state == ABSENT and joined_by == NEGATION and part is None
 
+    def _quality_follows(self, place: int) -> bool:
+        following = next((w for w in self.words[place + 1 :] if w.kind not in (ARTICLE, SKIP)), None)
+        return following is not None and following.kind == QUALITY
+
     def _subjects(self, part: Part | None) -> list[Part]:
         subjects = []
         if part is None or not part.has_site:
             return subjects
         for candidate in reversed(self.parts):
             if not candidate.has_site:
-                break
+                if not subjects or candidate.qualities:
+                    break
+                heads = [word for word in subjects[-1].words if word.kind == SITE]  # the upper and the lower lip
+                candidate = Part([*candidate.words, *heads], candidate.joined_by, candidate.state, [])
             subjects.append(candidate)
             if candidate.joined_by not in (",", "and", "or", "nor", "/", "&") or candidate.qualities:
                 break
@@ -376,101 +415,102 @@ class _Clause:
     # -- terms
 
     def _look_up(self) -> None:
+        for part in self.parts:
+            part.found = [[hpo_id, part.state, used] for hpo_id, used in _matches(part.words)]
+        named = [bool(part.found) for part in self.parts]
         for number, part in enumerate(self.parts):
-            for hpo_id, used in _matches(part.words):
-                part.found.append([hpo_id, part.state, used])
-            if part.found and part.has_site:
+            if (named[number] and part.has_site) or all(id(word) in self.taken for word in part.words):
                 continue
-            if not part.qualities and part.has_site:
-                before = self.parts[number - 1] if number else None
-                if (
-                    before is not None
-                    and part.joined_by in ("and", "or", ",", "/", "&", "nor")
-                    and before.qualities
-                    and before.has_site
-                ):
-                    tried = before.qualities + part.words
-                    if not self._try(part, tried, part):
-                        kept = [w for w in before.words if w is not before.words[-1]]
-                        self._try(part, kept + part.words, part)
-                if not part.found:
-                    for other in [*part.subjects, *self.context]:
-                        if other is not part and self._try(part, other.sites + part.words, part):
-                            break
-                continue
-            if part.found or not part.qualities:
-                continue
-            if part.has_site:
-                for other in [*part.subjects, *self.context]:
-                    if other is not part and self._try(
-                        part, part.words + [w for w in other.words if w.kind == SITE], part
-                    ):
-                        break
-                continue
-            self._borrow(number, part)
+            if not part.has_site:
+                if part.qualities and not named[number]:
+                    self._borrow(part, part.words, self._lenders(number, named))
+            elif part.qualities:
+                self._borrow(part, part.words, [part.subjects, self.context, self._sites_before(number), self.previous])
+                leading = _leading_qualities(part.words)
+                if not part.found and part.predicate and leading:  # protrudes from the mouth
+                    self._borrow(part, leading, [part.subjects])
+            elif number and part.joined_by in _CONJUNCTIONS:  # a broad nasal bridge and tip
+                before = self.parts[number - 1]
+                if before.qualities and before.has_site and not before.predicate:
+                    self._try(part, part.words, before.words[:-1]) or self._try(part, part.words, before.qualities)
         self._drop_covered()
 
-    def _borrow(self, number: int, part: Part) -> None:
-        following = self.parts[number + 1] if number + 1 < len(self.parts) else None
+    def _sites_before(self, number: int) -> list[Part]:
+        return [part for part in self.parts[:number] if part.has_site][-1:]
+
+    def _lenders(self, number: int, named: list[bool]) -> list[list[Part]]:
+        """Groups of parts that may name the part of the face that a quality belongs to, the likeliest first."""
+        part = self.parts[number]
         sibling = []
-        if (
-            following is not None
-            and following.joined_by in ("and", "or", ",", "/", "&", "nor")
-            and not part.trailing
-            and following.has_site
-            and not following.predicate | part.predicate | following.article
-        ):
-            first_site = next(i for i, w in enumerate(following.words) if w.kind == SITE)
-            if first_site or True:
-                sibling = [following]
-        before = [p for p in self.parts[:number] if p.has_site]
+        if not part.trailing:  # large, low-set ears
+            for later, is_named in zip(self.parts[number + 1 :], named[number + 1 :], strict=True):
+                if later.joined_by not in (",", *_CONJUNCTIONS) or later.predicate or later.article or later.trailing:
+                    break
+                if later.has_site:
+                    sibling = [later]
+                if later.has_site or is_named:
+                    break
         groups = [part.subjects, sibling] if part.predicate else [sibling, part.subjects]
-        if not part.trailing or part.predicate:
-            groups += [self.context, before[-1:], self.previous]
-        if (
-            following is not None
-            and not sibling
-            and following.has_site
-            and following.joined_by in ("and", ",", "or")
-            and not following.article
-        ):
-            groups.append([following])
+        if part.trailing and not part.predicate:
+            return groups
+        return [*groups, self.context, self._sites_before(number), self.previous]
+
+    def _borrow(self, part: Part, words: list[Word], groups: list[list[Part]]) -> None:
+        """Looks words of a part up together with those of another part that may complete them."""
         for group in groups:
-            hit = False
-            for other in group:
-                sites = (
-                    other.sites
-                    if not any(w.kind == MODIFIER for w in part.words)
-                    else [w for w in other.words if w.kind == SITE]
-                )
-                heads = [w for w in other.words if w.kind == SITE]
-                hit |= self._try(part, part.words + sites, part) or self._try(part, part.words + heads, part)
-            if hit:
+            hits = [self._borrow_from(part, words, other) for other in group if other is not part]
+            if any(hits):
                 return
 
-    def _try(self, part: Part, words: list[Word], owner: Part) -> bool:
-        own = set(map(id, owner.words))
-        hit = False
-        for hpo_id, used in _matches(words, borrowed=True):
-            if own & set(map(id, used)) and not own >= set(map(id, used)):
-                part.found.append([hpo_id, part.state, used])
-                hit = True
-        return hit
+    def _borrow_from(self, part: Part, words: list[Word], other: Part) -> bool:
+        heads = [word for word in other.words if word.kind == SITE]
+        loans = [other.words] if other.qualities and not other.found else []
+        loans += [heads, other.sites] if any(word.kind == MODIFIER for word in words) else [other.sites, heads]
+        if len(heads) > 1:
+            loans += [[word] for word in heads if word.meaning in _REGION_OF]
+        elif heads and heads[0].meaning not in _REGION_OF:  # its tip is broad: the tip of what?
+            loans += [[region, *other.sites] for region in self._regions_near(part)]
+        return any(self._try(part, words, loan) for loan in loans if loan)
+
+    def _regions_near(self, part: Part) -> list[Word]:
+        """Words for whole regions (nose, ear) that a part of a part may belong to, the nearest first."""
+        earlier = self.parts[: self.parts.index(part)]
+        near = [*part.subjects, *self.context, *reversed(earlier), *self.previous]
+        return [word for other in near for word in other.words if word.meaning in _REGION_OF][:3]
+
+    def _try(self, part: Part, words: list[Word], loan: list[Word]) -> bool:
+        own = {id(word) for word in words}
+        needed = {id(word) for word in words if word.kind == SITE}
+        lent = {id(word) for word in loan}
+        for tried in ([*loan, *words], [*words, *loan]):
+            hits = []
+            for hpo_id, used in _matches(tried):
+                ids = {id(word) for word in used}
+                if ids & own and ids & lent and needed <= ids:
+                    hits.append([hpo_id, part.state, used])
+            if hits:
+                part.found += hits
+                return True
+        return False
 
     def _drop_covered(self) -> None:
         for hpo_id, first, last in self.long_wordings:
             words = [w for w in self.words[first : last + 1] if w.kind in (SITE, MODIFIER, QUALITY)]
             for part in self.parts:
-                if any(w is words[-1] for w in part.words):
+                if any(w is words[0] for w in part.words):
                     part.found.append([hpo_id, part.state, words])
         everything = [(part, found, frozenset(map(id, found[2]))) for part in self.parts for found in part.found]
+        for part in self.parts:
+            part.found = []
+        seen = set()
         for part, found, used in everything:
-            if any(
-                used < other
-                or (used == other and found is not rival and self._is_long(rival) and not self._is_long(found))
+            covered = any(
+                used < other or (used == other and self._is_long(rival) and not self._is_long(found))
                 for _, rival, other in everything
-            ):
-                part.found = [f for f in part.found if f is not found]
+            )
+            if not covered and (found[0], used) not in seen:
+                seen.add((found[0], used))
+                part.found.append(found)
 
     def _is_long(self, found: list) -> bool:
         return any(hpo_id == found[0] for hpo_id, _, _ in self.long_wordings)
@@ -490,7 +530,7 @@ class _Clause:
 
     def _apply_absent_words(self) -> None:
         for number, part in enumerate(self.parts):
-            if not any(w.text in _ABSENT_WORDS for w in part.words):
+            if not any(w.text in _ABSENT_WORDS and id(w) not in self.taken for w in part.words):
                 continue
             if any(w.text in _ABSENT_WORDS for found in part.found for w in found[2]):
                 continue
@@ -528,10 +568,15 @@ class _Clause:
                 ):
                     for found in before[0].found:
                         found[1] = PRESENT
-            elif kind in (UNSEEN, HIDES, UNSURE):
-                targets = before if kind != HIDES and before else after or before
+            elif kind in (UNSEEN, HIDES, UNSURE, NOT_SHOWN):
+                if kind in (HIDES, NOT_SHOWN):
+                    targets = after or before
+                else:
+                    targets = before or ([] if self._has_cause(word) else after)
+                if not targets and self._says_they(word):
+                    targets = self.previous
                 for part in targets:
-                    for found in part.found:
+                    for found in part.found if kind != NOT_SHOWN else ():
                         found[1] = NOT_VISIBLE
                     if kind != UNSURE and not part.found and part.has_site and not part.qualities:
                         self.regions.append((part, NOT_VISIBLE, []))
@@ -543,14 +588,29 @@ class _Clause:
             for part in self._noun_phrases(len(self.parts)):
                 for found in part.found:
                     found[1] = ABSENT
+                if not part.found and part.has_site and not part.qualities:
+                    said = [
+                        p for p in self.parts if p.predicate and p.qualities
+                    ]  # the mandible is small, the maxilla is not
+                    if said and self._try(part, part.words, said[-1].qualities):
+                        part.found = [[hpo_id, ABSENT, used] for hpo_id, _, used in part.found]
+
+    def _has_cause(self, word: Word) -> bool:
+        """Whether a word says by what: hidden by hair."""
+        place = self.words.index(word)
+        return any(w.text in ("by", "with", *_POSITIONS) for w in self.words[place + 1 : place + 3])
+
+    def _says_they(self, word: Word) -> bool:
+        return any(w.text in ("they", "it", "these", "which") for w in self.words[: self.words.index(word)])
 
     def _apply_normal(self, number: int, word: Word) -> None:
         place = self.words.index(word)
         near = []
         for other in self.words[place + 1 : place + 7]:
-            if other.kind in (VERB, WITH):
+            if other.kind in (VERB, WITH, SITE):
                 break
             near.append(other.text)
+        near += [other.text for other in self.words[max(0, place - 2) : place]]
         dimensions = [name for name in near if name in _DIMENSIONS]
         if word.text in ("normally",):
             dimensions += [
@@ -598,17 +658,22 @@ class _Clause:
                 if later.joined_by not in (",", "and", "or", "/") or later.qualities or not later.has_site:
                     break
                 targets.append(later)
-        targets = targets or self.context
+        if not targets:
+            earlier = [p for p in self.parts[:number] if p.has_site and not p.found and not p.qualities]
+            targets = earlier[-1:] or self.context
         self.regions += [(part, ABSENT, dimensions) for part in targets]
 
     # -- what the clause gives
 
     def mentions(self) -> list[tuple[str, str, int, int, bool]]:
         found = []
-        if self._names_disease():
-            return found
         for part in self.parts:
             for hpo_id, state, used in part.found:
+                if self._names_disease(used[-1]):
+                    continue
+                if state == ABSENT and [w.meaning for w in used if w.kind == QUALITY] == ["abnorm"]:
+                    self.regions.append((part, ABSENT, []))  # no anomaly of the ear
+                    continue
                 found.append((hpo_id, state, min(w.start for w in used), max(w.end for w in used), False))
         for part, state, dimensions in self.regions:
             start, end = part.words[0].start, part.words[-1].end
@@ -616,8 +681,15 @@ class _Clause:
                 found.append((hpo_id, state, start, end, True))
         return found
 
-    def _names_disease(self) -> bool:
-        return any(word.text in ("syndrome", "disease", "disorder", "syndromes") for word in self.words)
+    def _names_disease(self, last: Word) -> bool:
+        """Whether a word belongs to the name of a disease: macrocephaly-autism syndrome."""
+        place = next(i for i, word in enumerate(self.words) if word is last) if last in self.words else None
+        for word in self.words[place + 1 :] if place is not None else ():
+            if word.kind in (JOIN, VERB, NEGATION, BREAK) and word.text != "and":
+                return False
+            if word.text in ("syndrome", "disease", "disorder", "syndromes") and id(word) not in self.taken:
+                return True
+        return False
 
     def heading(self, ended_by: str) -> list[Part]:
         """The parts of the face that later clauses speak of if they name none."""
@@ -632,55 +704,52 @@ class _Clause:
         return [p for p in self.parts if p.has_site][-1:] or self.previous
 
 
-def _matches(words: list[Word], borrowed: bool = False) -> list[tuple[str, list[Word]]]:
+def _matches(words: list[Word]) -> list[tuple[str, list[Word]]]:
     """Terms that words name which stand together: (HPO id, the words used)."""
-    words = words[:14]
+    words = words[:MOST_WORDS]
+    key = tuple([(word.stem, word.meaning, word.kind != QUALITY, word.adjacent) for word in words])
+    return [(hpo_id, [words[i] for i in places]) for hpo_id, places in _places_of_terms(key)]
+
+
+@lru_cache(200_000)
+def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(HPO id, places of the words that name it) of each term. words: stem, meaning, whether it names a part of the
+    face, and whether it stands next to the word before it."""
     index = wording_index.index()
-    found: dict[tuple[int, ...], str] = {}
     n = len(words)
-    is_site = [word.kind in (SITE, MODIFIER) for word in words]
-
-    def try_places(places: tuple[int, ...]) -> None:
-        if places not in found:
-            chosen = [words[i] for i in places]
-            hpo_id = index.find(frozenset(w.stem for w in chosen), frozenset(w.meaning for w in chosen))
-            if hpo_id:
-                found[places] = hpo_id
-
-    for i in range(n):
-        if i and is_site[i] and is_site[i - 1] and words[i].adjacent:
-            continue
-        for j in range(i + 1, min(n, i + 8) + 1):
-            if j < n and is_site[j] and is_site[j - 1] and words[j].adjacent:
-                continue
-            try_places(tuple(range(i, j)))
-    runs = []
-    i = 0
-    while i < n:
-        j = i
-        while j < n and is_site[j] == is_site[i]:
-            j += 1
-        runs.append((is_site[i], i, j))
-        i = j
-    for k, (site, i, j) in enumerate(runs):
+    is_site = [word[2] for word in words]
+    # Neighbouring words that name a part of the face belong together: never "short nose" of "short nose bridge".
+    splits = [not (0 < i < n and is_site[i] and is_site[i - 1] and words[i][3]) for i in range(n + 1)]
+    tried = {tuple(range(i, j)) for i in range(n) if splits[i] for j in range(i + 1, min(n, i + 8) + 1) if splits[j]}
+    runs, start = [], 0
+    for i in range(1, n + 1):
+        if i == n or is_site[i] != is_site[start]:
+            runs.append((is_site[start], start, i))
+            start = i
+    for number, (site, first, last) in enumerate(runs):
         if site:
             continue
-        for neighbour in (k - 1, k + 1):
-            if 0 <= neighbour < len(runs):
-                _, a, b = runs[neighbour]
-                span = tuple(range(a, b))
-                for start in range(i, j):
-                    for end in range(start + 1, min(j, start + 4) + 1):
-                        try_places(tuple(sorted((*span, *range(start, end)))))
-        if 0 < k < len(runs) - 1:
-            span = (*range(runs[k - 1][1], runs[k - 1][2]), *range(runs[k + 1][1], runs[k + 1][2]))
-            try_places(tuple(sorted((*span, *range(i, j)))))
+        beside = [range(*runs[k][1:]) for k in (number - 1, number + 1) if 0 <= k < len(runs)]
+        for places in beside:  # one quality of several, with all words of the part of the face
+            for i in range(first, last):
+                tried |= {tuple(sorted((*places, *range(i, j)))) for j in range(i + 1, min(last, i + 4) + 1)}
+    found: dict[tuple[int, ...], str] = {}
+    for places in tried:
+        hpo_id = index.find([words[i][0] for i in places], [words[i][1] for i in places])
+        if hpo_id:
+            found[places] = hpo_id
     sets = {places: frozenset(places) for places in found}
-    return [
-        (hpo_id, [words[i] for i in places])
-        for places, hpo_id in found.items()
-        if not any(sets[places] < other for other in sets.values())
-    ]
+    return tuple(
+        (found[places], places) for places in sorted(found) if not any(sets[places] < other for other in sets.values())
+    )
+
+
+def _leading_qualities(words: list[Word]) -> list[Word]:
+    """The qualities before a part of the face that stands behind a preposition: protrudes from the mouth."""
+    for i, word in enumerate(words):
+        if word.kind != QUALITY:
+            return words[:i] if i and not word.adjacent else []
+    return []
 
 
 # ---- regions
