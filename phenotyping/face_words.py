@@ -11,10 +11,10 @@ import snowballstemmer
 
 # Words that never count.
 FUNCTION_WORDS = frozenset(
-    "the a an of his her hers their its this that's these those such some any other another own he she they it s child "
+    "the a an of his her hers their its this that's these those such some any other another own he she they it child "
     "child's patient patient's individual individual's boy girl infant person also again too there's here's "
     "additionally particularly especially mostly predominantly very quite rather fairly just really so as "
-    "appearance appearing feature features shape shaped shapes contour profile configuration form formed set-of pair "
+    "appearing configuration form formed pair "
     "aspect side sides structure structures type overall generally general now possible possibly probable "
     "probably likely".split()
 )
@@ -24,26 +24,26 @@ DEGREE_WORDS = frozenset(
     "moderate moderately marked markedly severe severely significant significantly noticeable noticeably notable "
     "notably subtle subtly clear clearly obvious obviously apparent apparently distinct distinctly strikingly striking "
     "bit extremely unusually unusual abnormally excessively disproportionately considerably visibly minimally minimal "
-    "partially partly definite definitely remarkably degree".split()
+    "appearance feature features shape shaped shapes contour profile partially partly definite definitely remarkably degree".split()
 )
 IGNORED = FUNCTION_WORDS | DEGREE_WORDS
 LINKS = frozenset("at in on to onto from across along towards toward into within near by".split())
-HEADS = """nose nostril naris ala columella septum bridge root ridge tip dorsum wing
+HEADS = """nose nostril naris ala columella septum bridge root ridge tip dorsum
 eye eyeball globe eyelid eyebrow eyelash lash brow canthus fissure iris pupil sclera cornea lens conjunctiva orbit
-socket supraorbital infraorbital periorbital
-mouth lip philtrum tongue tooth gum gingiva palate uvula bow commissure vermilion incisor molar
+socket supraorbital infraorbital periorbital palpebral retina macula lacrimal
+mouth lip philtrum tongue tooth gum gingiva palate uvula bow cupid commissure vermilion incisor molar nasolabial alveolar
 ear helix antihelix tragus antitragus lobe earlobe concha auricle
 jaw mandible maxilla chin cheek cheekbone malar zygoma midface
 forehead hairline temple glabella
 face head skull cranium occiput vertex hair scalp
-corner opening distance margin border area region skin cartilage bone suture fontanelle""".split()
+corner distance margin border area region skin cartilage bone suture fontanelle""".split()
 MODIFIERS = """upper lower inner outer medial lateral superior inferior anterior middle mid central midline
-frontal occipital parietal temporal bitemporal biparietal interpupillary intercanthal third half top bottom
+frontal occipital parietal temporal bitemporal biparietal metopic preauricular interpupillary intercanthal third half top bottom
 internal external front part end between around behind under above over""".split()
 # Words used for one another in facial description; the first of a line is the meaning of all.
 SAME_MEANING = """
 nose nasal nasi nasum nasae nasus
-ala alae alar wing
+ala alae alar
 naris nares nostril nostrils
 ear pinna pinnae auricle auricles auricular
 helix helices helical
@@ -63,8 +63,14 @@ mandible mandibular
 maxilla maxillary
 columella columellar
 philtrum philtral
-iris irides iridis iridal
-sclera sclerae scleral scleras whites
+iris irises irides iridis iridal
+zygoma zygomatic
+blue bluish
+yellow yellowish
+retina retinal
+macula macular
+meet meeting meets join joined fused confluent
+sclera sclerae scleral scleras
 cornea corneal corneas
 pupil pupillary
 orbit orbital orbits
@@ -198,6 +204,8 @@ _WORD_PARTS = re.compile(rf"({'|'.join(SPLIT_AFTER)})({'|'.join(sorted(SPLIT_BEF
 @lru_cache(100_000)
 def stem(word: str) -> str:
     """A lower-case word without inflection, spelled the American way."""
+    if word.endswith("itis"):
+        return word  # an inflammation is not its organ: gingivitis, gingiva
     word = word.removesuffix("'s").removesuffix("’s")
     if len(word) > 4:
         word = word.replace("aemia", "emia").replace("aemi", "emi").replace("oedem", "edem").replace("haem", "hem")
@@ -248,3 +256,8 @@ def joined_stem(first: str, second: str) -> tuple[str, str] | None:
     """The token that two neighbouring stems make up (eye, brow -> eyebrow), or None."""
     whole = _joined_stems().get((first, second))
     return whole and (whole, _meanings().get(whole, whole))
+
+
+def names_site(meaning: str) -> bool:
+    """Whether a meaning is a part of the face, or says which part of it."""
+    return meaning in head_stems() or meaning in modifier_stems()

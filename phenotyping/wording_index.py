@@ -8,6 +8,7 @@ project's own wording, a lay wording, another synonym). If two terms are named e
 that is an ancestor of all others, else for a common parent, else for none of them."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +17,7 @@ import ahocorasick
 from phenotyping import face_lexicon, face_words
 
 _PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|[,/&;:()]")
-_SEPARATORS = frozenset(", / & ; : ( ) and or with".split())
+SEPARATORS = frozenset(", / & ; : ( ) and or with that is are".split())
 _NEGATIONS = frozenset("no not non without".split())
 # Expressions of one meaning, as meanings of words; each stands for the others in any key.
 EXPRESSIONS = (
@@ -41,6 +42,16 @@ EXPRESSIONS = (
     ("nose ala", "ala"),
     ("up slant", "slant up", "up slope", "up tilt"),
     ("down slant", "down slope", "down tilt"),
+    ("nose ala", "nose wing"),
+    ("ear lobe", "earlobe"),
+    ("malar", "malar region"),
+    ("midface", "mid face", "middle face", "midface region"),
+    ("periorbital", "around eye", "eye region", "periorbital region"),
+    ("canthus", "eye corner", "eyelid corner"),
+    ("medial canthus", "inner canthus"),
+    ("interpupillary distance", "distance between pupil"),
+    ("mouth corner", "oral commissure", "lip corner"),
+    ("sclera", "white eye", "white part eye"),
     ("forehead hairline", "anterior hairline", "frontal hairline", "hairline"),
 )  # fmt: skip
 
@@ -53,7 +64,7 @@ def pieces(wording: str, with_degree: bool = False) -> tuple[list[tuple[str, str
     separated = pending = False
     ignored = face_words.FUNCTION_WORDS if with_degree else face_words.IGNORED
     for word in _PIECES.findall(wording.lower()):
-        if word in _SEPARATORS:
+        if word in SEPARATORS:
             pending = bool(kept)
         elif word not in ignored and word not in face_words.LINKS:
             separated |= pending
@@ -83,9 +94,9 @@ class WordingIndex:
     numbers: dict[str, int]  # meaning -> number, from 1; 0 is any other word
     vocabulary: frozenset[str]  # meanings that occur in any key
 
-    def find(self, stems: frozenset[str], meanings: frozenset[str]) -> str | None:
-        """The term that a set of words names, or None."""
-        return self.by_stems.get(stems) or self.by_meanings.get(meanings)
+    def find(self, stems: Iterable[str], meanings: Iterable[str]) -> str | None:
+        """The term that words name, in whatever order, or None. stems and meanings: of the same words."""
+        return self.by_stems.get(frozenset(stems)) or self.by_meanings.get(frozenset(meanings))
 
 
 def _resolved(entries: dict[frozenset[str], dict[str, int]]) -> dict[frozenset[str], str]:
@@ -93,8 +104,11 @@ def _resolved(entries: dict[frozenset[str], dict[str, int]]) -> dict[frozenset[s
     for key, ranks in entries.items():
         best = min(ranks.values())
         tied = [hpo_id for hpo_id, rank in ranks.items() if rank == best]
+        if len(tied) == 1:
+            resolved[key] = tied[0]
+            continue
         above = [i for i in tied if all(i == j or i in face_lexicon.ancestors(j) for j in tied)]
-        parents = set.intersection(*(set(terms[i].parents) for i in tied)) & set(terms)
+        parents = set.intersection(*(set(terms[i].parents) for i in tied)) & terms.keys()
         if above:
             resolved[key] = above[0]
         elif parents:
@@ -123,6 +137,11 @@ def _expressions() -> tuple[tuple[frozenset[str], ...], ...]:
     return tuple(tuple(meanings(words) for words in group) for group in EXPRESSIONS)
 
 
+def _enter(entries: dict[frozenset[str], dict[str, int]], key: frozenset[str], hpo_id: str, rank: int) -> None:
+    ranks = entries.setdefault(key, {})
+    ranks[hpo_id] = min(rank, ranks.get(hpo_id, rank))
+
+
 @cache
 def index() -> WordingIndex:
     """The index, built on first use (about a second)."""
@@ -133,23 +152,23 @@ def index() -> WordingIndex:
     for term in face_lexicon.terms().values():
         for wording, rank in term.wordings:
             tokens, separated = pieces(wording)
-            if not tokens:
-                continue
+            if all(face_words.names_site(meaning) for _, meaning in tokens) and (
+                len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)
+            ):
+                continue  # "unusual mouth shape", "ear hair": any text has these words
             whole, _ = pieces(wording, with_degree=True)
             rank = 2 * rank + (len(whole) > len(tokens))  # a wording without words of degree is the more direct one
-            for entries, part in ((stems, 0), (meanings, 1)):
-                ranks = entries.setdefault(frozenset(token[part] for token in tokens), {})
-                ranks[term.hpo_id] = min(rank, ranks.get(term.hpo_id, rank))
-            for variant in _variants(frozenset(token[1] for token in tokens)):
-                ranks = derived.setdefault(variant, {})
-                ranks[term.hpo_id] = min(rank, ranks.get(term.hpo_id, rank))
+            if len(tokens) > 1 or len(whole) == 1:  # not "coarse" of "coarse features"
+                key = frozenset(token[1] for token in tokens)
+                _enter(stems, frozenset(token[0] for token in tokens), term.hpo_id, rank)
+                _enter(meanings, key, term.hpo_id, rank)
+                for variant in _variants(key):
+                    _enter(derived, variant, term.hpo_id, rank)
             sequence = tuple(token[1] for token in whole)
-            if (
-                separated
-                or len(whole) > max(3, len(tokens)) - (len(whole) > len(tokens))
-                or not _NEGATIONS.isdisjoint(sequence)
-            ):
-                sequences.setdefault(sequence, (rank, term.hpo_id, separated))
+            if separated or len(whole) > 2 or len(whole) > len(tokens) or not _NEGATIONS.isdisjoint(sequence):
+                rank_before, _, separated_before = sequences.get(sequence, (rank + 1, "", False))
+                better = (rank, term.hpo_id) if rank < rank_before else sequences[sequence][:2]
+                sequences[sequence] = (*better, separated or separated_before)
     by_meanings = {**_resolved(derived), **_resolved(meanings)}
     vocabulary = frozenset(token for key in by_meanings for token in key) | {t for s in sequences for t in s}
     numbers = {meaning: number for number, meaning in enumerate(sorted(vocabulary), 1)}

@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 from phenotyping import face_lexicon, face_words, phenotypes, wording_index
 
+MOST_WORDS = 14  # of a part that are looked up together; longer ones are cut
 PRESENT, ABSENT, NOT_VISIBLE = "present", "absent", "not_visible"
 _TOKENS = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]|(?<=\s)[-–—](?=\s)")
 
@@ -24,7 +25,7 @@ for _kind, _words in (
      "demonstrate demonstrating exhibits exhibit exhibiting presents presenting reveals appears appear appeared appearing looks "
      "look looking seems seem that which who whose does do did can could may might will would should get gets = ( :"),
     (NEGATION, "no not without neither never denies deny denied negative none n't nor cannot isn't aren't doesn't don't wasn't weren't hasn't haven't didn't can't non lacks"),
-    (BREAK, ". ; ! ? but however although though whereas while yet except apart otherwise nevertheless despite because since \n"),
+    (BREAK, ". ; ! ? but however although though whereas while yet except nevertheless despite because since \n"),
     (NORMAL, "normal normally unremarkable typical typically well-formed proportionate age-appropriate ordinary"),
     (SEEN, "present seen noted observed evident identified appreciated detected found recorded documented appreciable visible "
      "discernible noticed demonstrated apparent yes recognized recognised"),
@@ -37,7 +38,7 @@ for _kind, _words in (
 # Expressions of several words, longest first; SKIP: they say nothing.
 _PHRASES: dict[str, list[tuple[tuple[str, ...], str]]] = {}
 for _kind, _phrases in (
-    (SKIP, "not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|there were"),
+    (SKIP, "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|there were"),
     (NEGATION, "rather than|instead of|absence of|free of|free from|lack of|negative for|no evidence of|no sign of|no signs of|"
      "fails to show|as opposed to|devoid of|other than|ruled out|excluded"),
     (UNSURE, "cannot be excluded|can not be excluded|cannot be ruled out|can not be ruled out|could not be excluded|"
@@ -52,6 +53,7 @@ for _kind, _phrases in (
     (HIDES, "unable to assess|unable to evaluate|difficult to assess|hard to assess|hard to see|difficult to see|hard to tell|unable to see|"
      "impossible to assess|impossible to judge|difficult to judge|hard to judge|unable to judge|unable to comment on|not possible to assess|"
      "cannot comment on|difficult to evaluate|unable to determine|impossible to see|impossible to evaluate"),
+    (BREAK, "apart from|except for"),
     (JOIN, "as well as|along with|together with|in addition to"),
 ):  # fmt: skip
     for _phrase in _phrases.split("|"):
@@ -69,6 +71,7 @@ for _verb in "seen assessed evaluated determined judged visualized visualised ex
             _PHRASES.setdefault(_phrase[0], []).append((_phrase, HIDES))
 for _entries in _PHRASES.values():
     _entries.sort(key=lambda entry: -len(entry[0]))
+_CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 _ABSENT_WORDS = frozenset(("absent", "absence", "missing", "lack", "lacking"))
 _DIMENSIONS = {
     "size": "large small big macrotia microtia prominent",
@@ -85,7 +88,7 @@ _DIMENSIONS = {
 }
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Word:
     """One word of a text. A compound is several words with the same offsets."""
 
@@ -98,7 +101,7 @@ class Word:
     adjacent: bool = True  # no function word between this and the word of a part before it
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Part:
     """Words of a clause that stand together: parts of the face and qualities."""
 
@@ -124,18 +127,17 @@ class Part:
         return [word for word in self.words if word.kind in (SITE, MODIFIER)]
 
 
-@cache
-def _kind(word: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    if word in _KIND_OF:
-        return _KIND_OF[word], face_words.tokens(word)
-    if word in face_words.IGNORED:
-        return SKIP, face_words.tokens(word)
-    if word in face_words.LINKS:
-        return LINK, ()
+@lru_cache(100_000)
+def _readings(word: str) -> tuple[tuple[str, str, str], ...]:
+    """(kind, stem, meaning) of each token of a lower-case word."""
     tokens = face_words.tokens(word)
-    return "", tokens
+    kind = _KIND_OF.get(word) or (SKIP if word in face_words.IGNORED else LINK if word in face_words.LINKS else "")
+    if kind:
+        return ((kind, *tokens[0]),)
+    return tuple((_token_kind(meaning), stem, meaning) for stem, meaning in tokens)
 
 
+@lru_cache(100_000)
 def _token_kind(meaning: str) -> str:
     if meaning in face_words.head_stems():
         return SITE
@@ -153,30 +155,37 @@ def words_of(text: str) -> list[Word]:
         word, start, end = raw[i]
         for phrase, kind in _PHRASES.get(word, ()):
             if tuple(r[0] for r in raw[i : i + len(phrase)]) == phrase:
-                end = raw[i + len(phrase) - 1][2]
-                words.append(Word(kind, "", "", start, end, " ".join(phrase)))
+                for k, (piece, first, last) in enumerate(raw[i : i + len(phrase)]):
+                    stem, meaning = face_words.tokens(piece)[0]
+                    words.append(
+                        Word(SKIP if k else kind, stem, meaning, first, last, piece if k else " ".join(phrase))
+                    )
                 i += len(phrase)
                 break
         else:
-            kind, tokens = _kind(word)
             if word == "\n":
                 if not _wraps(text, start):
                     words.append(Word(BREAK, "", "", start, end, "\n"))
-            elif word in "-–—" or not word[0].isalnum() and not kind:
-                if text[max(0, start - 1) : start].isspace() and text[end : end + 1].isspace() or word == "—":
+            elif not word[0].isalnum() and word not in _KIND_OF:
+                if word == "—" or (
+                    word in "-–" and text[start - 1 : start].isspace() and text[end : end + 1].isspace()
+                ):
                     words.append(Word(BREAK, "", "", start, end, word))
                 elif word == ")":
                     words.append(Word(JOIN, "", "", start, end, ")"))
-            elif kind:
-                stem, meaning = tokens[0] if tokens else ("", "")
-                words.append(Word(kind, stem, meaning, start, end, word))
             else:
-                for stem, meaning in tokens:
-                    together = words and words[-1].end >= start - 1 and face_words.joined_stem(words[-1].stem, stem)
+                for kind, stem, meaning in _readings(word):
+                    together = (
+                        kind in (SITE, MODIFIER, QUALITY)
+                        and words
+                        and words[-1].end >= start - 1
+                        and face_words.joined_stem(words[-1].stem, stem)
+                    )
                     if together:
                         start = words.pop().start
                         stem, meaning = together
-                    words.append(Word(_token_kind(meaning), stem, meaning, start, end, word))
+                        kind = _token_kind(meaning)
+                    words.append(Word(kind, stem, meaning, start, end, word))
             i += 1
     return words
 
@@ -214,6 +223,7 @@ class _Clause:
         self.words = words
         self.parts: list[Part] = []
         self.regions: list[tuple[Part, str, list[str]]] = []  # site, state, dimensions
+        self.taken: set[int] = set()  # words of long wordings
         self.long_wordings = self._find_long_wordings()
         self.has_heading = False
         self.colon_context: list[Part] | None = None
@@ -236,20 +246,22 @@ class _Clause:
                 if word.meaning
                 and word.text not in ignored
                 and word.kind != LINK
-                and word.text not in (",", "and", "or", "/", "(", ")", "with", ":", "&")
+                and word.text not in wording_index.SEPARATORS
             ]
             numbers = tuple(index.numbers.get(self.words[i].meaning, 0) for i in places)
             for last, (length, hpo_id, separated) in index.sequences.iter(numbers) if numbers else ():
                 first = places[last - length + 1]
-                inside = self.words[first : places[last]]
-                if not separated and any(
-                    word.kind in (JOIN, WITH, VERB) and word.text != "," or word.text == "," for word in inside
-                ):
+                final = places[last]
+                inside = self.words[first:final]
+                if not separated and any(word.kind in (JOIN, WITH, VERB) for word in inside):
                     continue
-                after = self.words[places[last] + 1 : places[last] + 2]
-                if after and after[0].kind == SITE and self.words[places[last]].kind == SITE:
+                neighbours = (SITE, MODIFIER, QUALITY)
+                before, after = self.words[max(0, first - 1) : first], self.words[final + 1 : final + 2]
+                if after and after[0].kind == SITE and self.words[final].kind == SITE:
                     continue
-                found[first, places[last]] = hpo_id
+                if separated and any(word.kind in neighbours for word in (*before, *after)):
+                    continue  # of "short philtrum, tented upper lip", not "philtrum, tented"
+                found[first, final] = hpo_id
         kept = []
         for (first, last), hpo_id in found.items():
             if not any(a <= first and last <= b and (a, b) != (first, last) for a, b in found):
@@ -258,6 +270,7 @@ class _Clause:
             for word in self.words[first : last + 1]:
                 if word.kind in (NEGATION, SEEN, NORMAL, OTHER):
                     word.kind = QUALITY
+                self.taken.add(id(word))
         return kept
 
     # -- parts
@@ -271,6 +284,8 @@ class _Clause:
         last_meaning_end = None
         for i, word in enumerate(words):
             kind = word.kind
+            if word.text == "nor" and state == ABSENT and self.parts:
+                kind = JOIN
             if kind in (SITE, MODIFIER, QUALITY):
                 if part is None:
                     if joined_by in ("and", ",") and article and state == ABSENT and self.parts:
@@ -333,7 +348,8 @@ class _Clause:
                         and len(self.parts) <= 3
                     )
                     self.colon_context = list(self.parts) if sites_only else []
-                    state = PRESENT
+                    listed = [w.text for w in words[:i] if w.kind not in (SKIP, ARTICLE)]
+                    state = ABSENT if listed and set(listed) <= {*_ABSENT_WORDS, "not", "negative", "no"} else PRESENT
                     predicate = True
                 if kind == NEGATION:
                     state = (
@@ -349,6 +365,9 @@ class _Clause:
                     joined_by = "verb"
                 part, article = None, False
                 continue
+            if kind == UNSEEN and any(w.meaning == "skin" for w in words[i + 1 : i + 5]):
+                subjects, predicate, part, joined_by, article = self._subjects(part), True, None, "verb", False
+                continue  # covered by a fold of skin: not hidden
             # events
             self.events.append((kind, len(self.parts), state == ABSENT, word))
             part_before = part
@@ -379,98 +398,92 @@ class _Clause:
         for number, part in enumerate(self.parts):
             for hpo_id, used in _matches(part.words):
                 part.found.append([hpo_id, part.state, used])
-            if part.found and part.has_site:
+            if (part.found and part.has_site) or all(id(word) in self.taken for word in part.words):
                 continue
-            if not part.qualities and part.has_site:
-                before = self.parts[number - 1] if number else None
-                if (
-                    before is not None
-                    and part.joined_by in ("and", "or", ",", "/", "&", "nor")
-                    and before.qualities
-                    and before.has_site
-                ):
-                    tried = before.qualities + part.words
-                    if not self._try(part, tried, part):
-                        kept = [w for w in before.words if w is not before.words[-1]]
-                        self._try(part, kept + part.words, part)
-                if not part.found:
-                    for other in [*part.subjects, *self.context]:
-                        if other is not part and self._try(part, other.sites + part.words, part):
-                            break
-                continue
-            if part.found or not part.qualities:
-                continue
+            before = self.parts[number - 1] if number else None
             if part.has_site:
-                for other in [*part.subjects, *self.context]:
-                    if other is not part and self._try(
-                        part, part.words + [w for w in other.words if w.kind == SITE], part
-                    ):
-                        break
-                continue
-            self._borrow(number, part)
+                if part.qualities:
+                    self._borrow(part, [part.subjects, self.context, self._sites_before(number), self.previous])
+                elif before is not None and before.qualities and before.has_site and not before.predicate:
+                    if part.joined_by in _CONJUNCTIONS:  # a broad nasal bridge and tip
+                        self._try(part, before.words[:-1]) or self._try(part, before.qualities)
+            elif part.qualities and not part.found:
+                self._borrow(part, self._lenders(number, part))
         self._drop_covered()
 
-    def _borrow(self, number: int, part: Part) -> None:
-        following = self.parts[number + 1] if number + 1 < len(self.parts) else None
+    def _sites_before(self, number: int) -> list[Part]:
+        return [part for part in self.parts[:number] if part.has_site][-1:]
+
+    def _lenders(self, number: int, part: Part) -> list[list[Part]]:
+        """Groups of parts that may name the part of the face that a quality belongs to, the likeliest first."""
         sibling = []
-        if (
-            following is not None
-            and following.joined_by in ("and", "or", ",", "/", "&", "nor")
-            and not part.trailing
-            and following.has_site
-            and not following.predicate | part.predicate | following.article
-        ):
-            first_site = next(i for i, w in enumerate(following.words) if w.kind == SITE)
-            if first_site or True:
-                sibling = [following]
-        before = [p for p in self.parts[:number] if p.has_site]
-        groups = [part.subjects, sibling] if part.predicate else [sibling, part.subjects]
-        if not part.trailing or part.predicate:
-            groups += [self.context, before[-1:], self.previous]
-        if (
-            following is not None
-            and not sibling
-            and following.has_site
-            and following.joined_by in ("and", ",", "or")
-            and not following.article
-        ):
-            groups.append([following])
+        if number + 1 < len(self.parts) and not part.trailing:
+            after = self.parts[number + 1]
+            if after.joined_by in (",", *_CONJUNCTIONS) and after.has_site and not (after.predicate or after.article):
+                sibling = [after]
+        if part.predicate:
+            groups = [part.subjects, sibling]
+        else:
+            groups = [sibling, part.subjects]
+        if part.trailing and not part.predicate:
+            return groups
+        return [*groups, self.context, self._sites_before(number), self.previous]
+
+    def _borrow(self, part: Part, groups: list[list[Part]]) -> None:
+        """Looks a part up together with the words of another that may complete it."""
         for group in groups:
-            hit = False
-            for other in group:
-                sites = (
-                    other.sites
-                    if not any(w.kind == MODIFIER for w in part.words)
-                    else [w for w in other.words if w.kind == SITE]
-                )
-                heads = [w for w in other.words if w.kind == SITE]
-                hit |= self._try(part, part.words + sites, part) or self._try(part, part.words + heads, part)
-            if hit:
+            hits = [self._borrow_from(part, other) for other in group if other is not part]
+            if any(hits):
                 return
 
-    def _try(self, part: Part, words: list[Word], owner: Part) -> bool:
-        own = set(map(id, owner.words))
+    def _borrow_from(self, part: Part, other: Part) -> bool:
+        heads = [word for word in other.words if word.kind == SITE]
+        loans = [other.sites, heads] if all(word.kind != MODIFIER for word in part.words) else [heads, other.sites]
+        if other.qualities and not other.found:
+            loans.append(other.words)
+        loans += [[word] for word in heads if word.meaning in _REGION_OF and len(heads) > 1]
+        for loan in loans:
+            if loan and self._try(part, loan):
+                return True
+        if other.has_site and self.context and not part.predicate:
+            for place in self.context:
+                if self._try(part, place.sites + other.sites):
+                    return True
+        return False
+
+    def _try(self, part: Part, loan: list[Word]) -> bool:
+        own = {id(word) for word in part.words}
+        needed = {id(word) for word in part.words if word.kind == SITE}
+        lent = {id(word) for word in loan}
         hit = False
-        for hpo_id, used in _matches(words, borrowed=True):
-            if own & set(map(id, used)) and not own >= set(map(id, used)):
-                part.found.append([hpo_id, part.state, used])
-                hit = True
-        return hit
+        for words in ([*loan, *part.words], [*part.words, *loan]):
+            for hpo_id, used in _matches(words):
+                ids = {id(word) for word in used}
+                if ids & own and ids & lent and needed <= ids:
+                    part.found.append([hpo_id, part.state, used])
+                    hit = True
+            if hit:
+                return True
+        return False
 
     def _drop_covered(self) -> None:
         for hpo_id, first, last in self.long_wordings:
             words = [w for w in self.words[first : last + 1] if w.kind in (SITE, MODIFIER, QUALITY)]
             for part in self.parts:
-                if any(w is words[-1] for w in part.words):
+                if any(w is words[0] for w in part.words):
                     part.found.append([hpo_id, part.state, words])
         everything = [(part, found, frozenset(map(id, found[2]))) for part in self.parts for found in part.found]
+        for part in self.parts:
+            part.found = []
+        seen = set()
         for part, found, used in everything:
-            if any(
-                used < other
-                or (used == other and found is not rival and self._is_long(rival) and not self._is_long(found))
+            covered = any(
+                used < other or (used == other and self._is_long(rival) and not self._is_long(found))
                 for _, rival, other in everything
-            ):
-                part.found = [f for f in part.found if f is not found]
+            )
+            if not covered and (found[0], used) not in seen:
+                seen.add((found[0], used))
+                part.found.append(found)
 
     def _is_long(self, found: list) -> bool:
         return any(hpo_id == found[0] for hpo_id, _, _ in self.long_wordings)
@@ -490,7 +503,7 @@ class _Clause:
 
     def _apply_absent_words(self) -> None:
         for number, part in enumerate(self.parts):
-            if not any(w.text in _ABSENT_WORDS for w in part.words):
+            if not any(w.text in _ABSENT_WORDS and id(w) not in self.taken for w in part.words):
                 continue
             if any(w.text in _ABSENT_WORDS for found in part.found for w in found[2]):
                 continue
@@ -543,14 +556,21 @@ class _Clause:
             for part in self._noun_phrases(len(self.parts)):
                 for found in part.found:
                     found[1] = ABSENT
+                if not part.found and part.has_site and not part.qualities:
+                    said = [
+                        p for p in self.parts if p.predicate and p.qualities
+                    ]  # the mandible is small, the maxilla is not
+                    if said and self._try(part, said[-1].qualities):
+                        part.found = [[hpo_id, ABSENT, used] for hpo_id, _, used in part.found]
 
     def _apply_normal(self, number: int, word: Word) -> None:
         place = self.words.index(word)
         near = []
         for other in self.words[place + 1 : place + 7]:
-            if other.kind in (VERB, WITH):
+            if other.kind in (VERB, WITH, SITE):
                 break
             near.append(other.text)
+        near += [other.text for other in self.words[max(0, place - 2) : place]]
         dimensions = [name for name in near if name in _DIMENSIONS]
         if word.text in ("normally",):
             dimensions += [
@@ -598,17 +618,19 @@ class _Clause:
                 if later.joined_by not in (",", "and", "or", "/") or later.qualities or not later.has_site:
                     break
                 targets.append(later)
-        targets = targets or self.context
+        if not targets:
+            earlier = [p for p in self.parts[:number] if p.has_site and not p.found and not p.qualities]
+            targets = earlier[-1:] or self.context
         self.regions += [(part, ABSENT, dimensions) for part in targets]
 
     # -- what the clause gives
 
     def mentions(self) -> list[tuple[str, str, int, int, bool]]:
         found = []
-        if self._names_disease():
-            return found
         for part in self.parts:
             for hpo_id, state, used in part.found:
+                if self._names_disease(used[-1]):
+                    continue
                 found.append((hpo_id, state, min(w.start for w in used), max(w.end for w in used), False))
         for part, state, dimensions in self.regions:
             start, end = part.words[0].start, part.words[-1].end
@@ -616,8 +638,15 @@ class _Clause:
                 found.append((hpo_id, state, start, end, True))
         return found
 
-    def _names_disease(self) -> bool:
-        return any(word.text in ("syndrome", "disease", "disorder", "syndromes") for word in self.words)
+    def _names_disease(self, last: Word) -> bool:
+        """Whether a word belongs to the name of a disease: macrocephaly-autism syndrome."""
+        place = next(i for i, word in enumerate(self.words) if word is last) if last in self.words else None
+        for word in self.words[place + 1 :] if place is not None else ():
+            if word.kind in (JOIN, VERB, NEGATION, BREAK) and word.text != "and":
+                return False
+            if word.text in ("syndrome", "disease", "disorder", "syndromes") and id(word) not in self.taken:
+                return True
+        return False
 
     def heading(self, ended_by: str) -> list[Part]:
         """The parts of the face that later clauses speak of if they name none."""
@@ -632,55 +661,44 @@ class _Clause:
         return [p for p in self.parts if p.has_site][-1:] or self.previous
 
 
-def _matches(words: list[Word], borrowed: bool = False) -> list[tuple[str, list[Word]]]:
+def _matches(words: list[Word]) -> list[tuple[str, list[Word]]]:
     """Terms that words name which stand together: (HPO id, the words used)."""
-    words = words[:14]
+    words = words[:MOST_WORDS]
+    key = tuple([(word.stem, word.meaning, word.kind != QUALITY, word.adjacent) for word in words])
+    return [(hpo_id, [words[i] for i in places]) for hpo_id, places in _places_of_terms(key)]
+
+
+@lru_cache(200_000)
+def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(HPO id, places of the words that name it) of each term. words: stem, meaning, whether it names a part of the
+    face, and whether it stands next to the word before it."""
     index = wording_index.index()
-    found: dict[tuple[int, ...], str] = {}
     n = len(words)
-    is_site = [word.kind in (SITE, MODIFIER) for word in words]
-
-    def try_places(places: tuple[int, ...]) -> None:
-        if places not in found:
-            chosen = [words[i] for i in places]
-            hpo_id = index.find(frozenset(w.stem for w in chosen), frozenset(w.meaning for w in chosen))
-            if hpo_id:
-                found[places] = hpo_id
-
-    for i in range(n):
-        if i and is_site[i] and is_site[i - 1] and words[i].adjacent:
-            continue
-        for j in range(i + 1, min(n, i + 8) + 1):
-            if j < n and is_site[j] and is_site[j - 1] and words[j].adjacent:
-                continue
-            try_places(tuple(range(i, j)))
-    runs = []
-    i = 0
-    while i < n:
-        j = i
-        while j < n and is_site[j] == is_site[i]:
-            j += 1
-        runs.append((is_site[i], i, j))
-        i = j
-    for k, (site, i, j) in enumerate(runs):
+    is_site = [word[2] for word in words]
+    # Neighbouring words that name a part of the face belong together: never "short nose" of "short nose bridge".
+    splits = [not (0 < i < n and is_site[i] and is_site[i - 1] and words[i][3]) for i in range(n + 1)]
+    tried = {tuple(range(i, j)) for i in range(n) if splits[i] for j in range(i + 1, min(n, i + 8) + 1) if splits[j]}
+    runs, start = [], 0
+    for i in range(1, n + 1):
+        if i == n or is_site[i] != is_site[start]:
+            runs.append((is_site[start], start, i))
+            start = i
+    for number, (site, first, last) in enumerate(runs):
         if site:
             continue
-        for neighbour in (k - 1, k + 1):
-            if 0 <= neighbour < len(runs):
-                _, a, b = runs[neighbour]
-                span = tuple(range(a, b))
-                for start in range(i, j):
-                    for end in range(start + 1, min(j, start + 4) + 1):
-                        try_places(tuple(sorted((*span, *range(start, end)))))
-        if 0 < k < len(runs) - 1:
-            span = (*range(runs[k - 1][1], runs[k - 1][2]), *range(runs[k + 1][1], runs[k + 1][2]))
-            try_places(tuple(sorted((*span, *range(i, j)))))
+        beside = [range(*runs[k][1:]) for k in (number - 1, number + 1) if 0 <= k < len(runs)]
+        for places in beside:  # one quality of several, with all words of the part of the face
+            for i in range(first, last):
+                tried |= {tuple(sorted((*places, *range(i, j)))) for j in range(i + 1, min(last, i + 4) + 1)}
+    found: dict[tuple[int, ...], str] = {}
+    for places in tried:
+        hpo_id = index.find([words[i][0] for i in places], [words[i][1] for i in places])
+        if hpo_id:
+            found[places] = hpo_id
     sets = {places: frozenset(places) for places in found}
-    return [
-        (hpo_id, [words[i] for i in places])
-        for places, hpo_id in found.items()
-        if not any(sets[places] < other for other in sets.values())
-    ]
+    return tuple(
+        (found[places], places) for places in sorted(found) if not any(sets[places] < other for other in sets.values())
+    )
 
 
 # ---- regions

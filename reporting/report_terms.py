@@ -8,7 +8,6 @@ import bisect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from phenotyping import face_lexicon
 from reporting import report_clauses
