@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +23,7 @@ from curation.opening import WRITE_REPORTS, load_reports
 from curation.parquet_files import MAX_ROW_GROUP_ROWS, open_writer
 from harness.errors import InputError
 from reporting.report_sections import COLUMNS, parse_sections, without_suggestion
-
-if TYPE_CHECKING:
-    from reporting.report_terms import ReportTerms
+from reporting.report_terms import ReportTerms, find_terms
 
 TEXT, TEXTS = Value("string"), List(Value("string"))
 TERMS = {"present": "hpo_present", "absent": "hpo_absent", "not_visible": "hpo_not_visible"}  # state -> column
@@ -42,6 +39,9 @@ ORIGIN = {
         "source_sha256": TEXTS,
     },
 }
+
+# One image has one report. Generators of different folds may give their images the same synthetic_id.
+IDENTITY = ("image_id", "synthetic_id", "generator", "protocol", "fold")
 
 
 def report_features(id_column: str, class_names: Sequence[str]) -> Features:
@@ -72,8 +72,6 @@ def report_row(
 
     picture: image_id or synthetic_id, label, and what else is known of the picture, by the columns' names. flags: of
     how the answer came, to which those of its text are added."""
-    from reporting.report_terms import find_terms
-
     id_column = "image_id" if "image_id" in picture else "synthetic_id"
     sections, of_text = parse_sections(report)
     terms = find_terms(without_suggestion(report)).as_dict()
@@ -104,10 +102,8 @@ class Reports:
         return self.columns["label"]
 
     @property
-    def terms(self) -> "list[ReportTerms]":
+    def terms(self) -> list[ReportTerms]:
         """What each report says, as it was found when the report was written."""
-        from reporting.report_terms import ReportTerms
-
         states = [self.columns[column] for column in TERMS.values()]
         return [ReportTerms(*(tuple(ids) for ids in row)) for row in zip(*states, strict=True)]
 
@@ -151,12 +147,13 @@ def check_reports(reports: Reports) -> None:
     report at all."""
     if not len(reports):
         raise InputError(f"{reports.name}: holds no reports; {WRITE_REPORTS}")
-    row_of: dict[str, int] = {}
-    for row, image in enumerate(reports.ids, start=1):
-        if not image:
+    identity = [column for column in IDENTITY if column in reports.columns]
+    row_of: dict[tuple, int] = {}
+    for row, image in enumerate(zip(*(reports.columns[column] for column in identity), strict=True), start=1):
+        if not reports.ids[row - 1]:
             raise InputError(f"{reports.name}, row {row}: {reports.id_column} is empty; {WRITE_REPORTS}")
         if image in row_of:
-            reason = f"{image} has a report in row {row_of[image]} already"
+            reason = f"{reports.ids[row - 1]} has a report in row {row_of[image]} already"
             raise InputError(f"{reports.name}, row {row}: {reason}; keep one report per image, or write them anew")
         row_of[image] = row
     unknown = {label: row for row, label in enumerate(reports.labels, start=1)}
