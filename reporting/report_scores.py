@@ -42,8 +42,8 @@ class ReportScores:
     """What score_reports returns.
 
     pairs: `real_id`, `synthetic_id`, `disease_abbr`, `conflicts` (present terms that the other report rules out; on one
-    half of the face they count half), and per part and similarity a column PART/SIMILARITY, such as findings/ontology or
-    nose/tfidf, null if undefined. Pairs of two conditions are in the results only."""
+    half of the face they count half), and per part and similarity a column PART/SIMILARITY, such as findings/ontology
+    or nose/tfidf, null if undefined. Pairs of two conditions are in the results only."""
 
     results: dict
     pairs: pa.Table
@@ -109,17 +109,13 @@ def score_reports(real: Reports, synthetic: Reports, encoders: Mapping[str, Enco
     real_labels, synthetic_labels = (
         np.array([numbers.get(label, -1) for label in side.labels]) for side in reports.values()
     )
-    stated_ids = {
-        hpo_id
-        for side in reports.values()
-        for terms in side.terms
-        for half in terms[ALL_FINDINGS]
-        for hpo_id in (*half.present, *half.absent)
-    }
+    stated_ids = _stated_ids(reports)
     space = TermSpace.of(stated_ids | condition_terms.annotated_ids())
     interval = Interval(seed)
     vectors, cut = _embedded(reports, encoders)
-    same_image = np.array(of_real.ids)[:, None] == np.array(of_synthetic.ids)
+    same_image = np.zeros((len(real), len(synthetic)), bool)
+    if real.id_column == synthetic.id_column:  # two reporters on the same images, say
+        same_image = np.array(of_real.ids)[:, None] == np.array(of_synthetic.ids)
     matched_rows, matched_columns = np.nonzero(
         (real_labels[:, None] == synthetic_labels) & (real_labels[:, None] >= 0) & ~same_image
     )
@@ -188,26 +184,45 @@ def calls_normal(text: str | None) -> bool:
     return bool(text and _CALLS_NORMAL.search(text))
 
 
+def findings_similarities(real: Reports, synthetic: Reports, encoders: Mapping[str, Encoder]) -> dict[str, np.ndarray]:
+    """Every similarity (n, m) of the findings of n and m reports, by its name, without any scores."""
+    reports = {"real": ReadReports.of(real), "synthetic": ReadReports.of(synthetic)}
+    space = TermSpace.of(_stated_ids(reports))
+    vectors, _ = _embedded(reports, encoders, (ALL_FINDINGS,))
+    return dict(_similarities(ALL_FINDINGS, *reports.values(), space, vectors))
+
+
+def _stated_ids(reports: Mapping[str, ReadReports]) -> set[str]:
+    """All terms that any report calls present or absent."""
+    return {
+        hpo_id
+        for side in reports.values()
+        for terms in side.terms
+        for half in terms[ALL_FINDINGS]
+        for hpo_id in (*half.present, *half.absent)
+    }
+
+
 def _embedded(
-    reports: Mapping[str, ReadReports], encoders: Mapping[str, Encoder]
+    reports: Mapping[str, ReadReports], encoders: Mapping[str, Encoder], parts: tuple[str, ...] = PARTS
 ) -> tuple[dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], dict]:
     """Vectors by encoder and part, of the real and of the synthetic reports; and how many tokens were not read.
 
     Each distinct text is encoded once by each encoder, in whatever parts and reports it stands."""
     sides = list(reports.values())
-    texts = [text for part in PARTS for side in sides for text in side.texts[part]]
+    texts = [text for part in parts for side in sides for text in side.texts[part]]
     vectors: dict[str, dict] = {}
     cut: dict[str, dict] = {}
     for name, encoder in encoders.items():
         embedded = text_similarity.embed(texts, encoder)
         vectors[name], start = {}, 0
-        for part in PARTS:
+        for part in parts:
             middle = start + len(sides[0].ids)
             end = middle + len(sides[1].ids)
             vectors[name][part] = embedded[start:middle], embedded[middle:end]
             start = end
         cut[name] = {}
-        for part in PARTS:
+        for part in parts:
             of_part = [text for side in sides for text in side.texts[part] if text_similarity.has_words(text)]
             tokens = encoder.tokens_cut(of_part)
             if tokens.any():

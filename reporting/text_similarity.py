@@ -1,7 +1,7 @@
 """How alike the wording of two texts is: cosine of TF-IDF vectors, and of sentence embeddings as in the paper.
 
     encoders, not_run = open_encoders()                      # those at hand; names of the others
-    vectors = embed(texts, encoders["all-MiniLM-L6-v2"])     # each distinct text once; (n, d), nan for a text without words
+    vectors = embed(texts, encoders["all-MiniLM-L6-v2"])     # (n, d), each distinct text encoded once
     similarity = vectors[:n] @ vectors[n:].T                 # -1..1
 
 Both are blind to meaning: "widely spaced eyes" and "hypertelorism" share no word and are far apart for MiniLM, while
