@@ -128,6 +128,7 @@ evert everted eversion everting
 tent tented tenting
 point pointed pointy
 coarse coarsened coarseness coarsening
+antevert anteverted anteversion
 abnormal abnormality abnormalities anomaly anomalies anomalous
 malformed malformation malformations
 dimple dimples dimpled dimpling

@@ -18,6 +18,7 @@ from phenotyping import face_lexicon, face_words
 
 _PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|[,/&;:()]")
 SEPARATORS = frozenset(", / & ; : ( ) and or with that is are".split())
+_VERBS = frozenset(("that", "is", "are"))
 _NEGATIONS = frozenset("no not non without".split())
 # Expressions of one meaning, as meanings of words; each stands for the others in any key.
 EXPRESSIONS = (
@@ -52,25 +53,26 @@ EXPRESSIONS = (
     ("interpupillary distance", "distance between pupil"),
     ("mouth corner", "oral commissure", "lip corner"),
     ("sclera", "white eye", "white part eye"),
+    ("frontal", "forehead"),
     ("forehead hairline", "anterior hairline", "frontal hairline", "hairline"),
 )  # fmt: skip
 
 
-def pieces(wording: str, with_degree: bool = False) -> tuple[list[tuple[str, str]], bool]:
-    """The tokens of a wording that count, and whether a comma, "and" or the like stands between two of them.
+def pieces(wording: str, with_degree: bool = False) -> tuple[list[tuple[str, str]], frozenset[str]]:
+    """The tokens of a wording that count, and which kinds of words stand between them: "join" (a comma, and), "verb".
 
     with_degree: words of degree and side count, too."""
     kept: list[tuple[str, str]] = []
-    separated = pending = False
+    between, pending = set(), ""
     ignored = face_words.FUNCTION_WORDS if with_degree else face_words.IGNORED
     for word in _PIECES.findall(wording.lower()):
         if word in SEPARATORS:
-            pending = bool(kept)
+            pending = ("verb" if word in _VERBS else "join") if kept else ""
         elif word not in ignored and word not in face_words.LINKS:
-            separated |= pending
-            pending = False
+            between |= {pending} - {""}
+            pending = ""
             kept.extend(face_words.tokens(word))
-    return _joined(kept), separated
+    return _joined(kept), frozenset(between)
 
 
 def _joined(kept: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -90,7 +92,7 @@ class WordingIndex:
 
     by_stems: dict[frozenset[str], str]  # key -> HPO id
     by_meanings: dict[frozenset[str], str]
-    sequences: ahocorasick.Automaton  # over numbers of meanings; payload (length, HPO id, has separators)
+    sequences: ahocorasick.Automaton  # over numbers of meanings; payload (length, HPO id, kinds of words between)
     numbers: dict[str, int]  # meaning -> number, from 1; 0 is any other word
     vocabulary: frozenset[str]  # meanings that occur in any key
 
@@ -148,10 +150,10 @@ def index() -> WordingIndex:
     stems: dict[frozenset[str], dict[str, int]] = {}
     meanings: dict[frozenset[str], dict[str, int]] = {}
     derived: dict[frozenset[str], dict[str, int]] = {}
-    sequences: dict[tuple[str, ...], tuple[int, str, bool]] = {}
+    sequences: dict[tuple[str, ...], tuple[int, str, frozenset[str]]] = {}
     for term in face_lexicon.terms().values():
         for wording, rank in term.wordings:
-            tokens, separated = pieces(wording)
+            tokens, between = pieces(wording)
             if all(face_words.names_site(meaning) for _, meaning in tokens) and (
                 len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)
             ):
@@ -165,15 +167,15 @@ def index() -> WordingIndex:
                 for variant in _variants(key):
                     _enter(derived, variant, term.hpo_id, rank)
             sequence = tuple(token[1] for token in whole)
-            if separated or len(whole) > 2 or len(whole) > len(tokens) or not _NEGATIONS.isdisjoint(sequence):
-                rank_before, _, separated_before = sequences.get(sequence, (rank + 1, "", False))
+            if between or len(whole) > 2 or len(whole) > len(tokens) or not _NEGATIONS.isdisjoint(sequence):
+                rank_before, _, between_before = sequences.get(sequence, (rank + 1, "", frozenset()))
                 better = (rank, term.hpo_id) if rank < rank_before else sequences[sequence][:2]
-                sequences[sequence] = (*better, separated or separated_before)
+                sequences[sequence] = (*better, between | between_before)
     by_meanings = {**_resolved(derived), **_resolved(meanings)}
     vocabulary = frozenset(token for key in by_meanings for token in key) | {t for s in sequences for t in s}
     numbers = {meaning: number for number, meaning in enumerate(sorted(vocabulary), 1)}
     automaton = ahocorasick.Automaton(ahocorasick.STORE_ANY, ahocorasick.KEY_SEQUENCE)
-    for sequence, (_, hpo_id, separated) in sequences.items():
-        automaton.add_word(tuple(numbers[meaning] for meaning in sequence), (len(sequence), hpo_id, separated))
+    for sequence, (_, hpo_id, between) in sequences.items():
+        automaton.add_word(tuple(numbers[meaning] for meaning in sequence), (len(sequence), hpo_id, between))
     automaton.make_automaton()
     return WordingIndex(_resolved(stems), by_meanings, automaton, numbers, vocabulary)

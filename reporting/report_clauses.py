@@ -13,7 +13,7 @@ _TOKENS = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]|(?<=\s)[-–—](?
 # ---- kinds of words
 SITE, MODIFIER, QUALITY, OTHER, SKIP, LINK = "site modifier quality other skip link".split()
 JOIN, WITH, VERB, NEGATION, BREAK = "join with verb negation break".split()
-NORMAL, SEEN, UNSEEN, HIDES, UNSURE = "normal seen unseen hides unsure".split()
+NORMAL, SEEN, UNSEEN, HIDES, UNSURE, NOT_SHOWN = "normal seen unseen hides unsure not_shown".split()
 ARTICLE = "article"
 
 _KIND_OF: dict[str, str] = {}
@@ -39,7 +39,7 @@ for _kind, _words in (
 _PHRASES: dict[str, list[tuple[tuple[str, ...], str]]] = {}
 for _kind, _phrases in (
     (SKIP, "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|there were"),
-    (NEGATION, "rather than|instead of|absence of|free of|free from|lack of|negative for|no evidence of|no sign of|no signs of|"
+    (NEGATION, "rather than|instead of|free of|free from|negative for|no evidence of|no sign of|no signs of|"
      "fails to show|as opposed to|devoid of|other than|ruled out|excluded"),
     (UNSURE, "cannot be excluded|can not be excluded|cannot be ruled out|can not be ruled out|could not be excluded|"
      "could not be ruled out|can't be ruled out|can't be excluded|not excluded|not ruled out"),
@@ -53,6 +53,7 @@ for _kind, _phrases in (
     (HIDES, "unable to assess|unable to evaluate|difficult to assess|hard to assess|hard to see|difficult to see|hard to tell|unable to see|"
      "impossible to assess|impossible to judge|difficult to judge|hard to judge|unable to judge|unable to comment on|not possible to assess|"
      "cannot comment on|difficult to evaluate|unable to determine|impossible to see|impossible to evaluate"),
+    (NOT_SHOWN, "does not show|do not show|doesn't show|not showing|did not show|doesn't include|does not include"),
     (BREAK, "apart from|except for"),
     (JOIN, "as well as|along with|together with|in addition to"),
 ):  # fmt: skip
@@ -71,6 +72,7 @@ for _verb in "seen assessed evaluated determined judged visualized visualised ex
             _PHRASES.setdefault(_phrase[0], []).append((_phrase, HIDES))
 for _entries in _PHRASES.values():
     _entries.sort(key=lambda entry: -len(entry[0]))
+_POSITIONS = frozenset("above over under below beneath behind".split())
 _CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 _ABSENT_WORDS = frozenset(("absent", "absence", "missing", "lack", "lacking"))
 _DIMENSIONS = {
@@ -249,17 +251,20 @@ class _Clause:
                 and word.text not in wording_index.SEPARATORS
             ]
             numbers = tuple(index.numbers.get(self.words[i].meaning, 0) for i in places)
-            for last, (length, hpo_id, separated) in index.sequences.iter(numbers) if numbers else ():
+            for last, (length, hpo_id, between) in index.sequences.iter(numbers) if numbers else ():
                 first = places[last - length + 1]
                 final = places[last]
                 inside = self.words[first:final]
-                if not separated and any(word.kind in (JOIN, WITH, VERB) for word in inside):
+                crossed = {
+                    "verb" if word.kind == VERB else "join" for word in inside if word.kind in (JOIN, WITH, VERB)
+                }
+                if not crossed <= between:
                     continue
                 neighbours = (SITE, MODIFIER, QUALITY)
                 before, after = self.words[max(0, first - 1) : first], self.words[final + 1 : final + 2]
                 if after and after[0].kind == SITE and self.words[final].kind == SITE:
                     continue
-                if separated and any(word.kind in neighbours for word in (*before, *after)):
+                if crossed and any(word.kind in neighbours for word in (*before, *after)):
                     continue  # of "short philtrum, tented upper lip", not "philtrum, tented"
                 found[first, final] = hpo_id
         kept = []
@@ -287,6 +292,9 @@ class _Clause:
             if word.text == "nor" and state == ABSENT and self.parts:
                 kind = JOIN
             if kind in (SITE, MODIFIER, QUALITY):
+                if part is not None and word.text in _POSITIONS and self._quality_follows(i):
+                    part, joined_by, predicate = None, "position", False  # a long philtrum above a thin lip
+                    continue
                 if part is None:
                     if joined_by in ("and", ",") and article and state == ABSENT and self.parts:
                         state = PRESENT
@@ -348,9 +356,10 @@ class _Clause:
                         and len(self.parts) <= 3
                     )
                     self.colon_context = list(self.parts) if sites_only else []
+                    subjects = self.colon_context or subjects
                     listed = [w.text for w in words[:i] if w.kind not in (SKIP, ARTICLE)]
                     state = ABSENT if listed and set(listed) <= {*_ABSENT_WORDS, "not", "negative", "no"} else PRESENT
-                    predicate = True
+                    predicate = not sites_only
                 if kind == NEGATION:
                     state = (
                         PRESENT
@@ -364,6 +373,10 @@ class _Clause:
                 elif joined_by != NEGATION or part is not None:
                     joined_by = "verb"
                 part, article = None, False
+                continue
+            if kind == NOT_SHOWN:
+                subjects, state, part, joined_by, predicate = self._subjects(part), ABSENT, None, NEGATION, False
+                self.events.append((kind, len(self.parts), True, word))
                 continue
             if kind == UNSEEN and any(w.meaning == "skin" for w in words[i + 1 : i + 5]):
                 subjects, predicate, part, joined_by, article = self._subjects(part), True, None, "verb", False
@@ -380,13 +393,20 @@ class _Clause:
             part, article = None, False
         self.ends_negated = state == ABSENT and joined_by == NEGATION and part is None
 
+    def _quality_follows(self, place: int) -> bool:
+        following = next((w for w in self.words[place + 1 :] if w.kind not in (ARTICLE, SKIP)), None)
+        return following is not None and following.kind == QUALITY
+
     def _subjects(self, part: Part | None) -> list[Part]:
         subjects = []
         if part is None or not part.has_site:
             return subjects
         for candidate in reversed(self.parts):
             if not candidate.has_site:
-                break
+                if not subjects or candidate.qualities:
+                    break
+                heads = [word for word in subjects[-1].words if word.kind == SITE]  # the upper and the lower lip
+                candidate = Part([*candidate.words, *heads], candidate.joined_by, candidate.state, [])
             subjects.append(candidate)
             if candidate.joined_by not in (",", "and", "or", "nor", "/", "&") or candidate.qualities:
                 break
@@ -395,74 +415,81 @@ class _Clause:
     # -- terms
 
     def _look_up(self) -> None:
+        for part in self.parts:
+            part.found = [[hpo_id, part.state, used] for hpo_id, used in _matches(part.words)]
+        named = [bool(part.found) for part in self.parts]
         for number, part in enumerate(self.parts):
-            for hpo_id, used in _matches(part.words):
-                part.found.append([hpo_id, part.state, used])
-            if (part.found and part.has_site) or all(id(word) in self.taken for word in part.words):
+            if (named[number] and part.has_site) or all(id(word) in self.taken for word in part.words):
                 continue
-            before = self.parts[number - 1] if number else None
-            if part.has_site:
-                if part.qualities:
-                    self._borrow(part, [part.subjects, self.context, self._sites_before(number), self.previous])
-                elif before is not None and before.qualities and before.has_site and not before.predicate:
-                    if part.joined_by in _CONJUNCTIONS:  # a broad nasal bridge and tip
-                        self._try(part, before.words[:-1]) or self._try(part, before.qualities)
-            elif part.qualities and not part.found:
-                self._borrow(part, self._lenders(number, part))
+            if not part.has_site:
+                if part.qualities and not named[number]:
+                    self._borrow(part, part.words, self._lenders(number, named))
+            elif part.qualities:
+                self._borrow(part, part.words, [part.subjects, self.context, self._sites_before(number), self.previous])
+                leading = _leading_qualities(part.words)
+                if not part.found and part.predicate and leading:  # protrudes from the mouth
+                    self._borrow(part, leading, [part.subjects])
+            elif number and part.joined_by in _CONJUNCTIONS:  # a broad nasal bridge and tip
+                before = self.parts[number - 1]
+                if before.qualities and before.has_site and not before.predicate:
+                    self._try(part, part.words, before.words[:-1]) or self._try(part, part.words, before.qualities)
         self._drop_covered()
 
     def _sites_before(self, number: int) -> list[Part]:
         return [part for part in self.parts[:number] if part.has_site][-1:]
 
-    def _lenders(self, number: int, part: Part) -> list[list[Part]]:
+    def _lenders(self, number: int, named: list[bool]) -> list[list[Part]]:
         """Groups of parts that may name the part of the face that a quality belongs to, the likeliest first."""
+        part = self.parts[number]
         sibling = []
-        if number + 1 < len(self.parts) and not part.trailing:
-            after = self.parts[number + 1]
-            if after.joined_by in (",", *_CONJUNCTIONS) and after.has_site and not (after.predicate or after.article):
-                sibling = [after]
-        if part.predicate:
-            groups = [part.subjects, sibling]
-        else:
-            groups = [sibling, part.subjects]
+        if not part.trailing:  # large, low-set ears
+            for later, is_named in zip(self.parts[number + 1 :], named[number + 1 :], strict=True):
+                if later.joined_by not in (",", *_CONJUNCTIONS) or later.predicate or later.article or later.trailing:
+                    break
+                if later.has_site:
+                    sibling = [later]
+                if later.has_site or is_named:
+                    break
+        groups = [part.subjects, sibling] if part.predicate else [sibling, part.subjects]
         if part.trailing and not part.predicate:
             return groups
         return [*groups, self.context, self._sites_before(number), self.previous]
 
-    def _borrow(self, part: Part, groups: list[list[Part]]) -> None:
-        """Looks a part up together with the words of another that may complete it."""
+    def _borrow(self, part: Part, words: list[Word], groups: list[list[Part]]) -> None:
+        """Looks words of a part up together with those of another part that may complete them."""
         for group in groups:
-            hits = [self._borrow_from(part, other) for other in group if other is not part]
+            hits = [self._borrow_from(part, words, other) for other in group if other is not part]
             if any(hits):
                 return
 
-    def _borrow_from(self, part: Part, other: Part) -> bool:
+    def _borrow_from(self, part: Part, words: list[Word], other: Part) -> bool:
         heads = [word for word in other.words if word.kind == SITE]
-        loans = [other.sites, heads] if all(word.kind != MODIFIER for word in part.words) else [heads, other.sites]
-        if other.qualities and not other.found:
-            loans.append(other.words)
-        loans += [[word] for word in heads if word.meaning in _REGION_OF and len(heads) > 1]
-        for loan in loans:
-            if loan and self._try(part, loan):
-                return True
-        if other.has_site and self.context and not part.predicate:
-            for place in self.context:
-                if self._try(part, place.sites + other.sites):
-                    return True
-        return False
+        loans = [other.words] if other.qualities and not other.found else []
+        loans += [heads, other.sites] if any(word.kind == MODIFIER for word in words) else [other.sites, heads]
+        if len(heads) > 1:
+            loans += [[word] for word in heads if word.meaning in _REGION_OF]
+        elif heads and heads[0].meaning not in _REGION_OF:  # its tip is broad: the tip of what?
+            loans += [[region, *other.sites] for region in self._regions_near(part)]
+        return any(self._try(part, words, loan) for loan in loans if loan)
 
-    def _try(self, part: Part, loan: list[Word]) -> bool:
-        own = {id(word) for word in part.words}
-        needed = {id(word) for word in part.words if word.kind == SITE}
+    def _regions_near(self, part: Part) -> list[Word]:
+        """Words for whole regions (nose, ear) that a part of a part may belong to, the nearest first."""
+        earlier = self.parts[: self.parts.index(part)]
+        near = [*part.subjects, *self.context, *reversed(earlier), *self.previous]
+        return [word for other in near for word in other.words if word.meaning in _REGION_OF][:3]
+
+    def _try(self, part: Part, words: list[Word], loan: list[Word]) -> bool:
+        own = {id(word) for word in words}
+        needed = {id(word) for word in words if word.kind == SITE}
         lent = {id(word) for word in loan}
-        hit = False
-        for words in ([*loan, *part.words], [*part.words, *loan]):
-            for hpo_id, used in _matches(words):
+        for tried in ([*loan, *words], [*words, *loan]):
+            hits = []
+            for hpo_id, used in _matches(tried):
                 ids = {id(word) for word in used}
                 if ids & own and ids & lent and needed <= ids:
-                    part.found.append([hpo_id, part.state, used])
-                    hit = True
-            if hit:
+                    hits.append([hpo_id, part.state, used])
+            if hits:
+                part.found += hits
                 return True
         return False
 
@@ -541,10 +568,15 @@ class _Clause:
                 ):
                     for found in before[0].found:
                         found[1] = PRESENT
-            elif kind in (UNSEEN, HIDES, UNSURE):
-                targets = before if kind != HIDES and before else after or before
+            elif kind in (UNSEEN, HIDES, UNSURE, NOT_SHOWN):
+                if kind in (HIDES, NOT_SHOWN):
+                    targets = after or before
+                else:
+                    targets = before or ([] if self._has_cause(word) else after)
+                if not targets and self._says_they(word):
+                    targets = self.previous
                 for part in targets:
-                    for found in part.found:
+                    for found in part.found if kind != NOT_SHOWN else ():
                         found[1] = NOT_VISIBLE
                     if kind != UNSURE and not part.found and part.has_site and not part.qualities:
                         self.regions.append((part, NOT_VISIBLE, []))
@@ -560,8 +592,16 @@ class _Clause:
                     said = [
                         p for p in self.parts if p.predicate and p.qualities
                     ]  # the mandible is small, the maxilla is not
-                    if said and self._try(part, said[-1].qualities):
+                    if said and self._try(part, part.words, said[-1].qualities):
                         part.found = [[hpo_id, ABSENT, used] for hpo_id, _, used in part.found]
+
+    def _has_cause(self, word: Word) -> bool:
+        """Whether a word says by what: hidden by hair."""
+        place = self.words.index(word)
+        return any(w.text in ("by", "with", *_POSITIONS) for w in self.words[place + 1 : place + 3])
+
+    def _says_they(self, word: Word) -> bool:
+        return any(w.text in ("they", "it", "these", "which") for w in self.words[: self.words.index(word)])
 
     def _apply_normal(self, number: int, word: Word) -> None:
         place = self.words.index(word)
@@ -631,6 +671,9 @@ class _Clause:
             for hpo_id, state, used in part.found:
                 if self._names_disease(used[-1]):
                     continue
+                if state == ABSENT and [w.meaning for w in used if w.kind == QUALITY] == ["abnorm"]:
+                    self.regions.append((part, ABSENT, []))  # no anomaly of the ear
+                    continue
                 found.append((hpo_id, state, min(w.start for w in used), max(w.end for w in used), False))
         for part, state, dimensions in self.regions:
             start, end = part.words[0].start, part.words[-1].end
@@ -699,6 +742,14 @@ def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tu
     return tuple(
         (found[places], places) for places in sorted(found) if not any(sets[places] < other for other in sets.values())
     )
+
+
+def _leading_qualities(words: list[Word]) -> list[Word]:
+    """The qualities before a part of the face that stands behind a preposition: protrudes from the mouth."""
+    for i, word in enumerate(words):
+        if word.kind != QUALITY:
+            return words[:i] if i and not word.adjacent else []
+    return []
 
 
 # ---- regions
