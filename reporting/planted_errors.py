@@ -114,17 +114,20 @@ def with_one_sided(reference: ReferenceReport, rng: np.random.Generator, share: 
     return replace(reference, findings=tuple(findings))
 
 
-def reworded(reference: ReferenceReport, rng: np.random.Generator) -> ReferenceReport:
-    """The same statements in words drawn anew, as write_report draws them: the HPO name in half of the cases."""
-    return replace(reference, findings=tuple(replace(f, words=_drawn_words(f, rng)) for f in reference.findings))
+def reworded(reference: ReferenceReport, rng: np.random.Generator, name_share: float = 0.5) -> ReferenceReport:
+    """The same statements in words drawn anew: the HPO name for a share of them, any wording for the others.
+
+    name_share: 0.5, as in write_report, or 0 for reports that prefer no wording."""
+    findings = tuple(replace(f, words=_drawn_words(f, rng, name_share)) for f in reference.findings)
+    return replace(reference, findings=findings)
 
 
-def _drawn_words(finding: Finding, rng: np.random.Generator) -> str:
+def _drawn_words(finding: Finding, rng: np.random.Generator, name_share: float = 0.5) -> str:
     term = phenotypes.terms().get(finding.hpo_id)
     if term is None:
         return finding.words
     wordings = [words for words in term.wordings if finding.side is None or "bilateral" not in words.lower()]
-    words = wordings[0] if rng.random() < 0.5 else wordings[rng.integers(len(wordings))]
+    words = wordings[0] if rng.random() < name_share else wordings[rng.integers(len(wordings))]
     return words[0].lower() + words[1:]
 
 

@@ -163,11 +163,12 @@ def ontology_similarity(a: Statements, b: Statements, space: TermSpace) -> np.nd
     """Best-match average of what reports state, weighted by information: (n, m), 0..1, 1 for the same statements.
 
     Each statement of one report is looked up in the other, on the same half of the face:
-    - "t is present" scores the relatedness of t to the nearest term that the other calls present, and 0 if the other
-      rules t out: calls t or an ancestor absent, or an opposite present. It weighs IC(t) = -ln p.
-    - "t is absent" scores 1 if the other rules t out, 0 if it calls t or a descendant present, and does not count if
-      the other is silent, since reports name few absent signs. It weighs -ln(1 - p), the information of that statement,
-      so that "the nose is normal" (absent: every term of the nose) does not outweigh one sign that is there.
+    - "t is present" scores the relatedness of t to the nearest term that the other calls present. It weighs
+      IC(t) = -ln p. If the other rules t out (calls t or an ancestor absent, or an opposite present), it scores 0 and
+      weighs twice as much: a contradiction counts as an omission and a false statement.
+    - "t is absent" scores 1, and counts only if the other rules t out, too, since reports name few absent signs. It
+      weighs -ln(1 - p), the information of that statement, so that "the nose is normal" (absent: every term of the
+      nose) does not outweigh one sign that is there.
     p: share of Orphanet's diseases with t. The similarity is the weighted mean of all scores, of both reports and both
     halves: 0 if only one report calls a term present, and nan if nothing counts. Best-match average: Pesquita and
     others, BMC Bioinformatics 9, 2008."""
@@ -186,23 +187,21 @@ def ontology_similarity(a: Statements, b: Statements, space: TermSpace) -> np.nd
     return same
 
 
-def _lookups(stated: Statements, space: TermSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Best match, ruled out, and ruled out or asserted, of every term in each report; each (n, 2 T) float32."""
-    denied = _denied(stated, space)
-    spoken_of = denied | _asserted(stated, space)
-    return tuple(
-        matrix.reshape(len(stated), -1).astype(np.float32) for matrix in (_best_match(stated, space), denied, spoken_of)
-    )
+def _lookups(stated: Statements, space: TermSpace) -> tuple[np.ndarray, np.ndarray]:
+    """Best match of every term in each report, and whether the report rules it out; each (n, 2 T) float32."""
+    matrices = _best_match(stated, space), _denied(stated, space)
+    return tuple(matrix.reshape(len(stated), -1).astype(np.float32) for matrix in matrices)
 
 
 def _directed(
-    stated: Statements, other: tuple[np.ndarray, np.ndarray, np.ndarray], space: TermSpace
+    stated: Statements, other: tuple[np.ndarray, np.ndarray], space: TermSpace
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums of scores and of weights (n, m) of each report's statements, looked up in each of the others."""
-    best, denied, spoken_of = other
+    best, denied = other
     present = (stated.present * space.ic_present.astype(np.float32)).reshape(len(stated), -1)
     absent = (stated.absent * space.ic_absent.astype(np.float32)).reshape(len(stated), -1)
-    return present @ best.T + absent @ denied.T, present.sum(axis=1)[:, None] + absent @ spoken_of.T
+    agreed = absent @ denied.T
+    return present @ best.T + agreed, present.sum(axis=1)[:, None] + present @ denied.T + agreed
 
 
 def term_jaccard(a: Statements, b: Statements) -> np.ndarray:
