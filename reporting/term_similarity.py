@@ -214,8 +214,10 @@ def term_jaccard(a: Statements, b: Statements) -> np.ndarray:
 
 
 def conflicts(a: Statements, b: Statements, space: TermSpace) -> np.ndarray:
-    """How many present terms of either report the other rules out, (n, m); a finding on one half counts as a half."""
-    a_denied, b_denied = _denied(a, space), _denied(b, space)
-    of_a = a.present.reshape(len(a), -1) @ b_denied.reshape(len(b), -1).T
-    of_b = a_denied.reshape(len(a), -1).astype(np.float32) @ b.present.reshape(len(b), -1).T
-    return (of_a + of_b) / len(HALVES)
+    """How many present terms of either report the other rules out on either half of the face, (n, m) int."""
+    counts = np.zeros((len(a), len(b)))
+    a_denied, b_denied = (_denied(stated, space).astype(np.float32) for stated in (a, b))
+    for half in range(len(HALVES)):
+        counts += a.present[:, half] @ b_denied[:, half].T + a_denied[:, half] @ b.present[:, half].T
+    on_both = a.present.prod(axis=1) @ b_denied.prod(axis=1).T + a_denied.prod(axis=1) @ b.present.prod(axis=1).T
+    return np.rint(counts - on_both).astype(int)
