@@ -83,10 +83,7 @@ class ImageTextReporter(Reporter):
             stopping_criteria=[loops],
             do_sample=False,
             num_beams=1,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=None,
+            repetition_penalty=1.0,  # Qwen2.5-VL's own settings punish what the prompt said
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
         ends = self._end_tokens()

@@ -50,10 +50,10 @@ def test_batches_of_one_and_four_give_the_same_tokens_and_pictures_matter(qwen):
 
 
 def test_the_tokens_are_the_most_probable_ones_given_all_outputs_of_the_processor(qwen):
-    reporter = load_image_text_reporter(str(qwen), "cpu", max_new_tokens=6)
+    reporter = load_image_text_reporter(str(qwen), "cpu", max_new_tokens=12)
     (picture,) = pil(pictures(1))
-    (tokens,), _ = reporter.generate([picture], "What do you see?")
-    text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What do you see?<|im_end|>\n"
+    (tokens,), _ = reporter.generate([picture], report_sections.PROMPT)
+    text = f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{report_sections.PROMPT}<|im_end|>\n"
     inputs = reporter.processor(text=[text + "<|im_start|>assistant\n"], images=[picture], return_tensors="pt")
     assert "mm_token_type_ids" in inputs
     for token in tokens:  # a whole forward pass for each, without a cache
