@@ -1,0 +1,181 @@
+"""Finds the term that a handful of words names, in whatever order they stand.
+
+The key of a wording is the set of its tokens without words such as *the* and *of*. Keys with the words' stems come
+first, then keys with their meanings (face_words.py), then keys in which one expression is replaced by another of the
+same meaning (EXPRESSIONS): what a key names directly is never overruled by what it names after a replacement. If
+wordings of several terms have one key, the term wins that the key names best (its name, then an exact synonym, the
+project's own wording, a lay wording, another synonym). If two terms are named equally well, the key stands for the one
+that is an ancestor of all others, else for a common parent, else for none of them."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+import ahocorasick
+
+from phenotyping import face_lexicon, face_words
+
+_PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|[,/&;:()]")
+SEPARATORS = frozenset(", / & ; : ( ) and or with that is are".split())
+_VERBS = frozenset(("that", "is", "are"))
+_NEGATIONS = frozenset("no not non without".split())
+# Expressions of one meaning, as meanings of words; each stands for the others in any key.
+EXPRESSIONS = (
+    ("wide", "increase width", "large width"),
+    ("narrow", "decrease width", "small width"),
+    ("long", "increase length", "large length"),
+    ("short", "decrease length", "small length"),
+    ("large", "increase size"),
+    ("small", "decrease size"),
+    ("wide space", "wide set", "far apart", "space far apart", "set far apart", "wide apart", "set wide apart",
+     "increase distance", "increase space", "wide separate", "far separate", "large distance", "wide distance"),
+    ("close space", "close set", "close together", "set close together", "space close together", "decrease distance",
+     "small distance", "near together", "set near together", "narrow set", "narrow space"),
+    ("palpebral fissure", "eye open", "eyelid open", "palpebral open", "eyelid fissure", "eye fissure"),
+    ("mandible", "lower jaw"),
+    ("maxilla", "upper jaw"),
+    ("low set", "low position", "low place", "set low", "low lying", "place low", "sit low", "low implant", "position low"),
+    ("back rotate", "back angulate", "rotate back", "back tilt", "tilt back"),
+    ("deep set", "set deep", "deep place"),
+    ("lip border", "lip"),
+    ("arch high", "high arch"),
+    ("nose ala", "ala"),
+    ("up slant", "slant up", "up slope", "up tilt"),
+    ("down slant", "down slope", "down tilt"),
+    ("nose ala", "nose wing"),
+    ("ear lobe", "earlobe"),
+    ("malar", "malar region"),
+    ("midface", "mid face", "middle face", "midface region"),
+    ("periorbital", "around eye", "eye region", "periorbital region"),
+    ("canthus", "eye corner", "eyelid corner"),
+    ("medial canthus", "inner canthus"),
+    ("interpupillary distance", "distance between pupil"),
+    ("mouth corner", "oral commissure", "lip corner"),
+    ("sclera", "white eye", "white part eye"),
+    ("frontal", "forehead"),
+    ("forehead hairline", "anterior hairline", "frontal hairline", "hairline"),
+)  # fmt: skip
+
+
+def pieces(wording: str, with_degree: bool = False) -> tuple[list[tuple[str, str]], frozenset[str]]:
+    """The tokens of a wording that count, and which kinds of words stand between them: "join" (a comma, and), "verb".
+
+    with_degree: words of degree and side count, too."""
+    kept: list[tuple[str, str]] = []
+    between, pending = set(), ""
+    ignored = face_words.FUNCTION_WORDS if with_degree else face_words.IGNORED
+    for word in _PIECES.findall(wording.lower()):
+        if word in SEPARATORS:
+            pending = ("verb" if word in _VERBS else "join") if kept else ""
+        elif word not in ignored and word not in face_words.LINKS:
+            between |= {pending} - {""}
+            pending = ""
+            kept.extend(face_words.tokens(word))
+    return _joined(kept), frozenset(between)
+
+
+def _joined(kept: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    joined: list[tuple[str, str]] = []
+    for token in kept:
+        together = face_words.joined_stem(joined[-1][0], token[0]) if joined else None
+        if together:
+            joined[-1] = together
+        else:
+            joined.append(token)
+    return joined
+
+
+@dataclass(frozen=True)
+class WordingIndex:
+    """Wordings of all facial terms, by key and by sequence."""
+
+    by_stems: dict[frozenset[str], str]  # key -> HPO id
+    by_meanings: dict[frozenset[str], str]
+    sequences: ahocorasick.Automaton  # over numbers of meanings; payload (length, HPO id, kinds of words between)
+    numbers: dict[str, int]  # meaning -> number, from 1; 0 is any other word
+    vocabulary: frozenset[str]  # meanings that occur in any key
+
+    def find(self, stems: Iterable[str], meanings: Iterable[str]) -> str | None:
+        """The term that words name, in whatever order, or None. stems and meanings: of the same words."""
+        return self.by_stems.get(frozenset(stems)) or self.by_meanings.get(frozenset(meanings))
+
+
+def _resolved(entries: dict[frozenset[str], dict[str, int]]) -> dict[frozenset[str], str]:
+    terms, resolved = face_lexicon.terms(), {}
+    for key, ranks in entries.items():
+        best = min(ranks.values())
+        tied = [hpo_id for hpo_id, rank in ranks.items() if rank == best]
+        if len(tied) == 1:
+            resolved[key] = tied[0]
+            continue
+        above = [i for i in tied if all(i == j or i in face_lexicon.ancestors(j) for j in tied)]
+        parents = set.intersection(*(set(terms[i].parents) for i in tied)) & terms.keys()
+        if above:
+            resolved[key] = above[0]
+        elif parents:
+            resolved[key] = min(parents)
+    return resolved
+
+
+def _variants(key: frozenset[str]) -> set[frozenset[str]]:
+    found, latest = {key}, {key}
+    for _ in range(2):
+        new = set()
+        for known in latest:
+            for group in _expressions():
+                if (said := max((e for e in group if e <= known), key=len, default=None)) is not None:
+                    new |= {known - said | other for other in group}
+        latest = new - found
+        found |= new
+    return found
+
+
+@cache
+def _expressions() -> tuple[tuple[frozenset[str], ...], ...]:
+    def meanings(words: str) -> frozenset[str]:
+        return frozenset(meaning for word in words.split() for _, meaning in face_words.tokens(word))
+
+    return tuple(tuple(meanings(words) for words in group) for group in EXPRESSIONS)
+
+
+def _enter(entries: dict[frozenset[str], dict[str, int]], key: frozenset[str], hpo_id: str, rank: int) -> None:
+    ranks = entries.setdefault(key, {})
+    ranks[hpo_id] = min(rank, ranks.get(hpo_id, rank))
+
+
+@cache
+def index() -> WordingIndex:
+    """The index, built on first use (about a second)."""
+    stems: dict[frozenset[str], dict[str, int]] = {}
+    meanings: dict[frozenset[str], dict[str, int]] = {}
+    derived: dict[frozenset[str], dict[str, int]] = {}
+    sequences: dict[tuple[str, ...], tuple[int, str, frozenset[str]]] = {}
+    for term in face_lexicon.terms().values():
+        for wording, rank in term.wordings:
+            tokens, between = pieces(wording)
+            if all(face_words.names_site(meaning) for _, meaning in tokens) and (
+                len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)
+            ):
+                continue  # "unusual mouth shape", "ear hair": any text has these words
+            whole, _ = pieces(wording, with_degree=True)
+            rank = 2 * rank + (len(whole) > len(tokens))  # a wording without words of degree is the more direct one
+            if len(tokens) > 1 or len(whole) == 1:  # not "coarse" of "coarse features"
+                key = frozenset(token[1] for token in tokens)
+                _enter(stems, frozenset(token[0] for token in tokens), term.hpo_id, rank)
+                _enter(meanings, key, term.hpo_id, rank)
+                for variant in _variants(key):
+                    _enter(derived, variant, term.hpo_id, rank)
+            sequence = tuple(token[1] for token in whole)
+            if between or len(whole) > 2 or len(whole) > len(tokens) or not _NEGATIONS.isdisjoint(sequence):
+                rank_before, _, between_before = sequences.get(sequence, (rank + 1, "", frozenset()))
+                better = (rank, term.hpo_id) if rank < rank_before else sequences[sequence][:2]
+                sequences[sequence] = (*better, between | between_before)
+    by_meanings = {**_resolved(derived), **_resolved(meanings)}
+    vocabulary = frozenset(token for key in by_meanings for token in key) | {t for s in sequences for t in s}
+    numbers = {meaning: number for number, meaning in enumerate(sorted(vocabulary), 1)}
+    automaton = ahocorasick.Automaton(ahocorasick.STORE_ANY, ahocorasick.KEY_SEQUENCE)
+    for sequence, (_, hpo_id, between) in sequences.items():
+        automaton.add_word(tuple(numbers[meaning] for meaning in sequence), (len(sequence), hpo_id, between))
+    automaton.make_automaton()
+    return WordingIndex(_resolved(stems), by_meanings, automaton, numbers, vocabulary)
