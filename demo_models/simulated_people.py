@@ -42,9 +42,7 @@ def person_of(number: int, seed: int, pool: tuple[phenotypes.Condition, ...]) ->
 def aligned_face(number: int, seed: int) -> np.ndarray:
     """The upright face (side, side, 3) uint8 of a person of a training condition; its landmarks err as MTCNN's do."""
     cv2.setNumThreads(1)
-    picture, points, *_, quality = take(
-        planned_photograph(number, seed, training_conditions()), 2 * IMAGE_SIZE, seed
-    )
+    picture, points, *_, quality = take(planned_photograph(number, seed, training_conditions()), 2 * IMAGE_SIZE, seed)
     _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     picture = np.ascontiguousarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1])
     eye_distance = np.linalg.norm(points[1] - points[0])

@@ -12,21 +12,18 @@ half precision), its held-out figures, and samples."""
 import argparse
 import json
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import cv2
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
 from transformers import (
@@ -43,14 +40,13 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from demo_models.simulated_people import IMAGE_SIZE, aligned_face, person_of, planned_photograph, render, training_conditions
+from demo_models.reporter_scores import evaluate, write_samples
+from demo_models.simulated_people import IMAGE_SIZE, person_of, render, training_conditions
 from demo_models.train_backbone import ARCHITECTURE, MEAN, MODEL_ARGS, STD, prepared
 from harness.commands import Parser
 from harness.files import write_atomically, write_json
-from imaging import faces
 from phenotyping import phenotypes
 from simulation.people import Person, write_report
-from simulation.photography import Photograph, take
 
 HERE = Path(__file__).resolve().parent
 SPECIAL = ("<pad>", "<report>", "<end>", "<image>", "<unk>")
@@ -125,6 +121,14 @@ def new_model(num_tokens: int, width: int, num_layers: int) -> FastVlmForConditi
         do_sample=False, max_new_tokens=160, pad_token_id=PAD, bos_token_id=REPORT, eos_token_id=END
     )
     return model
+
+
+def opened_in_single_precision(folder: Path) -> None:
+    """Lets transformers open the model in single precision; its file stays in half precision, half as large."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"
+    write_json(folder / "config.json", config)
 
 
 # ---- training
@@ -208,10 +212,12 @@ def train(
     accelerator: Accelerator,
     args: argparse.Namespace,
 ) -> None:
-    """Minimises the reports' cross-entropy and the error of face parameters read off the image tokens, by AdamW, over projector and decoder; the backbone stays as it is.
+    """Minimises the reports' cross-entropy and the error of face parameters read off the image tokens, by AdamW, over
+    projector and decoder; the backbone stays as it is.
 
-    The learning rate rises over 100 steps and falls to 0 over the last quarter. A step draws everything random from its number, so a run that was stopped goes on to the same weights. held_out:
-    maps (n, c, 4, 4) and tokens (n, t), whose loss is printed at each checkpoint."""
+    The learning rate rises over 100 steps and falls to 0 over the last quarter. A step draws everything random from its
+    number, so a run that was stopped goes on to the same weights. held_out: maps (n, c, 4, 4) and tokens (n, t), whose
+    loss is printed at each checkpoint."""
     checkpoint = args.cache_dir / "reporter.pt"
     model.model.vision_tower.requires_grad_(False)
     centre, spread = learnt_from.z.mean(dim=0), learnt_from.z.std(dim=0)
@@ -256,53 +262,12 @@ def train(
     model.eval()
 
 
-# ---- evaluation
-
-
-def faces_of(photographs: list[Photograph], seed: int) -> tuple[list[np.ndarray], int]:
-    """Faces (side, side, 3) uint8 as the reporter is given them, and in how many photographs MTCNN found none.
-
-    A photograph of 512 px is read from JPEG, and the face cut out upright; without a face it stays whole."""
-    pictures = []
-    for photograph in tqdm(photographs, desc="photographs", mininterval=10):
-        picture, *_, quality = take(photograph, 512, seed)
-        _, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        pictures.append(np.ascontiguousarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]))
-    found = faces.load_detector("mtcnn").detect(pictures)
-    aligned = [
-        picture if face is None else faces.align(picture, face.landmarks, IMAGE_SIZE)
-        for picture, face in zip(pictures, found, strict=True)
-    ]
-    return aligned, sum(face is None for face in found)
-
-
-@torch.inference_mode()
-def write_reports(
-    model: FastVlmForConditionalGeneration, processor: LlavaProcessor, pictures: list[np.ndarray], batch_size: int = 32
-) -> list[str]:
-    """A report per picture (h, w, 3) uint8, by the calls that any image-text-to-text model understands."""
-    reports = []
-    for start in tqdm(range(0, len(pictures), batch_size), desc="reports", mininterval=10):
-        content = [
-            [{"type": "image", "image": Image.fromarray(picture)}, {"type": "text", "text": "Describe this face."}]
-            for picture in pictures[start : start + batch_size]
-        ]
-        inputs = processor.apply_chat_template(
-            [[{"role": "user", "content": parts}] for parts in content],
-            tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt",
-            processor_kwargs={"padding": True},
-        ).to(model.device)  # fmt: skip
-        written = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-        reports += processor.batch_decode(written, skip_special_tokens=True)
-    return reports
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--output_dir", type=Path, default=HERE / "reporter", help="folder for model and processor")
     add("--cache_dir", type=Path, default=Path("runs/reporter_cache"), help="folder of faces and checkpoints")
-    add("--num_people", type=int, default=3300, help="people with a photograph; the first 300 (or a tenth) are held out")
+    add("--num_people", type=int, default=3300, help="people with a photograph; the first 300 or tenth are held out")
     add("--width", type=int, default=192, help="width of the decoder, a multiple of 32")
     add("--num_layers", type=int, default=3, help="layers of the decoder")
     add("--max_train_steps", type=int, default=4000, help="training steps")
@@ -340,6 +305,33 @@ def main(argv: list[str] | None = None) -> None:
     tokens = report_tokens([write_report(person, rng, 1.0) for person in people[:held_out]], tokenizer)
     learnt_from = Faces(maps[:, held_out:], people[held_out:], tokenizer, args.seed)
     train(model, learnt_from, (maps[0, :held_out].float(), tokens), accelerator, args)
+
+    model.to(torch.float16).save_pretrained(args.output_dir)
+    opened_in_single_precision(args.output_dir)
+    new_processor(tokenizer).save_pretrained(args.output_dir)
+    processor = AutoProcessor.from_pretrained(args.output_dir)  # figures are of the folder as it was saved
+    model = AutoModelForImageTextToText.from_pretrained(args.output_dir).to(accelerator.device)
+    study = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS]
+    training_conditions_figures, *_ = evaluate(model, processor, range(held_out), args.seed, pool)
+    study_figures, pictures, reports = evaluate(model, processor, range(args.num_study_people), args.seed + 2, study)
+    write_samples(args.output_dir, pictures, reports, args.seed + 2, study)
+    arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
+    record = {
+        "face_alignment": "mtcnn",
+        "training": {
+            "seed": args.seed,
+            "conditions": [pool[0].rank, pool[-1].rank],
+            "photographs": len(people) - held_out,
+        },
+        "held_out_people": training_conditions_figures,
+        "study_conditions": study_figures,
+        "hpo_release": phenotypes.HPO_RELEASE,
+        "arguments": arguments,
+        "seconds_this_run": round(time.monotonic() - started),
+        "simulated": True,
+    }
+    write_json(args.output_dir / "training.json", record)
+    print({name: figures["f1"] for name, figures in record.items() if isinstance(figures, dict) and "f1" in figures})
 
 
 if __name__ == "__main__":
