@@ -1,6 +1,7 @@
 """The miniature reporter: its recipe runs and resumes, and the committed model writes reports of what faces show."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,15 @@ def test_tokens_are_phrases_and_joined_they_are_the_report():
 
 
 def test_figures_of_two_reports_by_hand():
-    people = [simulated_people.person_of(number, 12, POOL) for number in (0, 1)]
-    people = [type(p)(**vars(p) | {"present": ids}) for p, ids in zip(people, (("HP:0000316", "HP:0000343"), ("HP:0000286",)))]  # fmt: skip
-    found = [ReportTerms(("HP:0000316", "HP:0000286"), ("HP:0000343",), ()), ReportTerms(("HP:0000369",), (), ())]
+    terms_of_people = ("HP:0000316", "HP:0000343"), ("HP:0000286", "HP:0000582")
+    person = simulated_people.person_of(0, 12, POOL)
+    people = [replace(person, present=terms) for terms in terms_of_people]
+    found = [ReportTerms(("HP:0000316", "HP:0000286"), ("HP:0000343",), ()), ReportTerms(("HP:0000286",), (), ())]
     figures = reporter_scores.term_figures(people, found)
-    assert figures["precision"] == pytest.approx(1 / 3) and figures["recall"] == pytest.approx(1 / 3)
-    assert figures["f1"] == pytest.approx(1 / 3)
-    assert figures["f1_shuffled"] == pytest.approx(1 / 3)  # dealt the other way round, HP:0000286 is right
+    assert figures["precision"] == pytest.approx(2 / 3) and figures["recall"] == pytest.approx(2 / 4)
+    assert figures["f1"] == pytest.approx(4 / 7)
+    assert figures["f1_shuffled"] == pytest.approx(2 / 7)  # dealt the other way round, one HP:0000286 is right
+    assert figures["f1_above_shuffled"] == pytest.approx(2 / 7) and figures["present_terms_per_report"] == 1.5
     assert figures["denied_although_present"] == 1 and figures["denied_terms_per_report"] == 0.5
 
 
