@@ -1,5 +1,6 @@
 """Reports that the miniature reporter writes of SIMULATED people, and how well their terms agree with the truth."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -22,12 +23,10 @@ PHOTOGRAPH_SIZE = 512  # px, as simulate_faces.py makes them unless told otherwi
 NUM_SAMPLES = 6
 
 
-def aligned_photographs(
-    numbers: range, seed: int, pool: tuple[phenotypes.Condition, ...]
-) -> tuple[list[np.ndarray], int]:
-    """Faces (side, side, 3) uint8 as vlm_report_eval.py gives them to a reporter, and the number that MTCNN missed.
+def aligned_photographs(numbers: range, seed: int, pool: tuple[phenotypes.Condition, ...]) -> tuple[np.ndarray, int]:
+    """Faces (n, side, side, 3) uint8 as vlm_report_eval.py gives them to a reporter, and the number that MTCNN missed.
 
-    Person i's photograph is read from JPEG and its face cut out upright; a photograph without a face stays whole."""
+    Person i's photograph is read from JPEG and its face cut out upright; without a face it stays whole."""
     pictures = []
     for number in tqdm(numbers, desc="photographs", mininterval=10):
         picture, *_, quality = take(planned_photograph(number, seed, pool), PHOTOGRAPH_SIZE, seed)
@@ -35,15 +34,17 @@ def aligned_photographs(
         pictures.append(np.ascontiguousarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]))
     found = faces.load_detector("mtcnn").detect(pictures)
     aligned = [
-        picture if face is None else faces.align(picture, face.landmarks, IMAGE_SIZE)
+        cv2.resize(picture, (IMAGE_SIZE, IMAGE_SIZE))
+        if face is None
+        else faces.align(picture, face.landmarks, IMAGE_SIZE)
         for picture, face in zip(pictures, found, strict=True)
     ]
-    return aligned, sum(face is None for face in found)
+    return np.stack(aligned), sum(face is None for face in found)
 
 
 @torch.inference_mode()
 def write_reports(
-    model: PreTrainedModel, processor: ProcessorMixin, pictures: list[np.ndarray], batch_size: int = 32
+    model: PreTrainedModel, processor: ProcessorMixin, pictures: Sequence[np.ndarray], batch_size: int = 32
 ) -> list[str]:
     """A report per picture (h, w, 3) uint8, by the calls that any image-text-to-text model understands."""
     reports = []
@@ -108,24 +109,16 @@ def term_figures(people: list[Person], found: list[ReportTerms]) -> dict[str, fl
     return figures
 
 
-def evaluate(
-    model: PreTrainedModel, processor: ProcessorMixin, numbers: range, seed: int, pool: tuple[phenotypes.Condition, ...]
-) -> tuple[dict, list[np.ndarray], list[str]]:
-    """Figures of the reports of people `numbers`, with the faces and the reports."""
-    pictures, n_missed = aligned_photographs(numbers, seed, pool)
-    people = [person_of(number, seed, pool) for number in numbers]
-    reports = write_reports(model, processor, pictures)
-    found = [find_terms(report) for report in reports]
-    figures = term_figures(people, found) | {"distinct_reports": len(set(reports)), "faces_missed": n_missed}
-    figures |= {"seed": seed, "conditions": [min(c.rank for c in pool), max(c.rank for c in pool)]}
-    return figures, pictures, reports
+def report_figures(people: list[Person], reports: list[str]) -> dict[str, float | list[float]]:
+    """term_figures of the reports of people, and how many reports differ."""
+    return term_figures(people, [find_terms(report) for report in reports]) | {"distinct_reports": len(set(reports))}
 
 
 def write_samples(
-    folder: Path, pictures: list[np.ndarray], reports: list[str], seed: int, pool: tuple[phenotypes.Condition, ...]
+    folder: Path, pictures: np.ndarray, reports: list[str], seed: int, pool: tuple[phenotypes.Condition, ...]
 ) -> None:
     """samples_simulated.png, the first NUM_SAMPLES faces side by side, and samples_simulated.md with their reports."""
-    sheet = np.concatenate(pictures[:NUM_SAMPLES], axis=1)
+    sheet = np.concatenate(list(pictures[:NUM_SAMPLES]), axis=1)
     Image.fromarray(sheet).save(folder / "samples_simulated.png")
     text = "# SIMULATED faces, and what the miniature reporter writes of them\n"
     text += (

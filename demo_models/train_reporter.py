@@ -40,7 +40,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from demo_models.reporter_scores import evaluate, write_samples
+from demo_models.reporter_scores import aligned_photographs, report_figures, write_reports, write_samples
 from demo_models.simulated_people import IMAGE_SIZE, person_of, render, training_conditions
 from demo_models.train_backbone import ARCHITECTURE, MEAN, MODEL_ARGS, STD, prepared
 from harness.commands import Parser
@@ -262,6 +262,19 @@ def train(
     model.eval()
 
 
+def study_photographs(
+    cache_dir: Path, num_people: int, seed: int, pool: tuple[phenotypes.Condition, ...]
+) -> tuple[np.ndarray, int]:
+    """aligned_photographs of the people to evaluate on, kept in the cache."""
+    file = cache_dir / f"study_seed{seed}_{num_people}.npz"
+    if not file.is_file():
+        aligned, missed = aligned_photographs(range(num_people), seed, pool)
+        np.savez(partial := file.with_suffix(".partial.npz"), faces=aligned, missed=missed)
+        partial.replace(file)
+    saved = np.load(file)
+    return saved["faces"], int(saved["missed"])
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -277,7 +290,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--checkpointing_steps", type=int, default=100, help="steps between checkpoints")
     add("--mixed_precision", choices=("no", "bf16"), default="bf16", help="precision of the networks")
     add("--num_workers", type=int, default=2, help="rendering processes")
-    add("--num_study_people", type=int, default=515, help="people of the study's conditions to evaluate on")
+    add("--num_study_people", type=int, default=309, help="people of the study's conditions to evaluate on")
     add("--resume_from_checkpoint", choices=("latest",), help="continue from the last checkpoint")
     add("--seed", type=int, default=5000, help="seed of everything drawn; no demo or study corpus uses it")
     return parser.parse_args(argv)
@@ -292,6 +305,8 @@ def main(argv: list[str] | None = None) -> None:
     pictures = render(args.cache_dir, args.num_people, args.seed, args.num_workers)
     people = [person_of(number, args.seed, pool) for number in range(args.num_people)]
     held_out = min(300, args.num_people // 10)
+    study, study_seed = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS], args.seed + 2
+    study_faces, missed = study_photographs(args.cache_dir, args.num_study_people, study_seed, study)
     print(f"{args.num_people - held_out} SIMULATED faces to train on, {held_out} held out, {accelerator.device}")
 
     tokenizer = phrase_tokenizer()
@@ -311,10 +326,14 @@ def main(argv: list[str] | None = None) -> None:
     new_processor(tokenizer).save_pretrained(args.output_dir)
     processor = AutoProcessor.from_pretrained(args.output_dir)  # figures are of the folder as it was saved
     model = AutoModelForImageTextToText.from_pretrained(args.output_dir).to(accelerator.device)
-    study = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS]
-    training_conditions_figures, *_ = evaluate(model, processor, range(held_out), args.seed, pool)
-    study_figures, pictures, reports = evaluate(model, processor, range(args.num_study_people), args.seed + 2, study)
-    write_samples(args.output_dir, pictures, reports, args.seed + 2, study)
+    figures = {
+        "held_out_people": report_figures(people[:held_out], write_reports(model, processor, pictures[:held_out]))
+    }
+    reports = write_reports(model, processor, study_faces)
+    study_people = [person_of(number, study_seed, study) for number in range(args.num_study_people)]
+    figures["study_conditions"] = {"seed": study_seed, "conditions": [study[0].rank, study[-1].rank]}
+    figures["study_conditions"] |= {"faces_missed": missed} | report_figures(study_people, reports)
+    write_samples(args.output_dir, study_faces, reports, study_seed, study)
     arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
     record = {
         "face_alignment": "mtcnn",
@@ -323,15 +342,14 @@ def main(argv: list[str] | None = None) -> None:
             "conditions": [pool[0].rank, pool[-1].rank],
             "photographs": len(people) - held_out,
         },
-        "held_out_people": training_conditions_figures,
-        "study_conditions": study_figures,
+        **figures,
         "hpo_release": phenotypes.HPO_RELEASE,
         "arguments": arguments,
         "seconds_this_run": round(time.monotonic() - started),
         "simulated": True,
     }
     write_json(args.output_dir / "training.json", record)
-    print({name: figures["f1"] for name, figures in record.items() if isinstance(figures, dict) and "f1" in figures})
+    print({name: round(part["f1"], 3) for name, part in figures.items()})
 
 
 if __name__ == "__main__":
