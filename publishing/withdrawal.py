@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 from curation import datasheet
 from curation.parquet_files import renumber, rewrite
 from curation.withdrawn_list import Withdrawn, listed, write_list
+from generation.filter_files import LANDMARKS, PATIENTS_PHOTOGRAPHS, PRIVACY_REPORT
 from generation.synthetic_images import SHEET_NAME
 from generation.training_provenance import SOURCES_NAME
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
-from publishing import publishable
-from publishing.publishable import REAL_CONFIGS
+from publishing.publishable import OPEN_CONFIGS, REAL_CONFIGS
 
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
 # Texts of reports beside a sources.json: answers as they came, and what vlm_report_eval.py score shows of pairs.
@@ -122,11 +122,11 @@ class Derived:
         rows = [
             f"{path.relative_to(folder).as_posix()}: {count} images or reports" for path, count in self.rows.items()
         ]
-        texts = "reports, some of them on it"
-        kinds = {".png": "pictures from a model trained on it"}
-        kinds |= dict.fromkeys((".jsonl", ".html", ".parquet"), texts)
+        kinds = {".png": "pictures from a model trained on it", PATIENTS_PHOTOGRAPHS: "may show the photograph itself"}
+        kinds |= dict.fromkeys((".jsonl", ".html", ".parquet"), "reports, some of them on it")
         return rows + [
-            f"{path.relative_to(folder).as_posix()}: {kinds.get(path.suffix, 'a model trained on it')}"
+            f"{path.relative_to(folder).as_posix()}: "
+            + kinds.get(path.name, kinds.get(path.suffix, "a model trained on it"))
             for path in self.files
         ]
 
@@ -147,8 +147,11 @@ def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
     derived_models = [path for path in models if path.parent in trained or path in adapted]
     pictures = [path for parent in sorted(trained) for path in sorted(parent.glob("*.png"))]  # grids of snapshots
     texts = [path for parent in sorted(trained) for name in REPORT_FILES for path in sorted(parent.glob(name))]
-    sheets = dict.fromkeys(path.parents[2] / SHEET_NAME for path in rows if path.parent.name == "synthetic")
-    return Derived(rows, derived_models + pictures + texts + [sheet for sheet in sheets if sheet.is_file()])
+    datasets = dict.fromkeys(path.parents[1] for path in rows if path.parent.name == "synthetic")
+    sheets = dict.fromkeys(sheet for path in datasets for sheet in (path.parent / SHEET_NAME, path / LANDMARKS))
+    photographs = sorted(folder.rglob(PATIENTS_PHOTOGRAPHS))  # nothing in the file says of whom
+    files = derived_models + pictures + texts + [sheet for sheet in sheets if sheet.is_file()] + photographs
+    return Derived(rows, files)
 
 
 def _derived_rows(folder: Path, image_id: str, sha256: str | None) -> tuple[dict[Path, int], set[str]]:
@@ -212,9 +215,9 @@ def remove(derivatives: Derived, image_id: str, sha256: str | None = None) -> No
     for path in derivatives.rows:
         before = sha256_of(path)
         rewrite(path, functools.partial(_rest, path=path, image_id=image_id, sha256=sha256))
-        if path.parent.name in publishable.OPEN_CONFIGS:
+        if path.parent.name in OPEN_CONFIGS:
             _keep_verdict(path, before)
-        if path.parent.name in REAL_CONFIGS + publishable.OPEN_CONFIGS:
+        if path.parent.name in REAL_CONFIGS + OPEN_CONFIGS:
             renumber(path.parent)
     for path in derivatives.files:
         path.unlink(missing_ok=True)
@@ -227,7 +230,7 @@ def _rest(table: pa.Table, path: Path, image_id: str, sha256: str | None) -> pa.
 def _keep_verdict(shard: Path, sha256_before: str) -> None:
     """Lets the privacy report that was about a shard be about what is left of it: fewer images that all passed the
     filter. A shard that is renamed or removed after that needs a new report."""
-    report_file, name = shard.parents[1] / publishable.PRIVACY_REPORT, f"{shard.parent.name}/{shard.name}"
+    report_file, name = shard.parents[1] / PRIVACY_REPORT, f"{shard.parent.name}/{shard.name}"
     if report_file.is_file() and shard.is_file():
         report = json.loads(report_file.read_text(encoding="utf-8"))
         if report.get("files", {}).get(name) == sha256_before:

@@ -185,10 +185,13 @@ def well_behaved(request: Request) -> tuple[int, object]:
     return 200, completion(request.report)
 
 
-def unreliable(request: Request, late_s: float = 1.0) -> tuple:
-    """Fails a third of the time, in four ways, and on top of that is late, cuts answers, and loops in blanks."""
-    if request.number % 3 == 1:
-        kind = request.number // 3 % 4
+def unreliable(request: Request, late_s: float = 2.0) -> tuple:
+    """Fails a third of the time, in four ways, and besides is late, cuts answers, and loops in blanks.
+
+    What it does depends on the picture and on how often it was asked about it, so no picture always fails."""
+    chance = int(request.pixels_sha256[:8], 16) + request.of_picture
+    if chance % 3 == 1:
+        kind = chance // 3 % 4
         if kind == 0:
             return 503, {"error": {"message": "busy"}}, {"Retry-After": "0"}
         if kind == 1:
@@ -196,11 +199,11 @@ def unreliable(request: Request, late_s: float = 1.0) -> tuple:
         if kind == 2:
             return 200, b'{"choices": [{"message": {"cont'
         return 429, {"error": {"message": "slowly"}}
-    if request.number % 11 == 3:
+    if chance % 11 == 3:
         time.sleep(late_s)
-    if request.number % 7 == 2:
+    if chance % 7 == 2:
         return 200, completion(request.report[:70], "length")
-    if request.number % 7 == 5:
+    if chance % 7 == 5:
         return 200, completion('{"Overall Impression": "wide"' + "\n " * 400, "length")
     return well_behaved(request)
 

@@ -117,8 +117,8 @@ def test_a_finished_run_asks_nothing_again_and_another_model_is_noticed(by_qwen,
 
 
 def test_a_server_that_fails_loses_no_report_and_writes_none_twice(corpus, tmp_path, capsys):
-    with chat_server(lambda request: unreliable(request, late_s=0.6)) as server:
-        flags = served(corpus, tmp_path / "out", server.url, "--concurrency", 3, "--timeout", 0.3)
+    with chat_server(unreliable) as server:
+        flags = served(corpus, tmp_path / "out", server.url, "--concurrency", 3, "--timeout", 1)
         assert exit_status(vlm_report_eval, *flags) == 0
     found, told = rows(tmp_path / "out"), results(tmp_path / "out")
     images = load_images(str(corpus / "rdface-sim"))
