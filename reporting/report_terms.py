@@ -4,23 +4,27 @@
 the clause are looked up among the wordings of all facial terms (phenotyping/wording_index.py), in whatever order they
 stand. docs/reports.md has the rules, and what is not understood."""
 
-import bisect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from phenotyping import face_lexicon
-from reporting import report_clauses
+from reporting import clause_parts, clause_states, clause_terms, clause_words
 
+LONGEST_CLAUSE = 120  # words; a longer one is read in pieces, so that time grows with the length of the text
 STATES = ("present", "absent", "not_visible")
+# A heading starts a line, or is a key of a JSON answer on one line; a mark or the line's end follows it.
+_BEFORE_HEADING = r"(?:^|[,{]\s{0,4}\")[^\w\n]{0,8}(?:\d{1,3}[.)]\s{0,4})?[^\w\n]{0,8}"
 _DIAGNOSIS = re.compile(
-    r"^[^\w\n]*(?:\d+[.)]\s*)?[^\w\n]*(?:potential |possible |differential |suggested |likely |prediction of )*"
-    r"(?:diagnos\w+|diseases?|disorders?|syndromes?)(?: suggestions?| considerations?| impression)?\W*(?:[:\-–—]|$)",
+    _BEFORE_HEADING + r"(?:(?:potential|possible|differential|suggested|likely|prediction of) ){0,3}"
+    r"(?:diagnos\w{0,30}|diseases?|disorders?|syndromes?)(?: (?:suggestions?|considerations?|impression))?"
+    r"[^\w\n]{0,4}?(?:[:*\-–—]|$)",
     re.I | re.M,
 )
-_HEADING = re.compile(
-    r"^[^\w\n]*(?:\d+[.)]\s*)?[^\w\n]*(?:overall impression|(?:left |right )?eyes?|nose|mouth(?:\s*(?:/|and|&)\s*lips?)?|"
-    r"lips?|ears?|jaw|chin|forehead|face|head|hair|skin|cheeks?|midface|other findings)\W*?(?:[:\-–—*]|$)",
+_REGION_HEADING = re.compile(
+    _BEFORE_HEADING
+    + r"(?:overall impression|(?:left[ _]|right[ _])?eyes?|nose|mouth(?:[ _]?(?:/|and|&)?[ _]?lips?)?|lips?|"
+    r"ears?|jaw|chin|forehead|face|head|hair|skin|cheeks?|midface|other findings)[^\w\n]{0,4}?(?:[:*\-–—]|$)",
     re.I | re.M,
 )
 
@@ -59,7 +63,7 @@ def without_diagnosis(text: str) -> str:
         if heading.start() < end:
             continue
         kept.append(text[end : heading.start()])
-        following = _HEADING.search(text, heading.end())
+        following = _REGION_HEADING.search(text, heading.end())
         end = following.start() if following else len(text)
         kept.append(re.sub(r"[^\n]", " ", text[heading.start() : end]))
     return "".join(kept) + text[end:]
@@ -71,8 +75,41 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
     skip_diagnosis: sections on diagnoses are not read."""
     if skip_diagnosis:
         text = without_diagnosis(text)
-    mentions = [Mention(*facts) for facts in report_clauses.read(text)]
-    return sorted(mentions, key=lambda m: (m.start, m.end, m.hpo_id))
+    mentions: list[Mention] = []
+    words: list[clause_words.Word] = []
+    context: list[clause_parts.Part] = []
+    previous: list[clause_parts.Part] = []
+    for word in [*clause_words.words_of(text), clause_words.Word(clause_words.BREAK, "", "", 0, 0, "\n")]:
+        if word.kind != clause_words.BREAK:
+            word.place = len(words)
+            words.append(word)
+            if len(words) < LONGEST_CLAUSE:
+                continue
+        if words:
+            long_wordings = clause_terms.find_long_wordings(words)
+            clause = clause_parts.split(words, context, previous)
+            clause_terms.look_up(clause, long_wordings)
+            mentions += _mentions_of(clause)
+            context, previous, words = clause.next_context(word.text), clause.next_previous(), []
+        if word.text in (".", "\n"):
+            previous = []
+    return sorted(mentions, key=lambda mention: (mention.start, mention.end, mention.hpo_id))
+
+
+def _mentions_of(clause: clause_parts.Clause) -> list[Mention]:
+    regions = clause_states.apply_states(clause)
+    mentions = []
+    for part in clause.parts:
+        for found in part.found:
+            if not clause_states.names_disease(clause, found.words[-1]):
+                start, end = min(word.start for word in found.own), max(word.end for word in found.own)
+                mentions.append(Mention(found.hpo_id, found.state, start, end))
+    for region in regions:
+        start, end = region.part.words[0].start, region.part.words[-1].end
+        sites = frozenset(word.meaning for word in region.part.sites)
+        for hpo_id in clause_states.region_terms(sites, region.dimensions):
+            mentions.append(Mention(hpo_id, region.state, start, end, implied=True))
+    return mentions
 
 
 def find_terms(text: str, skip_diagnosis: bool = True) -> ReportTerms:
