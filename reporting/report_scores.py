@@ -59,7 +59,7 @@ class ReadReports:
 
     ids: list[str]
     identities: list[tuple]  # what tells the images apart, the name of the id's column included
-    source_ids: list[list[str]] | None  # of the photographs that each image was generated from; None: no such column
+    source_ids: list[list[str]] | None  # of the photographs that each image was generated from; None: not all known
     labels: list[str | None]
     disease_names: dict[str, str]  # label -> name
     orphanet_codes: dict[str, str]  # label -> ORPHA code
@@ -69,6 +69,7 @@ class ReadReports:
     @classmethod
     def of(cls, reports: Reports) -> "ReadReports":
         columns = reports.columns
+        sources = columns.get("source_image_ids")
         sections = [{name: text for name in COLUMNS if (text := columns[name][row])} for row in range(len(reports))]
         texts: dict[str, list[str | None]] = {name: list(columns[name]) for name in COLUMNS}
         texts[WHOLE] = list(columns["report"])
@@ -79,7 +80,7 @@ class ReadReports:
                 (reports.id_column, *image)
                 for image in zip(*(columns[c] for c in IDENTITY if c in columns), strict=True)
             ],
-            [ids or [] for ids in columns["source_image_ids"]] if "source_image_ids" in columns else None,
+            sources if sources and None not in sources else None,
             list(reports.labels),
             _facts(reports.labels, columns["disease_name"]),
             _facts(reports.labels, columns["orphanet_code"]),
