@@ -27,6 +27,7 @@ from reporting.clause_words import (
 )
 
 PRESENT, ABSENT, NOT_VISIBLE = "present", "absent", "not_visible"
+MOST_WORDS = 14  # of a part
 CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 LISTED = (",", *CONJUNCTIONS)
 REGIONS = {"nose": "nose", "eye": "eyes", "mouth": "mouth/lips", "ear": "ears", "jaw": "jaw", "forehead": "forehead"}
@@ -191,6 +192,8 @@ class _Splitter:
         if self.part is not None and word.text in POSITIONS and self.quality_follows(word):
             self.end_part("position")  # a long philtrum above a thin lip
             return
+        if self.part is not None and len(self.part.words) == MOST_WORDS:
+            self.end_part("other")
         if self.part is None:
             if self.joined_by in ("and", ",") and self.is_indefinite and self.state == ABSENT and self.clause.parts:
                 self.state = PRESENT  # no ptosis, and a wide mouth
@@ -212,9 +215,9 @@ class _Splitter:
 
     def read_other(self, word: Word) -> None:
         following = self.clause.words[word.place + 1 : word.place + 2]
-        if following and following[0].kind in (SITE, QUALITY, MODIFIER):
-            if self.part is None or not self.part.has_site:
-                return  # an adjective that is not of the lexicon
+        is_adjective = bool(following) and following[0].kind in (SITE, QUALITY, MODIFIER)
+        if is_adjective and (self.part is None or not self.part.has_site):
+            return
         if self.part is not None:
             self.part.before_other = True
             self.end_part("other")

@@ -9,6 +9,8 @@ from reporting.clause_parts import ABSENT, LISTED, NOT_VISIBLE, PRESENT, REGIONS
 from reporting.clause_words import (
     ABSENT_WORDS,
     HIDES,
+    JOIN,
+    NEGATION,
     NORMAL,
     NOT_SHOWN,
     POSITIONS,
@@ -113,9 +115,9 @@ def _apply_seen(clause: Clause, event: Event) -> list[RegionState]:
 def _apply_unseen(clause: Clause, event: Event) -> list[RegionState]:
     before, after = clause.noun_phrases(event.n_parts), clause.parts[event.n_parts :]
     words = clause.words
-    if event.kind == HIDES and " " not in event.word.text:
-        if any(word.kind == SITE and word.meaning not in _HAIR for part in before for word in part.words):
-            return []  # the eyelids cover the pupils
+    hiders = [word for part in before for word in part.heads if word.meaning not in _HAIR]
+    if event.kind == HIDES and " " not in event.word.text and hiders:
+        return []  # the eyelids cover the pupils
     if event.kind in (HIDES, NOT_SHOWN):
         targets = after or before
     else:
@@ -142,19 +144,23 @@ def _apply_normal(clause: Clause, event: Event) -> list[RegionState]:
     names = _DIMENSION_OF_NORMALLY if event.word.text == "normally" else _DIMENSION_OF
     dimensions = tuple(dict.fromkeys(names[word.text] for word in near if word.text in names))
     after = clause.parts[event.n_parts :]
-    if after and after[0].joined_by == "normal" and after[0].has_site and not after[0].found:
-        if all(word.text in names for word in after[0].qualities):
-            targets = after[:1]
-            for part in after[1:]:
-                if part.joined_by not in LISTED or not part.only_site:
-                    break
-                targets.append(part)
-            return [RegionState(part, ABSENT, dimensions) for part in targets]
+    if after and after[0].joined_by == "normal" and _names_only(after[0], names):
+        targets = after[:1]
+        for part in after[1:]:
+            if part.joined_by not in LISTED or not part.only_site:
+                break
+            targets.append(part)
+        return [RegionState(part, ABSENT, dimensions) for part in targets]
     targets = [part for part in clause.noun_phrases(event.n_parts) if part.has_site and not part.found]
     if not targets:
         earlier = [part for part in clause.parts[: event.n_parts] if part.only_site]
         targets = earlier[-1:] or clause.context
     return [RegionState(part, ABSENT, dimensions) for part in targets]
+
+
+def _names_only(part: Part, dimensions: dict[str, str]) -> bool:
+    """Whether a part names a part of the face and at most dimensions of it."""
+    return part.has_site and not part.found and all(word.text in dimensions for word in part.qualities)
 
 
 def _negate_at_end(clause: Clause) -> None:
@@ -170,7 +176,7 @@ def _negate_at_end(clause: Clause) -> None:
 def names_disease(clause: Clause, last: Word) -> bool:
     """Whether a word belongs to the name of a disease: macrocephaly-autism syndrome."""
     for word in clause.words[last.place + 1 :]:
-        if word.kind in ("join", "verb", "negation") and word.text != "and":
+        if word.kind in (JOIN, VERB, NEGATION) and word.text != "and":
             return False
         if word.text in ("syndrome", "syndromes", "disease", "disorder") and not word.in_long_wording:
             return True

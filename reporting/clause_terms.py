@@ -8,7 +8,7 @@ next adjective, the heading, or what was named before."""
 from functools import cache, lru_cache
 
 from phenotyping import face_lexicon, face_words, wording_index
-from reporting.clause_parts import CONJUNCTIONS, LISTED, REGIONS, Clause, Found, Part
+from reporting.clause_parts import CONJUNCTIONS, LISTED, MOST_WORDS, REGIONS, Clause, Found, Part
 from reporting.clause_words import (
     JOIN,
     LINK,
@@ -25,7 +25,6 @@ from reporting.clause_words import (
     Word,
 )
 
-MOST_WORDS = 14  # that are looked up together; the words behind them are not
 LONGEST_KEY = 8
 _NAMES = (SITE, MODIFIER, QUALITY)
 _SIDES = {"bilateral": ("both", "bilateral", "bilaterally"), "unilateral": ("unilateral", "unilaterally")}
@@ -82,7 +81,7 @@ def _long_wordings(words: list[Word], ignored: frozenset[str]) -> dict[tuple[int
 
 def _matches(words: list[Word]) -> list[tuple[str, list[Word]]]:
     """Terms that words name which stand together: (HPO id, the words used)."""
-    words = words[:MOST_WORDS]
+    words = words[: 2 * MOST_WORDS]
     key = tuple([(word.stem, word.meaning, word.kind != QUALITY, word.adjacent) for word in words])
     return [(hpo_id, [words[i] for i in places]) for hpo_id, places in _places_of_terms(key)]
 

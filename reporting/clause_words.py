@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 from phenotyping import face_words, wording_index
 
@@ -25,11 +26,11 @@ _KINDS = {
     JOIN: ", ) / & + and or plus",
     WITH: "with",
     VERB: "is are was were be been being am has have had having show shows showing showed display displays displaying "
-    "demonstrate demonstrates demonstrating exhibit exhibits exhibiting present-with presents presenting reveals appear "
+    "demonstrate demonstrates demonstrating exhibit exhibits exhibiting presents presenting reveals appear "
     "appears appeared look looks seem seems that which who whose do does did can could may might will would should get "
     "gets = ( :",
-    NEGATION: "no not nor without neither never deny denies denied negative none cannot can't isn't aren't doesn't don't "
-    "wasn't weren't hasn't haven't didn't won't non",
+    NEGATION: "no not nor without neither never deny denies denied negative none cannot can't isn't aren't doesn't "
+    "don't wasn't weren't hasn't haven't didn't won't non",
     BREAK: ". ; ! ? but however although though whereas while yet except nevertheless despite because since",
     NORMAL: "normal normally unremarkable typical typically proportionate ordinary",
     SEEN: "present seen noted observed evident identified appreciated detected found recorded documented appreciable "
@@ -39,79 +40,64 @@ _KINDS = {
     HIDES: "cover covers covering hide hides hiding obscure obscures obscuring occludes occluding conceal conceals "
     "concealing blocks masks masking",
 }
-_FRAMES = ["frame", "picture", "image", "photo", "photograph", "shot", "view", "crop"]
-_NO_ABNORMALITY = [
-    f"{no} {what}"
-    for no in ("no", "no significant", "no obvious", "no apparent", "without", "no structural", "no particular")
-    for what in (
-        "abnormality",
-        "abnormalities",
-        "anomaly",
-        "anomalies",
-        "dysmorphic features",
-        "dysmorphism",
-        "abnormal",
-    )
-]
+_CANNOT = ("cannot", "can not", "could not", "can't", "couldn't")
 _PHRASES = {
-    SKIP: ["otherwise", "not only", "no doubt", "not just", "not to mention", "no change in", "not unlike", "there is"]
-    + ["there are", "there was", "there were", "there's"],
-    NEGATION: ["rather than", "instead of", "free of", "free from", "negative for", "no evidence of", "no sign of"]
-    + ["no signs of", "fails to show", "as opposed to", "devoid of", "other than", "ruled out", "excluded"],
-    UNSURE: [
-        f"{not_} {out}"
-        for not_ in ("cannot be", "can not be", "could not be", "can't be", "not", "cannot be entirely", "couldn't be")
-        for out in ("excluded", "ruled out")
+    SKIP: "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|"
+    "there were",
+    NEGATION: "rather than|instead of|free of|free from|negative for|no evidence of|no sign of|no signs of|"
+    "fails to show|as opposed to|devoid of|other than|ruled out|excluded",
+    NORMAL: "within normal limits|nothing abnormal|nothing unusual|nothing remarkable|no abnormal findings|well formed|"
+    "not remarkable|not dysmorphic|age appropriate",
+    UNSEEN: "not visible|not assessable|not evaluable|cut off|not shown|not included|not captured|off camera|"
+    "not depicted|not seen well|not in view|out of view|not well visualized|not well visualised|not well appreciated",
+    HIDES: "cannot comment on|can't comment on|unable to comment on",
+    NOT_SHOWN: "does not show|do not show|doesn't show|did not show|does not include|doesn't include",
+    BREAK: "apart from|except for",
+    JOIN: "as well as|along with|together with|in addition to",
+}
+
+
+def _expanded(*choices: str) -> list[str]:
+    """Every phrase with one choice of each list; choices: lists separated by |, empty ones are left out."""
+    return [" ".join(filter(None, words)) for words in product(*(choice.split("|") for choice in choices))]
+
+
+_EXPANDED_PHRASES = {
+    NORMAL: _expanded(
+        "no|without",
+        "|significant|obvious|apparent|structural|particular",
+        "abnormality|abnormalities|anomaly|anomalies|dysmorphic features|dysmorphism|abnormal",
+    ),
+    UNSURE: _expanded("not|not entirely|" + "|".join(f"{cannot} be" for cannot in _CANNOT), "excluded|ruled out"),
+    UNSEEN: [
+        *_expanded("not", "well|clearly|fully|adequately", "seen|visible|shown"),
+        *_expanded(
+            "out of|outside|outside of|beyond|not in|not within|off|cropped out of",
+            "|the|this",
+            "frame|picture|image|photo|photograph|shot|view|crop",
+        ),
+        *_expanded(
+            "|".join(_CANNOT),
+            "be",
+            "|fully|reliably|adequately|clearly|properly|well",
+            "seen|assessed|evaluated|determined|judged|visualized|visualised|examined|appreciated|commented on|"
+            "identified|established",
+        ),
     ],
-    NORMAL: [
-        "within normal limits",
-        "nothing abnormal",
-        "nothing unusual",
-        "nothing remarkable",
-        "no abnormal findings",
-    ]
-    + ["well formed", "not remarkable", "not dysmorphic", "age appropriate", *_NO_ABNORMALITY],
-    UNSEEN: ["not visible", "not assessable", "not evaluable", "cut off", "not shown", "not included", "not captured"]
-    + ["off camera", "not depicted", "not seen well", "not in view", "out of view"]
-    + [
-        f"not {how} {seen}"
-        for how in ("well", "clearly", "fully", "adequately")
-        for seen in ("seen", "visible", "shown")
-    ]
-    + [f"not well {seen}" for seen in ("visualized", "visualised", "appreciated")]
-    + [
-        f"{out} {the}{frame}"
-        for out in ("out of", "outside", "outside of", "beyond", "not in", "not within", "off", "cropped out of")
-        for the in ("", "the ", "this ")
-        for frame in _FRAMES
-    ]
-    + [
-        f"{cannot} {how}{seen}"
-        for cannot in ("cannot be", "can not be", "could not be", "can't be", "couldn't be", "not possible to be")
-        for how in ("", "fully ", "reliably ", "adequately ", "clearly ", "properly ", "well ")
-        for seen in ("seen", "assessed", "evaluated", "determined", "judged", "visualized", "visualised", "examined")
-        + ("appreciated", "commented on", "identified", "established")
+    HIDES: [
+        *_expanded(
+            "unable to|difficult to|hard to|impossible to|not possible to",
+            "assess|evaluate|see|judge|tell|determine|visualize|examine",
+        ),
+        *_expanded("|".join(_CANNOT), "see|assess|evaluate|determine|judge"),
     ],
-    HIDES: ["cannot comment on", "can't comment on", "unable to comment on"]
-    + [
-        f"{hard} to {see}"
-        for hard in ("unable", "difficult", "hard", "impossible", "not possible")
-        for see in ("assess", "evaluate", "see", "judge", "tell", "determine", "visualize", "examine")
-    ]
-    + [
-        f"{cannot} {see}"
-        for cannot in ("cannot", "can not", "could not", "can't", "couldn't")
-        for see in ("see", "assess", "evaluate", "determine", "judge")
-    ],
-    NOT_SHOWN: ["does not show", "do not show", "doesn't show", "did not show", "does not include", "doesn't include"],
-    BREAK: ["apart from", "except for"],
-    JOIN: ["as well as", "along with", "together with", "in addition to"],
 }
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
 _BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-for _kind, _all in _PHRASES.items():
-    for _phrase in _all:
-        _BY_FIRST_WORD.setdefault(_phrase.split()[0], []).append((tuple(_phrase.split()), _kind))
+for _kind in (*_PHRASES, UNSURE):
+    for _phrase in (*_PHRASES.get(_kind, "").split("|"), *_EXPANDED_PHRASES.get(_kind, ())):
+        if _phrase:
+            _BY_FIRST_WORD.setdefault(_phrase.split()[0], []).append((tuple(_phrase.split()), _kind))
 for _entries in _BY_FIRST_WORD.values():
     _entries.sort(key=lambda entry: -len(entry[0]))  # the longest phrase wins
 _PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]")
@@ -157,9 +143,8 @@ def words_of(text: str) -> list[Word]:
 
 def _phrase_at(pieces: list[tuple[str, int, int]], i: int) -> tuple[tuple[str, ...], str]:
     for phrase, kind in _BY_FIRST_WORD[pieces[i][0]]:
-        if all(piece[0] == word for piece, word in zip(pieces[i : i + len(phrase)], phrase, strict=False)):
-            if i + len(phrase) <= len(pieces):
-                return phrase, kind
+        if tuple([piece[0] for piece in pieces[i : i + len(phrase)]]) == phrase:
+            return phrase, kind
     return (), ""
 
 

@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from phenotyping import face_lexicon
 from reporting import clause_parts, clause_states, clause_terms, clause_words
 
-LONGEST_CLAUSE = 120  # words; a longer clause is read in pieces, so that time grows with the length of the text
+LONGEST_CLAUSE = 120  # words; a longer one is read in pieces, so that time grows with the length of the text
 STATES = ("present", "absent", "not_visible")
+# A heading starts a line, or is a key of a JSON answer on one line; a mark or the line's end follows it.
+_BEFORE_HEADING = r"(?:^|[,{]\s{0,4}\")[^\w\n]{0,8}(?:\d{1,3}[.)]\s{0,4})?[^\w\n]{0,8}"
 _DIAGNOSIS = re.compile(
-    r"^[^\w\n]{0,8}(?:\d+[.)]\s*)?[^\w\n]{0,8}(?:potential |possible |differential |suggested |likely |prediction of )*"
-    r"(?:diagnos\w+|diseases?|disorders?|syndromes?)(?: suggestions?| considerations?| impression)?\W{0,4}(?:[:\-–—]|$)",
+    _BEFORE_HEADING + r"(?:(?:potential|possible|differential|suggested|likely|prediction of) ){0,3}"
+    r"(?:diagnos\w{0,30}|diseases?|disorders?|syndromes?)(?: (?:suggestions?|considerations?|impression))?"
+    r"[^\w\n]{0,4}?(?:[:*\-–—]|$)",
     re.I | re.M,
 )
-_HEADING = re.compile(
-    r"^[^\w\n]{0,8}(?:\d+[.)]\s*)?[^\w\n]{0,8}(?:overall impression|(?:left |right )?eyes?|nose|mouth(?:\s*(?:/|and|&)\s*lips?)?|"
-    r"lips?|ears?|jaw|chin|forehead|face|head|hair|skin|cheeks?|midface|other findings)\W{0,4}?(?:[:\-–—*]|$)",
+_REGION_HEADING = re.compile(
+    _BEFORE_HEADING
+    + r"(?:overall impression|(?:left[ _]|right[ _])?eyes?|nose|mouth(?:[ _]?(?:/|and|&)?[ _]?lips?)?|lips?|"
+    r"ears?|jaw|chin|forehead|face|head|hair|skin|cheeks?|midface|other findings)[^\w\n]{0,4}?(?:[:*\-–—]|$)",
     re.I | re.M,
 )
 
@@ -59,7 +63,7 @@ def without_diagnosis(text: str) -> str:
         if heading.start() < end:
             continue
         kept.append(text[end : heading.start()])
-        following = _HEADING.search(text, heading.end())
+        following = _REGION_HEADING.search(text, heading.end())
         end = following.start() if following else len(text)
         kept.append(re.sub(r"[^\n]", " ", text[heading.start() : end]))
     return "".join(kept) + text[end:]
