@@ -20,7 +20,7 @@ from reporting import agreement, condition_terms, term_similarity, text_similari
 from reporting.agreement import Interval
 from reporting.disease_naming import LEAST_RATIO, name_ratios
 from reporting.report_dataset import IDENTITY, Reports
-from reporting.report_sections import COLUMNS
+from reporting.report_sections import COLUMNS, OTHER_FINDINGS, without_suggestion
 from reporting.sided_terms import FINDINGS, HalfTerms, sided_terms
 from reporting.term_similarity import Statements, TermSpace
 from reporting.text_similarity import Encoder
@@ -70,8 +70,12 @@ class ReadReports:
     def of(cls, reports: Reports) -> "ReadReports":
         columns = reports.columns
         sources = columns.get("source_image_ids")
-        sections = [{name: text for name in COLUMNS if (text := columns[name][row])} for row in range(len(reports))]
-        texts: dict[str, list[str | None]] = {name: list(columns[name]) for name in COLUMNS}
+        sections = [
+            {name: text for name in COLUMNS if (text := columns[name][row])}
+            or {OTHER_FINDINGS: without_suggestion(columns["report"][row])}  # an answer without any heading
+            for row in range(len(reports))
+        ]
+        texts: dict[str, list[str | None]] = {name: [found.get(name) for found in sections] for name in COLUMNS}
         texts[WHOLE] = list(columns["report"])
         texts[ALL_FINDINGS] = [_findings(found) for found in sections]
         return cls(

@@ -316,6 +316,16 @@ def test_two_reporters_on_the_same_images_are_not_paired_on_one_image():
     assert all(x != y for x, y in zip(*(scores.pairs[c].to_pylist() for c in ("real_id", "synthetic_id")), strict=True))
 
 
+def test_an_answer_without_headings_counts_as_other_findings():
+    row = {"label": "A", "disease_name": "A disease", "orphanet_code": None}
+    reports = [
+        Reports.of([report_row(row | {kind: "A.1"}, "The child has hypertelorism.", "model", None)], ["A"])
+        for kind in ("image_id", "synthetic_id")
+    ]
+    table = report_scores.score_reports(*reports, {}, seed=0).pairs.to_pydict()
+    assert table["findings/ontology"] == table["other_findings/ontology"] == table["report/tfidf"] == [1]
+
+
 def odd_reports(kind: str) -> Reports:
     answers = [
         "",
