@@ -19,8 +19,6 @@ from reporting.report_terms import ReportTerms
 from reporting.sided_terms import HALVES, HalfTerms
 
 OPPOSITE_DEGREES = 130  # between the effects of two terms on face parameters; terms further apart are opposites
-    -0.5
-)  # two terms are opposites if their effects on face parameters point apart by at least 120 degrees
 NOTHING = ReportTerms((), (), ())
 AT_ONCE = 512  # reports whose best matches are held in memory together
 
