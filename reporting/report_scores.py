@@ -20,7 +20,7 @@ from reporting import agreement, condition_terms, term_similarity, text_similari
 from reporting.agreement import Interval
 from reporting.disease_naming import LEAST_RATIO, name_ratios
 from reporting.report_dataset import IDENTITY, Reports
-from reporting.report_sections import COLUMNS
+from reporting.report_sections import COLUMNS, OTHER_FINDINGS, without_suggestion
 from reporting.sided_terms import FINDINGS, HalfTerms, sided_terms
 from reporting.term_similarity import Statements, TermSpace
 from reporting.text_similarity import Encoder
@@ -59,7 +59,7 @@ class ReadReports:
 
     ids: list[str]
     identities: list[tuple]  # what tells the images apart, the name of the id's column included
-    source_ids: list[list[str]] | None  # of the photographs that each image was generated from; None: no such column
+    source_ids: list[list[str]] | None  # of the photographs that each image was generated from; None: not all known
     labels: list[str | None]
     disease_names: dict[str, str]  # label -> name
     orphanet_codes: dict[str, str]  # label -> ORPHA code
@@ -69,8 +69,13 @@ class ReadReports:
     @classmethod
     def of(cls, reports: Reports) -> "ReadReports":
         columns = reports.columns
-        sections = [{name: text for name in COLUMNS if (text := columns[name][row])} for row in range(len(reports))]
-        texts: dict[str, list[str | None]] = {name: list(columns[name]) for name in COLUMNS}
+        sources = columns.get("source_image_ids")
+        sections = [
+            {name: text for name in COLUMNS if (text := columns[name][row])}
+            or {OTHER_FINDINGS: without_suggestion(columns["report"][row])}  # an answer without any heading
+            for row in range(len(reports))
+        ]
+        texts: dict[str, list[str | None]] = {name: [found.get(name) for found in sections] for name in COLUMNS}
         texts[WHOLE] = list(columns["report"])
         texts[ALL_FINDINGS] = [_findings(found) for found in sections]
         return cls(
@@ -79,7 +84,7 @@ class ReadReports:
                 (reports.id_column, *image)
                 for image in zip(*(columns[c] for c in IDENTITY if c in columns), strict=True)
             ],
-            [ids or [] for ids in columns["source_image_ids"]] if "source_image_ids" in columns else None,
+            sources if sources and None not in sources else None,
             list(reports.labels),
             _facts(reports.labels, columns["disease_name"]),
             _facts(reports.labels, columns["orphanet_code"]),

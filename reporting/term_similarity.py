@@ -18,9 +18,7 @@ from phenotyping import phenotypes
 from reporting.report_terms import ReportTerms
 from reporting.sided_terms import HALVES, HalfTerms
 
-OPPOSITE_COSINE = (
-    -0.5
-)  # two terms are opposites if their effects on face parameters point apart by at least 120 degrees
+OPPOSITE_DEGREES = 130  # between the effects of two terms on face parameters; terms further apart are opposites
 NOTHING = ReportTerms((), (), ())
 AT_ONCE = 512  # reports whose best matches are held in memory together
 
@@ -108,7 +106,7 @@ def _opposites(ids: list[str]) -> np.ndarray:
             moves[row, parameters[name]] = share
     lengths = np.linalg.norm(moves, axis=1, keepdims=True)
     moves = np.divide(moves, lengths, out=moves, where=lengths > 0)
-    return (moves @ moves.T < OPPOSITE_COSINE).astype(np.float32)
+    return (moves @ moves.T < np.cos(np.radians(OPPOSITE_DEGREES))).astype(np.float32)
 
 
 # ---- what reports state
