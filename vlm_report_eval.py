@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError
-from harness.files import default_cache_dir, write_json
+from harness.files import default_cache_dir, write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.real_or_simulated import BUILD
-from harness.run_folder import prepare_output, run_record
+from harness.run_folder import check_apart, prepare_output, run_record
 from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
 
 if TYPE_CHECKING:
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
     from reporting.reporters import Reporter
 
 STOPPED = RESUMED
+WRITE_REPORTS = "write reports with generate"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "httpx2", "hpo3", "pillow", "numpy")
 LANDMARKS = "landmarks"  # the reporter that follows rules
 DEFAULT_REPORTER = "Qwen/Qwen2.5-VL-7B-Instruct"  # the paper's
 ANSWERS = "answers"  # folder of every answer as it came, in the output folder
 RESULTS = ("results.json", "run.json", "README.md", "LICENSE", "croissant.json")
+SCORES = ("results.json", "pairs.parquet", "pairs.html", "run.json")
 # What may differ between a run and the one it goes on from: none of it changes an answer by more than rounding.
 FREE_SETTINGS = ("command", "dataset_name", "output_dir", "resume_from_checkpoint", "cache_dir", "batch_size")
 FREE_SETTINGS += ("per_class", "reporter", "base_url", "photographs_leave_this_machine", "concurrency", "timeout")
@@ -334,7 +336,38 @@ def write_reports_of(
 
 
 def score(args: argparse.Namespace) -> None:
-    raise InputError("score is not there yet")
+    started = time.monotonic()
+    for name in (args.real_reports, args.synthetic_reports):
+        check_name(name, WRITE_REPORTS)
+    work_offline_if_unreachable([args.real_reports, args.synthetic_reports, *args.encoders])
+    import pyarrow.parquet as pq
+
+    from pages.reports_page import write_page
+    from reporting.report_dataset import open_reports, sources_of
+    from reporting.report_scores import score_reports
+    from reporting.text_similarity import open_encoders
+
+    # ---- both sets of reports, sentence encoders, output folder
+    check_apart(args.output_dir, [args.real_reports, args.synthetic_reports])
+    real, synthetic = open_reports(args.real_reports), open_reports(args.synthetic_reports)
+    encoders, not_run = open_encoders(args.encoders or None)
+    settings = {"real": real.fingerprint, "synthetic": synthetic.fingerprint, "encoders": list(encoders)}
+    prepare_output(args.output_dir, settings | {"seed": args.seed}, (), SCORES, resume=False)
+    os.chmod(args.output_dir, 0o700)  # the page shows reports on patients
+    write_json(args.output_dir / "sources.json", sources_of(real, synthetic))
+    print(
+        f"{len(real)} reports of {args.real_reports}, {len(synthetic)} of {args.synthetic_reports}; "
+        f"encoders {', '.join(encoders) or 'none'}"
+        + (f" (not on this machine: {', '.join(not_run)})" if not_run else "")
+    )
+
+    # ---- scores, pairs, page
+    scores = score_reports(real, synthetic, encoders, args.seed)
+    write_atomically(args.output_dir / "pairs.parquet", lambda file: pq.write_table(scores.pairs, file))
+    write_page(args.output_dir / "pairs.html", scores.pairs, real, synthetic, scores.matrix, scores.condition_names)
+    write_json(args.output_dir / "results.json", {"seed": args.seed} | scores.results)
+    write_json(args.output_dir / "run.json", run_record(vars(args), PACKAGES, started) | settings)
+    print(f"written: {args.output_dir}: {', '.join(SCORES)}")
 
 
 def print_terms(args: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 `face_terms.tsv` (one row per term) is read here and nowhere else: 2,941 terms under face, eye, ear, skull, head and
 hair. Names, synonyms, parents and retired ids are facts of the Human Phenotype Ontology, release 2025-01-16 (Gargano et
-al., NAR 2024, hpo.jax.org). `face_wordings.tsv` holds the project's own wordings, as clinicians write them.
+al., NAR 2024, hpo.jax.org). `face_wordings.tsv` holds the project's own wordings, as clinicians write
+them; those in its column `overruling` name its term although they are synonyms of another.
 
 `python phenotyping/face_lexicon.py HPO_DIR HP_OBO` rebuilds face_terms.tsv from another release: HPO_DIR holds its
 terms as head_terms.tsv, HP_OBO is the release's ontology file hp.obo."""
@@ -17,9 +18,9 @@ from pathlib import Path
 
 HPO_RELEASE = "2025-01-16"
 HERE = Path(__file__).resolve().parent
-COLUMNS = "hpo_id name exact_synonyms layperson_synonyms other_synonyms parents retired_ids".split()
+COLUMNS = ["hpo_id", "name", "exact_synonyms", "layperson_synonyms", "other_synonyms", "parents", "retired_ids"]
 # How well a wording names a term; a lower number wins if one wording fits two terms.
-NAME, EXACT, OWN, LAYPERSON, OTHER = range(5)
+NAME, RULED, EXACT, REPORT, LAYPERSON, OTHER, OWN = range(7)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FaceTerm:
 
     hpo_id: str
     name: str
-    wordings: tuple[tuple[str, int], ...]  # each with NAME, EXACT, OWN, LAYPERSON or OTHER
+    wordings: tuple[tuple[str, int], ...]  # each with NAME, RULED, EXACT, REPORT, LAYPERSON, OTHER or OWN
     parents: tuple[str, ...]  # HPO ids, facial or not
     retired_ids: tuple[str, ...]  # ids that were merged into this term or replaced by it
 
@@ -37,30 +38,33 @@ def _listed(cell: str) -> list[str]:
     return [part for part in cell.split("|") if part]
 
 
+def _read_wordings(file: str, column: str, delimiter: str) -> dict[str, list[str]]:
+    with open(HERE / file, newline="", encoding="utf-8") as table:
+        return {row["hpo_id"]: _listed(row[column]) for row in csv.DictReader(table, delimiter=delimiter)}
+
+
 @cache
 def terms() -> dict[str, FaceTerm]:
     """HPO id -> term, in the order of the table."""
-    own: dict[str, list[str]] = {}
-    with open(HERE / "face_wordings.tsv", newline="", encoding="utf-8") as table:
-        for row in csv.DictReader(table, delimiter="\t"):
-            own.setdefault(row["hpo_id"], []).extend(_listed(row["wordings"]))
-    with open(HERE / "phenotypes.csv", newline="", encoding="utf-8") as table:
-        for row in csv.DictReader(table):
-            own.setdefault(row["hpo_id"], []).extend(_listed(row["report_words"]))
+    own = _read_wordings("face_wordings.tsv", "wordings", "\t")
+    ruled = _read_wordings("face_wordings.tsv", "overruling", "\t")
+    report = _read_wordings("phenotypes.csv", "report_words", ",")
     found = {}
     with open(HERE / "face_terms.tsv", newline="", encoding="utf-8") as table:
         for row in csv.DictReader(table, delimiter="\t"):
             wordings = [(row["name"], NAME)]
+            wordings += [(words, RULED) for words in ruled.pop(row["hpo_id"], ())]
             wordings += [(words, EXACT) for words in _listed(row["exact_synonyms"])]
-            wordings += [(words, OWN) for words in own.pop(row["hpo_id"], ())]
+            wordings += [(words, REPORT) for words in report.pop(row["hpo_id"], ())]
             wordings += [(words, LAYPERSON) for words in _listed(row["layperson_synonyms"])]
             wordings += [(words, OTHER) for words in _listed(row["other_synonyms"])]
+            wordings += [(words, OWN) for words in own.pop(row["hpo_id"], ())]
             parents, retired = row["parents"].split(";"), row["retired_ids"].split(";")
             found[row["hpo_id"]] = FaceTerm(
                 row["hpo_id"], row["name"], tuple(wordings), tuple(filter(None, parents)), tuple(filter(None, retired))
             )
-    if own:
-        raise ValueError(f"face_wordings.tsv or phenotypes.csv: {', '.join(sorted(own))} not in face_terms.tsv")
+    if unknown := sorted({**own, **ruled, **report}):
+        raise ValueError(f"face_wordings.tsv or phenotypes.csv: {', '.join(unknown)} not in face_terms.tsv")
     return found
 
 

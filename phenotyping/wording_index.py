@@ -2,10 +2,12 @@
 
 The key of a wording is the set of its tokens without words such as *the* and *of*. Keys with the words' stems come
 first, then keys with their meanings (face_words.py), then keys in which one expression is replaced by another of the
-same meaning (EXPRESSIONS): what a key names directly is never overruled by what it names after a replacement. If
-wordings of several terms have one key, the term wins that the key names best (its name, then an exact synonym, the
-project's own wording, a lay wording, another synonym). If two terms are named equally well, the key stands for the one
-that is an ancestor of all others, else for a common parent, else for none of them."""
+same meaning: what a key names directly is never overruled by what it names after a replacement.
+
+If wordings of several terms have one key, the term wins that the key names best: its name; a wording for which
+face_wordings.tsv says so; an exact synonym; a wording of the simulated reports; a lay wording; another synonym; another
+wording of face_wordings.tsv. If two terms are named equally well, the key stands for the one that is an ancestor of all
+others, else for a common parent, else for none of them."""
 
 import re
 from collections.abc import Iterable
@@ -17,45 +19,9 @@ import ahocorasick
 from phenotyping import face_lexicon, face_words
 
 _PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|[,/&;:()]")
-SEPARATORS = frozenset(", / & ; : ( ) and or with that is are".split())
+SEPARATORS = frozenset([",", "/", "&", ";", ":", "(", ")", "and", "or", "with", "that", "is", "are"])
 _VERBS = frozenset(("that", "is", "are"))
-_NEGATIONS = frozenset("no not non without".split())
-# Expressions of one meaning, as meanings of words; each stands for the others in any key.
-EXPRESSIONS = (
-    ("wide", "increase width", "large width"),
-    ("narrow", "decrease width", "small width"),
-    ("long", "increase length", "large length"),
-    ("short", "decrease length", "small length"),
-    ("large", "increase size"),
-    ("small", "decrease size"),
-    ("wide space", "wide set", "far apart", "space far apart", "set far apart", "wide apart", "set wide apart",
-     "increase distance", "increase space", "wide separate", "far separate", "large distance", "wide distance"),
-    ("close space", "close set", "close together", "set close together", "space close together", "decrease distance",
-     "small distance", "near together", "set near together", "narrow set", "narrow space"),
-    ("palpebral fissure", "eye open", "eyelid open", "palpebral open", "eyelid fissure", "eye fissure"),
-    ("mandible", "lower jaw"),
-    ("maxilla", "upper jaw"),
-    ("low set", "low position", "low place", "set low", "low lying", "place low", "sit low", "low implant", "position low"),
-    ("back rotate", "back angulate", "rotate back", "back tilt", "tilt back"),
-    ("deep set", "set deep", "deep place"),
-    ("lip border", "lip"),
-    ("arch high", "high arch"),
-    ("nose ala", "ala"),
-    ("up slant", "slant up", "up slope", "up tilt"),
-    ("down slant", "down slope", "down tilt"),
-    ("nose ala", "nose wing"),
-    ("ear lobe", "earlobe"),
-    ("malar", "malar region"),
-    ("midface", "mid face", "middle face", "midface region"),
-    ("periorbital", "around eye", "eye region", "periorbital region"),
-    ("canthus", "eye corner", "eyelid corner"),
-    ("medial canthus", "inner canthus"),
-    ("interpupillary distance", "distance between pupil"),
-    ("mouth corner", "oral commissure", "lip corner"),
-    ("sclera", "white eye", "white part eye"),
-    ("frontal", "forehead"),
-    ("forehead hairline", "anterior hairline", "frontal hairline", "hairline"),
-)  # fmt: skip
+_NEGATIONS = frozenset(["no", "not", "non", "without"])
 
 
 def pieces(wording: str, with_degree: bool = False) -> tuple[list[tuple[str, str]], frozenset[str]]:
@@ -133,10 +99,13 @@ def _variants(key: frozenset[str]) -> set[frozenset[str]]:
 
 @cache
 def _expressions() -> tuple[tuple[frozenset[str], ...], ...]:
-    def meanings(words: str) -> frozenset[str]:
-        return frozenset(meaning for word in words.split() for _, meaning in face_words.tokens(word))
-
-    return tuple(tuple(meanings(words) for words in group) for group in EXPRESSIONS)
+    """Groups of expressions of one meaning, each as the set of its words' meanings."""
+    return tuple(
+        tuple(
+            frozenset(meaning for word in expression for _, meaning in face_words.tokens(word)) for expression in group
+        )
+        for group in face_words.SAME_EXPRESSION
+    )
 
 
 def _enter(entries: dict[frozenset[str], dict[str, int]], key: frozenset[str], hpo_id: str, rank: int) -> None:
@@ -154,15 +123,21 @@ def index() -> WordingIndex:
     for term in face_lexicon.terms().values():
         for wording, rank in term.wordings:
             tokens, between = pieces(wording)
-            if all(face_words.names_site(meaning) for _, meaning in tokens) and (
-                len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)
-            ):
-                continue  # "unusual mouth shape", "ear hair": any text has these words
+            if all(face_words.names_site(meaning) for _, meaning in tokens):
+                ours = rank in (face_lexicon.REPORT, face_lexicon.OWN) and len(tokens) > 2
+                if not ours and (len(tokens) == 1 or not re.search(r"(ed|ing)\b", wording)):
+                    continue  # "unusual mouth shape", "ear hair": any text has these words
             whole, _ = pieces(wording, with_degree=True)
-            rank = 2 * rank + (len(whole) > len(tokens))  # a wording without words of degree is the more direct one
-            if len(tokens) > 1 or len(whole) == 1:  # not "coarse" of "coarse features"
+            rank = 2 * rank + 12 * (
+                len(whole) > len(tokens)
+            )  # a wording without words of degree is the more direct one
+            if rank != 2 * face_lexicon.NAME and term.name.startswith("Aplasia/Hypoplasia"):
+                rank += 12  # "missing eyebrows" is the term Absent eyebrow, not the group above it
+            has_side = not face_words.SIDE_WORDS.isdisjoint(wording.lower().split())
+            if (len(tokens) > 1 or len(whole) == 1) and not has_side:  # not "coarse" of "coarse features"
                 key = frozenset(token[1] for token in tokens)
-                _enter(stems, frozenset(token[0] for token in tokens), term.hpo_id, rank)
+                if rank < 2 * face_lexicon.OWN:
+                    _enter(stems, frozenset(token[0] for token in tokens), term.hpo_id, rank)
                 _enter(meanings, key, term.hpo_id, rank)
                 for variant in _variants(key):
                     _enter(derived, variant, term.hpo_id, rank)

@@ -28,6 +28,9 @@ from publishing import publishable
 from publishing.publishable import REAL_CONFIGS
 
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
+# Texts of reports beside a sources.json: answers as they came, and what vlm_report_eval.py score shows of pairs.
+REPORT_FILES = ("answers-*.jsonl", "pairs.parquet", "pairs.html")
+DIGESTS = ("sha256", "original_sha256")  # of the photograph itself, in a row about one photograph
 
 
 def withdraw_with_card(folder: Path, image_id: str) -> str:
@@ -119,7 +122,9 @@ class Derived:
         rows = [
             f"{path.relative_to(folder).as_posix()}: {count} images or reports" for path, count in self.rows.items()
         ]
+        texts = "reports, some of them on it"
         kinds = {".png": "pictures from a model trained on it"}
+        kinds |= dict.fromkeys((".jsonl", ".html", ".parquet"), texts)
         return rows + [
             f"{path.relative_to(folder).as_posix()}: {kinds.get(path.suffix, 'a model trained on it')}"
             for path in self.files
@@ -129,9 +134,10 @@ class Derived:
 def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
     """Everything below a folder that was made from the photograph. sha256: its digest; None: not known.
 
-    Synthetic images are known by their `source_image_ids` and `source_sha256`, restored photographs and reports by
-    their `image_id`; models by the sources.json beside them, or by the adapter's digest that those synthetic images
-    state. Raises InputError if there is no such folder or a sources.json cannot be read."""
+    Synthetic images, and reports on them, are known by their `source_image_ids` and `source_sha256`, restored
+    photographs and reports by their `image_id` and the photograph's digest; models and answers of reporters by the
+    sources.json beside them, models also by the adapter's digest that those synthetic images state. Raises InputError
+    if there is no such folder or a sources.json cannot be read."""
     if not folder.is_dir():
         raise InputError(f"--derived {folder}: there is no such folder")
     rows, adapters = _derived_rows(folder, image_id, sha256)
@@ -140,8 +146,9 @@ def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
     adapted = {path for path in models if adapters and sha256_of(path) in adapters}
     derived_models = [path for path in models if path.parent in trained or path in adapted]
     pictures = [path for parent in sorted(trained) for path in sorted(parent.glob("*.png"))]  # grids of snapshots
+    texts = [path for parent in sorted(trained) for name in REPORT_FILES for path in sorted(parent.glob(name))]
     sheets = dict.fromkeys(path.parents[2] / SHEET_NAME for path in rows if path.parent.name == "synthetic")
-    return Derived(rows, derived_models + pictures + [sheet for sheet in sheets if sheet.is_file()])
+    return Derived(rows, derived_models + pictures + texts + [sheet for sheet in sheets if sheet.is_file()])
 
 
 def _derived_rows(folder: Path, image_id: str, sha256: str | None) -> tuple[dict[Path, int], set[str]]:
@@ -152,7 +159,7 @@ def _derived_rows(folder: Path, image_id: str, sha256: str | None) -> tuple[dict
             key = _key(path, file.schema_arrow.names)
             if key is None:
                 continue
-            further = {"adapter_sha256", "source_sha256"} & set(file.schema_arrow.names)
+            further = {"adapter_sha256", "source_sha256", *DIGESTS} & set(file.schema_arrow.names)
             table = file.read(columns=[key, *sorted(further)])
         table = table.filter(_is_made_from(table, key, image_id, sha256))
         if table.num_rows:
@@ -175,6 +182,11 @@ def _is_made_from(table: pa.Table, key: str, image_id: str, sha256: str | None) 
     if sha256 and "source_sha256" in table.column_names:
         digests = table["source_sha256"].to_pylist()
         matches = [match or sha256 in (sources or ()) for match, sources in zip(matches, digests, strict=True)]
+    for name in DIGESTS:
+        if sha256 and key == "image_id" and name in table.column_names:
+            matches = [
+                match or digest == sha256 for match, digest in zip(matches, table[name].to_pylist(), strict=True)
+            ]
     return pa.array(matches, pa.bool_())
 
 

@@ -130,8 +130,8 @@ def log_likelihood_ratios(stated: Statements, known: Annotations, space: TermSpa
     Naive Bayes: the sum over the report's terms of ln(p / q) for a present one and ln((1 - p) / (1 - q)) for an absent
     one. p = max(frequency in the condition, floor), at most HIGHEST_FREQUENCY; q: the same for the mean frequency over
     all conditions of conditions.csv; the floor FALSE_FINDING is the chance that a reporter names a sign that is not
-    there. Of terms that imply each other only the most special present and the most general absent one counts. Source of
-    the ratio: Robinson and others, LIRICAL, Am J Hum Genet 107, 2020."""
+    there. Of terms that imply each other only the most special present and the most general absent one counts. Source
+    of the ratio: Robinson and others, LIRICAL, Am J Hum Genet 107, 2020."""
     present, absent = _whole_face(stated)
     strictly = (space.implies - np.eye(len(space.implies))).astype(float)
     present = present * ~(present @ strictly > 0)  # a present descendant implies it

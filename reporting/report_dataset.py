@@ -122,6 +122,19 @@ class Reports:
         return reports
 
 
+def sources_of(*many: Reports) -> dict[str, list[str]]:
+    """The photographs that reports are about, or that their images were made from, as a sources.json names them."""
+    ids, digests = set(), set()
+    for reports in many:
+        if reports.id_column == "image_id":
+            ids |= set(reports.ids)
+            digests |= set(reports.columns["sha256"]) - {None}
+        else:
+            ids |= {name for names in reports.columns["source_image_ids"] for name in names or ()}
+            digests |= {digest for own in reports.columns["source_sha256"] for digest in own or ()}
+    return {"source_image_ids": sorted(ids), "source_sha256": sorted(digests)}
+
+
 def open_reports(name: str) -> Reports:
     """The reports of a folder that vlm_report_eval.py generate wrote, or of a dataset with config `reports`.
 

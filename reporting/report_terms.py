@@ -4,23 +4,23 @@
 the clause are looked up among the wordings of all facial terms (phenotyping/wording_index.py), in whatever order they
 stand. docs/reports.md has the rules, and what is not understood."""
 
-import bisect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from phenotyping import face_lexicon
-from reporting import report_clauses
+from reporting import clause_parts, clause_states, clause_terms, clause_words
 
+LONGEST_CLAUSE = 120  # words; a longer clause is read in pieces, so that time grows with the length of the text
 STATES = ("present", "absent", "not_visible")
 _DIAGNOSIS = re.compile(
-    r"^[^\w\n]*(?:\d+[.)]\s*)?[^\w\n]*(?:potential |possible |differential |suggested |likely |prediction of )*"
-    r"(?:diagnos\w+|diseases?|disorders?|syndromes?)(?: suggestions?| considerations?| impression)?\W*(?:[:\-–—]|$)",
+    r"^[^\w\n]{0,8}(?:\d+[.)]\s*)?[^\w\n]{0,8}(?:potential |possible |differential |suggested |likely |prediction of )*"
+    r"(?:diagnos\w+|diseases?|disorders?|syndromes?)(?: suggestions?| considerations?| impression)?\W{0,4}(?:[:\-–—]|$)",
     re.I | re.M,
 )
 _HEADING = re.compile(
-    r"^[^\w\n]*(?:\d+[.)]\s*)?[^\w\n]*(?:overall impression|(?:left |right )?eyes?|nose|mouth(?:\s*(?:/|and|&)\s*lips?)?|"
-    r"lips?|ears?|jaw|chin|forehead|face|head|hair|skin|cheeks?|midface|other findings)\W*?(?:[:\-–—*]|$)",
+    r"^[^\w\n]{0,8}(?:\d+[.)]\s*)?[^\w\n]{0,8}(?:overall impression|(?:left |right )?eyes?|nose|mouth(?:\s*(?:/|and|&)\s*lips?)?|"
+    r"lips?|ears?|jaw|chin|forehead|face|head|hair|skin|cheeks?|midface|other findings)\W{0,4}?(?:[:\-–—*]|$)",
     re.I | re.M,
 )
 
@@ -71,8 +71,41 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
     skip_diagnosis: sections on diagnoses are not read."""
     if skip_diagnosis:
         text = without_diagnosis(text)
-    mentions = [Mention(*facts) for facts in report_clauses.read(text)]
-    return sorted(mentions, key=lambda m: (m.start, m.end, m.hpo_id))
+    mentions: list[Mention] = []
+    words: list[clause_words.Word] = []
+    context: list[clause_parts.Part] = []
+    previous: list[clause_parts.Part] = []
+    for word in [*clause_words.words_of(text), clause_words.Word(clause_words.BREAK, "", "", 0, 0, "\n")]:
+        if word.kind != clause_words.BREAK:
+            word.place = len(words)
+            words.append(word)
+            if len(words) < LONGEST_CLAUSE:
+                continue
+        if words:
+            long_wordings = clause_terms.find_long_wordings(words)
+            clause = clause_parts.split(words, context, previous)
+            clause_terms.look_up(clause, long_wordings)
+            mentions += _mentions_of(clause)
+            context, previous, words = clause.next_context(word.text), clause.next_previous(), []
+        if word.text in (".", "\n"):
+            previous = []
+    return sorted(mentions, key=lambda mention: (mention.start, mention.end, mention.hpo_id))
+
+
+def _mentions_of(clause: clause_parts.Clause) -> list[Mention]:
+    regions = clause_states.apply_states(clause)
+    mentions = []
+    for part in clause.parts:
+        for found in part.found:
+            if not clause_states.names_disease(clause, found.words[-1]):
+                start, end = min(word.start for word in found.own), max(word.end for word in found.own)
+                mentions.append(Mention(found.hpo_id, found.state, start, end))
+    for region in regions:
+        start, end = region.part.words[0].start, region.part.words[-1].end
+        sites = frozenset(word.meaning for word in region.part.sites)
+        for hpo_id in clause_states.region_terms(sites, region.dimensions):
+            mentions.append(Mention(hpo_id, region.state, start, end, implied=True))
+    return mentions
 
 
 def find_terms(text: str, skip_diagnosis: bool = True) -> ReportTerms:

@@ -1,7 +1,7 @@
 """How alike the wording of two texts is: cosine of TF-IDF vectors, and of sentence embeddings as in the paper.
 
     encoders, not_run = open_encoders()                      # those at hand; names of the others
-    vectors = embed(texts, encoders["all-MiniLM-L6-v2"])     # each distinct text once; (n, d), nan for a text without words
+    vectors = embed(texts, encoders["all-MiniLM-L6-v2"])     # (n, d), each distinct text encoded once
     similarity = vectors[:n] @ vectors[n:].T                 # -1..1
 
 Both are blind to meaning: "widely spaced eyes" and "hypertelorism" share no word and are far apart for MiniLM, while
@@ -58,16 +58,16 @@ class SentenceEncoder:
         single texts by rounding only, about 2e-7."""
         texts = np.array(list(texts), dtype=object)
         vectors = np.zeros((len(texts), self.model.get_embedding_dimension()), np.float32)
-        for rows in batches(np.minimum(self._lengths(texts), self.model.max_seq_length or np.inf)):
+        for rows in batches(np.minimum(self.lengths(texts), self.model.max_seq_length or np.inf)):
             vectors[rows] = self.model.encode(
                 texts[rows].tolist(), batch_size=len(rows), normalize_embeddings=True, show_progress_bar=False
             )
         return vectors
 
     def tokens_cut(self, texts: Sequence[str]) -> np.ndarray:
-        return np.maximum(self._lengths(texts) - (self.model.max_seq_length or np.inf), 0).astype(int)
+        return np.maximum(self.lengths(texts) - (self.model.max_seq_length or np.inf), 0).astype(int)
 
-    def _lengths(self, texts: Sequence[str]) -> np.ndarray:
+    def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text, those included that mark its ends, (n,)."""
         tokens = self.model.tokenizer(list(texts), verbose=False)["input_ids"] if len(texts) else []
         return np.array([len(ids) for ids in tokens], int)

@@ -34,7 +34,8 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-REPORT = "\n".join(f"{heading}: There is hypertelorism." for heading in SECTIONS.values())
+TEXTS = ["The face is long.", "Hypertelorism.", "Hypertelorism.", "Wide nasal bridge.", "Thin upper lip vermilion."]
+REPORT = "\n".join(map(": ".join, zip(SECTIONS.values(), [*TEXTS, "Noonan syndrome."], strict=True)))
 
 
 def processor() -> Qwen2_5_VLProcessor:
