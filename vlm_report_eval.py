@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import numpy as np
     from accelerate import Accelerator
 
+    from imaging.faces import Detector
+    from reporting.landmark_reporter import Norms
     from reporting.report_inputs import ReportInputs
     from reporting.reporters import Reporter
 
@@ -41,14 +43,16 @@ STOPPED = RESUMED
 WRITE_REPORTS = "write reports with generate"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "httpx2", "hpo3", "pillow", "numpy")
 LANDMARKS = "landmarks"  # the reporter that follows rules
+NORMS = "norms.json"  # what faces measure, beside the reports of landmarks
 DEFAULT_REPORTER = "Qwen/Qwen2.5-VL-7B-Instruct"  # the paper's
 ANSWERS = "answers"  # folder of every answer as it came, in the output folder
-RESULTS = ("results.json", "run.json", "README.md", "LICENSE", "croissant.json")
+RESULTS = ("results.json", "run.json", NORMS, "README.md", "LICENSE", "croissant.json")
+MATRIX_SIMILARITY = "findings/ontology"  # of report_scores' matrix; pairs are shown by it
 SCORES = ("results.json", "pairs.parquet", "pairs.html", "run.json")
 # What may differ between a run and the one it goes on from: none of it changes an answer by more than rounding.
 FREE_SETTINGS = ("command", "dataset_name", "output_dir", "resume_from_checkpoint", "cache_dir", "batch_size")
 FREE_SETTINGS += ("per_class", "reporter", "base_url", "photographs_leave_this_machine", "concurrency", "timeout")
-FREE_SETTINGS += ("detector_model",)
+FREE_SETTINGS += ("detector_model", "norms")
 
 
 # --------------------------------------------------------------------------------------------------------- arguments
@@ -97,6 +101,9 @@ def add_generate(add) -> None:
     add("--detector", choices=[*FACE_DETECTORS, *MODEL_DETECTORS], default="mtcnn", help=text)
     text = "file of the detector's weights; a folder for a pack of insightface"
     add("--detector_model", type=path_argument, help=text)
+    text = f"what faces measure, for the reporter {LANDMARKS}: {NORMS} of an earlier run on photographs (default: "
+    text += "measured on the dataset's photographs)"
+    add("--norms", type=path_argument, metavar="FILE", help=text)
     add("--batch_size", type=int, default=8, help="pictures per step and process")
     add("--max_new_tokens", type=int, default=1024, help="longest answer in tokens; 1024 is the paper's")
     add("--output_dir", type=path_argument, required=True, help="folder for the reports; replaces those of other runs")
@@ -129,6 +136,8 @@ def check_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
         parser.error(f"--reporter {LANDMARKS} needs no server; leave out --base_url")
     if args.reporter == LANDMARKS and args.align_faces != "none":
         parser.error(f"--reporter {LANDMARKS} finds the faces itself; leave out --align_faces")
+    if args.norms and args.reporter != LANDMARKS:
+        parser.error(f"--norms is for --reporter {LANDMARKS}")
     if args.photographs_leave_this_machine and not args.base_url:
         parser.error("--photographs_leave_this_machine is about a --base_url, and there is none")
     if args.detector in MODEL_DETECTORS and args.detector_model is None:
@@ -162,7 +171,7 @@ def generate(args: argparse.Namespace) -> None:
     with accelerator.main_process_first():
         inputs = open_inputs(args.dataset_name, args.dataset_config_name, args.per_class, RANKED_BY)
         inputs.detector = open_detector(accelerator, args.align_faces, None, args.cache_dir)
-        reporter, identity = open_reporter(accelerator, args)
+        reporter, identity = open_reporter(accelerator, inputs, args)
     settings = settings_of(args, inputs, identity)
     answers = args.output_dir / ANSWERS
     resume = bool(args.resume_from_checkpoint)
@@ -185,6 +194,8 @@ def generate(args: argparse.Namespace) -> None:
     # ---- the reports
     if accelerator.is_main_process:
         results = write_reports_of(args.output_dir, inputs, reporter, identity, problems)
+        if args.reporter == LANDMARKS:
+            write_json(args.output_dir / NORMS, reporter.rules.norms.as_dict())
         record = run_record(vars(args), PACKAGES, started) | identity
         record |= {"dataset": {"fingerprint": inputs.images._fingerprint, "config_name": inputs.images.config_name}}
         write_json(args.output_dir / "run.json", record | device_record(accelerator))
@@ -196,7 +207,7 @@ def generate(args: argparse.Namespace) -> None:
     accelerator.end_training()
 
 
-def open_detector(accelerator: Accelerator, name: str, model: Path | None, cache_dir: Path):
+def open_detector(accelerator: Accelerator, name: str, model: Path | None, cache_dir: Path) -> Detector | None:
     """The face detector of that name, with a cache; None for the name none."""
     from imaging import faces
     from imaging.face_cache import CachedDetector
@@ -206,7 +217,7 @@ def open_detector(accelerator: Accelerator, name: str, model: Path | None, cache
     return CachedDetector(faces.load_detector(name, accelerator.device.type, model=model), cache_dir)
 
 
-def open_reporter(accelerator: Accelerator, args: argparse.Namespace) -> tuple[Reporter, dict]:
+def open_reporter(accelerator: Accelerator, inputs: ReportInputs, args: argparse.Namespace) -> tuple[Reporter, dict]:
     """The reporter, and what its reports depend on: its name, its weights and its settings."""
     from reporting import report_sections
 
@@ -215,8 +226,9 @@ def open_reporter(accelerator: Accelerator, args: argparse.Namespace) -> tuple[R
         from reporting.reporters import RuleReporter
 
         detector = open_detector(accelerator, args.detector, args.detector_model, args.cache_dir)
-        reporter = RuleReporter(LANDMARKS, LandmarkReporter(detector), args.batch_size)
-        return reporter, reporter.record() | detector.record()
+        rules = LandmarkReporter(detector, norms_of(inputs, detector, args.norms))
+        reporter = RuleReporter(LANDMARKS, rules, args.batch_size)
+        return reporter, reporter.record() | detector.record() | rules.record()
     if args.base_url:
         from reporting.server_reporter import ServerReporter
 
@@ -237,6 +249,29 @@ def open_reporter(accelerator: Accelerator, args: argparse.Namespace) -> tuple[R
     prompts = {"prompt_sha256": report_sections.prompt_sha256(reporter.asked(0))}
     prompts["second_prompt_sha256"] = report_sections.prompt_sha256(reporter.asked(1))
     return reporter, identity | prompts
+
+
+def norms_of(inputs: ReportInputs, detector: Detector, file: Path | None) -> Norms:
+    """What faces measure: as a file says, or on the photographs of the dataset, held-out ones included.
+
+    Raises InputError for synthetic images without a file: compared with one another, whatever a generator exaggerates
+    would be normal."""
+    import numpy as np
+
+    from reporting import landmark_reporter
+
+    if file:
+        return landmark_reporter.read_norms(file, detector)
+    if inputs.id_column != "image_id":
+        remedy = f"give --norms {NORMS} of a run on the photographs that they were made from"
+        raise InputError(f"--reporter {LANDMARKS}: synthetic images are not to be compared with themselves; {remedy}")
+    measured = []
+    for row in range(len(inputs.images)):
+        try:
+            measured.append(landmark_reporter.measure(detector, [inputs.picture(row)[0]]))
+        except InputError:
+            continue  # `ask` says so
+    return landmark_reporter.fit_norms(np.concatenate(measured), detector)
 
 
 def settings_of(args: argparse.Namespace, inputs: ReportInputs, identity: dict) -> dict:
@@ -364,7 +399,9 @@ def score(args: argparse.Namespace) -> None:
     # ---- scores, pairs, page
     scores = score_reports(real, synthetic, encoders, args.seed)
     write_atomically(args.output_dir / "pairs.parquet", lambda file: pq.write_table(scores.pairs, file))
-    write_page(args.output_dir / "pairs.html", scores.pairs, real, synthetic, scores.matrix, scores.condition_names)
+    of_matrix = MATRIX_SIMILARITY if MATRIX_SIMILARITY in scores.pairs.column_names else None
+    page = (scores.pairs, real, synthetic, scores.matrix, scores.condition_names, of_matrix)
+    write_page(args.output_dir / "pairs.html", *page)
     write_json(args.output_dir / "results.json", {"seed": args.seed} | scores.results)
     write_json(args.output_dir / "run.json", run_record(vars(args), PACKAGES, started) | settings)
     print(f"written: {args.output_dir}: {', '.join(SCORES)}")

@@ -32,14 +32,15 @@ from reporting.report_dataset import Reports, open_reports
 from reporting.report_sections import prompt_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
+N = 24
 COMMAND = [sys.executable, ROOT / "vlm_report_eval.py"]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """A folder with a dataset of 12 SIMULATED photographs of 4 conditions, rdface-sim."""
+    """A folder with a dataset of N SIMULATED photographs of 4 conditions, rdface-sim."""
     folder = tmp_path_factory.mktemp("reports")
-    sizes = ["--num_images", 12, "--num_conditions", 4, "--image_size", 96, "--seed", 5]
+    sizes = ["--num_images", N, "--num_conditions", 4, "--image_size", 96, "--seed", 5]
     assert exit_status(simulate_faces, "--output_dir", folder / "raw", *sizes) == 0
     assert exit_status(rdface_dataset, "build", folder / "raw", "--output_dir", folder / "rdface-sim") == 0
     return folder
@@ -86,9 +87,9 @@ def test_every_photograph_has_a_report_with_what_ties_it_to_content(by_qwen, cor
     assert set(reports["reporter"]) == {"tiny-qwen"} and set(reports["prompt_sha256"]) == {prompt_sha256()}
     assert len(set(reports["report"])) > 1  # the model sees the pictures
     told = results(by_qwen)
-    assert told["simulated"] is True and told["n_reports"] == 12
+    assert told["simulated"] is True and told["n_reports"] == N
     # Random weights write no sections: all answers are malformed, asked for again, and kept as they are.
-    assert (told["n_malformed"], told["n_retried"]) == (12, 12) and told["flags"]["no_sections"] >= 10
+    assert (told["n_malformed"], told["n_retried"]) == (N, N) and told["flags"]["no_sections"] >= N - 2
     answers = answer_files.read_answers(by_qwen / "answers")
     assert {len(own) for own in answers.values()} == {2}
     assert (by_qwen / "reports").stat().st_mode & 0o077 == (by_qwen / "answers").stat().st_mode & 0o077 == 0
@@ -122,7 +123,7 @@ def test_a_server_that_fails_loses_no_report_and_writes_none_twice(corpus, tmp_p
     found, told = rows(tmp_path / "out"), results(tmp_path / "out")
     images = load_images(str(corpus / "rdface-sim"))
     assert [row["image_id"] for row in found] == images["image_id"][:]
-    assert told["n_retried"] > 0 and told["n_reports"] == 12
+    assert told["n_retried"] > 0 and told["n_reports"] == N
     for row in found:
         if not {"cut_off", "missing_sections"} & set(row["flags"]):
             assert row["report"].startswith(REPORT) and "HP:0000316" in row["hpo_present"]
@@ -144,11 +145,11 @@ def test_a_malformed_answer_is_asked_for_once_more_and_the_better_one_is_taken(c
 
     with chat_server(behave) as server:
         assert exit_status(vlm_report_eval, *served(corpus, tmp_path / "out", server.url, "--concurrency", 1)) == 0
-        assert len(server.requests) == 12 + 8 and max(server.per_picture.values()) == 2
+        assert len(server.requests) == N + 16 and max(server.per_picture.values()) == 2
     flags = Counter(tuple(row["flags"]) for row in rows(tmp_path / "out"))
-    assert flags == {("retried", "second_answer"): 4, ("missing_sections", "retried"): 4, (): 4}
+    assert flags == {("retried", "second_answer"): 8, ("missing_sections", "retried"): 8, (): 8}
     told = results(tmp_path / "out")
-    assert (told["n_malformed"], told["n_retried"], told["n_second_answers"]) == (4, 8, 4)
+    assert (told["n_malformed"], told["n_retried"], told["n_second_answers"]) == (8, 16, 8)
 
 
 def test_a_killed_run_goes_on_and_asks_about_no_picture_again(corpus, tmp_path):
@@ -175,9 +176,9 @@ def test_a_killed_run_goes_on_and_asks_about_no_picture_again(corpus, tmp_path):
             file.write(b'{"key": "5", "attempt": 0, "answer": {"te')
         assert not (output / "reports").exists()
         assert exit_status(vlm_report_eval, *flags, "--resume_from_checkpoint", "latest") == 0
-        # 12 pictures, and the one again whose answer had not come
-        assert len(server.requests) == 13 and sorted(server.per_picture.values()) == [1] * 11 + [2]
-    assert len({row["image_id"] for row in rows(output)}) == len(rows(output)) == 12
+        # every picture, and the one again whose answer had not come
+        assert len(server.requests) == N + 1 and sorted(server.per_picture.values()) == [1] * (N - 1) + [2]
+    assert len({row["image_id"] for row in rows(output)}) == len(rows(output)) == N
 
 
 def test_ctrl_c_ends_a_run_at_once_that_waits_for_a_server_and_says_how_to_go_on(corpus, tmp_path):
@@ -267,6 +268,55 @@ def test_of_filtered_images_the_best_that_were_kept_are_taken_and_keep_their_sou
     assert reports.id_column == "synthetic_id" and "HP:0000316" in reports.terms[0].present
 
 
+# ---- rules, and scores
+
+
+@pytest.fixture(scope="module")
+def by_rules(corpus) -> Path:
+    output = corpus / "by-rules"
+    flags = generate(corpus, output, "--reporter", "landmarks", "--cache_dir", corpus / "cache")
+    assert exit_status(vlm_report_eval, *flags) == 0
+    return output
+
+
+def test_the_reporter_landmarks_measures_its_norms_on_photographs_alone(corpus, by_rules, synthetic, capsys, tmp_path):
+    found = rows(by_rules)
+    assert len(found) == N and {row["prompt_sha256"] for row in found} == {None}
+    assert not any("retried" in row["flags"] for row in found) and any(row["hpo_present"] for row in found)
+    flags = ["generate", "--dataset_name", synthetic, "--reporter", "landmarks", "--output_dir", tmp_path / "out"]
+    flags += ["--cache_dir", corpus / "cache"]
+    assert exit_status(vlm_report_eval, *flags) == 2
+    assert "give --norms norms.json of a run on the photographs" in capsys.readouterr().err
+    assert exit_status(vlm_report_eval, *flags, "--norms", by_rules / "norms.json") == 0
+    # The synthetic images are the first photographs again, so these norms give the same reports.
+    reports = {row["synthetic_id"].rpartition("_")[2]: row["report"] for row in rows(tmp_path / "out")}
+    assert reports == {str(n): found[n]["report"] for n in range(5)}
+
+
+def test_score_writes_results_pairs_and_a_page_that_a_withdrawal_finds(corpus, by_rules, synthetic, tmp_path, capsys):
+    home = tmp_path / "runs"
+    with chat_server() as server:
+        flags = served(corpus, home / "synthetic", server.url, "--dataset_name", synthetic)
+        assert exit_status(vlm_report_eval, *flags) == 0
+    both = ["score", "--real_reports", by_rules, "--synthetic_reports", home / "synthetic"]
+    assert exit_status(vlm_report_eval, *both, "--output_dir", home / "scores") == 0
+    scores = home / "scores"
+    pairs = pq.read_table(scores / "pairs.parquet").to_pylist()
+    of_label = Counter(load_images(str(corpus / "rdface-sim"))["label"][:])
+    assert len(pairs) == 3 * of_label[0] + 2 * of_label[1]  # the synthetic images are of two conditions
+    assert results(scores)["n_pairs"] == len(pairs) and results(scores)["seed"] == 0
+    page = (scores / "pairs.html").read_text()
+    assert pairs[0]["synthetic_id"] in page and "SIMULATED" in page
+    assert scores.stat().st_mode & 0o077 == 0
+    assert "long" not in capsys.readouterr().out.split("written:")[1]
+    images = load_images(str(corpus / "rdface-sim"))
+    found = withdrawal.derived(scores, images["image_id"][N - 1], photograph_sha256(images)[N - 1])
+    assert sorted(path.name for path in found.files) == ["pairs.html", "pairs.parquet"]
+    assert exit_status(vlm_report_eval, *both, "--output_dir", by_rules / "scores") == 2
+    assert exit_status(vlm_report_eval, *both[:4], corpus / "rdface-sim", "--output_dir", tmp_path / "x") == 2
+    assert exit_status(vlm_report_eval, *both, "--encoders", tmp_path, "--output_dir", tmp_path / "x") == 2
+
+
 # ---- privacy
 
 
@@ -287,7 +337,7 @@ def test_nothing_of_a_report_reaches_what_is_public(corpus, by_qwen, tmp_path):
         assert made[0]["image_id"] not in (folder / "README.md").read_text()
     assert "SIMULATED" in (tmp_path / "out" / "README.md").read_text()
     contents = publishable.examine(dataset)
-    assert contents.problems == [] and contents.rows == {"real": 12, "reports": 12}
+    assert contents.problems == [] and contents.rows == {"real": N, "reports": N}
 
 
 def test_the_reports_on_a_withdrawn_photograph_go_with_it_under_any_name(corpus, by_qwen, synthetic, tmp_path):
@@ -306,7 +356,7 @@ def test_the_reports_on_a_withdrawn_photograph_go_with_it_under_any_name(corpus,
             ("synthetic", "answers"),
         }
     withdrawal.remove_with_cards(found, "RENAMED.1", sha256)
-    assert name not in {row["image_id"] for row in rows(home / "real")} and len(rows(home / "real")) == 11
+    assert name not in {row["image_id"] for row in rows(home / "real")} and len(rows(home / "real")) == N - 1
     assert not (home / "synthetic" / "reports").exists() and not list(home.rglob("*.jsonl"))
     assert open_reports(str(home / "real")).ids == images["image_id"][1:]
 
