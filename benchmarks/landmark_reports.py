@@ -151,6 +151,7 @@ def print_all_terms(detectors: dict, simulated: dict, truth: dict, seed: int) ->
         subsets = {"": terms_of(measured)}
         if "mtcnn" in simulated and len(terms_of(simulated["mtcnn"])) < len(subsets[""]):
             subsets[", MTCNN's terms"] = terms_of(simulated["mtcnn"])
+        subsets[", all terms of the people"] = sorted(set().union(*truth["present_terms"]))
         for words, terms in subsets.items():
             print_terms(f"{name}{words}", reports, truth, terms, seed)
             print_terms(f"  exact points{words}", exact_reports, truth, terms, seed)

@@ -26,6 +26,7 @@ from phenotyping import face_lexicon
 from reporting.report_dataset import IDENTITY, Reports
 from reporting.report_sections import OTHER_FINDINGS, SECTIONS
 from reporting.report_terms import STATES, ReportTerms, find_mentions
+from reporting.term_similarity import TermSpace, current_id
 
 TEMPLATE = Path(__file__).resolve().parent / "reports_page.html"
 SHOWN_PAIRS = {"most similar": 0.0, "median": 0.5, "least similar": 1.0}  # name -> place among a condition's pairs
@@ -34,6 +35,9 @@ NAMED_TERMS = 3  # in a mark; a whole region that is normal rules out dozens
 PRESENT, ABSENT, NOT_VISIBLE = STATES
 AGREES, CONFLICTS, ALONE = "agrees", "conflicts", "alone"
 WITHOUT_SECTIONS = "Whole report"  # heading of a report in which no section was found
+HEADINGS = {heading: column for column, heading in SECTIONS.items()}  # as the page shows them -> column
+HEADINGS |= {"Other findings": OTHER_FINDINGS, WITHOUT_SECTIONS: "report"}
+DEFAULT_SIMILARITY = "findings/ontology"  # of report_scores.score_reports
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,16 @@ def write_page(
     synthetic: Reports,
     matrix: np.ndarray,
     condition_names: Sequence[str],
-    similarity: str | None = None,
+    similarity: str = DEFAULT_SIMILARITY,
 ) -> None:
     """Write the page, readable by the user alone, since reports describe patients.
 
-    pairs: real_id, synthetic_id, disease_abbr and similarities (floating columns, nan or null if undefined), each pair
-    of one condition; generator, protocol and fold, if they are there, tell synthetic images of one name apart. matrix
-    (C, C): mean similarity of the real reports of a condition (row) and the synthetic ones of another (column), nan
-    without pairs; condition_names (C,): abbreviations. similarity: the column by which pairs are chosen and whose means
-    the matrix holds; default: the first. Raises ValueError for a pair whose report is missing or not unique, and for a
-    matrix of another shape."""
+    pairs: as of report_scores.ReportScores: real_id, synthetic_id, disease_abbr, what tells synthetic images of one
+    name apart, and similarities in columns PART/SIMILARITY, nan or null if undefined. matrix (C, C): mean similarity of
+    the real reports of a condition (row) and the synthetic ones of another (column), nan without pairs;
+    condition_names (C,): abbreviations. similarity: the column by which pairs are chosen and whose means the matrix
+    holds; those of the same part are shown, too. Raises ValueError for a pair whose report is missing or not unique,
+    and for a matrix of another shape."""
     page = reports_page(pairs, real, synthetic, matrix, condition_names, similarity)
 
     def write(partial: Path) -> None:
@@ -77,16 +81,19 @@ def reports_page(
     synthetic: Reports,
     matrix: np.ndarray,
     condition_names: Sequence[str],
-    similarity: str | None = None,
+    similarity: str = DEFAULT_SIMILARITY,
 ) -> str:
     """The HTML page; arguments as for write_page."""
     matrix = np.asarray(matrix, float)
     if matrix.shape != (len(condition_names), len(condition_names)):
         raise ValueError(f"the matrix is {matrix.shape}, but there are {len(condition_names)} conditions")
-    similarities = [name for name in pairs.column_names if pa.types.is_floating(pairs.schema.field(name).type)]
-    similarity = similarity or similarities[0]
     columns = pairs.to_pydict()
-    shown = [shown_condition(abbr, columns, real, synthetic, similarities, similarity) for abbr in condition_names]
+    space = TermSpace.of({i for reports in (real, synthetic) for own in reports.terms for i in states_of(own)})
+    of_part = [similarity] + [
+        name for name in pairs.column_names if name.startswith(f"{similarity.rpartition('/')[0]}/")
+    ]
+    similarities = list(dict.fromkeys(of_part))
+    shown = [shown_condition(abbr, columns, real, synthetic, space, similarities) for abbr in condition_names]
     simulated = real_or_simulated.is_simulated(real.columns.get("source_type", [None]))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -114,21 +121,27 @@ def reports_page(
 
 
 def shown_condition(
-    abbr: str, columns: Mapping, real: Reports, synthetic: Reports, similarities: Sequence[str], similarity: str
+    abbr: str, columns: Mapping, real: Reports, synthetic: Reports, space: TermSpace, similarities: Sequence[str]
 ) -> dict:
-    """A condition with those of its pairs that are shown. columns: of the table of pairs."""
+    """A condition with those of its pairs that are shown, chosen by the first of the similarities.
+
+    columns: of the table of pairs."""
     rows = [row for row, own in enumerate(columns["disease_abbr"]) if own == abbr]
-    chosen = chosen_pairs(rows, columns[similarity])
-    names = (*zip(real.labels, real.columns["disease_name"], strict=True),)
-    names += (*zip(synthetic.labels, synthetic.columns["disease_name"], strict=True),)
+    names = [
+        name
+        for reports in (real, synthetic)
+        for label, name in zip(reports.labels, reports.columns["disease_name"], strict=True)
+        if label == abbr
+    ]
+    measure = similarities[0].rpartition("/")[2]
     return {
         "abbr": abbr,
-        "name": next((name for label, name in names if label == abbr and name), abbr),
+        "name": next(filter(None, names), abbr),
         "n_pairs": len(rows),
         "pairs": [
-            shown_pair(columns, row, real, synthetic)
+            shown_pair(columns, row, real, synthetic, space, measure)
             | {"name": name, "similarities": [(readable(column), columns[column][row]) for column in similarities]}
-            for name, row in chosen.items()
+            for name, row in chosen_pairs(rows, columns[similarities[0]]).items()
         ],
     }
 
@@ -144,33 +157,28 @@ def chosen_pairs(rows: Sequence[int], values: Sequence[float | None]) -> dict[st
     return {name: row for row, name in chosen.items()}
 
 
-def shown_pair(columns: Mapping, row: int, real: Reports, synthetic: Reports) -> dict:
-    """Both reports of a pair, section by section, and how many terms agree."""
-    two = [
-        (real, report_row(real, columns, "real_id", row)),
-        (synthetic, report_row(synthetic, columns, "synthetic_id", row)),
-    ]
-    states = [states_of(reports.select([number]).terms[0]) for reports, number in two]
-    kinds = compared(*states)
-    conflicts = sorted(term_name(hpo_id) for hpo_id, kind in kinds.items() if kind == CONFLICTS)
-    sections = [texts_of(reports, number) for reports, number in two]
-    headings = [
-        h for h in (*SECTIONS.values(), "Other findings", WITHOUT_SECTIONS) if any(h in own for own in sections)
-    ]
+def shown_pair(columns: Mapping, row: int, real: Reports, synthetic: Reports, space: TermSpace, measure: str) -> dict:
+    """Both reports of a pair, section by section, how many terms agree, and each section's similarity by `measure`."""
+    numbers = report_row(real, columns, "real_id", row), report_row(synthetic, columns, "synthetic_id", row)
+    two = [reports.select([number]) for reports, number in zip((real, synthetic), numbers, strict=True)]
+    marks, conflicts = compared(two[0].terms[0], two[1].terms[0], space)
+    sections = [texts_of(reports) for reports in two]
+    headings = [heading for heading in HEADINGS if any(heading in own for own in sections)]
     if all(own.get("Left Eye") == own.get("Right Eye") for own in sections):  # most often from one heading Eyes
         headings = [heading for heading in headings if heading != "Right Eye"]
     return {
         "real_id": columns["real_id"][row],
         "synthetic_id": columns["synthetic_id"][row],
         "conflicts": conflicts,
-        "n_agreeing": sum(kind == AGREES for kind in kinds.values()),
-        "n_alone": [sum(i not in kinds and s != NOT_VISIBLE for i, s in own.items()) for own in states],
+        "n_agreeing": sum(mark.kind == AGREES for mark in marks[0].values()),
+        "n_alone": [sum(mark.kind == ALONE for mark in own.values()) for own in marks],
         "sections": [
             {
                 "heading": "Both Eyes" if heading == "Left Eye" and "Right Eye" not in headings else heading,
+                "similarity": columns.get(f"{HEADINGS[heading]}/{measure}", {row: None})[row],
                 "texts": [
-                    marked_text(heading, own[heading], own_states, kinds) if heading in own else None
-                    for own, own_states in zip(sections, states, strict=True)
+                    marked_text(heading, own[heading], own_marks) if heading in own else None
+                    for own, own_marks in zip(sections, marks, strict=True)
                 ],
                 "n_characters": [len(own.get(heading, "")) for own in sections],
                 "folded": [len(own.get(heading, "")) > FOLDED_CHARACTERS for own in sections],
@@ -193,12 +201,12 @@ def report_row(reports: Reports, columns: Mapping, id_column: str, row: int) -> 
     return found[0]
 
 
-def texts_of(reports: Reports, number: int) -> dict[str, str]:
-    """The sections of a report by heading; the whole report if no section was found in it."""
-    texts = {heading: reports.columns[column][number] for column, heading in SECTIONS.items()}
-    texts["Other findings"] = reports.columns[OTHER_FINDINGS][number]
-    texts = {heading: text for heading, text in texts.items() if text}
-    return texts or {WITHOUT_SECTIONS: reports.columns["report"][number] or ""}
+def texts_of(report: Reports) -> dict[str, str]:
+    """The sections of one report by heading; the whole report if no section was found in it."""
+    (whole,) = report.columns["report"]
+    texts = {heading: report.columns[column][0] for heading, column in HEADINGS.items() if column in report.columns}
+    texts.pop(WITHOUT_SECTIONS)
+    return {heading: text for heading, text in texts.items() if text} or {WITHOUT_SECTIONS: whole or ""}
 
 
 # ---------------------------------------------------------------------------------------------------------- the marks
@@ -209,14 +217,45 @@ def states_of(terms: ReportTerms) -> dict[str, str]:
     return {hpo_id: state for state in STATES for hpo_id in getattr(terms, state)}
 
 
-def compared(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
-    """HPO id -> AGREES or CONFLICTS, for the terms that both reports say to be present or absent."""
-    seen = {hpo_id for hpo_id in {*one} & {*other} if NOT_VISIBLE not in (one[hpo_id], other[hpo_id])}
-    return {hpo_id: AGREES if one[hpo_id] == other[hpo_id] else CONFLICTS for hpo_id in seen}
+def compared(one: ReportTerms, other: ReportTerms, space: TermSpace) -> tuple[list[dict[str, Piece]], list[str]]:
+    """What the marks of two reports say: for each report HPO id -> a Piece without text, and the conflicts by name.
+
+    AGREES: both say that the term is present, or that it is absent. CONFLICTS: a term is present in one report, and the
+    other calls it or an ancestor absent, or an opposite present, as in term_similarity.conflicts. ALONE: all others. A
+    term that is not visible has no mark."""
+    found: list[dict[str, Piece]] = [{}, {}]
+    against: tuple[dict[str, set], dict[str, set]] = ({}, {})  # id -> what the other report says against it
+    for here, (own, there) in enumerate(((one, other), (other, one))):
+        for hpo_id in own.present:
+            denied = [(term, ABSENT) for term in there.absent if _related(space, space.implies, hpo_id, term)]
+            denied += [(term, PRESENT) for term in there.present if _related(space, space.opposite, hpo_id, term)]
+            if any(_related(space, space.implies, term, hpo_id) for term in there.present):
+                denied = []
+            for term, state in denied:
+                against[here].setdefault(hpo_id, set()).add((term, state))
+                against[1 - here].setdefault(term, set()).add((hpo_id, PRESENT))
+    for here, (own, there) in enumerate(((one, other), (other, one))):
+        for hpo_id, state in states_of(own).items():
+            said = f"{term_name(hpo_id)} {state}"
+            if hpo_id in against[here]:
+                opposed = sorted(against[here][hpo_id])
+                words = [f"{state}" if term == hpo_id else f"{term_name(term)} {state}" for term, state in opposed]
+                found[here][hpo_id] = Piece("", CONFLICTS, f"{said} here, {' and '.join(words)} there")
+            elif state != NOT_VISIBLE:
+                kind = AGREES if hpo_id in getattr(there, state) else ALONE
+                found[here][hpo_id] = Piece("", kind, said)
+    names = {tuple(sorted({term_name(a), term_name(b)})) for a, own in against[0].items() for b, _ in own}
+    return found, sorted(" against ".join(two) for two in names)
 
 
-def marked_text(heading: str, text: str, states: Mapping[str, str], kinds: Mapping[str, str]) -> list[Piece]:
-    """A section's text in pieces. states: what the whole report says of each term; kinds: as `compared` returns them.
+def _related(space: TermSpace, relation: np.ndarray, a: str, b: str) -> bool:
+    """Whether a relation (T, T) of the space holds from term a to term b; False for terms that HPO does not know."""
+    numbers = [space.index.get(current_id(hpo_id)) for hpo_id in (a, b)]
+    return None not in numbers and bool(relation[numbers[0], numbers[1]])
+
+
+def marked_text(heading: str, text: str, marks: Mapping[str, Piece]) -> list[Piece]:
+    """A section's text in pieces. marks: of the whole report, by HPO id.
 
     Where mentions overlap, they make one piece, and a conflict counts more than an agreement. What the heading names
     ("Nose: Normal.") is marked in the first sentence. The diagnostic suggestion has no marks, since no term is looked
@@ -224,30 +263,29 @@ def marked_text(heading: str, text: str, states: Mapping[str, str], kinds: Mappi
     if heading == SECTIONS["diagnostic_suggestion"]:
         return [Piece(text)]
     before = f"{heading}: " if heading in SECTIONS.values() else ""  # "Normal." is about what the heading names
-    first_sentence = len(before) + len(re.split(r"[.;\n]", text, maxsplit=1)[0])
+    first_sentence = len(re.split(r"[.;\n]", text, maxsplit=1)[0])
     spans = []
     for one in find_mentions(before + text):
-        if states.get(one.hpo_id, NOT_VISIBLE) != NOT_VISIBLE:
-            stop = one.end if one.end > len(before) else first_sentence
-            spans.append((max(one.start - len(before), 0), stop - len(before), one.hpo_id))
+        if one.hpo_id in marks:
+            stop = one.end - len(before) if one.end > len(before) else first_sentence
+            spans.append((max(one.start - len(before), 0), stop, marks[one.hpo_id]))
     pieces, end = [], 0
     while spans:
-        start, stop, ids = spans[0][0], 0, []
-        while spans and (not ids or spans[0][0] < stop):
-            _, own_stop, hpo_id = spans.pop(0)
-            stop, ids = max(stop, own_stop), [*ids, hpo_id]
-        pieces += [Piece(text[end:start]), marked_piece(text[start:stop], ids, states, kinds)]
+        start, stop, own = spans[0][0], 0, []
+        while spans and (not own or spans[0][0] < stop):
+            _, own_stop, mark = spans.pop(0)
+            stop, own = max(stop, own_stop), [*own, mark]
+        pieces += [Piece(text[end:start]), _joined(text[start:stop], own)]
         end = stop
     return [piece for piece in [*pieces, Piece(text[end:])] if piece.text]
 
 
-def marked_piece(text: str, hpo_ids: Sequence[str], states: Mapping[str, str], kinds: Mapping[str, str]) -> Piece:
-    """The piece that mentions terms."""
-    found = {hpo_id: kinds.get(hpo_id, ALONE) for hpo_id in hpo_ids}
-    kind = next(kind for kind in (CONFLICTS, AGREES, ALONE) if kind in found.values())
-    deciding = [f"{term_name(hpo_id)} {states[hpo_id]}" for hpo_id, own in found.items() if own == kind]
-    more = f" and {len(deciding) - NAMED_TERMS} more" if len(deciding) > NAMED_TERMS else ""
-    return Piece(text, kind, ", ".join(deciding[:NAMED_TERMS]) + more)
+def _joined(text: str, marks: Sequence[Piece]) -> Piece:
+    """The piece of text that has these marks."""
+    kind = next(kind for kind in (CONFLICTS, AGREES, ALONE) if any(mark.kind == kind for mark in marks))
+    words = list(dict.fromkeys(mark.terms for mark in marks if mark.kind == kind))
+    more = f" and {len(words) - NAMED_TERMS} more" if len(words) > NAMED_TERMS else ""
+    return Piece(text, kind, "; ".join(words[:NAMED_TERMS]) + more)
 
 
 def term_name(hpo_id: str) -> str:
@@ -306,7 +344,8 @@ def heat_map(matrix: np.ndarray, condition_names: Sequence[str], similarity: str
 
 def readable(column: str) -> str:
     """A column's name in words."""
-    return column.replace("_", " ")
+    part, _, measure = column.rpartition("/")
+    return f"{measure} of {part}".replace("_", " ") if part else measure
 
 
 def shown_number(value: float | None) -> str:

@@ -296,11 +296,12 @@ def report(deviations: np.ndarray, threshold_sd: float = THRESHOLD_SD) -> str:
 
 def _sentence(one: Measure, z: float, threshold_sd: float) -> str:
     """What is said of one measure that deviates from the norms by z SD."""
+    shown = f"({round(z, 1) + 0.0:+.1f} SD)"  # + 0.0: no minus before a zero
     term = one.large if z > 0 else one.small
     if term and abs(z) >= threshold_sd:
-        return f"{term_name(term).capitalize()}, {'marked' if abs(z) >= MARKED_SD else 'mild'} ({z:+.1f} SD)."
+        return f"{term_name(term).capitalize()}, {'marked' if abs(z) >= MARKED_SD else 'mild'} {shown}."
     absent = ", ".join(f"no {term_name(hpo_id)}" for hpo_id in (one.small, one.large) if hpo_id)
-    return f"{absent.capitalize()} ({z:+.1f} SD)."
+    return f"{absent.capitalize()} {shown}."
 
 
 def term_name(hpo_id: str) -> str:

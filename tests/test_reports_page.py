@@ -9,8 +9,10 @@ import pyarrow as pa
 import pytest
 
 from pages import reports_page
-from pages.reports_page import AGREES, ALONE, CONFLICTS
+from pages.reports_page import AGREES, ALONE, CONFLICTS, Piece
 from reporting.report_dataset import Reports, report_row
+from reporting.report_terms import ReportTerms
+from reporting.term_similarity import TermSpace
 
 TAIL = "\nDiagnostic Suggestion: None."
 REAL = {
@@ -39,8 +41,9 @@ PAIRS = pa.table(
         "real_id": ["AAR.1", "AAR.2", "BBS.1"],
         "synthetic_id": ["AAR-s", "AAR-s", "BBS-s"],
         "disease_abbr": ["AAR", "AAR", "BBS"],
-        "hpo_bma": [0.75, 0.25, 0.5],
-        "tfidf": [0.11, None, float("nan")],
+        "findings/ontology": [0.75, 0.25, 0.5],
+        "findings/tfidf": [0.11, None, float("nan")],
+        "nose/ontology": [0.33, 0.44, None],
     }
 )
 MATRIX = np.array([[0.5, 0.125, np.nan], [0.875, 0.375, np.nan], [np.nan] * 3])
@@ -97,13 +100,16 @@ def test_a_term_that_is_present_here_and_absent_there_is_a_conflict_in_both_repo
     marks = [mark for mark in Marks(page()).of("AAR.1") if mark[1] == CONFLICTS]
     long_face = [(column, text) for column, _, text in marks if "ong face" in text]
     assert [column for column, _ in long_face] == [1, 2]
-    assert long_face[0][1].startswith("✗ Long face") and "conflict: Long face present here" in long_face[0][1]
-    assert "conflict: Long face absent here" in long_face[1][1]
+    assert (
+        long_face[0][1].startswith("✗ Long face")
+        and "(conflict: Long face present here, absent there)" in long_face[0][1]
+    )
+    assert "(conflict: Long face absent here, present there)" in long_face[1][1]
 
 
 def test_a_normal_region_conflicts_with_a_finding_of_that_region():
     marks = [text for column, kind, text in Marks(page()).of("AAR.1") if kind == CONFLICTS and "Wide mouth" in text]
-    assert len(marks) == 2 and "✗ Normal" in marks[0] and "Wide mouth absent here" in marks[0]
+    assert len(marks) == 2 and "✗ Normal" in marks[0] and "Wide mouth absent here, present there" in marks[0]
 
 
 def test_terms_of_one_report_only_are_neutral():
@@ -112,30 +118,57 @@ def test_terms_of_one_report_only_are_neutral():
     assert not [mark for mark in marks if "Wide nose" in mark[2] and mark[1] != ALONE]
 
 
+LONG_NOSE, SHORT_NOSE, WIDE_NOSE, NOSE_SHAPE = "HP:0003189", "HP:0003196", "HP:0000445", "HP:0005105"
+
+
 @pytest.mark.parametrize(
-    ("one", "other", "kinds"),
+    ("one", "other", "kinds", "conflicts"),
     [
-        ({"HP:1": "present"}, {"HP:1": "present"}, {"HP:1": AGREES}),
-        ({"HP:1": "absent"}, {"HP:1": "absent"}, {"HP:1": AGREES}),
-        ({"HP:1": "present"}, {"HP:1": "absent"}, {"HP:1": CONFLICTS}),
-        ({"HP:1": "absent"}, {"HP:1": "present"}, {"HP:1": CONFLICTS}),
-        ({"HP:1": "present"}, {"HP:1": "not_visible"}, {}),
-        ({"HP:1": "not_visible"}, {"HP:1": "not_visible"}, {}),
-        ({"HP:1": "present"}, {"HP:2": "present"}, {}),
+        (([LONG_NOSE], []), ([LONG_NOSE], []), ({LONG_NOSE: AGREES}, {LONG_NOSE: AGREES}), []),
+        (([], [LONG_NOSE]), ([], [LONG_NOSE]), ({LONG_NOSE: AGREES}, {LONG_NOSE: AGREES}), []),
+        (([LONG_NOSE], []), ([], [LONG_NOSE]), ({LONG_NOSE: CONFLICTS}, {LONG_NOSE: CONFLICTS}), ["Long nose"]),
+        (([], [LONG_NOSE]), ([LONG_NOSE], []), ({LONG_NOSE: CONFLICTS}, {LONG_NOSE: CONFLICTS}), ["Long nose"]),
+        (([LONG_NOSE], []), ([WIDE_NOSE], []), ({LONG_NOSE: ALONE}, {WIDE_NOSE: ALONE}), []),
+        (
+            ([LONG_NOSE], []),
+            ([SHORT_NOSE], []),
+            ({LONG_NOSE: CONFLICTS}, {SHORT_NOSE: CONFLICTS}),
+            ["Long nose against Short nose"],
+        ),
+        (
+            ([LONG_NOSE], []),
+            ([], [NOSE_SHAPE]),  # an ancestor
+            ({LONG_NOSE: CONFLICTS}, {NOSE_SHAPE: CONFLICTS}),
+            ["Abnormal nasal morphology against Long nose"],
+        ),
+        (([NOSE_SHAPE], []), ([], [LONG_NOSE]), ({NOSE_SHAPE: ALONE}, {LONG_NOSE: ALONE}), []),  # not the other way
     ],
 )
-def test_comparison_of_states(one, other, kinds):
-    assert reports_page.compared(one, other) == kinds
+def test_comparison_of_reports(one, other, kinds, conflicts):
+    space = TermSpace.of([LONG_NOSE, SHORT_NOSE, WIDE_NOSE, NOSE_SHAPE])
+    two = [ReportTerms(tuple(present), tuple(absent), ("HP:0000508",)) for present, absent in (one, other)]
+    marks, found = reports_page.compared(*two, space)
+    assert tuple({hpo_id: mark.kind for hpo_id, mark in own.items()} for own in marks) == kinds
+    assert found == conflicts
+
+
+def test_a_conflict_of_opposites_names_both():
+    marks = [text for _, kind, text in Marks(page()).of("BBS.1") if kind == CONFLICTS and "nose" in text]
+    assert marks == [
+        "✗ Short nose (conflict: Short nose present here, Long nose present there)",
+        "✗ Long nose (conflict: Long nose present here, Short nose present there)",
+    ]
 
 
 def test_pieces_together_are_the_text_whatever_it_holds():
-    texts = ["", "Hypertelorism", "wide, short nose; no epicanthus\n\nlow-set ears", "<b>ptosis</b> & é 😀 wide mouth"]
+    texts = ["", "Hypertelorism", "wide, short nose; no epicanthus\n\nlow-set ears", "<b>ptosis</b> & é 😀 wide nose"]
+    marks = {WIDE_NOSE: Piece("", AGREES, "a"), SHORT_NOSE: Piece("", CONFLICTS, "b"), "HP:0000508": Piece("", ALONE)}
     for text in texts:
-        states = {"HP:0000316": "present", "HP:0000445": "present", "HP:0003196": "present", "HP:0000508": "present"}
-        pieces = reports_page.marked_text("Nose", text, states, {"HP:0000445": AGREES, "HP:0003196": CONFLICTS})
+        pieces = reports_page.marked_text("Nose", text, marks)
         assert "".join(piece.text for piece in pieces) == text
-    kinds = [piece.kind for piece in reports_page.marked_text("Nose", texts[2], states, {"HP:0003196": CONFLICTS})]
-    assert CONFLICTS in kinds
+    pieces = reports_page.marked_text("Nose", texts[2], marks)
+    assert [piece for piece in pieces if piece.kind] and not [piece for piece in pieces if piece.kind == ALONE]
+    assert {piece.terms for piece in pieces if piece.kind == CONFLICTS} == {"b"}
 
 
 def test_reports_are_escaped_and_nothing_is_loaded():
@@ -185,7 +218,9 @@ def test_pairs_are_the_best_the_median_and_the_worst_and_each_is_shown_once():
 
 def test_similarities_and_every_condition_are_on_the_page():
     html = page()
-    assert "hpo bma 0.75, tfidf 0.11." in html and "hpo bma 0.25, tfidf –." in html
+    assert "ontology of findings 0.75, tfidf of findings 0.11." in html
+    assert "ontology of findings 0.25, tfidf of findings –." in html
+    assert re.findall(r'Nose <small><span class="hidden">similarity </span>(.*?)</small>', html) == ["0.33", "0.44"]
     assert re.findall(r'<h2 id="condition-\d+">(.*?) <small>', html) == ["AAR syndrome", "BBS syndrome", "CCC"]
     assert "No pair of this condition" in html
 
