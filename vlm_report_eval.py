@@ -22,29 +22,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
 from harness.errors import InputError
 from harness.files import default_cache_dir, write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.real_or_simulated import BUILD
 from harness.run_folder import check_apart, prepare_output, run_record
 from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
+from reporting.reporter_names import DEFAULT_REPORTER, LANDMARKS, NORMS
 
 if TYPE_CHECKING:
     import numpy as np
     from accelerate import Accelerator
 
-    from imaging.faces import Detector
-    from reporting.landmark_reporter import Norms
     from reporting.report_inputs import ReportInputs
     from reporting.reporters import Reporter
 
 STOPPED = RESUMED
 WRITE_REPORTS = "write reports with generate"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "httpx2", "hpo3", "pillow", "numpy")
-LANDMARKS = "landmarks"  # the reporter that follows rules
-NORMS = "norms.json"  # what faces measure, beside the reports of landmarks
-DEFAULT_REPORTER = "Qwen/Qwen2.5-VL-7B-Instruct"  # the paper's
 ANSWERS = "answers"  # folder of every answer as it came, in the output folder
 RESULTS = ("results.json", "run.json", NORMS, "README.md", "LICENSE", "croissant.json")
 MATRIX_SIMILARITY = "findings/ontology"  # of report_scores' matrix; pairs are shown by it
@@ -164,14 +160,15 @@ def generate(args: argparse.Namespace) -> None:
     from generation.synthetic_mix import RANKED_BY
     from harness.launched_processes import check_output_dir, device_record, in_main_process, open_accelerator
     from reporting.report_inputs import open_inputs
+    from reporting.reporter_choice import ReporterChoice, open_detector, open_reporter
 
     # ---- pictures, reporter, output folder: whatever can be refused is refused before anything slow begins
     accelerator = open_accelerator(None)
     check_output_dir(accelerator, args.output_dir, [args.dataset_name])
     with accelerator.main_process_first():
         inputs = open_inputs(args.dataset_name, args.dataset_config_name, args.per_class, RANKED_BY)
-        inputs.detector = open_detector(accelerator, args.align_faces, None, args.cache_dir)
-        reporter, identity = open_reporter(accelerator, inputs, args)
+        inputs.detector = open_detector(args.align_faces, None, args.cache_dir, accelerator.device)
+        reporter, identity = open_reporter(from_args(ReporterChoice, args), inputs, accelerator.device)
     settings = settings_of(args, inputs, identity)
     answers = args.output_dir / ANSWERS
     resume = bool(args.resume_from_checkpoint)
@@ -205,73 +202,6 @@ def generate(args: argparse.Namespace) -> None:
               f"{results['n_malformed']} are malformed), results.json, run.json")  # fmt: skip
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def open_detector(accelerator: Accelerator, name: str, model: Path | None, cache_dir: Path) -> Detector | None:
-    """The face detector of that name, with a cache; None for the name none."""
-    from imaging import faces
-    from imaging.face_cache import CachedDetector
-
-    if name == "none":
-        return None
-    return CachedDetector(faces.load_detector(name, accelerator.device.type, model=model), cache_dir)
-
-
-def open_reporter(accelerator: Accelerator, inputs: ReportInputs, args: argparse.Namespace) -> tuple[Reporter, dict]:
-    """The reporter, and what its reports depend on: its name, its weights and its settings."""
-    from reporting import report_sections
-
-    if args.reporter == LANDMARKS:
-        from reporting.landmark_reporter import LandmarkReporter
-        from reporting.reporters import RuleReporter
-
-        detector = open_detector(accelerator, args.detector, args.detector_model, args.cache_dir)
-        rules = LandmarkReporter(detector, norms_of(inputs, detector, args.norms))
-        reporter = RuleReporter(LANDMARKS, rules, args.batch_size)
-        return reporter, reporter.record() | detector.record() | rules.record()
-    if args.base_url:
-        from reporting.server_reporter import ServerReporter
-
-        reporter = ServerReporter(
-            args.reporter,
-            args.base_url,
-            args.photographs_leave_this_machine,
-            args.concurrency,
-            args.timeout,
-            args.max_new_tokens,
-        )
-        identity = reporter.record()
-    else:
-        from reporting.image_text_reporter import load_image_text_reporter, model_digest
-
-        reporter = load_image_text_reporter(args.reporter, accelerator.device, args.batch_size, args.max_new_tokens)
-        identity = reporter.record() | {"model_digest": model_digest(args.reporter, reporter.model)}
-    prompts = {"prompt_sha256": report_sections.prompt_sha256(reporter.asked(0))}
-    prompts["second_prompt_sha256"] = report_sections.prompt_sha256(reporter.asked(1))
-    return reporter, identity | prompts
-
-
-def norms_of(inputs: ReportInputs, detector: Detector, file: Path | None) -> Norms:
-    """What faces measure: as a file says, or on the photographs of the dataset, held-out ones included.
-
-    Raises InputError for synthetic images without a file: compared with one another, whatever a generator exaggerates
-    would be normal."""
-    import numpy as np
-
-    from reporting import landmark_reporter
-
-    if file:
-        return landmark_reporter.read_norms(file, detector)
-    if inputs.id_column != "image_id":
-        remedy = f"give --norms {NORMS} of a run on the photographs that they were made from"
-        raise InputError(f"--reporter {LANDMARKS}: synthetic images are not to be compared with themselves; {remedy}")
-    measured = []
-    for row in range(len(inputs.images)):
-        try:
-            measured.append(landmark_reporter.measure(detector, [inputs.picture(row)[0]]))
-        except InputError:
-            continue  # `ask` says so
-    return landmark_reporter.fit_norms(np.concatenate(measured), detector)
 
 
 def settings_of(args: argparse.Namespace, inputs: ReportInputs, identity: dict) -> dict:
