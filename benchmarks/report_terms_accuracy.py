@@ -97,16 +97,20 @@ def read_paraphrases(file: Path) -> list[Example]:
 # ---- readers
 
 
-def fasthpocr_reader(folders: list[Path], hp_obo: Path) -> Callable[[str], Spans]:
-    """FastHPOCR on an index of hp.obo, which takes minutes to build and lies in a temporary folder."""
+def fasthpocr_reader(folders: list[Path], hp_obo: Path, index_dir: Path) -> Callable[[str], Spans]:
+    """FastHPOCR on an index of hp.obo, which takes minutes to build; one that lies in index_dir already is used."""
     sys.path += [str(folder) for folder in folders]
     from FastHPOCR.HPOAnnotator import HPOAnnotator
     from FastHPOCR.IndexHPO import IndexHPO
 
-    with tempfile.TemporaryDirectory() as folder:
-        IndexHPO(str(hp_obo), folder, indexConfig={"rootConcepts": list(FACE_ROOTS)}).index()
-        (index_file,) = Path(folder).iterdir()
-        annotator = HPOAnnotator(str(index_file))
+    index_dir.mkdir(parents=True, exist_ok=True)
+    if not any(index_dir.iterdir()):
+        with tempfile.TemporaryDirectory(dir=index_dir.parent) as folder:
+            IndexHPO(str(hp_obo), folder, indexConfig={"rootConcepts": list(FACE_ROOTS)}).index()
+            (index_file,) = Path(folder).iterdir()
+            index_file.rename(index_dir / index_file.name)
+    (index_file,) = index_dir.iterdir()
+    annotator = HPOAnnotator(str(index_file))
 
     def read(text: str) -> Spans:
         spans = [
@@ -161,7 +165,7 @@ def readers(args: argparse.Namespace) -> dict[str, Callable[[str], dict[str, set
     else:
         found["report_terms, NegEx"] = lambda text: tag(text, said_spans(text))
     if args.fasthpocr:
-        fast = fasthpocr_reader(args.fasthpocr, args.hp_obo)
+        fast = fasthpocr_reader(args.fasthpocr, args.hp_obo, args.fasthpocr_index)
         found["FastHPOCR"] = lambda text: {
             "present": {i for i, _, _ in fast(text)},
             "absent": set(),
@@ -268,12 +272,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--fasthpocr", type=Path, nargs="*", default=[], help="folders with FastHPOCR and what it imports"
     )
     parser.add_argument("--hp_obo", type=Path, help="the ontology for FastHPOCR's index")
+    parser.add_argument("--fasthpocr_index", type=Path, help="folder that keeps FastHPOCR's index for the next time")
     parser.add_argument("--negspacy", type=Path, nargs="*", default=[], help="folders with negspacy and spaCy")
     args = parser.parse_args(argv)
     if args.num_reports < 1:
         parser.error("--num_reports must be at least 1")
     if args.fasthpocr and not (args.hp_obo and args.hp_obo.is_file()):
         parser.error("--fasthpocr requires --hp_obo with the file hp.obo")
+    if args.fasthpocr and not args.fasthpocr_index:
+        parser.error("--fasthpocr requires --fasthpocr_index, a folder for its index")
     for path in (*args.paraphrases, *args.fasthpocr, *args.negspacy):
         if not path.exists():
             parser.error(f"{path} not found")

@@ -81,8 +81,8 @@ _EXPANDED_PHRASES = {
             "|".join(_CANNOT),
             "be",
             "|fully|reliably|adequately|clearly|properly|well",
-            "seen|assessed|evaluated|determined|judged|visualized|visualised|examined|appreciated|commented on|confirmed|"
-            "identified|established",
+            "seen|assessed|evaluated|determined|judged|visualized|visualised|examined|appreciated|commented on|"
+            "confirmed|identified|established",
         ),
     ],
     HIDES: [

@@ -41,12 +41,14 @@ from benchmarks import (
     perceptual_speed,
     phenotype_fidelity,
     planted_copies,
+    report_terms_accuracy,
     planted_people,
     restoration_memory,
     simulator_yardsticks,
 )
 from curation.opening import load_synthetic
 from demo_models import train_restorers
+from harness.errors import InputError
 from simulation import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -254,6 +256,20 @@ def test_the_upscalers_recipe(tmp_path):
     record = json.loads((tmp_path / f"{train_restorers.NAME}.json").read_text())
     assert record["simulated"] is True and record["held_out"]["people"] == 1
     assert load_file(tmp_path / f"{train_restorers.NAME}.safetensors")
+
+
+def test_reports_are_brought_to_terms_on_simulated_reports_and_on_paraphrases(tmp_path, capsys):
+    lines = ['{"text": "No ptosis.", "absent": ["HP:0000508"]}', '{"text": "Ptosis.", "present": ["HP:0000286"]}']
+    (tmp_path / "few.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    run(report_terms_accuracy, "--num_reports", 12, "--paraphrases", tmp_path / "few.jsonl")
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^report_terms +all +(\w+) +(\d+) +([\d.]+) +([\d.]+)", printed, re.MULTILINE)
+    assert [row[0] for row in rows] == ["present", "absent", "present", "absent"]
+    assert all(float(number) > 0.9 for row in rows[:2] for number in row[2:]) and rows[2][1:] == ("1", "0.000", "0.000")
+    assert "missed present: Epicanthus" in printed and "wrong present: Ptosis" in printed
+    (tmp_path / "few.jsonl").write_text("no JSON", encoding="utf-8")
+    with pytest.raises(InputError, match="line 1"):
+        run(report_terms_accuracy, "--num_reports", 1, "--paraphrases", tmp_path / "few.jsonl")
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
