@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Features, Value, load_dataset
 from in_process import exit_status
+from PIL import Image
 from small_reporters import REPORT, chat_server, completion, saved_qwen, unreliable, well_behaved
 from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, start
 
@@ -27,9 +29,10 @@ from curation.opening import load_images, photograph_sha256
 from curation.schema import synthetic_features
 from generation import synthetic_images
 from publishing import publishable, withdrawal
-from reporting import answer_files, report_dataset
+from reporting import answer_files, report_dataset, report_inputs
 from reporting.report_dataset import Reports, open_reports
 from reporting.report_sections import prompt_sha256
+from reporting.reporter_choice import open_detector
 
 ROOT = Path(__file__).resolve().parents[1]
 N = 24
@@ -266,6 +269,40 @@ def test_of_filtered_images_the_best_that_were_kept_are_taken_and_keep_their_sou
     assert "best by phenotype_probability" in results(tmp_path / "out")["chosen"]
     reports = open_reports(str(tmp_path / "out"))
     assert reports.id_column == "synthetic_id" and "HP:0000316" in reports.terms[0].present
+
+
+def test_a_picture_that_cannot_be_decoded_is_named_and_the_others_have_their_reports(
+    corpus, synthetic, tmp_path, capsys
+):
+    names = load_images(str(corpus / "rdface-sim")).features["label"].names
+    made = pq.read_table(synthetic / "synthetic").select(list(synthetic_features(names))).to_pylist()
+    for row in made:
+        row["label"] = names[row["label"]]
+    made[2]["image"]["bytes"] = made[2]["image"]["bytes"][:300]
+    synthetic_images.write_part(tmp_path / "part.parquet", made, names)
+    synthetic_images.write_dataset(tmp_path / "damaged", [tmp_path / "part.parquet"])
+    with chat_server() as server:
+        flags = served(corpus, tmp_path / "out", server.url, "--dataset_name", tmp_path / "damaged")
+        assert exit_status(vlm_report_eval, *flags) == 0
+        flags += ["--resume_from_checkpoint", "latest"]
+        assert exit_status(vlm_report_eval, *flags) == 0 and len(server.requests) == 5
+    assert capsys.readouterr().out.count(f"left out: {made[2]['synthetic_id']} cannot be decoded") == 2
+    assert results(tmp_path / "out")["left_out"][0].startswith(made[2]["synthetic_id"])
+    assert [row["synthetic_id"] for row in rows(tmp_path / "out")] == [
+        row["synthetic_id"] for n, row in enumerate(made) if n != 2
+    ]
+
+
+def test_faces_are_cut_out_and_a_picture_without_one_is_taken_whole_and_flagged(corpus, monkeypatch):
+    inputs = report_inputs.open_inputs(str(corpus / "rdface-sim"), None, None, {})
+    monkeypatch.setattr(report_inputs, "LONGEST_SIDE_PX", 48)
+    whole, flags = inputs.picture(0)
+    assert max(whole.shape) == 48 and flags == ()
+    inputs.detector = open_detector("mtcnn", None, corpus / "cache", torch.device("cpu"))
+    face, flags = inputs.picture(0)
+    assert face.shape == (448, 448, 3) and flags == ()
+    inputs.images = inputs.images.map(lambda row: {"image": Image.new("RGB", (64, 64))}, load_from_cache_file=False)
+    assert inputs.picture(0)[1] == ("no_face",) and inputs.picture(0)[0].shape == (48, 48, 3)
 
 
 # ---- rules, and scores
