@@ -73,8 +73,8 @@ def phrase_tokenizer() -> PreTrainedTokenizerFast:
     names += [f" {condition.name}" for condition in training_conditions()]
     lines = write_report(person_of(0, 0, training_conditions()), np.random.default_rng(0)).split("\n")
     *regions, last = (line.split(":")[0] for line in lines)
-    opened = [("\n" if i else "") + region + ":" for i, region in enumerate(regions)]
-    words = [f"{region} {words}" for region in opened for words in ("There is", "No distinctive finding.")]
+    headings = [("\n" if number else "") + region + ":" for number, region in enumerate(regions)]
+    words = [f"{heading} {phrase}" for heading in headings for phrase in ("There is", "No distinctive finding.")]
     words += [",", ".", " No", " no", f"\n{last}: the findings are compatible with"]
     by_length = sorted([*names, *words], key=len, reverse=True)
     vocabulary = {piece: number for number, piece in enumerate([*SPECIAL, *names, *words])}
@@ -225,9 +225,8 @@ def train(
     checkpoint = args.cache_dir / "reporter.pt"
     model.model.vision_tower.requires_grad_(False)
     centre, spread = learnt_from.z.mean(dim=0), learnt_from.z.std(dim=0)
-    reading = torch.nn.Linear(model.config.text_config.hidden_size, len(centre)).to(
-        accelerator.device
-    )  # thrown away at the end
+    reading = torch.nn.Linear(model.config.text_config.hidden_size, len(centre))  # thrown away at the end
+    reading.to(accelerator.device)
     parameters = [p for p in (*model.parameters(), *reading.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.05, betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -316,7 +315,7 @@ def main(argv: list[str] | None = None) -> None:
 
     tokenizer = phrase_tokenizer()
     model = new_model(len(tokenizer), args.width, args.num_layers).to(accelerator.device)
-    maps_file = args.cache_dir / f"maps_{args.num_people}.pt"
+    maps_file = args.cache_dir / f"maps_seed{args.seed}_{args.num_people}.pt"
     if not maps_file.is_file():
         maps = feature_maps(model, pictures, accelerator.device)
         write_atomically(maps_file, lambda file: torch.save(maps, file))
@@ -342,8 +341,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = {name: value.name if isinstance(value, Path) else value for name, value in vars(args).items()}
     record = {
         "face_alignment": "mtcnn",
-        "training": {
-            "seed": args.seed,
+        "trained_on": {
+            "seeds": [args.seed, args.seed + 1],
             "conditions": [pool[0].rank, pool[-1].rank],
             "photographs": len(people) - held_out,
         },
