@@ -24,7 +24,7 @@ NUM_SAMPLES = 6
 
 
 def aligned_photographs(numbers: range, seed: int, pool: tuple[phenotypes.Condition, ...]) -> tuple[np.ndarray, int]:
-    """Faces (n, side, side, 3) uint8 as vlm_report_eval.py gives them to a reporter, and the number that MTCNN missed.
+    """Faces (n, side, side, 3) uint8 of people, found and cut out by MTCNN, and in how many photographs it found none.
 
     Person i's photograph is read from JPEG and its face cut out upright; without a face it stays whole."""
     pictures = []
