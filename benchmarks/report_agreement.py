@@ -6,10 +6,10 @@ First, matched pairs (two patients of one condition) against mismatched ones (of
 similarity, with the mean that the paper reports and its zero point. The reports mix HPO names (half of the findings),
 synonyms and lay words. Those "in synonyms" prefer no wording; "less exact" ones name half of their findings by a parent
 term of HPO. Second, reports with 0 to 6 planted errors (reporting/planted_errors.py) against their references:
-Kendall's tau between similarity and number of errors, with the words of the reference and in words drawn anew; and, without
-encoders, for each kind of error alone. The sections compared are those with findings; the diagnostic suggestion, which
-names the condition, is left out. Nothing was tuned on these conditions: choices were made on ranks above 103, with
-other seeds."""
+Kendall's tau between similarity and number of errors, with the words of the reference and in words drawn anew; and,
+without encoders, for each kind of error alone. The sections compared are those with findings; the diagnostic
+suggestion, which names the condition, is left out. Nothing was tuned on these conditions: choices were made on ranks
+above 103, with other seeds."""
 
 import argparse
 import sys

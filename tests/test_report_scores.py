@@ -109,6 +109,23 @@ def test_retrieval_ranks_conditions_by_mean_similarity():
     assert found["top1"]["chance"] == 1 / 4 and "top5" not in found
 
 
+def test_own_condition_and_the_mean_of_the_others():
+    values = np.array([[1.0, 0.2, np.nan], [0.4, 0.6, 0.8], [np.nan, 0.5, 0.7]])
+    found = agreement.own_and_others(values, np.array([0, 2, -1]), Interval(0))
+    assert found["matched"] == {"mean": pytest.approx(0.9), "low": None, "high": None, "n": 2}
+    assert found["mismatched"]["mean"] == pytest.approx((0.2 + 0.5) / 2)
+    nothing = agreement.own_and_others(values, np.array([-1, -1, -1]), Interval(0))
+    assert nothing["matched"] == {"mean": None, "low": None, "high": None, "n": 0}
+
+
+def test_top_places_are_given_as_far_as_there_are_more_conditions():
+    scores = -np.abs(np.arange(11)[:, None] - np.arange(11)).astype(float)  # the own one first, neighbours next
+    found = agreement.ranking(np.roll(scores, 2, axis=1), np.arange(11), Interval(0))
+    assert [*found] == ["top1", "top5", "top10"] and found["top5"]["chance"] == 5 / 11
+    assert found["top1"]["mean"] == 0 and found["top5"]["mean"] == pytest.approx(9 / 11, abs=0.1)
+    assert found["top10"]["low"] <= found["top10"]["mean"] <= found["top10"]["high"]
+
+
 # ---- annotations of conditions
 
 
@@ -306,6 +323,37 @@ def test_a_label_that_begins_another_is_not_mixed_up_and_the_text_of_each_report
     assert table["is_source"] == [None, None]  # nothing is known of what the images were generated from
     assert scores.results["disease_named"]["synthetic"]["matched"]["mean"] == 1
     assert scores.results["terms"]["without_annotation"] == ["NA", "NAB"]
+
+
+class Letters:
+    """An encoder that counts letters, reads 40 characters, and remembers what it was given."""
+
+    def __init__(self):
+        self.texts = []
+
+    def encode(self, texts):
+        self.texts += texts
+        counts = [[text[:40].lower().count(chr(97 + i)) for i in range(26)] for text in texts]
+        return np.array([row / np.linalg.norm(row) for row in counts], np.float32)
+
+    def tokens_cut(self, texts):
+        return np.array([max(0, len(text) - 40) for text in texts], int)
+
+
+def test_encoders_get_every_text_once_and_what_they_do_not_read_is_counted():
+    conditions = phenotypes.conditions()[150:153]
+    sides = [reference_reports(kind, 5, conditions, 2) for kind in ("image_id", "synthetic_id")]  # the same texts
+    letters = Letters()
+    scores = report_scores.score_reports(*sides, {"letters": letters}, seed=0)
+    assert len(letters.texts) == len({*letters.texts}) > 6
+    report = sides[0].columns["report"][0]
+    assert report in letters.texts and sides[0].columns["nose"][0] in letters.texts
+    cut = scores.results["tokens_cut"]["letters"]["report"]
+    assert cut == {"n_texts": 12, "n_tokens": 2 * sum(len(text) - 40 for text in sides[0].columns["report"])}
+    table = scores.pairs.to_pydict()
+    same = [i == j for i, j in zip(table["real_id"], table["synthetic_id"], strict=True)]
+    assert np.allclose(np.array(table["report/letters"])[same], 1) and sum(same) == 6
+    assert scores.results["encoders"] == ["letters"]
 
 
 def test_two_reporters_on_the_same_images_are_not_paired_on_one_image():

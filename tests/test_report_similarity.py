@@ -231,10 +231,9 @@ def test_tokens_that_the_encoder_does_not_read_are_counted(minilm):
     assert np.allclose(cut, longer, atol=1e-6)
 
 
-def test_batches_hold_every_row_once_with_little_padding(monkeypatch):
-    monkeypatch.setattr(text_similarity, "BATCH_TOKENS", 20)
+def test_batches_hold_every_row_once_with_little_padding():
     lengths = np.array([3, 40, 7, 3, 10, 9, 2])
-    found = text_similarity.batches(lengths)
+    found = text_similarity.batches(lengths, 20)
     assert sorted(np.concatenate(found).tolist()) == list(range(7))
     assert [lengths[rows].tolist() for rows in found] == [[40], [10, 9], [7, 3], [3, 2]]
 
