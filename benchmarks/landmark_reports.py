@@ -126,7 +126,7 @@ def print_terms(name: str, reports: list[str], truth: dict, terms: list[str], se
             lambda weights, score=score: f1_scores(said, true, weights)[score], truth["subject"], N_BOOT, seed
         )
         cells.append(f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]")
-    print(f"{name:<34}{len(terms):<7}{'  '.join(cells)}")
+    print(f"{name:<42}{len(terms):<7}{'  '.join(cells)}")
 
 
 def terms_of(measured: np.ndarray) -> list[str]:
@@ -142,7 +142,7 @@ def print_all_terms(detectors: dict, simulated: dict, truth: dict, seed: int) ->
     people = numbered(truth["subject"])
     print(f"\nSIMULATED: terms of {len(people)} images of {people.max() + 1} people, 95 % interval over people")
     columns = ("precision", "recall", "F1", "F1 shuffled", "F1 less shuffled")
-    print(f"{'points':<34}{'terms':<7}{'  '.join(f'{column:<20}' for column in columns)}")
+    print(f"{'points':<42}{'terms':<7}{'  '.join(f'{column:<20}' for column in columns)}")
     for name, measured in simulated.items():
         print(f"{name}: a face in {np.isfinite(measured).any(axis=1).sum()} of {len(measured)}")
         reports = cross_fitted_reports(measured, people, detectors[name])
@@ -151,7 +151,7 @@ def print_all_terms(detectors: dict, simulated: dict, truth: dict, seed: int) ->
         subsets = {"": terms_of(measured)}
         if "mtcnn" in simulated and len(terms_of(simulated["mtcnn"])) < len(subsets[""]):
             subsets[", MTCNN's terms"] = terms_of(simulated["mtcnn"])
-        subsets[", all terms of the people"] = sorted(set().union(*truth["present_terms"]))
+        subsets[", and the people's others"] = sorted(set(subsets[""]).union(*truth["present_terms"]))
         for words, terms in subsets.items():
             print_terms(f"{name}{words}", reports, truth, terms, seed)
             print_terms(f"  exact points{words}", exact_reports, truth, terms, seed)

@@ -56,7 +56,7 @@ def write_page(
     synthetic: Reports,
     matrix: np.ndarray,
     condition_names: Sequence[str],
-    similarity: str = DEFAULT_SIMILARITY,
+    similarity: str | None = None,
 ) -> None:
     """Write the page, readable by the user alone, since reports describe patients.
 
@@ -64,8 +64,8 @@ def write_page(
     name apart, and similarities in columns PART/SIMILARITY, nan or null if undefined. matrix (C, C): mean similarity of
     the real reports of a condition (row) and the synthetic ones of another (column), nan without pairs;
     condition_names (C,): abbreviations. similarity: the column by which pairs are chosen and whose means the matrix
-    holds; those of the same part are shown, too. Raises ValueError for a pair whose report is missing or not unique,
-    and for a matrix of another shape."""
+    holds (default: findings/ontology, else the first); those of the same part are shown, too. Raises ValueError for a
+    pair whose report is missing or not unique, and for a matrix of another shape."""
     page = reports_page(pairs, real, synthetic, matrix, condition_names, similarity)
 
     def write(partial: Path) -> None:
@@ -81,7 +81,7 @@ def reports_page(
     synthetic: Reports,
     matrix: np.ndarray,
     condition_names: Sequence[str],
-    similarity: str = DEFAULT_SIMILARITY,
+    similarity: str | None = None,
 ) -> str:
     """The HTML page; arguments as for write_page."""
     matrix = np.asarray(matrix, float)
@@ -89,11 +89,9 @@ def reports_page(
         raise ValueError(f"the matrix is {matrix.shape}, but there are {len(condition_names)} conditions")
     columns = pairs.to_pydict()
     space = TermSpace.of({i for reports in (real, synthetic) for own in reports.terms for i in states_of(own)})
-    of_part = [similarity] + [
-        name for name in pairs.column_names if name.startswith(f"{similarity.rpartition('/')[0]}/")
-    ]
-    similarities = list(dict.fromkeys(of_part))
+    similarities = shown_similarities(pairs.schema, similarity)
     shown = [shown_condition(abbr, columns, real, synthetic, space, similarities) for abbr in condition_names]
+    compared_by = readable(similarities[0]) if similarities else "none"
     simulated = real_or_simulated.is_simulated(real.columns.get("source_type", [None]))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -109,15 +107,27 @@ def reports_page(
         n_real=len(real),
         n_synthetic=len(synthetic),
         n_pairs=len(pairs),
-        similarity=readable(similarity),
+        similarity=compared_by,
         conditions=[one | rank for one, rank in zip(shown, ranks(matrix, condition_names), strict=True)],
         matrix=matrix.tolist(),
-        heat_map=base64.b64encode(heat_map(matrix, condition_names, readable(similarity))).decode(),
+        heat_map=base64.b64encode(heat_map(matrix, condition_names, compared_by)).decode(),
         made=f"{date.today():%d %B %Y}",
     )
 
 
 # ---------------------------------------------------------------------------------------------------------- the pairs
+
+
+def shown_similarities(schema: pa.Schema, similarity: str | None) -> list[str]:
+    """The columns of pairs that are shown, those of one part of the reports; the first is the one that pairs are chosen
+    by. Empty if there are none: then no report has anything to compare."""
+    columns = [column.name for column in schema if pa.types.is_floating(column.type)]
+    if similarity is None:
+        similarity = DEFAULT_SIMILARITY if DEFAULT_SIMILARITY in columns else next(iter(columns), None)
+    if similarity is None:
+        return []
+    part = similarity.rpartition("/")[0]
+    return [similarity, *(name for name in columns if name.rpartition("/")[0] == part and name != similarity)]
 
 
 def shown_condition(
@@ -133,7 +143,8 @@ def shown_condition(
         for label, name in zip(reports.labels, reports.columns["disease_name"], strict=True)
         if label == abbr
     ]
-    measure = similarities[0].rpartition("/")[2]
+    measure = similarities[0].rpartition("/")[2] if similarities else ""
+    chosen = chosen_pairs(rows, columns[similarities[0]]) if similarities else {}
     return {
         "abbr": abbr,
         "name": next(filter(None, names), abbr),
@@ -141,7 +152,7 @@ def shown_condition(
         "pairs": [
             shown_pair(columns, row, real, synthetic, space, measure)
             | {"name": name, "similarities": [(readable(column), columns[column][row]) for column in similarities]}
-            for name, row in chosen_pairs(rows, columns[similarities[0]]).items()
+            for name, row in chosen.items()
         ],
     }
 

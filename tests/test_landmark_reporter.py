@@ -132,7 +132,7 @@ def test_points_that_span_no_face_measure_nothing_rather_than_fail():
 @pytest.mark.parametrize("number", range(len(MEASURES)))
 def test_a_deviation_is_its_term_and_no_other_and_within_the_limit_both_are_absent(number):
     one = MEASURES[number]
-    for z, term in ((2.5, one.large), (-1.2, one.small), (0.9, None), (-0.9, None)):
+    for z, term in ((2.0, one.large), (-1.9, one.small), (0.9, None), (-0.9, None)):
         deviations = np.full(len(MEASURES), np.nan)
         deviations[number] = z
         report = landmark_reporter.report(deviations)
@@ -140,7 +140,7 @@ def test_a_deviation_is_its_term_and_no_other_and_within_the_limit_both_are_abse
         assert terms.present == ((term,) if term else ())
         expected = set() if term else {hpo_id for hpo_id in (one.small, one.large) if hpo_id}
         assert set(terms.absent) == expected
-        assert (f"{z:+.1f} SD" in report) and ("marked" in report) == (z == 2.5 and term is not None)
+        assert (f"{z:+.1f} SD" in report) and ("marked" in report) == (z == 2.0 and term is not None)
         assert parse_sections(report)[1] == ()
 
 
@@ -296,6 +296,19 @@ def test_the_benchmark_prints_both_tables(raw, capsys, monkeypatch):
     assert "SIMULATED: terms of 48 images" in printed and "exact points" in printed
     (nose,) = [line for line in printed.splitlines() if line.startswith("mtcnn       length of the nose")]
     assert float(nose.split()[5]) > 0.8  # of 48 adults; 0.92 of 102
+
+
+def test_every_measure_of_mediapipe_follows_hand_placed_points():
+    """A wrong number in MEDIAPIPE_POINTS shows here only; README says how the detector is installed."""
+    pytest.importorskip("mediapipe", reason="MediaPipe is not installed")
+    folder, model = SHARED / "real_landmarks", SHARED / "models" / "face_landmarker" / "face_landmarker.task"
+    if not folder.exists() or not model.exists():
+        pytest.skip("photographs with hand-placed points and MediaPipe's weights are not part of this repository")
+    adults, hand = landmark_reports.read_adults(folder, 60)
+    measured = measure(faces.load_detector("mediapipe", model=model), adults)
+    true = landmark_reports.truth_for(hand, measured)
+    r = [np.corrcoef(measured[:, column], true[:, column])[0, 1] for column in range(len(NAMES))]
+    assert min(r) > 0.55, dict(zip(NAMES, r, strict=True))
 
 
 def test_shuffled_f1_is_the_mean_over_other_images():

@@ -1,5 +1,6 @@
 """The page of report pairs: which terms are marked how, on both sides; what is escaped, folded and left out."""
 
+import functools
 import re
 import stat
 from html.parser import HTMLParser
@@ -49,6 +50,11 @@ PAIRS = pa.table(
 MATRIX = np.array([[0.5, 0.125, np.nan], [0.875, 0.375, np.nan], [np.nan] * 3])
 
 
+@functools.cache
+def usual_page() -> str:
+    return page(reports("image_id", REAL))
+
+
 def page(real=None, synthetic=None, pairs=PAIRS, matrix=MATRIX) -> str:
     real = reports("image_id", REAL) if real is None else real
     synthetic = reports("synthetic_id", SYNTHETIC) if synthetic is None else synthetic
@@ -89,7 +95,7 @@ class Marks(HTMLParser):
 
 
 def test_a_term_of_which_both_say_the_same_is_marked_in_both_reports():
-    marks = Marks(page()).of("AAR.1")
+    marks = Marks(usual_page()).of("AAR.1")
     assert [(column, text) for column, kind, text in marks if kind == AGREES] == [
         (1, "agrees: Hypertelorism"),
         (2, "agrees: Hypertelorism"),
@@ -97,7 +103,7 @@ def test_a_term_of_which_both_say_the_same_is_marked_in_both_reports():
 
 
 def test_a_term_that_is_present_here_and_absent_there_is_a_conflict_in_both_reports_and_says_so_in_words():
-    marks = [mark for mark in Marks(page()).of("AAR.1") if mark[1] == CONFLICTS]
+    marks = [mark for mark in Marks(usual_page()).of("AAR.1") if mark[1] == CONFLICTS]
     long_face = [(column, text) for column, _, text in marks if "ong face" in text]
     assert [column for column, _ in long_face] == [1, 2]
     assert (
@@ -108,12 +114,14 @@ def test_a_term_that_is_present_here_and_absent_there_is_a_conflict_in_both_repo
 
 
 def test_a_normal_region_conflicts_with_a_finding_of_that_region():
-    marks = [text for column, kind, text in Marks(page()).of("AAR.1") if kind == CONFLICTS and "Wide mouth" in text]
+    marks = [
+        text for column, kind, text in Marks(usual_page()).of("AAR.1") if kind == CONFLICTS and "Wide mouth" in text
+    ]
     assert len(marks) == 2 and "✗ Normal" in marks[0] and "Wide mouth absent here, present there" in marks[0]
 
 
 def test_terms_of_one_report_only_are_neutral():
-    marks = Marks(page()).of("AAR.1")
+    marks = Marks(usual_page()).of("AAR.1")
     assert (1, ALONE, "only here: Wide nose") in marks
     assert not [mark for mark in marks if "Wide nose" in mark[2] and mark[1] != ALONE]
 
@@ -153,7 +161,7 @@ def test_comparison_of_reports(one, other, kinds, conflicts):
 
 
 def test_a_conflict_of_opposites_names_both():
-    marks = [text for _, kind, text in Marks(page()).of("BBS.1") if kind == CONFLICTS and "nose" in text]
+    marks = [text for _, kind, text in Marks(usual_page()).of("BBS.1") if kind == CONFLICTS and "nose" in text]
     assert marks == [
         "✗ Short nose (conflict: Short nose present here, Long nose present there)",
         "✗ Long nose (conflict: Long nose present here, Short nose present there)",
@@ -182,7 +190,7 @@ def test_reports_are_escaped_and_nothing_is_loaded():
 
 
 def test_the_style_is_the_one_that_the_policy_allows():
-    html = page()
+    html = usual_page()
     (style,) = re.findall(r"<style>(.*?)</style>", html, re.S)
     assert f"style-src '{reports_page.digest(style)}'" in html.replace("&#39;", "'")
 
@@ -203,7 +211,10 @@ def test_a_report_without_sections_is_shown_whole():
 
 
 def test_simulated_is_said_if_it_is_so_and_only_then():
-    assert "SIMULATED data" in page() and "<title>Phenotype reports, real and synthetic (simulated)</title>" in page()
+    assert (
+        "SIMULATED data" in usual_page()
+        and "<title>Phenotype reports, real and synthetic (simulated)</title>" in usual_page()
+    )
     html = page(reports("image_id", REAL, "journal"))
     assert "imulated" not in html and "SIMULATED" not in html and "Descriptions of patients" in html
 
@@ -217,12 +228,17 @@ def test_pairs_are_the_best_the_median_and_the_worst_and_each_is_shown_once():
 
 
 def test_similarities_and_every_condition_are_on_the_page():
-    html = page()
+    html = usual_page()
     assert "ontology of findings 0.75, tfidf of findings 0.11." in html
     assert "ontology of findings 0.25, tfidf of findings –." in html
     assert re.findall(r'Nose <small><span class="hidden">similarity </span>(.*?)</small>', html) == ["0.33", "0.44"]
     assert re.findall(r'<h2 id="condition-\d+">(.*?) <small>', html) == ["AAR syndrome", "BBS syndrome", "CCC"]
     assert "No pair of this condition" in html
+
+
+def test_a_table_without_any_similarity_shows_no_pair_rather_than_fails():
+    html = page(pairs=PAIRS.select(["real_id", "synthetic_id", "disease_abbr"]), matrix=np.full((3, 3), np.nan))
+    assert html.count("No pair of this condition") == 3 and "<article>" not in html
 
 
 def test_ranks_of_the_matrix():
@@ -259,6 +275,6 @@ def test_the_file_is_whole_and_for_its_owner_alone(tmp_path):
 
 
 def test_tables_have_headers_and_the_picture_an_alternative():
-    html = page()
+    html = usual_page()
     assert html.count('scope="col"') >= 9 and 'scope="row"' in html and 'alt="Heat map of simulated data' in html
     assert "max-width: 700px" in html and '<html lang="en">' in html
