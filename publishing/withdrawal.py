@@ -28,6 +28,9 @@ from harness.files import sha256_of, write_json
 from publishing.publishable import OPEN_CONFIGS, REAL_CONFIGS
 
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
+# Texts of reports beside a sources.json: answers as they came, and what vlm_report_eval.py score shows of pairs.
+REPORT_FILES = ("answers-*.jsonl", "pairs.parquet", "pairs.html")
+DIGESTS = ("sha256", "original_sha256")  # of the photograph itself, in a row about one photograph
 
 
 def withdraw_with_card(folder: Path, image_id: str) -> str:
@@ -120,6 +123,7 @@ class Derived:
             f"{path.relative_to(folder).as_posix()}: {count} images or reports" for path, count in self.rows.items()
         ]
         kinds = {".png": "pictures from a model trained on it", PATIENTS_PHOTOGRAPHS: "may show the photograph itself"}
+        kinds |= dict.fromkeys((".jsonl", ".html", ".parquet"), "reports, some of them on it")
         return rows + [
             f"{path.relative_to(folder).as_posix()}: "
             + kinds.get(path.name, kinds.get(path.suffix, "a model trained on it"))
@@ -130,9 +134,10 @@ class Derived:
 def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
     """Everything below a folder that was made from the photograph. sha256: its digest; None: not known.
 
-    Synthetic images are known by their `source_image_ids` and `source_sha256`, restored photographs and reports by
-    their `image_id`; models by the sources.json beside them, or by the adapter's digest that those synthetic images
-    state. Raises InputError if there is no such folder or a sources.json cannot be read."""
+    Synthetic images, and reports on them, are known by their `source_image_ids` and `source_sha256`, restored
+    photographs and reports by their `image_id` and the photograph's digest; models and answers of reporters by the
+    sources.json beside them, models also by the adapter's digest that those synthetic images state. Raises InputError
+    if there is no such folder or a sources.json cannot be read."""
     if not folder.is_dir():
         raise InputError(f"--derived {folder}: there is no such folder")
     rows, adapters = _derived_rows(folder, image_id, sha256)
@@ -141,10 +146,12 @@ def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
     adapted = {path for path in models if adapters and sha256_of(path) in adapters}
     derived_models = [path for path in models if path.parent in trained or path in adapted]
     pictures = [path for parent in sorted(trained) for path in sorted(parent.glob("*.png"))]  # grids of snapshots
+    texts = [path for parent in sorted(trained) for name in REPORT_FILES for path in sorted(parent.glob(name))]
     datasets = dict.fromkeys(path.parents[1] for path in rows if path.parent.name == "synthetic")
     sheets = dict.fromkeys(sheet for path in datasets for sheet in (path.parent / SHEET_NAME, path / LANDMARKS))
     photographs = sorted(folder.rglob(PATIENTS_PHOTOGRAPHS))  # nothing in the file says of whom
-    return Derived(rows, derived_models + pictures + [sheet for sheet in sheets if sheet.is_file()] + photographs)
+    files = derived_models + pictures + texts + [sheet for sheet in sheets if sheet.is_file()] + photographs
+    return Derived(rows, files)
 
 
 def _derived_rows(folder: Path, image_id: str, sha256: str | None) -> tuple[dict[Path, int], set[str]]:
@@ -155,7 +162,7 @@ def _derived_rows(folder: Path, image_id: str, sha256: str | None) -> tuple[dict
             key = _key(path, file.schema_arrow.names)
             if key is None:
                 continue
-            further = {"adapter_sha256", "source_sha256"} & set(file.schema_arrow.names)
+            further = {"adapter_sha256", "source_sha256", *DIGESTS} & set(file.schema_arrow.names)
             table = file.read(columns=[key, *sorted(further)])
         table = table.filter(_is_made_from(table, key, image_id, sha256))
         if table.num_rows:
@@ -178,6 +185,11 @@ def _is_made_from(table: pa.Table, key: str, image_id: str, sha256: str | None) 
     if sha256 and "source_sha256" in table.column_names:
         digests = table["source_sha256"].to_pylist()
         matches = [match or sha256 in (sources or ()) for match, sources in zip(matches, digests, strict=True)]
+    for name in DIGESTS:
+        if sha256 and key == "image_id" and name in table.column_names:
+            matches = [
+                match or digest == sha256 for match, digest in zip(matches, table[name].to_pylist(), strict=True)
+            ]
     return pa.array(matches, pa.bool_())
 
 

@@ -5,6 +5,7 @@ the clause are looked up among the wordings of all facial terms (phenotyping/wor
 stand. docs/reports.md has the rules, and what is not understood."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from phenotyping import face_lexicon
@@ -112,12 +113,17 @@ def _mentions_of(clause: clause_parts.Clause) -> list[Mention]:
 
 
 def find_terms(text: str, skip_diagnosis: bool = True) -> ReportTerms:
-    """The terms of a report.
+    """The terms of a report; see terms_of."""
+    return terms_of(find_mentions(text, skip_diagnosis))
+
+
+def terms_of(mentions: Iterable[Mention]) -> ReportTerms:
+    """Each mentioned term in one state.
 
     What is said of a term itself counts more than what is implied by a region. If a term is said to be present and
     absent (on one side, say), it is present; if absent and not visible, absent."""
     states: dict[str, tuple[bool, int]] = {}
-    for mention in find_mentions(text, skip_diagnosis):
+    for mention in mentions:
         rank = (mention.implied, STATES.index(mention.state))
         states[mention.hpo_id] = min(rank, states.get(mention.hpo_id, rank))
     said = {hpo_id for hpo_id, (implied, state) in states.items() if not implied and state == 0}

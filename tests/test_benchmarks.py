@@ -37,6 +37,7 @@ from benchmarks import (
     filtered_training,
     incumbent_way,
     interval_coverage,
+    landmark_reports,
     perceptual_speed,
     phenotype_fidelity,
     planted_copies,
@@ -53,7 +54,8 @@ from simulation import corpus
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
-ELSEWHERE = (perceptual_speed, planted_copies)  # run by test_perceptual_distance.py and test_privacy.py
+# Run by test_landmark_reporter.py, test_perceptual_distance.py and test_privacy.py.
+ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
 
