@@ -41,8 +41,8 @@ from benchmarks import (
     perceptual_speed,
     phenotype_fidelity,
     planted_copies,
-    report_terms_accuracy,
     planted_people,
+    report_terms_accuracy,
     restoration_memory,
     simulator_yardsticks,
 )
