@@ -88,7 +88,9 @@ def predict_means(teachers: Teachers, profiles: np.ndarray, term_share: float, r
     of_domains = np.linalg.pinv(domain.T @ precision @ domain) @ domain.T @ precision  # (m, n)
     of_deviations = precision @ (np.eye(len(teachers)) - domain @ of_domains)
     with_classes = covariance(class_terms, np.arange(len(profiles)))
-    return MeanPrediction(of_domains[0] + with_classes @ of_deviations, domain @ of_domains + with_teachers @ of_deviations)
+    return MeanPrediction(
+        of_domains[0] + with_classes @ of_deviations, domain @ of_domains + with_teachers @ of_deviations
+    )
 
 
 def informed_discriminants(

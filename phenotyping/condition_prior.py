@@ -7,7 +7,7 @@ those of the Human Phenotype Ontology, or of a curator's own vocabulary (`MARK:g
 import csv
 import io
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +28,18 @@ def project_table() -> TermTable:
     return {condition.orphanet_code: dict(condition.penetrance) for condition in phenotypes.conditions()}
 
 
-def read_term_table(file: Path, hpo_ids: Collection[str] | None = None) -> TermTable:
+def read_term_table(file: Path, exists_in_hpo: Callable[[str], bool]) -> TermTable:
     """The table of a CSV file.
 
-    hpo_ids: those that exist; None: not compared. Raises InputError, which names file and row, for a missing column, an
+    exists_in_hpo: whether an HPO id is a current term. Raises InputError, which names file and row, for a missing column, an
     empty table, a code that is not a number, an id that looks like HPO's and is none, a frequency outside 0..1, and a
     term that is annotated twice."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); give a CSV file with {', '.join(COLUMNS)}") from None
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}); give a CSV file with {', '.join(COLUMNS)}"
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"{file}: is not UTF-8; save it as CSV in UTF-8") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, restval="")
@@ -49,7 +51,7 @@ def read_term_table(file: Path, hpo_ids: Collection[str] | None = None) -> TermT
     for row in reader:
         where = f"{file}, row {reader.line_num}"
         code = _code(row["orphanet_code"], where)
-        term = _term(row["hpo_id"], where, hpo_ids)
+        term = _term(row["hpo_id"], where, exists_in_hpo)
         terms = table.setdefault(code, {})
         if term in terms:
             raise InputError(f"{where}: {term} is annotated twice for ORPHA code {code}; keep one of the rows")
@@ -66,11 +68,12 @@ def _code(cell: str, where: str) -> str:
     return digits[1]
 
 
-def _term(cell: str, where: str, hpo_ids: Collection[str] | None) -> str:
+def _term(cell: str, where: str, exists_in_hpo: Callable[[str], bool]) -> str:
     term = cell.strip()
     if HPO_ID.fullmatch(term):
-        if hpo_ids is not None and term not in hpo_ids:
-            raise InputError(f"{where}: {term} is not in the Human Phenotype Ontology; look the term up again")
+        if not exists_in_hpo(term):
+            reason = "is not in the Human Phenotype Ontology, or is obsolete"
+            raise InputError(f"{where}: {term} {reason}; look the term up again")
         return term
     if LIKE_HPO.fullmatch(term) or not OWN_ID.fullmatch(term):
         reason = "is no HPO id (HP: and seven digits), nor an id of another vocabulary such as MARK:glasses"
@@ -95,5 +98,8 @@ def profiles(codes: Sequence[str | None], table: TermTable) -> tuple[np.ndarray,
     condition has frequency 0 there. A condition without annotations has nan in its whole row."""
     annotated = [table.get(code) if code else None for code in codes]
     terms = sorted({term for frequencies in annotated for term in frequencies or ()})
-    rows = [[frequencies.get(term, 0.0) for term in terms] if frequencies else [np.nan] * len(terms) for frequencies in annotated]
+    rows = [
+        [frequencies.get(term, 0.0) for term in terms] if frequencies else [np.nan] * len(terms)
+        for frequencies in annotated
+    ]
     return np.array(rows, dtype=np.float64).reshape(len(codes), len(terms)), terms
