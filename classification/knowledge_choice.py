@@ -95,7 +95,9 @@ def span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def choose(teachers: Teachers, profiles: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Choice:
-    """The choice of least log loss. teachers: the first r are the photographs with these labels (r,) and groups (r,)."""
+    """The choice of least log loss.
+
+    teachers: the first r are the photographs with these labels (r,) and groups (r,)."""
     known = np.isfinite(profiles).all(axis=1)
     tested = np.unique(labels[known[labels]])
     if len(tested) < 4:  # two groups of two

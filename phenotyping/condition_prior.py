@@ -31,9 +31,9 @@ def project_table() -> TermTable:
 def read_term_table(file: Path, exists_in_hpo: Callable[[str], bool]) -> TermTable:
     """The table of a CSV file.
 
-    exists_in_hpo: whether an HPO id is a current term. Raises InputError, which names file and row, for a missing column, an
-    empty table, a code that is not a number, an id that looks like HPO's and is none, a frequency outside 0..1, and a
-    term that is annotated twice."""
+    exists_in_hpo: whether an HPO id is a current term. Raises InputError, which names file and row, for a missing
+    column, an empty table, a code that is not a number, an id that looks like HPO's and is none, a frequency outside
+    0..1, and a term that is annotated twice."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
