@@ -129,6 +129,8 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
 
 def codes_of_classes(images: datasets.Dataset) -> list[str | None]:
     """The ORPHA code of each class, (C,); None if no image of the class has one."""
+    if "orphanet_code" not in images.column_names:
+        return [None] * images.features["label"].num_classes
     code_of: dict[int, str] = {}
     for label, code in zip(images["label"][:], images["orphanet_code"][:], strict=True):
         if code:
