@@ -146,7 +146,7 @@ def test_readers_of_other_conditions_teach_what_terms_look_like():
     without, _ = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"])
     probe, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"], readers)
     assert choice.term_share > 0
-    assert accuracy(probe, few) > accuracy(without, few) + 0.1
+    assert accuracy(probe, few) > accuracy(without, few) + 0.05
 
 
 # ---- nobody who is held out teaches
