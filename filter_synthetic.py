@@ -3,9 +3,10 @@
     accelerate launch filter_synthetic.py --dataset_name ./rdface --synthetic_dataset runs/dreambooth/fold0/synthetic \\
         --protocol strict --fold 0 --per_class 20 --output_dir runs/filtered
 
-Every image is compared with the photographs of its fold's training side alone. The output opens with load_dataset: all
-images with their scores, `kept`, and `reject_reason`; beside it are results.json, privacy_report.json (whether
-publish_dataset.py may open the images to everybody), scoring_record.json (what train_classifier.py checks) and figures.
+Every image is compared with the photographs of its fold's training side alone, and with --k_shot with those of the
+support set alone. The output opens with load_dataset: all images with their scores, `kept`, and `reject_reason`; beside
+it are results.json, privacy_report.json (whether publish_dataset.py may open the images to everybody),
+scoring_record.json (what train_classifier.py checks) and figures.
 A folder <ABBR>/<ABBR>_<n>.png of somebody else's images is examined too; no training takes images of unknown origin.
 """
 
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from curation.protocols import fold_number
+from generation.filter_files import FIGURES, PATIENTS_PHOTOGRAPHS, PRIVACY_REPORT
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.files import default_cache_dir, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
@@ -34,12 +36,12 @@ if TYPE_CHECKING:
     from generation.filter_inputs import Inputs
 
 STOPPED = RESUMED
-DESCRIPTORS = ("probe", "embedding", "shape", "paper")  # the keys of generation.descriptors.KINDS that need no more
+DESCRIPTORS = ("probe", "embedding", "shape", "dense", "paper")  # generation.descriptors.KINDS
 PACKAGES = ("torch", "datasets", "accelerate", "lpips", "torch-fidelity", "insightface", "onnxruntime", "numpy")
-RESULTS = ("results.json", "run.json", "privacy_report.json", "scoring_record.json", "scores.png")
+RESULTS = ("results.json", "run.json", PRIVACY_REPORT, "scoring_record.json", *FIGURES)
 RESULTS += ("synthetic", "figures", "README.md", "LICENSE", "croissant.json")
 FREE_SETTINGS = ("dataset_name", "synthetic_dataset", "output_dir", "resume_from_checkpoint", "backbone", "kept_only")
-FREE_SETTINGS += ("cache_dir", "top_n", "per_class", "fill_to", "min_score")  # chosen from the scores at the end
+FREE_SETTINGS += ("cache_dir", "top_n", "per_class", "fill_to", "min_score", "show_real")  # used once all is scored
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,6 +55,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "whose training sides the images were made from; under paper one generator serves all folds"
     add("--protocol", choices=PROTOCOLS, default="strict", help=text)
     add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
+    text = "compare with this many photographs per condition only: those that a generator and a training with the same"
+    text += " --k_shot and --seed see (default: the whole training side)"
+    add("--k_shot", type=int, help=text)
+    add("--seed", type=int, default=0, help="seed of the draw of --k_shot")
     text = "face detector; all but mtcnn require --detector_model"
     add("--detector", choices=[*FACE_DETECTORS, *MODEL_DETECTORS], default="mtcnn", help=text)
     add(
@@ -68,7 +74,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--backbone", type=dataset_argument, default="demo_models/backbone", help=text)
     text = "file of a face-recognition network (ONNX) that tells persons apart (default: the backbone does)"
     add("--face_embedder", type=path_argument, help=text)
-    text = "descriptor of phenotype_probability (default: probe; under paper: paper)"
+    text = "weights of SSCD, a copy-detection network, which finds candidates for copies (default: the backbone)"
+    add("--copy_network", type=path_argument, metavar="FILE", help=text)
+    text = "descriptor of phenotype_probability; dense requires mediapipe (default: probe; under paper: paper)"
     add("--descriptor", choices=DESCRIPTORS, help=text)
     text = "weights for LPIPS: a file, or random, whose column is called lpips_random (default: no LPIPS)"
     add("--lpips", type=path_argument, metavar="FILE|random", help=text)
@@ -82,6 +90,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--min_score", type=float, help=text)
     text = "write the kept images alone, as publish_dataset.py --open requires"
     add("--kept_only", action="store_true", help=text)
+    text = "draw the photographs that synthetic images resemble most beside them; the figure shows patients, is called"
+    text += f" {PATIENTS_PHOTOGRAPHS}, and must not be passed on"
+    add("--show_real", action="store_true", help=text)
     text = "folder for the results; those of an earlier run are replaced"
     add("--output_dir", type=path_argument, required=True, help=text)
     add("--batch_size", type=int, default=32, help="pictures examined together")
@@ -93,8 +104,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for flag in ("top_n", "per_class", "fill_to", "face_border"):
         if getattr(args, flag) is not None and getattr(args, flag) < 0:
             parser.error(f"--{flag} must not be negative")
-    if args.batch_size < 1:
-        parser.error("--batch_size must be at least 1")
+    for flag in ("batch_size", "k_shot"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
+            parser.error(f"--{flag} must be at least 1")
+    if args.seed < 0:
+        parser.error("--seed must not be negative")
+    if args.k_shot and args.protocol == "paper":
+        parser.error("--k_shot draws its photographs in each fold; use --protocol strict")
+    if args.descriptor == "dense" and args.detector != "mediapipe":
+        parser.error("--descriptor dense requires --detector mediapipe: the other detectors find five landmarks only")
     if args.detector in MODEL_DETECTORS and args.detector_model is None:
         parser.error(f"--detector {args.detector} requires --detector_model FILE")
     args.descriptor = args.descriptor or ("paper" if args.protocol == "paper" else "probe")
@@ -109,16 +127,15 @@ def main(args: argparse.Namespace) -> None:
     work_offline_if_unreachable([args.dataset_name, *args.synthetic_dataset, args.backbone])
     # Imported here, since they take seconds: what is refused above, and --help, must not wait for them.
     from classification.study_inputs import refuse_backbone_that_saw_held_out
-    from generation import filter_results, filter_scoring
+    from generation import filter_figures, filter_results, filter_scoring
     from generation.filter_inputs import open_inputs
     from harness.launched_processes import check_output_dir, device_record, in_main_process, open_accelerator
 
     # ---- photographs, folds, synthetic images, networks: refused before anything slow begins
     accelerator = open_accelerator(None)
     check_output_dir(accelerator, args.output_dir, [args.dataset_name, *args.synthetic_dataset])
-    inputs = open_inputs(
-        accelerator, args.dataset_name, args.dataset_config_name, args.synthetic_dataset, args.protocol, args.fold
-    )
+    sides = (args.protocol, args.fold, args.k_shot, args.seed)
+    inputs = open_inputs(accelerator, args.dataset_name, args.dataset_config_name, args.synthetic_dataset, *sides)
     examiner, lpips, lpips_column = open_networks(accelerator, args)
     folds = [side.fold for side in inputs.sides if side.fold.protocol == args.protocol]
     refuse_backbone_that_saw_held_out(examiner.backbone, args.backbone, inputs.images, folds)
@@ -130,7 +147,8 @@ def main(args: argparse.Namespace) -> None:
         accelerator.print(line)
     accelerator.print(
         f"{args.dataset_name} (fingerprint {inputs.images._fingerprint}): {len(inputs.images)} photographs; "
-        f"{inputs.n_synthetic} synthetic images of {len(inputs.sides)} folds, protocol {args.protocol}\n"
+        f"{inputs.n_synthetic} synthetic images of {len(inputs.sides)} folds, protocol {args.protocol}"
+        f"{f', compared with {args.k_shot} photographs per condition (seed {args.seed})' if args.k_shot else ''}\n"
         f"faces by {args.detector}, phenotypes by {args.descriptor} on {args.backbone}, "
         f"{accelerator.num_processes} processes on {accelerator.device}"
     )
@@ -149,16 +167,18 @@ def main(args: argparse.Namespace) -> None:
         filter_results.write_results(
             args.output_dir, inputs, photographs, filters, outcome, settings, ranked_by, lpips_column, args.kept_only
         )
+        figures = filter_figures.draw_figures(args.output_dir, inputs, outcome, ranked_by, args.show_real)
         record = run_record(vars(args), PACKAGES, started) | {"ranked_by": ranked_by, **device_record(accelerator)}
         write_json(args.output_dir / "run.json", record)
         filter_results.remove(args.output_dir, ("work",))
-        print(filter_results.summary(args.output_dir, outcome))
+        print("\n".join([filter_results.summary(args.output_dir, outcome), *figures]))
     accelerator.wait_for_everyone()
 
 
 def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[Examiner, object, str | None]:
     """The networks that look at pictures, the LPIPS network if there is one, and the name of its column."""
     from classification.backbones import load_backbone
+    from generation.copy_network import load_copy_network
     from generation.face_examination import Examiner
     from generation.perceptual_distance import load_lpips
     from imaging import faces
@@ -173,7 +193,9 @@ def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[E
     )
     embedder = load_embedder(args.face_embedder, device.type) if args.face_embedder else None
     lpips, column = load_lpips(str(args.lpips), device) if args.lpips else (None, None)
-    return Examiner(detector, backbone, device, embedder, args.face_threshold, args.face_border), lpips, column
+    copy_network = load_copy_network(args.copy_network, device) if args.copy_network else None
+    examiner = Examiner(detector, backbone, device, embedder, args.face_threshold, args.face_border, copy_network)
+    return examiner, lpips, column
 
 
 def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner) -> dict:
@@ -182,7 +204,7 @@ def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner) ->
     from harness.weights_digest import weights_sha256
 
     settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
-    files = {name: getattr(args, name) for name in ("detector_model", "face_embedder", "lpips")}
+    files = {name: getattr(args, name) for name in ("detector_model", "face_embedder", "copy_network", "lpips")}
     settings |= {name: sha256_of(file) for name, file in files.items() if file and file.is_file()}
     settings |= {"fingerprint": inputs.images._fingerprint, "synthetic": inputs.fingerprints}
     settings["backbone_sha256"] = weights_sha256(examiner.backbone.network)

@@ -111,7 +111,12 @@ def is_seen_photographs(key: str) -> bool:
 
 
 def load_weights(
-    network: torch.nn.Module, state: dict, classifier: Sequence[str], name: str, source: Path | str
+    network: torch.nn.Module,
+    state: dict,
+    classifier: Sequence[str],
+    name: str,
+    source: Path | str,
+    flag: str = "--backbone",
 ) -> None:
     """Load `state` into the network; its tensors must be the network's, except those of the removed classifier.
 
@@ -119,8 +124,9 @@ def load_weights(
     of the network must be there with its shape. Outside the prefix only heads, losses and other networks are accepted,
     within it only the classifier and projections for training. If several networks with different weights fit, the one
     that is named as an average of the others is loaded (PREFERRED), and its prefix is printed; without such a name the
-    file is refused. classifier: names of the removed layers. name, source: of network and weights, for messages. Raises
-    InputError, naming the first tensor that is missing, unknown, of another shape or kind, or not finite."""
+    file is refused. classifier: names of the removed layers. name, source, flag: of network, weights and the command's
+    flag, for messages. Raises InputError, naming the first tensor that is missing, unknown, of another shape or kind,
+    or not finite."""
     # torchvision's DenseNet files say norm.1 where the layers say norm1.
     state = {re.sub(r"(denselayer\d+\.(norm|conv))\.(?=\d)", r"\1", key): tensor for key, tensor in state.items()}
     state = {key: tensor for key, tensor in state.items() if not is_seen_photographs(key)}
@@ -135,7 +141,7 @@ def load_weights(
     refused = f"weights {source} do not fit {name}"
     if not fitting:
         nearest = max(prefixes, key=lambda prefix: sum(prefix + key in state for key in needed))
-        raise InputError(f"{refused}: {', '.join(problems[nearest])}; check --backbone and the file")
+        raise InputError(f"{refused}: {', '.join(problems[nearest])}; check {flag} and the file")
     prefix = _chosen(state, needed, fitting, source)
     if prefix:
         others = " and ".join(repr(other) for other in fitting if other != prefix)

@@ -106,7 +106,7 @@ def kind_of(configs: Mapping[str, Config]) -> dict:
     """`kind`, on which the licence depends: controlled, cc0-1.0, simulated, or synthetic. In doubt it is controlled."""
     if "synthetic" in configs:
         return {"kind": "synthetic", "simulated": False, "name": real_or_simulated.SYNTHETIC}
-    images = [config for config in configs.values() if config.name != "reports"]
+    images = [config for config in configs.values() if config.name != "reports"] or list(configs.values())
     sources = [source for config in images for source in config.column("source_type")]
     if not real_or_simulated.is_simulated(sources):
         return {"kind": "controlled", "simulated": False, "name": real_or_simulated.REAL}

@@ -34,6 +34,7 @@ CARD_ERRORS = (
     TypeError,
     RecursionError,
 )  # raised over a header that is not ours
+WRITE_REPORTS = "write reports with vlm_report_eval.py generate"
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
 FINGERPRINT_DIGITS = 16
 ELSEWHERE = re.compile(
@@ -54,6 +55,13 @@ def load_synthetic(name: str) -> datasets.Dataset:
     it may be trained on is decided by curation.leak_guard.Guard."""
     never_empty = schema.NEVER_EMPTY_IN_SYNTHETIC
     return _open(name, "synthetic", GENERATE, ("image", "label", "fold", *never_empty), never_empty)
+
+
+def load_reports(name: str) -> datasets.Dataset:
+    """Config `reports` of a folder, or of ORG/NAME on the Hub; reporting/report_dataset.py checks it further.
+
+    Raises InputError if it cannot be opened, or if a report does not say who wrote it."""
+    return _open(name, "reports", WRITE_REPORTS, ("label", "report", "reporter"), ("reporter",))
 
 
 def _open(
@@ -168,11 +176,12 @@ def _checked_digest(name: str, images: datasets.Dataset, remedy: str) -> str:
     id_column = "image_id" if "image_id" in images.column_names else "synthetic_id"
     for rows in images.with_format("arrow").iter(100):
         for row in rows.to_pylist():
-            picture = row["image"] or {}
+            picture = row.get("image") or {}
             if picture.get("bytes") is None and picture.get("path"):
                 raise InputError(f"dataset {name}: {id_column} {row[id_column]} holds no picture but a path; {remedy}")
-            row["image"] = hashlib.sha256(picture["bytes"]).hexdigest() if picture else None
-            if row.get("sha256") is not None and row["image"] not in (row["sha256"], None):
+            if "image" in row:  # reports have none
+                row["image"] = hashlib.sha256(picture["bytes"]).hexdigest() if picture else None
+            if row.get("sha256") is not None and row.get("image") not in (row["sha256"], None):
                 reason = f"{id_column} {row[id_column]} shows another picture than its sha256 says"
                 raise InputError(f"dataset {name}: {reason}; {remedy}")
             digest.update(json.dumps(row, sort_keys=True, default=str).encode())

@@ -44,6 +44,9 @@ NEVER_EMPTY_IN_IMAGES = ("image_id", "label", "group_id")
 NEVER_EMPTY_IN_SYNTHETIC = ("synthetic_id", "generator", "protocol", "source_image_ids", "source_sha256")
 
 
+NEAREST_ID_BY_LPIPS = "nearest_real_id_by_lpips"
+
+
 def real_features(class_names: Sequence[str], extra_columns: Iterable[str] = ()) -> Features:
     """The columns of config `real`, in order.
 
@@ -113,11 +116,19 @@ def synthetic_features(class_names: Sequence[str]) -> Features:
     )
 
 
+def nearest_by_lpips(lpips_column: str) -> str:
+    """The column for the smallest LPIPS to a photograph, beside the one for the mean."""
+    return f"nearest_real_{lpips_column}"
+
+
 def scored_features(features: Features, lpips_column: str | None) -> Features:
     """The columns of synthetic images after filter_synthetic.py: those they had, and what was measured of them.
 
     Without a face, measurements are null. lpips_column: name of the column for LPIPS; None: there is none."""
-    lpips = {lpips_column: Value("float64")} if lpips_column else {}
+    lpips = {}  # mean distance to the label's photographs, and the nearest photograph
+    if lpips_column:
+        lpips = {lpips_column: Value("float64"), nearest_by_lpips(lpips_column): Value("float64")}
+        lpips[NEAREST_ID_BY_LPIPS] = Value("string")
     measured = {
         "label_probability": Value("float64"),  # that a label given by the filter is right; null if it came with one
         "faces": Value("int32"),
@@ -127,7 +138,7 @@ def scored_features(features: Features, lpips_column: str | None) -> Features:
         "cosine": Value("float64"),  # of the paper's descriptor to the mean of the label's photographs
         "euclidean": Value("float64"),
         "class_rank": Value("float64"),  # of the label by cosine; 1 is the best
-        **lpips,  # mean distance to the label's photographs
+        **lpips,
         "phenotype_probability": Value("float64"),  # calibrated probability that the label's phenotype is shown
         "phenotype_rank": Value("float64"),  # of the label by the descriptor of phenotype_probability
         "sharpness": Value("float64"),

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from classification.backbones import Backbone, normalise
 from generation import realism
+from generation.copy_network import CopyNetwork
 from generation.perceptual_distance import square_pixels
 from generation.photograph_copies import Pictures, picture_views
 from harness.errors import one_line
@@ -37,11 +38,14 @@ class Examined:
     boxes: np.ndarray  # (n, 4) px as x1, y1, x2, y2, of the largest of them
     face_scores: np.ndarray  # (n,)
     landmarks: np.ndarray  # (n, 5, 2) px
+    dense: np.ndarray  # (n, k, 2) px, of a detector that has more than five landmarks; k is 0 with any other
     sharpness: np.ndarray  # (n,)
     features: np.ndarray  # (n, d) float32 of the backbone, of the aligned face, flattened
     mirrored: np.ndarray  # (n, d) float32 of the same face mirrored left to right
     identities: np.ndarray  # (n, e) float32: of the face-recognition network, or the features again
     mirrored_identities: np.ndarray  # (n, e) float32: of the mirrored face; a face-recognition network tells no sides
+    copy_descriptors: np.ndarray  # (n, c) float32: of the copy-detection network, or the features again
+    mirrored_copy_descriptors: np.ndarray  # (n, c) float32: of the mirrored picture
     views: np.ndarray  # (n, 3, s, s) uint8, see photograph_copies.picture_views
     pixels: np.ndarray  # (n, 256, 256, 3) uint8, as LPIPS sees the picture; black if it cannot be decoded
 
@@ -51,7 +55,7 @@ class Examined:
     @property
     def pictures(self) -> Pictures:
         """What the search for copies compares."""
-        return Pictures(self.views, self.features, self.mirrored)
+        return Pictures(self.views, self.copy_descriptors, self.mirrored_copy_descriptors)
 
     def save(self, file: Path) -> None:
         def write(partial: Path) -> None:
@@ -84,6 +88,7 @@ class Examiner:
     embedder: Embedder | None = None  # None: the backbone's features stand for the identity
     threshold: float | None = None
     border: float = 0.0
+    copy_network: CopyNetwork | None = None  # None: the backbone's features of the face find candidates for copies
 
     def __post_init__(self):
         self.backbone.network.to(self.device)
@@ -102,8 +107,10 @@ class Examiner:
             problem or ("" if usable else NO_FACE) for (_, problem), usable in zip(decoded, has_face, strict=True)
         ]
         landmarks = _filled(largest, lambda face: face.landmarks, (5, 2))
+        n_dense = self.detector.network.n_dense
         features, mirrored = self._features(aligned)
         identities = features if self.embedder is None else self._identities(arrays, landmarks, has_face)
+        described = self._copy_descriptors(pictures, undecoded) if self.copy_network else (features, mirrored)
         pixels = np.stack([square_pixels(picture) for picture in pictures])
         pixels[undecoded] = 0
         return Examined(
@@ -112,11 +119,14 @@ class Examiner:
             boxes=_filled(largest, lambda face: face.box, (4,)),
             face_scores=_filled(largest, lambda face: face.score, ()),
             landmarks=landmarks,
+            dense=_filled(largest, lambda face: face.dense if n_dense else np.nan, (n_dense, 2)),
             sharpness=np.where(undecoded, np.nan, realism.sharpness(list(pixels))),
             features=features,
             mirrored=mirrored,
             identities=identities,
             mirrored_identities=mirrored if self.embedder is None else identities,
+            copy_descriptors=described[0],
+            mirrored_copy_descriptors=described[1],
             views=np.stack([picture_views(picture, face) for picture, face in zip(pictures, aligned, strict=True)]),
             pixels=pixels,
         )
@@ -146,6 +156,13 @@ class Examiner:
             features[rows] = of_faces[: len(rows)]
             both.append(features)
         return both[0], both[1]
+
+    def _copy_descriptors(self, pictures: list[Image.Image], undecoded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the pictures and of their mirror images; nan for what could not be decoded."""
+        described = self.copy_network.describe(pictures)
+        for descriptors in described:
+            descriptors[undecoded] = np.nan
+        return described
 
     def _identities(self, arrays: list[np.ndarray], landmarks: np.ndarray, has_face: np.ndarray) -> np.ndarray:
         identities = np.full((len(arrays), self.embedder.n_values), np.nan, np.float32)

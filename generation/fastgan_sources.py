@@ -64,16 +64,7 @@ def sources_of(
 
     digests (n,): of all photographs of the dataset."""
     image_ids, rows = images["image_id"][:], fold.train.tolist()
-    trained_on = TrainedOn(
-        protocol=fold.protocol,
-        fold=fold.number,
-        condition=None,
-        dataset=images._fingerprint,
-        source_sha256=[digests[row] for row in rows],
-        seed=seed,
-        k_shot=k_shot,
-        settings_sha256=settings_sha256,
-    )
+    trained_on = TrainedOn.on(fold, rows, None, images._fingerprint, digests, seed, k_shot, settings_sha256)
     return synthetic_images.Sources(trained_on, [image_ids[row] for row in rows])
 
 

@@ -16,6 +16,8 @@ from generation.synthetic_images import folder_of
 from generation.synthetic_mix import LIGHT_COLUMNS, class_numbers
 from harness.errors import InputError
 
+ROWS_AT_ONCE = 1000  # of synthetic images whose sources are checked
+
 
 @dataclasses.dataclass
 class Side:
@@ -61,15 +63,22 @@ def open_inputs(
     synthetic_names: Sequence[str],
     protocol: str,
     fold_number: int | None,
+    k_shot: int | None,
+    seed: int,
 ) -> Inputs:
     """Open all datasets; the first process does so first, and fills the caches.
 
-    Raises InputError for datasets that cannot be opened, a condition that the photographs do not have, and if no image
-    was made for these folds; LeakError for an image that was made from a photograph outside its fold's training side.
+    k_shot: compare with the support sets of so many photographs per condition, drawn by seed, in place of the whole
+    training sides; None: with these. Images of unknown origin, which no training takes, are compared with all
+    photographs either way. Raises InputError for datasets that cannot be opened, a condition that the photographs do
+    not have, and if no image was made for these folds; LeakError for an image that was made from a photograph outside
+    its fold's training side.
     """
     with accelerator.main_process_first():
         images = load_images(dataset_name, config_name)
         folds = protocols.training_sides(images, protocol, fold_number)
+        if k_shot:
+            folds = [protocols.k_shot(fold, images["label"][:], k_shot, seed) for fold in folds]
         for fold in folds:
             check_fold(fold, images)
         class_names, problems, parts = images.features["label"].names, [], []
@@ -102,7 +111,32 @@ def open_inputs(
         images, photograph_sha256(images), parts, labels, [part._fingerprint for part in parts], sides, problems
     )
     admit(inputs)
+    problems += sources_below_training_side(inputs) if k_shot is None else []
     return inputs
+
+
+def sources_below_training_side(inputs: Inputs) -> list[str]:
+    """A line for each fold whose generators saw only some photographs of their conditions: probably a support set.
+
+    A k-shot training refuses scores that were computed with other photographs than its support set."""
+    lines, label_of = [], dict(zip(inputs.digests, inputs.images["label"][:], strict=True))
+    for side in [side for side in inputs.sides if side.name != foreign_images.UNKNOWN]:
+        seen: set[str] = set()
+        for part, rows in zip(inputs.parts, side.rows, strict=True):
+            column = part.select_columns(["source_sha256"])
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                for sources in column.select(rows[start : start + ROWS_AT_ONCE])["source_sha256"][:]:
+                    seen.update(sources or ())
+        conditions = {label_of[digest] for digest in seen}
+        training = {inputs.digests[row] for row in side.fold.train.tolist()}
+        of_conditions = {digest for digest in training if label_of[digest] in conditions}
+        if seen < of_conditions:
+            lines.append(
+                f"{side.name}: the generators saw {len(seen)} of the {len(of_conditions)} photographs of their "
+                "conditions on the training side, and the filter sees all; a training with --k_shot takes the images "
+                "only if the filter is given the same --k_shot and --seed"
+            )
+    return lines
 
 
 def admit(inputs: Inputs) -> None:
@@ -114,5 +148,7 @@ def admit(inputs: Inputs) -> None:
             continue
         guard = Guard(protocols.of_photographs(side.fold, len(inputs.images)), columns)
         for part, rows in zip(inputs.parts, side.rows, strict=True):
-            light = part.select_columns(list(LIGHT_COLUMNS)).select(rows)
-            guard.admit_synthetic({name: light[name][:] for name in LIGHT_COLUMNS}, simulated)
+            light = part.select_columns(list(LIGHT_COLUMNS))
+            for start in range(0, len(rows), ROWS_AT_ONCE):  # each row lists all its sources
+                some = light.select(rows[start : start + ROWS_AT_ONCE])
+                guard.admit_synthetic({name: some[name][:] for name in LIGHT_COLUMNS}, simulated)

@@ -1,4 +1,4 @@
-"""What filter_synthetic.py leaves: the scored dataset, the results of each fold, the privacy report, and a figure."""
+"""What filter_synthetic.py leaves: the scored dataset, the results of each fold, and the privacy report."""
 
 import dataclasses
 import shutil
@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from curation import protocols
 from curation.opening import is_simulated, load_synthetic
 from generation import foreign_images, membership_attack, privacy, realism, score_provenance
 from generation.face_examination import Examined
+from generation.filter_files import PRIVACY_REPORT
 from generation.filter_inputs import Inputs, Side
 from generation.fold_filter import FoldFilter
 from generation.scored_images import read_scores, write_scored
 from generation.selection import Selection, select
+from generation.stored_rows import StoredRows
 from harness.errors import InputError, one_line
-from harness.files import sha256_of, write_atomically, write_json
+from harness.files import sha256_of, write_json
 
-PRIVACY_REPORT = "privacy_report.json"  # as publishing/publishable.py reads it
+GIVES_AWAY = ("near copy", "resembles the person")  # how the reasons of images begin that give a patient away
 
 
 @dataclasses.dataclass
@@ -29,6 +32,16 @@ class Outcome:
     scores: pd.DataFrame
     blocks: list[tuple[int, np.ndarray]]  # number of the dataset, and its rows
     identity_files: list[Path]
+
+    @property
+    def score_files(self) -> list[Path]:
+        """The scores of each block with all their columns, boxes and landmarks included."""
+        return [file.with_suffix(".parquet") for file in self.identity_files]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each image is not kept (m,), None if it is."""
+        return self.scores["reject_reason"].tolist()
 
 
 def remove(folder: Path, names: Sequence[str]) -> None:
@@ -52,7 +65,7 @@ def select_images(
     blocks, scores, identities = [], [], []
     for name, side, number, rows in inputs.blocks(batch_size):
         blocks.append((number, rows))
-        scores.append(read_scores(work / "scores" / f"{name}.parquet").assign(side=side.name))
+        scores.append(read_scores(work / "scores" / f"{name}.parquet", scalars_only=True).assign(side=side.name))
         identities.append(work / "scores" / f"{name}.npy")
     table = pd.concat(scores, ignore_index=True)
     labels = np.array(inputs.images["label"][:])
@@ -84,7 +97,7 @@ def write_results(
 ) -> None:
     """Everything that stands in the output folder when a run is done, but its record."""
     blocks = [(inputs.parts[number], rows) for number, rows in outcome.blocks]
-    arguments = (outcome.scores, inputs.class_names, lpips_column, kept_only)
+    arguments = (outcome.score_files, outcome.scores, inputs.class_names, lpips_column, kept_only)
     write_scored(folder, blocks, *arguments, folder / "work" / "rows")
     compared_with = {
         side.fold.generator_number: [inputs.digests[row] for row in side.fold.train.tolist()]
@@ -92,10 +105,8 @@ def write_results(
         if side.name != foreign_images.UNKNOWN
     }
     score_provenance.write_record(folder, load_synthetic(str(folder)), settings, compared_with)
-    generators = np.array(
-        [value for number, rows in outcome.blocks for value in np.array(inputs.parts[number]["generator"][:])[rows]],
-        dtype=object,
-    )
+    of_parts = [np.array(part["generator"][:], dtype=object) for part in inputs.parts]
+    generators = np.concatenate([of_parts[number][rows] for number, rows in outcome.blocks])
     results = {
         "simulated": is_simulated(inputs.images),
         "ranked_by": ranked_by,
@@ -105,7 +116,6 @@ def write_results(
         },
     }
     write_json(folder / "results.json", results)
-    draw_scores(folder / "scores.png", outcome.scores, ranked_by, results["simulated"])
     write_json(folder / PRIVACY_REPORT, privacy_report(folder, inputs, photographs, filters, outcome, generators))
 
 
@@ -156,15 +166,9 @@ def set_comparison(side: Side, inputs: Inputs, photographs: Examined, outcome: O
         return str(error)
 
 
-def identities_of(outcome: Outcome, chosen: np.ndarray) -> np.ndarray:
-    """The identities (k, e) of the images chosen (m,) bool, block by block."""
-    parts, start = [], 0
-    for file, (_, rows) in zip(outcome.identity_files, outcome.blocks, strict=True):
-        of_block = chosen[start : start + len(rows)]
-        start += len(rows)
-        if of_block.any():
-            parts.append(np.load(file, mmap_mode="r")[of_block].astype(np.float32))
-    return np.concatenate(parts)
+def identities_of(outcome: Outcome, chosen: np.ndarray) -> StoredRows:
+    """The identities (k, e) of the images chosen (m,) bool."""
+    return StoredRows(outcome.identity_files, [len(rows) for _, rows in outcome.blocks], chosen)
 
 
 def privacy_report(
@@ -202,15 +206,7 @@ def privacy_report(
 
 def attacks_on(side: Side, inputs: Inputs, photographs: Examined, outcome: Outcome, images: np.ndarray) -> dict:
     """The membership attacks on one generator's images (m,) bool, before and after filtering, and their controls."""
-    columns = {name: np.array(inputs.images[name][:], dtype=object) for name in ("label", "group_id")}
-    rows = np.concatenate([side.fold.train, side.fold.test])
-    rows = rows[np.isfinite(photographs.identities[rows]).all(axis=1)]
-    people = membership_attack.People(
-        photographs.identities[rows],
-        columns["label"][rows].astype(int),
-        columns["group_id"][rows],
-        np.isin(rows, side.fold.train),
-    )
+    people = people_of(side.fold, inputs, photographs.identities, sources_of(inputs, outcome, images))
     labels = outcome.scores["label"].to_numpy()
     has_face = outcome.scores["face_score"].notna().to_numpy()
     rng = np.random.default_rng(0)
@@ -229,6 +225,36 @@ def attacks_on(side: Side, inputs: Inputs, photographs: Examined, outcome: Outco
     return records
 
 
+def people_of(
+    fold: protocols.Fold, inputs: Inputs, identities: np.ndarray, sources: set[str]
+) -> membership_attack.People:
+    """The people whom an attack on a generator of the fold must tell apart, of those whose faces were found.
+
+    identities (n, d): of all photographs; sources: digests of those that the generator saw. Members are the people in
+    these, and not the whole training side: --k_shot shows a generator a part of it, and the others would hide those who
+    are given away. They take no part, since the filter rejects what resembles them, too. Of images that name no source
+    (unknown origin) all photographs of the side may be members."""
+    labels, groups = np.array(inputs.images["label"][:]), np.array(inputs.images["group_id"][:], dtype=object)
+    seen = fold.train
+    if sources:
+        seen = fold.train[[inputs.digests[row] in sources for row in fold.train.tolist()]]
+        seen = fold.train[np.isin(groups[fold.train], groups[seen])]
+    rows = np.concatenate([seen, fold.test])
+    rows = rows[np.isfinite(identities[rows]).all(axis=1)]
+    return membership_attack.People(identities[rows], labels[rows], groups[rows], np.isin(rows, seen))
+
+
+def sources_of(inputs: Inputs, outcome: Outcome, images: np.ndarray) -> set[str]:
+    """Digests of the photographs that the images (m,) bool were made from, read block by block."""
+    digests, start = set(), 0
+    for number, rows in outcome.blocks:
+        of_block = rows[images[start : start + len(rows)]]
+        start += len(rows)
+        named = inputs.parts[number].select_columns("source_sha256").select(of_block)
+        digests.update(digest for sources in named["source_sha256"][:] for digest in sources)
+    return digests
+
+
 def _attack(
     people: membership_attack.People, outcome: Outcome, images: np.ndarray, labels: np.ndarray
 ) -> membership_attack.Attack:
@@ -237,28 +263,9 @@ def _attack(
     return membership_attack.attack(people, identities_of(outcome, images), labels[images])
 
 
-def draw_scores(file: Path, scores: pd.DataFrame, ranked_by: str, simulated: bool) -> None:
-    """A histogram of the score that ranks the images, of the kept ones and of those left out for each kind of reason.
-
-    Images without a score are counted in the legend alone."""
-    from matplotlib.figure import Figure  # slow to import, and needed only here
-
-    kinds = scores["reject_reason"].map(lambda reason: kind_of(reason) if reason else "kept")
-    groups = {
-        f"{kind} ({n})": scores.loc[kinds == kind, ranked_by].dropna() for kind, n in kinds.value_counts().items()
-    }
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.hist(list(groups.values()), bins=30, stacked=True, label=list(groups))
-    axes.set(xlabel=ranked_by.replace("_", " "), ylabel="images")
-    axes.set_title(f"Synthetic images{' from SIMULATED photographs' if simulated else ''}, by what became of them")
-    axes.legend()
-    write_atomically(file, lambda partial: figure.savefig(partial, format="png", dpi=150))
-
-
 def kind_of(reason: str) -> str:
     """A reason without the image it names, so that reasons can be counted."""
-    for kind in ("near copy", "resembles the person", "cannot be decoded", "score", "is not among the best"):
+    for kind in (*GIVES_AWAY, "cannot be decoded", "score", "is not among the best"):
         if reason.startswith(kind):
             return {"score": "score below the least", "is not among the best": "not among the best"}.get(kind, kind)
     return reason

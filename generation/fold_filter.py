@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import nn
 
+from curation import schema
 from generation import fidelity, privacy, realism
 from generation.descriptors import describe
 from generation.face_examination import Examined
-from generation.perceptual_distance import ClassReference, class_reference, mean_lpips
+from generation.perceptual_distance import ClassReference, PhotographFeatures, class_reference, mean_and_nearest_lpips
 from generation.photograph_copies import copies
 from harness.errors import InputError
 
@@ -39,10 +40,11 @@ class FoldFilter:
     kind: str  # the descriptor that phenotype_probability is computed from
     paper: fidelity.Fitted
     fitted: fidelity.Fitted
-    label_calibration: realism.LabelCalibration
+    label_calibration: realism.LabelCalibration | None  # None: no condition has two people to measure it on
     thresholds: dict[str, privacy.Threshold | str]  # a text says why there is none
     lpips: nn.Module | None
     references: Mapping[int, ClassReference | None]  # by class number
+    lpips_features: PhotographFeatures | None
 
     @staticmethod
     def fitted_to(photographs: Photographs, kind: str, lpips: nn.Module | None) -> "FoldFilter":
@@ -54,9 +56,17 @@ class FoldFilter:
         references = {}
         for label in np.unique(labels).tolist() if lpips is not None else ():
             references[label] = class_reference(lpips, examined.pixels[labels == label])
-        label_calibration = realism.calibrate_labels(leave_one_out_distances(photographs), labels)
+        lpips_features = None if lpips is None else PhotographFeatures(lpips, examined.pixels)
         return FoldFilter(
-            photographs, kind, paper, fitted, label_calibration, thresholds(photographs), lpips, references
+            photographs,
+            kind,
+            paper,
+            fitted,
+            calibrated_labels(photographs),
+            thresholds(photographs),
+            lpips,
+            references,
+            lpips_features,
         )
 
     def score(self, examined: Examined, labels: np.ndarray, lpips_column: str = "lpips") -> dict[str, np.ndarray]:
@@ -69,10 +79,13 @@ class FoldFilter:
         labels = np.where(given, labels, nearest)
         cosines = self.paper.cosine(paper)
         scores = cosines if self.kind == "paper" else self.fitted.scores(described(self.kind, examined))
-        privacy_columns = self.privacy_columns(examined, labels)
+        examination = examine_privacy(self.photographs, examined, labels)
+        right = np.full(len(labels), np.nan)
+        if self.label_calibration:
+            right = np.where(given, np.nan, self.label_calibration.probability(margin))
         columns = {
             "label": labels,
-            "label_probability": np.where(given, np.nan, self.label_calibration.probability(margin)),
+            "label_probability": right,
             "faces": examined.n_faces,
             "box": examined.boxes,
             "face_score": examined.face_scores,
@@ -85,13 +98,34 @@ class FoldFilter:
             "sharpness": examined.sharpness,
         }
         if self.lpips is not None:
-            of_label = [self.references.get(label) for label in labels.tolist()]
-            columns[lpips_column] = mean_lpips(self.lpips, list(examined.pixels), of_label)
-        return columns | privacy_columns
+            columns |= self.lpips_columns(examined, labels, examination, lpips_column)
+        return columns | self.privacy_columns(examined, examination)
 
-    def privacy_columns(self, examined: Examined, labels: np.ndarray) -> dict[str, np.ndarray]:
+    def lpips_columns(
+        self, examined: Examined, labels: np.ndarray, examination: privacy.Examination, lpips_column: str
+    ) -> dict[str, np.ndarray]:
+        """LPIPS to the photographs of the label, and the nearest photograph by LPIPS; nan if it cannot be decoded.
+
+        The nearest one is looked for among the label's photographs, the likeliest original and the most similar person:
+        with all photographs the comparison would cost as much as all others together."""
+        references, candidates = [], []
+        nearest = zip(examination.copy_rows.tolist(), examination.person_rows.tolist(), strict=True)
+        for label, decoded, rows in zip(labels.tolist(), np.isfinite(examined.sharpness), nearest, strict=True):
+            references.append(self.references.get(label) if decoded else None)
+            own = np.flatnonzero(self.photographs.labels == label).tolist()
+            candidates.append(sorted({row for row in (*rows, *own) if row >= 0}) if decoded else ())
+        means, rows, distances = mean_and_nearest_lpips(
+            self.lpips, examined.pixels, references, candidates, self.lpips_features
+        )
+        ids = np.array([*self.photographs.image_ids, None], dtype=object)  # the last one for row -1, which is none
+        return {
+            lpips_column: means,
+            schema.nearest_by_lpips(lpips_column): distances,
+            schema.NEAREST_ID_BY_LPIPS: ids[rows],
+        }
+
+    def privacy_columns(self, examined: Examined, examination: privacy.Examination) -> dict[str, np.ndarray]:
         """How like each image is to a photograph and to a person, which these are, and why it must be rejected."""
-        examination = examine_privacy(self.photographs, examined, labels)
         measured = {
             name: value if isinstance(value, privacy.Threshold) else _threshold_without_calibration(name)
             for name, value in self.thresholds.items()
@@ -111,7 +145,8 @@ class FoldFilter:
 
 def described(kind: str, examined: Examined) -> np.ndarray:
     """The descriptors of examined pictures; nan without a face."""
-    return describe(kind, landmarks=examined.landmarks, boxes=examined.boxes, features=examined.features)
+    landmarks = examined.dense if kind == "dense" else examined.landmarks
+    return describe(kind, landmarks=landmarks, boxes=examined.boxes, features=examined.features)
 
 
 def examine_privacy(photographs: Photographs, examined: Examined, labels: np.ndarray) -> privacy.Examination:
@@ -135,6 +170,16 @@ def thresholds(photographs: Photographs) -> dict[str, privacy.Threshold | str]:
         except InputError as error:
             calibrated[name] = str(error)
     return calibrated
+
+
+def calibrated_labels(photographs: Photographs) -> realism.LabelCalibration | None:
+    """How often the nearest class mean is the right one, measured on photographs of which another person shares the
+    condition: without one, the right class has no mean that the photograph is not part of. None if there are none."""
+    distances = leave_one_out_distances(photographs)
+    measurable = np.isfinite(distances[np.arange(len(distances)), photographs.labels])
+    if not measurable.any():
+        return None
+    return realism.calibrate_labels(distances[measurable], photographs.labels[measurable])
 
 
 def leave_one_out_distances(photographs: Photographs) -> np.ndarray:

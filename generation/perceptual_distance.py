@@ -29,6 +29,7 @@ from harness.errors import InputError, one_line
 
 SIDE_PX = 256
 BATCH_SIZE = 16
+RECENT = 64  # photographs whose features stay in memory
 RANDOM = "random"  # value of --lpips that asks for a trunk without training
 RANDOM_SEED = 0
 PUBLISHED_TRUNK = "7be5be79"  # torchvision's AlexNet for ImageNet: the first digits of its SHA-256 are in its name
@@ -155,20 +156,61 @@ def mean_lpips(
     pictures: m of (SIDE_PX, SIDE_PX, 3) uint8, read once; references: for each picture that of its label, or None for a
     picture without a label or a class without photographs, which gives NaN. Memory does not grow with m. The fewer
     photographs a class has, the smaller the number for a copy of one of them: 0 for a class of one."""
-    references, distances = list(references), []
+    return mean_and_nearest_lpips(network, pictures, references, None, None, batch_size)[0]
+
+
+class PhotographFeatures:
+    """The features of photographs by their row, of which the RECENT last ones stay in memory, 2 MB each.
+
+    Synthetic images come condition by condition, so those of a condition are computed once for all its images."""
+
+    def __init__(self, network: nn.Module, pictures: np.ndarray):
+        """pictures (n, SIDE_PX, SIDE_PX, 3) uint8."""
+        self._network, self._pictures = network, pictures
+        self._recent: dict[int, torch.Tensor] = {}  # the last one used stands last
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        """(d,), see perceptual_features."""
+        features = self._recent.pop(row, None)
+        if features is None:
+            features = perceptual_features(self._network, self._pictures[row : row + 1])[0]
+        self._recent[row] = features
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+        return features
+
+
+def mean_and_nearest_lpips(
+    network: nn.Module,
+    pictures: Iterable[np.ndarray],
+    references: Sequence[ClassReference | None],
+    candidates: Sequence[Sequence[int]] | None,
+    photographs: PhotographFeatures | None,
+    batch_size: int = BATCH_SIZE,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As mean_lpips, and of each picture's candidates the photograph at the smallest LPIPS: its row (m,) and distance.
+
+    candidates: for each picture the rows of the photographs that it is compared with; none of them, or None for all
+    pictures, gives -1 and NaN. Each picture goes through the network once."""
+    references, means = list(references), []
+    candidates = [()] * len(references) if candidates is None else candidates
+    rows, distances = np.full(len(references), -1), np.full(len(references), np.nan)
     for pixels in _batches(pictures, batch_size):
-        batch = references[len(distances) : len(distances) + len(pixels)]
-        if len(batch) < len(pixels):
+        if len(means) + len(pixels) > len(references):
             raise ValueError(f"there are more pictures than the {len(references)} references")
-        features = perceptual_features(network, pixels)
-        for row, reference in zip(features, batch, strict=True):
-            distance = float("nan")
+        for features in perceptual_features(network, pixels):
+            picture, reference = len(means), references[len(means)]
+            mean = float("nan")
             if reference is not None:
-                distance = (row - reference.mean).square().sum().item() + reference.spread
-            distances.append(distance)
-    if len(distances) != len(references):
-        raise ValueError(f"there are {len(references)} references for {len(distances)} pictures")
-    return np.array(distances, float)
+                mean = (features - reference.mean).square().sum().item() + reference.spread
+            means.append(mean)
+            for row in candidates[picture]:
+                distance = (features - photographs[row]).square().sum().item()
+                if not distance >= distances[picture]:  # also if there is none yet
+                    rows[picture], distances[picture] = row, distance
+    if len(means) != len(references):
+        raise ValueError(f"there are {len(references)} references for {len(means)} pictures")
+    return np.array(means, float), rows, distances
 
 
 def _batches(pictures: Iterable[np.ndarray], batch_size: int) -> Iterator[np.ndarray]:

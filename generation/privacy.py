@@ -19,6 +19,7 @@ import numpy as np
 from harness.errors import InputError
 from scoring.intervals import bootstrap_interval
 
+BLOCK_NUMBERS = 2**22  # in a block of descriptions that are compared at once: 16 MB
 MIN_GROUPS = 5  # conditions from which a threshold may be calibrated
 MIN_POSITIVE_CONTROL = 0.9  # AUC of the membership attack on copies of the members
 MAX_AUC = 0.55  # of the attack on the released images
@@ -38,11 +39,11 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The photograph whose description is most similar to each image's, by the cosine.
 
-    real (n, d), synthetic (m, d): of any length, and perhaps memory-mapped; blocks of block_rows of both are compared,
-    so that memory does not grow with m or n. same: only pairs with equal values are compared, for example the labels;
-    other: only pairs with unequal values, for example the names of people; a null equals a null. Returns rows (m,) and
-    similarities (m,) in -1..1; an image whose description is zero or not finite, or which is compared with nothing,
-    gets -1 and nan."""
+    real (n, d), synthetic (m, d): of any length, and perhaps memory-mapped or StoredRows; blocks of at most block_rows
+    and BLOCK_NUMBERS numbers of both are compared, so that memory does not grow with m or n. same: only pairs with
+    equal values are compared, for example the labels; other: only pairs with unequal values, for example the names of
+    people; a null equals a null. Returns rows (m,) and similarities (m,) in -1..1; an image whose description is zero
+    or not finite, or which is compared with nothing, gets -1 and nan."""
     rows, similarity = nearest_rows(real, synthetic, 1, block_rows, same, other)
     return rows[:, 0], similarity[:, 0]
 
@@ -73,6 +74,7 @@ def nearest_rows(
     """As `nearest`, the `count` most similar photographs of each image: (m, count) each, most similar first."""
     rows = np.full((len(synthetic), count), -1)
     similarity = np.full((len(synthetic), count), np.nan, np.float32)
+    block_rows = max(1, min(block_rows, BLOCK_NUMBERS // max(1, real.shape[1])))
     for start in range(0, len(synthetic), block_rows):
         stop = min(start + block_rows, len(synthetic))
         images = _unit(synthetic[start:stop])

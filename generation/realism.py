@@ -15,6 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from generation.perceptual_distance import SIDE_PX
+from generation.stored_rows import StoredRows
 from harness.errors import InputError
 from scoring.intervals import numbered
 
@@ -103,18 +104,19 @@ class SetComparison:
 
 def compare_sets(
     real: np.ndarray,
-    synthetic: np.ndarray,
+    synthetic: np.ndarray | StoredRows,
     real_subjects: Sequence[str | None] | None = None,
     n_subsets: int = 100,
     seed: int = 0,
 ) -> SetComparison:
     """KID, precision and recall of a set of synthetic images against real ones, computed by torch-fidelity.
 
-    real (n, d), synthetic (m, d): features of both by one network, such as the backbone or a face embedding; the
-    numbers depend on it, so they compare generators, but not with published tables. real_subjects (n,): whose image it
-    is; null for an unknown subject, who counts as one of their own. Each draw takes one image, by chance, of each
-    subject drawn, since several photographs of one person would lie among one another and not among others. A synthetic
-    image is a subject of its own.
+    real (n, d), synthetic (m, d): features of both by one network, such as the backbone or a face embedding; those of
+    the synthetic images may lie in files (StoredRows), so that memory does not grow with m. The numbers depend on the
+    network, so they compare generators, but not with published tables. real_subjects (n,): whose image it is; null for
+    an unknown subject, who counts as one of their own. Each draw takes one image, by chance, of each subject drawn,
+    since several photographs of one person would lie among one another and not among others. A synthetic image is a
+    subject of its own.
 
     KID is the mean over random subsets of half the smaller set (at most 1000 images). In each, the features are shifted
     and divided by one number, so that the real ones have mean 0 and mean square 1: for features of unit length KID's
@@ -132,7 +134,7 @@ def compare_sets(
     Raises InputError for fewer than 50 subjects or synthetic images: with 20, KID of two samples of one population
     varies three times as much as with 50. Raises ValueError for features of other shapes or that are not finite.
     Sources: Binkowski et al., ICLR 2018, arXiv 1801.01401; Kynkäänniemi et al., NeurIPS 2019, arXiv 1904.06991."""
-    real, synthetic = _checked(real, synthetic)
+    _check(real, synthetic)
     subjects = np.arange(len(real)) if real_subjects is None else numbered(real_subjects)
     if len(subjects) != len(real):
         raise ValueError(f"there are {len(subjects)} subjects for {len(real)} real images")
@@ -142,7 +144,8 @@ def compare_sets(
     size, rng = min(n // 2, LARGEST_SUBSET), np.random.default_rng(seed)
 
     def draw(size: int) -> tuple[np.ndarray, np.ndarray]:
-        return real[_draw(subjects, size, rng)], synthetic[_draw(np.arange(len(synthetic)), size, rng)]
+        drawn = real[_draw(subjects, size, rng)], synthetic[_draw(np.arange(len(synthetic)), size, rng)]
+        return drawn[0].astype(float), drawn[1].astype(float)
 
     whole = _precision_recall(*draw(n))
     drawn = np.empty((n_subsets, 3))
@@ -157,16 +160,15 @@ def compare_sets(
     return SetComparison(*estimates, n_subjects, len(synthetic), n, size, n_subsets)
 
 
-def _checked(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets as float64. Raises ValueError for shapes that differ and for values that are not finite."""
-    real, synthetic = np.asarray(real, float), np.asarray(synthetic, float)
-    if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1]:
+def _check(real: np.ndarray, synthetic: np.ndarray | StoredRows) -> None:
+    """Raise ValueError for shapes that differ and for values that are not finite."""
+    if len(real.shape) != 2 or len(synthetic.shape) != 2 or real.shape[1] != synthetic.shape[1]:
         raise ValueError(f"features {real.shape} and {synthetic.shape} should be (n, d) and (m, d)")
     for name, features in (("real", real), ("synthetic", synthetic)):
-        if not np.isfinite(features).all():
-            row = int(np.argmin(np.isfinite(features).all(axis=1)))
-            raise ValueError(f"features of {name} image {row} are not finite")
-    return real, synthetic
+        for start in range(0, len(features), LARGEST_SUBSET):
+            finite = np.isfinite(features[start : start + LARGEST_SUBSET]).all(axis=1)
+            if not finite.all():
+                raise ValueError(f"features of {name} image {start + int(np.argmin(finite))} are not finite")
 
 
 def _refuse_small(counts: dict[str, int]) -> None:

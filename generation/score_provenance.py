@@ -84,5 +84,6 @@ def admit(record: Mapping, fold: protocols.Fold, photographs: Sequence[str]) -> 
         which = f"the photograph in row {rows[0] + 1}" if rows else "a photograph that the dataset does not hold"
         raise errors.LeakError(
             f"{where}: the synthetic images were scored with {which}, which is not on the training side "
-            f"({len(outside)} such); run filter_synthetic.py on this dataset and fold"
+            f"({len(outside)} such); run filter_synthetic.py on this dataset and fold, with the training's --k_shot "
+            "and --seed"
         )

@@ -25,9 +25,11 @@ def write_scores(file: Path, columns: Mapping[str, np.ndarray]) -> None:
     write_atomically(file, lambda partial: pq.write_table(table, partial))
 
 
-def read_scores(file: Path) -> pd.DataFrame:
-    """A block's scores, a row per image."""
-    return pq.read_table(file).to_pandas()
+def read_scores(file: Path, scalars_only: bool = False) -> pd.DataFrame:
+    """A block's scores, a row per image; scalars_only: without boxes and landmarks, which no selection looks at."""
+    schema = pq.read_schema(file)
+    names = [field.name for field in schema if not (scalars_only and pa.types.is_list(field.type))]
+    return pq.read_table(file, columns=names).to_pandas()
 
 
 def _arrow(values: np.ndarray) -> pa.Array:
@@ -42,6 +44,7 @@ def _arrow(values: np.ndarray) -> pa.Array:
 def write_scored(
     folder: Path,
     blocks: Sequence[tuple[datasets.Dataset, np.ndarray]],
+    score_files: Sequence[Path],
     scores: pd.DataFrame,
     class_names: Sequence[str],
     lpips_column: str | None,
@@ -50,14 +53,17 @@ def write_scored(
 ) -> None:
     """Write `folder` as a dataset of all images with their scores, in the order of the blocks, which is the scores'.
 
-    blocks: images, and the row numbers of each block; scores: a row per image; kept_only: leave the others out; work: a
+    blocks: images, and the row numbers of each block; score_files: of each block, with the boxes and landmarks; scores:
+    the other columns, a row per image; kept_only: leave the others out; work: a
     folder for parts. An earlier dataset there is replaced once the new one is complete."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     parts, start = [], 0
-    for images, rows in blocks:
-        block = scores.iloc[start : start + len(rows)]
+    for (images, rows), file in zip(blocks, score_files, strict=True):
+        block = scores.iloc[start : start + len(rows)].reset_index(drop=True)
         start += len(rows)
+        measured = read_scores(file)
+        block = block.join(measured[[name for name in measured if name not in block]])
         features = scored_features(features_with(images.features, class_names), lpips_column)
         undecoded = images.cast_column("image", datasets.Image(decode=False)).select(rows)
         lines = []

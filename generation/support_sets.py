@@ -119,16 +119,8 @@ def open_supports(
         name = synthetic_images.folder_of(fold)
         for condition, rows in rows_of(fold, images, conditions).items():
             own = rows.tolist()
-            trained_on = TrainedOn(
-                protocol=fold.protocol,
-                fold=fold.number,
-                condition=condition,
-                dataset=images._fingerprint,
-                source_sha256=[digests[row] for row in own],
-                seed=seed,
-                k_shot=k_shot,
-                settings_sha256=settings_sha256,
-            )
+            fingerprint = images._fingerprint
+            trained_on = TrainedOn.on(fold, own, condition, fingerprint, digests, seed, k_shot, settings_sha256)
             support = Support(
                 fold=fold,
                 condition=condition,

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curation.protocols import Fold
 from harness.errors import InputError, LeakError
 
 SOURCES_NAME = "sources.json"  # beside an adapter or generator: the content of `sources`
@@ -31,6 +32,21 @@ class TrainedOn:
     seed: int
     k_shot: int | None
     settings_sha256: str
+
+    @staticmethod
+    def on(
+        fold: Fold,
+        rows: Sequence[int],
+        condition: str | None,
+        dataset: str,
+        digests: Sequence[str],
+        seed: int,
+        k_shot: int | None,
+        settings_sha256: str,
+    ) -> "TrainedOn":
+        """The record of a generator that sees these rows of the dataset in this fold; digests (n,): of all its rows."""
+        seen = [digests[row] for row in rows]
+        return TrainedOn(fold.protocol, fold.number, condition, dataset, seen, seed, k_shot, settings_sha256)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -5,6 +5,7 @@ for all of them: see faces.Detector."""
 
 import os
 import sys
+import weakref
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +46,7 @@ class FaceNetwork:
     threshold: float  # score from which a face counts, unless the caller names another
     longest_side_px: int | None = None  # larger images are reduced to this before their border is added; None: never
     grid_px: int = 1  # landmarks change if an image is moved by less than this; see faces.Placement
+    n_dense: int = 0  # points that it finds besides the five landmarks
     licence: str | None = None  # a restriction of the weights that belongs into records
 
     def find(self, images: np.ndarray) -> list[Candidates]:
@@ -222,12 +224,11 @@ class FaceLandmarker(FaceNetwork):
     It reports no score: each face that passes MediaPipe's own threshold of 0.5 gets 1. It is made for faces near the
     camera: one that is narrower than about a tenth of the picture is not found, so a border makes it find fewer. The
     box is the smallest that holds all points, so it ends at the forehead's upper rim and is narrower than other
-    detectors' boxes. A detector that is still referred to when Python ends, as by a global variable, causes a harmless
-    TypeError there."""
+    detectors' boxes."""
 
     FIVE_POINTS = (468, 473, 4, 61, 291)  # pupils, tip of the nose, mouth corners; image left first
     MOST_FACES = 8
-    name, threshold = "mediapipe", 0.5
+    name, threshold, n_dense = "mediapipe", 0.5, 478
 
     def __init__(self, model: Path):
         try:
@@ -243,6 +244,7 @@ class FaceLandmarker(FaceNetwork):
         except Exception as error:  # a RuntimeError or ValueError, by release
             text = "MediaPipe cannot read it; name a face_landmarker.task file"
             raise InputError(f"--detector_model {model}: {text}") from error
+        weakref.finalize(self, _close, self.network)  # at exit at the latest; MediaPipe itself is too late
         self.as_image = lambda image: mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image))
 
     def find(self, images: np.ndarray) -> list[Candidates]:
@@ -252,7 +254,7 @@ class FaceLandmarker(FaceNetwork):
         for image in images:
             faces = self.network.detect(self.as_image(image)).face_landmarks
             shares = np.array([[(point.x, point.y) for point in face] for face in faces], np.float32)
-            points = shares.reshape(-1, 478, 2) * np.float32([width, height])
+            points = shares.reshape(-1, self.n_dense, 2) * np.float32([width, height])
             boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
             five, scores = points[:, list(self.FIVE_POINTS)], np.ones(len(points), np.float32)
             per_image.append(Candidates(boxes, five, scores, points))
@@ -285,6 +287,14 @@ MODEL_FILES = {  # what --detector_model names
     "yunet": "FILE.onnx",
     "mediapipe": "face_landmarker.task",
 }
+
+
+def _close(network) -> None:
+    """Close MediaPipe's network, so that it does not try to when Python's modules are gone and print a traceback."""
+    try:
+        network.close()
+    except RuntimeError:  # it was never used, and Python, which ends, starts no thread any more
+        network._handle = None
 
 
 def _output_of_width(session, width: int) -> str:

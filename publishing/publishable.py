@@ -18,6 +18,7 @@ import yaml
 
 from curation.dataset_figures import FIGURES
 from curation.parquet_files import card_entry, shard_digests
+from generation.filter_files import PRIVACY_REPORT
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
 from imaging import photographs
@@ -26,7 +27,6 @@ REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository
 OPEN_CONFIGS = ("synthetic",)  # in a repository of their own
 TEXTS = ("README.md", "LICENSE", "croissant.json", "withdrawn.csv")
 SHARD = re.compile(rf"({'|'.join(REAL_CONFIGS + OPEN_CONFIGS)})/train-\d{{5}}-of-\d{{5}}\.parquet")
-PRIVACY_REPORT = "privacy_report.json"  # filter_synthetic.py's: {"verdict": "green" or "red", "files": {path: sha256}}
 FOLDERS = (*REAL_CONFIGS, *OPEN_CONFIGS, "figures")
 MAX_CARD_BYTES = 1_000_000
 BATCH_ROWS = 50

@@ -20,14 +20,17 @@ import pyarrow.parquet as pq
 from curation import datasheet
 from curation.parquet_files import renumber, rewrite
 from curation.withdrawn_list import Withdrawn, listed, write_list
+from generation.filter_files import LANDMARKS, PATIENTS_PHOTOGRAPHS, PRIVACY_REPORT
 from generation.synthetic_images import SHEET_NAME
 from generation.training_provenance import SOURCES_NAME
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
-from publishing import publishable
-from publishing.publishable import REAL_CONFIGS
+from publishing.publishable import OPEN_CONFIGS, REAL_CONFIGS
 
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
+# Texts of reports beside a sources.json: answers as they came, and what vlm_report_eval.py score shows of pairs.
+REPORT_FILES = ("answers-*.jsonl", "pairs.parquet", "pairs.html")
+DIGESTS = ("sha256", "original_sha256")  # of the photograph itself, in a row about one photograph
 
 
 def withdraw_with_card(folder: Path, image_id: str) -> str:
@@ -119,9 +122,11 @@ class Derived:
         rows = [
             f"{path.relative_to(folder).as_posix()}: {count} images or reports" for path, count in self.rows.items()
         ]
-        kinds = {".png": "pictures from a model trained on it"}
+        kinds = {".png": "pictures from a model trained on it", PATIENTS_PHOTOGRAPHS: "may show the photograph itself"}
+        kinds |= dict.fromkeys((".jsonl", ".html", ".parquet"), "reports, some of them on it")
         return rows + [
-            f"{path.relative_to(folder).as_posix()}: {kinds.get(path.suffix, 'a model trained on it')}"
+            f"{path.relative_to(folder).as_posix()}: "
+            + kinds.get(path.name, kinds.get(path.suffix, "a model trained on it"))
             for path in self.files
         ]
 
@@ -129,9 +134,10 @@ class Derived:
 def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
     """Everything below a folder that was made from the photograph. sha256: its digest; None: not known.
 
-    Synthetic images are known by their `source_image_ids` and `source_sha256`, restored photographs and reports by
-    their `image_id`; models by the sources.json beside them, or by the adapter's digest that those synthetic images
-    state. Raises InputError if there is no such folder or a sources.json cannot be read."""
+    Synthetic images, and reports on them, are known by their `source_image_ids` and `source_sha256`, restored
+    photographs and reports by their `image_id` and the photograph's digest; models and answers of reporters by the
+    sources.json beside them, models also by the adapter's digest that those synthetic images state. Raises InputError
+    if there is no such folder or a sources.json cannot be read."""
     if not folder.is_dir():
         raise InputError(f"--derived {folder}: there is no such folder")
     rows, adapters = _derived_rows(folder, image_id, sha256)
@@ -140,8 +146,12 @@ def derived(folder: Path, image_id: str, sha256: str | None = None) -> Derived:
     adapted = {path for path in models if adapters and sha256_of(path) in adapters}
     derived_models = [path for path in models if path.parent in trained or path in adapted]
     pictures = [path for parent in sorted(trained) for path in sorted(parent.glob("*.png"))]  # grids of snapshots
-    sheets = dict.fromkeys(path.parents[2] / SHEET_NAME for path in rows if path.parent.name == "synthetic")
-    return Derived(rows, derived_models + pictures + [sheet for sheet in sheets if sheet.is_file()])
+    texts = [path for parent in sorted(trained) for name in REPORT_FILES for path in sorted(parent.glob(name))]
+    datasets = dict.fromkeys(path.parents[1] for path in rows if path.parent.name == "synthetic")
+    sheets = dict.fromkeys(sheet for path in datasets for sheet in (path.parent / SHEET_NAME, path / LANDMARKS))
+    photographs = sorted(folder.rglob(PATIENTS_PHOTOGRAPHS))  # nothing in the file says of whom
+    files = derived_models + pictures + texts + [sheet for sheet in sheets if sheet.is_file()] + photographs
+    return Derived(rows, files)
 
 
 def _derived_rows(folder: Path, image_id: str, sha256: str | None) -> tuple[dict[Path, int], set[str]]:
@@ -152,7 +162,7 @@ def _derived_rows(folder: Path, image_id: str, sha256: str | None) -> tuple[dict
             key = _key(path, file.schema_arrow.names)
             if key is None:
                 continue
-            further = {"adapter_sha256", "source_sha256"} & set(file.schema_arrow.names)
+            further = {"adapter_sha256", "source_sha256", *DIGESTS} & set(file.schema_arrow.names)
             table = file.read(columns=[key, *sorted(further)])
         table = table.filter(_is_made_from(table, key, image_id, sha256))
         if table.num_rows:
@@ -175,6 +185,11 @@ def _is_made_from(table: pa.Table, key: str, image_id: str, sha256: str | None) 
     if sha256 and "source_sha256" in table.column_names:
         digests = table["source_sha256"].to_pylist()
         matches = [match or sha256 in (sources or ()) for match, sources in zip(matches, digests, strict=True)]
+    for name in DIGESTS:
+        if sha256 and key == "image_id" and name in table.column_names:
+            matches = [
+                match or digest == sha256 for match, digest in zip(matches, table[name].to_pylist(), strict=True)
+            ]
     return pa.array(matches, pa.bool_())
 
 
@@ -200,9 +215,9 @@ def remove(derivatives: Derived, image_id: str, sha256: str | None = None) -> No
     for path in derivatives.rows:
         before = sha256_of(path)
         rewrite(path, functools.partial(_rest, path=path, image_id=image_id, sha256=sha256))
-        if path.parent.name in publishable.OPEN_CONFIGS:
+        if path.parent.name in OPEN_CONFIGS:
             _keep_verdict(path, before)
-        if path.parent.name in REAL_CONFIGS + publishable.OPEN_CONFIGS:
+        if path.parent.name in REAL_CONFIGS + OPEN_CONFIGS:
             renumber(path.parent)
     for path in derivatives.files:
         path.unlink(missing_ok=True)
@@ -215,7 +230,7 @@ def _rest(table: pa.Table, path: Path, image_id: str, sha256: str | None) -> pa.
 def _keep_verdict(shard: Path, sha256_before: str) -> None:
     """Lets the privacy report that was about a shard be about what is left of it: fewer images that all passed the
     filter. A shard that is renamed or removed after that needs a new report."""
-    report_file, name = shard.parents[1] / publishable.PRIVACY_REPORT, f"{shard.parent.name}/{shard.name}"
+    report_file, name = shard.parents[1] / PRIVACY_REPORT, f"{shard.parent.name}/{shard.name}"
     if report_file.is_file() and shard.is_file():
         report = json.loads(report_file.read_text(encoding="utf-8"))
         if report.get("files", {}).get(name) == sha256_before:

@@ -134,10 +134,12 @@ def draw_view(rng: np.random.Generator) -> View:
     )
 
 
-def write_report(person: Person, rng: np.random.Generator) -> str:
+def write_report(person: Person, rng: np.random.Generator, hpo_name_share: float = 0.5) -> str:
     """A reference phenotype report, region by region: every present term, and some absent ones negated.
 
-    A term is worded as HPO does, or as its synonyms and lay words do."""
+    A term is worded as HPO does, or as its synonyms and lay words do.
+
+    hpo_name_share: probability of HPO's own name instead of a wording drawn from all of the term's."""
     terms = phenotypes.terms()
     headings = {
         "eyes": "Eyes",
@@ -151,7 +153,7 @@ def write_report(person: Person, rng: np.random.Generator) -> str:
 
     def worded(hpo_id: str) -> str:
         term = terms[hpo_id]
-        words = term.name if rng.random() < 0.5 else term.wordings[rng.integers(len(term.wordings))]
+        words = term.name if rng.random() < hpo_name_share else term.wordings[rng.integers(len(term.wordings))]
         return words[0].lower() + words[1:]
 
     lines = []

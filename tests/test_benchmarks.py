@@ -19,6 +19,7 @@ from in_process import exit_status
 from safetensors.torch import load_file
 from small_pipelines import tiny_pipeline
 
+import filter_synthetic
 import rdface_dataset
 import simulate_faces
 import train_classifier
@@ -32,23 +33,31 @@ from benchmarks import (
     face_detection,
     fastgan_progress,
     fidelity_auc,
+    filter_scaling,
+    filtered_training,
     incumbent_way,
     interval_coverage,
+    landmark_reports,
     perceptual_speed,
     phenotype_fidelity,
     planted_copies,
+    planted_people,
+    report_terms_accuracy,
     restoration_memory,
     simulator_yardsticks,
 )
+from curation.opening import load_synthetic
 from demo_models import train_restorers
+from harness.errors import InputError
 from simulation import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
-ELSEWHERE = (perceptual_speed, planted_copies)  # run by test_perceptual_distance.py and test_privacy.py
+# Run by test_landmark_reporter.py, test_perceptual_distance.py and test_privacy.py.
+ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
-COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan)}
+COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -193,6 +202,31 @@ def test_build_scaling_finds_re_encoded_copies(tmp_path, capsys, monkeypatch):
     percent(r"; ([\d.]+) % of the copies found", printed)
 
 
+def test_filter_scaling_of_a_few_rows(tmp_path, capsys):
+    """Not of images: the same commands run in test_filter_synthetic.py, and processes of their own cost a minute."""
+    run(filter_scaling, "--work_dir", tmp_path, "--num_images", "--num_rows", 2000)
+    printed = capsys.readouterr().out
+    assert "100.0 % of the first 200 nearest photographs are those that scikit-learn finds" in printed
+    rank, kept = re.search(r"mean rank ([\d.]+), (\d+) kept", printed).groups()
+    assert float(rank) < 20 and 1500 < int(kept) < 2000  # chance: 52; at most 20 images of each condition
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs are not on this machine")
+def test_planted_people_stand_where_the_plan_says(tmp_path):
+    people = planted_people.london_people(SHARED / "real_landmarks")
+    planted, absent = people[:3], people[3:5]
+    folders = (SHARED / "real_landmarks", SHARED / "real_faces")
+    kinds = planted_people.lay_out(tmp_path, *folders, planted, absent)
+    rows = (tmp_path / "raw" / "disease_images.csv").read_text().splitlines()[1:]
+    assert len(rows) == 2 * len(people) - 3 - 4 + 70 and len(kinds) == 3 + 4
+    in_dataset = [row.rpartition(",")[2] for row in rows]
+    assert [in_dataset.count(f"L{person}") for person in (*planted, *absent, people[5])] == [1, 1, 1, 0, 0, 2]
+    for name, (person, kind) in kinds.items():
+        content = (tmp_path / "synthetic" / name[:3] / f"{name}.jpg").read_bytes()
+        seen = [n for n in (1, 2) if (folders[0] / "images" / f"{person}.{n}.jpg").read_bytes() == content]
+        assert seen == [2] if kind == "planted" else seen
+
+
 def test_dreambooth_speed_of_one_adapter_and_of_two(capsys):
     sizes = "--adapters_per_batch 2 --steps 1 --rounds 1 --num_samples 2 --num_real 2"
     run(dreambooth_speed, *sizes.split())
@@ -222,6 +256,20 @@ def test_the_upscalers_recipe(tmp_path):
     record = json.loads((tmp_path / f"{train_restorers.NAME}.json").read_text())
     assert record["simulated"] is True and record["held_out"]["people"] == 1
     assert load_file(tmp_path / f"{train_restorers.NAME}.safetensors")
+
+
+def test_reports_are_brought_to_terms_on_simulated_reports_and_on_paraphrases(tmp_path, capsys):
+    lines = ['{"text": "No ptosis.", "absent": ["HP:0000508"]}', '{"text": "Ptosis.", "present": ["HP:0000286"]}']
+    (tmp_path / "few.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    run(report_terms_accuracy, "--num_reports", 12, "--paraphrases", tmp_path / "few.jsonl")
+    printed = capsys.readouterr().out
+    rows = re.findall(r"^report_terms +all +(\w+) +(\d+) +([\d.]+) +([\d.]+)", printed, re.MULTILINE)
+    assert [row[0] for row in rows] == ["present", "absent", "present", "absent"]
+    assert all(float(number) > 0.9 for row in rows[:2] for number in row[2:]) and rows[2][1:] == ("1", "0.000", "0.000")
+    assert "missed present: Epicanthus" in printed and "wrong present: Ptosis" in printed
+    (tmp_path / "few.jsonl").write_text("no JSON", encoding="utf-8")
+    with pytest.raises(InputError, match="line 1"):
+        run(report_terms_accuracy, "--num_reports", 1, "--paraphrases", tmp_path / "few.jsonl")
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
@@ -259,3 +307,34 @@ def test_fidelity_of_a_few_conditions(tmp_path, capsys, monkeypatch):
         for name in ("true parameters, distance to true mean", "paper, cosine")
     )
     assert truth > 0.9 and truth > paper
+
+
+def test_filtered_training_attacks_and_trains_with_three_selections_of_equal_size(tmp_path, capsys, monkeypatch):
+    plan = {"NUM_READ_PEOPLE": 20, "NUM_ERROR_PEOPLE": 10, "OTHERS_PER_CONDITION": 2, "LEAST_R2": -1e9}
+    for name, value in plan.items():
+        monkeypatch.setattr(filtered_training, name, value)
+    monkeypatch.setattr(filtered_training, "launch", launch_here)
+    sizes = "--num_conditions 3 --num_photographs 24 --seeds 0 --num_images 2 --per_class 1"
+    folders = ["--work_dir", tmp_path / "work", "--results_dir", tmp_path / "results"]
+    run(filtered_training, *folders, *sizes.split(), "--max_train_steps", 1, "--overfitting_steps", 1)
+    printed = capsys.readouterr().out
+    overfitted, demo, training = (
+        json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in ("overfitted", "seed0", "training")
+    )
+    assert overfitted["n_source_photographs"] == 3 < demo["n_source_photographs"]
+    assert "at least 10 of each are needed" in overfitted["attack"]["before filtering"]  # too few people here
+    for record in (overfitted, demo):
+        assert sum(record["rejected"].values()) + record["n_kept"] == record["n_images"] == 6
+        assert record["memorised"]["n"] + record["memorised"]["n_others"] == 6
+    assert [(row["a"], row["b"]) for row in training["differences"]][-1] == ("random", "ours")
+    scored = load_synthetic(str(tmp_path / "work" / "seed0" / "filtered"))
+    count = training["selections"]["0"]["n_images"]
+    assert 0 < count == sum(scored["kept"][:]) <= 3
+    best = sorted(value for value in scored["cosine"][:] if value is not None)[-count:]
+    chosen = load_synthetic(str(tmp_path / "work" / "seed0" / "by_cosine"))["synthetic_id"][:]
+    cosine_of = dict(zip(scored["synthetic_id"][:], scored["cosine"][:], strict=True))
+    assert sorted(cosine_of[image] for image in chosen) == best
+    for arm in ("ours", "paper", "random"):
+        (fold,) = json.loads((tmp_path / "work" / "seed0" / arm / "run.json").read_text())["folds"]
+        assert fold["synthetic"]["n_train"] == count
+    assert re.search(r"top-1 of random -> ours", printed)

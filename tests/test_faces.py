@@ -7,6 +7,8 @@ import csv
 import importlib.util
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -27,7 +29,8 @@ from harness.errors import InputError
 from imaging import detector_names, face_detectors, faces, photographs
 from imaging.face_cache import CachedDetector, pixels_sha256
 
-REAL_FACES = Path(__file__).resolve().parents[2] / "shared" / "real_faces"
+ROOT = Path(__file__).resolve().parents[1]
+REAL_FACES = ROOT.parent / "shared" / "real_faces"
 needs_real_faces = pytest.mark.skipif(not REAL_FACES.is_dir(), reason="the real photographs are not on this machine")
 MODELS = REAL_FACES.parent / "models"
 MODEL_FILES = {
@@ -261,6 +264,15 @@ def test_folders_without_a_detector_and_files_that_nobody_reads_are_refused(tmp_
         faces.load_detector("yunet", model=tmp_path)
     with pytest.raises(InputError, match="mtcnn has its weights in its package"):
         faces.load_detector("mtcnn", model=tmp_path)
+
+
+@needs_models
+@needs_mediapipe
+def test_mediapipe_leaves_no_traceback_when_python_ends():
+    load = f"faces.load_detector('mediapipe', model=Path({str(MODEL_FILES['mediapipe'])!r}))"
+    code = f"from pathlib import Path; from imaging import faces; print({load}.record()['detector'])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "mediapipe\n" and "Traceback" not in run.stderr
 
 
 @pytest.mark.skipif(has_mediapipe, reason="mediapipe is installed")

@@ -1,14 +1,21 @@
 """filter_synthetic.py: every image has its row and reason, copies are rejected, stops change nothing. All SIMULATED."""
 
+import contextlib
+import importlib.util
 import io
 import json
 import shutil
+import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from in_process import exit_status
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_train_classifier import LAUNCH_TWO, start
@@ -21,12 +28,23 @@ from classification import weight_files
 from classification.backbones import load_backbone
 from curation import protocols
 from curation.opening import load_images, load_synthetic, photograph_sha256
-from generation import face_examination, filter_scoring, synthetic_images
+from generation import (
+    face_examination,
+    filter_figures,
+    filter_files,
+    filter_inputs,
+    filter_results,
+    filter_scoring,
+    fold_filter,
+    synthetic_images,
+)
+from generation.perceptual_distance import load_lpips, square_pixels
 from imaging import face_detectors, faces
 from publishing import publishable
 
 ROOT = Path(__file__).resolve().parents[1]
 N_FAITHFUL = 12
+LANDMARKER = ROOT.parent / "shared" / "models" / "face_landmarker" / "face_landmarker.task"
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -163,10 +181,205 @@ def test_the_results_count_every_image(filtered):
     assert Image.open(filtered / "scores.png").size == (1050, 600)
 
 
+@pytest.fixture(scope="module")
+def drawn(corpus, synthetic) -> dict[str, Figure]:
+    """The figures of a run with --show_real by the names of their files, all in corpus/shown; shown.txt: its lines."""
+    figures, save = {}, filter_figures.save
+
+    def keep(figure: Figure, file: Path, private: bool = False) -> None:
+        figures[file.name] = figure
+        save(figure, file, private)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filter_figures, "save", keep)
+        flags = command(corpus, synthetic, corpus / "shown", "--per_class", 1, "--show_real")
+        with (corpus / "shown.txt").open("w") as lines, contextlib.redirect_stdout(lines):
+            assert exit_status(filter_synthetic, *flags) == 0
+    return figures
+
+
+def cells(figure: Figure) -> list[tuple[str, np.ndarray, Axes]]:
+    """Title, picture and axes of each cell that shows one, row by row."""
+    return [(axes.get_title(), np.asarray(axes.images[0].get_array()), axes) for axes in figure.axes if axes.images]
+
+
+def shown_in(folder: Path) -> dict[str, np.ndarray]:
+    """The pictures of a scored dataset by the end of their synthetic_id, as far as they can be decoded."""
+    rows = pq.read_table(next((folder / "synthetic").glob("*.parquet")), columns=["synthetic_id", "image"]).to_pylist()
+    decoded = {row["synthetic_id"].rpartition("_")[2]: face_examination.decode(row["image"])[0] for row in rows}
+    return {name: np.asarray(picture) for name, picture in decoded.items() if picture}
+
+
+def test_the_landmarks_of_the_best_and_the_rejected_are_drawn_and_of_no_copy(drawn, corpus):
+    rows, pictures = scores(corpus / "shown"), shown_in(corpus / "shown")
+    sheet = cells(drawn["landmarks.png"])
+    assert drawn["landmarks.png"].get_suptitle().startswith("SIMULATED: ")
+    names = [next(name for name, own in pictures.items() if np.array_equal(own, shown)) for _, shown, _ in sheet]
+    kept = [name for name, row in rows.items() if row["kept"]]
+    best = sorted(kept, key=lambda name: -rows[name]["phenotype_probability"])[: filter_figures.COLUMNS]
+    assert names[: len(best)] == best and not set(names[len(best) :]) & set(kept)
+    assert "copy" not in names and {"black", "nothing", "tiny"} <= set(names)
+    for name, (title, _, axes) in zip(names, sheet, strict=True):
+        boxes = {(*box.get_xy(), box.get_x() + box.get_width(), box.get_y() + box.get_height()) for box in axes.patches}
+        if rows[name]["box"] is None:
+            assert not boxes and not axes.lines and title.endswith("no score")
+        else:
+            assert [pytest.approx(box) for box in boxes] == [rows[name]["box"]]
+            assert axes.lines[0].get_xydata() == pytest.approx(np.array(rows[name]["landmarks"]))
+
+
+def test_the_ranks_of_each_condition_are_drawn_best_first(drawn, corpus):
+    names = load_images(str(corpus / "rdface-sim")).features["label"].names
+    of_label: dict[str, list[dict]] = {}
+    for row in scores(corpus / "shown").values():
+        if row["phenotype_rank"] is not None:
+            of_label.setdefault(names[row["label"]], []).append(row)
+    (axes,) = drawn["class_ranks.png"].axes
+    ticks = [tick.get_text() for tick in axes.get_yticklabels()]
+    medians, of_kept, chance = axes.lines
+    assert len(ticks) == len(of_label) and (np.diff(medians.get_xdata()) >= 0).all()
+    halves = axes.collections[0].get_segments()
+    for tick, median, kept, half in zip(ticks, medians.get_xdata(), of_kept.get_xdata(), halves, strict=True):
+        own = of_label[tick.partition(" ")[0]]
+        best = [row["phenotype_rank"] for row in own if row["kept"]]
+        assert tick.endswith(f"({len(best)} of {len(own)} kept)")
+        ranks = [row["phenotype_rank"] for row in own]
+        assert (half[0][0], median, half[1][0]) == pytest.approx(np.quantile(ranks, [0.25, 0.5, 0.75]))
+        assert kept == np.median(best) if best else np.isnan(kept)
+    assert chance.get_xdata()[0] == (len(names) + 1) / 2
+    assert axes.get_title().startswith("SIMULATED: ")
+
+
+def test_photographs_are_drawn_on_demand_alone_each_beside_what_resembles_it(drawn, filtered, corpus):
+    assert "nearest_real_patients_photographs.png" not in {file.name for file in filtered.rglob("*.png")}
+    images = load_images(str(corpus / "rdface-sim"))
+    original = int(protocols.folds(images, "strict", 0)[0].train[0])
+    pairs = cells(drawn["nearest_real_patients_photographs.png"])
+    (place,) = [place for place, (title, _, _) in enumerate(pairs) if title.endswith("_copy")]
+    assert np.array_equal(pairs[place][1], shown_in(corpus / "shown")["copy"])
+    assert pairs[place + 1][0] == f"photograph {images['image_id'][original]}"
+    assert np.array_equal(pairs[place + 1][1], np.asarray(images[original]["image"].convert("RGB")))
+    nearest = {row["synthetic_id"]: row["nearest_real_id"] for row in scores(corpus / "shown").values()}
+    for (synthetic_id, _, _), (photograph, _, _) in zip(pairs[::2], pairs[1::2], strict=True):
+        assert photograph == f"photograph {nearest[synthetic_id]}"
+    kept = [row for row in scores(corpus / "shown").values() if row["kept"]]
+    likest = {max(kept, key=lambda row: row[score])["synthetic_id"] for score in ("copy_score", "person_similarity")}
+    assert likest <= {title for title, _, _ in pairs[:4:2]}  # they come first
+
+
+def test_the_sheet_of_photographs_is_private_never_published_and_gone_after_a_run_without_it(
+    drawn, corpus, synthetic, capsys
+):
+    folder = corpus / "shown_again"
+    shutil.copytree(corpus / "shown", folder)
+    sheet = folder / "nearest_real_patients_photographs.png"
+    assert stat.S_IMODE(sheet.stat().st_mode) == stat.S_IMODE((folder / "landmarks.png").stat().st_mode) == 0o600
+    for place in ("figures", "synthetic"):
+        (folder / place).mkdir(exist_ok=True)
+        shutil.copy(sheet, folder / place)
+    contents = publishable.examine(folder)
+    assert {sheet.name, f"figures/{sheet.name}", f"synthetic/{sheet.name}"} <= set(contents.stays)
+    assert not [name for name in contents.files if Path(name).name in filter_files.FIGURES]
+    line = f"{corpus / 'shown' / sheet.name} holds SIMULATED photographs: do not pass it on"
+    assert line in (corpus / "shown.txt").read_text()
+    capsys.readouterr()
+    assert exit_status(filter_synthetic, *command(corpus, synthetic, folder)) == 0
+    assert not list(folder.rglob(sheet.name)) and (folder / "landmarks.png").is_file()
+    assert sheet.name not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason="mediapipe is not installed; it is optional")
+@pytest.mark.skipif(not LANDMARKER.is_file(), reason="../shared is not there")
+def test_dense_landmarks_describe_the_phenotype(filtered, corpus, synthetic, tmp_path):
+    flags = ["--detector", "mediapipe", "--detector_model", LANDMARKER, "--descriptor", "dense"]
+    assert exit_status(filter_synthetic, *command(corpus, synthetic, tmp_path / "dense", *flags)) == 0
+    dense, probe = scores(tmp_path / "dense"), scores(filtered)
+    assert dense.keys() == probe.keys() and all(len(row["landmarks"] or [0] * 5) == 5 for row in dense.values())
+    with_face = [name for name, row in dense.items() if row["faces"] and probe[name]["faces"]]
+    assert len(with_face) > N_FAITHFUL / 2
+    assert all(0 < dense[name]["phenotype_probability"] < 1 for name in with_face)
+    assert dense["copy"]["phenotype_rank"] == 1 and dense["black"]["phenotype_probability"] is None
+
+
+# ---- support sets
+
+
+@pytest.fixture(scope="module")
+def few_shot(corpus, synthetic) -> Path:
+    """The same images as a generator leaves them that saw one photograph per condition, drawn by seed 0."""
+    images = load_images(str(corpus / "rdface-sim"))
+    digests, names = photograph_sha256(images), images.features["label"].names
+    support = protocols.k_shot(protocols.folds(images, "strict", 0)[0], images["label"][:], 1, seed=0).train.tolist()
+    sources = {"source_image_ids": [images["image_id"][row] for row in support]}
+    sources["source_sha256"] = [digests[row] for row in support]
+    rows = pq.read_table(next((synthetic / "synthetic").glob("*.parquet"))).to_pylist()
+    rows = [row | sources | {"label": names[row["label"]]} for row in rows]
+    synthetic_images.write_part(corpus / "few.parquet", rows, names)
+    synthetic_images.write_dataset(corpus / "few_shot", [corpus / "few.parquet"])
+    return corpus / "few_shot"
+
+
+def one_shot_training(corpus: Path, filtered: Path, output: Path) -> int:
+    flags = ["--dataset_name", corpus / "rdface-sim", "--backbone", ROOT / "demo_models" / "backbone", "--fold", 0]
+    flags += ["--synthetic_dataset", filtered, "--k_shot", 1, "--no-save_models", "--output_dir", output]
+    return exit_status(train_classifier, *flags)
+
+
+def test_with_k_shot_the_filter_sees_what_the_training_sees(corpus, few_shot, tmp_path):
+    output = tmp_path / "few"
+    assert exit_status(filter_synthetic, *command(corpus, few_shot, output, "--k_shot", 1, "--fill_to", 2)) == 0
+    images = load_images(str(corpus / "rdface-sim"))
+    support = protocols.k_shot(protocols.folds(images, "strict", 0)[0], images["label"][:], 1, seed=0).train.tolist()
+    names = {images["image_id"][row] for row in support}
+    record = json.loads((output / "scoring_record.json").read_text())
+    assert record["compared_with"] == {"0": sorted(photograph_sha256(images)[row] for row in support)}
+    rows = scores(output)
+    nearest = {row["nearest_real_id"] for row in rows.values()} - {None}
+    assert nearest and nearest <= names
+    assert all(row["phenotype_probability"] > 0 for row in rows.values() if row["faces"])
+    kept = [row["label"] for row in rows.values() if row["kept"]]
+    assert len(kept) == len(set(kept)) > 1  # with the one photograph they fill up to two
+    side = json.loads((output / "results.json").read_text())["sides"]["fold0"]
+    assert side["n_photographs"] == len(names) == 9 and side["calibration"]["n_images"] == 0
+    assert json.loads((output / "privacy_report.json").read_text())["verdict"] == "red"
+    assert one_shot_training(corpus, output, tmp_path / "run") == 0
+    fold = json.loads((tmp_path / "run" / "folds" / "seed0_fold0" / "fold.json").read_text())
+    assert {name for name in fold["train_image_ids"] if "/" not in name} == names
+    assert len(fold["train_image_ids"]) == len(names) + len(kept)
+
+
+def test_scores_of_a_filter_that_saw_more_than_the_support_set_are_refused(corpus, few_shot, tmp_path, capsys):
+    assert exit_status(filter_synthetic, *command(corpus, few_shot, tmp_path / "all")) == 0
+    assert "fold0: the generators saw 9 of the " in capsys.readouterr().out
+    assert one_shot_training(corpus, tmp_path / "all", tmp_path / "run") == 1
+    printed = capsys.readouterr().err
+    assert "were scored with the photograph in row" in printed and "with the training's --k_shot and --seed" in printed
+
+
+def test_images_of_another_support_set_are_refused(corpus, few_shot, tmp_path, capsys):
+    flags = command(corpus, few_shot, tmp_path / "out", "--k_shot", 1, "--seed", 1)
+    assert exit_status(filter_synthetic, *flags) == 1
+    assert "which is not on the training side" in capsys.readouterr().err
+
+
 def test_untrained_perceptual_weights_are_named_as_such(filtered):
     rows = scores(filtered)
     assert "lpips" not in rows["two"] and rows["two"]["lpips_random"] > 0 and 0 < rows["two"]["class_rank"] <= 9
     assert json.loads((filtered / "settings.json").read_text())["lpips"] == "random"
+
+
+def test_lpips_names_the_nearest_photograph_too(filtered, corpus):
+    rows, images = scores(filtered), load_images(str(corpus / "rdface-sim"))
+    original = images["image_id"].index(rows["copy"]["nearest_real_id_by_lpips"])
+    assert original == int(protocols.folds(images, "strict", 0)[0].train[0])
+    copy = pq.read_table(next((filtered / "synthetic").glob("*.parquet"))).to_pylist()[N_FAITHFUL]["image"]["bytes"]
+    network, _ = load_lpips("random")
+    pair = [Image.open(io.BytesIO(copy)), images[original]["image"].convert("RGB")]
+    pair = [torch.tensor(square_pixels(picture.convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1 for picture in pair]
+    with torch.inference_mode():
+        assert rows["copy"]["nearest_real_lpips_random"] == pytest.approx(network(*pair).item(), abs=1e-5)
+    assert all(row["nearest_real_lpips_random"] <= row["lpips_random"] + 1e-6 for row in rows.values() if row["faces"])
+    assert rows["corrupt"]["nearest_real_id_by_lpips"] is rows["corrupt"]["lpips_random"] is None
 
 
 def test_a_training_takes_the_kept_images_of_highest_probability(filtered, corpus, tmp_path):
@@ -191,6 +404,22 @@ def test_the_privacy_report_is_about_these_files_and_fails_closed(filtered, corp
     assert not any("is about another" in line for line in problems)
     assert any("verdict is not green" in line for line in problems)
     assert any("holds images that the filter has not kept" in line for line in problems)
+
+
+def test_members_are_the_people_whose_photographs_the_generator_saw(corpus):
+    """A generator that saw one photograph of each condition must not hide among the others of the training side."""
+    images = load_images(str(corpus / "rdface-sim"))
+    (fold,) = protocols.folds(images, "strict", 0)
+    digests, groups = photograph_sha256(images), np.array(images["group_id"][:], dtype=object)
+    inputs = filter_inputs.Inputs(images, digests, [], [], [], [], [])
+    identities = np.ones((len(images), 2), np.float32)
+    identities[fold.test[0]] = np.nan  # no face was found
+    support = protocols.k_shot(fold, images["label"][:], 1, 0).train
+    people = filter_results.people_of(fold, inputs, identities, {digests[row] for row in support})
+    assert set(people.subjects[people.is_member]) == set(groups[support]) < set(groups[fold.train])
+    assert sorted(people.subjects[~people.is_member]) == sorted(groups[fold.test[1:]])
+    everybody = filter_results.people_of(fold, inputs, identities, set())
+    assert sorted(everybody.subjects[everybody.is_member]) == sorted(groups[fold.train])
 
 
 def test_the_kept_images_alone_are_the_best_of_all_and_no_face_is_detected_twice(
@@ -301,6 +530,19 @@ def test_images_of_an_unconditional_generator_get_the_nearest_condition(filtered
     assert all(own <= given[row["synthetic_id"]] + 1e-9 for own, row in zip(distances, with_face, strict=True))
 
 
+def test_a_photograph_whose_condition_nobody_shares_does_not_count_as_labelled_wrongly():
+    """Its own class has no mean that it is not part of, so that the nearest mean is always another's."""
+    five, rng = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], float), np.random.default_rng(0)
+    shapes = np.stack([five, five * [1.2, 0.7], five * [0.6, 1.1]])
+    labels, groups = np.array([0, 0, 1, 1, 2]), np.arange(5)
+    landmarks = shapes[labels] + rng.normal(0, 0.1, (5, 5, 2))
+    examined = SimpleNamespace(landmarks=landmarks, boxes=np.tile([0.0, 0, 100, 100], (5, 1)), features=None)
+    calibration = fold_filter.calibrated_labels(fold_filter.Photographs(examined, [], labels, groups, 3))
+    assert (calibration.n, calibration.share_right) == (4, 1.0)
+    alone = fold_filter.Photographs(examined, [], np.arange(5), groups, 5)
+    assert fold_filter.calibrated_labels(alone) is None
+
+
 def test_landmarks_that_span_no_face_stop_nothing():
     detector = faces.load_detector("mtcnn")
     face = faces.Face(np.array([0, 0, 9, 9]), np.full((5, 2), 4.0), 0.99, 1)
@@ -334,6 +576,10 @@ def test_somebody_elses_folder_is_examined_and_no_training_takes_it(corpus, tmp_
     ("flags", "message"),
     [
         (("--detector", "yunet"), "--detector yunet requires --detector_model FILE"),
+        (("--descriptor", "dense"), "--descriptor dense requires --detector mediapipe"),
+        (("--k_shot", 0), "--k_shot must be at least 1"),
+        (("--k_shot", 1, "--protocol", "paper"), "--k_shot draws its photographs in each fold; use --protocol strict"),
+        (("--seed", -1), "--seed must not be negative"),
         (("--per_class", -1), "--per_class must not be negative"),
         (("--top_n", 3, "--per_class", 3), "not allowed with argument"),
         (("--lpips", "missing.pth"), "missing.pth"),

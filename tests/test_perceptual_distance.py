@@ -101,6 +101,19 @@ def test_each_picture_goes_through_the_network_once_and_in_small_batches(untrain
     assert batches == [2, 2, 1, 3, 2]
 
 
+def test_the_nearest_of_the_candidates_is_the_librarys(untrained, pictures, monkeypatch):
+    monkeypatch.setattr(pd, "RECENT", 2)  # features are computed again, and change nothing
+    photographs = pd.PhotographFeatures(untrained, np.stack(pictures[1:]))
+    candidates = [(0, 1, 2, 3), (3, 1), (), (2,)]
+    means, rows, distances = pd.mean_and_nearest_lpips(untrained, pictures[:4], [None] * 4, candidates, photographs)
+    assert np.isnan(means).all() and rows[2] == -1 and np.isnan(distances[2])
+    for picture in (0, 1, 3):
+        by_library = [by_the_library(untrained, pictures[picture], pictures[1 + row]) for row in candidates[picture]]
+        assert rows[picture] == candidates[picture][int(np.argmin(by_library))]
+        assert distances[picture] == pytest.approx(min(by_library), abs=1e-5)
+    assert len(photographs._recent) == 2
+
+
 def test_pictures_without_a_reference_have_no_distance(untrained, pictures):
     one = pd.class_reference(untrained, pictures[:1])
     assert pd.class_reference(untrained, []) is None and np.isnan(one.between_photographs())

@@ -12,7 +12,7 @@ from datasets import load_dataset
 
 from curation import protocols, withdrawn_list
 from curation.leak_guard import check_fold
-from generation import synthetic_images, training_provenance
+from generation import filter_files, synthetic_images, training_provenance
 from harness import errors
 from publishing import publishable, withdrawal
 
@@ -160,16 +160,21 @@ def test_pictures_that_a_model_made_go_with_it(made):
         made / "fold0" / "adapters" / "AAR" / "step_00000100.png",
         made / "fold0" / synthetic_images.SHEET_NAME,
     )
+    landmarks = made / "fold0" / "synthetic-sim" / filter_files.LANDMARKS
+    photographs = made / "elsewhere" / filter_files.PATIENTS_PHOTOGRAPHS
+    photographs.parent.mkdir()
     other = made / "fold0" / "adapters" / "NA" / "step_00000100.png"
-    for picture in (grid, sheet, other):
+    for picture in (grid, sheet, landmarks, photographs, other):
         picture.write_bytes(b"a picture")
     found = withdrawal.derived(made, "AAR.1")
-    assert found.lines(made)[-2:] == [
+    assert found.lines(made)[-4:] == [
         "fold0/adapters/AAR/step_00000100.png: pictures from a model trained on it",
         "fold0/samples.png: pictures from a model trained on it",
+        "fold0/synthetic-sim/landmarks.png: pictures from a model trained on it",
+        "elsewhere/nearest_real_patients_photographs.png: may show the photograph itself",
     ]
     withdrawal.remove(found, "AAR.1")
-    assert not grid.exists() and not sheet.exists() and other.exists()
+    assert not any(picture.exists() for picture in (grid, sheet, landmarks, photographs)) and other.exists()
 
 
 def test_the_filters_verdict_holds_for_the_images_that_are_left(made):

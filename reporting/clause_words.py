@@ -1,0 +1,209 @@
+"""The words of a report and what each does in its clause: names a part of the face, negates, ends the clause."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+from phenotyping import face_words, wording_index
+
+# What a word is: a part of the face (nose), a word that says which part of it (upper), a quality (short), another word,
+# a word that says nothing, a determiner, a preposition.
+SITE, MODIFIER, QUALITY, OTHER = "site", "modifier", "quality", "other"
+SKIP, DETERMINER, LINK = "skip", "determiner", "link"
+# What it does: joins (and), "with", verb, negation, end of the clause.
+JOIN, WITH, VERB, NEGATION, BREAK = "join", "with", "verb", "negation", "break"
+# What it says of the words around it: normal; seen (no ptosis is seen); not to be seen (covered); hides what follows
+# (hair covers the ears); neither present nor absent (cannot be excluded); not in the picture (does not show the ears).
+NORMAL, SEEN, UNSEEN = "normal", "seen", "unseen"
+HIDES, UNSURE, NOT_SHOWN = "hides", "unsure", "not_shown"
+
+ABSENT_WORDS = frozenset(["absent", "absence", "missing", "lack", "lacking", "lacks"])  # qualities that may negate
+POSITIONS = frozenset(["above", "over", "under", "below", "beneath", "behind"])
+INDEFINITE = frozenset(("a", "an", "there"))
+_KINDS = {
+    DETERMINER: "a an there the his her hers their its this these both",
+    JOIN: ", ) / & + and or plus",
+    WITH: "with",
+    VERB: "is are was were be been being am has have had having show shows showing showed display displays displaying "
+    "demonstrate demonstrates demonstrating exhibit exhibits exhibiting presents presenting reveals appear "
+    "appears appeared look looks seem seems that which who whose do does did can could may might will would should get "
+    "gets it's they're he's she's = ( :",
+    NEGATION: "no not nor without neither never deny denies denied negative none cannot can't isn't aren't doesn't "
+    "don't wasn't weren't hasn't haven't didn't won't non",
+    BREAK: ". ; ! ? but however although though whereas while yet except nevertheless despite because since",
+    NORMAL: "normal normally unremarkable typical typically proportionate ordinary",
+    SEEN: "present seen noted observed evident identified appreciated detected found recorded documented appreciable "
+    "visible discernible noticed demonstrated yes recognized recognised",
+    UNSEEN: "covered hidden obscured occluded concealed cropped masked blurred unassessable indeterminable obstructed "
+    "unseen unclear blocked invisible",
+    HIDES: "cover covers covering hide hides hiding obscure obscures obscuring occludes occluding conceal conceals "
+    "concealing blocks masks masking",
+}
+_CANNOT = ("cannot", "can not", "could not", "can't", "couldn't")
+_PHRASES = {
+    SKIP: "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|"
+    "there were",
+    NEGATION: "rather than|instead of|free of|free from|negative for|no evidence of|no sign of|no signs of|"
+    "fails to show|as opposed to|devoid of|ruled out|excluded",
+    NORMAL: "within normal limits|nothing abnormal|nothing unusual|nothing remarkable|no abnormal findings|well formed|"
+    "not remarkable|not dysmorphic|age appropriate",
+    UNSEEN: "not visible|not assessable|not evaluable|cut off|not shown|not included|not captured|off camera|"
+    "not depicted|not seen well|not in view|out of view|not well visualized|not well visualised|not well appreciated",
+    HIDES: "cannot comment on|can't comment on|unable to comment on",
+    NOT_SHOWN: "does not show|do not show|doesn't show|did not show|does not include|doesn't include",
+    BREAK: "apart from|except for|other than|unlike the|relative to|compared to|compared with|in comparison with|"
+    "in relation to|in proportion to",
+    JOIN: "as well as|along with|together with|in addition to",
+}
+
+
+def _expanded(*choices: str) -> list[str]:
+    """Every phrase with one choice of each list; choices: lists separated by |, empty ones are left out."""
+    return [" ".join(filter(None, words)) for words in product(*(choice.split("|") for choice in choices))]
+
+
+_EXPANDED_PHRASES = {
+    NORMAL: _expanded(
+        "no|without",
+        "|significant|obvious|apparent|structural|particular",
+        "abnormality|abnormalities|anomaly|anomalies|dysmorphic features|dysmorphism|abnormal",
+    ),
+    UNSURE: _expanded("not|not entirely|" + "|".join(f"{cannot} be" for cannot in _CANNOT), "excluded|ruled out"),
+    UNSEEN: [
+        *_expanded("not", "well|clearly|fully|adequately", "seen|visible|shown"),
+        *_expanded(
+            "out of|outside|outside of|beyond|not in|not within|off|cropped out of",
+            "|the|this",
+            "frame|picture|image|photo|photograph|shot|view|crop",
+        ),
+        *_expanded(
+            "|".join(_CANNOT),
+            "be",
+            "|fully|reliably|adequately|clearly|properly|well",
+            "seen|assessed|evaluated|determined|judged|visualized|visualised|examined|appreciated|commented on|"
+            "confirmed|identified|established",
+        ),
+    ],
+    HIDES: [
+        *_expanded(
+            "unable to|difficult to|hard to|impossible to|not possible to",
+            "assess|evaluate|see|judge|tell|determine|visualize|examine",
+        ),
+        *_expanded("|".join(_CANNOT), "assess|evaluate|determine|judge"),
+    ],
+    NOT_SHOWN: _expanded("|".join(_CANNOT), "see"),
+}
+_KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
+_BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+for _kind in (*_PHRASES, UNSURE):
+    for _phrase in (*_PHRASES.get(_kind, "").split("|"), *_EXPANDED_PHRASES.get(_kind, ())):
+        if _phrase:
+            _BY_FIRST_WORD.setdefault(_phrase.split()[0], []).append((tuple(_phrase.split()), _kind))
+for _entries in _BY_FIRST_WORD.values():
+    _entries.sort(key=lambda entry: -len(entry[0]))  # the longest phrase wins
+_PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]")
+
+
+@dataclass(slots=True, eq=False)
+class Word:
+    """One word of a text. A compound such as downslanting is several words with the same offsets."""
+
+    kind: str
+    stem: str
+    meaning: str
+    start: int
+    end: int
+    text: str  # lower case; of a phrase's first word the whole phrase
+    adjacent: bool = True  # no preposition between this word and the one before it
+    place: int = 0  # in its clause
+    in_long_wording: bool = False
+
+
+def words_of(text: str) -> list[Word]:
+    """All words of a text with their kinds."""
+    pieces = [(match.group().lower().replace("’", "'"), *match.span()) for match in _PIECES.finditer(text)]
+    words: list[Word] = []
+    i = 0
+    while i < len(pieces):
+        piece, start, end = pieces[i]
+        phrase, kind = _phrase_at(pieces, i) if piece in _BY_FIRST_WORD else ((), "")
+        if phrase:
+            for k, (part, first, last) in enumerate(pieces[i : i + len(phrase)]):
+                stem, meaning = face_words.tokens(part)[0]
+                words.append(Word(SKIP if k else kind, stem, meaning, first, last, part if k else " ".join(phrase)))
+            i += len(phrase)
+            continue
+        if piece == "(" and [p[0] for p in pieces[i + 1 : i + 3]] in (["-", ")"], ["–", ")"]):
+            words.append(Word(QUALITY, "absent", "absent", start, pieces[i + 2][2], "absent"))  # ptosis (-)
+            words.append(Word(JOIN, "", "", pieces[i + 2][1], pieces[i + 2][2], ")"))
+            i += 3
+            continue
+        if piece[0].isalnum():
+            _append_readings(words, piece, start, end)
+        elif (kind := _punctuation_kind(text, piece, start, end)) is not None:
+            words.append(Word(kind, "", "", start, end, piece))
+        i += 1
+    _link_between(words)
+    return words
+
+
+def _phrase_at(pieces: list[tuple[str, int, int]], i: int) -> tuple[tuple[str, ...], str]:
+    for phrase, kind in _BY_FIRST_WORD[pieces[i][0]]:
+        if tuple([piece[0] for piece in pieces[i : i + len(phrase)]]) == phrase:
+            return phrase, kind
+    return (), ""
+
+
+def _append_readings(words: list[Word], piece: str, start: int, end: int) -> None:
+    for kind, stem, meaning in _readings(piece):
+        if kind in (SITE, MODIFIER, QUALITY) and words and words[-1].end >= start - 1:
+            whole = face_words.joined_stem(words[-1].stem, stem)
+            if whole:  # eye brow
+                start = words.pop().start
+                stem, meaning = whole
+                kind = _token_kind(meaning)
+        words.append(Word(kind, stem, meaning, start, end, piece))
+
+
+@lru_cache(100_000)
+def _readings(word: str) -> tuple[tuple[str, str, str], ...]:
+    """(kind, stem, meaning) of each token of a lower-case word."""
+    tokens = face_words.tokens(word)
+    kind = _KIND_OF.get(word) or (SKIP if word in face_words.IGNORED else LINK if word in face_words.LINKS else "")
+    if kind:
+        return ((kind, *tokens[0]),)
+    return tuple((_token_kind(meaning), stem, meaning) for stem, meaning in tokens)
+
+
+def _token_kind(meaning: str) -> str:
+    if meaning in face_words.head_stems():
+        return SITE
+    if meaning in face_words.modifier_stems():
+        return MODIFIER
+    return QUALITY if meaning in wording_index.index().vocabulary else OTHER
+
+
+def _punctuation_kind(text: str, mark: str, start: int, end: int) -> str | None:
+    """The kind of a mark or of a line's end, or None if it says nothing."""
+    if mark == "\n":
+        before, after = text[max(0, start - 40) : start].rstrip(" ")[-1:], text[end : end + 1]
+        wraps = before == "," or (before.isalnum() and after.islower())
+        return None if wraps else BREAK
+    if mark == "," and text[max(0, start - 10) : start].rstrip()[-1:] in ('"', "'", "}", "]"):
+        return BREAK  # the next entry of a JSON answer
+    if mark == "—" or (mark in "-–" and text[start - 1 : start].isspace() and text[end : end + 1].isspace()):
+        return BREAK
+    return _KIND_OF.get(mark)
+
+
+def _link_between(words: list[Word]) -> None:
+    """Makes the "and" of "between the nose and the lip" a preposition."""
+    for i, word in enumerate(words):
+        if word.text == "between":
+            for later in words[i + 1 : i + 6]:
+                if later.kind in (BREAK, VERB, WITH):
+                    break
+                if later.text == "and":
+                    later.kind, later.meaning = LINK, ""
+                    break

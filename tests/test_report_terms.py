@@ -1,0 +1,198 @@
+"""Reports are brought to HPO terms: wordings in any order, three states, whole regions; nothing crashes it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phenotyping import face_lexicon, phenotypes
+from reporting.report_terms import find_mentions, find_terms, without_diagnosis
+from simulation import people
+
+DEV = Path(__file__).parent / "report_paraphrases_dev.jsonl"
+ID = {term.name: hpo_id for hpo_id, term in face_lexicon.terms().items()}
+
+
+def named(ids) -> set[str]:
+    return {face_lexicon.terms()[hpo_id].name for hpo_id in ids}
+
+
+def said(text: str) -> dict[str, set[str]]:
+    """Names of terms by state, without those implied by a region."""
+    found: dict[str, set[str]] = {"present": set(), "absent": set(), "not_visible": set()}
+    for mention in find_mentions(text):
+        if not mention.implied:
+            found[mention.state] |= named([mention.hpo_id])
+    return found
+
+
+def of_region(region: str) -> set[str]:
+    return {hpo_id for hpo_id, term in phenotypes.terms().items() if term.region == region}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wide-set eyes.",
+        "Widely spaced eyes",
+        "The eyes are widely spaced.",
+        "the eyes appear wide set",
+        "Her eyes are mildly, but clearly, set far apart.",
+        "OCULAR HYPERTELORISM",
+        "an increased interpupillary distance",
+        "The distance between the eyes is markedly increased.",
+    ],
+)
+def test_spelling_order_and_degree_do_not_hinder_a_match(text):
+    assert named(find_terms(text).present) == {"Hypertelorism"}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Thin upper and thick lower lips", {"Thin upper lip vermilion", "Thick lower lip vermilion"}),
+        ("Large, low-set, posteriorly rotated ears", {"Macrotia", "Low-set ears", "Posteriorly rotated ears"}),
+        ("The nose is short with a broad tip.", {"Short nose", "Broad nasal tip"}),
+        ("The bridge of her nose is flat, and its tip is broad.", {"Depressed nasal bridge", "Broad nasal tip"}),
+        ("Nose: short, upturned", {"Short nose", "Anteverted nares"}),
+        ("### Eyes\n* Spacing: wide\n* Slant: downward", {"Hypertelorism", "Downslanted palpebral fissures"}),
+        ("The lids droop, the eyes slant downwards.", {"Ptosis", "Downslanted palpebral fissures"}),
+        ("Periorbital oedema; whites of eyes are a bluish-grey colour", {"Periorbital edema", "Blue sclerae"}),
+        ("Face with broad temples and narrow chin", {"Triangular face"}),
+        ("bilateral ptosis", {"Bilateral ptosis"}),
+        ("ptosis of the left eye", {"Ptosis"}),
+        ("Absent eyebrows", {"Absent eyebrow"}),
+        ("The mouth is wide, the jaw small.", {"Wide mouth", "Micrognathia"}),
+    ],
+)
+def test_parts_of_the_face_and_qualities_find_each_other(text, names):
+    assert said(text)["present"] == names
+
+
+def test_the_most_specific_term_wins_and_a_longer_part_of_the_face_is_never_shortened():
+    assert said("a short nasal bridge")["present"] == {"Short nasal bridge"}
+    assert "Short nose" not in said("short nose bridge")["present"]
+    assert said("broad shoulders and a scar on the nose") == {"present": set(), "absent": set(), "not_visible": set()}
+    assert said("short relative to the face")["present"] == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "present", "absent"),
+    [
+        ("No ptosis, epicanthus or strabismus", set(), {"Ptosis", "Epicanthus", "Strabismus"}),
+        ("No ptosis but epicanthus", {"Epicanthus"}, {"Ptosis"}),
+        ("no ptosis and a wide mouth", {"Wide mouth"}, {"Ptosis"}),
+        ("No ptosis, the nose is short.", {"Short nose"}, {"Ptosis"}),
+        ("Neither the chin nor the mouth is small", set(), {"Micrognathia", "Narrow mouth"}),
+        ("The eyes are not widely spaced; the nose, however, is short.", {"Short nose"}, {"Hypertelorism"}),
+        ("Ptosis and strabismus were not seen.", set(), {"Ptosis", "Strabismus"}),
+        ("Absence of epicanthus, with ptosis", {"Ptosis"}, {"Epicanthus"}),
+        ("Epicanthus: no. Ptosis: yes.", {"Ptosis"}, {"Epicanthus"}),
+        ("Absent: ptosis, strabismus. Present: epicanthus.", {"Epicanthus"}, {"Ptosis", "Strabismus"}),
+        ("The nose is long rather than short.", {"Long nose"}, {"Short nose"}),
+        ("The mandible is small, the maxilla is not.", {"Micrognathia"}, {"Hypoplasia of the maxilla"}),
+        ("Not only is the nose short, the mouth is wide.", {"Short nose", "Wide mouth"}, set()),
+        ("ptosis is not absent", {"Ptosis"}, set()),
+    ],
+)
+def test_negation_reaches_as_far_as_the_sentence_says(text, present, absent):
+    assert said(text) == {"present": present, "absent": absent, "not_visible": set()}
+
+
+def test_what_cannot_be_told_is_not_visible():
+    assert said("Ptosis cannot be excluded.")["not_visible"] == {"Ptosis"}
+    assert set(find_terms("The ears are covered by hair.").not_visible) == of_region("ears")
+    assert set(find_terms("Hair obscures the ears and the forehead.").not_visible) == of_region("ears") | of_region(
+        "forehead"
+    )
+    assert find_terms("The inner corners of the eyes are covered by skin folds.").present == (ID["Epicanthus"],)
+
+
+def test_a_normal_region_rules_out_its_terms_but_none_that_is_said_to_be_present():
+    nose = find_terms("Broad nasal bridge; the nose is otherwise normal.")
+    assert nose.present == (ID["Wide nasal bridge"],)
+    assert set(nose.absent) == of_region("nose") - {ID["Wide nasal bridge"]}
+    assert set(find_terms("Ears: unremarkable.").absent) == of_region("ears")
+    assert named(find_terms("The eyes are normally spaced.").absent) == {"Hypertelorism", "Hypotelorism"}
+    assert {"Long philtrum", "Smooth philtrum"} <= named(find_terms("The philtrum is normal.").absent)
+    assert find_terms("The nose is not normal.").absent == ()
+
+
+def test_no_term_is_in_two_states():
+    both_sides = find_terms("Left Eye: ptosis.\nRight Eye: no ptosis.")
+    assert both_sides.present == (ID["Ptosis"],) and both_sides.absent == ()
+    assert find_terms("No ptosis. Ptosis cannot be assessed.").as_dict() == {
+        "present": [],
+        "absent": [ID["Ptosis"]],
+        "not_visible": [],
+    }
+
+
+def test_sections_on_diagnoses_and_names_of_diseases_give_no_terms():
+    report = "Eyes: ptosis.\nDiagnostic Suggestion: think of microcephaly and low-set ears.\nEars: large."
+    assert named(find_terms(report).present) == {"Ptosis", "Macrotia"}
+    assert "Microcephaly" in named(find_terms(report, skip_diagnosis=False).present)
+    assert len(without_diagnosis(report)) == len(report)
+    for heading in (
+        "**Prediction of Potential Disease:**",
+        "## Diagnostic Suggestion\n",
+        '{"diagnostic_suggestion": "',
+    ):
+        assert find_terms(f"{heading} microcephaly").present == ()
+    assert find_terms("The findings fit macrocephaly-autism syndrome.").present == ()
+    assert find_terms("Flat head syndrome.").present == (ID["Plagiocephaly"],)
+
+
+def test_places_of_mentions_lie_in_the_text():
+    text = "The eyes are widely spaced, without ptosis."
+    places = {(text[m.start : m.end], m.state) for m in find_mentions(text)}
+    assert places == {("widely spaced", "present"), ("ptosis", "absent")}
+
+
+def test_reference_reports_are_read_back():
+    rng = np.random.default_rng(31)
+    true_present = found_present = right = 0
+    for condition in phenotypes.conditions()[::8]:
+        person = people.draw_person(condition, "Kenya", rng)
+        terms = find_terms(people.write_report(person, rng))
+        assert set(terms.absent) <= set(person.absent) and terms.not_visible == ()
+        true_present, found_present = true_present + len(person.present), found_present + len(terms.present)
+        right += len(set(person.present) & set(terms.present))
+    assert true_present > 150 and right >= 0.98 * true_present and right >= 0.98 * found_present
+
+
+@pytest.mark.parametrize("state", ["present", "absent", "not_visible"])
+def test_the_sentences_it_was_developed_on(state):
+    rows = [json.loads(line) for line in DEV.read_text(encoding="utf-8").splitlines()]
+    truth = [(n, i) for n, row in enumerate(rows) for i in row[state]]
+    found = [(n, i) for n, row in enumerate(rows) for i in find_terms(row["text"]).as_dict()[state]]
+    right = len(set(truth) & set(found))
+    assert len(rows) > 200 and right >= 0.97 * len(truth) and right >= 0.97 * len(found)
+
+
+ODD_TEXTS = ("", " ", "眼距过宽，鼻梁低平。", "Die Augen stehen weit auseinander.", "<b>\x00</b>" * 50, "*" * 50_000)
+REPEATED = ("nose: ", "wide nose, ", "no ", "1. ", "cannot be ", '{"nose": "short", ', "wide eyes ", "Diagnosis:\n")
+
+
+@pytest.mark.parametrize("text", [*ODD_TEXTS, *(piece * (50_000 // len(piece)) for piece in REPEATED)])
+def test_any_text_is_read(text):
+    mentions = find_mentions(text)
+    assert all(0 <= mention.start < mention.end <= len(text) for mention in mentions)
+
+
+WORDS = (
+    "no not the eyes nose bridge of are wide low set ears : , . ( ) and or nor with covered by hair normal ptosis is"
+)
+WORDS += (
+    " absent but visible cannot be seen upper lip thin between a - both microcephaly syndrome Diagnosis: they which"
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([*WORDS.split(), "\n"]), max_size=40))
+def test_any_order_of_words_is_read(words):
+    terms = find_terms(" ".join(words))
+    assert len({*terms.present, *terms.absent, *terms.not_visible}) == sum(map(len, terms.as_dict().values()))
