@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from classification.backbones import Backbone
     from classification.fold_run import Plan
+    from classification.knowledge import Knowledge
     from classification.study_inputs import Job, Study
     from generation.synthetic_mix import SyntheticMix
 
@@ -57,6 +58,7 @@ FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_epochs",
 FREE_SETTINGS += ("push_to_hub", "hub_model_id", "hub_token", "eval_batch_size", "seed", "fold")
 # Settings outside the digest that tells experiments apart: digests of their content are in it, or they change nothing.
 OUTSIDE_DIGEST = ("dataset_name", "backbone", "backbone_weights", "synthetic_dataset", "save_models", "corruptions")
+OUTSIDE_DIGEST += ("term_table", "reader_dataset")
 
 
 # --------------------------------------------------------------------------------------------------------- arguments
@@ -83,6 +85,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=text)
     text = "synthetic images per fold: those of highest cosine, or without that column a draw by seed (default: all)"
     add("--synthetic_top_n", type=int, metavar="N", help=text)
+    text = "terms: draw class means towards what each condition's annotated terms predict (linear_probe only)"
+    add("--knowledge", choices=("none", "terms"), default="none", help=text)
+    text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"
+    add("--term_table", type=path_argument, metavar="CSV", help=text)
+    text = "datasets of further people with recorded or annotated terms, who teach how terms look"
+    add("--reader_dataset", type=dataset_argument, nargs="+", default=[], metavar="DIR", help=text)
     text = "one or more, for initial weights, order, dropout and k-shot draws, not for the folds (default: 0)"
     add("--seed", "--seeds", type=int, nargs="+", default=[0], help=text)
     add("--num_train_epochs", type=int, default=PAPER_EPOCHS, help="for finetune and lora")
@@ -140,12 +148,16 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--shuffle_labels excludes --synthetic_dataset, whose images show their true conditions")
     if args.synthetic_dataset and args.k_shot and args.protocol == "paper":
         parser.error("--k_shot with --synthetic_dataset requires --protocol strict: under paper one generator sees all")
+    if args.knowledge == "terms" and args.recipe != "linear_probe":
+        parser.error("--knowledge terms requires --recipe linear_probe")
+    if (args.term_table or args.reader_dataset) and args.knowledge == "none":
+        parser.error("--term_table and --reader_dataset require --knowledge terms")
     for flag in ("explain", "push_to_hub"):
         if getattr(args, flag) and not args.save_models:
             parser.error(f"--{flag} needs the saved models; leave out --no-save_models")
 
 
-def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None) -> str:
+def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None, knowledge: Knowledge | None) -> str:
     """The recipe with all that makes it a different one; predictions of different recipes are never averaged."""
     alignment = {None: None, "none": "whole images"}.get(args.align_faces, f"faces aligned by {args.align_faces}")
     parts = [
@@ -156,6 +168,7 @@ def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None) -> str:
         alignment,
         "shuffled labels" if args.shuffle_labels else None,
         mix.name() if mix else None,
+        knowledge.name() if knowledge else None,
     ]
     return ", ".join(part for part in parts if part)
 
@@ -176,8 +189,9 @@ def settings_of(args: argparse.Namespace, digests: dict) -> dict:
 def settings_digest(settings: dict, k_shot: int | None) -> str:
     """16 hexadecimal digits by which predictions of one experiment are known, whatever its seeds and folds."""
     same = {name: value for name, value in settings.items() if name not in OUTSIDE_DIGEST}
-    if same["synthetic_top_n"] is None:  # so that runs from before this flag can be continued
-        del same["synthetic_top_n"]
+    for flag, before in (("synthetic_top_n", None), ("knowledge", "none")):
+        if same[flag] == before:  # so that runs from before this flag can be continued
+            del same[flag]
     if k_shot:  # each seed has a generator of its own, which saw only that seed's support sets
         same.pop("synthetic_fingerprints", None)
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
@@ -189,11 +203,12 @@ def settings_digest(settings: dict, k_shot: int | None) -> str:
 
 def main(args: argparse.Namespace) -> None:
     started = time.monotonic()
-    check_name(args.dataset_name, "build it with rdface_dataset.py")
+    for name in (args.dataset_name, *args.reader_dataset):
+        check_name(name, "build it with rdface_dataset.py")
     for name in args.synthetic_dataset or ():
         check_name(name, "make it with a generator's script, such as train_dreambooth.py")
     weights = args.backbone_weights or args.backbone
-    work_offline_if_unreachable([args.dataset_name, *(args.synthetic_dataset or ()), weights])
+    work_offline_if_unreachable([args.dataset_name, *(args.synthetic_dataset or ()), *args.reader_dataset, weights])
     accelerator = open_processes(args)
 
     from datasets import disable_progress_bars
@@ -205,6 +220,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- data, folds and backbone: nothing slow happens before everything that can be refused has been
     images, labels, folds, mix = open_data(accelerator, args)
+    knowledge = open_terms(accelerator, images, args) if args.knowledge == "terms" else None
     jobs = [
         Job(seed, fold, args.output_dir / "folds" / f"seed{seed}_fold{fold.number}")
         for seed in args.seed
@@ -215,18 +231,22 @@ def main(args: argparse.Namespace) -> None:
     # ---- the study, and what is left to do of it
     digests = {"fingerprint": images._fingerprint, "backbone_sha256": weights_sha256(backbone.network)}
     digests |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
+    digests |= knowledge.identity() if knowledge else {}
     settings = settings_of(args, digests | {"mixed_precision": accelerator.mixed_precision})  # or the launcher's
     run = (args.output_dir, settings, "folds", RESULTS, bool(args.resume_from_checkpoint))
     in_main_process(accelerator, lambda: prepare_output(*run))
-    names = {"backbone": backbone_name(args), "recipe": recipe_name(args, mix)}
+    names = {"backbone": backbone_name(args), "recipe": recipe_name(args, mix, knowledge)}
     study = open_study(images, labels, backbone, names, settings_digest(settings, args.k_shot))
     if mix:
         study.append_synthetic(mix.as_predicted(), mix.as_guarded())
+    study.knowledge = knowledge
     finished = in_main_process(accelerator, lambda: [study.is_finished(job) for job in jobs])  # so that all agree
     pending = [job for job, is_finished in zip(jobs, finished, strict=True) if not is_finished]
     accelerator.print(summary(accelerator, study, folds, len(jobs) - len(pending), args))
     if mix:
         accelerator.print(mix.summary())
+    if knowledge:
+        accelerator.print(knowledge.summary())
     accelerator.init_trackers("rdface", {name: str(value) for name, value in vars(args).items() if name != "hub_token"})
 
     # ---- pixels and features, each computed once
@@ -234,6 +254,9 @@ def main(args: argparse.Namespace) -> None:
     study.decode(accelerator, args.cache_dir, mix.parts if mix else (), args.corruptions)
     if mix:
         mix.refuse_copies([job.fold for job in jobs], study.guarded, study.pixels.thumbnails)
+    if knowledge and knowledge.readers:
+        knowledge.read(accelerator, backbone, args.cache_dir, args.eval_batch_size)
+        knowledge.refuse_held_out([job.fold for job in jobs], study.guarded, study.thumbnails)
     if args.recipe == "linear_probe":
         study.features = extract_features(accelerator, study, rows_of(study, jobs), args.eval_batch_size)
     disable_progress_bars()  # of `datasets`: the files written from here on take a moment
@@ -290,6 +313,14 @@ def open_data(
     if args.shuffle_labels:
         labels = np.random.default_rng(args.seed[0]).permutation(labels)
     return images, labels, folds, mix
+
+
+def open_terms(accelerator: Accelerator, images: datasets.Dataset, args: argparse.Namespace) -> Knowledge:
+    """What is annotated of the dataset's conditions, and the further people who teach how terms look."""
+    from classification.knowledge import open_knowledge
+
+    with accelerator.main_process_first():
+        return open_knowledge(images, args.term_table, args.reader_dataset)
 
 
 def training_sides(

@@ -15,6 +15,7 @@ from classification import run_results
 from classification.backbones import Backbone
 from classification.classifiers import build_classifier, probe_forward, save_classifier
 from classification.fine_tuning import Checkpoint, Settings, fit, predict
+from classification.knowledge_choice import fit_informed_probe
 from classification.linear_probe import fit_linear_probe
 from classification.study_inputs import Job, Study
 from curation import protocols
@@ -102,11 +103,16 @@ def train(accelerator: Accelerator, study: Study, job: Job, plan: Plan) -> tuple
     n_classes = study.label.num_classes
     if plan.recipe == "linear_probe":
         synthetic = fold.train >= len(study.images)
-        probe = fit_linear_probe(
-            study.features, study.labels, study.groups, fold.train[~synthetic], guard, fold.train[synthetic]
-        )
+        learnt_from = (study.features, study.labels, study.groups, fold.train[~synthetic], guard)
+        notes = {}
+        if study.knowledge is None:
+            probe = fit_linear_probe(*learnt_from, fold.train[synthetic])
+        else:
+            known = (study.knowledge.profiles, study.knowledge.teachers)
+            probe, choice = fit_informed_probe(*learnt_from, *known, fold.train[synthetic])
+            notes["knowledge"] = dataclasses.asdict(choice)
         classifier = probe.classifier(study.backbone, n_classes).to(accelerator.device)
-        notes = {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
+        notes |= {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
         return accelerator.prepare_model(classifier, evaluation_mode=True), notes
     set_seed(derived_seed(seed, fold.number))  # for the head's first weights, so that a fold can be trained alone
     classifier = build_classifier(study.backbone, n_classes, plan.recipe, plan.backbone)

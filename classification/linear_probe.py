@@ -60,10 +60,30 @@ def fit_discriminants(features: np.ndarray, labels: np.ndarray, shrinkages: Sequ
     centre = features.mean(axis=0)
     centred = features - centre
     means = np.stack([centred[label == c].mean(axis=0) for c in range(len(classes))])  # (c, d)
-    _, scales, axes = np.linalg.svd(centred - means[label], full_matrices=False)  # axes (r, d), r = min(n, d)
-    variances = scales**2 / max(len(features) - len(classes), 1)
-    mean_variance = variances.sum() / features.shape[1] or centred.var()  # overall variance if no class has two images
+    residuals = centred - means[label]
+    degrees_of_freedom = max(len(features) - len(classes), 1)
+    fallback_variance = centred.var()  # if no class has two images
     means *= (counts / (counts + 1))[:, None]
+    return discriminants(classes, centre, means, residuals, degrees_of_freedom, fallback_variance, shrinkages)
+
+
+def discriminants(
+    classes: np.ndarray,
+    centre: np.ndarray,
+    means: np.ndarray,
+    residuals: np.ndarray,
+    degrees_of_freedom: float,
+    fallback_variance: float,
+    shrinkages: Sequence[float],
+) -> list[LinearProbe]:
+    """Discriminants of given class means and a shrunk covariance, one per shrinkage.
+
+    classes (c,); centre (d,); means (c, d) and residuals (n, d): relative to the centre, or to their own mean. The
+    residuals' sum of squares, divided by the degrees of freedom, is the covariance W; fallback_variance takes the place
+    of its mean variance if all residuals are 0."""
+    _, scales, axes = np.linalg.svd(residuals, full_matrices=False)  # axes (r, d), r = min(n, d)
+    variances = scales**2 / degrees_of_freedom
+    mean_variance = variances.sum() / residuals.shape[1] or fallback_variance
     probes = []
     for shrinkage in shrinkages:
         outside = 1 / (shrinkage * mean_variance)  # precision in directions without any residual

@@ -11,13 +11,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas as pd
-import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from classification import run_results
-from classification.backbones import Backbone, normalise
-from classification.classifiers import probe_features, read_config, weights_name
+from classification.backbones import Backbone
+from classification.classifiers import read_config, weights_name
+from classification.extraction import features_of
+from classification.knowledge import Knowledge
 from classification.weight_files import read_seen_photographs
 from curation import protocols
 from curation.leak_guard import Guard, check_fold, columns_for_guard
@@ -25,7 +25,7 @@ from curation.opening import guarded_columns, is_simulated, photograph_sha256
 from harness.errors import InputError
 from harness.launched_processes import device_record
 from imaging import corruptions
-from imaging.pixel_cache import Pixels, cached_pixels, join
+from imaging.pixel_cache import JoinedArrays, Pixels, cached_pixels, join
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Study:
     pixels: Pixels | None = None  # (n + m,), once they are decoded
     corrupted: dict[tuple[str, int], Pixels] = dataclasses.field(default_factory=dict)  # (n,) by kind and severity
     features: np.ndarray | None = None  # (n + m, d) of a linear probe (see extract_features)
+    knowledge: Knowledge | None = None  # of a linear probe that uses any
 
     @property
     def label(self) -> datasets.ClassLabel:
@@ -69,6 +70,12 @@ class Study:
     def groups(self) -> np.ndarray:
         """(n + m,) the group of each image: one patient and near duplicates."""
         return self.image_columns["subject"].to_numpy()
+
+    @property
+    def thumbnails(self) -> np.ndarray:
+        """(n, 2, s, s) of the photographs, if they are to be compared with other pictures (near_duplicates)."""
+        of_all = self.pixels.thumbnails
+        return of_all.arrays[0] if isinstance(of_all, JoinedArrays) else of_all
 
     @functools.cached_property
     def guarded(self) -> dict[str, list]:
@@ -92,7 +99,8 @@ class Study:
 
         synthetic_parts: datasets of the m synthetic images, in the order of their rows."""
         decoding = (self.backbone.image_size, self.backbone.face_alignment, cache_dir)
-        pixels = cached_pixels(accelerator, self.images, *decoding, thumbnails=bool(synthetic_parts))
+        to_compare = bool(synthetic_parts) or bool(self.knowledge and self.knowledge.readers)
+        pixels = cached_pixels(accelerator, self.images, *decoding, thumbnails=to_compare)
         n = len(self.images)
         if missed := pixels.faces_missed.sum():
             accelerator.print(f"no face found in {missed} of {n} images: these are used whole")
@@ -117,9 +125,10 @@ class Study:
         return of_run | {"fold": fold.number, "seed": seed, "trained_on": trained_on}
 
     def seen_photographs(self, fold: protocols.Fold) -> frozenset[str]:
-        """Digests of all photographs that a model of the fold has learnt from, its backbone's included."""
+        """Digests of all photographs that a model of the fold has learnt from, its backbone's and readers' included."""
         trained_on = fold.train[fold.train < len(self.photographs)].tolist()
-        return self.backbone.seen_photographs.union(self.photographs[row] for row in trained_on)
+        of_readers = self.knowledge.photographs() if self.knowledge else ()
+        return self.backbone.seen_photographs.union((self.photographs[row] for row in trained_on), of_readers)
 
     def is_finished(self, job: Job) -> bool:
         """Whether a job's folder holds all that the job would leave there.
@@ -201,19 +210,7 @@ def extract_features(accelerator: Accelerator, study: Study, rows: np.ndarray, b
 
     rows (r,): the images whose features are needed; all others stay nan. Raises InputError if a feature is not
     finite."""
-    network = study.backbone.network.to(accelerator.device, memory_format=torch.channels_last)
-    network = accelerator.prepare_model(network, evaluation_mode=True)
-    numbers = torch.utils.data.TensorDataset(torch.from_numpy(rows))
-    loader = accelerator.prepare(torch.utils.data.DataLoader(numbers, batch_size=batch_size))
-    features = None
-    with torch.inference_mode():
-        for (batch,) in tqdm(loader, desc="features", unit="batch", disable=not accelerator.is_main_process):
-            pixels = normalise(study.pixels.uint8[batch.cpu().numpy()], study.backbone, accelerator.device)
-            batch, part = accelerator.gather_for_metrics((batch, probe_features(network(pixels))))
-            if features is None:
-                features = np.full((len(study.labels), part.shape[1]), np.nan, np.float32)
-            features[batch.cpu().numpy()] = part.cpu().numpy()  # by row, so rows that pad the last batch do no harm
-    accelerator.free_memory()
+    features = features_of(accelerator, study.backbone, study.pixels.uint8, rows, batch_size)
     bad = rows[~np.isfinite(features[rows]).all(axis=1)]
     if len(bad):
         image_id = study.image_columns["image_id"][bad[0]]

@@ -35,6 +35,7 @@ class Guard:
         self._image_ids = _column(columns, "image_id")
         self._photographs = photograph_digests(columns)
         self._pixels = _column(columns, "pixels")
+        self._subjects = _subject_keys(columns)
         self._training = set(fold.train.tolist())
         self._validation = set(fold.val.tolist())
 
@@ -95,6 +96,26 @@ class Guard:
             for row in set(rows) - self._training - self._validation:
                 reason = f"is a near duplicate of image {self._image_ids[row]}, which the training may not see"
                 self._refuse(synthetic_id, reason)
+
+    def admit_readers(self, images: Mapping[str, Sequence], name: str) -> None:
+        """Raise LeakError, naming the photograph, for further people among whom is one whom the fold holds out.
+
+        images: their columns, as for Guard, with `pixels` and `copies` (the dataset's rows that a photograph is a near
+        duplicate of). name: what the message calls them. Nothing may be learnt from a photograph of the dataset that
+        is not on the training side, nor from another one of the same subject, whatever it is called there."""
+        held_out = sorted(set(range(len(self._image_ids))) - self._training)
+        own = {"photograph": self._photographs, "pixels": self._pixels, "subject": self._subjects}
+        theirs = {"photograph": photograph_digests(images), "pixels": _column(images, "pixels")}
+        theirs["subject"] = _subject_keys(images)
+        row_of = {what: {values[row]: row for row in held_out if values[row]} for what, values in own.items() if values}
+        for number, image_id in enumerate(_column(images, "image_id")):
+            rows = [row_of[what].get(theirs[what][number]) for what in row_of if theirs[what] and theirs[what][number]]
+            rows += [row for row in _column(images, "copies")[number] if row not in self._training]
+            rows = [row for row in rows if row is not None]
+            if rows:
+                same = f"shows the photograph or the person of image {self._image_ids[rows[0]]}"
+                reason = f"{same}, which is not on the training side; take it out of {name}"
+                raise LeakError(f"{self._where}: {image_id} of {name} {reason}")
 
     def admit_weights(self, photographs: Iterable[str], name: str) -> None:
         """Raise LeakError, naming a photograph, if weights have learnt from one that is not on the training side.
@@ -173,9 +194,8 @@ def check_fold(fold: Fold, columns: Mapping[str, Sequence]) -> None:
     train = fold.train.tolist()
     identities = ("image_id", "group_id", "subject_id", *DIGESTS, "pixels")
     for column in identities if fold.protocol == "strict" else identities[:1]:
-        values = as_recorded = _column(columns, column)
-        if values and column == "subject_id":
-            values = [(value and subject_key(value)) or None for value in as_recorded]
+        as_recorded = _column(columns, column)
+        values = _subject_keys(columns) if column == "subject_id" else as_recorded
         on_both = ({values[row] for row in train} & {values[row] for row in held_out}) - {None} if values else None
         if on_both:
             first = min(as_recorded[row] for row in held_out if values[row] in on_both)
@@ -198,6 +218,12 @@ def photograph_digests(columns: Mapping[str, Sequence]) -> list[str] | None:
         if digests is not None and None not in digests:
             return digests
     return None
+
+
+def _subject_keys(columns: Mapping[str, Sequence]) -> list[str | None] | None:
+    """The subject of each image by subject_key, None for an unknown one; None if there is no such column."""
+    subjects = _column(columns, "subject_id")
+    return subjects and [(subject and subject_key(subject)) or None for subject in subjects]
 
 
 def _column(columns: Mapping[str, Sequence], name: str) -> list | None:

@@ -353,6 +353,11 @@ def _current_term(text: str) -> str | None:
     return str(term.replaced_by)[:10] if term.replaced_by else None
 
 
+def exists_in_hpo(hpo_id: str) -> bool:
+    """Whether HP:0000316 is a term of the ontology, and not an obsolete one."""
+    return _current_term(hpo_id) == hpo_id
+
+
 def hpo_name(hpo_id: str) -> str:
     """The name of an HPO term, HP:0000316 -> Hypertelorism. Raises RuntimeError if there is no such term."""
     return _ontology().get_hpo_object(hpo_id).name

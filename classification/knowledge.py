@@ -1,0 +1,160 @@
+"""What a study knows besides its photographs: the conditions' annotated terms, and further people with known terms."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+from accelerate import Accelerator
+
+from classification.backbones import Backbone
+from classification.extraction import features_of
+from classification.knowledge_prior import Teachers
+from curation import protocols, value_parsers
+from curation.leak_guard import Guard
+from curation.opening import guarded_columns, load_images, photograph_sha256
+from harness.errors import InputError
+from harness.files import sha256_of
+from imaging import near_duplicates
+from imaging.pixel_cache import Pixels, cached_pixels
+from phenotyping import condition_prior
+
+
+@dataclasses.dataclass
+class Readers:
+    """Further people with known terms, of one dataset."""
+
+    name: str  # of the dataset, for messages
+    images: datasets.Dataset  # r photographs
+    profiles: np.ndarray  # (r, T)
+    conditions: np.ndarray  # (r,) numbers that no class of the study and no other dataset of readers has
+    pixels: Pixels | None = None  # once they are decoded
+
+
+@dataclasses.dataclass
+class Knowledge:
+    """Of C classes by T terms, and of further people."""
+
+    profiles: np.ndarray  # (C, T) in 0..1, nan in the row of a class without annotations
+    terms: list[str]  # (T,)
+    unknown: list[str]  # abbreviations of the classes without annotations
+    table_sha256: str
+    readers: list[Readers]
+    teachers: Teachers | None = None  # the readers, once their features are extracted
+
+    def identity(self) -> dict:
+        """Digests of all that predictions depend on."""
+        fingerprints = sorted(people.images._fingerprint for people in self.readers)
+        return {"term_table_sha256": self.table_sha256, "reader_fingerprints": fingerprints}
+
+    def photographs(self) -> set[str]:
+        """Digests of the readers' photographs."""
+        return {digest for people in self.readers for digest in photograph_sha256(people.images)}
+
+    def name(self) -> str:
+        """For the name of the recipe."""
+        n = sum(len(people.images) for people in self.readers)
+        return f"knowledge of {len(self.terms)} terms" + (f" and {n} readers" if n else "")
+
+    def summary(self) -> str:
+        """For the screen: how much is known, and of which classes nothing is."""
+        known = len(self.profiles) - len(self.unknown)
+        lines = [f"knowledge: {known} of {len(self.profiles)} classes have annotated terms, {len(self.terms)} in all"]
+        if self.unknown:
+            lines.append(f"without annotations, and so without prior: {', '.join(self.unknown)}")
+        lines += [f"readers {people.name}: {len(people.images)} photographs" for people in self.readers]
+        return "\n".join(lines)
+
+    def read(self, accelerator: Accelerator, backbone: Backbone, cache_dir: Path, batch_size: int) -> None:
+        """Decode the readers' photographs, extract their features, and set `teachers`."""
+        for number, people in enumerate(self.readers, start=1):
+            decoding = (backbone.image_size, backbone.face_alignment, cache_dir)
+            people.pixels = cached_pixels(accelerator, people.images, *decoding, thumbnails=True)
+            rows = np.arange(len(people.images))
+            features = features_of(accelerator, backbone, people.pixels.uint8, rows, batch_size)
+            if not np.isfinite(features).all():
+                raise InputError(f"--reader_dataset {people.name}: features are not finite; use --mixed_precision no")
+            taught = Teachers(features, people.profiles, people.conditions, np.full(len(rows), number))
+            self.teachers = taught if self.teachers is None else self.teachers.joined(taught)
+
+    def refuse_held_out(
+        self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], thumbnails: np.ndarray
+    ) -> None:
+        """Raise LeakError if a reader is somebody whom one of the folds holds out, or a copy of such a photograph.
+
+        columns: of the study's n photographs, as for Guard, with `pixels`; thumbnails (n, 2, s, s): of them. To be
+        called when the readers' photographs have been decoded."""
+        n = len(thumbnails)
+        of_photographs = {name: values[:n] for name, values in columns.items()}
+        for people in self.readers:
+            described = guarded_columns(people.images, people.pixels.uint8)
+            described["copies"] = near_duplicates.copies(people.pixels.thumbnails, thumbnails)
+            for fold in folds:
+                guard = Guard(protocols.of_photographs(fold, n), of_photographs)
+                guard.admit_readers(described, people.name)
+
+
+def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_names: Sequence[str]) -> Knowledge:
+    """What is known of the classes of `images`, by ORPHA code; term_table: see condition_prior.read_term_table.
+
+    Raises InputError for a table or dataset that cannot be used, and if no class has annotations."""
+    if term_table:
+        table = condition_prior.read_term_table(term_table, value_parsers.exists_in_hpo)
+        digest = sha256_of(term_table)
+    else:
+        table = condition_prior.project_table()
+        digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+    names, codes = images.features["label"].names, codes_of_classes(images)
+    opened = [(name, load_images(name)) for name in reader_names]
+    codes_of_readers = [codes_of_classes(people) for _, people in opened]
+    all_codes = [*codes, *(code for of_dataset in codes_of_readers for code in of_dataset)]
+    profiles, terms = condition_prior.profiles(all_codes, table)
+    known = np.isfinite(profiles).all(axis=1) & (len(terms) > 0)
+    unknown = [name for name, is_known in zip(names, known, strict=False) if not is_known]
+    if len(unknown) == len(names):
+        where = f"--term_table {term_table}" if term_table else "phenotyping/conditions.csv"
+        raise InputError(
+            f"{where}: none of the dataset's conditions is annotated there; give a table with --term_table"
+        )
+    readers, start = [], len(codes)
+    for name, people in opened:
+        of_classes = profiles[start : start + people.features["label"].num_classes]
+        readers.append(open_readers(name, people, of_classes, terms, start))
+        start += len(of_classes)
+    return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers)
+
+
+def codes_of_classes(images: datasets.Dataset) -> list[str | None]:
+    """The ORPHA code of each class, (C,); None if no image of the class has one."""
+    if "orphanet_code" not in images.column_names:
+        return [None] * images.features["label"].num_classes
+    code_of: dict[int, str] = {}
+    for label, code in zip(images["label"][:], images["orphanet_code"][:], strict=True):
+        if code:
+            code_of.setdefault(label, code)
+    return [code_of.get(label) for label in range(images.features["label"].num_classes)]
+
+
+def open_readers(
+    name: str, images: datasets.Dataset, of_classes: np.ndarray, terms: Sequence[str], first_number: int
+) -> Readers:
+    """The people of a dataset whose terms are known: those recorded for the photograph, or else its condition's.
+
+    of_classes (c, T): profiles of the dataset's classes; first_number: of its conditions. Raises InputError for a
+    photograph of whose terms nothing is known."""
+    labels = np.array(images["label"][:])
+    profiles, number_of = of_classes[labels], {term: i for i, term in enumerate(terms)}
+    recorded = images["hpo_ids"][:] if "hpo_ids" in images.column_names else [None] * len(images)
+    for row, hpo_ids in enumerate(recorded):
+        if hpo_ids:
+            profiles[row] = 0.0
+            profiles[row, [number_of[hpo_id] for hpo_id in hpo_ids if hpo_id in number_of]] = 1.0
+    nothing = np.flatnonzero(~np.isfinite(profiles).all(axis=1))
+    if len(nothing):
+        image_id = images["image_id"][int(nothing[0])]
+        reason = f"nothing is known of the terms of {image_id} ({len(nothing)} such): no hpo_ids, and no annotation"
+        raise InputError(f"--reader_dataset {name}: {reason}; record them, or leave these photographs out")
+    return Readers(name, images, profiles, first_number + labels)

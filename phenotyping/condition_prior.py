@@ -1,0 +1,105 @@
+"""What is annotated of conditions, by ORPHA code: their terms with the frequency of each, and profiles made of these.
+
+The project's own table (conditions.csv) serves if no other is given. Another one is a CSV file with the columns
+`orphanet_code, hpo_id, frequency`, in any order, one row per annotation; the frequency is a share in 0..1. Terms are
+those of the Human Phenotype Ontology, or of a curator's own vocabulary (`MARK:glasses`)."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import InputError
+from phenotyping import phenotypes
+
+COLUMNS = ("orphanet_code", "hpo_id", "frequency")
+HPO_ID = re.compile(r"HP:\d{7}")
+OWN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*:\S+")  # of another vocabulary
+LIKE_HPO = re.compile(r"\W*HPO?\W*\d*\W*", re.IGNORECASE)  # meant for an HPO id, whatever it lacks
+
+TermTable = dict[str, dict[str, float]]  # ORPHA code -> term -> share of the people with the condition who have it
+
+
+def project_table() -> TermTable:
+    """Annotations of the conditions in conditions.csv."""
+    return {condition.orphanet_code: dict(condition.penetrance) for condition in phenotypes.conditions()}
+
+
+def read_term_table(file: Path, exists_in_hpo: Callable[[str], bool]) -> TermTable:
+    """The table of a CSV file.
+
+    exists_in_hpo: whether an HPO id is a current term. Raises InputError, which names file and row, for a missing
+    column, an empty table, a code that is not a number, an id that looks like HPO's and is none, a frequency outside
+    0..1, and a term that is annotated twice."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}); give a CSV file with {', '.join(COLUMNS)}"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: is not UTF-8; save it as CSV in UTF-8") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, restval="")
+    header = [name.strip() for name in reader.fieldnames or ()]
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise InputError(f"{file}: column {', '.join(missing)} is missing; the table needs {', '.join(COLUMNS)}")
+    reader.fieldnames = header
+    table: TermTable = {}
+    for row in reader:
+        where = f"{file}, row {reader.line_num}"
+        code = _code(row["orphanet_code"], where)
+        term = _term(row["hpo_id"], where, exists_in_hpo)
+        terms = table.setdefault(code, {})
+        if term in terms:
+            raise InputError(f"{where}: {term} is annotated twice for ORPHA code {code}; keep one of the rows")
+        terms[term] = _frequency(row["frequency"], where)
+    if not table:
+        raise InputError(f"{file}: holds no annotation; add rows below the header")
+    return table
+
+
+def _code(cell: str, where: str) -> str:
+    digits = re.fullmatch(r"\s*(?:ORPHA:?\s*)?0*(\d+)\s*", cell, re.IGNORECASE)
+    if not digits:
+        raise InputError(f"{where}: orphanet_code {cell!r} is not a number; write the digits of the ORPHA code")
+    return digits[1]
+
+
+def _term(cell: str, where: str, exists_in_hpo: Callable[[str], bool]) -> str:
+    term = cell.strip()
+    if HPO_ID.fullmatch(term):
+        if not exists_in_hpo(term):
+            reason = "is not in the Human Phenotype Ontology, or is obsolete"
+            raise InputError(f"{where}: {term} {reason}; look the term up again")
+        return term
+    if LIKE_HPO.fullmatch(term) or not OWN_ID.fullmatch(term):
+        reason = "is no HPO id (HP: and seven digits), nor an id of another vocabulary such as MARK:glasses"
+        raise InputError(f"{where}: hpo_id {cell!r} {reason}; correct it")
+    return term
+
+
+def _frequency(cell: str, where: str) -> float:
+    try:
+        frequency = float(cell)
+    except ValueError:
+        frequency = np.nan
+    if not 0 <= frequency <= 1:
+        raise InputError(f"{where}: frequency {cell!r} is not a share in 0..1; write 0.9 for 90 %")
+    return frequency
+
+
+def profiles(codes: Sequence[str | None], table: TermTable) -> tuple[np.ndarray, list[str]]:
+    """The frequency of each term in each condition, (C, T) in 0..1, and the terms, (T,) sorted.
+
+    codes (C,): ORPHA codes. Terms are those annotated for at least one of the codes; a term that is not annotated for a
+    condition has frequency 0 there. A condition without annotations has nan in its whole row."""
+    annotated = [table.get(code) if code else None for code in codes]
+    terms = sorted({term for frequencies in annotated for term in frequencies or ()})
+    rows = [
+        [frequencies.get(term, 0.0) for term in terms] if frequencies else [np.nan] * len(terms)
+        for frequencies in annotated
+    ]
+    return np.array(rows, dtype=np.float64).reshape(len(codes), len(terms)), terms

@@ -1,0 +1,63 @@
+"""condition_prior.py: term tables as curators write them, each mistake named with its row; profiles."""
+
+import numpy as np
+import pytest
+
+from curation.value_parsers import exists_in_hpo
+from harness.errors import InputError
+from phenotyping import condition_prior, phenotypes
+
+
+def table(folder, text: str, encoding: str = "utf-8") -> condition_prior.TermTable:
+    file = folder / "terms.csv"
+    file.write_bytes(text.encode(encoding))
+    return condition_prior.read_term_table(file, exists_in_hpo)
+
+
+def test_columns_stand_in_any_order_and_other_vocabularies_are_taken(tmp_path):
+    text = "curator,frequency,hpo_id,orphanet_code\nme,0.9,HP:0000316,ORPHA:904\nme,1,MARK:glasses,0904\n"
+    assert table(tmp_path, text, "utf-8-sig") == {"904": {"HP:0000316": 0.9, "MARK:glasses": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("904,HP:0000316,1.5", "row 3: frequency '1.5' is not a share in 0..1"),
+        ("904,HP:0000316,nan", "row 3: frequency 'nan' is not a share in 0..1"),
+        ("904,HP:0000316,often", "row 3: frequency 'often'"),
+        ("904,HP:0000316,", "row 3: frequency ''"),
+        ("Williams,HP:0000316,0.5", "row 3: orphanet_code 'Williams' is not a number"),
+        ("904,HP:316,0.5", "row 3: hpo_id 'HP:316' is no HPO id"),
+        ("904,hp0000316,0.5", "row 3: hpo_id 'hp0000316' is no HPO id"),
+        ("904,glasses,0.5", "row 3: hpo_id 'glasses' is no HPO id"),
+        ("904,HP:9999999,0.5", "row 3: HP:9999999 is not in the Human Phenotype Ontology"),
+        ("905,HP:0000431,0.5", "row 3: HP:0000431 is annotated twice for ORPHA code 905"),
+    ],
+)
+def test_a_mistake_is_named_with_its_row(tmp_path, row, reason):
+    with pytest.raises(InputError) as refusal:
+        table(tmp_path, f"orphanet_code,hpo_id,frequency\n905,HP:0000431,0.5\n{row}\n")
+    assert reason in str(refusal.value) and "terms.csv" in str(refusal.value)
+
+
+def test_a_table_without_rows_or_columns_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no annotation"):
+        table(tmp_path, "orphanet_code,hpo_id,frequency\n")
+    with pytest.raises(InputError, match="column hpo_id is missing"):
+        table(tmp_path, "orphanet_code,frequency\n904,1\n")
+    with pytest.raises(InputError, match="is not UTF-8"):
+        table(tmp_path, "orphanet_code,hpo_id,frequency\n904,MARK:ä,1\n", "latin-1")
+    with pytest.raises(InputError, match="cannot be read"):
+        condition_prior.read_term_table(tmp_path / "nowhere.csv", exists_in_hpo)
+
+
+def test_profiles_hold_the_annotated_frequencies_and_nothing_of_a_condition_without_any():
+    annotated = {"1": {"HP:0000316": 0.9, "MARK:b": 0.2}, "2": {"HP:0000431": 1.0}, "3": {"MARK:c": 1.0}}
+    profiles, terms = condition_prior.profiles(["2", None, "1", "7"], annotated)
+    assert terms == ["HP:0000316", "HP:0000431", "MARK:b"]  # those of condition 3 concern nobody here
+    np.testing.assert_array_equal(profiles, [[0, 1, 0], [np.nan] * 3, [0.9, 0, 0.2], [np.nan] * 3])
+
+
+def test_the_projects_table_is_that_of_its_conditions():
+    williams = next(condition for condition in phenotypes.conditions() if condition.orphanet_code == "904")
+    assert condition_prior.project_table()["904"] == williams.penetrance
