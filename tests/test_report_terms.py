@@ -13,6 +13,7 @@ from reporting.report_terms import find_mentions, find_terms, without_diagnosis
 from simulation import people
 
 DEV = Path(__file__).parent / "report_paraphrases_dev.jsonl"
+NARES = {"Anteverted nares"}
 ID = {term.name: hpo_id for hpo_id, term in face_lexicon.terms().items()}
 
 
@@ -66,6 +67,9 @@ def test_spelling_order_and_degree_do_not_hinder_a_match(text):
         ("ptosis of the left eye", {"Ptosis"}),
         ("Absent eyebrows", {"Absent eyebrow"}),
         ("The mouth is wide, the jaw small.", {"Wide mouth", "Micrognathia"}),
+        ("The distance between the inner corners of the eyes is increased.", {"Telecanthus"}),
+        ("widely spaced deeply set eyes", {"Hypertelorism", "Deeply set eye"}),
+        ("a short, wide or long narrow upturned nose", {"Short nose", "Wide nose", "Long nose", "Narrow nose"} | NARES),
     ],
 )
 def test_parts_of_the_face_and_qualities_find_each_other(text, names):
@@ -85,6 +89,8 @@ def test_the_most_specific_term_wins_and_a_longer_part_of_the_face_is_never_shor
         ("No ptosis, epicanthus or strabismus", set(), {"Ptosis", "Epicanthus", "Strabismus"}),
         ("No ptosis but epicanthus", {"Epicanthus"}, {"Ptosis"}),
         ("no ptosis and a wide mouth", {"Wide mouth"}, {"Ptosis"}),
+        ("no ptosis with wide mouth", {"Wide mouth"}, {"Ptosis"}),
+        ("The philtrum isn't long, it's short.", {"Short philtrum"}, {"Long philtrum"}),
         ("No ptosis, the nose is short.", {"Short nose"}, {"Ptosis"}),
         ("Neither the chin nor the mouth is small", set(), {"Micrognathia", "Narrow mouth"}),
         ("The eyes are not widely spaced; the nose, however, is short.", {"Short nose"}, {"Hypertelorism"}),
@@ -119,6 +125,8 @@ def test_a_normal_region_rules_out_its_terms_but_none_that_is_said_to_be_present
     assert named(find_terms("The eyes are normally spaced.").absent) == {"Hypertelorism", "Hypotelorism"}
     assert {"Long philtrum", "Smooth philtrum"} <= named(find_terms("The philtrum is normal.").absent)
     assert find_terms("The nose is not normal.").absent == ()
+    eyes = find_terms("Bilateral ptosis; the eyes are otherwise normal.")
+    assert named(eyes.present) == {"Bilateral ptosis"} and ID["Ptosis"] not in eyes.absent and len(eyes.absent) > 20
 
 
 def test_no_term_is_in_two_states():
