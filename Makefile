@@ -22,8 +22,8 @@ $(READY): requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-demo: $(DEMO)/index.html $(DEMO)/gallery.html $(DEMO)/filtered/run.json
-	@echo && echo "open $(DEMO)/index.html, $(DEMO)/gallery.html, $(DEMO)/dreambooth/fold0/samples.png and $(DEMO)/filtered/scores.png (all data SIMULATED)"
+demo: $(DEMO)/index.html $(DEMO)/gallery.html $(DEMO)/filtered/run.json $(DEMO)/agreement/run.json
+	@echo && echo "open $(DEMO)/index.html, $(DEMO)/gallery.html, $(DEMO)/dreambooth/fold0/samples.png, $(DEMO)/filtered/scores.png and $(DEMO)/agreement/pairs.html (all data SIMULATED)"
 
 # what each kind of command is made of: a change of any of these files makes its outputs anew
 code = $(foreach package,$(1),$(wildcard $(package)/*.py $(package)/*.csv $(package)/*.txt $(package)/*.md $(package)/*.html))
@@ -32,6 +32,7 @@ CURATION := rdface_dataset.py dataset_card.md $(call code,harness phenotyping im
 CLASSIFICATION := train_classifier.py $(call code,harness phenotyping scoring imaging curation classification generation)
 GENERATION := train_dreambooth.py $(call code,harness phenotyping imaging curation generation)
 FILTER := filter_synthetic.py $(call code,harness phenotyping scoring imaging curation classification generation)
+REPORTS := vlm_report_eval.py $(call code,harness phenotyping scoring imaging curation generation reporting pages)
 PAGES := make_report.py $(call code,harness phenotyping scoring imaging curation pages)
 
 $(DEMO)/raw/disease_images.csv: $(SIMULATION) | $(READY)
@@ -65,7 +66,11 @@ $(DEMO)/whole_images/run.json: $(TRAIN_NEEDS)
 $(DEMO)/shuffled_labels/run.json: $(TRAIN_NEEDS)
 	$(TRAIN) --recipe linear_probe --shuffle_labels --output_dir $(@D)
 
-RUNS := $(addprefix $(DEMO)/,probe_strict finetune_strict probe_paper finetune_paper whole_images shuffled_labels)
+# the same probe, told which terms are annotated for each condition
+$(DEMO)/probe_terms/run.json: $(TRAIN_NEEDS)
+	$(TRAIN) --recipe linear_probe --knowledge terms --output_dir $(@D)
+
+RUNS := $(addprefix $(DEMO)/,probe_strict probe_terms finetune_strict probe_paper finetune_paper whole_images shuffled_labels)
 
 $(DEMO)/index.html: $(RUNS:=/run.json) $(PAGES)
 	$(BIN)/python make_report.py results $(RUNS) --dataset_name $(SIM) --output_file $@
@@ -82,6 +87,18 @@ $(DEMO)/dreambooth/run.json: $(DREAMBOOTH_NEEDS)
 # which of these faces are kept: the four of each condition that show it best, unless they give somebody away
 $(DEMO)/filtered/run.json: $(DEMO)/dreambooth/run.json $(FILTER) demo_models/backbone/model.safetensors
 	$(LAUNCH) filter_synthetic.py --dataset_name $(SIM) --synthetic_dataset $(DEMO)/dreambooth/fold0/synthetic --protocol strict --fold 0 --per_class 4 --cache_dir $(DEMO)/pixels --output_dir $(@D)
+
+# what the miniature reporter writes of photographs and of the kept faces, and how far the two agree
+REPORT := $(LAUNCH) vlm_report_eval.py generate --reporter demo_models/reporter --align_faces mtcnn --cache_dir $(DEMO)/pixels
+REPORT_NEEDS := $(REPORTS) demo_models/reporter/model.safetensors
+$(DEMO)/real_reports/run.json: $(SIM)/README.md $(REPORT_NEEDS)
+	$(REPORT) --dataset_name $(SIM) --per_class 2 --output_dir $(@D)
+
+$(DEMO)/synthetic_reports/run.json: $(DEMO)/filtered/run.json $(REPORT_NEEDS)
+	$(REPORT) --dataset_name $(DEMO)/filtered --per_class 11 --output_dir $(@D)
+
+$(DEMO)/agreement/run.json: $(DEMO)/real_reports/run.json $(DEMO)/synthetic_reports/run.json
+	$(BIN)/python vlm_report_eval.py score --real_reports $(DEMO)/real_reports --synthetic_reports $(DEMO)/synthetic_reports --output_dir $(@D)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
