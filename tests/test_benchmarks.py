@@ -264,8 +264,9 @@ def test_reports_are_brought_to_terms_on_simulated_reports_and_on_paraphrases(tm
     run(report_terms_accuracy, "--num_reports", 12, "--paraphrases", tmp_path / "few.jsonl")
     printed = capsys.readouterr().out
     rows = re.findall(r"^report_terms +all +(\w+) +(\d+) +([\d.]+) +([\d.]+)", printed, re.MULTILINE)
-    assert [row[0] for row in rows] == ["present", "absent", "present", "absent"]
-    assert all(float(number) > 0.9 for row in rows[:2] for number in row[2:]) and rows[2][1:] == ("1", "0.000", "0.000")
+    assert [row[0] for row in rows] == ["present", "absent", "any", "present", "absent", "any"]
+    assert all(float(number) > 0.9 for row in rows[:3] for number in row[2:]) and rows[3][1:] == ("1", "0.000", "0.000")
+    assert rows[5][1:] == ("2", "0.500", "0.500")
     assert "missed present: Epicanthus" in printed and "wrong present: Ptosis" in printed
     (tmp_path / "few.jsonl").write_text("no JSON", encoding="utf-8")
     with pytest.raises(InputError, match="line 1"):
