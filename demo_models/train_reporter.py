@@ -305,7 +305,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--checkpointing_steps", type=int, default=100, help="steps between checkpoints")
     add("--mixed_precision", choices=("no", "bf16"), default="bf16", help="precision of the networks")
     add("--num_workers", type=int, default=2, help="rendering processes")
-    add("--num_study_people", type=int, default=309, help="people of the study's conditions to evaluate on")
+    add("--num_study_people", type=int, default=206, help="people of the study's conditions to evaluate on")
     add("--resume_from_checkpoint", choices=("latest",), help="continue from the last checkpoint")
     add("--seed", type=int, default=5000, help="seed of everything drawn; no demo or study corpus uses it")
     return parser.parse_args(argv)
@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
     pictures = render(args.cache_dir, args.num_people, args.seed, args.num_workers)
     people = [person_of(number, args.seed, pool) for number in range(args.num_people)]
     held_out = min(300, args.num_people // 10)
-    study, study_seed = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS], args.seed + 2
+    study, study_seed = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS], args.seed + 3
     study_faces, missed = study_photographs(args.cache_dir, args.num_study_people, study_seed, study)
     print(f"{args.num_people - held_out} SIMULATED faces to train on, {held_out} held out, {accelerator.device}")
 
