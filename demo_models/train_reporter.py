@@ -314,7 +314,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    set_seed(args.seed)
     started = time.monotonic()
     pool = training_conditions()
     pictures = render(args.cache_dir, args.num_people, args.seed, args.num_workers)
@@ -325,6 +324,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.num_people - held_out} SIMULATED faces to train on, {held_out} held out, {accelerator.device}")
 
     tokenizer = phrase_tokenizer()
+    set_seed(args.seed)  # here, since other networks were opened before unless the cache had the faces
     model = new_model(len(tokenizer), args.width, args.num_layers).to(accelerator.device)
     maps_file = args.cache_dir / f"maps_seed{args.seed}_{args.num_people}.pt"
     if not maps_file.is_file():
