@@ -121,9 +121,7 @@ def write_samples(
     sheet = np.concatenate(list(pictures[:NUM_SAMPLES]), axis=1)
     Image.fromarray(sheet).save(folder / "samples_simulated.png")
     text = "# SIMULATED faces, and what the miniature reporter writes of them\n"
-    text += (
-        "These people do not exist. From left to right in `samples_simulated.png`; not chosen, the first ones drawn.\n"
-    )
+    text += "From left to right in `samples_simulated.png`: the first people drawn of the study's conditions.\n"
     for number, report in enumerate(reports[:NUM_SAMPLES]):
         reference = write_report(person_of(number, seed, pool), np.random.default_rng([seed, 9, number]), 1.0)
         text += (

@@ -2,6 +2,7 @@
 
 People of training have conditions that the study does not use (ranks from NUM_STUDY_CONDITIONS on)."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def person_of(number: int, seed: int, pool: tuple[phenotypes.Condition, ...]) ->
     """The person whom aligned_face shows, without drawing a picture."""
     planned = planned_photograph(number, seed, pool)
     return draw_person(planned.condition, planned.country, np.random.default_rng([seed, 1, number]))
+
+
+def mixed_person(number: int, seed: int, pool: tuple[phenotypes.Condition, ...]) -> Person:
+    """A person with the terms of two conditions, so that terms come in company that no condition of the pool knows."""
+    planned, other = planned_photograph(number, seed, pool), planned_photograph(number, seed + 1, pool).condition
+    both = replace(planned.condition, penetrance=other.penetrance | planned.condition.penetrance)
+    return draw_person(both, planned.country, np.random.default_rng([seed, 1, number]))
 
 
 def aligned_face(number: int, seed: int) -> np.ndarray:

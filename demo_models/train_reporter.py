@@ -41,7 +41,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from demo_models.reporter_scores import aligned_photographs, report_figures, write_reports, write_samples
-from demo_models.simulated_people import IMAGE_SIZE, person_of, render, training_conditions
+from demo_models.simulated_people import IMAGE_SIZE, mixed_person, person_of, render, training_conditions
 from demo_models.train_backbone import ARCHITECTURE, MEAN, MODEL_ARGS, STD, prepared
 from harness.commands import Parser
 from harness.files import write_atomically, write_json
@@ -159,16 +159,18 @@ class Faces:
         flat = maps.flatten(2)
         self.effect = torch.stack([torch.linalg.solve(moments, known.T @ side.float())[:-1] for side in flat])
 
-    def batches(self, group: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def batches(self, group: int, size: int, mixed: bool) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Maps (size, c, 4, 4), parameters (size, p) and tokens (size, t), padded at the right, of SAME_LENGTH steps.
 
-        Half of the people were rendered. Reports of about equal length are in one batch, so that little is padding."""
+        Half of the people were rendered; mixed: the others have the terms of two conditions. Reports of about equal
+        length are in one batch, so that little is padding."""
         rng = np.random.default_rng([self.seed, 7, group])
         n_people = size * SAME_LENGTH
         rows, sides = rng.integers(len(self.people), size=n_people), rng.integers(2, size=n_people)
         people, maps = [self.people[row] for row in rows], self.maps[sides, rows].float()
         for i in range(0, n_people, 2):
-            people[i] = person_of(int(rng.integers(2**31)), self.seed + 1, training_conditions())
+            draw = mixed_person if mixed else person_of
+            people[i] = draw(int(rng.integers(2**31)), self.seed + 1, training_conditions())
         z = parameters_of(people)
         for i in range(0, n_people, 2):
             moved = (z[i] - self.z[rows[i]]) @ self.effect[sides[i]]
@@ -219,7 +221,9 @@ def train(
     decoder knows before it writes, by AdamW over projector and decoder; the backbone stays as it is. Without the second
     part the decoder learns much more slowly to look at all 16 places of the map.
 
-    The learning rate rises over 100 steps and falls to 0 over the last quarter. A step draws everything random from its
+    There are two rounds, the second with mixed people, since a decoder that has only met people of one condition each
+    guesses the condition and writes its usual terms. In each round the learning rate rises over 100 steps and falls to
+    0 over the last quarter. A step draws everything random from its
     number, so a run that was stopped goes on to the same weights. held_out: maps (n, c, 4, 4) and tokens (n, t), whose
     loss is printed at each checkpoint."""
     checkpoint = args.cache_dir / "reporter.pt"
@@ -229,9 +233,14 @@ def train(
     reading.to(accelerator.device)
     parameters = [p for p in (*model.parameters(), *reading.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=0.05, betas=(0.9, 0.98))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 100, 1, 4 * (1 - step / args.max_train_steps))
-    )
+    num_steps = args.max_train_steps + args.mixed_train_steps
+
+    def rate(step: int) -> float:
+        in_first = step < args.max_train_steps
+        step, of = (step, args.max_train_steps) if in_first else (step - args.max_train_steps, args.mixed_train_steps)
+        return min((step + 1) / 100, 1, 4 * (1 - step / max(of, 1)))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     state = {"model": model, "reading": reading, "optimizer": optimizer, "scheduler": scheduler}
     first = 0
     if args.resume_from_checkpoint and checkpoint.is_file():
@@ -239,11 +248,12 @@ def train(
         first = saved.pop("step")
         for key, part in state.items():
             part.load_state_dict(saved[key])
-    bar = tqdm(range(first, args.max_train_steps), initial=first, total=args.max_train_steps, mininterval=10)
+    bar = tqdm(range(first, num_steps), initial=first, total=num_steps, mininterval=10)
     for step in bar:
         torch.manual_seed(args.seed * 1_000_003 + step)  # of dropout
         if step == first or step % SAME_LENGTH == 0:
-            batches = learnt_from.batches(step // SAME_LENGTH, args.train_batch_size)
+            mixed = step >= args.max_train_steps
+            batches = learnt_from.batches(step // SAME_LENGTH, args.train_batch_size, mixed)
         maps, z, tokens = (part.to(accelerator.device) for part in batches[step % SAME_LENGTH])
         model.train()
         with accelerator.autocast():
@@ -256,7 +266,7 @@ def train(
         scheduler.step()
         optimizer.zero_grad()
         bar.set_postfix(text=f"{text_loss.item():.3f}", face=f"{face_loss.item():.3f}", refresh=False)
-        if (step + 1) % args.checkpointing_steps == 0 or step + 1 == args.max_train_steps:
+        if (step + 1) % args.checkpointing_steps == 0 or step + 1 == num_steps:
             saved = {key: part.state_dict() for key, part in state.items()} | {"step": step + 1}
             write_atomically(checkpoint, lambda file, saved=saved: torch.save(saved, file))
             model.eval()
@@ -287,14 +297,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--num_people", type=int, default=3300, help="people with a photograph; the first 300 or tenth are held out")
     add("--width", type=int, default=192, help="width of the decoder, a multiple of 16")
     add("--num_layers", type=int, default=3, help="layers of the decoder")
-    add("--max_train_steps", type=int, default=3800, help="training steps")
+    add("--max_train_steps", type=int, default=3800, help="training steps of the first round")
+    add("--mixed_train_steps", type=int, default=1500, help="training steps of the second round, with mixed people")
     add("--train_batch_size", type=int, default=32, help="reports per step")
     add("--learning_rate", type=float, default=3e-3, help="highest learning rate")
     add("--face_weight", type=float, default=1.0, help="weight of the error of the face parameters in the loss")
     add("--checkpointing_steps", type=int, default=100, help="steps between checkpoints")
     add("--mixed_precision", choices=("no", "bf16"), default="bf16", help="precision of the networks")
     add("--num_workers", type=int, default=2, help="rendering processes")
-    add("--num_study_people", type=int, default=309, help="people of the study's conditions to evaluate on")
+    add("--num_study_people", type=int, default=206, help="people of the study's conditions to evaluate on")
     add("--resume_from_checkpoint", choices=("latest",), help="continue from the last checkpoint")
     add("--seed", type=int, default=5000, help="seed of everything drawn; no demo or study corpus uses it")
     return parser.parse_args(argv)
@@ -303,17 +314,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    set_seed(args.seed)
     started = time.monotonic()
     pool = training_conditions()
     pictures = render(args.cache_dir, args.num_people, args.seed, args.num_workers)
     people = [person_of(number, args.seed, pool) for number in range(args.num_people)]
     held_out = min(300, args.num_people // 10)
-    study, study_seed = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS], args.seed + 2
+    study, study_seed = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS], args.seed + 3
     study_faces, missed = study_photographs(args.cache_dir, args.num_study_people, study_seed, study)
     print(f"{args.num_people - held_out} SIMULATED faces to train on, {held_out} held out, {accelerator.device}")
 
     tokenizer = phrase_tokenizer()
+    set_seed(args.seed)  # here, since other networks were opened before unless the cache had the faces
     model = new_model(len(tokenizer), args.width, args.num_layers).to(accelerator.device)
     maps_file = args.cache_dir / f"maps_seed{args.seed}_{args.num_people}.pt"
     if not maps_file.is_file():
