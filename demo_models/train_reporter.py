@@ -252,8 +252,9 @@ def train(
     for step in bar:
         torch.manual_seed(args.seed * 1_000_003 + step)  # of dropout
         if step == first or step % SAME_LENGTH == 0:
-            mixed = step >= args.max_train_steps
-            batches = learnt_from.batches(step // SAME_LENGTH, args.train_batch_size, mixed)
+            group = step // SAME_LENGTH
+            mixed = group * SAME_LENGTH >= args.max_train_steps
+            batches = learnt_from.batches(group, args.train_batch_size, mixed)
         maps, z, tokens = (part.to(accelerator.device) for part in batches[step % SAME_LENGTH])
         model.train()
         with accelerator.autocast():

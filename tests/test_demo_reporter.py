@@ -22,7 +22,7 @@ POOL = simulated_people.training_conditions()
 
 
 def test_recipe_stopped_after_a_checkpoint_resumes_to_the_same_weights(tmp_path, monkeypatch):
-    flags = "--num_people 20 --width 32 --num_layers 1 --max_train_steps 2 --mixed_train_steps 2 --train_batch_size 2"
+    flags = "--num_people 20 --width 32 --num_layers 1 --max_train_steps 3 --mixed_train_steps 3 --train_batch_size 2"
     flags += " --checkpointing_steps 2 --mixed_precision no --num_workers 1 --num_study_people 2"
     flags += f" --cache_dir {tmp_path / 'cache'}"
     face = simulated_people.aligned_face(0, 5000)
