@@ -11,7 +11,7 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -260,17 +260,17 @@ def once(file: Path, measure: Callable[[], dict]) -> None:
     """Measure a part and keep its figures, unless they are there."""
     if not file.is_file():
         write_json(file, measure())
-    for k, part in read_json(file).items():
+    for k, part in read_json(file, "delete it, and it is measured anew").items():
         print_part(f"{file.stem}, k = {k}", part)
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--work_dir", type=Path, required=True, help="datasets and pixels; kept")
     parser.add_argument("--results_dir", type=Path, default=ROOT / "benchmarks" / "results" / "knowledge_gain")
     parser.add_argument("--attributes_dir", type=Path, help="folder with few and pool (default: the SIMULATED part)")
     parser.add_argument("--weights", nargs="+", default=[], metavar="NAME=FILE", help="torchvision's networks")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from accelerate.state import AcceleratorState
@@ -37,6 +38,7 @@ from benchmarks import (
     filtered_training,
     incumbent_way,
     interval_coverage,
+    knowledge_gain,
     landmark_reports,
     perceptual_speed,
     phenotype_fidelity,
@@ -49,6 +51,7 @@ from benchmarks import (
 from curation.opening import load_synthetic
 from demo_models import train_restorers
 from harness.errors import InputError
+from phenotyping import phenotypes
 from simulation import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -271,6 +274,32 @@ def test_reports_are_brought_to_terms_on_simulated_reports_and_on_paraphrases(tm
     (tmp_path / "few.jsonl").write_text("no JSON", encoding="utf-8")
     with pytest.raises(InputError, match="line 1"):
         run(report_terms_accuracy, "--num_reports", 1, "--paraphrases", tmp_path / "few.jsonl")
+
+
+def test_what_knowledge_adds_is_measured_against_the_same_photographs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(knowledge_gain, "FRESH_RANKS", (1, 3, 8, 10))
+    monkeypatch.setattr(knowledge_gain, "CORPORA", {"study": (71, 20), "readers": (72, 12), "true_people": (73, 8)})
+    monkeypatch.setattr(knowledge_gain, "SEEDS", range(1))
+    flags = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path / "results")]
+    monkeypatch.setattr(phenotypes, "NUM_STUDY_CONDITIONS", 12)
+    knowledge_gain.main(knowledge_gain.parse_args(flags))
+    results = json.loads((tmp_path / "results" / "simulated.json").read_text())
+    assert list(results) == ["1", "2", "3", "all"]
+    arms = results["1"]["arms"]
+    assert set(arms) == {
+        "alone",
+        "terms",
+        "terms and readers",
+        "40 % of the annotations missing",
+        "shuffled",
+        "true people",
+    }
+    assert arms["alone"]["gain"] == [0, 0, 0] and arms["terms"]["n_images"] == arms["alone"]["n_images"] > 4
+    assert "k = 2" in capsys.readouterr().out
+    profiles = np.array([[0.9, 0.5, 0.2, 0.1, 0.9], [0.0, 0.5, 0.0, 0.0, 0.0]])
+    kept = knowledge_gain.thinned(profiles, seed=0)
+    assert (kept > 0).sum(axis=1).tolist() == [3, 1] and (kept <= profiles).all()
+    assert knowledge_gain.marks(["FP", "MGMW"]).tolist() == [[1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]]
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
