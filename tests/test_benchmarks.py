@@ -41,10 +41,10 @@ from benchmarks import (
     perceptual_speed,
     phenotype_fidelity,
     planted_copies,
-    report_terms_accuracy,
     planted_people,
     report_agreement,
     report_pairs,
+    report_terms_accuracy,
     restoration_memory,
     simulator_yardsticks,
 )
@@ -56,7 +56,7 @@ from simulation import corpus
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
-# Run by test_landmark_reporter.py, test_perceptual_distance.py and test_privacy.py.
+# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py and test_planted_errors.py.
 ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
