@@ -44,6 +44,8 @@ from benchmarks import (
     phenotype_fidelity,
     planted_copies,
     planted_people,
+    report_agreement,
+    report_pairs,
     report_terms_accuracy,
     restoration_memory,
     simulator_yardsticks,
@@ -57,8 +59,8 @@ from simulation import corpus
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
-# Run by test_landmark_reporter.py, test_perceptual_distance.py and test_privacy.py.
-ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies)
+# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py and test_planted_errors.py.
+ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
 
