@@ -395,6 +395,8 @@ def compared(args: argparse.Namespace) -> list[dict]:
     folders = [args.work_dir / f"seed{seed}" for seed in args.seeds]
     predictions = {arm: prediction_files.read_predictions([folder / arm for folder in folders]) for arm in ARMS}
     predictions["alone"] = prediction_files.read_predictions(args.work_dir / "alone")
+    for arm, table in predictions.items():  # each seed has a generator of its own: one experiment, told by its arm
+        predictions[arm] = table.assign(settings=arm, recipe=arm)
     pairs = [("alone", arm) for arm in ARMS] + [("paper", "ours"), ("random", "ours")]
     rows = []
     for a, b in pairs:
