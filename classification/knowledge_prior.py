@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from classification.linear_probe import LinearProbe, discriminants
+from classification.linear_probe import Covariance, LinearProbe, discriminants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,16 +98,13 @@ def informed_discriminants(
 ) -> list[LinearProbe]:
     """Discriminants of all C classes with predicted means, one per shrinkage of the covariance about these means.
 
-    Arguments as for predict_means; at least one teacher is of domain 0."""
+    Arguments as for predict_means; at least one teacher is of domain 0, and features have no more dimensions than there
+    are teachers (see knowledge_choice.span)."""
     prediction = predict_means(teachers, profiles, term_share, rest_share)
     centre = teachers.features[teachers.domains == 0].mean(axis=0)
     centred = teachers.features - centre
-    return discriminants(
-        np.arange(len(profiles)),
-        centre,
-        prediction.of_classes @ centred,
-        centred - prediction.of_teachers @ centred,
-        prediction.degrees_of_freedom,
-        centred.var(),
-        shrinkages,
-    )
+    residuals = centred - prediction.of_teachers @ centred
+    variances, axes = np.linalg.eigh(residuals.T @ residuals)  # much quicker than the residuals' own decomposition
+    variances = variances.clip(min=0) / prediction.degrees_of_freedom
+    within = Covariance(variances, axes.T, variances.mean() or centred.var())
+    return discriminants(np.arange(len(profiles)), centre, prediction.of_classes @ centred, within, shrinkages)

@@ -60,35 +60,33 @@ def fit_discriminants(features: np.ndarray, labels: np.ndarray, shrinkages: Sequ
     centre = features.mean(axis=0)
     centred = features - centre
     means = np.stack([centred[label == c].mean(axis=0) for c in range(len(classes))])  # (c, d)
-    residuals = centred - means[label]
-    degrees_of_freedom = max(len(features) - len(classes), 1)
-    fallback_variance = centred.var()  # if no class has two images
+    _, scales, axes = np.linalg.svd(centred - means[label], full_matrices=False)  # axes (r, d), r = min(n, d)
+    variances = scales**2 / max(len(features) - len(classes), 1)
+    mean_variance = variances.sum() / features.shape[1] or centred.var()  # overall variance if no class has two images
     means *= (counts / (counts + 1))[:, None]
-    return discriminants(classes, centre, means, residuals, degrees_of_freedom, fallback_variance, shrinkages)
+    return discriminants(classes, centre, means, Covariance(variances, axes, mean_variance), shrinkages)
+
+
+@dataclasses.dataclass(frozen=True)
+class Covariance:
+    """A covariance within classes, by its axes."""
+
+    variances: np.ndarray  # (r,)
+    axes: np.ndarray  # (r, d), orthonormal; there is no variance in any other direction
+    mean_variance: float  # over all d directions
 
 
 def discriminants(
-    classes: np.ndarray,
-    centre: np.ndarray,
-    means: np.ndarray,
-    residuals: np.ndarray,
-    degrees_of_freedom: float,
-    fallback_variance: float,
-    shrinkages: Sequence[float],
+    classes: np.ndarray, centre: np.ndarray, means: np.ndarray, within: Covariance, shrinkages: Sequence[float]
 ) -> list[LinearProbe]:
-    """Discriminants of given class means and a shrunk covariance, one per shrinkage.
+    """Discriminants of class means (c, d) relative to the centre (d,), one per shrinkage of the covariance.
 
-    classes (c,); centre (d,); means (c, d) and residuals (n, d): relative to the centre, or to their own mean. The
-    residuals' sum of squares, divided by the degrees of freedom, is the covariance W; fallback_variance takes the place
-    of its mean variance if all residuals are 0."""
-    _, scales, axes = np.linalg.svd(residuals, full_matrices=False)  # axes (r, d), r = min(n, d)
-    variances = scales**2 / degrees_of_freedom
-    mean_variance = variances.sum() / residuals.shape[1] or fallback_variance
+    classes (c,): their numbers."""
     probes = []
     for shrinkage in shrinkages:
-        outside = 1 / (shrinkage * mean_variance)  # precision in directions without any residual
-        inside = 1 / ((1 - shrinkage) * variances + shrinkage * mean_variance)
-        weights = means * outside + ((means @ axes.T) * (inside - outside)) @ axes  # means @ precision
+        outside = 1 / (shrinkage * within.mean_variance)  # precision in directions without any residual
+        inside = 1 / ((1 - shrinkage) * within.variances + shrinkage * within.mean_variance)
+        weights = means * outside + ((means @ within.axes.T) * (inside - outside)) @ within.axes  # means @ precision
         biases = -0.5 * (means * weights).sum(axis=1) - weights @ centre
         probes.append(LinearProbe(classes, weights, biases, shrinkage))
     return probes
