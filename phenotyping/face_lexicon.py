@@ -22,6 +22,16 @@ HERE = Path(__file__).resolve().parent
 COLUMNS = ["hpo_id", "name", "exact_synonyms", "layperson_synonyms", "other_synonyms", "parents", "retired_ids"]
 # How well a wording names a term; a lower number wins if one wording fits two terms.
 NAME, RULED, EXACT, REPORT, LAYPERSON, OTHER, OWN = range(7)
+# Diseases that the ontology lists as synonyms of a term: their names in a report are diagnoses, not findings.
+DISEASES = frozenset(
+    [
+        "crouzon syndrome",
+        "treacher collins syndrome",
+        "de morsier syndrome",
+        "friedreich's disease",
+        "hairy elbow syndrome",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ def terms() -> dict[str, FaceTerm]:
             wordings += [(words, LAYPERSON) for words in _listed(row["layperson_synonyms"])]
             wordings += [(words, OTHER) for words in _listed(row["other_synonyms"])]
             wordings += [(words, OWN) for words in own.pop(row["hpo_id"], ())]
+            wordings = [(words, rank) for words, rank in wordings if words.lower() not in DISEASES]
             parents, retired = row["parents"].split(";"), row["retired_ids"].split(";")
             found[row["hpo_id"]] = FaceTerm(
                 row["hpo_id"], row["name"], tuple(wordings), tuple(filter(None, parents)), tuple(filter(None, retired))

@@ -46,6 +46,7 @@ class Found:
     state: str
     words: list[Word]  # all words that name it, those of other parts too
     own: list[Word]  # those of this part
+    side: str = ""  # "left" or "right" if it is named on that side only
 
 
 @dataclass(slots=True, eq=False)
@@ -244,7 +245,7 @@ class _Splitter:
             self.state = PRESENT  # not long, it is short
         if part is not None and part.joined_by in ("and", ",") and self.state == ABSENT and part.only_site:
             part.state = self.state = PRESENT  # no ptosis, the nose is short: a new clause
-        if word.text == ":":
+        if word.text == ":" or _announces_absent(self.clause.words[: word.place]):
             self.read_colon(word)
         elif self.joined_by != NEGATION or part is not None:
             self.joined_by = "verb"

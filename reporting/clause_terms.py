@@ -8,7 +8,7 @@ next adjective, the heading, or what was named before."""
 from functools import cache, lru_cache
 
 from phenotyping import face_lexicon, face_words, wording_index
-from reporting.clause_parts import CONJUNCTIONS, LISTED, MOST_WORDS, REGIONS, Clause, Found, Part
+from reporting.clause_parts import ABSENT, CONJUNCTIONS, LISTED, MOST_WORDS, REGIONS, Clause, Found, Part
 from reporting.clause_words import (
     JOIN,
     LINK,
@@ -27,6 +27,7 @@ from reporting.clause_words import (
 
 LONGEST_KEY = 8
 _NAMES = (SITE, MODIFIER, QUALITY)
+_COPULAS = ("is", "was", "appears", "looks", "seems")
 _SIDES = {"bilateral": ("both", "bilateral", "bilaterally"), "unilateral": ("unilateral", "unilaterally")}
 
 # ---- long wordings
@@ -72,10 +73,24 @@ def _long_wordings(words: list[Word], ignored: frozenset[str]) -> dict[tuple[int
         crossed = {"verb" if word.kind == VERB else "join" for word in inside if word.kind in (JOIN, WITH, VERB)}
         beside = [*words[max(0, first - 1) : first], *words[last + 1 : last + 2]]
         goes_on = words[last].kind == SITE and beside[-1:] and beside[-1].kind == SITE and beside[-1].place > last
-        if crossed <= between and not goes_on and not (crossed and any(word.kind in _NAMES for word in beside)):
+        stands_alone = not (crossed and any(word.kind in _NAMES for word in beside))
+        if crossed <= between and not goes_on and stands_alone and not _is_two_terms(words[first : last + 1]):
             # The index knows stems, too, and tells "reduced head circumference" from "decreased".
             found[first, last] = index.find([w.stem for w in named], [w.meaning for w in named]) or hpo_id
     return found
+
+
+def _is_two_terms(words: list[Word]) -> bool:
+    """Whether words before and after a conjunction each name a term: cleft lip or cleft palate."""
+    joins = [i for i, word in enumerate(words) if word.kind == JOIN]
+    if not joins or words[joins[-1]].text not in CONJUNCTIONS:
+        return False
+    sides = ([], [])
+    for i, word in enumerate(words):
+        if word.kind in _NAMES:
+            sides[i > joins[-1]].append(word)
+    index = wording_index.index()
+    return all(side and index.find([w.stem for w in side], [w.meaning for w in side]) for side in sides)
 
 
 # ---- words that stand together
@@ -115,8 +130,11 @@ def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tu
             continue
         beside = [range(*runs[k][1:]) for k in (number - 1, number + 1) if 0 <= k < len(runs)]
         for places in beside:  # one quality of several, with all words of the part of the face
+            # A long scar on the chin: the noun before the preposition counts.
+            ends_run = places.start == last and not words[last][3]
             for i in range(first, last):
-                tried |= {tuple(sorted((*places, *range(i, j)))) for j in range(i + 1, min(last, i + 4) + 1)}
+                ends = [last] if ends_run else range(i + 1, min(last, i + 4) + 1)
+                tried |= {tuple(sorted((*places, *range(i, j)))) for j in ends}
     found: dict[tuple[int, ...], str] = {}
     for places in tried:
         hpo_id = index.find([words[i][0] for i in places], [words[i][1] for i in places])
@@ -170,7 +188,10 @@ def _lenders(clause: Clause, number: int, is_named: list[bool]) -> list[list[Par
     following: list[Part] = []
     if not part.before_other:  # large, low-set ears
         for other, other_is_named in zip(later, is_named[number + 1 :], strict=True):
-            if other.joined_by not in LISTED or other.is_predicate or other.is_indefinite or other.before_other:
+            for_contrast = other.joined_by == NEGATION and other is later[0]  # down- instead of upslanted eyes
+            if not (other.joined_by in LISTED or for_contrast) or other.is_predicate or other.before_other:
+                break
+            if other.is_indefinite:
                 break
             after = clause.words[other.words[-1].place + 1 : other.words[-1].place + 2]
             is_subject = bool(after) and after[0].kind == VERB and after[0].text not in ("(", ":")
@@ -285,23 +306,58 @@ def _keep_most_specific(parts: list[Part]) -> None:
 
 
 def _heed_sides(clause: Clause) -> None:
-    """Makes Ptosis Bilateral ptosis if a word near it says so."""
+    """Makes Ptosis Bilateral ptosis or Unilateral ptosis if words near it say so."""
     for part in clause.parts:
         for found in part.found:
             of_sides = _terms_of_sides().get(found.hpo_id)
             if of_sides:
-                first, last = found.own[0].place, found.own[-1].place
-                for word in clause.words[max(0, first - 2) : last + 4]:
-                    found.hpo_id = of_sides.get(word.text, found.hpo_id)
+                side = _side_of(clause, found)
+                found.side = side if side in ("left", "right") else ""
+                found.hpo_id = of_sides.get("unilateral" if found.side else side, found.hpo_id)
+
+
+def _side_of(clause: Clause, found: Found) -> str:
+    """The side that words near a term name: bilateral, unilateral, left, right, or ""."""
+    first, last = min(word.place for word in found.words), max(word.place for word in found.words)
+    near = [word.text for word in clause.words[max(0, found.own[0].place - 2) : found.own[-1].place + 4]]
+    for side, words in _SIDES.items():
+        if not set(words).isdisjoint(near):
+            return side
+    if found.state == ABSENT or any(word.text in ("than", "worse", ">", "<", "more") for word in clause.words):
+        return ""
+    near = [word.text for word in clause.words[first:last]]
+    for word in reversed(clause.words[max(0, first - 3) : first]):
+        if word.kind in (JOIN, WITH, NEGATION) or (word.kind == VERB and word.text not in _COPULAS):
+            break
+        near.append(word.text)
+    later = clause.words[last + 1 : last + 9]
+    if len(later) > 1 and later[0].text == "," and later[1].text in ("left", "right"):
+        later = later[1:2] if len(later) == 2 or later[2].kind == JOIN else []  # ptosis, left
+    for word in later:
+        if word.kind in (JOIN, WITH, NEGATION) or word.text == ":":
+            break
+        near.append(word.text)
+    said = {side for side in ("left", "right") if side in near}
+    return said.pop() if len(said) == 1 else ""
 
 
 @cache
 def _terms_of_sides() -> dict[str, dict[str, str]]:
-    """Term -> a word such as "both" -> the term for both sides, or for one."""
-    by_name = {term.name.lower(): term.hpo_id for term in face_lexicon.terms().values()}
+    """Term -> "bilateral" or "unilateral" -> the term for both sides, or for one."""
+    terms = face_lexicon.terms()
+    direct = (face_lexicon.NAME, face_lexicon.EXACT)
+    by_name = {words.lower(): i for i, term in terms.items() for words, rank in term.wordings if rank in direct}
     found: dict[str, dict[str, str]] = {}
-    for name, hpo_id in by_name.items():
-        side, _, rest = name.partition(" ")
+    for hpo_id, term in terms.items():
+        side, _, rest = term.name.lower().partition(" ")
         if side in _SIDES and rest in by_name:
-            found.setdefault(by_name[rest], {}).update(dict.fromkeys(_SIDES[side], hpo_id))
+            found.setdefault(by_name[rest], {})[side] = hpo_id
     return found
+
+
+def both_sides(hpo_id: str) -> str:
+    """The term for both sides of which a term is the one for a side; the term itself if there is none."""
+    for of_sides in _terms_of_sides().values():
+        if of_sides.get("unilateral") == hpo_id:
+            return of_sides.get("bilateral", hpo_id)
+    return hpo_id

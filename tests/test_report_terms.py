@@ -64,7 +64,7 @@ def test_spelling_order_and_degree_do_not_hinder_a_match(text):
         ("Periorbital oedema; whites of eyes are a bluish-grey colour", {"Periorbital edema", "Blue sclerae"}),
         ("Face with broad temples and narrow chin", {"Triangular face"}),
         ("bilateral ptosis", {"Bilateral ptosis"}),
-        ("ptosis of the left eye", {"Ptosis"}),
+        ("ptosis of the left eye", {"Unilateral ptosis"}),
         ("Absent eyebrows", {"Absent eyebrow"}),
         ("The mouth is wide, the jaw small.", {"Wide mouth", "Micrognathia"}),
         ("The distance between the inner corners of the eyes is increased.", {"Telecanthus"}),
