@@ -32,6 +32,7 @@ CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 LISTED = (",", *CONJUNCTIONS)
 REGIONS = {"nose": "nose", "eye": "eyes", "mouth": "mouth/lips", "ear": "ears", "jaw": "jaw", "forehead": "forehead"}
 _PRONOUNS = ("it", "they", "he", "she", "this", "these")
+_CONTRASTS = ("instead of", "rather than", "as opposed to")
 _PRONOUN_VERBS = ("it's", "they're", "he's", "she's")
 # Headings that say something of the part of the face named by the heading above them: "Eyes", then "Spacing: wide".
 _ASPECTS = "size length width height depth thickness position placement spacing rotation slant shape set present"
@@ -163,6 +164,7 @@ class _Splitter:
         self.part: Part | None = None  # that the next word may belong to
         self.state = PRESENT
         self.joined_by = "start"
+        self.negated_by = ""
         self.subjects: list[Part] = []
         self.is_predicate = self.is_indefinite = self.linked = False
 
@@ -243,8 +245,10 @@ class _Splitter:
         before = self.clause.words[word.place - 1].text if word.place else ""
         if part is None and self.joined_by == "," and (before in _PRONOUNS or word.text in _PRONOUN_VERBS):
             self.state = PRESENT  # not long, it is short
-        if part is not None and part.joined_by in ("and", ",") and self.state == ABSENT and part.only_site:
+        if part is not None and part.joined_by in ("and", ",", "event") and self.state == ABSENT and part.only_site:
             part.state = self.state = PRESENT  # no ptosis, the nose is short: a new clause
+        if before in _PRONOUNS and self.clause.parts and self.negated_by in _CONTRASTS:
+            self.state = PRESENT  # instead of a long nose she has a short one
         if word.text == ":" or _announces_absent(self.clause.words[: word.place]):
             self.read_colon(word)
         elif self.joined_by != NEGATION or part is not None:
@@ -267,7 +271,7 @@ class _Splitter:
         else:
             twice = self.state == ABSENT and self.joined_by == NEGATION and self.part is None  # not without
             self.state = PRESENT if twice else ABSENT
-        self.part, self.joined_by, self.is_indefinite = None, NEGATION, False
+        self.part, self.joined_by, self.is_indefinite, self.negated_by = None, NEGATION, False, word.text
 
     def find_subjects(self) -> None:
         if self.part is None and self.is_predicate:
@@ -303,5 +307,6 @@ class _Splitter:
 def _announces_absent(words: list[Word]) -> bool:
     """Whether words before a colon announce a list of absent terms: "Absent:", "Not present:"."""
     said = {word.text for word in words if word.kind not in (SKIP, DETERMINER)}
-    negative = ABSENT_WORDS | {"not", "negative", "no"}
-    return not said.isdisjoint(negative) and said <= negative | {"present", "seen", "observed", "noted", "findings"}
+    negative = ABSENT_WORDS | {"not", "negative", "no", "none"}
+    allowed = negative | {"present", "seen", "observed", "noted", "found", "findings", "of", "following", "were", "are"}
+    return not said.isdisjoint(negative) and said <= allowed

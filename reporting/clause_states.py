@@ -160,6 +160,8 @@ def _apply_unseen(clause: Clause, event: Event) -> list[RegionState]:
 def _follows_subject(clause: Clause, event: Event) -> bool:
     """Whether the parts before it are its subject: ptosis is hard to judge; but not: it is hard to judge ptosis."""
     place = event.word.place
+    if event.n_parts and clause.words[place - 1].text == ":":
+        return True  # strabismus: cannot assess, eyes closed
     if event.n_parts == 0 or place < 2 or clause.words[place - 1].kind not in (VERB, SKIP):
         return False
     return clause.words[place - 2].kind in _NAMES and " to " in f" {event.word.text} "
@@ -207,9 +209,12 @@ def _negate_at_end(clause: Clause) -> None:
 
 def withdraws(clause: Clause) -> bool:
     """Whether a clause says only that what was said before it cannot be told: "but this cannot be confirmed"."""
-    if clause.parts or not clause.events or clause.events[0].kind not in (UNSEEN, UNSURE):
+    if not clause.events or clause.events[0].kind not in (UNSEEN, UNSURE) or clause.events[0].n_parts:
         return False
-    before = clause.words[: clause.events[0].word.place]
+    before, after = clause.words[: clause.events[0].word.place], clause.words[clause.events[0].word.place + 1 :]
+    following = next((word for word in after if word.kind not in (SKIP, VERB)), None)
+    if clause.parts and (following is None or following.kind not in (NEGATION, LINK)):
+        return False  # but cannot be confirmed without measurement
     return all(word.kind == VERB or word.text in _PRONOUNS for word in before)
 
 
@@ -222,13 +227,15 @@ def names_disease(clause: Clause, words: list[Word], text: str) -> bool:
     before = [word.text for word in clause.words[max(0, first - 3) : first]]
     if "linked" in before[-2:] or (before and before[-1] in ("recessive", "dominant")):
         return True
-    crossed_list = False
+    starts_lower, crossed_list = text[clause.words[first].start].islower(), False
     for word in clause.words[last + 1 :]:
         if word.text in _DISEASE_WORDS and not word.in_long_wording:
             named = clause.words[word.place - 1]
             return not crossed_list or (named.kind in _NAMES and text[named.start].islower())
         if word.kind == JOIN and word.text in ("and", ","):
             crossed_list = True
+        elif starts_lower and text[word.start].isupper() and not crossed_list:
+            return False  # ptosis argues against Noonan syndrome
         elif (word.kind in (JOIN, VERB, NEGATION, WITH, LINK) and word.text != "/") or word.text in _SUGGESTS:
             return False
     return False

@@ -83,7 +83,7 @@ def _long_wordings(words: list[Word], ignored: frozenset[str]) -> dict[tuple[int
 def _is_two_terms(words: list[Word]) -> bool:
     """Whether words before and after a conjunction each name a term: cleft lip or cleft palate."""
     joins = [i for i, word in enumerate(words) if word.kind == JOIN]
-    if not joins or words[joins[-1]].text not in CONJUNCTIONS:
+    if not joins or words[joins[-1]].text not in LISTED:
         return False
     sides = ([], [])
     for i, word in enumerate(words):
@@ -236,7 +236,7 @@ def _borrow_qualities(part: Part, before: Part) -> None:
     """A broad nasal bridge and tip; a skin tag is seen in front of the ear."""
     if not before.has_quality or part.is_indefinite:
         return
-    if part.joined_by == "event":
+    if part.joined_by == "event" and not before.before_other:
         _try(part, part.words, before.words)
     elif part.joined_by in CONJUNCTIONS and before.has_site and not before.is_predicate:
         _try(part, part.words, before.words[:-1]) or _try(part, part.words, before.qualities)
@@ -318,6 +318,9 @@ def _heed_sides(clause: Clause) -> None:
 
 def _side_of(clause: Clause, found: Found) -> str:
     """The side that words near a term name: bilateral, unilateral, left, right, or ""."""
+    clause_before = clause.words[max(0, found.own[0].place - 4) : found.own[0].place]
+    if any(word.text == "both" for word in clause_before) and all(word.kind != JOIN for word in clause_before):
+        return "bilateral"
     first, last = min(word.place for word in found.words), max(word.place for word in found.words)
     near = [word.text for word in clause.words[max(0, found.own[0].place - 2) : found.own[-1].place + 4]]
     for side, words in _SIDES.items():

@@ -66,6 +66,7 @@ _PHRASES = {
     BREAK: "apart from|except for|with the exception of|aside from|other than|unlike the|relative to|compared to|"
     "compared with|in comparison with|"
     "in relation to|in proportion to",
+    WITH: "positive for",
     JOIN: "as well as|along with|together with|in addition to",
 }
 
@@ -81,7 +82,8 @@ _EXPANDED_PHRASES = {
         "|significant|obvious|apparent|structural|particular",
         "abnormality|abnormalities|anomaly|anomalies|dysmorphic features|dysmorphism|abnormal",
     ),
-    UNSURE: _expanded("not|not entirely|" + "|".join(f"{cannot} be" for cannot in _CANNOT), "excluded|ruled out"),
+    UNSURE: _expanded("neither be|neither", "confirmed|ruled in|excluded", "nor", "excluded|ruled out|confirmed")
+    + _expanded("not|not entirely|" + "|".join(f"{cannot} be" for cannot in _CANNOT), "excluded|ruled out"),
     UNSEEN: [
         *_expanded("not", "well|clearly|fully|adequately", "seen|visible|shown"),
         *_expanded(
@@ -107,6 +109,7 @@ _EXPANDED_PHRASES = {
             "|if|whether",
         ),
         *_expanded("|".join(_CANNOT), _TO_ASSESS, "|if|whether"),
+        *_expanded("did not|didn't|do not|does not", "assess|evaluate|examine|judge|inspect"),
         *_expanded("does not|do not|did not|doesn't|don't|will not", "permit|allow"),
     ],
     NOT_SHOWN: _expanded("|".join(_CANNOT), "see"),
@@ -124,6 +127,7 @@ _CLUES = {
 _ASSESSMENTS, _LIMITED, _LIMITS, _TOO_LITTLE, _COMPARATIVES, _ONE_SIDE, _STATE_WORDS = (
     frozenset(clue.split()) for clue in _CLUES.values()
 )
+_ANSWERS = _COMPARATIVES | frozenset(["-", "–", "—", "nil", "none", "absent", "wide", "than"])
 _INFINITIVES = frozenset(verb for verb in _TO_ASSESS.split("|") if " " not in verb)
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
 _BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str]]] = {}
@@ -256,8 +260,9 @@ def _mark_assessments(words: list[Word]) -> None:
                 said_of = words[k - 1].kind
                 if later.text in _LIMITED and said_of in ((NEGATION,) if later.text == "possible" else (VERB, SKIP)):
                     words[k - 1].kind, later.kind = VERB, UNSEEN
-        elif word.text in _INFINITIVES and [w.text for w in words[max(0, i - 1) : i]] == ["to"]:
-            if not _TOO_LITTLE.isdisjoint(w.text for w in words[max(0, i - 7) : i - 1]):
+        elif word.text in _INFINITIVES and i and words[i - 1].text == "to":
+            before = {w.text for w in words[max(0, i - 7) : i - 1]}
+            if not _TOO_LITTLE.isdisjoint(before):
                 word.kind, word.text = HIDES, f"to {word.text}"  # not enough detail to judge ptosis
 
 
@@ -266,6 +271,8 @@ def _mark_answers(words: list[Word]) -> None:
 
     One side smaller than the other is not small."""
     for i, word in enumerate(words):
+        if word.text not in _ANSWERS:
+            continue
         following = words[i + 1] if i + 1 < len(words) else None
         ends = following is None or following.kind in (BREAK, JOIN)
         before = words[max(0, i - 6) : i]
@@ -276,6 +283,8 @@ def _mark_answers(words: list[Word]) -> None:
         elif word.text == "absent" and ends and i > 1 and before[-1].text == ":" and before[-2].kind in _NAMED:
             if any(w.kind == QUALITY for w in before):  # sparse hair: absent; but not: hair: absent
                 word.kind, word.text = NEGATION, "no"
+        elif word.text == "wide" and following and following.text == "open":
+            word.kind = SKIP  # a wide-open mouth is not wide
         elif word.text == "than" and any(w.text == "other" for w in before[-4:]):
             word.kind = BREAK
         elif word.text in _COMPARATIVES:

@@ -21,9 +21,12 @@ _WORDS = {
 # Name of a relative -> the pronoun that stands for it, or "" if either may.
 _GENDER = {name: pronoun for pronoun in ("she", "he", "") for name in _WORDS[pronoun].split()}
 _GENDER |= {f"{name}s": "" for name in (*_GENDER, "relative")}  # not: relative macrocephaly
+_FORMS = frozenset(form for name in (*_GENDER, "family") for form in (name, f"{name}'s", f"{name}s'"))
 _CHILD, _SAYING, _COMPARED = (frozenset(_WORDS[kind].split()) for kind in ("child", "saying", "compared"))
 _CHILD_GENDER = {"boy": "he", "son": "he", "male": "he", "girl": "she", "daughter": "she", "female": "she"}
 _ALSO = frozenset(("also", "too", "as", "like", "both"))
+_HAS = ("has", "have", "had", "got", "inherited")
+_CHILD_SUBJECTS = _CHILD | {"he", "she"}
 _HISTORY = ("history", "hx", "members", "member")
 _SIDES = ("family", "side")
 
@@ -49,7 +52,7 @@ class _Reader:
         self.clause_start = self.sentence_start = 0  # places of words
 
     def passages(self) -> list[tuple[int, int]]:
-        if not any(_stem(word) in _GENDER or word.text in ("family", "familial") for word in self.words):
+        if _FORMS.isdisjoint([word.text for word in self.words]):
             return []
         for i, word in enumerate(self.words):
             if word.kind == BREAK:
@@ -98,8 +101,11 @@ class _Reader:
             self.child_gender = {"his": "he", "her": "she"}.get(text, self.child_gender)
         preposition = self.preposition_before(i)
         after = self.near(i, 3)
-        if is_owner and preposition and not any(text in _SIDES for text in after[:1]):
-            return  # in his mother's arms
+        owned = is_owner and not any(text in _SIDES for text in after[:1])
+        if owned and (preposition or any(word.text in _HAS for word in self.words[max(0, i - 2) : i])):
+            return  # in his mother's arms; has his father's nose
+        if "and" in before[-3:] and not _CHILD_SUBJECTS.isdisjoint(before):
+            return  # he and his brother
         if any(text in _SAYING for text in after[:3]) and not is_owner:
             self.return_to_child(i)
             return
@@ -137,6 +143,9 @@ class _Reader:
             return
         if self.start is None:
             first = self.sentence_start
+            if self.is_topic(i):
+                self.start = self.words[first].start  # in his brother, ptosis was seen
+                return
             if any(self.speaks_of_child(k) for k in range(self.sentence_start, i - 1)):
                 first = min(self.clause_start, i)
             self.start = self.words[first].start
