@@ -164,7 +164,7 @@ class _Splitter:
         self.part: Part | None = None  # that the next word may belong to
         self.state = PRESENT
         self.joined_by = "start"
-        self.negated_by = ""
+        self.negated_by, self.repeats = "", False  # repeats: no ptosis, no cataract
         self.subjects: list[Part] = []
         self.is_predicate = self.is_indefinite = self.linked = False
 
@@ -202,11 +202,24 @@ class _Splitter:
         if self.part is None:
             if self.joined_by in ("and", ",") and self.is_indefinite and self.state == ABSENT and self.clause.parts:
                 self.state = PRESENT  # no ptosis, and a wide mouth
+            elif self.joined_by == "," and self.state == ABSENT and (self.repeats or self.starts_statement(word)):
+                self.state = PRESENT
             self.part = Part([], self.joined_by, self.state, self.subjects, self.is_predicate, self.is_indefinite)
             self.clause.parts.append(self.part)
         word.adjacent = not self.linked
         self.linked = False
         self.part.words.append(word)
+
+    def starts_statement(self, word: Word) -> bool:
+        """Whether a statement without a verb starts here: nose not broad, chin pointed."""
+        if (
+            not self.subjects
+            or word.kind == QUALITY
+            or not (self.negated_by == "not" or self.negated_by.endswith("n't"))
+        ):
+            return False
+        later = [w for w in self.clause.words[word.place + 1 :] if w.kind not in (DETERMINER, SKIP)]
+        return next((w.kind for w in later if w.kind not in (SITE, MODIFIER)), "") == QUALITY
 
     def quality_follows(self, word: Word) -> bool:
         later = self.clause.words[word.place + 1 :]
@@ -257,6 +270,9 @@ class _Splitter:
 
     def read_colon(self, colon: Word) -> None:
         parts = self.clause.parts
+        before = [word for word in self.clause.words[: colon.place] if word.kind not in (SKIP, DETERMINER)]
+        if not parts and before and before[0].kind == OTHER and before[0].meaning not in _ASPECT_MEANINGS:
+            self.clause.context, self.clause.previous = [], []  # neck: short
         is_heading = 0 < len(parts) <= 3 and all(part.only_site for part in parts)
         self.clause.has_colon, self.clause.heading = True, list(parts) if is_heading else None
         self.subjects = self.clause.heading or self.subjects or parts[-1:]
@@ -271,6 +287,7 @@ class _Splitter:
         else:
             twice = self.state == ABSENT and self.joined_by == NEGATION and self.part is None  # not without
             self.state = PRESENT if twice else ABSENT
+        self.repeats = word.text == self.negated_by == "no" and self.joined_by in LISTED
         self.part, self.joined_by, self.is_indefinite, self.negated_by = None, NEGATION, False, word.text
 
     def find_subjects(self) -> None:

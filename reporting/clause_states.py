@@ -101,6 +101,11 @@ def _apply_absent_words(clause: Clause) -> None:
     """Absence of ptosis; ptosis is absent; but not the word of a term: absent eyebrows."""
     for number, part in enumerate(clause.parts):
         absent = [word for word in part.words if word.text in ABSENT_WORDS and not word.in_long_wording]
+        described = [other for other in part.subjects if other in clause.parts and other.found and other.has_quality]
+        if absent and part.is_predicate and described and len(absent) == len(part.words):
+            part.found = []  # a beaked nose is lacking
+            _set_states(described, PRESENT if part.state == ABSENT else ABSENT)
+            continue
         if not absent or any(word in found.words for found in part.found for word in absent):
             continue
         targets = [part] if part.found else clause.noun_phrases(number)

@@ -31,7 +31,7 @@ _KINDS = {
     "appears appeared look looks seem seems that which who whose do does did can could may might will would should get "
     "gets include includes included including comprise comprises comprised comprising it's they're he's she's = ( :",
     NEGATION: "no not nor without neither never deny denies denied negative none cannot can't isn't aren't doesn't "
-    "don't wasn't weren't hasn't haven't didn't won't non nil",
+    "don't wasn't weren't hasn't haven't didn't won't non nil nothing",
     BREAK: ". ; ! ? but however although though whereas while yet except nevertheless despite because since",
     NORMAL: "normal normally unremarkable typical typically proportionate ordinary",
     SEEN: "present seen noted observed evident identified appreciated detected found recorded documented appreciable "
@@ -51,16 +51,17 @@ _CANNOT = ("cannot", "can not", "could not", "can't", "couldn't")
 _PHRASES = {
     SKIP: "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|"
     "there were",
-    NEGATION: "rather than|instead of|nothing to suggest|nothing suggesting|nothing suggestive of|free of|free from|"
+    NEGATION: "rather than|instead of|nothing to suggest|no longer|free of|free from|"
     "negative for|no evidence of|no sign of|no signs of|"
-    "fails to show|as opposed to|devoid of|ruled out|excluded",
+    "as opposed to|devoid of|ruled out|excluded",
     NORMAL: "within normal limits|nothing abnormal|nothing unusual|nothing remarkable|no abnormal findings|well formed|"
     "not remarkable|not dysmorphic|age appropriate",
     UNSEEN: "not visible|not assessable|not evaluable|cut off|not shown|not included|not captured|off camera|"
     "not depicted|not seen well|not in view|out of view|not well visualized|not well visualised|not well appreciated|"
-    "n / a|not applicable|not possible to tell|not known",
+    "n / a|not applicable|not determinable|not ascertainable|not looked for|not sought|not possible to tell|not known",
     HIDES: "unclear if|unclear whether|uncertain if|uncertain whether|unknown whether|not sure if|not sure whether|"
-    "not certain if|not certain whether|not clear if|not clear whether|no comment can be made on|no comment on|"
+    "neither the presence nor the absence of|neither presence nor absence of|not certain if|not certain whether|"
+    "not clear if|not clear whether|no comment can be made on|no comment on|"
     "no statement can be made about|no statement can be made on",
     NOT_SHOWN: "does not show|do not show|doesn't show|did not show|does not include|doesn't include",
     BREAK: "apart from|except for|with the exception of|aside from|other than|unlike the|relative to|compared to|"
@@ -77,6 +78,7 @@ def _expanded(*choices: str) -> list[str]:
 
 
 _EXPANDED_PHRASES = {
+    NEGATION: _expanded("fails to|failed to", "show|reveal|demonstrate|detect|identify|find|disclose"),
     NORMAL: _expanded(
         "no|without",
         "|significant|obvious|apparent|structural|particular",
@@ -109,17 +111,19 @@ _EXPANDED_PHRASES = {
             "|if|whether",
         ),
         *_expanded("|".join(_CANNOT), _TO_ASSESS, "|if|whether"),
+        *_expanded("no", "information|data|details|detail", "on|about|regarding|concerning"),
         *_expanded("did not|didn't|do not|does not", "assess|evaluate|examine|judge|inspect"),
-        *_expanded("does not|do not|did not|doesn't|don't|will not", "permit|allow"),
+        *_expanded("does not|do not|did not|doesn't|don't|will not", "permit|allow|let"),
     ],
     NOT_SHOWN: _expanded("|".join(_CANNOT), "see"),
 }
 # "Assessment of ptosis is limited", "the light prevents evaluation of ptosis", "not enough detail to judge ptosis".
 _CLUES = {
-    "assessment": "assessment evaluation examination visualization visualisation judgement judgment",
-    "limited": "limited impossible precluded prevented hampered difficult restricted hindered impeded possible",
+    "assessment": "whether assessment evaluation examination visualization visualisation judgement judgment",
+    "limited": "limited impossible precluded prevented hampered difficult restricted hindered impeded deferred "
+    "pending postponed omitted refused incomplete uncertain possible done performed",
     "limits": "limits limiting precludes precluding prevents preventing hampers hinders impedes no",
-    "too little": "insufficient inadequate too enough poor sufficient",
+    "too little": "insufficient inadequate too enough poor sufficient required needed necessary",
     "comparative": "smaller larger bigger wider broader narrower shorter longer thicker thinner higher flatter fuller",
     "one side": "left right other opposite",
     "state": "absent present no nil none yes negative positive normal not unremarkable",
@@ -127,8 +131,9 @@ _CLUES = {
 _ASSESSMENTS, _LIMITED, _LIMITS, _TOO_LITTLE, _COMPARATIVES, _ONE_SIDE, _STATE_WORDS = (
     frozenset(clue.split()) for clue in _CLUES.values()
 )
+_DONE = ("possible", "done", "performed")
 _ANSWERS = _COMPARATIVES | frozenset(["-", "–", "—", "nil", "none", "absent", "wide", "than"])
-_INFINITIVES = frozenset(verb for verb in _TO_ASSESS.split("|") if " " not in verb)
+_INFINITIVES = frozenset(verb.split()[0] for verb in _TO_ASSESS.split("|")) - {"be"}
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
 _BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str]]] = {}
 for _kind in (*_PHRASES, UNSURE):
@@ -250,15 +255,21 @@ def _mark_assessments(words: list[Word]) -> None:
     """Makes words that say that something could not be assessed words of that kind (UNSEEN, HIDES)."""
     for i, word in enumerate(words):
         if word.text in _ASSESSMENTS:
-            before = [w for w in words[max(0, i - 3) : i] if w.text in _LIMITS]
-            if before:
-                before[-1].kind, before[-1].text = HIDES, f"{before[-1].text} {word.text}"
+            first = i - 1  # the word before "a reliable assessment"
+            while (
+                first > max(0, i - 4)
+                and words[first].kind in (OTHER, SKIP, DETERMINER)
+                and words[first].text not in _LIMITS
+            ):
+                first -= 1
+            if i and words[first].text in _LIMITS:
+                words[first].kind, words[first].text = HIDES, f"{words[first].text} {word.text}"
                 continue
             for k, later in enumerate(words[i + 1 : i + 16], i + 1):
                 if later.kind == BREAK:
                     break
                 said_of = words[k - 1].kind
-                if later.text in _LIMITED and said_of in ((NEGATION,) if later.text == "possible" else (VERB, SKIP)):
+                if later.text in _LIMITED and said_of in ((NEGATION,) if later.text in _DONE else (VERB, SKIP)):
                     words[k - 1].kind, later.kind = VERB, UNSEEN
         elif word.text in _INFINITIVES and i and words[i - 1].text == "to":
             before = {w.text for w in words[max(0, i - 7) : i - 1]}
