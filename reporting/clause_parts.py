@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from phenotyping import face_words
 from reporting.clause_words import (
     ABSENT_WORDS,
+    BODY,
     BREAK,
     DETERMINER,
     INDEFINITE,
@@ -60,6 +61,7 @@ class Part:
     subjects: list["Part"] = field(default_factory=list)  # of the verb before it
     is_predicate: bool = False  # it says something of the subjects
     is_indefinite: bool = False  # "a wide mouth"
+    of_body: bool = False  # a part of the body outside the face stands before it: "her neck is short"
     before_other: bool = False  # a word follows that is not of a face
     found: list[Found] = field(default_factory=list)
 
@@ -166,7 +168,7 @@ class _Splitter:
         self.joined_by = "start"
         self.negated_by, self.repeats = "", False  # repeats: no ptosis, no cataract
         self.subjects: list[Part] = []
-        self.is_predicate = self.is_indefinite = self.linked = False
+        self.is_predicate = self.is_indefinite = self.linked = self.of_body = False
 
     def read(self, word: Word) -> None:
         kind = JOIN if word.text == "nor" and self.state == ABSENT and self.clause.parts else word.kind
@@ -205,7 +207,9 @@ class _Splitter:
             elif self.joined_by == "," and self.state == ABSENT and (self.repeats or self.starts_statement(word)):
                 self.state = PRESENT
             self.part = Part([], self.joined_by, self.state, self.subjects, self.is_predicate, self.is_indefinite)
+            self.part.of_body = self.of_body
             self.clause.parts.append(self.part)
+        self.of_body = self.of_body and word.kind != SITE
         word.adjacent = not self.linked
         self.linked = False
         self.part.words.append(word)
@@ -234,6 +238,7 @@ class _Splitter:
         self.is_indefinite = is_indefinite
 
     def read_other(self, word: Word) -> None:
+        self.of_body = self.of_body or word.text in BODY
         following = self.clause.words[word.place + 1 : word.place + 2]
         is_adjective = bool(following) and following[0].kind in (SITE, QUALITY, MODIFIER)
         if is_adjective and (self.part is None or not self.part.has_site):

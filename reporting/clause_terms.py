@@ -163,7 +163,7 @@ def look_up(clause: Clause, long_wordings: list[tuple[str, list[Word]]]) -> None
                 _borrow(clause, part, part.words, _lenders(clause, number, is_named))
         elif part.has_quality:
             _borrow(clause, part, part.words, [part.subjects, *_named_before(clause, number)])
-            leading = _leading_qualities(part.words)
+            leading = _leading_qualities(clause, part.words)
             if not part.found and part.is_predicate and leading:
                 _borrow(clause, part, leading, [part.subjects])
         elif number:
@@ -198,6 +198,8 @@ def _lenders(clause: Clause, number: int, is_named: list[bool]) -> list[list[Par
             following = [other] if other.has_site and not is_subject else []
             if other.has_site or other_is_named:
                 break
+    if part.of_body:
+        return [following]
     groups = [part.subjects, following] if part.is_predicate else [following, part.subjects]
     if number:
         before = clause.parts[number - 1]
@@ -260,11 +262,15 @@ def _leading_sites(words: list[Word]) -> list[Word]:
     return sites
 
 
-def _leading_qualities(words: list[Word]) -> list[Word]:
-    """The qualities before a part of the face that stands behind a preposition: "protrudes from the mouth"."""
+def _leading_qualities(clause: Clause, words: list[Word]) -> list[Word]:
+    """The qualities before a part of the face that stands behind a preposition: "protrudes from the mouth".
+
+    Not those of the part itself: "sagging of the cheeks"."""
     for i, word in enumerate(words):
         if word.kind != QUALITY:
-            return words[:i] if not word.adjacent or word.text in POSITIONS else []
+            between = clause.words[words[i - 1].place + 1 : word.place] if i else []
+            of_part = any(link.text == "of" for link in between)
+            return words[:i] if (not word.adjacent and not of_part) or word.text in POSITIONS else []
     return []
 
 
@@ -272,13 +278,14 @@ def _try(part: Part, words: list[Word], loan: list[Word]) -> bool:
     """Adds terms that own and borrowed words name together: with all own parts of the face and all borrowed ones."""
     own, lent = {id(word) for word in words}, {id(word) for word in loan}
     needed = {id(word) for word in words if word.kind == SITE}
+    own_qualities = {id(word) for word in words if word.kind == QUALITY}
     if all(word.kind != QUALITY for word in loan):
         needed |= lent
     for together in ([*loan, *words], [*words, *loan]):
         hits = []
         for hpo_id, used in _matches(together):
             ids = {id(word) for word in used}
-            if ids & own and ids & lent and needed <= ids:
+            if ids & own and ids & lent and needed <= ids and (not own_qualities or ids & own_qualities):
                 hits.append(Found(hpo_id, part.state, used, [word for word in used if id(word) in own]))
         if hits:
             part.found += hits

@@ -48,6 +48,12 @@ _TO_ASSESS = (
     "rule out|make out|appreciate|ascertain|be sure|be certain|be sure of|be certain of"
 )
 _CANNOT = ("cannot", "can not", "could not", "can't", "couldn't")
+# Parts of the body outside the face: what is said of them is said of nothing here.
+_BODY = (
+    "neck necks chest hand hands finger fingers foot feet toe toes arm arms leg legs thumb thumbs nipple nipples palm "
+    "palms trunk abdomen shoulder shoulders stature limb limbs nail nails voice glasses"
+)
+BODY = frozenset(_BODY.split())
 _PHRASES = {
     SKIP: "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|"
     "there were",
@@ -212,6 +218,8 @@ def _append_readings(words: list[Word], piece: str, start: int, end: int) -> Non
 def _readings(word: str) -> tuple[tuple[str, str, str], ...]:
     """(kind, stem, meaning) of each token of a lower-case word."""
     tokens = face_words.tokens(word)
+    if word in BODY:
+        return ((OTHER, *tokens[0]),)
     kind = _KIND_OF.get(word) or (SKIP if word in face_words.IGNORED else LINK if word in face_words.LINKS else "")
     if kind:
         return ((kind, *tokens[0]),)

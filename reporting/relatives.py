@@ -1,8 +1,9 @@
 """Where a text speaks of the child's relatives: what they have is no finding of the child.
 
 A relative is spoken of as the subject ("her mother has", "a sister with", "Father:"), with *in* ("ptosis in his
-father"), as an owner ("the nose of the father") or by "family history". Somebody who says something ("his mother
-reports"), or with whom the child is compared ("like his father"), is not."""
+father"), as an owner ("the nose of the father") or by "family history", until the sentence ends or the child is named.
+Somebody who says something ("his mother reports"), or with whom the child is compared ("like his father"), is not.
+What is said of a disease in general ("Kabuki syndrome is characterised by") is no finding either."""
 
 from reporting.clause_words import BREAK, JOIN, VERB, Word
 
@@ -10,6 +11,7 @@ _WORDS = {
     "she": "mother mom mum mommy mummy sister aunt grandmother grandma niece wife",
     "he": "father dad daddy brother uncle grandfather grandpa nephew husband",
     "": "parent sibling cousin grandparent twin",
+    "general": "characterized characterised typically usually defined",
     "child": "patient proband child boy girl infant baby toddler newborn neonate teenager adolescent son daughter "
     "himself herself individual index case",
     "saying": "say says said report reports reported note notes noted notice notices noticed describe describes "
@@ -21,7 +23,11 @@ _WORDS = {
 # Name of a relative -> the pronoun that stands for it, or "" if either may.
 _GENDER = {name: pronoun for pronoun in ("she", "he", "") for name in _WORDS[pronoun].split()}
 _GENDER |= {f"{name}s": "" for name in (*_GENDER, "relative")}  # not: relative macrocephaly
-_FORMS = frozenset(form for name in (*_GENDER, "family") for form in (name, f"{name}'s", f"{name}s'"))
+_DISEASE_WORDS = frozenset(("syndrome", "disease", "disorder"))
+_GENERAL = frozenset(
+    ("characterized", "characterised", "typically", "usually", "defined")
+)  # of a disease, not of the child
+_FORMS = frozenset(form for name in (*_GENDER, "family") for form in (name, f"{name}'s", f"{name}s'")) | _GENERAL
 _CHILD, _SAYING, _COMPARED = (frozenset(_WORDS[kind].split()) for kind in ("child", "saying", "compared"))
 _CHILD_GENDER = {"boy": "he", "son": "he", "male": "he", "girl": "she", "daughter": "she", "female": "she"}
 _ALSO = frozenset(("also", "too", "as", "like", "both"))
@@ -59,6 +65,8 @@ class _Reader:
                 self.read_break(i)
             elif _stem(word) in _GENDER or (word.text == "family" and self.is_family(i)):
                 self.read_relative(i)
+            elif word.text in _GENERAL and self.start is None and not _DISEASE_WORDS.isdisjoint(self.near(i, -3)):
+                self.start = word.start
             elif self.start is not None and self.names_child(i):
                 self.return_to_child(i)
             elif word.text in ("who", "whose") and self.start is None and self.follows_relative(i):
