@@ -157,7 +157,8 @@ class _Reader:
             if any(self.speaks_of_child(k) for k in range(self.sentence_start, i - 1)):
                 first = min(self.clause_start, i)
             self.start = self.words[first].start
-            self.return_to_child(i + 1)
+            if preposition != "of":  # the nose of the father is broad
+                self.return_to_child(i + 1)
 
     def speaks_of_child(self, i: int) -> bool:
         return self.words[i].text in _CHILD or self.words[i].text in ("he", "she")
