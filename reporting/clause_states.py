@@ -52,7 +52,7 @@ _DIMENSION_OF_NORMALLY = {
 }
 _HAIR = ("hair", "forelock")
 _NAMES = (SITE, MODIFIER, QUALITY)
-_PRONOUNS = ("it", "this", "that", "they", "these", "which")
+_PRONOUNS = ("it", "this", "that", "they", "these", "them", "which", "we", "i")
 _DISEASE_WORDS = ("syndrome", "syndromes", "disease", "disorder")
 _SUGGESTS = (
     "suggestive",
@@ -214,8 +214,12 @@ def _negate_at_end(clause: Clause) -> None:
 
 def withdraws(clause: Clause) -> bool:
     """Whether a clause says only that what was said before it cannot be told: "but this cannot be confirmed"."""
-    if not clause.events or clause.events[0].kind not in (UNSEEN, UNSURE) or clause.events[0].n_parts:
+    if not clause.events or clause.events[0].n_parts:
         return False
+    if clause.events[0].kind not in (UNSEEN, UNSURE):  # but we could not confirm it
+        hides = clause.events[0].kind == HIDES and " " in clause.events[0].word.text
+        if not hides or clause.words[-1].text not in _PRONOUNS:
+            return False
     before, after = clause.words[: clause.events[0].word.place], clause.words[clause.events[0].word.place + 1 :]
     following = next((word for word in after if word.kind not in (SKIP, VERB)), None)
     if clause.parts and (following is None or following.kind not in (NEGATION, LINK)):

@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from phenotyping import face_lexicon, face_words, wording_index
 from reporting.clause_parts import ABSENT, CONJUNCTIONS, LISTED, MOST_WORDS, REGIONS, Clause, Found, Part
 from reporting.clause_words import (
+    DETERMINER,
     JOIN,
     LINK,
     MODIFIER,
@@ -20,6 +21,7 @@ from reporting.clause_words import (
     QUALITY,
     SEEN,
     SITE,
+    SKIP,
     VERB,
     WITH,
     Word,
@@ -167,7 +169,7 @@ def look_up(clause: Clause, long_wordings: list[tuple[str, list[Word]]]) -> None
             if not part.found and part.is_predicate and leading:
                 _borrow(clause, part, leading, [part.subjects])
         elif number:
-            _borrow_qualities(part, parts[number - 1])
+            _borrow_qualities(clause, part, parts[number - 1])
     for hpo_id, words in long_wordings:
         for part in parts:
             if any(word is words[0] for word in part.words):
@@ -234,14 +236,22 @@ def _borrow_from(clause: Clause, part: Part, words: list[Word], other: Part) -> 
     return any(_try(part, words, loan) for loan in loans if loan)
 
 
-def _borrow_qualities(part: Part, before: Part) -> None:
+def _borrow_qualities(clause: Clause, part: Part, before: Part) -> None:
     """A broad nasal bridge and tip; a skin tag is seen in front of the ear."""
-    if not before.has_quality or part.is_indefinite:
+    if not before.has_quality or part.is_indefinite or _is_new_subject(clause, part):
         return
     if part.joined_by == "event" and not before.before_other:
         _try(part, part.words, before.words)
     elif part.joined_by in CONJUNCTIONS and before.has_site and not before.is_predicate:
         _try(part, part.words, before.words[:-1]) or _try(part, part.words, before.qualities)
+
+
+def _is_new_subject(clause: Clause, part: Part) -> bool:
+    """Whether a part has its own article and verb: a small chin, and her eyes are far apart."""
+    first, last = part.words[0].place, part.words[-1].place
+    before, after = clause.words[max(0, first - 1) : first], clause.words[last + 1 : last + 3]
+    has_article = any(word.kind in (DETERMINER, SKIP) for word in before)
+    return has_article and [word.kind for word in after[:1]] == [VERB] and after[-1].kind != SEEN
 
 
 def _regions_near(clause: Clause, part: Part) -> list[Word]:

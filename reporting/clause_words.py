@@ -47,6 +47,9 @@ _TO_ASSESS = (
     "exclude|"
     "rule out|make out|appreciate|ascertain|be sure|be certain|be sure of|be certain of"
 )
+_ADVERBS = (
+    "|fully|reliably|adequately|clearly|properly|well|accurately|completely|confidently|definitely|definitively|safely"
+)
 _CANNOT = ("cannot", "can not", "could not", "can't", "couldn't")
 # Parts of the body outside the face: what is said of them is said of nothing here.
 _BODY = (
@@ -66,6 +69,7 @@ _PHRASES = {
     "not depicted|not seen well|not in view|out of view|not well visualized|not well visualised|not well appreciated|"
     "n / a|not applicable|not determinable|not ascertainable|not looked for|not sought|not possible to tell|not known",
     HIDES: "unclear if|unclear whether|uncertain if|uncertain whether|unknown whether|not sure if|not sure whether|"
+    "nothing can be said about|nothing can be said of|nothing is known about|nothing is known of|"
     "neither the presence nor the absence of|neither presence nor absence of|not certain if|not certain whether|"
     "not clear if|not clear whether|no comment can be made on|no comment on|"
     "no statement can be made about|no statement can be made on",
@@ -91,7 +95,7 @@ _EXPANDED_PHRASES = {
         "abnormality|abnormalities|anomaly|anomalies|dysmorphic features|dysmorphism|abnormal",
     ),
     UNSURE: _expanded("neither be|neither", "confirmed|ruled in|excluded", "nor", "excluded|ruled out|confirmed")
-    + _expanded("not|not entirely|" + "|".join(f"{cannot} be" for cannot in _CANNOT), "excluded|ruled out"),
+    + _expanded("not|not entirely|" + "|".join(f"{cannot} be" for cannot in _CANNOT), _ADVERBS, "excluded|ruled out"),
     UNSEEN: [
         *_expanded("not", "well|clearly|fully|adequately", "seen|visible|shown"),
         *_expanded(
@@ -102,9 +106,10 @@ _EXPANDED_PHRASES = {
         *_expanded(
             "|".join(_CANNOT),
             "be",
-            "|fully|reliably|adequately|clearly|properly|well",
+            _ADVERBS,
             "seen|assessed|evaluated|determined|judged|visualized|visualised|examined|appreciated|commented on|"
-            "confirmed|identified|established|told|gauged|verified|ascertained|inspected|tested|inferred|made out",
+            "commented upon|looked for|confirmed|identified|established|told|gauged|verified|ascertained|inspected|"
+            "tested|inferred|made out",
         ),
         *_expanded(
             "not|never", "|formally|fully|reliably", "assessed|evaluated|examined|judged|determined|tested|inspected"

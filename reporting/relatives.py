@@ -168,10 +168,13 @@ class _Reader:
         if word.text in ("he", "she"):
             other = bool(self.child_gender) and word.text != self.child_gender
             return not (other and word.text == self.gender)
-        if word.text not in _CHILD:
+        if _stem(word) not in _CHILD:
             return False
-        after_preposition = any(text in ("of", "to", "than", "like", "unlike", "as", "from", "with") for text in before)
-        return not after_preposition and not word.text.endswith("'s")
+        if word.text != _stem(word):  # the girl's philtrum; but not: the girl's older brother
+            return not any(_stem(later) in _GENDER for later in self.words[i + 1 : i + 4])
+        compared = any(text in ("than", "like", "unlike", "as") for text in before)
+        of_relative = any(_stem(earlier) in _GENDER for earlier in self.words[max(0, i - 5) : i])
+        return not compared and not (of_relative and any(text in ("of", "to", "from", "with") for text in before))
 
     def follows_relative(self, i: int) -> bool:
         return any(_stem(word) in _GENDER for word in self.words[max(0, i - 2) : i])
