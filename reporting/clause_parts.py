@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from phenotyping import face_words
 from reporting.clause_words import (
     ABSENT_WORDS,
+    ASSESSABLE,
     BODY,
     BREAK,
     DETERMINER,
@@ -34,6 +35,7 @@ LISTED = (",", *CONJUNCTIONS)
 REGIONS = {"nose": "nose", "eye": "eyes", "mouth": "mouth/lips", "ear": "ears", "jaw": "jaw", "forehead": "forehead"}
 _PRONOUNS = ("it", "they", "he", "she", "this", "these")
 _CONTRASTS = ("instead of", "rather than", "as opposed to")
+_RULED_OUT = ("ruled out", "excluded")
 _PRONOUN_VERBS = ("it's", "they're", "he's", "she's")
 # Headings that say something of the part of the face named by the heading above them: "Eyes", then "Spacing: wide".
 _ASPECTS = "size length width height depth thickness position placement spacing rotation slant shape set present"
@@ -172,6 +174,9 @@ class _Splitter:
 
     def read(self, word: Word) -> None:
         kind = JOIN if word.text == "nor" and self.state == ABSENT and self.clause.parts else word.kind
+        if kind == ASSESSABLE:  # neither ptosis nor strabismus could be assessed
+            ruled_out = word.text.endswith(_RULED_OUT)
+            kind = UNSEEN if self.state == ABSENT else NEGATION if ruled_out else VERB
         if kind in (SITE, MODIFIER, QUALITY):
             self.read_name(word)
         elif kind == DETERMINER:
@@ -286,7 +291,7 @@ class _Splitter:
 
     def read_negation(self, word: Word) -> None:
         self.find_subjects()
-        if word.text in ("ruled out", "excluded"):  # ptosis was excluded
+        if word.text.endswith(_RULED_OUT):  # ptosis was excluded
             self.clause.events.append(Event(word, SEEN, len(self.clause.parts), True))
             self.state = PRESENT
         else:

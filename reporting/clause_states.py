@@ -137,6 +137,8 @@ def _apply_seen(clause: Clause, event: Event) -> list[RegionState]:
 
 def _apply_unseen(clause: Clause, event: Event) -> list[RegionState]:
     before, after = clause.noun_phrases(event.n_parts), clause.parts[event.n_parts :]
+    if not any(part.found or part.has_site for part in before):  # ear pits require a closer look and cannot be assessed
+        before = [part for part in clause.parts[: event.n_parts] if part.found or part.has_site][-1:]
     words = clause.words
     hiders = [word for part in before for word in part.heads if word.meaning not in _HAIR]
     if event.kind == HIDES and " " not in event.word.text and hiders:
@@ -167,7 +169,11 @@ def _follows_subject(clause: Clause, event: Event) -> bool:
     place = event.word.place
     if event.n_parts and clause.words[place - 1].text == ":":
         return True  # strabismus: cannot assess, eyes closed
-    if event.n_parts == 0 or place < 2 or clause.words[place - 1].kind not in (VERB, SKIP):
+    if (
+        not any(part.found or part.has_site for part in clause.parts[: event.n_parts])
+        or place < 2
+        or clause.words[place - 1].kind not in (VERB, SKIP)
+    ):
         return False
     return clause.words[place - 2].kind in _NAMES and " to " in f" {event.word.text} "
 

@@ -17,6 +17,7 @@ JOIN, WITH, VERB, NEGATION, BREAK = "join", "with", "verb", "negation", "break"
 # (hair covers the ears); neither present nor absent (cannot be excluded); not in the picture (does not show the ears).
 NORMAL, SEEN, UNSEEN = "normal", "seen", "unseen"
 HIDES, UNSURE, NOT_SHOWN = "hides", "unsure", "not_shown"
+ASSESSABLE = "assessable"  # could be assessed: after a negation not to be seen, else a verb
 
 ABSENT_WORDS = frozenset(["absent", "absence", "missing", "lack", "lacking", "lacks"])  # qualities that may negate
 POSITIONS = frozenset(["above", "over", "under", "below", "beneath", "behind"])
@@ -88,6 +89,7 @@ def _expanded(*choices: str) -> list[str]:
 
 
 _EXPANDED_PHRASES = {
+    ASSESSABLE: _expanded("can|could", "be", "assessed|evaluated|judged|determined|examined|told|excluded|ruled out"),
     NEGATION: _expanded("fails to|failed to", "show|reveal|demonstrate|detect|identify|find|disclose"),
     NORMAL: _expanded(
         "no|without",
@@ -95,8 +97,11 @@ _EXPANDED_PHRASES = {
         "abnormality|abnormalities|anomaly|anomalies|dysmorphic features|dysmorphism|abnormal",
     ),
     UNSURE: _expanded("neither be|neither", "confirmed|ruled in|excluded", "nor", "excluded|ruled out|confirmed")
+    + _expanded("|".join(_CANNOT), "be confirmed or|be confirmed nor", "excluded|ruled out|refuted")
+    + _expanded("|".join(_CANNOT), "be excluded or|be excluded nor", "confirmed")
     + _expanded("not|not entirely|" + "|".join(f"{cannot} be" for cannot in _CANNOT), _ADVERBS, "excluded|ruled out"),
     UNSEEN: [
+        *_expanded("would not be|may not be|might not be", "visible|seen|assessable|apparent|detectable"),
         *_expanded("not", "well|clearly|fully|adequately", "seen|visible|shown"),
         *_expanded(
             "out of|outside|outside of|beyond|not in|not within|off|cropped out of",
@@ -108,7 +113,9 @@ _EXPANDED_PHRASES = {
             "be",
             _ADVERBS,
             "seen|assessed|evaluated|determined|judged|visualized|visualised|examined|appreciated|commented on|"
-            "commented upon|looked for|confirmed|identified|established|told|gauged|verified|ascertained|inspected|"
+            "commented upon|looked for|distinguished|discerned|confirmed|identified|established|told|gauged|"
+            "verified|ascertained|"
+            "inspected|"
             "tested|inferred|made out",
         ),
         *_expanded(
@@ -122,15 +129,18 @@ _EXPANDED_PHRASES = {
             "|if|whether",
         ),
         *_expanded("|".join(_CANNOT), _TO_ASSESS, "|if|whether"),
-        *_expanded("no", "information|data|details|detail", "on|about|regarding|concerning"),
-        *_expanded("did not|didn't|do not|does not", "assess|evaluate|examine|judge|inspect"),
+        *_expanded(
+            "no", "information|data|details|detail|statement|comment|conclusion", "on|about|regarding|concerning"
+        ),
+        *_expanded("did not|didn't|do not|does not", "assess|evaluate|examine|judge|inspect|comment on"),
         *_expanded("does not|do not|did not|doesn't|don't|will not", "permit|allow|let"),
     ],
     NOT_SHOWN: _expanded("|".join(_CANNOT), "see"),
 }
 # "Assessment of ptosis is limited", "the light prevents evaluation of ptosis", "not enough detail to judge ptosis".
 _CLUES = {
-    "assessment": "whether assessment evaluation examination visualization visualisation judgement judgment",
+    "assessment": "whether assessment evaluation examination visualization visualisation judgement judgment "
+    "judging assessing evaluating determining",
     "limited": "limited impossible precluded prevented hampered difficult restricted hindered impeded deferred "
     "pending postponed omitted refused incomplete uncertain possible done performed",
     "limits": "limits limiting precludes precluding prevents preventing hampers hinders impedes no",
@@ -147,7 +157,7 @@ _ANSWERS = _COMPARATIVES | frozenset(["-", "–", "—", "nil", "none", "absent"
 _INFINITIVES = frozenset(verb.split()[0] for verb in _TO_ASSESS.split("|")) - {"be"}
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
 _BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str]]] = {}
-for _kind in (*_PHRASES, UNSURE):
+for _kind in (*_PHRASES, UNSURE, ASSESSABLE):
     for _phrase in (*_PHRASES.get(_kind, "").split("|"), *_EXPANDED_PHRASES.get(_kind, ())):
         if _phrase:
             _BY_FIRST_WORD.setdefault(_phrase.split()[0], []).append((tuple(_phrase.split()), _kind))
@@ -282,7 +292,9 @@ def _mark_assessments(words: list[Word]) -> None:
                 if later.kind == BREAK:
                     break
                 said_of = words[k - 1].kind
-                if later.text in _LIMITED and said_of in ((NEGATION,) if later.text in _DONE else (VERB, SKIP)):
+                if later.text in ("requires", "require", "needs"):
+                    later.kind = UNSEEN  # judging ptosis requires a second picture
+                elif later.text in _LIMITED and said_of in ((NEGATION,) if later.text in _DONE else (VERB, SKIP)):
                     words[k - 1].kind, later.kind = VERB, UNSEEN
         elif word.text in _INFINITIVES and i and words[i - 1].text == "to":
             before = {w.text for w in words[max(0, i - 7) : i - 1]}

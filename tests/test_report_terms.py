@@ -66,6 +66,7 @@ def test_spelling_order_and_degree_do_not_hinder_a_match(text):
         ("bilateral ptosis", {"Bilateral ptosis"}),
         ("ptosis of the left eye", {"Unilateral ptosis"}),
         ("Absent eyebrows", {"Absent eyebrow"}),
+        ("a small pointed chin, and her eyes are far apart", {"Pointed chin", "Hypertelorism"}),
         ("The mouth is wide, the jaw small.", {"Wide mouth", "Micrognathia"}),
         ("The distance between the inner corners of the eyes is increased.", {"Telecanthus"}),
         ("widely spaced deeply set eyes", {"Hypertelorism", "Deeply set eye"}),
@@ -178,6 +179,11 @@ def test_the_text_returns_to_the_child(text):
         "Ptosis is not well seen.",
         "Ptosis: unknown.",
         "Examination for ptosis was deferred.",
+        "Ptosis cannot be reliably ruled out.",
+        "Neither side of the lids nor ptosis could be assessed.",
+        "Nothing can be said about ptosis.",
+        "Judging ptosis requires a second picture.",
+        "Ptosis was reported, but we could not confirm it.",
     ],
 )
 def test_a_finding_that_was_not_assessed_is_not_visible(text):
@@ -208,6 +214,7 @@ def test_only_what_was_said_before_is_withdrawn_and_a_degree_that_is_unknown_wit
         ("A wide instead of narrow mouth.", {"Wide mouth"}, {"Narrow mouth"}),
         ("Negative for cataract, positive for ptosis.", {"Ptosis"}, {"Cataract"}),
         ("With the exception of ptosis, no cataract.", {"Ptosis"}, {"Cataract"}),
+        ("Ptosis can be excluded.", set(), {"Ptosis"}),
         ("A beaked nose is lacking.", set(), {"Convex nasal ridge"}),
         ("No cleft lip or cleft palate.", set(), {"Cleft lip", "Cleft palate"}),
         ("No cleft lip, cleft palate or ptosis.", set(), {"Cleft lip", "Cleft palate", "Ptosis"}),
