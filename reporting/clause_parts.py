@@ -35,6 +35,7 @@ LISTED = (",", *CONJUNCTIONS)
 REGIONS = {"nose": "nose", "eye": "eyes", "mouth": "mouth/lips", "ear": "ears", "jaw": "jaw", "forehead": "forehead"}
 _PRONOUNS = ("it", "they", "he", "she", "this", "these")
 _CONTRASTS = ("instead of", "rather than", "as opposed to")
+_DEGREES = ("mild", "slight", "moderate", "severe", "subtle", "mildly", "slightly", "moderately", "severely")
 _RULED_OUT = ("ruled out", "excluded")
 _PRONOUN_VERBS = ("it's", "they're", "he's", "she's")
 # Headings that say something of the part of the face named by the heading above them: "Eyes", then "Spacing: wide".
@@ -209,7 +210,11 @@ class _Splitter:
         if self.part is None:
             if self.joined_by in ("and", ",") and self.is_indefinite and self.state == ABSENT and self.clause.parts:
                 self.state = PRESENT  # no ptosis, and a wide mouth
-            elif self.joined_by == "," and self.state == ABSENT and (self.repeats or self.starts_statement(word)):
+            elif (
+                self.joined_by == ","
+                and self.state == ABSENT
+                and (self.repeats or self.starts_statement(word) or self.starts_degree(word))
+            ):
                 self.state = PRESENT
             self.part = Part([], self.joined_by, self.state, self.subjects, self.is_predicate, self.is_indefinite)
             self.part.of_body = self.of_body
@@ -218,6 +223,12 @@ class _Splitter:
         word.adjacent = not self.linked
         self.linked = False
         self.part.words.append(word)
+
+    def starts_degree(self, word: Word) -> bool:
+        """Whether a degree says that what follows is there: no cataract, mild ptosis; but not: mild ptosis or cleft."""
+        words = self.clause.words
+        has_degree = word.place > 0 and words[word.place - 1].text in _DEGREES
+        return has_degree and all(later.text not in ("or", "nor") for later in words[word.place :])
 
     def starts_statement(self, word: Word) -> bool:
         """Whether a statement without a verb starts here: nose not broad, chin pointed."""

@@ -28,6 +28,7 @@ from reporting.clause_words import (
 )
 
 LONGEST_KEY = 8
+_NEUTRAL_NOUNS = ("pattern", "color", "tint", "hue", "textur", "outlin")  # meanings
 _NAMES = (SITE, MODIFIER, QUALITY)
 _COPULAS = ("is", "was", "appears", "looks", "seems")
 _SIDES = {"bilateral": ("both", "bilateral", "bilaterally"), "unilateral": ("unilateral", "unilaterally")}
@@ -132,10 +133,10 @@ def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tu
             continue
         beside = [range(*runs[k][1:]) for k in (number - 1, number + 1) if 0 <= k < len(runs)]
         for places in beside:  # one quality of several, with all words of the part of the face
-            # A long scar on the chin: the noun before the preposition counts.
-            ends_run = places.start == last and not words[last][3]
+            # Full eversion of the lip: the noun before the preposition counts, unless it is one such as "pattern".
+            with_noun = places.start == last and not words[last][3] and words[last - 1][1] not in _NEUTRAL_NOUNS
             for i in range(first, last):
-                ends = [last] if ends_run else range(i + 1, min(last, i + 4) + 1)
+                ends = [last] if with_noun else range(i + 1, min(last, i + 4) + 1)
                 tried |= {tuple(sorted((*places, *range(i, j)))) for j in ends}
     found: dict[tuple[int, ...], str] = {}
     for places in tried:
@@ -181,7 +182,7 @@ def look_up(clause: Clause, long_wordings: list[tuple[str, list[Word]]]) -> None
 def _named_before(clause: Clause, number: int) -> list[list[Part]]:
     """The heading, then parts of the face named in this clause and in the one before, the nearest first."""
     here = [[part] for part in reversed(clause.parts[:number]) if part.has_site][:3]
-    return [clause.context, *here, *([part] for part in clause.previous)]
+    return [clause.heading or [], clause.context, *here, *([part] for part in clause.previous)]
 
 
 def _lenders(clause: Clause, number: int, is_named: list[bool]) -> list[list[Part]]:
@@ -200,7 +201,7 @@ def _lenders(clause: Clause, number: int, is_named: list[bool]) -> list[list[Par
             following = [other] if other.has_site and not is_subject else []
             if other.has_site or other_is_named:
                 break
-    if part.of_body:
+    if part.of_body or (part.before_other and part.is_indefinite):
         return [following]
     groups = [part.subjects, following] if part.is_predicate else [following, part.subjects]
     if number:
@@ -349,6 +350,8 @@ def _side_of(clause: Clause, found: Found) -> str:
     for word in reversed(clause.words[max(0, first - 3) : first]):
         if word.kind in (JOIN, WITH, NEGATION) or (word.kind == VERB and word.text not in _COPULAS):
             break
+        if word.text == "one":  # one eyelid droops
+            return "unilateral"
         near.append(word.text)
     later = clause.words[last + 1 : last + 9]
     if len(later) > 1 and later[0].text == "," and later[1].text in ("left", "right"):

@@ -52,10 +52,10 @@ _ADVERBS = (
     "|fully|reliably|adequately|clearly|properly|well|accurately|completely|confidently|definitely|definitively|safely"
 )
 _CANNOT = ("cannot", "can not", "could not", "can't", "couldn't")
-# Parts of the body outside the face: what is said of them is said of nothing here.
+# Parts of the body outside the face, and things on it: what is said of them is said of nothing here.
 _BODY = (
     "neck necks chest hand hands finger fingers foot feet toe toes arm arms leg legs thumb thumbs nipple nipples palm "
-    "palms trunk abdomen shoulder shoulders stature limb limbs nail nails voice glasses"
+    "palms trunk abdomen shoulder shoulders stature limb limbs nail nails voice glasses scar scars beard moustache"
 )
 BODY = frozenset(_BODY.split())
 _PHRASES = {
