@@ -34,6 +34,7 @@ _ALSO = frozenset(("also", "too", "as", "like", "both"))
 _HAS = ("has", "have", "had", "got", "inherited")
 _CHILD_SUBJECTS = _CHILD | {"he", "she"}
 _HISTORY = ("history", "hx", "members", "member")
+_LONGEST_REACH = 60  # words, so that time grows with the length of the text
 _SIDES = ("family", "side")
 
 
@@ -154,7 +155,7 @@ class _Reader:
             if self.is_topic(i):
                 self.start = self.words[first].start  # in his brother, ptosis was seen
                 return
-            if any(self.speaks_of_child(k) for k in range(self.sentence_start, i - 1)):
+            if any(self.speaks_of_child(k) for k in range(max(self.sentence_start, i - _LONGEST_REACH), i - 1)):
                 first = min(self.clause_start, i)
             self.start = self.words[first].start
             if preposition != "of":  # the nose of the father is broad

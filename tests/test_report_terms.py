@@ -350,6 +350,7 @@ def test_the_sentences_it_was_developed_on(state):
 
 ODD_TEXTS = ("", " ", "眼距过宽，鼻梁低平。", "Die Augen stehen weit auseinander.", "<b>\x00</b>" * 50, "*" * 50_000)
 REPEATED = ("nose: ", "wide nose, ", "no ", "1. ", "cannot be ", '{"nose": "short", ', "wide eyes ", "Diagnosis:\n")
+REPEATED += ("in his mother ", "Father: ptosis, ", "assessment of ptosis ", "to judge ", "he and ")
 
 
 @pytest.mark.parametrize("text", [*ODD_TEXTS, *(piece * (50_000 // len(piece)) for piece in REPEATED)])
