@@ -137,7 +137,8 @@ def _apply_seen(clause: Clause, event: Event) -> list[RegionState]:
 
 def _apply_unseen(clause: Clause, event: Event) -> list[RegionState]:
     before, after = clause.noun_phrases(event.n_parts), clause.parts[event.n_parts :]
-    if not any(part.found or part.has_site for part in before):  # ear pits require a closer look and cannot be assessed
+    of_dimension = any(word.text in _DIMENSION_OF for part in before for word in part.words)
+    if not of_dimension and not any(part.found or part.has_site for part in before):  # ear pits need a closer look
         before = [part for part in clause.parts[: event.n_parts] if part.found or part.has_site][-1:]
     words = clause.words
     hiders = [word for part in before for word in part.heads if word.meaning not in _HAIR]
