@@ -22,6 +22,11 @@ HERE = Path(__file__).resolve().parent
 COLUMNS = ["hpo_id", "name", "exact_synonyms", "layperson_synonyms", "other_synonyms", "parents", "retired_ids"]
 # How well a wording names a term; a lower number wins if one wording fits two terms.
 NAME, RULED, EXACT, REPORT, LAYPERSON, OTHER, OWN = range(7)
+# Synonyms of the ontology that no report means: names of diseases, which are diagnoses, not findings; and a white patch
+# that may be one of the skin.
+NOT_READ = frozenset(
+    ["crouzon syndrome", "treacher collins syndrome", "de morsier syndrome", "friedreich's disease", "white patch"]
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def terms() -> dict[str, FaceTerm]:
             wordings += [(words, LAYPERSON) for words in _listed(row["layperson_synonyms"])]
             wordings += [(words, OTHER) for words in _listed(row["other_synonyms"])]
             wordings += [(words, OWN) for words in own.pop(row["hpo_id"], ())]
+            wordings = [(words, rank) for words, rank in wordings if words.lower() not in NOT_READ]
             parents, retired = row["parents"].split(";"), row["retired_ids"].split(";")
             found[row["hpo_id"]] = FaceTerm(
                 row["hpo_id"], row["name"], tuple(wordings), tuple(filter(None, parents)), tuple(filter(None, retired))

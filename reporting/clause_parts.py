@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from phenotyping import face_words
 from reporting.clause_words import (
     ABSENT_WORDS,
+    ASSESSABLE,
+    BODY,
     BREAK,
     DETERMINER,
     INDEFINITE,
@@ -32,6 +34,9 @@ CONJUNCTIONS = ("and", "or", "nor", "/", "&")
 LISTED = (",", *CONJUNCTIONS)
 REGIONS = {"nose": "nose", "eye": "eyes", "mouth": "mouth/lips", "ear": "ears", "jaw": "jaw", "forehead": "forehead"}
 _PRONOUNS = ("it", "they", "he", "she", "this", "these")
+_CONTRASTS = ("instead of", "rather than", "as opposed to")
+_DEGREES = ("mild", "slight", "moderate", "severe", "subtle", "mildly", "slightly", "moderately", "severely")
+_RULED_OUT = ("ruled out", "excluded")
 _PRONOUN_VERBS = ("it's", "they're", "he's", "she's")
 # Headings that say something of the part of the face named by the heading above them: "Eyes", then "Spacing: wide".
 _ASPECTS = "size length width height depth thickness position placement spacing rotation slant shape set present"
@@ -46,6 +51,7 @@ class Found:
     state: str
     words: list[Word]  # all words that name it, those of other parts too
     own: list[Word]  # those of this part
+    side: str = ""  # "left" or "right" if it is named on that side only
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +64,7 @@ class Part:
     subjects: list["Part"] = field(default_factory=list)  # of the verb before it
     is_predicate: bool = False  # it says something of the subjects
     is_indefinite: bool = False  # "a wide mouth"
+    of_body: bool = False  # a part of the body outside the face stands before it: "her neck is short"
     before_other: bool = False  # a word follows that is not of a face
     found: list[Found] = field(default_factory=list)
 
@@ -162,11 +169,15 @@ class _Splitter:
         self.part: Part | None = None  # that the next word may belong to
         self.state = PRESENT
         self.joined_by = "start"
+        self.negated_by, self.repeats = "", False  # repeats: no ptosis, no cataract
         self.subjects: list[Part] = []
-        self.is_predicate = self.is_indefinite = self.linked = False
+        self.is_predicate = self.is_indefinite = self.linked = self.of_body = False
 
     def read(self, word: Word) -> None:
         kind = JOIN if word.text == "nor" and self.state == ABSENT and self.clause.parts else word.kind
+        if kind == ASSESSABLE:  # neither ptosis nor strabismus could be assessed
+            ruled_out = word.text.endswith(_RULED_OUT)
+            kind = UNSEEN if self.state == ABSENT else NEGATION if ruled_out else VERB
         if kind in (SITE, MODIFIER, QUALITY):
             self.read_name(word)
         elif kind == DETERMINER:
@@ -199,11 +210,36 @@ class _Splitter:
         if self.part is None:
             if self.joined_by in ("and", ",") and self.is_indefinite and self.state == ABSENT and self.clause.parts:
                 self.state = PRESENT  # no ptosis, and a wide mouth
+            elif (
+                self.joined_by == ","
+                and self.state == ABSENT
+                and (self.repeats or self.starts_statement(word) or self.starts_degree(word))
+            ):
+                self.state = PRESENT
             self.part = Part([], self.joined_by, self.state, self.subjects, self.is_predicate, self.is_indefinite)
+            self.part.of_body = self.of_body
             self.clause.parts.append(self.part)
+        self.of_body = self.of_body and word.kind != SITE
         word.adjacent = not self.linked
         self.linked = False
         self.part.words.append(word)
+
+    def starts_degree(self, word: Word) -> bool:
+        """Whether a degree says that what follows is there: no cataract, mild ptosis; but not: mild ptosis or cleft."""
+        words = self.clause.words
+        has_degree = word.place > 0 and words[word.place - 1].text in _DEGREES
+        return has_degree and all(later.text not in ("or", "nor") for later in words[word.place :])
+
+    def starts_statement(self, word: Word) -> bool:
+        """Whether a statement without a verb starts here: nose not broad, chin pointed."""
+        if (
+            not self.subjects
+            or word.kind == QUALITY
+            or not (self.negated_by == "not" or self.negated_by.endswith("n't"))
+        ):
+            return False
+        later = [w for w in self.clause.words[word.place + 1 :] if w.kind not in (DETERMINER, SKIP)]
+        return next((w.kind for w in later if w.kind not in (SITE, MODIFIER)), "") == QUALITY
 
     def quality_follows(self, word: Word) -> bool:
         later = self.clause.words[word.place + 1 :]
@@ -218,6 +254,7 @@ class _Splitter:
         self.is_indefinite = is_indefinite
 
     def read_other(self, word: Word) -> None:
+        self.of_body = self.of_body or word.text in BODY
         following = self.clause.words[word.place + 1 : word.place + 2]
         is_adjective = bool(following) and following[0].kind in (SITE, QUALITY, MODIFIER)
         if is_adjective and (self.part is None or not self.part.has_site):
@@ -242,9 +279,11 @@ class _Splitter:
         before = self.clause.words[word.place - 1].text if word.place else ""
         if part is None and self.joined_by == "," and (before in _PRONOUNS or word.text in _PRONOUN_VERBS):
             self.state = PRESENT  # not long, it is short
-        if part is not None and part.joined_by in ("and", ",") and self.state == ABSENT and part.only_site:
+        if part is not None and part.joined_by in ("and", ",", "event") and self.state == ABSENT and part.only_site:
             part.state = self.state = PRESENT  # no ptosis, the nose is short: a new clause
-        if word.text == ":":
+        if before in _PRONOUNS and self.clause.parts and self.negated_by in _CONTRASTS:
+            self.state = PRESENT  # instead of a long nose she has a short one
+        if word.text == ":" or _announces_absent(self.clause.words[: word.place]):
             self.read_colon(word)
         elif self.joined_by != NEGATION or part is not None:
             self.joined_by = "verb"
@@ -252,6 +291,9 @@ class _Splitter:
 
     def read_colon(self, colon: Word) -> None:
         parts = self.clause.parts
+        before = [word for word in self.clause.words[: colon.place] if word.kind not in (SKIP, DETERMINER)]
+        if not parts and before and before[0].kind == OTHER and before[0].meaning not in _ASPECT_MEANINGS:
+            self.clause.context, self.clause.previous = [], []  # neck: short
         is_heading = 0 < len(parts) <= 3 and all(part.only_site for part in parts)
         self.clause.has_colon, self.clause.heading = True, list(parts) if is_heading else None
         self.subjects = self.clause.heading or self.subjects or parts[-1:]
@@ -260,13 +302,14 @@ class _Splitter:
 
     def read_negation(self, word: Word) -> None:
         self.find_subjects()
-        if word.text in ("ruled out", "excluded"):  # ptosis was excluded
+        if word.text.endswith(_RULED_OUT):  # ptosis was excluded
             self.clause.events.append(Event(word, SEEN, len(self.clause.parts), True))
             self.state = PRESENT
         else:
             twice = self.state == ABSENT and self.joined_by == NEGATION and self.part is None  # not without
             self.state = PRESENT if twice else ABSENT
-        self.part, self.joined_by, self.is_indefinite = None, NEGATION, False
+        self.repeats = word.text == self.negated_by == "no" and self.joined_by in LISTED
+        self.part, self.joined_by, self.is_indefinite, self.negated_by = None, NEGATION, False, word.text
 
     def find_subjects(self) -> None:
         if self.part is None and self.is_predicate:
@@ -302,5 +345,6 @@ class _Splitter:
 def _announces_absent(words: list[Word]) -> bool:
     """Whether words before a colon announce a list of absent terms: "Absent:", "Not present:"."""
     said = {word.text for word in words if word.kind not in (SKIP, DETERMINER)}
-    negative = ABSENT_WORDS | {"not", "negative", "no"}
-    return not said.isdisjoint(negative) and said <= negative | {"present", "seen", "observed", "noted", "findings"}
+    negative = ABSENT_WORDS | {"not", "negative", "no", "none"}
+    allowed = negative | {"present", "seen", "observed", "noted", "found", "findings", "of", "following", "were", "are"}
+    return not said.isdisjoint(negative) and said <= allowed

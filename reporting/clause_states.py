@@ -10,6 +10,8 @@ from reporting.clause_words import (
     ABSENT_WORDS,
     HIDES,
     JOIN,
+    LINK,
+    MODIFIER,
     NEGATION,
     NORMAL,
     NOT_SHOWN,
@@ -17,6 +19,8 @@ from reporting.clause_words import (
     QUALITY,
     SEEN,
     SITE,
+    SKIP,
+    UNSEEN,
     UNSURE,
     VERB,
     WITH,
@@ -47,6 +51,20 @@ _DIMENSION_OF_NORMALLY = {
     "shaped": "shape",
 }
 _HAIR = ("hair", "forelock")
+_NAMES = (SITE, MODIFIER, QUALITY)
+_PRONOUNS = ("it", "this", "that", "they", "these", "them", "which", "we", "i")
+_DISEASE_WORDS = ("syndrome", "syndromes", "disease", "disorder")
+_SUGGESTS = (
+    "suggestive",
+    "suggesting",
+    "suggests",
+    "suggest",
+    "consistent",
+    "compatible",
+    "typical",
+    "indicative",
+    "for",
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,11 @@ def _apply_absent_words(clause: Clause) -> None:
     """Absence of ptosis; ptosis is absent; but not the word of a term: absent eyebrows."""
     for number, part in enumerate(clause.parts):
         absent = [word for word in part.words if word.text in ABSENT_WORDS and not word.in_long_wording]
+        described = [other for other in part.subjects if other in clause.parts and other.found and other.has_quality]
+        if absent and part.is_predicate and described and len(absent) == len(part.words):
+            part.found = []  # a beaked nose is lacking
+            _set_states(described, PRESENT if part.state == ABSENT else ABSENT)
+            continue
         if not absent or any(word in found.words for found in part.found for word in absent):
             continue
         targets = [part] if part.found else clause.noun_phrases(number)
@@ -114,12 +137,15 @@ def _apply_seen(clause: Clause, event: Event) -> list[RegionState]:
 
 def _apply_unseen(clause: Clause, event: Event) -> list[RegionState]:
     before, after = clause.noun_phrases(event.n_parts), clause.parts[event.n_parts :]
+    of_dimension = any(word.text in _DIMENSION_OF for part in before for word in part.words)
+    if not of_dimension and not any(part.found or part.has_site for part in before):  # ear pits need a closer look
+        before = [part for part in clause.parts[: event.n_parts] if part.found or part.has_site][-1:]
     words = clause.words
     hiders = [word for part in before for word in part.heads if word.meaning not in _HAIR]
     if event.kind == HIDES and " " not in event.word.text and hiders:
         return []  # the eyelids cover the pupils
     if event.kind in (HIDES, NOT_SHOWN):
-        targets = after or before
+        targets = before if _follows_subject(clause, event) else after or before
     else:
         place = event.word.place
         by_what = any(word.text in ("by", "with", *POSITIONS) for word in words[place + 1 : place + 3])
@@ -137,6 +163,20 @@ def _apply_unseen(clause: Clause, event: Event) -> list[RegionState]:
             named = [other for other in clause.parts[: event.n_parts] if other.has_site] or clause.previous[:1]
             regions += [RegionState(other, NOT_VISIBLE, dimensions) for other in (named[-1:] or clause.context)]
     return regions
+
+
+def _follows_subject(clause: Clause, event: Event) -> bool:
+    """Whether the parts before it are its subject: ptosis is hard to judge; but not: it is hard to judge ptosis."""
+    place = event.word.place
+    if event.n_parts and clause.words[place - 1].text == ":":
+        return True  # strabismus: cannot assess, eyes closed
+    if (
+        not any(part.found or part.has_site for part in clause.parts[: event.n_parts])
+        or place < 2
+        or clause.words[place - 1].kind not in (VERB, SKIP)
+    ):
+        return False
+    return clause.words[place - 2].kind in _NAMES and " to " in f" {event.word.text} "
 
 
 def _apply_normal(clause: Clause, event: Event) -> list[RegionState]:
@@ -179,13 +219,41 @@ def _negate_at_end(clause: Clause) -> None:
         _set_states([part], ABSENT)
 
 
-def names_disease(clause: Clause, last: Word) -> bool:
-    """Whether a word belongs to the name of a disease: macrocephaly-autism syndrome."""
-    for word in clause.words[last.place + 1 :]:
-        if word.kind in (JOIN, VERB, NEGATION) and word.text != "and":
+def withdraws(clause: Clause) -> bool:
+    """Whether a clause says only that what was said before it cannot be told: "but this cannot be confirmed"."""
+    if not clause.events or clause.events[0].n_parts:
+        return False
+    if clause.events[0].kind not in (UNSEEN, UNSURE):  # but we could not confirm it
+        hides = clause.events[0].kind == HIDES and " " in clause.events[0].word.text
+        if not hides or clause.words[-1].text not in _PRONOUNS:
             return False
-        if word.text in ("syndrome", "syndromes", "disease", "disorder") and not word.in_long_wording:
-            return True
+    before, after = clause.words[: clause.events[0].word.place], clause.words[clause.events[0].word.place + 1 :]
+    following = next((word for word in after if word.kind not in (SKIP, VERB)), None)
+    if clause.parts and (following is None or following.kind not in (NEGATION, LINK)):
+        return False  # but cannot be confirmed without measurement
+    return all(word.kind == VERB or word.text in _PRONOUNS for word in before)
+
+
+def names_disease(clause: Clause, words: list[Word], text: str) -> bool:
+    """Whether words belong to the name of a disease: macrocephaly-autism syndrome, X-linked hydrocephalus.
+
+    A list belongs to a name if a finding is its last member (ptosis and epicanthus syndrome), not if a proper name is
+    (ptosis and Down syndrome)."""
+    first, last = min(word.place for word in words), max(word.place for word in words)
+    before = [word.text for word in clause.words[max(0, first - 3) : first]]
+    if "linked" in before[-2:] or (before and before[-1] in ("recessive", "dominant")):
+        return True
+    starts_lower, crossed_list = text[clause.words[first].start].islower(), False
+    for word in clause.words[last + 1 :]:
+        if word.text in _DISEASE_WORDS and not word.in_long_wording:
+            named = clause.words[word.place - 1]
+            return not crossed_list or (named.kind in _NAMES and text[named.start].islower())
+        if word.kind == JOIN and word.text in ("and", ","):
+            crossed_list = True
+        elif starts_lower and text[word.start].isupper() and not crossed_list:
+            return False  # ptosis argues against Noonan syndrome
+        elif (word.kind in (JOIN, VERB, NEGATION, WITH, LINK) and word.text != "/") or word.text in _SUGGESTS:
+            return False
     return False
 
 

@@ -8,8 +8,9 @@ next adjective, the heading, or what was named before."""
 from functools import cache, lru_cache
 
 from phenotyping import face_lexicon, face_words, wording_index
-from reporting.clause_parts import CONJUNCTIONS, LISTED, MOST_WORDS, REGIONS, Clause, Found, Part
+from reporting.clause_parts import ABSENT, CONJUNCTIONS, LISTED, MOST_WORDS, REGIONS, Clause, Found, Part
 from reporting.clause_words import (
+    DETERMINER,
     JOIN,
     LINK,
     MODIFIER,
@@ -20,13 +21,16 @@ from reporting.clause_words import (
     QUALITY,
     SEEN,
     SITE,
+    SKIP,
     VERB,
     WITH,
     Word,
 )
 
 LONGEST_KEY = 8
+_NEUTRAL_NOUNS = ("pattern", "color", "tint", "hue", "textur", "outlin")  # meanings
 _NAMES = (SITE, MODIFIER, QUALITY)
+_COPULAS = ("is", "was", "appears", "looks", "seems")
 _SIDES = {"bilateral": ("both", "bilateral", "bilaterally"), "unilateral": ("unilateral", "unilaterally")}
 
 # ---- long wordings
@@ -72,10 +76,24 @@ def _long_wordings(words: list[Word], ignored: frozenset[str]) -> dict[tuple[int
         crossed = {"verb" if word.kind == VERB else "join" for word in inside if word.kind in (JOIN, WITH, VERB)}
         beside = [*words[max(0, first - 1) : first], *words[last + 1 : last + 2]]
         goes_on = words[last].kind == SITE and beside[-1:] and beside[-1].kind == SITE and beside[-1].place > last
-        if crossed <= between and not goes_on and not (crossed and any(word.kind in _NAMES for word in beside)):
+        stands_alone = not (crossed and any(word.kind in _NAMES for word in beside))
+        if crossed <= between and not goes_on and stands_alone and not _is_two_terms(words[first : last + 1]):
             # The index knows stems, too, and tells "reduced head circumference" from "decreased".
             found[first, last] = index.find([w.stem for w in named], [w.meaning for w in named]) or hpo_id
     return found
+
+
+def _is_two_terms(words: list[Word]) -> bool:
+    """Whether words before and after a conjunction each name a term: cleft lip or cleft palate."""
+    joins = [i for i, word in enumerate(words) if word.kind == JOIN]
+    if not joins or words[joins[-1]].text not in LISTED:
+        return False
+    sides = ([], [])
+    for i, word in enumerate(words):
+        if word.kind in _NAMES:
+            sides[i > joins[-1]].append(word)
+    index = wording_index.index()
+    return all(side and index.find([w.stem for w in side], [w.meaning for w in side]) for side in sides)
 
 
 # ---- words that stand together
@@ -115,8 +133,11 @@ def _places_of_terms(words: tuple[tuple[str, str, bool, bool], ...]) -> tuple[tu
             continue
         beside = [range(*runs[k][1:]) for k in (number - 1, number + 1) if 0 <= k < len(runs)]
         for places in beside:  # one quality of several, with all words of the part of the face
+            # Full eversion of the lip: the noun before the preposition counts, unless it is one such as "pattern".
+            with_noun = places.start == last and not words[last][3] and words[last - 1][1] not in _NEUTRAL_NOUNS
             for i in range(first, last):
-                tried |= {tuple(sorted((*places, *range(i, j)))) for j in range(i + 1, min(last, i + 4) + 1)}
+                ends = [last] if with_noun else range(i + 1, min(last, i + 4) + 1)
+                tried |= {tuple(sorted((*places, *range(i, j)))) for j in ends}
     found: dict[tuple[int, ...], str] = {}
     for places in tried:
         hpo_id = index.find([words[i][0] for i in places], [words[i][1] for i in places])
@@ -145,11 +166,11 @@ def look_up(clause: Clause, long_wordings: list[tuple[str, list[Word]]]) -> None
                 _borrow(clause, part, part.words, _lenders(clause, number, is_named))
         elif part.has_quality:
             _borrow(clause, part, part.words, [part.subjects, *_named_before(clause, number)])
-            leading = _leading_qualities(part.words)
+            leading = _leading_qualities(clause, part.words)
             if not part.found and part.is_predicate and leading:
                 _borrow(clause, part, leading, [part.subjects])
         elif number:
-            _borrow_qualities(part, parts[number - 1])
+            _borrow_qualities(clause, part, parts[number - 1])
     for hpo_id, words in long_wordings:
         for part in parts:
             if any(word is words[0] for word in part.words):
@@ -161,7 +182,7 @@ def look_up(clause: Clause, long_wordings: list[tuple[str, list[Word]]]) -> None
 def _named_before(clause: Clause, number: int) -> list[list[Part]]:
     """The heading, then parts of the face named in this clause and in the one before, the nearest first."""
     here = [[part] for part in reversed(clause.parts[:number]) if part.has_site][:3]
-    return [clause.context, *here, *([part] for part in clause.previous)]
+    return [clause.heading or [], clause.context, *here, *([part] for part in clause.previous)]
 
 
 def _lenders(clause: Clause, number: int, is_named: list[bool]) -> list[list[Part]]:
@@ -170,13 +191,18 @@ def _lenders(clause: Clause, number: int, is_named: list[bool]) -> list[list[Par
     following: list[Part] = []
     if not part.before_other:  # large, low-set ears
         for other, other_is_named in zip(later, is_named[number + 1 :], strict=True):
-            if other.joined_by not in LISTED or other.is_predicate or other.is_indefinite or other.before_other:
+            for_contrast = other.joined_by == NEGATION and other is later[0]  # down- instead of upslanted eyes
+            if not (other.joined_by in LISTED or for_contrast) or other.is_predicate or other.before_other:
+                break
+            if other.is_indefinite:
                 break
             after = clause.words[other.words[-1].place + 1 : other.words[-1].place + 2]
             is_subject = bool(after) and after[0].kind == VERB and after[0].text not in ("(", ":")
             following = [other] if other.has_site and not is_subject else []
             if other.has_site or other_is_named:
                 break
+    if part.of_body or (part.before_other and part.is_indefinite):
+        return [following]
     groups = [part.subjects, following] if part.is_predicate else [following, part.subjects]
     if number:
         before = clause.parts[number - 1]
@@ -211,14 +237,22 @@ def _borrow_from(clause: Clause, part: Part, words: list[Word], other: Part) -> 
     return any(_try(part, words, loan) for loan in loans if loan)
 
 
-def _borrow_qualities(part: Part, before: Part) -> None:
+def _borrow_qualities(clause: Clause, part: Part, before: Part) -> None:
     """A broad nasal bridge and tip; a skin tag is seen in front of the ear."""
-    if not before.has_quality or part.is_indefinite:
+    if not before.has_quality or part.is_indefinite or _is_new_subject(clause, part):
         return
-    if part.joined_by == "event":
+    if part.joined_by == "event" and not before.before_other:
         _try(part, part.words, before.words)
     elif part.joined_by in CONJUNCTIONS and before.has_site and not before.is_predicate:
         _try(part, part.words, before.words[:-1]) or _try(part, part.words, before.qualities)
+
+
+def _is_new_subject(clause: Clause, part: Part) -> bool:
+    """Whether a part has its own article and verb: a small chin, and her eyes are far apart."""
+    first, last = part.words[0].place, part.words[-1].place
+    before, after = clause.words[max(0, first - 1) : first], clause.words[last + 1 : last + 3]
+    has_article = any(word.kind in (DETERMINER, SKIP) for word in before)
+    return has_article and [word.kind for word in after[:1]] == [VERB] and after[-1].kind != SEEN
 
 
 def _regions_near(clause: Clause, part: Part) -> list[Word]:
@@ -239,11 +273,15 @@ def _leading_sites(words: list[Word]) -> list[Word]:
     return sites
 
 
-def _leading_qualities(words: list[Word]) -> list[Word]:
-    """The qualities before a part of the face that stands behind a preposition: "protrudes from the mouth"."""
+def _leading_qualities(clause: Clause, words: list[Word]) -> list[Word]:
+    """The qualities before a part of the face that stands behind a preposition: "protrudes from the mouth".
+
+    Not those of the part itself: "sagging of the cheeks"."""
     for i, word in enumerate(words):
         if word.kind != QUALITY:
-            return words[:i] if not word.adjacent or word.text in POSITIONS else []
+            between = clause.words[words[i - 1].place + 1 : word.place] if i else []
+            of_part = any(link.text == "of" for link in between)
+            return words[:i] if (not word.adjacent and not of_part) or word.text in POSITIONS else []
     return []
 
 
@@ -251,13 +289,14 @@ def _try(part: Part, words: list[Word], loan: list[Word]) -> bool:
     """Adds terms that own and borrowed words name together: with all own parts of the face and all borrowed ones."""
     own, lent = {id(word) for word in words}, {id(word) for word in loan}
     needed = {id(word) for word in words if word.kind == SITE}
+    own_qualities = {id(word) for word in words if word.kind == QUALITY}
     if all(word.kind != QUALITY for word in loan):
         needed |= lent
     for together in ([*loan, *words], [*words, *loan]):
         hits = []
         for hpo_id, used in _matches(together):
             ids = {id(word) for word in used}
-            if ids & own and ids & lent and needed <= ids:
+            if ids & own and ids & lent and needed <= ids and (not own_qualities or ids & own_qualities):
                 hits.append(Found(hpo_id, part.state, used, [word for word in used if id(word) in own]))
         if hits:
             part.found += hits
@@ -285,23 +324,63 @@ def _keep_most_specific(parts: list[Part]) -> None:
 
 
 def _heed_sides(clause: Clause) -> None:
-    """Makes Ptosis Bilateral ptosis if a word near it says so."""
+    """Makes Ptosis Bilateral ptosis or Unilateral ptosis if words near it say so."""
     for part in clause.parts:
         for found in part.found:
             of_sides = _terms_of_sides().get(found.hpo_id)
             if of_sides:
-                first, last = found.own[0].place, found.own[-1].place
-                for word in clause.words[max(0, first - 2) : last + 4]:
-                    found.hpo_id = of_sides.get(word.text, found.hpo_id)
+                side = _side_of(clause, found)
+                found.side = side if side in ("left", "right") else ""
+                found.hpo_id = of_sides.get("unilateral" if found.side else side, found.hpo_id)
+
+
+def _side_of(clause: Clause, found: Found) -> str:
+    """The side that words near a term name: bilateral, unilateral, left, right, or ""."""
+    clause_before = clause.words[max(0, found.own[0].place - 4) : found.own[0].place]
+    if any(word.text == "both" for word in clause_before) and all(word.kind != JOIN for word in clause_before):
+        return "bilateral"
+    first, last = min(word.place for word in found.words), max(word.place for word in found.words)
+    near = [word.text for word in clause.words[max(0, found.own[0].place - 2) : found.own[-1].place + 4]]
+    for side, words in _SIDES.items():
+        if not set(words).isdisjoint(near):
+            return side
+    if found.state == ABSENT or any(word.text in ("than", "worse", ">", "<", "more") for word in clause.words):
+        return ""
+    near = [word.text for word in clause.words[first:last]]
+    for word in reversed(clause.words[max(0, first - 3) : first]):
+        if word.kind in (JOIN, WITH, NEGATION) or (word.kind == VERB and word.text not in _COPULAS):
+            break
+        if word.text == "one":  # one eyelid droops
+            return "unilateral"
+        near.append(word.text)
+    later = clause.words[last + 1 : last + 9]
+    if len(later) > 1 and later[0].text == "," and later[1].text in ("left", "right"):
+        later = later[1:2] if len(later) == 2 or later[2].kind == JOIN else []  # ptosis, left
+    for word in later:
+        if word.kind in (JOIN, WITH, NEGATION) or word.text == ":":
+            break
+        near.append(word.text)
+    said = {side for side in ("left", "right") if side in near}
+    return said.pop() if len(said) == 1 else ""
 
 
 @cache
 def _terms_of_sides() -> dict[str, dict[str, str]]:
-    """Term -> a word such as "both" -> the term for both sides, or for one."""
-    by_name = {term.name.lower(): term.hpo_id for term in face_lexicon.terms().values()}
+    """Term -> "bilateral" or "unilateral" -> the term for both sides, or for one."""
+    terms = face_lexicon.terms()
+    direct = (face_lexicon.NAME, face_lexicon.EXACT)
+    by_name = {words.lower(): i for i, term in terms.items() for words, rank in term.wordings if rank in direct}
     found: dict[str, dict[str, str]] = {}
-    for name, hpo_id in by_name.items():
-        side, _, rest = name.partition(" ")
+    for hpo_id, term in terms.items():
+        side, _, rest = term.name.lower().partition(" ")
         if side in _SIDES and rest in by_name:
-            found.setdefault(by_name[rest], {}).update(dict.fromkeys(_SIDES[side], hpo_id))
+            found.setdefault(by_name[rest], {})[side] = hpo_id
     return found
+
+
+def both_sides(hpo_id: str) -> str:
+    """The term for both sides of which a term is the one for a side; the term itself if there is none."""
+    for of_sides in _terms_of_sides().values():
+        if of_sides.get("unilateral") == hpo_id:
+            return of_sides.get("bilateral", hpo_id)
+    return hpo_id

@@ -4,12 +4,13 @@
 the clause are looked up among the wordings of all facial terms (phenotyping/wording_index.py), in whatever order they
 stand. docs/reports.md has the rules, and what is not understood."""
 
+import bisect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from phenotyping import face_lexicon
-from reporting import clause_parts, clause_states, clause_terms, clause_words
+from reporting import clause_parts, clause_states, clause_terms, clause_words, relatives
 
 LONGEST_CLAUSE = 120  # words; a longer one is read in pieces, so that time grows with the length of the text
 STATES = ("present", "absent", "not_visible")
@@ -76,10 +77,14 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
     if skip_diagnosis:
         text = without_diagnosis(text)
     mentions: list[Mention] = []
+    latest, last_clause = 0, None  # where the mentions of the clause before start
+    sides: dict[str, set[str]] = {}  # term for one side -> the sides on which it is present
     words: list[clause_words.Word] = []
     context: list[clause_parts.Part] = []
     previous: list[clause_parts.Part] = []
-    for word in [*clause_words.words_of(text), clause_words.Word(clause_words.BREAK, "", "", 0, 0, "\n")]:
+    all_words = clause_words.words_of(text)
+    about_relatives = relatives.spans(all_words)
+    for word in [*all_words, clause_words.Word(clause_words.BREAK, "", "", 0, 0, "\n")]:
         if word.kind != clause_words.BREAK:
             word.place = len(words)
             words.append(word)
@@ -89,19 +94,54 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
             long_wordings = clause_terms.find_long_wordings(words)
             clause = clause_parts.split(words, context, previous)
             clause_terms.look_up(clause, long_wordings)
-            mentions += _mentions_of(clause)
+            if clause_states.withdraws(clause):
+                mentions[latest:] = _withdrawn(mentions[latest:], last_clause)
+            else:
+                latest, last_clause = len(mentions), clause
+            mentions += _mentions_of(clause, text)
+            for found in (found for part in clause.parts for found in part.found if found.side):
+                if found.state == clause_parts.PRESENT:
+                    sides.setdefault(found.hpo_id, set()).add(found.side)
             context, previous, words = clause.next_context(word.text), clause.next_previous(), []
         if word.text in (".", "\n"):
-            previous = []
-    return sorted(mentions, key=lambda mention: (mention.start, mention.end, mention.hpo_id))
+            previous, latest, last_clause = [], len(mentions), None
+    for hpo_id in (hpo_id for hpo_id, said in sides.items() if len(said) == 2):  # left ptosis, later right ptosis
+        both = clause_terms.both_sides(hpo_id)
+        mentions = [replace(found, hpo_id=both) if found.hpo_id == hpo_id else found for found in mentions]
+    mentions.sort(key=lambda mention: (mention.start, mention.end, mention.hpo_id))
+    return _outside(mentions, about_relatives)
 
 
-def _mentions_of(clause: clause_parts.Clause) -> list[Mention]:
+def _withdrawn(mentions: list[Mention], clause: clause_parts.Clause | None) -> list[Mention]:
+    """The mentions of a clause if the next one says that they cannot be told: may be present, but cannot be seen."""
+    last = clause.noun_phrases(len(clause.parts)) if clause else []
+    hpo_ids = {found.hpo_id for part in last for found in part.found if found.state == clause_parts.PRESENT}
+    state = clause_parts.NOT_VISIBLE
+    return [
+        replace(mention, state=state) if mention.hpo_id in hpo_ids and not mention.implied else mention
+        for mention in mentions
+    ]
+
+
+def _outside(mentions: list[Mention], passages: list[tuple[int, int]]) -> list[Mention]:
+    """The mentions that start in none of the passages. Both are in the order of the text."""
+    if not passages:
+        return mentions
+    starts = [start for start, _ in passages]
+    kept = []
+    for mention in mentions:
+        place = bisect.bisect_right(starts, mention.start) - 1
+        if place < 0 or mention.start >= passages[place][1]:
+            kept.append(mention)
+    return kept
+
+
+def _mentions_of(clause: clause_parts.Clause, text: str) -> list[Mention]:
     regions = clause_states.apply_states(clause)
     mentions = []
     for part in clause.parts:
         for found in part.found:
-            if not clause_states.names_disease(clause, found.words[-1]):
+            if not clause_states.names_disease(clause, found.words, text):
                 start, end = min(word.start for word in found.own), max(word.end for word in found.own)
                 mentions.append(Mention(found.hpo_id, found.state, start, end))
     for region in regions:

@@ -64,8 +64,9 @@ def test_spelling_order_and_degree_do_not_hinder_a_match(text):
         ("Periorbital oedema; whites of eyes are a bluish-grey colour", {"Periorbital edema", "Blue sclerae"}),
         ("Face with broad temples and narrow chin", {"Triangular face"}),
         ("bilateral ptosis", {"Bilateral ptosis"}),
-        ("ptosis of the left eye", {"Ptosis"}),
+        ("ptosis of the left eye", {"Unilateral ptosis"}),
         ("Absent eyebrows", {"Absent eyebrow"}),
+        ("a small pointed chin, and her eyes are far apart", {"Pointed chin", "Hypertelorism"}),
         ("The mouth is wide, the jaw small.", {"Wide mouth", "Micrognathia"}),
         ("The distance between the inner corners of the eyes is increased.", {"Telecanthus"}),
         ("widely spaced deeply set eyes", {"Hypertelorism", "Deeply set eye"}),
@@ -106,6 +107,176 @@ def test_the_most_specific_term_wins_and_a_longer_part_of_the_face_is_never_shor
 )
 def test_negation_reaches_as_far_as_the_sentence_says(text, present, absent):
     assert said(text) == {"present": present, "absent": absent, "not_visible": set()}
+
+
+NOTHING = {"present": set(), "absent": set(), "not_visible": set()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Her mother has a cleft lip.",
+        "The father's nose is also broad, without ptosis.",
+        "Family history of microcephaly and cataract.",
+        "Neither parent has ptosis.",
+        "Ptosis runs in the family.",
+        "In his brother, hypertelorism and ptosis were evident.",
+        "The nose of her father is broad.",
+        "Synophrys was noted in his father as well.",
+        "His mother has ptosis. She has a cleft lip.",
+        "Kabuki syndrome is characterised by long palpebral fissures.",
+    ],
+)
+def test_what_relatives_have_is_no_finding_of_the_child(text):
+    assert said(text) == NOTHING
+    assert find_terms(f"{text} The boy has low-set ears.").present == (ID["Low-set ears"],)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "His mother says that he has ptosis.",
+        "Like his father, he has ptosis.",
+        "He has ptosis; his father has a cleft lip.",
+        "An older sister with a cleft lip; the patient himself has ptosis.",
+        "Ptosis, also seen in her mother.",
+        "Family history: cleft lip. Physical examination: ptosis.",
+        "Mother: cleft lip.\nPtosis.",
+        "The child of healthy parents has ptosis.",
+        "The patient and her sister have ptosis.",
+        "He lies in his mother's arms and has ptosis.",
+        "His mother has a cleft lip, and he has ptosis.",
+    ],
+)
+def test_the_text_returns_to_the_child(text):
+    assert said(text) == NOTHING | {"present": {"Ptosis"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ptosis was not assessed.",
+        "Not assessed: ptosis.",
+        "Ptosis: not examined.",
+        "Ptosis: cannot assess, eyes closed.",
+        "Ptosis is difficult to assess in this view.",
+        "Ptosis may be present but cannot be confirmed.",
+        "Ptosis is suspected, but this cannot be confirmed without a second picture.",
+        "Ptosis cannot be commented on.",
+        "No comment can be made on ptosis.",
+        "Assessment of ptosis is limited by the closed eyes.",
+        "The flash prevents a reliable assessment of ptosis.",
+        "Evaluation for ptosis was not possible.",
+        "The picture does not permit evaluation of ptosis.",
+        "The detail is insufficient to determine ptosis.",
+        "A second view is needed to assess ptosis.",
+        "Whether there is ptosis is uncertain.",
+        "It is impossible to say whether there is ptosis.",
+        "Neither the presence nor the absence of ptosis can be established.",
+        "Ptosis can neither be confirmed nor excluded.",
+        "There is no information on ptosis.",
+        "We did not assess ptosis.",
+        "Ptosis is not well seen.",
+        "Ptosis: unknown.",
+        "Examination for ptosis was deferred.",
+        "Ptosis cannot be reliably ruled out.",
+        "Neither side of the lids nor ptosis could be assessed.",
+        "Nothing can be said about ptosis.",
+        "Judging ptosis requires a second picture.",
+        "Ptosis was reported, but we could not confirm it.",
+    ],
+)
+def test_a_finding_that_was_not_assessed_is_not_visible(text):
+    assert said(text) == NOTHING | {"not_visible": {"Ptosis"}}
+
+
+def test_only_what_was_said_before_is_withdrawn_and_a_degree_that_is_unknown_withdraws_nothing():
+    assert said("Ptosis is present, but the degree cannot be determined.")["present"] == {"Ptosis"}
+    assert said("Epicanthus. Ptosis is suspected but cannot be confirmed.")["present"] == {"Epicanthus"}
+    assert said("No ptosis on examination.")["absent"] == {"Ptosis"}
+
+
+@pytest.mark.parametrize(
+    ("text", "present", "absent"),
+    [
+        ("Ptosis nil, strabismus nil.", set(), {"Ptosis", "Strabismus"}),
+        ("Nothing to suggest ptosis.", set(), {"Ptosis"}),
+        ("Examination failed to reveal ptosis.", set(), {"Ptosis"}),
+        ("Ptosis is no longer evident.", set(), {"Ptosis"}),
+        ("Synophrys - no; long lashes - yes.", {"Long eyelashes"}, {"Synophrys"}),
+        ("Sparse hair: absent.", set(), {"Sparse hair"}),
+        ("Absent were ptosis and epicanthus.", set(), {"Ptosis", "Epicanthus"}),
+        ("None of the following: synophrys, low-set ears.", set(), {"Synophrys", "Low-set ears"}),
+        ("No strabismus, no nystagmus, mild ptosis.", {"Ptosis"}, {"Strabismus", "Nystagmus"}),
+        ("No strabismus, no nystagmus, synophrys.", {"Synophrys"}, {"Strabismus", "Nystagmus"}),
+        ("No strabismus, mild ptosis.", {"Ptosis"}, {"Strabismus"}),
+        ("No strabismus, mild ptosis or cataract.", set(), {"Strabismus", "Ptosis", "Cataract"}),
+        ("Eyes: no ptosis. Nose: not short.", set(), {"Ptosis", "Short nose"}),
+        ("Nose not broad, chin pointed.", {"Pointed chin"}, {"Wide nose"}),
+        ("No ptosis was noted, and the palpebral fissures are short.", {"Short palpebral fissure"}, {"Ptosis"}),
+        ("Instead of a beaked nose she has a short nose.", {"Short nose"}, {"Convex nasal ridge"}),
+        ("A wide instead of narrow mouth.", {"Wide mouth"}, {"Narrow mouth"}),
+        ("Negative for cataract, positive for ptosis.", {"Ptosis"}, {"Cataract"}),
+        ("With the exception of ptosis, no cataract.", {"Ptosis"}, {"Cataract"}),
+        ("Ptosis can be excluded.", set(), {"Ptosis"}),
+        ("A beaked nose is lacking.", set(), {"Convex nasal ridge"}),
+        ("No cleft lip or cleft palate.", set(), {"Cleft lip", "Cleft palate"}),
+        ("No cleft lip, cleft palate or ptosis.", set(), {"Cleft lip", "Cleft palate", "Ptosis"}),
+    ],
+)
+def test_answers_contrasts_and_lists_are_negated_as_they_say(text, present, absent):
+    assert said(text) == {"present": present, "absent": absent, "not_visible": set()}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Left-sided ptosis", {"Unilateral ptosis"}),
+        ("The right upper lid droops.", {"Unilateral ptosis"}),
+        ("Ptosis (right eye).", {"Unilateral ptosis"}),
+        ("The left eye is microphthalmic.", {"Unilateral microphthalmos"}),
+        ("Both eyes show ptosis.", {"Bilateral ptosis"}),
+        ("The left eyelid droops. The right eyelid droops as well.", {"Bilateral ptosis"}),
+        ("Left ptosis and right strabismus.", {"Unilateral ptosis", "Strabismus"}),
+        ("Ptosis, left worse than right.", {"Ptosis"}),
+        ("Left Eye: ptosis.\nRight Eye: epicanthus.", {"Ptosis", "Epicanthus"}),
+        ("The left ear is smaller than the right.", set()),
+    ],
+)
+def test_a_side_gives_the_term_of_one_side_or_of_both_if_there_is_one(text, names):
+    assert said(text)["present"] == names
+    assert said("No left ptosis.")["absent"] == {"Ptosis"}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Crouzon syndrome is suspected.", set()),
+        ("Treacher Collins syndrome with ptosis.", {"Ptosis"}),
+        ("X-linked hydrocephalus or autosomal recessive microcephaly.", set()),
+        ("Blepharophimosis, ptosis, and epicanthus inversus syndrome is likely.", set()),
+        ("Cleft lip/palate-ectodermal dysplasia syndrome.", set()),
+        ("Low-set ears suggestive of Noonan syndrome.", {"Low-set ears"}),
+        ("Ptosis and Noonan syndrome.", {"Ptosis"}),
+    ],
+)
+def test_a_finding_before_the_name_of_a_disease_is_no_part_of_it(text, names):
+    assert said(text) == NOTHING | {"present": names}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There is a long scar on the chin.",
+        "A short beard covers the chin.",
+        "Ears: visible. Neck: short.",
+        "Her ears are visible, her hands small.",
+        "Sclerae white, pupils round.",
+        "A white patch on the left cheek.",
+    ],
+)
+def test_a_quality_of_something_else_is_none_of_the_face(text):
+    assert said(text)["present"] == set()
 
 
 def test_what_cannot_be_told_is_not_visible():
@@ -183,6 +354,7 @@ def test_the_sentences_it_was_developed_on(state):
 
 ODD_TEXTS = ("", " ", "眼距过宽，鼻梁低平。", "Die Augen stehen weit auseinander.", "<b>\x00</b>" * 50, "*" * 50_000)
 REPEATED = ("nose: ", "wide nose, ", "no ", "1. ", "cannot be ", '{"nose": "short", ', "wide eyes ", "Diagnosis:\n")
+REPEATED += ("in his mother ", "Father: ptosis, ", "assessment of ptosis ", "to judge ", "he and ")
 
 
 @pytest.mark.parametrize("text", [*ODD_TEXTS, *(piece * (50_000 // len(piece)) for piece in REPEATED)])
