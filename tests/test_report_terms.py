@@ -376,3 +376,17 @@ WORDS += (
 def test_any_order_of_words_is_read(words):
     terms = find_terms(" ".join(words))
     assert len({*terms.present, *terms.absent, *terms.not_visible}) == sum(map(len, terms.as_dict().values()))
+
+
+@pytest.mark.parametrize("name", ["report_paraphrases_held_out.jsonl", "report_paraphrases_held_out_2.jsonl"])
+def test_texts_of_writers_who_know_neither_lexicon_nor_code_are_read(name):
+    """All statements that they name, right in their own state only; docs/reports.md has the figures of each state."""
+    n_right = n_said = n_true = 0
+    for line in (DEV.parent / name).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found = {state: {ID[term] for term in terms} for state, terms in said(row["text"]).items()}
+        for state, ids in found.items():
+            ids -= set().union(*(found[other] for other in list(found)[: list(found).index(state)]))
+            n_said, n_true = n_said + len(ids), n_true + len(row[state])
+            n_right += len(ids & set(row[state]))
+    assert n_true > 300 and n_right / n_said > 0.94 and n_right / n_true > 0.92
