@@ -2,10 +2,15 @@
 chosen if knowledge fits and if it does not, and that nobody who is held out teaches anything."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import small_datasets
+from in_process import exit_status
+from test_train_classifier import save_backbone
 
+import train_classifier
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
 from classification.knowledge_prior import Teachers, predict_means
 from classification.linear_probe import fit_linear_probe
@@ -166,3 +171,73 @@ def test_a_reader_who_is_held_out_is_refused_whatever_the_name(column, value):
     guard.admit_readers(READERS | {"copies": [[], [0]]}, "readers")  # a copy of a training photograph is no leak
     with pytest.raises(LeakError, match="r1 of readers shows the photograph or the person of image c"):
         guard.admit_readers(READERS | {"copies": [[], []]} | {column: value}, "readers")
+
+
+# ---- through train_classifier.py
+
+
+def code_of(abbr: str) -> int:
+    """The ORPHA code that small_datasets gives a condition."""
+    return 100 + sum(map(ord, abbr))
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Runs train_classifier.py on a small dataset, with a table of its conditions' terms and further flags."""
+    folder = tmp_path_factory.mktemp("knowledge")
+    backbone = save_backbone(tmp_path_factory.mktemp("backbone"), "test_resnet")
+    rows = [(abbr, f"MARK:{i % 2}", 1) for i, abbr in enumerate(small_datasets.CONDITIONS)]
+    rows += [(abbr, f"MARK:{abbr}", 0.5) for abbr in (*list(small_datasets.CONDITIONS)[:-1], "BBX", "QRS")]
+    lines = [f"{code_of(abbr)},{term},{frequency}" for abbr, term, frequency in rows]
+    (folder / "terms.csv").write_text("\n".join(["orphanet_code,hpo_id,frequency", *lines]) + "\n")
+    dataset = small_datasets.photographs(folder)
+
+    def run(name: str, *flags: object) -> tuple[int, object]:
+        given = (
+            "--dataset_name",
+            dataset,
+            "--backbone",
+            backbone,
+            "--cache_dir",
+            folder / "pixels",
+            "--no-save_models",
+        )
+        output = folder / name
+        return exit_status(train_classifier, *given, "--output_dir", output, *flags), output
+
+    run.folder, run.terms = folder, ("--knowledge", "terms", "--term_table", folder / "terms.csv")
+    return run
+
+
+def test_the_command_uses_terms_and_says_so(command, capsys):
+    status, output = command("informed", *command.terms)
+    assert status == 0
+    printed = capsys.readouterr().out
+    assert "knowledge: 4 of 4 classes have annotated terms, 5 in all" in printed
+    record = json.loads((output / "run.json").read_text())
+    assert all({"term_share", "left_out_loss"} <= set(fold["knowledge"]) for fold in record["folds"])
+    assert "knowledge of 5 terms" in json.loads((output / "results.json").read_text())["recipe"]
+
+
+def test_further_people_teach_unless_they_are_held_out(command, capsys):
+    others = small_datasets.photographs(command.folder, "others", {"BBX": 3, "QRS": 3})
+    assert command("taught", *command.terms, "--reader_dataset", others)[0] == 0
+    assert "6 photographs" in capsys.readouterr().out
+    same = small_datasets.photographs(command.folder, "renamed", {"NA": 2})  # photographs of NA.1 and NA.2
+    assert command("leak", *command.terms, "--reader_dataset", same)[0] == 1
+    assert "shows the photograph or the person of image NA." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--knowledge", "terms"], "none of the dataset's conditions is annotated there"),
+        (["--term_table", "terms.csv"], "require --knowledge terms"),
+        (["--knowledge", "terms", "--recipe", "finetune"], "--knowledge terms requires --recipe linear_probe"),
+        (["--knowledge", "terms", "--term_table", "nowhere.csv"], "nowhere.csv: cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(command, capsys, flags, reason):
+    assert command("refused", *flags)[0] == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert reason in error[-1]
