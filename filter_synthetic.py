@@ -101,14 +101,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "continue the run in --output_dir where it stopped"
     add("--resume_from_checkpoint", choices=("latest",), help=text)
     args = parser.parse_args(argv)
-    for flag in ("top_n", "per_class", "fill_to", "face_border"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 0:
-            parser.error(f"--{flag} must not be negative")
-    for flag in ("batch_size", "k_shot"):
+    if args.face_border < 0:
+        parser.error("--face_border must not be negative")
+    for flag in ("batch_size", "k_shot", "top_n", "per_class", "fill_to"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1")
     if args.seed < 0:
         parser.error("--seed must not be negative")
+    if args.min_score is not None and not -1 <= args.min_score <= 1:
+        parser.error("--min_score must be a probability, or under paper a cosine, of at most 1")
     if args.k_shot and args.protocol == "paper":
         parser.error("--k_shot draws its photographs in each fold; use --protocol strict")
     if args.descriptor == "dense" and args.detector != "mediapipe":

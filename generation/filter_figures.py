@@ -90,10 +90,10 @@ def draw_scores(scores: pd.DataFrame, ranked_by: str, note: str) -> Figure:
     """A histogram of the score that ranks the images, of the kept ones and of those left out for each kind of reason.
 
     scores: with `became`. Images without a score are counted in the legend alone."""
-    groups = {
-        f"{kind} ({n})": scores.loc[scores["became"] == kind, ranked_by].dropna()
-        for kind, n in scores["became"].value_counts().items()
-    }
+    groups = {}
+    for kind, n in scores["became"].value_counts().items():
+        ranked = scores.loc[scores["became"] == kind, ranked_by].dropna()
+        groups[f"{kind} ({n})" if len(ranked) else f"{kind} ({n}; no score, not drawn)"] = ranked
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.hist(list(groups.values()), bins=30, stacked=True, label=list(groups), edgecolor="black", linewidth=0.4)
@@ -132,7 +132,7 @@ def draw_class_ranks(scores: pd.DataFrame, rank: str, class_names: list[str], n_
     axes.plot(table["median_of_kept"], places, "x", color="black", markersize=4, label="kept images: median")
     chance = (n_scorable + 1) / 2
     axes.axvline(chance, color="black", linewidth=0.8, linestyle=":", label=f"chance ({chance:g})")
-    names = [f"{name} ({own.n_kept:.0f} of {own.n:.0f} kept)" for name, own in table.iterrows()]
+    names = [f"{name} ({own.n_kept:.0f} kept of {own.n:.0f} with a face)" for name, own in table.iterrows()]
     axes.set_yticks(places, names, fontsize=6)
     axes.set_ylim(len(table) - 0.5, -0.5)  # best at the top
     axes.set_xlim(0, n_scorable + 1)
@@ -153,7 +153,7 @@ def draw_landmarks(
         best_first = own[np.argsort(-scores.loc[own, ranked_by].to_numpy(float), kind="stable")]
         shown = first_pictures(best_first, pictures)
         rows += [(f"{kind} ({len(own)})", shown)] if shown else []
-    title = f"{note}synthetic images, best scores first, with the detected box and landmarks"
+    title = f"{note}synthetic images, best first ({ranked_by.replace('_', ' ')}), with the detected box and landmarks"
     figure, cells = sheet(rows, title + "\n(those that resemble a photograph or a person are not shown)")
     for axes, place, picture in cells:
         row = scores.loc[place]

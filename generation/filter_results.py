@@ -267,7 +267,7 @@ def kind_of(reason: str) -> str:
     """A reason without the image it names, so that reasons can be counted."""
     for kind in (*GIVES_AWAY, "cannot be decoded", "score", "is not among the best"):
         if reason.startswith(kind):
-            return {"score": "score below the least", "is not among the best": "not among the best"}.get(kind, kind)
+            return {"score": "score below --min_score", "is not among the best": "not among the best"}.get(kind, kind)
     return reason
 
 

@@ -242,7 +242,7 @@ def test_the_ranks_of_each_condition_are_drawn_best_first(drawn, corpus):
     for tick, median, kept, half in zip(ticks, medians.get_xdata(), of_kept.get_xdata(), halves, strict=True):
         own = of_label[tick.partition(" ")[0]]
         best = [row["phenotype_rank"] for row in own if row["kept"]]
-        assert tick.endswith(f"({len(best)} of {len(own)} kept)")
+        assert tick.endswith(f"({len(best)} kept of {len(own)} with a face)")
         ranks = [row["phenotype_rank"] for row in own]
         assert (half[0][0], median, half[1][0]) == pytest.approx(np.quantile(ranks, [0.25, 0.5, 0.75]))
         assert kept == np.median(best) if best else np.isnan(kept)
@@ -580,7 +580,8 @@ def test_somebody_elses_folder_is_examined_and_no_training_takes_it(corpus, tmp_
         (("--k_shot", 0), "--k_shot must be at least 1"),
         (("--k_shot", 1, "--protocol", "paper"), "--k_shot draws its photographs in each fold; use --protocol strict"),
         (("--seed", -1), "--seed must not be negative"),
-        (("--per_class", -1), "--per_class must not be negative"),
+        (("--per_class", -1), "--per_class must be at least 1"),
+        (("--per_class", -1), "--min_score must be a probability"),
         (("--top_n", 3, "--per_class", 3), "not allowed with argument"),
         (("--lpips", "missing.pth"), "missing.pth"),
         (("--fold", 3), "no image there was made for protocol strict, fold 3"),
