@@ -581,7 +581,7 @@ def test_somebody_elses_folder_is_examined_and_no_training_takes_it(corpus, tmp_
         (("--k_shot", 1, "--protocol", "paper"), "--k_shot draws its photographs in each fold; use --protocol strict"),
         (("--seed", -1), "--seed must not be negative"),
         (("--per_class", -1), "--per_class must be at least 1"),
-        (("--per_class", -1), "--min_score must be a probability"),
+        (("--min_score", 80), "--min_score must be a probability"),
         (("--top_n", 3, "--per_class", 3), "not allowed with argument"),
         (("--lpips", "missing.pth"), "missing.pth"),
         (("--fold", 3), "no image there was made for protocol strict, fold 3"),
