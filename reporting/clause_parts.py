@@ -329,9 +329,9 @@ class _Splitter:
         self.is_predicate = True
 
     def has_own_predicate(self, seen: Word) -> bool:
-        """Whether the last of a negated list is seen: no ptosis, hypertelorism noted; but not: no ptosis or cleft noted.
+        """Whether the last of a negated list is said to be seen: no ptosis, hypertelorism noted.
 
-        Nor: no ptosis, cleft could be seen."""
+        Not so: no ptosis or hypertelorism noted; no ptosis, hypertelorism could be seen."""
         if self.joined_by == NEGATION or not self.clause.parts:
             return False
         last = self.clause.parts[-1]
@@ -346,8 +346,10 @@ class _Splitter:
             self.end_part("verb", is_predicate=True)
             return
         if kind == SEEN and self.state == ABSENT and self.has_own_predicate(word):
-            self.clause.parts[-1].state = self.state = PRESENT
+            self.clause.parts[-1].state = self.state = PRESENT  # no ptosis, hypertelorism noted
         self.clause.events.append(Event(word, kind, len(self.clause.parts), self.state == ABSENT))
+        if kind == SEEN and self.joined_by == NEGATION and self.clause.parts and self.clause.parts[-1].state == PRESENT:
+            self.state = PRESENT  # ptosis not seen, low-set ears
         if kind == NOT_SHOWN:
             self.find_subjects()
             self.state = ABSENT

@@ -62,7 +62,7 @@ _PHRASES = {
     SKIP: "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|"
     "there were",
     NEGATION: "rather than|instead of|nothing to suggest|no longer|free of|free from|"
-    "negative for|no evidence of|no sign of|no signs of|"
+    "negative for|neg for|- ve for|− ve for|w / o|no evidence of|no sign of|no signs of|"
     "as opposed to|devoid of|ruled out|excluded",
     NORMAL: "within normal limits|nothing abnormal|nothing unusual|nothing remarkable|no abnormal findings|well formed|"
     "not remarkable|not dysmorphic|age appropriate",
@@ -71,6 +71,7 @@ _PHRASES = {
     "n / a|not applicable|not determinable|not ascertainable|not looked for|not sought|not possible to tell|not known",
     HIDES: "unclear if|unclear whether|uncertain if|uncertain whether|unknown whether|not sure if|not sure whether|"
     "nothing can be said about|nothing can be said of|nothing is known about|nothing is known of|"
+    "r / o|rule out|to rule out|not rule out|"
     "neither the presence nor the absence of|neither presence nor absence of|not certain if|not certain whether|"
     "not clear if|not clear whether|no comment can be made on|no comment on|"
     "no statement can be made about|no statement can be made on",
@@ -78,7 +79,8 @@ _PHRASES = {
     BREAK: "apart from|except for|with the exception of|aside from|other than|unlike the|relative to|compared to|"
     "compared with|in comparison with|"
     "in relation to|in proportion to",
-    WITH: "positive for",
+    WITH: "positive for|pos for|+ ve for",
+    SEEN: "+ ve",
     JOIN: "as well as|along with|together with|in addition to",
 }
 
@@ -163,6 +165,7 @@ for _kind in (*_PHRASES, UNSURE, ASSESSABLE):
             _BY_FIRST_WORD.setdefault(_phrase.split()[0], []).append((tuple(_phrase.split()), _kind))
 for _entries in _BY_FIRST_WORD.values():
     _entries.sort(key=lambda entry: -len(entry[0]))  # the longest phrase wins
+_MINUS = ("-", "–", "−")
 _PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]")
 
 
@@ -200,6 +203,11 @@ def words_of(text: str) -> list[Word]:
             words.append(Word(JOIN, "", "", pieces[i + 2][1], pieces[i + 2][2], ")"))
             i += 3
             continue
+        if piece in _MINUS and _is_answer(words, text, start, pieces[i + 1 : i + 2]):
+            end = pieces[i + 1][2] if pieces[i + 1 : i + 2] and pieces[i + 1][0] == "ve" else end
+            words.append(Word(QUALITY, "", "", start, end, "absent"))  # ptosis: -, ptosis -ve; no word of absent ears
+            i += 1 + (end > pieces[i][2])
+            continue
         if piece[0].isalnum():
             _append_readings(words, piece, start, end)
         elif (kind := _punctuation_kind(text, piece, start, end)) is not None:
@@ -216,6 +224,22 @@ def _phrase_at(pieces: list[tuple[str, int, int]], i: int) -> tuple[tuple[str, .
         if tuple([piece[0] for piece in pieces[i : i + len(phrase)]]) == phrase:
             return phrase, kind
     return (), ""
+
+
+def _is_answer(words: list[Word], text: str, start: int, following: list[tuple[str, int, int]]) -> bool:
+    """Whether a minus sign says that the finding before it is absent, and begins no heading's text: "Eyes -"."""
+    if following and following[0][0] not in ("ve", ",", ";", ".", "\n", ")", "/"):
+        return False
+    if not (text[start - 1 : start].isspace() or text[start - 1 : start] == ":"):
+        return False
+    names_finding = False
+    for word in words[:-7:-1]:
+        if word.kind == NEGATION:
+            return False
+        if word.kind in (BREAK, JOIN, VERB) and word.text != ":":
+            break
+        names_finding = names_finding or word.kind == QUALITY
+    return names_finding
 
 
 def _append_readings(words: list[Word], piece: str, start: int, end: int) -> None:

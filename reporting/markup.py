@@ -5,10 +5,11 @@ import re
 from functools import cache
 
 HIDDEN = ("del", "s", "strike", "script", "style")  # elements whose text is none of the report
-_LINE_ENDS = frozenset(
+_BLOCKS = (
     "address article aside blockquote br caption dd div dl dt footer h1 h2 h3 h4 h5 h6 header hr li main ol p pre "
-    "section table tbody td tfoot th thead title tr ul".split()
+    "section table tbody td tfoot th thead title tr ul"
 )
+_LINE_ENDS = frozenset(_BLOCKS.split())
 _MARK = re.compile(
     r"<!--|</?([A-Za-z][A-Za-z0-9]*)(?:[\s/][^<>]{0,500})?>|&(?:#\d{1,7}|#[xX][\dA-Fa-f]{1,6}|\w{2,31});"
 )
