@@ -155,7 +155,7 @@ _ASSESSMENTS, _LIMITED, _LIMITS, _TOO_LITTLE, _COMPARATIVES, _ONE_SIDE, _STATE_W
     frozenset(clue.split()) for clue in _CLUES.values()
 )
 _DONE = ("possible", "done", "performed")
-_ANSWERS = _COMPARATIVES | frozenset(["-", "–", "—", "nil", "none", "absent", "wide", "than"])
+_ANSWERS = _COMPARATIVES | frozenset([",", "-", "–", "—", "nil", "none", "absent", "wide", "than"])
 _INFINITIVES = frozenset(verb.split()[0] for verb in _TO_ASSESS.split("|")) - {"be"}
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
 _BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str]]] = {}
@@ -232,11 +232,16 @@ def _is_answer(words: list[Word], text: str, start: int, following: list[tuple[s
         return False
     if not (text[start - 1 : start].isspace() or text[start - 1 : start] == ":"):
         return False
+    return _ends_with_finding(words)
+
+
+def _ends_with_finding(words: list[Word]) -> bool:
+    """Whether the last words, back to one that joins, name a quality and no negation: low-set ears."""
     names_finding = False
     for word in words[:-7:-1]:
         if word.kind == NEGATION:
             return False
-        if word.kind in (BREAK, JOIN, VERB) and word.text != ":":
+        if word.kind in (BREAK, JOIN, WITH, VERB) and word.text != ":":
             break
         names_finding = names_finding or word.kind == QUALITY
     return names_finding
@@ -326,6 +331,16 @@ def _mark_assessments(words: list[Word]) -> None:
                 word.kind, word.text = HIDES, f"to {word.text}"  # not enough detail to judge ptosis
 
 
+def _separates_answers(before: list[Word], after: list[Word]) -> bool:
+    """Whether a comma stands between two answers: ptosis: absent, epicanthus: present."""
+    if len(before) < 2 or before[-2].text != ":":
+        return False
+    if before[-1].kind not in (NEGATION, SEEN, UNSEEN, NORMAL) and before[-1].text not in ABSENT_WORDS:
+        return False
+    following = next((word.text for word in after if word.text == ":" or word.kind in (BREAK, JOIN)), "")
+    return following in (":", "-", "–", "—")
+
+
 def _mark_answers(words: list[Word]) -> None:
     """Ptosis - absent, as ptosis: absent; ptosis nil, as ptosis absent; no finding other than ptosis.
 
@@ -343,6 +358,10 @@ def _mark_answers(words: list[Word]) -> None:
         elif word.text == "absent" and ends and i > 1 and before[-1].text == ":" and before[-2].kind in _NAMED:
             if any(w.kind == QUALITY for w in before):  # sparse hair: absent; but not: hair: absent
                 word.kind, word.text = NEGATION, "no"
+        elif word.text == "absent" and ends and i and before[-1].kind == SITE and _ends_with_finding(before):
+            word.stem = word.meaning = ""  # low-set ears absent: not absent ears
+        elif word.text == "," and _separates_answers(before, words[i + 1 : i + 8]):
+            word.kind = BREAK
         elif word.text == "wide" and following and following.text == "open":
             word.kind = SKIP  # a wide-open mouth is not wide
         elif word.text == "than" and any(w.text == "other" for w in before[-4:]):

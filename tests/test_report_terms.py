@@ -216,6 +216,10 @@ def test_only_what_was_said_before_is_withdrawn_and_a_degree_that_is_unknown_wit
     [
         ("Ptosis -, strabismus +, epicanthus -.", {"Strabismus"}, {"Ptosis", "Epicanthus"}),
         ("Ptosis: -\nLow-set ears -\nEpicanthus: +", {"Epicanthus"}, {"Ptosis", "Low-set ears"}),
+        ("Ptosis: absent, epicanthus: present, strabismus: no", {"Epicanthus"}, {"Ptosis", "Strabismus"}),
+        ("Ptosis - no, epicanthus - yes", {"Epicanthus"}, {"Ptosis"}),
+        ("Ptosis: -, epicanthus: +, strabismus: -", {"Epicanthus"}, {"Ptosis", "Strabismus"}),
+        ("Low-set ears absent, eyebrows absent", {"Absent eyebrow"}, {"Low-set ears"}),
         ("Sparse hair: -", set(), {"Sparse hair"}),
         ("Eyes -\nptosis - mild", {"Ptosis"}, set()),
         ("-ve for ptosis, +ve for epicanthus", {"Epicanthus"}, {"Ptosis"}),
