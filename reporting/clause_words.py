@@ -332,9 +332,7 @@ def _mark_assessments(words: list[Word]) -> None:
 
 
 def _separates_answers(before: list[Word], after: list[Word]) -> bool:
-    """Whether a comma stands between two answers: ptosis: absent, epicanthus: present."""
-    if len(before) < 2 or before[-2].text != ":":
-        return False
+    """Whether a comma behind a colon and one word stands between two answers: ptosis: absent, epicanthus: present."""
     if before[-1].kind not in (NEGATION, SEEN, UNSEEN, NORMAL) and before[-1].text not in ABSENT_WORDS:
         return False
     following = next((word.text for word in after if word.text == ":" or word.kind in (BREAK, JOIN)), "")
@@ -346,7 +344,7 @@ def _mark_answers(words: list[Word]) -> None:
 
     One side smaller than the other is not small."""
     for i, word in enumerate(words):
-        if word.text not in _ANSWERS:
+        if word.text not in _ANSWERS or (word.text == "," and (i < 2 or words[i - 2].text != ":")):
             continue
         following = words[i + 1] if i + 1 < len(words) else None
         ends = following is None or following.kind in (BREAK, JOIN)

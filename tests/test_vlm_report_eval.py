@@ -417,8 +417,7 @@ def test_terms_of_standard_input_and_a_warning_about_another_language(tmp_path, 
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     assert exit_status(vlm_report_eval, "terms", "-") == 0
     said = capsys.readouterr()
-    assert [json.loads(line)["present"] for line in said.out.splitlines()][0] == ["HP:0000316"]
-    assert len(said.out.splitlines()) == 2
+    assert len(said.out.splitlines()) == 2 and '"present": ["HP:0000316"]' in said.out.splitlines()[0]
     assert said.err == "standard input, line 3: does not look English; its terms may be wrong\n"
     assert exit_status(vlm_report_eval, "terms", "--text", german) == 0
     assert capsys.readouterr().err == "--text: does not look English; its terms may be wrong\n"
