@@ -62,7 +62,7 @@ _PHRASES = {
     SKIP: "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|"
     "there were",
     NEGATION: "rather than|instead of|nothing to suggest|no longer|free of|free from|"
-    "negative for|neg for|- ve for|− ve for|w / o|no evidence of|no sign of|no signs of|"
+    "negative for|neg for|- ve for|− ve for|- ve|− ve|w / o|no evidence of|no sign of|no signs of|"
     "as opposed to|devoid of|ruled out|excluded",
     NORMAL: "within normal limits|nothing abnormal|nothing unusual|nothing remarkable|no abnormal findings|well formed|"
     "not remarkable|not dysmorphic|age appropriate",
@@ -79,8 +79,7 @@ _PHRASES = {
     BREAK: "apart from|except for|with the exception of|aside from|other than|unlike the|relative to|compared to|"
     "compared with|in comparison with|"
     "in relation to|in proportion to",
-    WITH: "positive for|pos for|+ ve for",
-    SEEN: "+ ve",
+    WITH: "positive for|pos for|+ ve for|+ ve",
     JOIN: "as well as|along with|together with|in addition to",
 }
 
@@ -191,23 +190,27 @@ def words_of(text: str) -> list[Word]:
     i = 0
     while i < len(pieces):
         piece, start, end = pieces[i]
+        if piece in _MINUS and _is_answer(words, text, start, pieces[i + 1 : i + 3]):
+            end = pieces[i + 1][2] if pieces[i + 1 : i + 2] and pieces[i + 1][0] == "ve" else end
+            words.append(Word(QUALITY, "", "", start, end, "absent"))  # ptosis: -, ptosis -ve; no word of absent ears
+            i += 1 + (end > pieces[i][2])
+            continue
         phrase, kind = _phrase_at(pieces, i) if piece in _BY_FIRST_WORD else ((), "")
         if phrase:
+            if phrase == ("+", "ve") and _ends_with_finding(words):
+                kind = SEEN  # ptosis +ve; but: +ve ptosis
             for k, (part, first, last) in enumerate(pieces[i : i + len(phrase)]):
                 stem, meaning = face_words.tokens(part)[0]
                 words.append(Word(SKIP if k else kind, stem, meaning, first, last, part if k else " ".join(phrase)))
             i += len(phrase)
             continue
-        if piece == "(" and [p[0] for p in pieces[i + 1 : i + 3]] in (["-", ")"], ["–", ")"]):
-            words.append(Word(QUALITY, "absent", "absent", start, pieces[i + 2][2], "absent"))  # ptosis (-)
-            words.append(Word(JOIN, "", "", pieces[i + 2][1], pieces[i + 2][2], ")"))
-            i += 3
-            continue
-        if piece in _MINUS and _is_answer(words, text, start, pieces[i + 1 : i + 2]):
-            end = pieces[i + 1][2] if pieces[i + 1 : i + 2] and pieces[i + 1][0] == "ve" else end
-            words.append(Word(QUALITY, "", "", start, end, "absent"))  # ptosis: -, ptosis -ve; no word of absent ears
-            i += 1 + (end > pieces[i][2])
-            continue
+        if piece == "(" and i + 2 < len(pieces) and pieces[i + 1][0] in _MINUS:
+            last = i + 2 + (pieces[i + 2][0] == "ve")
+            if last < len(pieces) and pieces[last][0] == ")":
+                words.append(Word(QUALITY, "", "", start, pieces[last][2], "absent"))  # ptosis (-), ptosis (-ve)
+                words.append(Word(JOIN, "", "", pieces[last][1], pieces[last][2], ")"))
+                i = last + 1
+                continue
         if piece[0].isalnum():
             _append_readings(words, piece, start, end)
         elif (kind := _punctuation_kind(text, piece, start, end)) is not None:
@@ -220,7 +223,10 @@ def words_of(text: str) -> list[Word]:
 
 
 def _phrase_at(pieces: list[tuple[str, int, int]], i: int) -> tuple[tuple[str, ...], str]:
+    second = pieces[i + 1][0] if i + 1 < len(pieces) else ""
     for phrase, kind in _BY_FIRST_WORD[pieces[i][0]]:
+        if len(phrase) > 1 and phrase[1] != second:
+            continue
         if tuple([piece[0] for piece in pieces[i : i + len(phrase)]]) == phrase:
             return phrase, kind
     return (), ""
@@ -228,7 +234,9 @@ def _phrase_at(pieces: list[tuple[str, int, int]], i: int) -> tuple[tuple[str, .
 
 def _is_answer(words: list[Word], text: str, start: int, following: list[tuple[str, int, int]]) -> bool:
     """Whether a minus sign says that the finding before it is absent, and begins no heading's text: "Eyes -"."""
-    if following and following[0][0] not in ("ve", ",", ";", ".", "\n", ")", "/"):
+    if following and following[0][0] not in ("ve", ",", ";", ".", "\n", ")"):
+        return False
+    if [piece[0] for piece in following] == ["ve", "for"]:
         return False
     if not (text[start - 1 : start].isspace() or text[start - 1 : start] == ":"):
         return False
@@ -241,7 +249,7 @@ def _ends_with_finding(words: list[Word]) -> bool:
     for word in words[:-7:-1]:
         if word.kind == NEGATION:
             return False
-        if word.kind in (BREAK, JOIN, WITH, VERB) and word.text != ":":
+        if word.kind in (BREAK, JOIN, WITH, VERB) and word.text not in (":", "("):
             break
         names_finding = names_finding or word.kind == QUALITY
     return names_finding

@@ -224,6 +224,8 @@ def test_only_what_was_said_before_is_withdrawn_and_a_degree_that_is_unknown_wit
         ("Eyes -\nptosis - mild", {"Ptosis"}, set()),
         ("-ve for ptosis, +ve for epicanthus", {"Epicanthus"}, {"Ptosis"}),
         ("Ptosis -ve, epicanthus +ve", {"Epicanthus"}, {"Ptosis"}),
+        ("-ve ptosis, +ve epicanthus", {"Epicanthus"}, {"Ptosis"}),
+        ("Low-set ears (-ve), ptosis (-), epicanthus (+ve)", {"Epicanthus"}, {"Ptosis", "Low-set ears"}),
         ("Neg for ptosis; pos for epicanthus, w/o strabismus", {"Epicanthus"}, {"Ptosis", "Strabismus"}),
         ("Ptosis was ruled out.", set(), {"Ptosis"}),
         ("Ptosis was corrected surgically.", {"Ptosis"}, set()),
@@ -418,9 +420,7 @@ def test_any_text_is_read(text):
 WORDS = (
     "no not the eyes nose bridge of are wide low set ears : , . ( ) and or nor with covered by hair normal ptosis is"
 )
-WORDS += (
-    " absent but visible cannot be seen upper lip thin between a - both microcephaly syndrome Diagnosis: they which"
-)
+WORDS += " ve + for / r o -ve (-) <br> &nbsp; <del> </del> <!-- --> noted absent but visible cannot be seen upper lip thin between a - both microcephaly syndrome Diagnosis: they which"
 
 
 @settings(max_examples=200, deadline=None)
