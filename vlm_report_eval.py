@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     finding = commands.add_parser("terms", help="print the HPO terms of reports, a JSON object for each")
     source = finding.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "file", nargs="?", type=path_argument, metavar="FILE", help="text file with one report per line"
+        "file",
+        nargs="?",
+        type=path_argument,
+        metavar="FILE",
+        help="text file with one report per line (blank lines are passed over), or - for standard input",
     )
     source.add_argument("--text", help="one report")
     args = parser.parse_args(argv)
@@ -339,26 +344,38 @@ def score(args: argparse.Namespace) -> None:
 
 def print_terms(args: argparse.Namespace) -> None:
     """One JSON object per report, found as in the columns of config reports."""
-    from reporting.report_sections import without_suggestion
+    reports = {"--text": args.text} if args.file is None else reports_of(args.file)
+
+    from reporting.report_sections import is_english, without_suggestion
     from reporting.report_terms import find_terms
 
-    for report in [args.text] if args.file is None else lines_of(args.file):
+    for place, report in reports.items():
+        if not is_english(report):
+            print(f"{place}: does not look English; its terms may be wrong", file=sys.stderr)
         print(json.dumps(find_terms(without_suggestion(report)).as_dict()))
 
 
-def lines_of(file: Path) -> list[str]:
-    """The lines of a text file. Raises InputError if it cannot be read, naming the first line that is not UTF-8."""
+def reports_of(file: Path) -> dict[str, str]:
+    """Place ("FILE, line 3") -> line, of each line of a text file that is not blank; the file - is standard input.
+
+    Raises InputError if the file cannot be read or holds no report, naming the first line that is not UTF-8."""
+    name = "standard input" if str(file) == "-" else str(file)
     try:
-        content = file.read_bytes()
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror or error}; name a text file with one report per line") from error
-    lines = []
+        raise InputError(f"{name}: {error.strerror or error}; name a text file with one report per line") from error
+    reports = {}
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        place = f"{name}, line {number}"
         try:
-            lines.append(line.decode())
+            report = line.decode()
         except UnicodeDecodeError as error:
-            raise InputError(f"{file}, line {number}: is not UTF-8; save the file in that encoding") from error
-    return lines
+            raise InputError(f"{place}: is not UTF-8; save the file in that encoding") from error
+        if report.strip():
+            reports[place] = report
+    if not reports:
+        raise InputError(f"{name}: holds no report; write one report per line")
+    return reports
 
 
 if __name__ == "__main__":

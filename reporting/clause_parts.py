@@ -37,6 +37,7 @@ _PRONOUNS = ("it", "they", "he", "she", "this", "these")
 _CONTRASTS = ("instead of", "rather than", "as opposed to")
 _DEGREES = ("mild", "slight", "moderate", "severe", "subtle", "mildly", "slightly", "moderately", "severely")
 _RULED_OUT = ("ruled out", "excluded")
+_MODAL = ("can", "could", "to", "may", "might", ",")
 _PRONOUN_VERBS = ("it's", "they're", "he's", "she's")
 # Headings that say something of the part of the face named by the heading above them: "Eyes", then "Spacing: wide".
 _ASPECTS = "size length width height depth thickness position placement spacing rotation slant shape set present"
@@ -327,13 +328,28 @@ class _Splitter:
                 break
         self.is_predicate = True
 
+    def has_own_predicate(self, seen: Word) -> bool:
+        """Whether the last of a negated list is said to be seen: no ptosis, hypertelorism noted.
+
+        Not so: no ptosis or hypertelorism noted; no ptosis, hypertelorism could be seen."""
+        if self.joined_by == NEGATION or not self.clause.parts:
+            return False
+        last = self.clause.parts[-1]
+        between = self.clause.words[last.words[-1].place + 1 : seen.place]
+        is_listed = len(self.clause.parts) > 1 and last.joined_by in (",", "event") and last.state == ABSENT
+        return is_listed and last.has_quality and all(word.text not in _MODAL for word in between)
+
     def read_event(self, word: Word, kind: str) -> None:
         later = self.clause.words[word.place + 1 : word.place + 5]
         if kind == UNSEEN and any(w.meaning == "skin" for w in later):
             self.find_subjects()  # covered by a fold of skin: not hidden
             self.end_part("verb", is_predicate=True)
             return
+        if kind == SEEN and self.state == ABSENT and self.has_own_predicate(word):
+            self.clause.parts[-1].state = self.state = PRESENT  # no ptosis, hypertelorism noted
         self.clause.events.append(Event(word, kind, len(self.clause.parts), self.state == ABSENT))
+        if kind == SEEN and self.joined_by == NEGATION and self.clause.parts and self.clause.parts[-1].state == PRESENT:
+            self.state = PRESENT  # ptosis not seen, low-set ears
         if kind == NOT_SHOWN:
             self.find_subjects()
             self.state = ABSENT

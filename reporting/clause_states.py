@@ -5,7 +5,7 @@ from functools import cache
 
 from phenotyping import face_lexicon, face_words, phenotypes, wording_index
 from reporting import clause_terms
-from reporting.clause_parts import ABSENT, LISTED, NOT_VISIBLE, PRESENT, REGIONS, Clause, Event, Part
+from reporting.clause_parts import ABSENT, CONJUNCTIONS, LISTED, NOT_VISIBLE, PRESENT, REGIONS, Clause, Event, Part
 from reporting.clause_words import (
     ABSENT_WORDS,
     HIDES,
@@ -109,7 +109,9 @@ def _apply_absent_words(clause: Clause) -> None:
         if not absent or any(word in found.words for found in part.found for word in absent):
             continue
         targets = [part] if part.found else clause.noun_phrases(number)
-        if part.found:
+        if part.found and absent[-1] is part.words[-1]:  # ptosis and epicanthus absent, hypertelorism
+            targets = clause.noun_phrases(number + 1) if part.joined_by in CONJUNCTIONS else targets
+        elif part.found:
             for later in clause.parts[number + 1 :]:
                 if later.joined_by not in LISTED or later.is_predicate or later.is_indefinite:
                     break

@@ -62,7 +62,7 @@ _PHRASES = {
     SKIP: "otherwise|not only|no doubt|not just|not to mention|no change in|not unlike|there is|there are|there was|"
     "there were",
     NEGATION: "rather than|instead of|nothing to suggest|no longer|free of|free from|"
-    "negative for|no evidence of|no sign of|no signs of|"
+    "negative for|neg for|- ve for|− ve for|- ve|− ve|w / o|no evidence of|no sign of|no signs of|"
     "as opposed to|devoid of|ruled out|excluded",
     NORMAL: "within normal limits|nothing abnormal|nothing unusual|nothing remarkable|no abnormal findings|well formed|"
     "not remarkable|not dysmorphic|age appropriate",
@@ -71,6 +71,7 @@ _PHRASES = {
     "n / a|not applicable|not determinable|not ascertainable|not looked for|not sought|not possible to tell|not known",
     HIDES: "unclear if|unclear whether|uncertain if|uncertain whether|unknown whether|not sure if|not sure whether|"
     "nothing can be said about|nothing can be said of|nothing is known about|nothing is known of|"
+    "r / o|rule out|to rule out|not rule out|"
     "neither the presence nor the absence of|neither presence nor absence of|not certain if|not certain whether|"
     "not clear if|not clear whether|no comment can be made on|no comment on|"
     "no statement can be made about|no statement can be made on",
@@ -78,7 +79,7 @@ _PHRASES = {
     BREAK: "apart from|except for|with the exception of|aside from|other than|unlike the|relative to|compared to|"
     "compared with|in comparison with|"
     "in relation to|in proportion to",
-    WITH: "positive for",
+    WITH: "positive for|pos for|+ ve for|+ ve",
     JOIN: "as well as|along with|together with|in addition to",
 }
 
@@ -153,7 +154,7 @@ _ASSESSMENTS, _LIMITED, _LIMITS, _TOO_LITTLE, _COMPARATIVES, _ONE_SIDE, _STATE_W
     frozenset(clue.split()) for clue in _CLUES.values()
 )
 _DONE = ("possible", "done", "performed")
-_ANSWERS = _COMPARATIVES | frozenset(["-", "–", "—", "nil", "none", "absent", "wide", "than"])
+_ANSWERS = _COMPARATIVES | frozenset([",", "-", "–", "—", "nil", "none", "absent", "wide", "than"])
 _INFINITIVES = frozenset(verb.split()[0] for verb in _TO_ASSESS.split("|")) - {"be"}
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
 _BY_FIRST_WORD: dict[str, list[tuple[tuple[str, ...], str]]] = {}
@@ -163,6 +164,7 @@ for _kind in (*_PHRASES, UNSURE, ASSESSABLE):
             _BY_FIRST_WORD.setdefault(_phrase.split()[0], []).append((tuple(_phrase.split()), _kind))
 for _entries in _BY_FIRST_WORD.values():
     _entries.sort(key=lambda entry: -len(entry[0]))  # the longest phrase wins
+_MINUS = ("-", "–", "−")
 _PIECES = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)?|\n|[^\w\s]")
 
 
@@ -188,18 +190,27 @@ def words_of(text: str) -> list[Word]:
     i = 0
     while i < len(pieces):
         piece, start, end = pieces[i]
+        if piece in _MINUS and _is_answer(words, text, start, pieces[i + 1 : i + 3]):
+            end = pieces[i + 1][2] if pieces[i + 1 : i + 2] and pieces[i + 1][0] == "ve" else end
+            words.append(Word(QUALITY, "", "", start, end, "absent"))  # ptosis: -, ptosis -ve; no word of absent ears
+            i += 1 + (end > pieces[i][2])
+            continue
         phrase, kind = _phrase_at(pieces, i) if piece in _BY_FIRST_WORD else ((), "")
         if phrase:
+            if phrase == ("+", "ve") and _ends_with_finding(words):
+                kind = SEEN  # ptosis +ve; but: +ve ptosis
             for k, (part, first, last) in enumerate(pieces[i : i + len(phrase)]):
                 stem, meaning = face_words.tokens(part)[0]
                 words.append(Word(SKIP if k else kind, stem, meaning, first, last, part if k else " ".join(phrase)))
             i += len(phrase)
             continue
-        if piece == "(" and [p[0] for p in pieces[i + 1 : i + 3]] in (["-", ")"], ["–", ")"]):
-            words.append(Word(QUALITY, "absent", "absent", start, pieces[i + 2][2], "absent"))  # ptosis (-)
-            words.append(Word(JOIN, "", "", pieces[i + 2][1], pieces[i + 2][2], ")"))
-            i += 3
-            continue
+        if piece == "(" and i + 2 < len(pieces) and pieces[i + 1][0] in _MINUS:
+            last = i + 2 + (pieces[i + 2][0] == "ve")
+            if last < len(pieces) and pieces[last][0] == ")":
+                words.append(Word(QUALITY, "", "", start, pieces[last][2], "absent"))  # ptosis (-), ptosis (-ve)
+                words.append(Word(JOIN, "", "", pieces[last][1], pieces[last][2], ")"))
+                i = last + 1
+                continue
         if piece[0].isalnum():
             _append_readings(words, piece, start, end)
         elif (kind := _punctuation_kind(text, piece, start, end)) is not None:
@@ -212,10 +223,36 @@ def words_of(text: str) -> list[Word]:
 
 
 def _phrase_at(pieces: list[tuple[str, int, int]], i: int) -> tuple[tuple[str, ...], str]:
+    second = pieces[i + 1][0] if i + 1 < len(pieces) else ""
     for phrase, kind in _BY_FIRST_WORD[pieces[i][0]]:
+        if len(phrase) > 1 and phrase[1] != second:
+            continue
         if tuple([piece[0] for piece in pieces[i : i + len(phrase)]]) == phrase:
             return phrase, kind
     return (), ""
+
+
+def _is_answer(words: list[Word], text: str, start: int, following: list[tuple[str, int, int]]) -> bool:
+    """Whether a minus sign says that the finding before it is absent, and begins no heading's text: "Eyes -"."""
+    if following and following[0][0] not in ("ve", ",", ";", ".", "\n", ")"):
+        return False
+    if [piece[0] for piece in following] == ["ve", "for"]:
+        return False
+    if not (text[start - 1 : start].isspace() or text[start - 1 : start] == ":"):
+        return False
+    return _ends_with_finding(words)
+
+
+def _ends_with_finding(words: list[Word]) -> bool:
+    """Whether the last words, back to one that joins, name a quality and no negation: low-set ears."""
+    names_finding = False
+    for word in words[:-7:-1]:
+        if word.kind == NEGATION:
+            return False
+        if word.kind in (BREAK, JOIN, WITH, VERB) and word.text not in (":", "("):
+            break
+        names_finding = names_finding or word.kind == QUALITY
+    return names_finding
 
 
 def _append_readings(words: list[Word], piece: str, start: int, end: int) -> None:
@@ -302,12 +339,20 @@ def _mark_assessments(words: list[Word]) -> None:
                 word.kind, word.text = HIDES, f"to {word.text}"  # not enough detail to judge ptosis
 
 
+def _separates_answers(before: list[Word], after: list[Word]) -> bool:
+    """Whether a comma behind a colon and one word stands between two answers: ptosis: absent, epicanthus: present."""
+    if before[-1].kind not in (NEGATION, SEEN, UNSEEN, NORMAL) and before[-1].text not in ABSENT_WORDS:
+        return False
+    following = next((word.text for word in after if word.text == ":" or word.kind in (BREAK, JOIN)), "")
+    return following in (":", "-", "–", "—")
+
+
 def _mark_answers(words: list[Word]) -> None:
     """Ptosis - absent, as ptosis: absent; ptosis nil, as ptosis absent; no finding other than ptosis.
 
     One side smaller than the other is not small."""
     for i, word in enumerate(words):
-        if word.text not in _ANSWERS:
+        if word.text not in _ANSWERS or (word.text == "," and (i < 2 or words[i - 2].text != ":")):
             continue
         following = words[i + 1] if i + 1 < len(words) else None
         ends = following is None or following.kind in (BREAK, JOIN)
@@ -319,6 +364,10 @@ def _mark_answers(words: list[Word]) -> None:
         elif word.text == "absent" and ends and i > 1 and before[-1].text == ":" and before[-2].kind in _NAMED:
             if any(w.kind == QUALITY for w in before):  # sparse hair: absent; but not: hair: absent
                 word.kind, word.text = NEGATION, "no"
+        elif word.text == "absent" and ends and i and before[-1].kind == SITE and _ends_with_finding(before):
+            word.stem = word.meaning = ""  # low-set ears absent: not absent ears
+        elif word.text == "," and _separates_answers(before, words[i + 1 : i + 8]):
+            word.kind = BREAK
         elif word.text == "wide" and following and following.text == "open":
             word.kind = SKIP  # a wide-open mouth is not wide
         elif word.text == "than" and any(w.text == "other" for w in before[-4:]):

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 
 from harness.text_normalization import plain
+from reporting.markup import without_hidden
 
 SECTIONS = {  # column -> heading
     "overall_impression": "Overall Impression",
@@ -130,6 +131,7 @@ def parse_sections(report: str | None) -> tuple[dict[str, str | None], tuple[str
         flags.add(LONG)
     if _TAG.search(report):
         flags.add(MARKUP)
+        report = without_hidden(report)
     if not is_english(report):
         flags.add(NOT_ENGLISH)
     if not any(character.isalnum() for character in report):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from phenotyping import face_lexicon
-from reporting import clause_parts, clause_states, clause_terms, clause_words, relatives
+from reporting import clause_parts, clause_states, clause_terms, clause_words, markup, relatives
 
 LONGEST_CLAUSE = 120  # words; a longer one is read in pieces, so that time grows with the length of the text
 STATES = ("present", "absent", "not_visible")
@@ -71,9 +71,10 @@ def without_diagnosis(text: str) -> str:
 
 
 def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
-    """All terms that a text speaks of, in the order of the text.
+    """All terms that a text speaks of, in the order of the text. HTML is read as the text that it shows (markup.py).
 
     skip_diagnosis: sections on diagnoses are not read."""
+    text, places = markup.plain_text(text)
     if skip_diagnosis:
         text = without_diagnosis(text)
     mentions: list[Mention] = []
@@ -109,7 +110,10 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
         both = clause_terms.both_sides(hpo_id)
         mentions = [replace(found, hpo_id=both) if found.hpo_id == hpo_id else found for found in mentions]
     mentions.sort(key=lambda mention: (mention.start, mention.end, mention.hpo_id))
-    return _outside(mentions, about_relatives)
+    mentions = _outside(mentions, about_relatives)
+    if places is None:
+        return mentions
+    return [replace(mention, start=places[mention.start], end=places[mention.end]) for mention in mentions]
 
 
 def _withdrawn(mentions: list[Mention], clause: clause_parts.Clause | None) -> list[Mention]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phenotyping import face_lexicon, phenotypes
+from reporting.report_sections import without_suggestion
 from reporting.report_terms import find_mentions, find_terms, without_diagnosis
 from simulation import people
 
@@ -103,6 +104,16 @@ def test_the_most_specific_term_wins_and_a_longer_part_of_the_face_is_never_shor
         ("The mandible is small, the maxilla is not.", {"Micrognathia"}, {"Hypoplasia of the maxilla"}),
         ("Not only is the nose short, the mouth is wide.", {"Short nose", "Wide mouth"}, set()),
         ("ptosis is not absent", {"Ptosis"}, set()),
+        ("No ptosis, hypertelorism is present.", {"Hypertelorism"}, {"Ptosis"}),
+        ("No ptosis noted, hypertelorism observed.", {"Hypertelorism"}, {"Ptosis"}),
+        ("No evidence of ptosis, hypertelorism evident", {"Hypertelorism"}, {"Ptosis"}),
+        ("Ptosis is not seen, low-set ears", {"Low-set ears"}, {"Ptosis"}),
+        ("Ptosis absent, hypertelorism present", {"Hypertelorism"}, {"Ptosis"}),
+        ("Ptosis and epicanthus absent, low-set ears present", {"Low-set ears"}, {"Ptosis", "Epicanthus"}),
+        ("No ptosis, epicanthus or strabismus noted", set(), {"Ptosis", "Epicanthus", "Strabismus"}),
+        ("No ptosis, epicanthus nor strabismus is seen", set(), {"Ptosis", "Epicanthus", "Strabismus"}),
+        ("No ptosis, epicanthus could be seen", set(), {"Ptosis", "Epicanthus"}),
+        ("No ptosis, epicanthus was not seen", set(), {"Ptosis", "Epicanthus"}),
     ],
 )
 def test_negation_reaches_as_far_as_the_sentence_says(text, present, absent):
@@ -178,6 +189,10 @@ def test_the_text_returns_to_the_child(text):
         "We did not assess ptosis.",
         "Ptosis is not well seen.",
         "Ptosis: unknown.",
+        "R/o ptosis.",
+        "Ptosis: r/o",
+        "Referred to rule out ptosis.",
+        "This does not rule out ptosis.",
         "Examination for ptosis was deferred.",
         "Ptosis cannot be reliably ruled out.",
         "Neither side of the lids nor ptosis could be assessed.",
@@ -199,6 +214,21 @@ def test_only_what_was_said_before_is_withdrawn_and_a_degree_that_is_unknown_wit
 @pytest.mark.parametrize(
     ("text", "present", "absent"),
     [
+        ("Ptosis -, strabismus +, epicanthus -.", {"Strabismus"}, {"Ptosis", "Epicanthus"}),
+        ("Ptosis: -\nLow-set ears -\nEpicanthus: +", {"Epicanthus"}, {"Ptosis", "Low-set ears"}),
+        ("Ptosis: absent, epicanthus: present, strabismus: no", {"Epicanthus"}, {"Ptosis", "Strabismus"}),
+        ("Ptosis - no, epicanthus - yes", {"Epicanthus"}, {"Ptosis"}),
+        ("Ptosis: -, epicanthus: +, strabismus: -", {"Epicanthus"}, {"Ptosis", "Strabismus"}),
+        ("Low-set ears absent, eyebrows absent", {"Absent eyebrow"}, {"Low-set ears"}),
+        ("Sparse hair: -", set(), {"Sparse hair"}),
+        ("Eyes -\nptosis - mild", {"Ptosis"}, set()),
+        ("-ve for ptosis, +ve for epicanthus", {"Epicanthus"}, {"Ptosis"}),
+        ("Ptosis -ve, epicanthus +ve", {"Epicanthus"}, {"Ptosis"}),
+        ("-ve ptosis, +ve epicanthus", {"Epicanthus"}, {"Ptosis"}),
+        ("Low-set ears (-ve), ptosis (-), epicanthus (+ve)", {"Epicanthus"}, {"Ptosis", "Low-set ears"}),
+        ("Neg for ptosis; pos for epicanthus, w/o strabismus", {"Epicanthus"}, {"Ptosis", "Strabismus"}),
+        ("Ptosis was ruled out.", set(), {"Ptosis"}),
+        ("Ptosis was corrected surgically.", {"Ptosis"}, set()),
         ("Ptosis nil, strabismus nil.", set(), {"Ptosis", "Strabismus"}),
         ("Nothing to suggest ptosis.", set(), {"Ptosis"}),
         ("Examination failed to reveal ptosis.", set(), {"Ptosis"}),
@@ -331,6 +361,29 @@ def test_places_of_mentions_lie_in_the_text():
     assert places == {("widely spaced", "present"), ("ptosis", "absent")}
 
 
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("no&nbsp;ptosis", {("ptosis", "absent")}),
+        ("Ptosis isn&#39;t seen; <b>low-set</b> ears", {("Ptosis", "absent"), ("low-set</b> ears", "present")}),
+        ("no ptosis<br>hypertelorism", {("ptosis", "absent"), ("hypertelorism", "present")}),
+        ("<tr><td>no ptosis,</td><td class='x'>hypertelorism", {("ptosis", "absent"), ("hypertelorism", "present")}),
+        ("no <i>ptosis</i> or <i>epicanthus</i>", {("ptosis", "absent"), ("epicanthus", "absent")}),
+        ("<DEL>ptosis</del> epicanthus <!-- cleft lip --><style>p {}</style>", {("epicanthus", "present")}),
+        ("<s>ptosis", {("ptosis", "present")}),  # never closed
+        ("<b>Diagnosis</b></p><p>microcephaly</p><h2>Eyes</h2>&lt;del&gt;ptosis", {("ptosis", "present")}),
+        ("ptosis <5 mm & cataract > 1", {("ptosis", "present"), ("cataract", "present")}),
+    ],
+)
+def test_html_is_read_as_it_shows_and_places_lie_in_the_text_given(text, places):
+    assert {(text[mention.start : mention.end], mention.state) for mention in find_mentions(text)} == places
+
+
+def test_struck_out_text_is_in_no_section():
+    report = "<p>Nose: short <del>and broad</del></p><!-- Eyes: ptosis --><p>Mouth/Lips: wide mouth</p>"
+    assert without_suggestion(report) == "Nose: short\nMouth/Lips: wide mouth"
+
+
 def test_reference_reports_are_read_back():
     rng = np.random.default_rng(31)
     true_present = found_present = right = 0
@@ -354,6 +407,7 @@ def test_the_sentences_it_was_developed_on(state):
 
 ODD_TEXTS = ("", " ", "眼距过宽，鼻梁低平。", "Die Augen stehen weit auseinander.", "<b>\x00</b>" * 50, "*" * 50_000)
 REPEATED = ("nose: ", "wide nose, ", "no ", "1. ", "cannot be ", '{"nose": "short", ', "wide eyes ", "Diagnosis:\n")
+REPEATED += ("<!-- ", "<del>", "<p>no ptosis</p>", "&#x", "<a ", "&lt;")
 REPEATED += ("in his mother ", "Father: ptosis, ", "assessment of ptosis ", "to judge ", "he and ")
 
 
@@ -366,9 +420,7 @@ def test_any_text_is_read(text):
 WORDS = (
     "no not the eyes nose bridge of are wide low set ears : , . ( ) and or nor with covered by hair normal ptosis is"
 )
-WORDS += (
-    " absent but visible cannot be seen upper lip thin between a - both microcephaly syndrome Diagnosis: they which"
-)
+WORDS += " ve + for / r o -ve (-) <br> &nbsp; <del> </del> <!-- --> noted absent but visible cannot be seen upper lip thin between a - both microcephaly syndrome Diagnosis: they which"
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,5 +1,6 @@
 """vlm_report_eval.py: a report on every image once, whatever fails, and nothing of it in public. All SIMULATED."""
 
+import io
 import json
 import os
 import shutil
@@ -407,7 +408,19 @@ def test_terms_prints_an_object_for_each_report(tmp_path, capsys):
     (tmp_path / "reports.txt").write_text("Hypertelorism.\n\nDiagnostic Suggestion: Macrocephaly syndrome.\n")
     assert exit_status(vlm_report_eval, "terms", tmp_path / "reports.txt") == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["present"] for one in found] == [["HP:0000316"], [], []]
+    assert [one["present"] for one in found] == [["HP:0000316"], []]
+
+
+def test_terms_of_standard_input_and_a_warning_about_another_language(tmp_path, capsys, monkeypatch):
+    german = "Das Gesicht ist schmal und die Nase ist breit mit einer flachen Wurzel."
+    lines = f"Hypertelorism.\n \n{german}\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert exit_status(vlm_report_eval, "terms", "-") == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2 and '"present": ["HP:0000316"]' in said.out.splitlines()[0]
+    assert said.err == "standard input, line 3: does not look English; its terms may be wrong\n"
+    assert exit_status(vlm_report_eval, "terms", "--text", german) == 0
+    assert capsys.readouterr().err == "--text: does not look English; its terms may be wrong\n"
 
 
 @pytest.mark.parametrize(
@@ -431,9 +444,12 @@ def test_what_cannot_work_is_refused_in_one_line(corpus, tmp_path, capsys, flags
 
 def test_terms_of_a_file_that_is_none_are_refused(tmp_path, capsys):
     (tmp_path / "latin").write_bytes(b"one\nh\xe9\n")
-    for file, message in ((tmp_path / "nowhere", "No such file"), (tmp_path / "latin", "line 2: is not UTF-8")):
-        assert exit_status(vlm_report_eval, "terms", file) == 2
-        assert message in capsys.readouterr().err
+    (tmp_path / "empty").write_bytes(b"\n \n")
+    messages = {"nowhere": "No such file", "latin": "line 2: is not UTF-8", "empty": "empty: holds no report"}
+    for name, message in messages.items():
+        assert exit_status(vlm_report_eval, "terms", tmp_path / name) == 2
+        said = capsys.readouterr().err
+        assert message in said and len(said.splitlines()) == 1
 
 
 # ---- config reports
