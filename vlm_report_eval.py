@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from reporting.report_inputs import ReportInputs
     from reporting.reporters import Reporter
 
+NAME = "vlm_report_eval.py"
 STOPPED = RESUMED
 WRITE_REPORTS = "write reports with generate"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "httpx2", "hpo3", "pillow", "numpy")
@@ -218,7 +219,7 @@ def prepare(output_dir: Path, settings: dict, inputs: ReportInputs, resume: bool
     from reporting import answer_files
     from reporting.report_inputs import sources_of
 
-    prepare_output(output_dir, settings, (ANSWERS, "reports"), RESULTS, resume)
+    prepare_output(output_dir, settings, (ANSWERS, "reports"), RESULTS, resume, f"{NAME} generate")
     folder = output_dir / ANSWERS
     folder.mkdir(mode=0o700, exist_ok=True)
     os.chmod(folder, 0o700)
@@ -317,7 +318,7 @@ def score(args: argparse.Namespace) -> None:
     real, synthetic = open_reports(args.real_reports), open_reports(args.synthetic_reports)
     encoders, not_run = open_encoders(args.encoders or None)
     settings = {"real": real.fingerprint, "synthetic": synthetic.fingerprint, "encoders": list(encoders)}
-    prepare_output(args.output_dir, settings | {"seed": args.seed}, (), SCORES, resume=False)
+    prepare_output(args.output_dir, settings | {"seed": args.seed}, (), SCORES, False, f"{NAME} score")
     os.chmod(args.output_dir, 0o700)  # the page shows reports on patients
     write_json(args.output_dir / "sources.json", sources_of(real, synthetic))
     print(

@@ -352,6 +352,27 @@ def test_score_writes_results_pairs_and_a_page_that_a_withdrawal_finds(corpus, b
     assert exit_status(vlm_report_eval, *both, "--encoders", tmp_path, "--output_dir", tmp_path / "x") == 2
 
 
+def test_results_of_another_command_are_refused_as_the_output_folder(corpus, by_rules, synthetic, tmp_path, capsys):
+    before = {path: path.stat().st_mtime_ns for path in by_rules.rglob("*")}
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "settings.json").write_text('{"command": "vlm_report_eval.py score"}')
+    (tmp_path / "filtered").mkdir()
+    (tmp_path / "filtered" / "settings.json").write_text('{"command": "filter_synthetic.py"}')
+    rules = ["--reporter", "landmarks", "--cache_dir", corpus / "cache"]
+    for folder, maker in (("scores", "vlm_report_eval.py score"), ("filtered", "filter_synthetic.py")):
+        capsys.readouterr()
+        assert exit_status(vlm_report_eval, *generate(corpus, tmp_path / folder, *rules)) == 2
+        said = capsys.readouterr().err
+        assert f"holds results of {maker}, which vlm_report_eval.py generate does not replace" in said
+        assert len(said.strip().splitlines()) == 1
+    other = tmp_path / "reports"
+    shutil.copytree(by_rules, other)
+    both = ["score", "--real_reports", by_rules, "--synthetic_reports", by_rules, "--output_dir", other]
+    assert exit_status(vlm_report_eval, *both) == 2
+    assert "holds results of vlm_report_eval.py generate" in capsys.readouterr().err
+    assert rows(other) == rows(by_rules) and before == {path: path.stat().st_mtime_ns for path in by_rules.rglob("*")}
+
+
 # ---- privacy
 
 
