@@ -26,7 +26,7 @@ from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_
 from harness.errors import InputError
 from harness.files import default_cache_dir, write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
-from harness.real_or_simulated import BUILD
+from harness.real_or_simulated import BUILD, is_simulated
 from harness.run_folder import check_apart, prepare_output, run_record
 from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
 from reporting.reporter_names import DEFAULT_REPORTER, LANDMARKS, NORMS
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from accelerate import Accelerator
 
+    from reporting.report_dataset import Reports
     from reporting.report_inputs import ReportInputs
     from reporting.reporters import Reporter
 
@@ -310,12 +311,14 @@ def score(args: argparse.Namespace) -> None:
 
     from pages.reports_page import write_page
     from reporting.report_dataset import open_reports, sources_of
-    from reporting.report_scores import score_reports
+    from reporting.report_scores import common_conditions, headline, score_reports
     from reporting.text_similarity import open_encoders
 
     # ---- both sets of reports, sentence encoders, output folder
     check_apart(args.output_dir, [args.real_reports, args.synthetic_reports])
     real, synthetic = open_reports(args.real_reports), open_reports(args.synthetic_reports)
+    check_sides(real, synthetic)
+    common_conditions(real, synthetic)  # raises if nothing can be compared, before an earlier result is removed
     encoders, not_run = open_encoders(args.encoders or None)
     settings = {"real": real.fingerprint, "synthetic": synthetic.fingerprint, "encoders": list(encoders)}
     prepare_output(args.output_dir, settings | {"seed": args.seed}, (), SCORES, False, f"{NAME} score")
@@ -331,11 +334,23 @@ def score(args: argparse.Namespace) -> None:
     scores = score_reports(real, synthetic, encoders, args.seed)
     write_atomically(args.output_dir / "pairs.parquet", lambda file: pq.write_table(scores.pairs, file))
     of_matrix = MATRIX_SIMILARITY if MATRIX_SIMILARITY in scores.pairs.column_names else None
-    page = (scores.pairs, real, synthetic, scores.matrix, scores.condition_names, of_matrix)
+    page = (scores.pairs, real, synthetic, scores.matrix, scores.condition_names, of_matrix, headline(scores.results))
     write_page(args.output_dir / "pairs.html", *page)
     write_json(args.output_dir / "results.json", {"seed": args.seed} | scores.results)
     write_json(args.output_dir / "run.json", run_record(vars(args), PACKAGES, started) | settings)
+    simulated = is_simulated(real.columns["source_type"])
+    print(f"{'SIMULATED: ' if simulated else ''}{headline(scores.results)}")
     print(f"written: {args.output_dir}: {', '.join(SCORES)}")
+
+
+def check_sides(real: Reports, synthetic: Reports) -> None:
+    """Raise InputError if the reports called real are about synthetic images, or if both sets are the same reports."""
+    if real.id_column == "synthetic_id":
+        reason = f"--real_reports {real.name} holds reports on synthetic images"
+        raise InputError(f"{reason}; are the two folders swapped?")
+    if real.fingerprint == synthetic.fingerprint:
+        reason = f"--real_reports {real.name} and --synthetic_reports {synthetic.name} hold the same reports"
+        raise InputError(f"{reason}, so there is no pair of two different images; name reports on synthetic images")
 
 
 def print_terms(args: argparse.Namespace) -> None:

@@ -343,17 +343,33 @@ def test_score_writes_results_pairs_and_a_page_that_a_withdrawal_finds(corpus, b
     page = (scores / "pairs.html").read_text()
     assert pairs[0]["synthetic_id"] in page and "SIMULATED" in page
     assert scores.stat().st_mode & 0o077 == 0
-    assert "long" not in capsys.readouterr().out.split("written:")[1]
+    *_, headline, written = capsys.readouterr().out.splitlines()
+    found = results(scores)["agreement"]["findings"]["ontology"]
+    assert headline.startswith("SIMULATED: findings/ontology") and f"AUC {found['auc']['mean']:.3f}" in headline
+    assert headline in page and "long" not in written
     images = load_images(str(corpus / "rdface-sim"))
     found = withdrawal.derived(scores, images["image_id"][N - 1], photograph_sha256(images)[N - 1])
     assert sorted(path.name for path in found.files) == ["pairs.html", "pairs.parquet"]
     assert exit_status(vlm_report_eval, *both, "--output_dir", by_rules / "scores") == 2
     assert exit_status(vlm_report_eval, *both[:4], corpus / "rdface-sim", "--output_dir", tmp_path / "x") == 2
     assert exit_status(vlm_report_eval, *both, "--encoders", tmp_path, "--output_dir", tmp_path / "x") == 2
+    before = (scores / "results.json").read_bytes()
+    swapped = ["score", "--real_reports", home / "synthetic", "--synthetic_reports", by_rules, "--output_dir", scores]
+    capsys.readouterr()
+    assert exit_status(vlm_report_eval, *swapped) == 2
+    assert "holds reports on synthetic images; are the two folders swapped?" in capsys.readouterr().err
+    shutil.copytree(by_rules, tmp_path / "copy")
+    for same in (by_rules, tmp_path / "copy"):
+        assert exit_status(vlm_report_eval, *both[:4], same, "--output_dir", scores) == 2
+        assert "no pair of two different images" in capsys.readouterr().err
+    assert (scores / "results.json").read_bytes() == before
+    assert exit_status(vlm_report_eval, *both, "--output_dir", tmp_path / "copy") == 2
+    said = capsys.readouterr().err
+    assert "holds results of vlm_report_eval.py generate, which vlm_report_eval.py score does not replace" in said
+    assert rows(tmp_path / "copy") == rows(by_rules)
 
 
-def test_results_of_another_command_are_refused_as_the_output_folder(corpus, by_rules, synthetic, tmp_path, capsys):
-    before = {path: path.stat().st_mtime_ns for path in by_rules.rglob("*")}
+def test_results_of_another_command_are_refused_as_the_output_folder(corpus, tmp_path, capsys):
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "settings.json").write_text('{"command": "vlm_report_eval.py score"}')
     (tmp_path / "filtered").mkdir()
@@ -365,12 +381,7 @@ def test_results_of_another_command_are_refused_as_the_output_folder(corpus, by_
         said = capsys.readouterr().err
         assert f"holds results of {maker}, which vlm_report_eval.py generate does not replace" in said
         assert len(said.strip().splitlines()) == 1
-    other = tmp_path / "reports"
-    shutil.copytree(by_rules, other)
-    both = ["score", "--real_reports", by_rules, "--synthetic_reports", by_rules, "--output_dir", other]
-    assert exit_status(vlm_report_eval, *both) == 2
-    assert "holds results of vlm_report_eval.py generate" in capsys.readouterr().err
-    assert rows(other) == rows(by_rules) and before == {path: path.stat().st_mtime_ns for path in by_rules.rglob("*")}
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["settings.json"]
 
 
 # ---- privacy
