@@ -14,6 +14,7 @@ of other conditions; `terms` prints the HPO terms of a text. docs/reports.md exp
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import time
@@ -130,6 +131,9 @@ def check_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
             parser.error(f"--{flag} must be at least 1")
     if not args.timeout > 0:
         parser.error("--timeout must be positive")
+    is_known = args.reporter == LANDMARKS or args.base_url or Path(args.reporter).exists()
+    if not is_known and difflib.get_close_matches(args.reporter.lower(), [LANDMARKS], cutoff=0.8):
+        parser.error(f"--reporter {args.reporter}: there is no such model; did you mean {LANDMARKS}?")
     if args.reporter == LANDMARKS and args.base_url:
         parser.error(f"--reporter {LANDMARKS} needs no server; leave out --base_url")
     if args.reporter == LANDMARKS and args.align_faces != "none":

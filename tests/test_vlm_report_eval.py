@@ -264,7 +264,10 @@ def test_of_filtered_images_the_best_that_were_kept_are_taken_and_keep_their_sou
         assert row["source_image_ids"] == images["image_id"][:2]
         assert row["source_sha256"] == photograph_sha256(images)[:2]
         assert (row["generator"], row["protocol"], row["fold"]) == ("dreambooth", "strict", 0)
-    assert "best by phenotype_probability" in results(tmp_path / "out")["chosen"]
+    assert "the best by phenotype_probability 2 of each condition" in results(tmp_path / "out")["chosen"]
+    one = report_inputs.open_inputs(str(synthetic), None, 1, {"strict": ["phenotype_probability"]})
+    said = "one image of each condition of those that the filter kept, the best by phenotype_probability"
+    assert one.chosen == said and len(one.rows) == 2
     reports = open_reports(str(tmp_path / "out"))
     assert reports.id_column == "synthetic_id" and "HP:0000316" in reports.terms[0].present
 
@@ -450,11 +453,14 @@ def test_terms_prints_an_object_for_each_report(tmp_path, capsys):
      (["--photographs_leave_this_machine"], "there is none"), (["--per_class", 0], "at least 1"),
      (["--reporter", "{empty}"], "cannot be opened"), (["--dataset_name", "{empty}"], "build it"),
      (["--detector", "yunet"], "requires --detector_model"),
+     (["--reporter", "landmark"], "did you mean landmarks?"), (["--reporter", "Landmarks"], "did you mean landmarks?"),
+     (["--dataset_name", "{reports}"], "holds reports, not pictures"),
      (["--output_dir", "{dataset}/reports"], "would be published")],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_line(corpus, tmp_path, capsys, flags, message):
     (tmp_path / "empty").mkdir()
-    places = {"empty": tmp_path / "empty", "dataset": corpus / "rdface-sim"}
+    report_dataset.write_reports(tmp_path / "reports", report_rows(), ["AAR"])
+    places = {"empty": tmp_path / "empty", "dataset": corpus / "rdface-sim", "reports": tmp_path / "reports"}
     given = [str(flag).format(**places) for flag in flags]
     assert exit_status(vlm_report_eval, *generate(corpus, tmp_path / "out"), *given) == 2
     said = capsys.readouterr().err
@@ -496,7 +502,7 @@ def test_two_reports_on_one_image_are_refused_but_one_name_in_two_folds_is_not()
 
 
 def test_a_dataset_without_reports_or_with_too_few_columns_is_refused(corpus, tmp_path):
-    with pytest.raises(report_dataset.InputError, match=r"write reports with vlm_report_eval.py generate"):
+    with pytest.raises(report_dataset.InputError, match=r"sim: holds no reports; write reports with .* generate$"):
         open_reports(str(corpus / "rdface-sim"))
     report_dataset.write_reports(tmp_path / "out", report_rows(), ["AAR"])
     shard = next((tmp_path / "out" / "reports").glob("*.parquet"))
