@@ -142,7 +142,8 @@ def main(args: argparse.Namespace) -> None:
     refuse_backbone_that_saw_held_out(examiner.backbone, args.backbone, inputs.images, folds)
     settings = settings_of(args, inputs, examiner)
     resume = bool(args.resume_from_checkpoint)
-    in_main_process(accelerator, lambda: prepare_output(args.output_dir, settings, "work", (), resume))
+    run = (args.output_dir, settings, "work", (), resume, "filter_synthetic.py")
+    in_main_process(accelerator, lambda: prepare_output(*run))
     in_main_process(accelerator, lambda: filter_results.remove(args.output_dir, RESULTS))
     for line in inputs.problems:
         accelerator.print(line)

@@ -233,7 +233,7 @@ def main(args: argparse.Namespace) -> None:
     digests |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
     digests |= knowledge.identity() if knowledge else {}
     settings = settings_of(args, digests | {"mixed_precision": accelerator.mixed_precision})  # or the launcher's
-    run = (args.output_dir, settings, "folds", RESULTS, bool(args.resume_from_checkpoint))
+    run = (args.output_dir, settings, "folds", RESULTS, bool(args.resume_from_checkpoint), "train_classifier.py")
     in_main_process(accelerator, lambda: prepare_output(*run))
     names = {"backbone": backbone_name(args), "recipe": recipe_name(args, mix, knowledge)}
     study = open_study(images, labels, backbone, names, settings_digest(settings, args.k_shot))

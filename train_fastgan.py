@@ -215,7 +215,7 @@ def prepare_folders(args: argparse.Namespace, settings: dict, check_finished: Ca
     """Start the run's folder anew, or, if the run is resumed, check what it is resumed from."""
     resume = bool(args.resume_from_checkpoint)
     parts = ("paper", *(f"fold{number}" for number in range(N_FOLDS)))
-    prepare_output(args.output_dir, settings, parts, (), resume)
+    prepare_output(args.output_dir, settings, parts, (), resume, "train_fastgan.py")
     if resume:
         check_finished()
     for name in RESULTS:

@@ -14,6 +14,7 @@ of other conditions; `terms` prints the HPO terms of a text. docs/reports.md exp
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -27,7 +28,7 @@ from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_
 from harness.errors import InputError
 from harness.files import default_cache_dir, write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
-from harness.real_or_simulated import BUILD
+from harness.real_or_simulated import BUILD, is_simulated
 from harness.run_folder import check_apart, prepare_output, run_record
 from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
 from reporting.reporter_names import DEFAULT_REPORTER, LANDMARKS, NORMS
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
     import numpy as np
     from accelerate import Accelerator
 
+    from reporting.report_dataset import Reports
     from reporting.report_inputs import ReportInputs
     from reporting.reporters import Reporter
 
+NAME = "vlm_report_eval.py"
 STOPPED = RESUMED
 WRITE_REPORTS = "write reports with generate"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "httpx2", "hpo3", "pillow", "numpy")
@@ -133,6 +136,9 @@ def check_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
             parser.error(f"--{flag} must be at least 1")
     if not args.timeout > 0:
         parser.error("--timeout must be positive")
+    is_known = args.reporter == LANDMARKS or args.base_url or Path(args.reporter).exists()
+    if not is_known and difflib.get_close_matches(args.reporter.lower(), [LANDMARKS], cutoff=0.8):
+        parser.error(f"--reporter {args.reporter}: there is no such model; did you mean {LANDMARKS}?")
     if args.reporter == LANDMARKS and args.base_url:
         parser.error(f"--reporter {LANDMARKS} needs no server; leave out --base_url")
     if args.reporter == LANDMARKS and args.align_faces != "none":
@@ -223,7 +229,7 @@ def prepare(output_dir: Path, settings: dict, inputs: ReportInputs, resume: bool
     from reporting import answer_files
     from reporting.report_inputs import sources_of
 
-    prepare_output(output_dir, settings, (ANSWERS, "reports"), RESULTS, resume)
+    prepare_output(output_dir, settings, (ANSWERS, "reports"), RESULTS, resume, f"{NAME} generate")
     folder = output_dir / ANSWERS
     folder.mkdir(mode=0o700, exist_ok=True)
     os.chmod(folder, 0o700)
@@ -314,15 +320,17 @@ def score(args: argparse.Namespace) -> None:
 
     from pages.reports_page import write_page
     from reporting.report_dataset import open_reports, sources_of
-    from reporting.report_scores import score_reports
+    from reporting.report_scores import common_conditions, headline, score_reports
     from reporting.text_similarity import open_encoders
 
     # ---- both sets of reports, sentence encoders, output folder
     check_apart(args.output_dir, [args.real_reports, args.synthetic_reports])
     real, synthetic = open_reports(args.real_reports), open_reports(args.synthetic_reports)
+    check_sides(real, synthetic)
+    common_conditions(real, synthetic)  # raises if nothing can be compared, before an earlier result is removed
     encoders, not_run = open_encoders(args.encoders or None)
     settings = {"real": real.fingerprint, "synthetic": synthetic.fingerprint, "encoders": list(encoders)}
-    prepare_output(args.output_dir, settings | {"seed": args.seed}, (), SCORES, resume=False)
+    prepare_output(args.output_dir, settings | {"seed": args.seed}, (), SCORES, False, f"{NAME} score")
     os.chmod(args.output_dir, 0o700)  # the page shows reports on patients
     write_json(args.output_dir / "sources.json", sources_of(real, synthetic))
     print(
@@ -335,11 +343,23 @@ def score(args: argparse.Namespace) -> None:
     scores = score_reports(real, synthetic, encoders, args.seed)
     write_atomically(args.output_dir / "pairs.parquet", lambda file: pq.write_table(scores.pairs, file))
     of_matrix = MATRIX_SIMILARITY if MATRIX_SIMILARITY in scores.pairs.column_names else None
-    page = (scores.pairs, real, synthetic, scores.matrix, scores.condition_names, of_matrix)
+    page = (scores.pairs, real, synthetic, scores.matrix, scores.condition_names, of_matrix, headline(scores.results))
     write_page(args.output_dir / "pairs.html", *page)
     write_json(args.output_dir / "results.json", {"seed": args.seed} | scores.results)
     write_json(args.output_dir / "run.json", run_record(vars(args), PACKAGES, started) | settings)
+    simulated = is_simulated(real.columns["source_type"])
+    print(f"{'SIMULATED: ' if simulated else ''}{headline(scores.results)}")
     print(f"written: {args.output_dir}: {', '.join(SCORES)}")
+
+
+def check_sides(real: Reports, synthetic: Reports) -> None:
+    """Raise InputError if the reports called real are about synthetic images, or if both sets are the same reports."""
+    if real.id_column == "synthetic_id":
+        reason = f"--real_reports {real.name} holds reports on synthetic images"
+        raise InputError(f"{reason}; are the two folders swapped?")
+    if real.fingerprint == synthetic.fingerprint:
+        reason = f"--real_reports {real.name} and --synthetic_reports {synthetic.name} hold the same reports"
+        raise InputError(f"{reason}, so there is no pair of two different images; name reports on synthetic images")
 
 
 def print_terms(args: argparse.Namespace) -> None:

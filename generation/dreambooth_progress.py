@@ -206,7 +206,7 @@ def prepare(
     settings: what the images depend on; parts: names of what is removed unless resuming, besides the folds' folders;
     results: names of the files that are always removed, once nothing was refused."""
     of_folds = ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
-    prepare_output(output_dir, settings, (*parts, *of_folds), (), resume)
+    prepare_output(output_dir, settings, (*parts, *of_folds), (), resume, "train_dreambooth.py")
     output_dir.chmod(0o700)
     supports = [support for batch in batches for support in batch]
     if resume:

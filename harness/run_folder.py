@@ -26,15 +26,17 @@ _HELD: set[FileLock] = set()  # locks that this process keeps until it ends
 
 
 def prepare_output(
-    folder: Path, settings: dict, parts: str | Sequence[str], results: Sequence[str], resume: bool
+    folder: Path, settings: dict, parts: str | Sequence[str], results: Sequence[str], resume: bool, command: str = ""
 ) -> None:
     """Start a run's folder anew, or check that its content belongs to this run, and lock it until this process ends.
 
     settings: everything that the results depend on. They are kept in settings.json, which also marks a folder as one
     of this project, and must be equal in order to resume. parts: subfolders and files of finished parts, removed unless
     `resume`. results: names of the files made from the parts, always removed, since numbers of an earlier run must not
-    stand beside new ones. Nothing is removed unless a new file can be written. Raises InputError if the folder holds
-    other files, belongs to a run with other settings, is locked by another run, or cannot be written."""
+    stand beside new ones. command: whose folder this is, kept in settings.json as well; the folder of another command
+    is never started anew, since its results would lie beside this one's. Nothing is removed unless a new file can be
+    written. Raises InputError if the folder holds other files, belongs to another command or to a run with other
+    settings, is locked by another run, or cannot be written."""
     file = folder / "settings.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,6 +45,8 @@ def prepare_output(
         raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
     if file.name not in names and not names <= {LOCK_NAME, f".{file.name}.partial"}:
         raise InputError(f"--output_dir {folder} holds files that no earlier run made; name a new or empty folder")
+    if command and file.name in names:
+        _check_command(file, command)
     check_writable(folder, "--output_dir")
     try:
         lock = FileLock(folder / LOCK_NAME, is_singleton=True)  # released by the system, however the process ends
@@ -72,7 +76,18 @@ def prepare_output(
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {one_line(error)}; remove it, or name a new folder") from error
-    write_json(file, settings)
+    write_json(file, settings | ({"command": command} if command else {}))
+
+
+def _check_command(file: Path, command: str) -> None:
+    """Raise InputError if settings.json says that another command wrote the folder; it may say nothing."""
+    try:
+        earlier = read_json(file, "").get("command") or command
+    except InputError:  # a run that starts anew replaces a damaged file, and one that is resumed names it
+        return
+    if earlier != command:
+        reason = f"holds results of {earlier}, which {command} does not replace"
+        raise InputError(f"--output_dir {file.parent} {reason}; name a new or empty folder")
 
 
 def check_apart(output_dir: Path, datasets: Sequence[str]) -> None:

@@ -57,6 +57,7 @@ def write_page(
     matrix: np.ndarray,
     condition_names: Sequence[str],
     similarity: str | None = None,
+    headline: str | None = None,
 ) -> None:
     """Write the page, readable by the user alone, since reports describe patients.
 
@@ -64,9 +65,10 @@ def write_page(
     name apart, and similarities in columns PART/SIMILARITY, nan or null if undefined. matrix (C, C): mean similarity of
     the real reports of a condition (row) and the synthetic ones of another (column), nan without pairs;
     condition_names (C,): abbreviations. similarity: the column by which pairs are chosen and whose means the matrix
-    holds (default: findings/ontology, else the first); those of the same part are shown, too. Raises ValueError for a
-    pair whose report is missing or not unique, and for a matrix of another shape."""
-    page = reports_page(pairs, real, synthetic, matrix, condition_names, similarity)
+    holds (default: findings/ontology, else the first); those of the same part are shown, too. headline: a
+    line above the pairs, such as that of report_scores. Raises ValueError for a pair whose report is missing or not
+    unique, and for a matrix of another shape."""
+    page = reports_page(pairs, real, synthetic, matrix, condition_names, similarity, headline)
 
     def write(partial: Path) -> None:
         partial.touch(mode=0o600)
@@ -82,6 +84,7 @@ def reports_page(
     matrix: np.ndarray,
     condition_names: Sequence[str],
     similarity: str | None = None,
+    headline: str | None = None,
 ) -> str:
     """The HTML page; arguments as for write_page."""
     matrix = np.asarray(matrix, float)
@@ -108,6 +111,7 @@ def reports_page(
         n_synthetic=len(synthetic),
         n_pairs=len(pairs),
         similarity=compared_by,
+        headline=headline,
         conditions=[one | rank for one, rank in zip(shown, ranks(matrix, condition_names), strict=True)],
         matrix=matrix.tolist(),
         heat_map=base64.b64encode(heat_map(matrix, condition_names, compared_by)).decode(),

@@ -278,17 +278,18 @@ def report(deviations: np.ndarray, threshold_sd: float = THRESHOLD_SD) -> str:
     """The report on a face from deviations (m,) in SD, nan: not measured.
 
     A deviation of at least threshold_sd is a term, mild or marked; within it, the terms of both directions are said to
-    be absent."""
+    be absent. The terms of what is not measured cannot be assessed, by their names, so that find_terms calls them not
+    visible."""
     sentences: dict[str, list[str]] = {heading: [] for heading in HEADINGS}
     not_assessed: dict[str, list[str]] = {heading: [] for heading in HEADINGS}
     for one, z in zip(MEASURES, deviations, strict=True):
         if np.isfinite(z):
             sentences[one.heading].append(_sentence(one, float(z), threshold_sd))
         else:
-            not_assessed[one.heading].append(one.name)
-    for heading, names in not_assessed.items():
-        if names:
-            sentences[heading].append(f"The {', the '.join(names)} cannot be assessed.")
+            terms = " and ".join(term_name(hpo_id) for hpo_id in (one.small, one.large) if hpo_id)
+            not_assessed[one.heading].append(f"{terms.capitalize()} cannot be assessed ({one.name}).")
+    for heading, said in not_assessed.items():
+        sentences[heading] += said
     sentences[FACE].insert(0, "Only proportions were measured.")
     lines = [f"{heading}: {' '.join(said)}" for heading, said in sentences.items()]
     return "\n".join([*lines, f"{SECTIONS['diagnostic_suggestion']}: None, since proportions alone suggest none."])

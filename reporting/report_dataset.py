@@ -140,6 +140,8 @@ def open_reports(name: str) -> Reports:
 
     name: a folder or ORG/NAME. Raises InputError if it cannot be opened, if a column is missing, if two reports are
     about one image, or if a label is no class."""
+    if Path(name).is_dir() and not any(Path(name).glob("reports/*.parquet")):
+        raise InputError(f"{name}: holds no reports; {WRITE_REPORTS}")
     opened = load_reports(name)
     id_column = next((column for column in ORIGIN if column in opened.column_names), None)
     if id_column is None:

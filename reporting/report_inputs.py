@@ -87,6 +87,8 @@ def open_inputs(
     the dataset's default. per_class: the best so many kept images of each condition, or, without scores, the first.
     ranked_by: for each protocol the scores by which synthetic images are ranked, the first that there is. Of filtered
     images only those kept are taken. Raises InputError if it cannot be opened, or if no picture is left."""
+    if {file.parent.name for file in Path(name).glob("*/*.parquet")} == {"reports"}:
+        raise InputError(f"dataset {name}: holds reports, not pictures; name the dataset that they are about")
     if config_name == SYNTHETIC or (config_name is None and any(Path(name).glob(f"{SYNTHETIC}/*.parquet"))):
         images, id_column, digests = load_synthetic(name), "synthetic_id", None
     else:
@@ -102,6 +104,8 @@ def open_inputs(
         of_these = "" if chosen == "all" else f" of {chosen}"
         how = f"best by {score}" if score else "first"
         chosen = f"the {how} {per_class} of each condition{of_these}"
+        if per_class == 1:
+            chosen = f"one image of each condition{of_these}, the {how}"
     if not rows:
         raise InputError(f"dataset {name}: no image is left of {chosen}; filter again, or leave out --per_class")
     return ReportInputs(images, rows, id_column, chosen, digests)

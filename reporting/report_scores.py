@@ -80,10 +80,7 @@ class ReadReports:
         texts[ALL_FINDINGS] = [_findings(found) for found in sections]
         return cls(
             list(reports.ids),
-            [
-                (reports.id_column, *image)
-                for image in zip(*(columns[c] for c in IDENTITY if c in columns), strict=True)
-            ],
+            _identities(reports),
             sources if sources and None not in sources else None,
             list(reports.labels),
             _facts(reports.labels, columns["disease_name"]),
@@ -95,6 +92,12 @@ class ReadReports:
     def statements(self, part: str, space: TermSpace) -> Statements:
         nothing = (term_similarity.NOTHING, term_similarity.NOTHING)
         return term_similarity.statements([terms.get(part, nothing) for terms in self.terms], space)
+
+
+def _identities(reports: Reports) -> list[tuple]:
+    """What tells the images apart, the name of the id's column included."""
+    known = (reports.columns[name] for name in IDENTITY if name in reports.columns)
+    return [(reports.id_column, *image) for image in zip(*known, strict=True)]
 
 
 def _findings(sections: Mapping[str, str]) -> str | None:
@@ -137,11 +140,12 @@ class Pairing:
 def score_reports(real: Reports, synthetic: Reports, encoders: Mapping[str, Encoder], seed: int) -> ReportScores:
     """Everything that vlm_report_eval.py score writes.
 
-    encoders: by the names under which results show them; seed: of the bootstrap. Raises InputError if no condition has
-    reports of both kinds."""
+    encoders: by the names under which results show them; seed: of the bootstrap. Raises InputError as
+    common_conditions does."""
+    conditions = common_conditions(real, synthetic)
     reports = {"real": ReadReports.of(real), "synthetic": ReadReports.of(synthetic)}
     of_real, of_synthetic = reports.values()
-    pairing = Pairing.of(_common_conditions(real.name, synthetic.name, of_real, of_synthetic), of_real, of_synthetic)
+    pairing = Pairing.of(conditions, of_real, of_synthetic)
     stated_ids = _stated_ids(reports)
     space = TermSpace.of(stated_ids | condition_terms.annotated_ids())
     stated = [side.statements(ALL_FINDINGS, space) for side in reports.values()]
@@ -221,13 +225,40 @@ def _part_scores(
     return found
 
 
-def _common_conditions(real_name: str, synthetic_name: str, real: ReadReports, synthetic: ReadReports) -> list[str]:
-    """The labels, sorted, with reports of both kinds. Raises InputError if there is none."""
-    common = sorted({label for label in real.labels if label} & {label for label in synthetic.labels if label})
+def common_conditions(real: Reports, synthetic: Reports) -> list[str]:
+    """The labels, sorted, with reports of both kinds.
+
+    Raises InputError if there is none, or if no two reports of one condition are about different images."""
+    images: list[dict[str, set[tuple]]] = [{}, {}]  # of real and of synthetic reports, by label
+    for reports, of_label in zip((real, synthetic), images, strict=True):
+        for label, image in zip(reports.labels, _identities(reports), strict=True):
+            if label:
+                of_label.setdefault(label, set()).add(image)
+    common = sorted(images[0].keys() & images[1].keys())
     if not common:
-        reason = f"no condition has reports in {real_name}, too"
-        raise InputError(f"{synthetic_name}: {reason}; write reports of images with the same labels")
+        reason = f"no condition has reports in {real.name}, too"
+        raise InputError(f"{synthetic.name}: {reason}; write reports of images with the same labels")
+    if all(len(images[0][label] | images[1][label]) == 1 for label in common):
+        reason = f"of no condition is there a pair of two different images with {real.name}"
+        raise InputError(f"{synthetic.name}: {reason}; write reports of more images")
     return common
+
+
+def headline(results: Mapping) -> str:
+    """One line that says how far reports agree: what `agreement.findings.ontology` of results.json holds."""
+    found = results.get("agreement", {}).get(ALL_FINDINGS, {}).get("ontology", {})
+
+    def shown(name: str) -> str:
+        one = found.get(name, {})
+        if one.get("mean") is None:
+            return "undefined"
+        ends = "" if one["low"] is None else f" [{one['low']:.3f}, {one['high']:.3f}]"
+        return f"{one['mean']:.3f}{ends}"
+
+    line = f"{ALL_FINDINGS}/ontology: mean of matched pairs {shown('matched')}, of mismatched pairs "
+    line += f"{shown('mismatched')}; AUC {shown('auc')} (chance 0.5)"
+    has_interval = found.get("auc", {}).get("low") is not None
+    return line + ("; in brackets: 95 % intervals over conditions" if has_interval else "")
 
 
 def _meets(lists: list[list], values: list) -> np.ndarray:

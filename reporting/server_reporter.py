@@ -16,6 +16,7 @@ import ipaddress
 import os
 import queue
 import random
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 import httpx2
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from harness.errors import InputError, OutsideError, one_line
 from reporting import report_sections
@@ -40,6 +42,7 @@ from reporting.reporters import (
 KEY_VARIABLE = "OPENAI_API_KEY"  # of the environment; the key stands nowhere else
 LEAVE_FLAG = "--photographs_leave_this_machine"
 MAX_TRIES = 8
+TRIES_AT_START = 3  # to connect to a server that has never answered: most likely it is not running
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
 LONGEST_WAIT_S = 600.0  # that a server may ask for by Retry-After
 PASSING = frozenset({408, 409, 425, 429})  # statuses after which the same request may succeed; so may 500 and more
@@ -109,6 +112,7 @@ class ServerReporter(Reporter):
         self.takes_schema = True  # until the server refuses one
         self.n_repeated = 0  # requests that were made again
         self.n_answered = self.n_refused = 0
+        self._reached = self._said_gone = False  # whether it ever answered; whether the user knows that it does not
         self._stopped = threading.Event()
         self._chance = random.Random()  # delays need not be the same in every run: they change no report
         self._lock = threading.Lock()
@@ -154,7 +158,9 @@ class ServerReporter(Reporter):
                 tasks.put(None)
 
     def _ask(self, picture: np.ndarray, attempt: int) -> Answer:
-        """One answer, with as many requests as it takes. Raises OutsideError after MAX_TRIES."""
+        """One answer, with as many requests as it takes.
+
+        Raises OutsideError after MAX_TRIES, or after TRIES_AT_START if the server was never reached."""
         url = data_url(picture)
         delay_s, reason = self.first_delay_s, ""
         for trial in range(MAX_TRIES):
@@ -165,8 +171,14 @@ class ServerReporter(Reporter):
             try:
                 response = self.client.post(self.url, json=self._body(url, attempt, with_schema))
             except httpx2.TransportError as error:  # not reached, lost, or late
-                reason = f"{type(error).__name__}"
+                reason = type(error).__name__
+                if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+                    reason += "; is it running?"
+                    if not self._reached and trial + 1 >= TRIES_AT_START:
+                        break
+                    self._say_gone()
             else:
+                self._reached = True
                 status = response.status_code
                 if status == 200:
                     answer = _answer_in(response)
@@ -187,7 +199,8 @@ class ServerReporter(Reporter):
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
             if self._stopped.wait(pause_s):
                 break
-        raise OutsideError(f"{self._where()} failed {MAX_TRIES} times for one picture, the last time with {reason}")
+        times = f"{trial + 1} times" if trial else "once"
+        raise OutsideError(f"{self._where()} failed {times} for one picture, the last time with {reason}")
 
     def _body(self, url: str, attempt: int, with_schema: bool) -> dict:
         content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self.asked(attempt)}]
@@ -209,13 +222,24 @@ class ServerReporter(Reporter):
             self.n_refused += 1
             return self.n_answered > 0 or self.n_refused < FEWEST_REFUSED
 
+    def _say_gone(self) -> None:
+        """Say once that no server answers; by tqdm, beside whose bar a line is legible."""
+        with self._lock:
+            said, self._said_gone = self._said_gone, True
+        if not said:
+            tqdm.write(f"no server answers at {self._address()}, trying again", file=sys.stderr)
+
     def _count_repeated(self) -> None:
         with self._lock:
             self.n_repeated += 1
 
     def _where(self) -> str:
+        return f"--base_url {self._address()}"
+
+    def _address(self) -> str:
+        """Without the path, which might hold a secret."""
         parts = urlsplit(self.url)
-        return f"--base_url {parts.scheme}://{parts.netloc}"
+        return f"{parts.scheme}://{parts.netloc}"
 
     def record(self) -> dict:
         return {"reporter": self.name, "max_new_tokens": self.max_new_tokens, "server": True}

@@ -152,7 +152,17 @@ def test_the_threshold_decides():
 
 def test_what_is_not_measured_is_neither_present_nor_absent():
     terms = find_terms(landmark_reporter.report(np.full(len(MEASURES), np.nan)))
-    assert terms.present == () and terms.absent == ()
+    assert terms.present == () and terms.absent == () and set(terms.not_visible) == set(TERMS)
+
+
+@pytest.mark.parametrize("number", range(len(MEASURES)))
+def test_of_one_measure_that_is_missing_its_own_terms_and_no_others_are_not_visible(number):
+    one = MEASURES[number]
+    deviations = np.zeros(len(MEASURES))
+    deviations[number] = np.nan
+    terms = find_terms(landmark_reporter.report(deviations))
+    assert set(terms.not_visible) == {one.small, one.large} - {None}
+    assert set(terms.absent) == set(TERMS) - set(terms.not_visible) and terms.present == ()
 
 
 def test_without_a_face_nothing_is_visible(mtcnn, norms):

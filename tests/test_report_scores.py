@@ -396,6 +396,22 @@ def test_odd_reports_are_scored_without_a_crash():
     assert scores.pairs.num_rows == 16
 
 
+def test_the_headline_holds_the_numbers_of_the_results_and_intervals_only_if_there_are_any(scored):
+    line, found = report_scores.headline(scored.results), scored.results["agreement"]["findings"]["ontology"]
+    for name, words in (("matched", "of matched pairs"), ("mismatched", "of mismatched pairs"), ("auc", "AUC")):
+        assert f"{words} {found[name]['mean']:.3f} [{found[name]['low']:.3f}, {found[name]['high']:.3f}]" in line
+    assert "(chance 0.5)" in line and "95 %" in line
+    few = report_scores.score_reports(odd_reports("image_id"), odd_reports("synthetic_id"), {}, seed=0)  # one condition
+    line = report_scores.headline(few.results)
+    assert "of mismatched pairs undefined; AUC undefined (chance 0.5)" in line and "[" not in line and "95" not in line
+
+
+def test_reports_on_one_image_per_condition_make_no_pair():
+    a, b = (reference_reports("image_id", seed, phenotypes.conditions()[150:152], 1) for seed in (1, 2))
+    with pytest.raises(InputError, match="pair of two different images"):
+        report_scores.score_reports(a, b, {}, seed=0)
+
+
 def test_no_common_condition_is_one_line():
     a = reference_reports("image_id", 1, phenotypes.conditions()[150:151], 1)
     b = reference_reports("synthetic_id", 1, phenotypes.conditions()[151:152], 1)

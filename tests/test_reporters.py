@@ -269,6 +269,22 @@ def test_a_server_that_is_gone_is_given_up_with_one_line(monkeypatch):
         list(reporter.answers(keyed(2)))
 
 
+def test_a_server_that_never_answered_is_given_up_sooner_than_one_that_did(monkeypatch, capsys):
+    monkeypatch.setattr(server_reporter, "MAX_TRIES", 5)
+    monkeypatch.setenv("OPENAI_API_KEY", "SECRET")
+    reporter = ServerReporter("m", "http://127.0.0.1:9/hidden/v1", concurrency=1, first_delay_s=0.01)
+    with pytest.raises(OutsideError, match=r"failed 3 times .* with ConnectError; is it running\?$"):
+        list(reporter.answers(keyed(2)))
+    said = capsys.readouterr().err
+    assert said == "no server answers at http://127.0.0.1:9, trying again\n"
+    with chat_server(lambda request: (*well_behaved(request), {"Connection": "close"})) as server:
+        reporter = ServerReporter("m", server.url, concurrency=1, first_delay_s=0.01)
+        assert len(list(reporter.answers(keyed(1)))) == 1
+    with pytest.raises(OutsideError, match=r"failed 5 times .*; is it running\?$"):
+        list(reporter.answers(keyed(1)))
+    assert capsys.readouterr().err.count("trying again") == 1
+
+
 def test_retry_after_is_honoured_as_seconds_and_as_a_date():
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
     assert retry_after_s("7") == 7 and retry_after_s(None) is None and retry_after_s("soon") is None

@@ -241,6 +241,13 @@ def test_a_table_without_any_similarity_shows_no_pair_rather_than_fails():
     assert html.count("No pair of this condition") == 3 and "<article>" not in html
 
 
+def test_the_headline_stands_above_the_pairs_and_only_if_there_is_one():
+    sides = reports("image_id", REAL), reports("synthetic_id", SYNTHETIC)
+    with_line = reports_page.reports_page(PAIRS, *sides, MATRIX, ["AAR", "BBS", "CCC"], None, "AUC 0.7 <b>")
+    assert "SIMULATED: AUC 0.7 &lt;b&gt;." in with_line and 'id="headline"' not in usual_page()
+    assert with_line.index("AUC 0.7") < with_line.index("<article>")
+
+
 def test_ranks_of_the_matrix():
     first, second, third = reports_page.ranks(MATRIX, ["AAR", "BBS", "CCC"])
     assert first == {"own": 0.5, "others": 0.125, "nearest": ("BBS", 0.125), "rank": 1, "n_ranked": 2}

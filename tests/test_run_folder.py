@@ -124,6 +124,27 @@ def test_damaged_settings_stop_a_run_that_goes_on_and_lose_nothing_and_not_one_t
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}
 
 
+def test_the_folder_of_another_command_is_refused_and_one_without_a_name_or_with_damaged_settings_is_not(tmp_path):
+    def prepare(command: str, resume: bool = False) -> None:
+        run_folder.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), resume, command)
+
+    run_folder.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), False)  # as before commands were named
+    prepare("filter_synthetic.py")
+    (tmp_path / "results.json").write_text("{}")
+    before = (tmp_path / "settings.json").read_bytes()
+    for resume in (False, True):
+        with pytest.raises(
+            errors.InputError, match=r"holds results of filter_synthetic.py, which train_fastgan.py does"
+        ):
+            prepare("train_fastgan.py", resume)
+    assert (tmp_path / "results.json").is_file() and (tmp_path / "settings.json").read_bytes() == before
+    prepare("filter_synthetic.py", resume=True)
+    (tmp_path / "settings.json").write_text('{"seed')
+    prepare("train_fastgan.py")
+    with pytest.raises(errors.InputError, match=r"holds results of train_fastgan.py"):
+        prepare("filter_synthetic.py")
+
+
 def test_parts_of_an_earlier_run_that_cannot_be_removed_are_not_taken_for_this_ones(tmp_path):
     run_folder.prepare_output(tmp_path, {"seed": 1}, ("parts", "fold0"), (), False)
     (tmp_path / "elsewhere").mkdir()

@@ -429,6 +429,9 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny, tmp_path):
     assert (tmp_path / "folds" / "thesis.txt").read_text() == "all of it"
     assert (tmp_path / "README.md").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
     assert "name a new folder" in refusal(*tiny, "--output_dir", tmp_path / "README.md")  # a file
+    (tmp_path / "settings.json").write_text('{"command": "vlm_report_eval.py generate"}')
+    said = refusal(*tiny, "--output_dir", tmp_path)
+    assert "holds results of vlm_report_eval.py generate, which train_classifier.py does not replace" in said
     assert "name another folder" in refusal(
         *tiny, "--output_dir", tmp_path / "new", "--cache_dir", tmp_path / "README.md"
     )

@@ -364,6 +364,8 @@ def test_what_cannot_be_is_refused_before_any_work(tiny, tmp_path):
     (tmp_path / "out" / "thesis.txt").write_text("all of it")
     assert "holds files that no earlier run made" in refusal(*flags)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+    (tmp_path / "out" / "settings.json").write_text('{"command": "filter_synthetic.py"}')
+    assert "holds results of filter_synthetic.py, which train_fastgan.py does not replace" in refusal(*flags)
 
 
 def test_the_same_picture_on_both_sides_is_seen(tmp_path):

@@ -265,7 +265,10 @@ def test_of_filtered_images_the_best_that_were_kept_are_taken_and_keep_their_sou
         assert row["source_image_ids"] == images["image_id"][:2]
         assert row["source_sha256"] == photograph_sha256(images)[:2]
         assert (row["generator"], row["protocol"], row["fold"]) == ("dreambooth", "strict", 0)
-    assert "best by phenotype_probability" in results(tmp_path / "out")["chosen"]
+    assert "the best by phenotype_probability 2 of each condition" in results(tmp_path / "out")["chosen"]
+    one = report_inputs.open_inputs(str(synthetic), None, 1, {"strict": ["phenotype_probability"]})
+    said = "one image of each condition of those that the filter kept, the best by phenotype_probability"
+    assert one.chosen == said and len(one.rows) == 2
     reports = open_reports(str(tmp_path / "out"))
     assert reports.id_column == "synthetic_id" and "HP:0000316" in reports.terms[0].present
 
@@ -344,13 +347,45 @@ def test_score_writes_results_pairs_and_a_page_that_a_withdrawal_finds(corpus, b
     page = (scores / "pairs.html").read_text()
     assert pairs[0]["synthetic_id"] in page and "SIMULATED" in page
     assert scores.stat().st_mode & 0o077 == 0
-    assert "long" not in capsys.readouterr().out.split("written:")[1]
+    *_, headline, written = capsys.readouterr().out.splitlines()
+    found = results(scores)["agreement"]["findings"]["ontology"]
+    assert headline.startswith("SIMULATED: findings/ontology") and f"AUC {found['auc']['mean']:.3f}" in headline
+    assert headline in page and "long" not in written
     images = load_images(str(corpus / "rdface-sim"))
     found = withdrawal.derived(scores, images["image_id"][N - 1], photograph_sha256(images)[N - 1])
     assert sorted(path.name for path in found.files) == ["pairs.html", "pairs.parquet"]
     assert exit_status(vlm_report_eval, *both, "--output_dir", by_rules / "scores") == 2
     assert exit_status(vlm_report_eval, *both[:4], corpus / "rdface-sim", "--output_dir", tmp_path / "x") == 2
     assert exit_status(vlm_report_eval, *both, "--encoders", tmp_path, "--output_dir", tmp_path / "x") == 2
+    before = (scores / "results.json").read_bytes()
+    swapped = ["score", "--real_reports", home / "synthetic", "--synthetic_reports", by_rules, "--output_dir", scores]
+    capsys.readouterr()
+    assert exit_status(vlm_report_eval, *swapped) == 2
+    assert "holds reports on synthetic images; are the two folders swapped?" in capsys.readouterr().err
+    shutil.copytree(by_rules, tmp_path / "copy")
+    for same in (by_rules, tmp_path / "copy"):
+        assert exit_status(vlm_report_eval, *both[:4], same, "--output_dir", scores) == 2
+        assert "no pair of two different images" in capsys.readouterr().err
+    assert (scores / "results.json").read_bytes() == before
+    assert exit_status(vlm_report_eval, *both, "--output_dir", tmp_path / "copy") == 2
+    said = capsys.readouterr().err
+    assert "holds results of vlm_report_eval.py generate, which vlm_report_eval.py score does not replace" in said
+    assert rows(tmp_path / "copy") == rows(by_rules)
+
+
+def test_results_of_another_command_are_refused_as_the_output_folder(corpus, tmp_path, capsys):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "settings.json").write_text('{"command": "vlm_report_eval.py score"}')
+    (tmp_path / "filtered").mkdir()
+    (tmp_path / "filtered" / "settings.json").write_text('{"command": "filter_synthetic.py"}')
+    rules = ["--reporter", "landmarks", "--cache_dir", corpus / "cache"]
+    for folder, maker in (("scores", "vlm_report_eval.py score"), ("filtered", "filter_synthetic.py")):
+        capsys.readouterr()
+        assert exit_status(vlm_report_eval, *generate(corpus, tmp_path / folder, *rules)) == 2
+        said = capsys.readouterr().err
+        assert f"holds results of {maker}, which vlm_report_eval.py generate does not replace" in said
+        assert len(said.strip().splitlines()) == 1
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["settings.json"]
 
 
 # ---- privacy
@@ -431,11 +466,14 @@ def test_terms_of_standard_input_and_a_warning_about_another_language(tmp_path, 
      (["--photographs_leave_this_machine"], "there is none"), (["--per_class", 0], "at least 1"),
      (["--reporter", "{empty}"], "cannot be opened"), (["--dataset_name", "{empty}"], "build it"),
      (["--detector", "yunet"], "requires --detector_model"),
+     (["--reporter", "landmark"], "did you mean landmarks?"), (["--reporter", "Landmarks"], "did you mean landmarks?"),
+     (["--dataset_name", "{reports}"], "holds reports, not pictures"),
      (["--output_dir", "{dataset}/reports"], "would be published")],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_in_one_line(corpus, tmp_path, capsys, flags, message):
     (tmp_path / "empty").mkdir()
-    places = {"empty": tmp_path / "empty", "dataset": corpus / "rdface-sim"}
+    report_dataset.write_reports(tmp_path / "reports", report_rows(), ["AAR"])
+    places = {"empty": tmp_path / "empty", "dataset": corpus / "rdface-sim", "reports": tmp_path / "reports"}
     given = [str(flag).format(**places) for flag in flags]
     assert exit_status(vlm_report_eval, *generate(corpus, tmp_path / "out"), *given) == 2
     said = capsys.readouterr().err
@@ -480,7 +518,7 @@ def test_two_reports_on_one_image_are_refused_but_one_name_in_two_folds_is_not()
 
 
 def test_a_dataset_without_reports_or_with_too_few_columns_is_refused(corpus, tmp_path):
-    with pytest.raises(report_dataset.InputError, match=r"write reports with vlm_report_eval.py generate"):
+    with pytest.raises(report_dataset.InputError, match=r"sim: holds no reports; write reports with .* generate$"):
         open_reports(str(corpus / "rdface-sim"))
     report_dataset.write_reports(tmp_path / "out", report_rows(), ["AAR"])
     shard = next((tmp_path / "out" / "reports").glob("*.parquet"))
