@@ -420,7 +420,8 @@ def test_any_text_is_read(text):
 WORDS = (
     "no not the eyes nose bridge of are wide low set ears : , . ( ) and or nor with covered by hair normal ptosis is"
 )
-WORDS += " ve + for / r o -ve (-) <br> &nbsp; <del> </del> <!-- --> noted absent but visible cannot be seen upper lip thin between a - both microcephaly syndrome Diagnosis: they which"
+WORDS += " ve + for / r o -ve (-) <br> &nbsp; <del> </del> <!-- --> noted absent but visible cannot be seen upper lip"
+WORDS += " thin between a - both microcephaly syndrome Diagnosis: they which"
 
 
 @settings(max_examples=200, deadline=None)
