@@ -209,7 +209,7 @@ LONG_REPORT = " ".join(f"Finding {n} is present." for n in range(2100))  # 50,00
     ("text", "flags"),
     [("", {"empty"}), ("这张脸很正常，没有明显的异常发现。", {"no_sections", "not_english"}),
      (LONG_REPORT, {"long", "no_sections"}),
-     ("<b>Nose:</b><script>alert(1)</script>", {"markup", "missing_sections"})],
+     ("<b>Nose:</b> short<script>alert(1)</script>", {"markup", "missing_sections"})],
 )  # fmt: skip
 def test_odd_reports_are_kept_raw_and_flagged(corpus, tmp_path, text, flags):
     with chat_server(lambda _: (200, completion(text))) as server:
