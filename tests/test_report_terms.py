@@ -422,6 +422,7 @@ WORDS = (
 )
 WORDS += " ve + for / r o -ve (-) <br> &nbsp; <del> </del> <!-- --> noted absent but visible cannot be seen upper lip"
 WORDS += " thin between a - both microcephaly syndrome Diagnosis: they which"
+WORDS += " thin between a - both microcephaly syndrome Diagnosis: they which"
 
 
 @settings(max_examples=200, deadline=None)
