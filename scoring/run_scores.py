@@ -3,7 +3,8 @@
 A predictions file has one row per image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`, `split`
 (val, test), `seed`, `backbone`, `recipe`, `probabilities` (one per class), and `subject` (the group of one patient and
 near-duplicate photographs, the unit of the bootstrap); optionally also `sex`, `age_group` and `region`, null if not
-known. Only rows with split "test" are scored. An image whose `subject` is null is a subject of its own.
+known, and `unseen` (true if no photograph of any condition that is tested in the fold was trained on). Only rows with
+split "test" are scored. An image whose `subject` is null is a subject of its own.
 
 An interval describes the given classifiers, tested on new subjects of the same population; their training images are
 fixed. How much depends on chance in training is the spread over seeds (`sd`), so a claim about a recipe needs several
@@ -46,14 +47,15 @@ def score(predictions: pd.DataFrame) -> dict:
     `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
     interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
     corrected_interval for macro F1, balanced accuracy and calibration error, which are not means over images. All
-    scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and
-    top-5 for each value of sex, age_group and region, if the predictions have these columns. `n_without_subject` is
-    present if images have none (each then counts as a subject of its own), `joined_subjects` if one is spelt in several
-    ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings are mixed, or replicates did
-    not test the same images."""
+    scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. If all images are
+    `unseen`, `top1_unseen` is the top-1 among the conditions that were left out together with the image's own, and
+    `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value of sex, age_group and region, if the
+    predictions have these columns. `n_without_subject` is present if images have none (each then counts as a subject of
+    its own), `joined_subjects` if one is spelt in several ways. Raises ValueError if a cell cannot be read
+    (prediction_files.checked), settings are mixed, or replicates did not test the same images."""
     settings, images, probabilities = _replicates(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
-    statistics = statistics_of(n_classes)
+    statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
     by = _by_subgroup(images, probabilities)
     return {
         **settings,
@@ -65,6 +67,7 @@ def score(predictions: pd.DataFrame) -> dict:
         "seeds": sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist()),
         "n_replicates": len(probabilities),
         "chance": 1 / n_classes,
+        **_chance_of_unseen(images, n_classes),
         "metrics": {
             name: _summary(name, of, probabilities, labels, images["subject"]) for name, of in statistics.items()
         },
@@ -119,6 +122,34 @@ def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
         "nll": negative_log_likelihood,
         "ece": expected_calibration_error,
     }
+
+
+def left_out_together(images: pd.DataFrame, n_classes: int) -> np.ndarray | None:
+    """The classes that were left out with each image's own, itself included, (n, C) bool; None unless all are unseen.
+
+    images: as _replicates returns them; the classes tested in a fold are those that it left out."""
+    if "unseen" not in images or not images["unseen"].eq(True).all():
+        return None
+    fold = images["fold"].to_numpy()
+    of_fold = {k: np.isin(np.arange(n_classes), images["label"][fold == k]) for k in set(fold.tolist())}
+    return np.stack([of_fold[k] for k in fold.tolist()])
+
+
+def statistics_of_unseen(images: pd.DataFrame, n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
+    """As statistics_of, of images whose conditions were not trained on; none for others."""
+    candidates = left_out_together(images, n_classes)
+    if candidates is None:
+        return {}
+
+    def top1_among(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return weighted_topk(np.where(candidates, probabilities, -1.0), labels, weights, k=1)
+
+    return {"top1_unseen": top1_among}
+
+
+def _chance_of_unseen(images: pd.DataFrame, n_classes: int) -> dict[str, float]:
+    candidates = left_out_together(images, n_classes)
+    return {} if candidates is None else {"chance_unseen": float((1 / candidates.sum(axis=1)).mean())}
 
 
 def _mean_over(statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray) -> Callable:
@@ -196,7 +227,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
         )
     labels, subjects = images["label"].to_numpy(), images["subject"]
     scores = {}
-    for name, statistic in statistics_of(n_classes).items():
+    for name, statistic in (statistics_of(n_classes) | statistics_of_unseen(images, n_classes)).items():
         mean_a, mean_b = (_mean_over(statistic, each, labels) for each in (probabilities_a, probabilities_b))
         once = np.ones((1, len(labels)))
         value_a, value_b = float(mean_a(once)[0]), float(mean_b(once)[0])
@@ -268,6 +299,8 @@ def _check_names(names: Sequence[str], probabilities: list[np.ndarray]) -> None:
 
 def chance(name: str, n_classes: int) -> float | None:
     """What a constant predictor scores, the same probability for every class; None where the labels decide."""
+    if name == "top1_unseen":
+        return None
     if name.startswith("top"):
         return min(1.0, int(name.removeprefix("top")) / n_classes)
     harmonic = sum(1 / rank for rank in range(1, n_classes + 1))
@@ -295,9 +328,8 @@ def format_table(results: dict) -> str:
         f"{UNITS:<18} {'mean':>6} {'sd':>6}   {'95 % interval':<15} {'chance':>6}",
     ]
     for name, values in results["metrics"].items():
-        mean, sd, by_chance = (
-            shown(name, value) for value in (values["mean"], values["sd"], chance(name, results["n_classes"]))
-        )
+        guess = results.get("chance_unseen") if name == "top1_unseen" else chance(name, results["n_classes"])
+        mean, sd, by_chance = (shown(name, value) for value in (values["mean"], values["sd"], guess))
         lines.append(f"{name:<18} {mean:>6} {sd:>6}   {shown_interval(name, values):<15} {by_chance:>6}")
     for column, groups in results.get("by", {}).items():
         for value, group in groups.items():

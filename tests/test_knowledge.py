@@ -12,7 +12,7 @@ from test_train_classifier import save_backbone
 
 import train_classifier
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
-from classification.knowledge_prior import Teachers, predict_means
+from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
 from classification.linear_probe import fit_linear_probe
 from curation.leak_guard import Guard
 from curation.protocols import Fold
@@ -44,7 +44,7 @@ def test_predicted_means_equal_the_solution_of_the_mixed_model_equations():
     teachers = teachers_of(rng, [0, 0, 1, 2, 2, 2, 4, 6, 6, 7], [0, 0, 0, 0, 0, 0, 0, 1, 1, 1])
     profiles = np.vstack([teachers.profiles[[0, 2, 3]], rng.random((1, 4)), teachers.profiles[6], rng.random((1, 4))])
     for term_share, rest_share in ((0.3, 0.1), (3.0, 1.0)):
-        prediction = predict_means(teachers, profiles, term_share, rest_share)
+        prediction = predict_means(teachers, likeness(teachers, profiles), Shares(term_share, rest_share))
         expected = mixed_model_means(teachers, profiles, term_share, rest_share)
         np.testing.assert_allclose(prediction.of_classes @ teachers.features, expected, atol=1e-9)
 
@@ -54,12 +54,12 @@ def test_many_photographs_outweigh_terms_and_a_class_without_annotations_keeps_i
     teachers = teachers_of(rng, [0] * 400 + [1] * 3 + [2] * 3 + [3] * 3, [0] * 409)
     profiles = teachers.profiles[[0, 400, 403, 406]].copy()
     own = np.stack([teachers.features[teachers.conditions == c].mean(axis=0) for c in range(4)])
-    means = predict_means(teachers, profiles, 0.3, 0.1).of_classes @ teachers.features
+    means = predict_means(teachers, likeness(teachers, profiles), Shares(0.3, 0.1)).of_classes @ teachers.features
     assert np.abs(means[0] - own[0]).max() < 0.05 < np.abs(means[1] - own[1]).max()
     unknown = profiles.copy()
     unknown[1] = np.nan
     taught = dataclasses.replace(teachers, profiles=unknown[teachers.conditions])
-    of_unknown = predict_means(taught, unknown, 3.0, 0.1).of_classes @ teachers.features
+    of_unknown = predict_means(taught, likeness(taught, unknown), Shares(3.0, 0.1)).of_classes @ teachers.features
     overall = of_unknown[1] - own[1]  # its mean is drawn by little, since 3.1 of its variance is unexplained
     assert np.abs(overall).max() < 0.25 * np.abs(means[1] - own[1]).max() + 0.2
 
@@ -100,7 +100,7 @@ def test_knowledge_that_fits_is_used_and_gains(k, gain):
     few = study(k)
     alone = fit_linear_probe(*few["data"], few["fold"].train, few["guard"])
     probe, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"])
-    assert choice.term_share > 0 and choice.left_out_loss < choice.left_out_chance - 0.3
+    assert choice.used and choice.left_out_loss < choice.left_out_chance - 0.3
     assert accuracy(probe, few) > accuracy(alone, few) + gain
 
 
@@ -110,7 +110,7 @@ def test_knowledge_that_does_not_fit_changes_nothing(k):
     alone = fit_linear_probe(*few["data"], few["fold"].train, few["guard"])
     shuffled = np.random.default_rng(5).permutation(few["profiles"])
     probe, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], shuffled)
-    assert choice.term_share == 0
+    assert not choice.used
     np.testing.assert_array_equal(probe.weights, alone.weights)
     np.testing.assert_array_equal(probe.biases, alone.biases)
     assert probe.temperature == alone.temperature
@@ -123,8 +123,8 @@ def test_a_condition_is_left_out_of_its_own_prediction():
     features = (5 * rng.normal(size=(20, 40)))[labels] + 0.1 * rng.normal(size=(80, 40))
     profiles = rng.random((20, 8))
     teachers = Teachers(features, profiles[labels], labels, np.zeros(80, int))
-    _, losses, chance = left_out_losses(teachers, profiles, labels, np.arange(20))
-    assert losses.mean(axis=0).min() > 0.8 * chance.mean()
+    losses, chance = left_out_losses(teachers, profiles, labels, np.arange(20), Shares(1.0, 0.1))
+    assert losses.mean() > 0.8 * chance.mean()
 
 
 def test_held_out_rows_are_refused_and_their_features_have_no_say():
@@ -150,7 +150,7 @@ def test_readers_of_other_conditions_teach_what_terms_look_like():
     readers = Teachers(taught, profiles[conditions], 24 + conditions, np.ones(300, int))  # 4.0: their domain's offset
     without, _ = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"])
     probe, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"], readers)
-    assert choice.term_share > 0
+    assert choice.used
     assert accuracy(probe, few) > accuracy(without, few) + 0.05
 
 
@@ -232,7 +232,7 @@ def test_further_people_teach_unless_they_are_held_out(command, capsys):
     ("flags", "reason"),
     [
         (["--knowledge", "terms"], "none of the dataset's conditions is annotated there"),
-        (["--term_table", "terms.csv"], "require --knowledge terms"),
+        (["--term_table", "terms.csv"], "--term_table requires --knowledge terms"),
         (["--knowledge", "terms", "--recipe", "finetune"], "--knowledge terms requires --recipe linear_probe"),
         (["--knowledge", "terms", "--term_table", "nowhere.csv"], "nowhere.csv: cannot be read"),
     ],
