@@ -1,7 +1,9 @@
-"""Supports: the photographs of one condition and fold, which one DreamBooth adapter may see and no others."""
+"""Supports: the photographs of one condition and fold, which one DreamBooth adapter may see and no others.
+
+Without an adapter a support has no photographs: its images are made from words alone."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -11,6 +13,8 @@ from curation import protocols
 from curation.leak_guard import Guard, check_fold
 from curation.opening import guarded_columns, photograph_sha256
 from generation import synthetic_images
+from generation.condition_prompts import ConditionPrompts
+from generation.generator_choices import CONDITION, NONE, PHENOTYPE
 from generation.training_provenance import TrainedOn
 from harness.errors import InputError
 from harness.seeds import derived_seed
@@ -29,10 +33,15 @@ class Support:
     folder: Path  # OUT/fold0, or OUT/paper
     work: Path  # OUT/work/fold0, of what is finished while the run goes on
     trained_on: TrainedOn | None = None  # what its adapter's file must say; None is enough to draw batches
+    drawn: ConditionPrompts | None = None  # the prompts of its images, if they are not those of the photographs
+    adapter_kind: str = CONDITION  # one of ADAPTERS
 
     @property
-    def adapter(self) -> Path:
-        return self.folder / "adapters" / self.condition
+    def adapter(self) -> Path | None:
+        """The folder of the adapter that its images are sampled from; None: the base alone samples."""
+        if self.adapter_kind == NONE:
+            return None
+        return self.folder / "adapters" / (PHENOTYPE if self.adapter_kind == PHENOTYPE else self.condition)
 
     @property
     def part(self) -> Path:
@@ -54,10 +63,12 @@ def open_folds(
     conditions: Sequence[str] | None,
     k_shot: int | None,
     seed: int,
+    every_one_trains: bool = True,
 ) -> list[protocols.Fold]:
     """The folds whose training sides the generators may see, or their support sets of k_shot photographs.
 
-    number: of one fold, None for all; conditions: those asked for, None for all; seed: of the support sets.
+    number: of one fold, None for all; conditions: those asked for, None for all; seed: of the support sets;
+    every_one_trains: whether each condition asked for needs a photograph of its own.
     Raises ProtocolError, LeakError, or InputError for conditions that cannot be trained or cannot name a folder."""
     names, labels = images.features["label"].names, images["label"][:]
     unknown = sorted(set(conditions or ()) - set(names))
@@ -72,7 +83,7 @@ def open_folds(
     for fold in folds:
         trained = {names[labels[row]] for row in fold.train.tolist()}
         missing = sorted(set(conditions or ()) - trained)
-        if missing:
+        if missing and every_one_trains:
             folder = synthetic_images.folder_of(fold)
             raise InputError(f"--conditions {missing[0]}: it has no training photograph in {folder}; leave it out")
     if k_shot:
@@ -133,6 +144,32 @@ def open_supports(
             )
             supports.append(support)
     return supports
+
+
+def open_word_supports(
+    images: datasets.Dataset,
+    folds: Sequence[protocols.Fold],
+    conditions: Sequence[str],
+    output_dir: Path,
+    seed: int,
+    k_shot: int | None,
+    settings_sha256: str,
+) -> list[Support]:
+    """A support without photographs for every fold and condition, in the dataset's order: only words are its source."""
+    supports = []
+    for fold in folds:
+        name = synthetic_images.folder_of(fold)
+        for condition in [name for name in images.features["label"].names if name in conditions]:
+            trained_on = TrainedOn.on(fold, [], condition, images._fingerprint, [], seed, k_shot, settings_sha256)
+            own = (np.array([], dtype=np.int64), [], [], output_dir / name, output_dir / "work" / name)
+            supports.append(Support(fold, condition, *own, trained_on, adapter_kind=NONE))
+    return supports
+
+
+def give_prompts(supports: Iterable[Support], prompts: Mapping[tuple[int | None, str], ConditionPrompts]) -> None:
+    """Let each support's images have prompts of their own; prompts: by number of the fold and condition."""
+    for support in supports:
+        support.drawn = prompts[support.fold.number, support.condition]
 
 
 def admit(supports: Iterable[Support], images: datasets.Dataset, pixels: Pixels) -> None:
