@@ -181,7 +181,14 @@ def main(args: argparse.Namespace) -> None:
     work_offline_if_unreachable([args.dataset_name, base, other_vae])
     # Imported here, since they take seconds: what is refused above, and --help, must not wait for them.
     from curation.opening import is_simulated, load_images
-    from generation import condition_prompts, dreambooth, dreambooth_encoding, lora_files, support_sets
+    from generation import (
+        condition_prompts,
+        dreambooth,
+        dreambooth_encoding,
+        lora_files,
+        phenotype_captions,
+        support_sets,
+    )
     from generation import diffusion_pipelines as diffusion
     from generation import dreambooth_progress as progress
     from generation.training_provenance import settings_digest
@@ -219,44 +226,51 @@ def main(args: argparse.Namespace) -> None:
     if args.gradient_checkpointing:
         diffusion.enable_gradient_checkpointing(pipeline)
     conditions = list(known.code_of) if by_words else args.conditions
-    rows = support_sets.all_rows(images, folds, conditions) if trains else []
-    prompt_of_row, left_out = fitting_prompts(images, rows, pipeline, args)
+    shared = args.adapter == generator_choices.PHENOTYPE  # one adapter per fold, for all conditions
+    rows = support_sets.all_rows(images, folds, None if shared else conditions) if trains else []
+    prompt_of_row, left_out = fitting_prompts(images, [] if shared else rows, pipeline, args)
     digests = diffusion.digests(pipeline) | ({"term_table_sha256": settings_digest(table)} if by_words else {})
     settings = settings_of(args, images._fingerprint, digests, accelerator.mixed_precision)
     digest_of_settings = settings_digest(settings_of_adapters(settings))
 
     # ---- supports: what each adapter may see, and what the folder holds of it already
     more = (args.output_dir, args.seed, args.k_shot, digest_of_settings)
-    if trains:
-        supports = support_sets.open_supports(images, folds, conditions, prompt_of_row, *more)
-    else:
-        supports = support_sets.open_word_supports(images, folds, conditions, *more)
+    fits, drawn = functools.partial(prompts.fits, pipeline), {}
+    tokens = phenotype_captions.open_tokens(class_names, prompts.rare_tokens(pipeline.tokenizer))
     if by_words:
-        identifiers = prompts.identifiers(class_names, pipeline.tokenizer, args.instance_prompt if trains else "")
-        fits = functools.partial(prompts.fits, pipeline)
-        drawn = condition_prompts.open_prompts(images, folds, known, table, identifiers, args.seed, fits)
-        support_sets.give_prompts(supports, drawn)
-        of_words = condition_prompts.record(known, drawn.values(), args.num_images)
+        template = args.instance_prompt if trains else ""
+        named = tokens.of_condition if shared else prompts.identifiers(class_names, pipeline.tokenizer, template)
+        drawn = condition_prompts.open_prompts(images, folds, known, table, named, args.seed, fits)
+    if shared:
+        said = (tokens, table, args.seed, args.resolution, fits)
+        captions = [phenotype_captions.open_captions(images, fold, *said) for fold in folds]
+        of_folds = zip(folds, captions, strict=True)
+        learners = [support_sets.open_phenotype_support(images, *of_fold, *more) for of_fold in of_folds]
+        supports = [each for own in learners for each in support_sets.sampled_from(own, images, conditions, drawn)]
+    elif trains:
+        learners = supports = support_sets.open_supports(images, folds, conditions, prompt_of_row, drawn, *more)
+    else:
+        learners, supports = [], support_sets.open_word_supports(images, folds, conditions, drawn, *more)
+    if by_words:
+        of_words = condition_prompts.record(known, [support.drawn for support in supports], args.num_images)
         accelerator.print(condition_prompts.summary(of_words, prompts.prompt_limit(pipeline)))
     batches = support_sets.batches_of(supports, args.adapters_per_batch)
+    learning = support_sets.batches_of(learners, args.adapters_per_batch)
     lengths = (args.max_train_steps, args.num_images)
     parts, resume = ("work", dreambooth_encoding.PRIOR_NAME), bool(args.resume_from_checkpoint)
-    to_train = (supports, batches if trains else [])
-    in_main_process(
-        accelerator,
-        lambda: progress.prepare(args.output_dir, settings, parts, RESULTS, *to_train, *lengths, resume),
-    )
+    to_make = (supports, learning, *lengths)
+    in_main_process(accelerator, lambda: progress.prepare(args.output_dir, settings, parts, RESULTS, *to_make, resume))
     pipeline.to(accelerator.device)
     if trains:
         pixels = cached_pixels(accelerator, images, args.resolution, args.face_alignment, args.cache_dir, padded=True)
-        support_sets.admit(supports, images, pixels)
+        support_sets.admit(learners, images, pixels)
     finished = in_main_process(  # it alone looks, so that all agree, and nobody finishes a batch before the others look
         accelerator, lambda: [all(progress.done(support, *lengths) for support in batch) for batch in batches]
     )
     pending = [batch for batch, done in zip(batches, finished, strict=True) if not done]
     n_done = f"{len(batches) - len(pending)} of {len(batches)} batches done before"
     shown = f"faces aligned by {args.face_alignment}" if args.face_alignment else "whole photographs"
-    trained = f"{len(supports)} adapters of rank {args.rank}, {args.adapters_per_batch} at once ({n_done}), "
+    trained = f"{len(learners)} adapters of rank {args.rank}, {args.adapters_per_batch} at once ({n_done}), "
     trained += f"{args.max_train_steps} steps, then {args.num_images} images each"
     seen = f"{len(rows)} training photographs, {shown}, of" if trains else "no photograph is needed for"
     accelerator.print(
@@ -271,7 +285,7 @@ def main(args: argparse.Namespace) -> None:
         accelerator.print(prompts.terms_left_out(left_out, len(prompt_of_row), images["image_id"][:], limit))
 
     # ---- what the frozen encoders make of photographs and prompts, once
-    text = diffusion.embeddings(pipeline, [args.negative_prompt])
+    encoded = dreambooth_encoding.without_photographs(pipeline, [args.negative_prompt])
     if pending and trains:
         words = [*sorted(set(prompt_of_row.values())), *reversed(fixed_prompts(args).values())]
         encoded = dreambooth_encoding.encode(pipeline, pixels.uint8, rows, [] if args.train_text_encoder else words)
@@ -280,16 +294,22 @@ def main(args: argparse.Namespace) -> None:
             file = args.output_dir / dreambooth_encoding.PRIOR_NAME
             latents = dreambooth_encoding.prior_latents(accelerator, pipeline, prior, file, digest_of_settings)
             encoded.class_latents = latents
-        text = encoded.text
 
     # ---- every batch of conditions
     training = from_args(dreambooth.Training, args)
     sampling = from_args(dreambooth.Sampling, args, base_model=diffusion.base_name(base))
+    if shared:
+        left = [own for own in learning if not progress.trained(own[0], args.max_train_steps)]
+        accelerator.wait_for_everyone()  # nobody finishes an adapter before the others look
+        for own in left[accelerator.process_index :: accelerator.num_processes]:
+            progress.remove_parts(supports, own[0].folder)  # images of the adapter as it was before
+            dreambooth.train(accelerator, pipeline, own, encoded, training)
+        accelerator.wait_for_everyone()
     for batch in pending[accelerator.process_index :: accelerator.num_processes]:
         if not all(progress.trained(support, args.max_train_steps) for support in batch):
             dreambooth.train(accelerator, pipeline, batch, encoded, training)
         if args.num_images:
-            dreambooth.sample(accelerator, pipeline, batch, text, class_names, training, sampling)
+            dreambooth.sample(accelerator, pipeline, batch, encoded.text, class_names, training, sampling)
     accelerator.wait_for_everyone()
 
     # ---- results
@@ -297,12 +317,12 @@ def main(args: argparse.Namespace) -> None:
         changed = [support for batch in pending for support in batch]
         wait_for_files([support.adapter / lora_files.WEIGHTS_NAME for support in changed if support.adapter])
         wait_for_files([support.part for support in changed if args.num_images])
-        progress.keep_checkpoints(batches if trains else [])
+        progress.keep_checkpoints(learning)
         written = progress.finish_datasets(supports, args.num_images)
         simulated = is_simulated(images)
         record = run_record(vars(args), PACKAGES, started) | {
             "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
-            "adapters": progress.adapter_records(supports) if trains else [],
+            "adapters": progress.adapter_records(learners),
             "terms_left_out": prompts.by_condition(left_out, class_names, images["label"][:]),
             **({"words": of_words} if by_words else {}),
             "settings_sha256": digest_of_settings,  # the adapters' files hold the same
@@ -314,7 +334,7 @@ def main(args: argparse.Namespace) -> None:
         write_json(args.output_dir / "run.json", record)
         shutil.rmtree(args.output_dir / "work")
         if trains:
-            facts = card_facts(args, sampling.base_model, len(supports))
+            facts = card_facts(args, sampling.base_model, len(learners))
             card = model_upload.adapter_card(sampling.base_model, facts, simulated)
             (args.output_dir / "README.md").write_text(card, encoding="utf-8")
         print("written: " + "; ".join(written))

@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
-from curation.schema import ADAPTER, ADAPTER_AND_WORDS, WORDS
 from generation import diffusion_pipelines as diffusion
 from generation import dreambooth_progress as progress
 from generation import lora_files, synthetic_images
@@ -97,7 +96,7 @@ def drawn_batch(
         at = [encoded.position[int(support.rows[place])] for place in places]
         latents = encoded.mean[at]
         latents = latents + encoded.deviation[at] * torch.randn(latents.shape, generator=generator)
-        kinds = {"instance": (latents, [support.prompts[place] for place in places])}
+        kinds = {"instance": (latents, [support.caption(place, step) for place in places])}
         if encoded.class_latents is not None:
             chosen = torch.randint(len(encoded.class_latents), (size,), generator=generator)
             kinds["prior"] = (encoded.class_latents[chosen], [training.class_prompt] * size)
@@ -120,7 +119,7 @@ def adapter_losses(
 ) -> torch.Tensor:
     """Mean squared error of the noise, or of the velocity if the base predicts that, for every adapter, (K,) float32.
 
-    batch: as drawn_batch returns it; text: prompt -> embedding, empty if the text encoder is trained;
+    batch: as drawn_batch returns it; text: prompt -> embedding, of the prompts that never change;
     prior_loss_weight: None without prior preservation."""
     clean, noise, times, prompts = batch
     device = pipeline.unet.device
@@ -132,7 +131,10 @@ def adapter_losses(
     noisy = noising.add_noise(clean, noise, times)
     velocity = noising.config.prediction_type == "v_prediction"
     target = noising.get_velocity(clean, noise, times) if velocity else noise
-    words = torch.stack([text[prompt] for prompt in prompts]) if text else diffusion.encode_prompts(pipeline, prompts)
+    if text.keys() >= set(prompts):
+        words = torch.stack([text[prompt] for prompt in prompts])
+    else:  # the text encoder is trained, or the captions change at every visit
+        words = diffusion.encode_prompts(pipeline, prompts)
     inputs = noisy.to(device, pipeline.unet.dtype), times.to(device), words.to(device, pipeline.unet.dtype)
     predicted = pipeline.unet(*inputs).sample
     errors = (predicted.float() - target.to(device)).square().mean(dim=(1, 2, 3))
@@ -390,12 +392,5 @@ def row_of(drawn: Drawn, index: int, picture: np.ndarray, made_with: dict) -> di
         "fold": support.fold.number,
         "source_image_ids": support.image_ids,
         "source_sha256": support.trained_on.source_sha256,
-        "made_from": made_from(support),
+        "made_from": support.made_from,
     }
-
-
-def made_from(support: Support) -> str:
-    """What a support's images come from, one of schema.MADE_FROM."""
-    if support.adapter is None:
-        return WORDS
-    return ADAPTER_AND_WORDS if support.drawn else ADAPTER

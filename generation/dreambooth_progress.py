@@ -257,6 +257,13 @@ def name_sources(supports: Sequence[Support]) -> None:
         write_json(own[0].work / SOURCES_NAME, sources_of(own))
 
 
+def remove_parts(supports: Sequence[Support], folder: Path) -> None:
+    """Remove the finished parts of a fold's folder, whose images come from an adapter that is about to change."""
+    for support in supports:
+        if support.folder == folder:
+            support.part.unlink(missing_ok=True)
+
+
 def keep_checkpoints(batches: Sequence[Sequence[Support]]) -> None:
     """Move the training states to where they are kept: a later run may continue from them with more steps."""
     for batch in batches:
