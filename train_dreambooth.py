@@ -163,6 +163,8 @@ def check_adapter(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--adapter {args.adapter} requires --prompts_from conditions")
     if not by_words and args.term_table:
         parser.error("--term_table requires --prompts_from conditions")
+    if args.adapter == generator_choices.PHENOTYPE and args.instance_prompt:
+        parser.error("--instance_prompt is of no use with --adapter phenotype, whose captions say what is recorded")
     if args.adapter == generator_choices.NONE:
         for flag in ("instance_prompt", "with_prior_preservation", "train_text_encoder", "push_to_hub"):
             if getattr(args, flag):
