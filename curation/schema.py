@@ -34,7 +34,7 @@ MAY_BE_NULL = (
 CARD_COLUMNS = (
     "label", "disease_name", "orphanet_code", "age_years", "age_group", "sex", "country", "source_type", "license",
     "is_grayscale", "group_id", "paper_split", "strict_fold", "upscaler", "face_enhancer", "colorizer", "reporter",
-    "generator", "base_model", "protocol", "fold", "kept", *MAY_BE_NULL,
+    "generator", "base_model", "made_from", "protocol", "fold", "kept", *MAY_BE_NULL,
 )  # fmt: skip
 _CARD_OF_PHOTOGRAPHS = ("label", "group_id", "paper_split", "strict_fold")
 REQUIRED_BY_CARD = {"real": _CARD_OF_PHOTOGRAPHS, "restored": _CARD_OF_PHOTOGRAPHS, "synthetic": ("label",)}
