@@ -179,7 +179,7 @@ def facts_of_models(configs: Mapping[str, Config]) -> dict:
         facts["reporters"] = Counter(name or "not recorded" for name in reporters).most_common()
     if "synthetic" in configs:
         images = configs["synthetic"]
-        columns = ("generator", "base_model", "protocol", "fold")
+        columns = ("generator", "base_model", "made_from", "protocol", "fold")
         titles = {name: name.replace("_", " ").capitalize() for name in columns if name in images.features}
         counted = {
             title: Counter("null" if value is None else str(value) for value in images.column(name))
@@ -187,8 +187,14 @@ def facts_of_models(configs: Mapping[str, Config]) -> dict:
         }
         facts["tables"] = [(title, sorted(counts.items())) for title, counts in counted.items()]
         facts["kept"] = images.column("kept").count(True) if "kept" in images.features else None
+        facts["from_words_alone"] = facts_from_words(images)
         facts["has_fold"] = {"protocol", "fold"} <= set(images.features)
     return facts
+
+
+def facts_from_words(images: Config) -> bool:
+    """Whether no synthetic image has a photograph as its source."""
+    return "made_from" in images.features and set(images.column("made_from")) == {schema.WORDS}
 
 
 def conditions(config: Config, sizes: Mapping[int, int]) -> list[dict]:
