@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import itertools
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.augmentation_gain import launch
 from classification.backbones import load_backbone
 from classification.extraction import features_of
 from classification.knowledge_choice import REST_SHARE, REST_SHARES, fit_informed_probe, log_losses, span
@@ -41,7 +41,7 @@ CORPORA = {"study": (71, 600), "readers": (72, 480), "true_people": (73, 276), "
 HELD_OUT_FOLDS = (0, 1)
 MISSING = (0.2, 0.4, 0.6)  # shares of each class's annotations
 WRONG = 0.2  # share of each class's annotations that name another term
-SEEDS = range(3)
+SEEDS, FOLDS = range(3), range(protocols.N_FOLDS)
 KS = ("1", "2", "3", "all")
 
 
@@ -64,9 +64,10 @@ class People:
 
 def backbone_features(name: str, weights: Path | None, cache_dir: Path) -> Callable:
     """A function of photographs: their features (n, d) by a backbone, faces aligned by MTCNN."""
-    backbone, accelerator = load_backbone(name, weights), Accelerator(cpu=True)
+    backbone = load_backbone(name, weights)
 
     def features(images) -> np.ndarray:
+        accelerator = Accelerator(cpu=True)
         pixels = cached_pixels(accelerator, images, backbone.image_size, "mtcnn", cache_dir)
         return features_of(accelerator, backbone, pixels.uint8, np.arange(len(images)), 32)
 
@@ -92,9 +93,7 @@ def build(work_dir: Path, name: str) -> Path:
 def curate(folder: Path, built: Path) -> Path:
     """A curator's folder, built as a dataset unless it is built already."""
     if not (built / "README.md").is_file():
-        command = [sys.executable, str(ROOT / "rdface_dataset.py"), "build", str(folder), "--output_dir", str(built)]
-        if subprocess.run(command, check=False).returncode:
-            raise SystemExit(f"{folder}: rdface_dataset.py build failed")
+        launch("rdface_dataset.py", "build", folder, "--output_dir", built)
     return built
 
 
@@ -327,7 +326,7 @@ def all_conditions(work_dir: Path, results_dir: Path) -> dict:
     """103 conditions with all photographs: each photograph is held out once."""
     people = None
     draws = []
-    for number in range(protocols.N_FOLDS):
+    for number in FOLDS:
 
         def measure(number: int = number) -> list[dict]:
             nonlocal people
