@@ -9,6 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 
 from classification.classifiers import probe_features
+from classification.knowledge_choice import fit_informed_probe
+from curation.leak_guard import Guard
+from curation.protocols import Fold
 from generation.descriptors import KINDS, Alignment, describe
 from generation.fidelity import class_rank, fit, log_odds, own_class_score
 from generation.set_fidelity import ClassMeans, set_fidelity
@@ -261,8 +264,11 @@ def test_terms_tell_more_and_probabilities_stay_calibrated(pairs, people, profil
     asked = rows_of("probe", people)
     ranks = [class_rank(fitted.scores(asked), people["labels"]).mean() for fitted in (without, informed)]
     assert ranks[1] < ranks[0]
-    scores = informed.scores(asked)
-    assert np.exp(scores).sum(axis=1) == pytest.approx(1)
+    fold = Fold(0, np.arange(40), np.array([], int), np.array([], int))
+    guard = Guard(fold, {"image_id": [str(row) for row in range(40)], "group_id": np.arange(40)})
+    probe, _ = fit_informed_probe(rows, labels, each_alone(labels), fold.train, guard, profiles)
+    expected = log_softmax(probe.scores(asked) / informed.calibration.temperature, axis=1)
+    assert informed.scores(asked) == pytest.approx(expected)  # those of the classifier's probe
     assert informed.calibration.n_images == 40
     losses = [-own_class_score(fitted.scores(asked), people["labels"]).mean() for fitted in (without, informed)]
     assert losses[1] < losses[0] - 0.1
