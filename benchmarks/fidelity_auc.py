@@ -226,7 +226,7 @@ def with_knowledge(study: Study, training: dict, people: dict, compared: tuple[n
             of_conditions = [
                 np.nanmean(won[people["labels"] == c]) for c in np.unique(people["labels"][~np.isnan(won)])
             ]
-            shares = f"term share {fitted.choice.term_share}, rest share {fitted.choice.rest_share}"
+            shares = f"used: {fitted.choice.used}, shares {fitted.choice.term_share} and {fitted.choice.rest_share}"
             print(f"    above {kind} alone on (b): {gain}; places won: {interval(np.array(of_conditions))}; {shares}")
     return fits
 

@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.augmentation_gain import launch
 from classification.backbones import load_backbone
 from classification.extraction import features_of
-from classification.knowledge_choice import REST_SHARE, REST_SHARES, fit_informed_probe, log_losses, span
-from classification.knowledge_prior import Teachers, informed_discriminants
-from classification.linear_probe import FALLBACK_SHRINKAGE, INNER_FOLDS, SHRINKAGES, LinearProbe, fit_linear_probe
+from classification.knowledge_choice import SHRINKAGE, fit_informed_probe, log_losses, span
+from classification.knowledge_prior import Teachers, informed_discriminants, likeness
+from classification.linear_probe import INNER_FOLDS, SHRINKAGES, LinearProbe, fit_linear_probe
+from classification.variance_shares import likeliest_shares
 from curation import protocols
 from curation.leak_guard import Guard
 from curation.opening import load_images
@@ -164,8 +165,8 @@ def without_frequencies(profiles: np.ndarray) -> np.ndarray:
 def drawn_means(people: People, fold: protocols.Fold, guard: Guard, readers: Teachers | None = None) -> LinearProbe:
     """The head that knowledge uses, without knowledge: all class means drawn towards the common mean.
 
-    How far, and the shrinkage, are chosen on inner folds of the training side, or are the fixed ones if there are none.
-    readers: their terms are not looked at."""
+    How far is read from the training side by likelihood, as with knowledge; the shrinkage is chosen on inner folds, or
+    is that of knowledge if there can be none. readers: their terms are not looked at."""
     rows = guard.admit(fold.train, "class means (prototypes)")
     labels, groups, n = people.labels[rows], people.groups[rows], len(rows)
     teachers = Teachers(people.features[rows], np.zeros((n, 1)), labels, np.zeros(n, int))
@@ -174,20 +175,20 @@ def drawn_means(people: People, fold: protocols.Fold, guard: Guard, readers: Tea
     centre, axes = span(teachers.features)
     teachers = dataclasses.replace(teachers, features=(teachers.features - centre) @ axes.T)
     nothing = np.zeros((len(people.names), 1))
-    inner = [-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)]
+    shares, _ = likeliest_shares(teachers, likeness(teachers, nothing), use_terms=False)
+    inner = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
     losses = []
-    for k in sorted(set(inner) - {-1}):
-        held_out = np.array(inner) == k
-        learns = ~np.isin(groups, groups[held_out])
-        rest = teachers.only(np.concatenate([learns, np.ones(len(teachers) - n, bool)]))
-        asked = (teachers.features[:n][held_out], labels[held_out], np.unique(labels[learns]))
-        probes = [informed_discriminants(rest, nothing, 1.0, share, SHRINKAGES) for share in REST_SHARES]
-        losses.append(log_losses(list(itertools.chain(*probes)), *asked))  # (held out, settings, temperatures)
-    settings, best = list(itertools.product(REST_SHARES, SHRINKAGES)), None
+    for k in sorted(set(inner.tolist()) - {-1}):
+        held_out = np.flatnonzero(inner == k)
+        learns = np.ones(len(teachers), bool)
+        learns[:n] = ~np.isin(groups, groups[held_out])
+        asked = (teachers.features[held_out], labels[held_out], np.unique(labels[learns[:n]]))
+        probes = informed_discriminants(teachers.only(learns), nothing, shares, SHRINKAGES)
+        losses.append(np.stack([log_losses(probe, *asked) for probe in probes], axis=1))  # (held out, shrinkages, ...)
+    shrinkage = SHRINKAGE
     if losses:
-        best = np.concatenate(losses).mean(axis=0).min(axis=1).argmin()
-    rest_share, shrinkage = (REST_SHARE, FALLBACK_SHRINKAGE) if best is None else settings[best]
-    (probe,) = informed_discriminants(teachers, nothing, 1.0, rest_share, [shrinkage])
+        shrinkage = SHRINKAGES[int(np.concatenate(losses).mean(axis=0).min(axis=1).argmin())]
+    (probe,) = informed_discriminants(teachers, nothing, shares, [shrinkage])
     seen = np.unique(labels)
     weights = probe.weights[seen] @ axes
     return LinearProbe(seen, weights, probe.biases[seen] - weights @ centre, shrinkage)

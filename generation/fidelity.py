@@ -88,8 +88,7 @@ class Known:
     def probe(self, prepared: np.ndarray, labels: np.ndarray) -> LinearProbe:
         """Discriminants of the classes of training images, prepared (n, d) with labels (n,)."""
         teachers, centre, axes = _teachers(prepared, labels, self.profiles)
-        shares = self.choice.term_share, self.choice.rest_share
-        (probe,) = informed_discriminants(teachers, self.profiles, *shares, [self.choice.shrinkage])
+        (probe,) = informed_discriminants(teachers, self.profiles, self.choice.shares, [self.choice.shrinkage])
         seen = np.unique(labels)
         weights = probe.weights[seen] @ axes
         return LinearProbe(seen, weights, probe.biases[seen] - weights @ centre, probe.shrinkage)
@@ -171,7 +170,7 @@ class Fitted:
     n_classes: int
     calibration: Calibration
     people: ClassMeans  # of the training images, a group counting once
-    choice: Choice | None = None  # how much knowledge of the conditions counts; None: there is none
+    choice: Choice | None = None  # whether and how much knowledge of the conditions counts; None: there is none
 
     def scores(self, descriptors: np.ndarray) -> np.ndarray:
         """How alike each image is to each class: (m, d) to (m, n_classes), larger is more alike.
@@ -290,7 +289,7 @@ def fit(
         shrinkage = chosen[0] if chosen else FALLBACK_SHRINKAGE
         if profiles is not None:
             choice = choose(_teachers(prepared, labels, profiles)[0], profiles, labels, groups)
-            known = Known(profiles, choice) if choice.term_share else None
+            known = Known(profiles, choice) if choice.used else None
     scorer = Scorer.fitted_to(kind, descriptors, labels, shrinkage, known)
     calibration = _calibrated(scorer, descriptors, labels, groups, shrinkage, known)
     people = ClassMeans.of(prepare(kind, descriptors, scorer.alignment), labels, groups)

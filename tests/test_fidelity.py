@@ -260,7 +260,7 @@ def profiles() -> np.ndarray:
 def test_terms_tell_more_and_probabilities_stay_calibrated(pairs, people, profiles):
     rows, labels = rows_of("probe", pairs), pairs["labels"]
     without, informed = (fit(rows, labels, each_alone(labels), 20, "probe", known) for known in (None, profiles))
-    assert without.choice is None and informed.choice.term_share > 0
+    assert without.choice is None and informed.choice.used
     asked = rows_of("probe", people)
     ranks = [class_rank(fitted.scores(asked), people["labels"]).mean() for fitted in (without, informed)]
     assert ranks[1] < ranks[0]
@@ -279,7 +279,7 @@ def test_terms_of_other_conditions_change_no_score(pairs, people, profiles):
     rows, labels = rows_of("probe", pairs), pairs["labels"]
     dealt = np.random.default_rng(0).permutation(profiles)
     without, misled = (fit(rows, labels, each_alone(labels), 20, "probe", known) for known in (None, dealt))
-    assert misled.choice.term_share == 0
+    assert not misled.choice.used
     asked = rows_of("probe", people)
     assert (misled.scores(asked) == without.scores(asked)).all()
 
@@ -292,7 +292,7 @@ def test_with_terms_a_class_without_training_images_has_no_score_and_one_without
     known[3] = np.nan
     seen = labels != 7
     fitted = fit(rows[seen], labels[seen], groups[seen], 20, "embedding", known)
-    assert fitted.choice.term_share > 0
+    assert fitted.choice.used
     scores = fitted.scores(rows_of("embedding", people))
     assert np.isnan(scores).all(axis=0).tolist() == [c == 7 for c in range(20)]
     assert np.isfinite(scores[:, 3]).all()

@@ -319,7 +319,7 @@ def term_table(file: Path, corpus: Path, frequency: float) -> Path:
 
 
 def test_what_is_known_changes_the_scores_and_is_recorded(filtered, corpus, synthetic, tmp_path, monkeypatch, capsys):
-    chosen = Choice(term_share=3.0, rest_share=0.03, shrinkage=0.1)  # nine conditions are too few to choose it
+    chosen = Choice(used=True, term_share=3.0, rest_share=0.03)  # nine conditions are too few to choose it
     monkeypatch.setattr(fidelity, "choose", lambda *_: chosen)
     table, output = term_table(tmp_path / "terms.csv", corpus, 0.9), tmp_path / "informed"
     flags = command(corpus, synthetic, output, "--per_class", 2, "--knowledge", "terms", "--term_table", table)
