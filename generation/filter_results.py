@@ -146,6 +146,7 @@ def side_results(
         "mean": {name: _mean(scores[name]) for name in mean_of},
         "mean_of_kept": {name: _mean(scores.loc[scores["kept"], name]) for name in mean_of},
         "calibration": dataclasses.asdict(fold_filter.fitted.calibration),
+        "knowledge": dataclasses.asdict(choice) if (choice := fold_filter.fitted.choice) else None,
         "thresholds": {
             name: dataclasses.asdict(value) if isinstance(value, privacy.Threshold) else value
             for name, value in fold_filter.thresholds.items()
