@@ -12,8 +12,9 @@ def risk_coverage_area(probabilities: np.ndarray, labels: np.ndarray, weights: n
 
     Shapes as in macro_f1; returns (b,) in 0..1. The surest image is that with the highest probability of any class;
     among equally sure ones the order is random, and the expectation is given, so that if all probabilities are equal
-    the area is the error of the whole set: sureness then tells nothing. Raises ValueError for probabilities that are
-    not finite. Source: Geifman, Uziel and El-Yaniv, Bias-Reduced Uncertainty Estimation, ICLR 2019 (AURC)."""
+    the area is the error of the whole set: sureness then tells nothing. Other than for means, weights must be counts,
+    since the area depends a little on the number of images. Raises ValueError for probabilities that are not finite.
+    Source: Geifman, Uziel and El-Yaniv, Bias-Reduced Uncertainty Estimation, ICLR 2019 (AURC)."""
     confidence, excess = excess_confidence(probabilities, labels)
     _, group = np.unique(-confidence, return_inverse=True)  # 0: the surest
     n_groups = int(group.max()) + 1

@@ -40,7 +40,7 @@ def _gaps(hits: np.ndarray, value: np.ndarray, subject: np.ndarray) -> dict:
     for name, n_subjects in counts.items():
         own = value == name
         described[str(name)] = {"n": int(own.sum()), "n_subjects": n_subjects} | (
-            _difference(hits[compared], own[compared], subject[compared])
+            difference_to_others(hits[compared], own[compared], subject[compared])
             if enough and n_subjects >= LEAST_SUBJECTS
             else {"difference": None, "low": None, "high": None}
         )
@@ -48,10 +48,13 @@ def _gaps(hits: np.ndarray, value: np.ndarray, subject: np.ndarray) -> dict:
     return {"p_value": p_value, "n_subjects": len(np.unique(subject)), "subgroups": described}
 
 
-def _difference(hits: np.ndarray, own: np.ndarray, subject: np.ndarray) -> dict:
-    """The mean within a subgroup minus the mean outside, and its interval. own (n,) bool.
+def difference_to_others(
+    hits: np.ndarray, own: np.ndarray, subjects: Sequence[str | None], n_boot: int = 2000
+) -> dict[str, float]:
+    """`difference` of the mean within a subgroup and the mean outside, with `low` and `high`, its 95 % interval.
 
-    A resample that holds nobody of one side says nothing, and takes no part in the interval."""
+    hits (n,); own (n,) bool, of which some are true and some not; subjects (n,), drawn together with all their images.
+    A resample that holds nobody of one side tells nothing, and takes no part in the interval."""
 
     def difference(weights: np.ndarray) -> np.ndarray:
         inside, outside = weights[:, own], weights[:, ~own]
@@ -59,7 +62,7 @@ def _difference(hits: np.ndarray, own: np.ndarray, subject: np.ndarray) -> dict:
             return inside @ hits[own] / inside.sum(axis=1) - outside @ hits[~own] / outside.sum(axis=1)
 
     (value,) = difference(np.ones((1, len(hits))))
-    low, high = bootstrap_interval(difference, subject)
+    low, high = bootstrap_interval(difference, subjects, n_boot)
     return {"difference": float(value), "low": low, "high": high}
 
 
