@@ -35,7 +35,7 @@ def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     column, a cell that cannot be read (see checked), and an image predicted twice in one fold and seed."""
     paths = [paths] if isinstance(paths, str | Path) else paths
     files = [Path(path) / "predictions.parquet" if Path(path).is_dir() else Path(path) for path in paths]
-    predictions = pd.concat([checked(_read_file(file), str(file)) for file in files], ignore_index=True)
+    predictions = pd.concat([checked(read_parquet(file), str(file)) for file in files], ignore_index=True)
     widths = predictions["probabilities"].map(len)
     if widths.nunique() > 1:
         raise ValueError(f"the files differ in their number of classes: {sorted(widths.unique())}; score them apart")
@@ -50,7 +50,9 @@ def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     return predictions
 
 
-def _read_file(file: Path) -> pd.DataFrame:
+def read_parquet(file: Path) -> pd.DataFrame:
+    """The rows of a Parquet file as they are. Raises FileNotFoundError, and ValueError for a file that cannot be read
+    or has a column twice."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give a predictions.parquet or the folder that holds one")
     try:

@@ -57,7 +57,7 @@ def score(predictions: pd.DataFrame) -> dict:
     present if images have none (each then counts as a subject of its own), `joined_subjects` if one is spelt in several
     ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings are mixed, or replicates did
     not test the same images."""
-    settings, images, probabilities = _replicates(predictions)
+    settings, images, probabilities = replicates_of(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes)
     by = _by_subgroup(images, probabilities)
@@ -78,7 +78,7 @@ def score(predictions: pd.DataFrame) -> dict:
     }
 
 
-def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
+def replicates_of(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
     """Protocol, recipe and backbone; the test images sorted by image_id; their probabilities (n, C) by each replicate.
 
     The table's `attrs` hold n_without_subject and joined_subjects, as score returns them."""
@@ -195,7 +195,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
     of the difference over subjects, drawn for both methods together, from the same functions as in score; `p_value` is
     from swap_p_value, and `p_holm` is corrected for the number of scores compared here, which are one family. Raises
     ValueError if the protocol, the number of classes, the test images, their labels or their subjects differ."""
-    (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = _replicates(a), _replicates(b)
+    (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = replicates_of(a), replicates_of(b)
     if of_a["protocol"] != of_b["protocol"]:
         raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
     if not np.array_equal(images["image_id"], images_b["image_id"]):
@@ -242,7 +242,7 @@ def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
 
     names: of the C classes in their order. Returns C x C counts, which are fractions if replicates differ or classes
     tie. Raises ValueError if names and probabilities differ in number, and as score does."""
-    _, images, probabilities = _replicates(predictions)
+    _, images, probabilities = replicates_of(predictions)
     _check_names(names, probabilities)
     true = np.eye(len(names))[images["label"]]
     counts = true.T @ np.mean([predicted_share(replicate) for replicate in probabilities], axis=0)
@@ -255,7 +255,7 @@ def per_class_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
     names: as in confusion_table. Scores are fractions 0..1, averaged over replicates. For a class without test images,
     recall and reciprocal rank are missing but F1 is 0; so f1 averages to macro_f1 and recall_top1 to balanced_accuracy.
     Of wrong classes predicted equally often the first is given; there is none if all predictions are right."""
-    _, images, probabilities = _replicates(predictions)
+    _, images, probabilities = replicates_of(predictions)
     _check_names(names, probabilities)
     labels = images["label"].to_numpy()
     of_each = np.eye(len(names))[labels].T  # (C, n)
