@@ -165,8 +165,7 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Writes eval.yaml (for the dataset's repository), .eval_results/ (for the model's) and the record."""
-    data = leaderboard.data_of(args.run / "run.json")
-    simulated = None if data == "not recorded" else data.startswith("SIMULATED")
+    _, simulated = leaderboard.data_of(args.run)
     hub_results.check_names(args.dataset_id, args.model_id, simulated)
     results = score(read_predictions(args.run))
     simulated = hub_results.is_called_simulated(args.dataset_id)

@@ -142,7 +142,7 @@ def told_apart(population: Population, size: str, repetitions: int, n_swaps: int
     return {name: count / repetitions for name, count in n_significant.items()}
 
 
-def gaps_found(population: Population, size: str, repetitions: int, n_permutations: int, n_boot: int) -> dict:
+def gaps_found(population: Population, size: str, repetitions: int, n_permutations: int) -> dict:
     """name of SUBGROUPS -> share of repetitions with p < 0.05 where no subgroup differs, and how often the interval of
     the first subgroup's difference covers 0."""
     found = {name: np.zeros((repetitions, 2)) for name in SUBGROUPS}
@@ -153,7 +153,7 @@ def gaps_found(population: Population, size: str, repetitions: int, n_permutatio
         for name, shares in SUBGROUPS.items():
             group = rng.choice(len(shares), subjects.max() + 1, p=shares)[subjects]
             p_value = subgroup_gaps.gap_p_value(hits, group, subjects, n_permutations)
-            values = subgroup_gaps.difference_to_others(hits, group == 0, subjects, n_boot)
+            values = subgroup_gaps.difference_to_others(hits, group == 0, subjects)
             found[name][repetition] = p_value < 0.05, values["low"] <= 0 <= values["high"]
     return {name: of.mean(axis=0).tolist() for name, of in found.items()}
 
@@ -192,7 +192,7 @@ def print_case(top1: float, size: str, args: argparse.Namespace) -> None:
             + f" {100 * apart[name]:>8.1f} %",
             flush=True,
         )
-    for name, shares in gaps_found(population, size, args.repetitions, args.n_swaps, args.n_boot).items():
+    for name, shares in gaps_found(population, size, args.repetitions, args.n_swaps).items():
         called, covered = (100 * share for share in shares)
         print(f"true gap 0, {name}: called different in {called:.1f} %, 0 covered in {covered:.1f} %", flush=True)
 

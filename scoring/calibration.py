@@ -27,7 +27,7 @@ def smooth_calibration_error(
     confidences with a Gaussian kernel that is reflected at 0 and 1; the error is the mean absolute value of the result,
     at the one width of the kernel that equals this error. It has no parameter, and it is continuous: a small change of
     the probabilities changes it little. Smoothing with a reflected Gaussian multiplies the k-th cosine by
-    exp(-(pi k width)^2 / 2). As with bins, the estimate is too high for few images: see corrected_interval. If all
+    exp(-(pi k width)^2 / 2). The estimate is a little too high for few images, much less than with bins. If all
     probabilities are equal it is 0, since guessing at random is then right as often as it claims. Raises ValueError for
     probabilities that are not finite. Source: Blasiok and Nakkiran, Smooth ECE, arXiv 2309.12236, definition 3."""
     confidence, excess = excess_confidence(probabilities, labels)

@@ -26,10 +26,10 @@ def bootstrap_interval(
 
     statistic: maps weights (b, n), how often each image occurs in each of b resamples, to (b,) values. subjects (n,):
     the name of each image's subject, whose images are drawn together because they are not independent; null is a
-    subject of its own. A resample for which the statistic is not defined (nan) takes no part. Returns (low, high)."""
+    subject of its own. Returns (low, high)."""
     subject = numbered(subjects)
     values = _over_subjects(statistic, subject, _resamples(int(subject.max()) + 1, n_boot, seed))
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

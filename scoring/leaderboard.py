@@ -64,7 +64,7 @@ def read_entry(folder: Path) -> Entry:
         results["protocol"],
         ", ".join(seen) or "all images",
         method,
-        data_of(file.with_name("run.json")),
+        _data_cell(*data_of(file.parent)),
         results.get("n_test"),
         len(results["seeds"]) if isinstance(results.get("seeds"), list) else None,
         metrics,
@@ -80,15 +80,20 @@ def _is_score(values: object) -> bool:
     return all(isinstance(values.get(name), (*number, type(None))) for name in ("low", "high"))
 
 
-def data_of(file: Path) -> str:
-    """What run.json says of the dataset: its name, after SIMULATED if it is; "not recorded" without a record.
-
-    A run that does not say whether its images are simulated is known by the name that simulated datasets have."""
+def data_of(folder: Path) -> tuple[str, bool | None]:
+    """What the run.json in a folder says of the dataset: its name ("" if it says none), and whether its images are
+    simulated. A run from before this was recorded is known by the name that simulated datasets have; else None."""
+    file = folder / "run.json"
     record = read_json(file, "delete it, or run again") if file.is_file() else {}
     arguments = record.get("arguments")
     name = Path(str(arguments.get("dataset_name", ""))).name if isinstance(arguments, dict) else ""
-    simulated = record.get("simulated") is True or ("simulated" not in record and name == SIMULATED)
-    return " ".join([*(["SIMULATED"] if simulated else []), name]).strip() or "not recorded"
+    recorded = record.get("simulated")
+    return name, recorded if isinstance(recorded, bool) else True if name == SIMULATED else None
+
+
+def _data_cell(name: str, simulated: bool | None) -> str:
+    kind = {True: "SIMULATED", False: "real", None: "real or simulated: not recorded"}[simulated]
+    return f"{name} ({kind})" if name else kind
 
 
 def _predictions_of(file: Path, entry: Entry) -> pd.DataFrame | None:

@@ -41,7 +41,7 @@ from scoring.subgroup_gaps import subgroup_gaps
 TOP_K = (1, 5, 10, 30)
 DECIMALS = ("nll", "ece", "smece", "aurc")  # shown as they are, not in percent
 UNITS = "% (nll .. aurc: not)"
-NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece", "smece"}  # no means over images: percentile intervals miss them
+NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # no means over images: percentile intervals miss them
 
 
 def score(predictions: pd.DataFrame) -> dict:
@@ -50,7 +50,7 @@ def score(predictions: pd.DataFrame) -> dict:
     A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed under
     `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
     interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
-    corrected_interval for macro F1, balanced accuracy and calibration errors, which are not means over images. All
+    corrected_interval for macro F1, balanced accuracy and binned calibration error, which it would miss. All
     scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and
     top-5 for each value of sex, age_group and region, if the predictions have these columns, and `gaps` whether top-1
     differs between them (subgroup_gaps.subgroup_gaps). `n_without_subject` is
