@@ -151,7 +151,8 @@ def gaps_found(population: Population, size: str, repetitions: int, n_permutatio
         (probabilities,), labels, subjects = population.draw(population.condition_of(size, "drawn", rng), rng)
         hits = topk_hits(probabilities, labels, 1)
         for name, shares in SUBGROUPS.items():
-            group = rng.choice(len(shares), subjects.max() + 1, p=shares)[subjects]
+            n = subjects.max() + 1
+            group = np.searchsorted(np.cumsum(shares), (rng.permutation(n) + 0.5) / n)[subjects]
             p_value = subgroup_gaps.gap_p_value(hits, group, subjects, n_permutations)
             values = subgroup_gaps.difference_to_others(hits, group == 0, subjects)
             found[name][repetition] = p_value < 0.05, values["low"] <= 0 <= values["high"]

@@ -21,9 +21,9 @@ def subgroup_gaps(hits: np.ndarray, subgroups: pd.DataFrame, subjects: Sequence[
     hits (n,): the score of each image, for example top-1 averaged over replicates, 0..1; subgroups (n, columns): null
     if not known; subjects (n,). Returns column -> `p_value` of gap_p_value, `p_holm` (corrected over the columns),
     `n_subjects`, and `subgroups`: value -> `n`, `n_subjects`, `difference` (its mean minus that of all others), with
-    `low` and `high`, its 95 % interval (difference_to_others). Images whose value is not known take no part. A subgroup of a
-    single subject is counted, but has no difference (null) and no part in the test; one of two subjects has both. A
-    column with fewer than two subgroups of two subjects has no p-value (null) and is not in the family."""
+    `low` and `high`, its 95 % interval (difference_to_others). Images whose value is not known take no part. A
+    subgroup of a single subject is counted, but has no difference (null) and no part in the test; one of two subjects
+    has both. A column with fewer than two subgroups of two subjects has no p-value (null) and is not in the family."""
     gaps = {}
     for column in subgroups:
         known = subgroups[column].notna().to_numpy()

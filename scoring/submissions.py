@@ -75,7 +75,7 @@ def _read_parquet(file: Path) -> Table:
         frame = read_parquet(file)
     except ValueError as error:
         raise SubmissionError([str(error)]) from error
-    columns = {column: frame[column].tolist() for column in frame}
+    columns = {name: frame[name].tolist() for name in frame if not name.startswith("__index_level_")}  # of pandas
     return Table(str(file), columns, list(range(1, len(frame) + 1)))
 
 
