@@ -112,12 +112,23 @@ def score_submission(args: argparse.Namespace) -> None:
         raise InputError(f"{args.file}: {len(error.problems)} problems{more}; nothing was scored") from error
     results = score(predictions)
     if args.output_dir:
-        from classification.run_results import write_predictions
-
-        args.output_dir.mkdir(parents=True)
-        write_predictions(args.output_dir / "predictions.parquet", predictions, label)
-        write_json(args.output_dir / "results.json", results)
+        write_run(args.output_dir, predictions, label, results)
     print(json.dumps(results, indent=2))
+
+
+def write_run(output_dir: Path, predictions: pd.DataFrame, label: object, results: dict) -> None:
+    """The files by which make_report.py leaderboard knows a run; label: the feature that holds the conditions."""
+    from datasets import disable_progress_bars
+
+    from classification.run_results import write_predictions
+
+    disable_progress_bars()
+    try:
+        output_dir.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {output_dir}: {one_line(error)}; name another folder") from error
+    write_predictions(output_dir / "predictions.parquet", predictions, label)
+    write_json(output_dir / "results.json", results)
 
 
 def open_tested(args: argparse.Namespace) -> tuple:

@@ -168,7 +168,7 @@ def format_leaderboard(entries: Sequence[Entry]) -> str:
         for entry in sorted(parts[protocol, regime], key=lambda entry: -_first(entry, names)):
             cells = [entry.name or "-", entry.method, entry.data, entry.n_test or "-", entry.n_seeds or "-"]
             cells += [_cell(name, entry.metrics.get(name)) for name in names]
-            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+            lines.append("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     lines.append("Percent; brackets: 95 % interval over subjects; ± : sd over folds, as published.")
     lines.append("Rows of different data or protocols cannot be compared, and published rows with none of the others.")

@@ -19,7 +19,15 @@ import pandas as pd
 
 from harness.errors import one_line
 from harness.protocol_names import PROTOCOLS
-from scoring.prediction_files import SPLITS, name_of, name_or_none, probabilities_of, read_parquet, whole_number
+from scoring.prediction_files import (
+    SPLITS,
+    name_of,
+    name_or_none,
+    probabilities_of,
+    read_parquet,
+    shown_cell,
+    whole_number,
+)
 
 OPTIONAL = ("fold", "seed", "label", "split", "protocol", "backbone", "recipe")
 FROM_DATASET = ("subject", "sex", "age_group", "region", "settings")  # in train_classifier.py's files; not read
@@ -135,7 +143,7 @@ def _column_problems(table: Table, classes: Sequence[str]) -> list[str]:
         what = f"the column of {_named(lacking)} is missing; give one column per condition, or a column probabilities"
         problems.append(f"{table.name}: {what}")
     known = {"image_id", "probabilities", *OPTIONAL, *FROM_DATASET, *classes}
-    unknown = [repr(column) for column in table.columns if column not in known]
+    unknown = [shown_cell(column) for column in table.columns if column not in known]
     if unknown:
         problems.append(
             f"{table.name}: {_named(unknown)} is no condition and no known column; delete it, or correct it"
@@ -177,7 +185,7 @@ def _read_rows(table: Table, tested: Tested) -> tuple[list[dict], list[str]]:
             number = number_of.get(image_id)
             if number is None:
                 reasons.append(_why_unknown(image_id, number_of))
-        found = {"image_id": image_id, "row": row, "seed": read("seed", _or(0, whole_number))}
+        found = {"image_id": image_id, "row": row, "seed": read("seed", _or(0, _seed))}
         found["fold"] = read("fold", _or(None, whole_number))
         found |= {column: read(column, name_or_none) for column in ("backbone", "recipe")}
         found["probabilities"] = _probabilities(cells, tested.classes, reasons)
@@ -194,7 +202,22 @@ def _read_rows(table: Table, tested: Tested) -> tuple[list[dict], list[str]]:
 
 def _or(default: object, reader: Callable) -> Callable:
     """A reader that gives the default for a cell that is empty or whose column is missing."""
-    return lambda value: default if name_or_none(value) is None else reader(value)
+
+    def read(value: object) -> object:
+        try:
+            empty = name_or_none(value) is None
+        except ValueError:
+            empty = False
+        return default if empty else reader(value)
+
+    return read
+
+
+def _seed(value: object) -> int:
+    seed = whole_number(value)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{shown_cell(value)} is no seed; number the models from 0")
+    return seed
 
 
 def _split(value: object) -> str:
@@ -202,7 +225,7 @@ def _split(value: object) -> str:
         return "test"
     spelled = str(value).strip().casefold()
     if spelled not in SPLITS:
-        raise ValueError(f"{value!r} is none of test, val; give one of them, or leave the column out")
+        raise ValueError(f"{shown_cell(value)} is none of test, val; give one of them, or leave the column out")
     return SPLITS[spelled]
 
 
@@ -212,7 +235,7 @@ def _agrees(value: object, protocol: str) -> None:
         known = (
             f"; score it with --protocol {given.strip().casefold()}" if given.casefold().strip() in PROTOCOLS else ""
         )
-        raise ValueError(f"is {given}, but {protocol} is scored{known or '; correct it'}")
+        raise ValueError(f"is {shown_cell(given)}, but {protocol} is scored{known or '; correct it'}")
 
 
 def _why_unknown(image_id: str, known: Mapping[str, int]) -> str:
@@ -220,7 +243,7 @@ def _why_unknown(image_id: str, known: Mapping[str, int]) -> str:
     stem = os.path.splitext(stem)[0] if os.path.splitext(stem)[1].lower() in (".jpg", ".jpeg", ".png") else stem
     alike = {name.casefold(): name for name in known}.get(stem.casefold())
     remedy = f"did you mean {alike}?" if alike else "delete the row, or give the dataset that was predicted"
-    return f"image {image_id!r} is not in the dataset; {remedy}"
+    return f"image {shown_cell(image_id)} is not in the dataset; {remedy}"
 
 
 def _fold_reasons(image_id: str, number: int, found: dict, tested: Tested) -> list[str]:
@@ -251,9 +274,8 @@ def _same_label(value: object, label: int, classes: Sequence[str]) -> None:
     except ValueError:
         number = None
     if number != label:
-        raise ValueError(
-            f"is {given}, but the dataset says {classes[label]} ({label}); predict this build of the dataset"
-        )
+        said = f"the dataset says {classes[label]} ({label})"
+        raise ValueError(f"is {shown_cell(value)}, but {said}; predict this build of the dataset")
 
 
 def _probabilities(cells: Mapping[str, object], classes: Sequence[str], reasons: list[str]) -> np.ndarray | None:
@@ -261,7 +283,7 @@ def _probabilities(cells: Mapping[str, object], classes: Sequence[str], reasons:
     by_class = "probabilities" not in cells
     values = [_number(cells[name]) for name in classes] if by_class else cells["probabilities"]
     if by_class and (wrong := [name for name, value in zip(classes, values, strict=True) if value is None]):
-        reasons.append(f"{wrong[0]} is {cells[wrong[0]]!r}, which is no number; give a probability")
+        reasons.append(f"{wrong[0]} is {shown_cell(cells[wrong[0]])}, which is no number; give a probability")
         return None
     try:
         probabilities = probabilities_of(values)
@@ -303,7 +325,7 @@ def _mixed(table: Table, rows: Sequence[Mapping]) -> list[str]:
     """A submission is of one model: a line for a column with several values."""
     problems = []
     for column in ("backbone", "recipe"):
-        values = list(dict.fromkeys(str(row[column]) for row in rows if row[column] is not None))
+        values = list(dict.fromkeys(shown_cell(row[column]) for row in rows if row[column] is not None))
         some = values and any(row[column] is None for row in rows)
         if len(values) > 1 or some:
             given = _named([*values, *(["none"] if some else [])])

@@ -61,7 +61,7 @@ from simulation import corpus
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
-# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py, test_planted_errors.py and, of the last,
+# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py, test_planted_errors.py and
 # test_statistics.py.
 ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs, power_table)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
