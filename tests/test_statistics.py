@@ -1,5 +1,7 @@
 """Calibration, abstention, Holm, subgroup gaps, detectable differences, differential lists: references and edges."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -139,6 +141,18 @@ def test_a_gap_is_found_and_dealt_groups_have_none():
         subgroup_gaps.gap_p_value(hits, rng.permutation(sex), range(300), n_permutations=199) < 0.05 for _ in range(400)
     ]
     assert 0.025 < np.mean(found) < 0.08
+
+
+def test_the_p_value_is_the_share_of_all_dealings_with_as_large_a_variance_between_groups():
+    hits, groups = np.array([1, 1, 0, 0, 0, 1, 0]), "aaaabbc"
+
+    def between(dealt: tuple) -> float:
+        means = {name: hits[np.array(dealt) == name] for name in "abc"}
+        return sum(len(own) * (own.mean() - hits.mean()) ** 2 for own in means.values())
+
+    dealings = [between(dealt) for dealt in itertools.permutations(groups)]
+    exact = np.mean(np.array(dealings) >= between(tuple(groups)) - 1e-12)
+    assert subgroup_gaps.gap_p_value(hits, list(groups), range(7)) == pytest.approx(exact, abs=0.015)
 
 
 def test_photographs_of_one_person_are_not_further_evidence_of_a_gap():
