@@ -201,15 +201,22 @@ def measured(args: argparse.Namespace) -> dict:
         "n_without_face": {name: int(np.isnan(of.descriptors[:, 0]).sum()) for name, of in generated.items()},
         "refused_by_train_classifier": refused(args),
         "arms": {arm: mean_and_interval(values) for arm, values in right.items()},
-        "differences": {f"{b} - {a}": mean_and_interval(right[b] - right[a]) for a, b in DIFFERENCES},
+        "differences": {f"{b} - {a}": mean_and_interval(right[b] - right[a], len(DIFFERENCES)) for a, b in DIFFERENCES},
     }
 
 
-def mean_and_interval(values: np.ndarray) -> dict[str, float]:
-    """Of (n,) values, one per person, without those that are nan: mean and its 95 % interval, in percent."""
+def mean_and_interval(values: np.ndarray, n_comparisons: int = 1) -> dict[str, float]:
+    """Of (n,) values, one per person, without those that are nan: mean and its 95 % interval, in percent.
+
+    n_comparisons: also gives the interval that holds for a family of so many at once (Bonferroni)."""
     values = values[np.isfinite(values)]
-    low, high = bootstrap_interval(lambda weights: weights @ values / weights.sum(axis=1), range(len(values)))
-    shown = {"mean": values.mean(), "low": low, "high": high}
+
+    def interval(level: float) -> tuple[float, float]:
+        return bootstrap_interval(lambda w: w @ values / w.sum(axis=1), range(len(values)), 10_000, level=level)
+
+    shown = dict(zip(("mean", "low", "high"), (values.mean(), *interval(0.95)), strict=True))
+    if n_comparisons > 1:
+        shown |= dict(zip(("family_low", "family_high"), interval(1 - 0.05 / n_comparisons), strict=True))
     return {name: round(100 * float(value), 1) for name, value in shown.items()} | {"n": len(values)}
 
 
@@ -229,7 +236,8 @@ def print_results(results: dict) -> None:
         for name, of in results[title].items():
             sign = "+" if title == "differences" else ""
             interval = f"[{of['low']:{sign}.1f}, {of['high']:{sign}.1f}]"
-            print(f"SIMULATED, top-1: {name:36} {of['mean']:{sign}6.1f} {interval:16} n {of['n']}")
+            family = f"of the family [{of['family_low']:+.1f}, {of['family_high']:+.1f}]" if "family_low" in of else ""
+            print(f"SIMULATED, top-1: {name:36} {of['mean']:{sign}6.1f} {interval:16} n {of['n']} {family}")
     print(f"SIMULATED, chance {100 / results['n_classes']:.1f} %; {results['refused_by_train_classifier']}")
 
 
