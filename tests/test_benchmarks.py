@@ -48,11 +48,13 @@ from benchmarks import (
     phenotype_fidelity,
     planted_copies,
     planted_people,
+    power_table,
     report_agreement,
     report_pairs,
     report_terms_accuracy,
     restoration_memory,
     simulator_yardsticks,
+    synthetic_only,
 )
 from classification.knowledge_prior import Teachers
 from curation.leak_guard import Guard
@@ -66,8 +68,9 @@ from simulation import corpus
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
-# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py and test_planted_errors.py.
-ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs)
+# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py, test_planted_errors.py and
+# test_statistics.py.
+ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs, power_table)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
 
@@ -444,3 +447,31 @@ def test_filtered_training_attacks_and_trains_with_three_selections_of_equal_siz
         (fold,) = json.loads((tmp_path / "work" / "seed0" / arm / "run.json").read_text())["folds"]
         assert fold["synthetic"]["n_train"] == count
     assert re.search(r"top-1 of random -> ours", printed)
+
+
+def test_synthetic_only_has_a_generator_with_the_leak_that_training_refuses(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(synthetic_only, "launch", launch_here)
+
+    def refused(args) -> str:
+        """As synthetic_only.refused, in this process."""
+        flags = ["--dataset_name", args.work_dir / "rdface-sim", "--backbone", BACKBONE, "--fold", 0]
+        flags += ["--synthetic_dataset", args.work_dir / "images of A and B" / "fold0" / "synthetic"]
+        flags += ["--cache_dir", args.work_dir / "pixels", "--output_dir", args.work_dir / "refused"]
+        assert exit_status(train_classifier, *flags) == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    monkeypatch.setattr(synthetic_only, "refused", refused)
+    sizes = ["--num_conditions", 2, "--people_per_part", 2, "--max_train_steps", 1, "--num_images", 2]
+    run(synthetic_only, "--work_dir", tmp_path / "work", "--results_dir", tmp_path / "results", *sizes)
+    results = json.loads((tmp_path / "results" / "simulated.json").read_text())
+    assert "is not on the training side" in results["refused_by_train_classifier"]
+    assert {arm: of["n"] for arm, of in results["arms"].items()} == dict.fromkeys(results["arms"], 8) | {
+        "as many people": 4  # only B is tested
+    }
+    assert results["n_kept"] == 2 and len(results["differences"]) == 6
+    sources = {}
+    for generator in synthetic_only.SEEN:
+        images = load_synthetic(str(tmp_path / "work" / f"images of {generator}" / "fold0" / "synthetic"))
+        sources[generator] = {image for row in images["source_image_ids"][:] for image in row}
+    assert len(sources["A"]) == 4 and sources["A"] | sources["B"] == sources["A and B"]
+    assert sources["A and others"] & sources["B"] == set() and len(sources["A and others"]) == 8
