@@ -24,7 +24,7 @@ from imaging.image_files import (
     strip_metadata,
 )
 
-STANDARD_TABLES = {  # class and identifier -> code lengths and symbols of the standard's Huffman tables (T.81, annex K.3)
+STANDARD_TABLES = {  # class and identifier -> code lengths and symbols of T.81, annex K.3
     0x00: bytes.fromhex("00010501010101010100000000000000000102030405060708090a0b"),
     0x01: bytes.fromhex("00030101010101010101010000000000000102030405060708090a0b"),
     0x10: bytes.fromhex(

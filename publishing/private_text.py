@@ -1,7 +1,7 @@
 """What a text gives away of a person or a machine: paths, addresses, telephone and record numbers, tokens and keys.
 
     private_text("see /home/clinic/doe.jpg")          # ["the path of a file on some machine"]
-    private_cell("Jane Doe")                            # stricter, for columns of the curator's own: ["a person's name"]
+    private_cell("Jane Doe")      # stricter, for columns of the curator's own: ["a person's name"]
 
 Tokens and keys are found by detect-secrets and telephone numbers by phonenumbers, both without a network. presidio's
 recognisers of patterns add little to these two, and require spaCy. Texts are read in one spelling: full-width letters,
@@ -13,11 +13,13 @@ import html
 import importlib
 import inspect
 import ipaddress
+import itertools
 import pkgutil
 import re
 import unicodedata
 import urllib.parse
 from collections.abc import Iterator
+from pathlib import Path
 
 PATH = "the path of a file on some machine"
 TOKEN = "a token or key"
@@ -29,7 +31,7 @@ MACHINE = "the address of a machine in a private network"
 PERSON, STREET, DAY = "a person's name", "a postal address", "a date to the day, as one of birth"
 
 PATHS = re.compile(
-    r"(?<![\w/.:~-])(?<!\$home\")(?<!\$HOME)/(?:[\w.~@+-]+/)+[\w.~*@+-]"  # /nas/scans/doe.jpg; not the end of a web address
+    r"(?<![\w/.:~-])(?<!\$home\")(?<!\$HOME)/(?:[\w.~@+-]+/)+[\w.~*@+-]"  # /nas/scans/doe.jpg
     r"|(?<![\w/.:-])(?<!\$home\")/(?:home|Users|root|tmp|var|mnt|media|data|srv|opt|private|Volumes|scratch|nas)\b(?!>)"
     r"|(?<![\w:/.])//\w[\w.-]*/\w"  # //server/share
     r"|(?<!\w)[A-Za-z]:(?:\\|/(?!/))\S"
@@ -41,12 +43,13 @@ PATHS = re.compile(
     r"|(?<![\w.])[\w.-]+@[\w.-]+:[/~\w]",  # user@machine:folder
     re.IGNORECASE,
 )
-TOKENS = re.compile(  # of services that detect-secrets does not know, or with more characters than it allows
-    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}|\bhf_(?:[A-Za-z0-9](?:[\"'+>|\\\s]*\n[\"'+>|\s]*)?){20,}"  # also over several lines
+TOKENS = re.compile(  # of services that detect-secrets does not know, or knows less of; Hugging Face's over several lines, too
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}|\bhf_(?:[A-Za-z0-9](?:[\"'+>|\\\s]*\n[\"'+>|\s]*)?){20,}"
     r"|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bsk-[\w-]{20,}|\b[rs]k_(?:live|test)_\w{10,}|\bAIza[\w-]{35}"
     r"|\bya29\.[\w-]{20,}|\bxox[a-z]-[\w-]{10,}|\bxapp-[\w-]{10,}|\bnpm_\w{30,}|\bdckr_pat_[\w-]{20,}|\bdop_v1_\w{40,}"
     r"|\bglpat-[\w-]{15,}|\bAGE-SECRET-KEY-1\w{20,}|\bLTAI\w{12,}|\bwandb_v1_\w{20,}|\beyJ[\w-]{10,}\.eyJ[\w-]+"
-    r"|-{3,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY|\bssh-(?:rsa|ed25519|dss) AAAA\w{20,}|\bAccountKey=\S{20,}|\bSharedAccessSignature\b"
+    r"|-{3,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY|\bssh-(?:rsa|ed25519|dss) AAAA\w{20,}"
+    r"|\bAccountKey=\S{20,}|\bSharedAccessSignature\b"
     r"|\b[\w+.-]+://[^\s/?#@\"'<>]+@[\w\[]"  # ssh://user@machine, https://user:password@machine
     r"|[?&;](?:access_?token|auth_?token|token|api_?key|apikey|sig|signature|password|passwd|pwd|secret|client_secret|auth"
     r"|jwt|session(?:_?id)?|x-amz-\w[\w-]*|x-goog-\w[\w-]*|awsaccesskeyid)=[^&\s]{4,}"
@@ -86,10 +89,11 @@ PHONE_REGIONS = (
     "ZA",
 )  # whose way of writing is known
 RECORDS = re.compile(
-    r"\b(?:mrn|medical[ _-]?record|record[ _-]?(?:no|nr|num|number|id)|patient[ _-]?(?:id|no|nr|number|identifier)|chart[ _-]?(?:no"
-    r"|number)|hospital[ _-]?(?:no|number|id)|hosp\.? ?no|case[ _-]?(?:no|number|id)|unit[ _-]number|nhs(?:[ _-]?(?:no|number))?|chi"
-    r"[ _-]number|ssn|social[ _-]security|passport|national[ _-]?id|id[ _-]card|insurance|medicare|medicaid|fallnummer"
-    r"|patientennummer|versichertennummer|krankenkasse|personnummer|cpf|curp|aadhaar|nir|bsn|account[ _-]?(?:no|number))\b"
+    r"\b(?:mrn|medical[ _-]?record|record[ _-]?(?:no|nr|num|number|id)|patient[ _-]?(?:id|no|nr|number|identifier)"
+    r"|chart[ _-]?(?:no|number)|hospital[ _-]?(?:no|number|id)|hosp\.? ?no|case[ _-]?(?:no|number|id)|unit[ _-]number"
+    r"|nhs(?:[ _-]?(?:no|number))?|chi[ _-]number|ssn|social[ _-]security|passport|national[ _-]?id|id[ _-]card|insurance|medicare|medicaid"
+    r"|fallnummer|patientennummer|versichertennummer|krankenkasse|personnummer|cpf|curp|aadhaar|nir|bsn"
+    r"|account[ _-]?(?:no|number))\b"
     r"(?:\s*(?:no|nr|number|num|id|is|was))?[\s.:#=º°-]{0,5}[A-Z]{0,4}[-/ ]?\d[\d./ -]{2,}\d",
     re.IGNORECASE,
 )
@@ -100,8 +104,8 @@ _DATE = (
     r"|[^\W\d_]{3,9}\.?\s+\d{1,2}(?:st|nd|rd|th)?,?\s+\d{4})"
 )
 BIRTHS = re.compile(
-    rf"\b(?:born|dob|d\.o\.b|date[ _-]of[ _-]birth|birth[ _-]?(?:date|day)?|geb|geboren|geburtsdatum|née?|naissance|nacid[oa]"
-    rf"|nascid[oa]|nascimento|nat[oa])\b\W{{0,4}}(?:is|was|on|am|the|le|el|il|em|in)?\W{{0,3}}{_DATE}",
+    rf"\b(?:born|dob|d\.o\.b|date[ _-]of[ _-]birth|birth[ _-]?(?:date|day)?|geb|geboren|geburtsdatum|née?|naissance"
+    rf"|nacid[oa]|nascid[oa]|nascimento|nat[oa])\b\W{{0,4}}(?:is|was|on|am|the|le|el|il|em|in)?\W{{0,3}}{_DATE}",
     re.IGNORECASE,
 )
 IPV4 = re.compile(r"(?<![\w.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?![\w]|\.\d)")
@@ -278,8 +282,8 @@ def _census() -> tuple[frozenset[str], frozenset[str]]:
     """First and last names of the United States' census, in small letters."""
     import names
 
-    lists = {key: path for key, path in names.FILES.items()}
-    read = {key: {line.split()[0].lower() for line in open(path, encoding="utf-8")} for key, path in lists.items()}
+    lines = {key: Path(path).read_text(encoding="utf-8").lower().splitlines() for key, path in names.FILES.items()}
+    read = {key: {line.split()[0] for line in listed} for key, listed in lines.items()}
     return frozenset(read["first:male"] | read["first:female"]), frozenset(read["last"])
 
 
@@ -287,7 +291,7 @@ def _has_name(text: str) -> bool:
     """Whether a first name stands before, or after a comma behind, what may be a last name."""
     first, last = _census()
     words = WORDS.findall(text)
-    for a, b in zip(words, words[1:], strict=False):
+    for a, b in itertools.pairwise(words):
         alone = len(words) <= 3 and len(text) <= 60
         names_like = (a[0].isupper() and b[0].isupper()) or alone
         if not names_like:
