@@ -10,9 +10,12 @@ refused. The token comes from HF_TOKEN or `hf auth login`, the server from HF_EN
 2 refused.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import DatasetInfo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -26,6 +29,9 @@ from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explaine
 from publishing.publishable import Contents
 from publishing.repository_visibility import Audience, Gate
 
+if TYPE_CHECKING:
+    from publishing.published_copy import PublishedCopy
+
 STOPPED = "run the same command again: what was done is kept"
 
 NAMED_PROBLEMS = 20
@@ -35,22 +41,31 @@ NAMED_PROBLEMS = 20
 
 
 def publish(args: argparse.Namespace) -> None:
-    contents = publishable.examine(args.folder)
-    problems = contents.problems + problems_for_audience(contents, args.open)
-    if args.dry_run:
-        print_plan(contents, args.repo_id, args.visible, args.open, args.ungated)
-    if problems:
-        for problem in problems[:NAMED_PROBLEMS]:
-            print(problem, file=sys.stderr)
-        more = f" and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
-        raise InputError(f"{args.folder}: not published, for the reasons above{more}; nothing was sent")
-    if args.dry_run:
-        return
+    from publishing.published_copy import published_copy  # imports datasets, which takes a second
+
+    if not args.folder.is_dir():
+        publishable.sorted_files(args.folder)
+    with published_copy(args.folder, args.publish_columns) as copy:
+        contents = publishable.examine(copy.folder, args.publish_columns)
+        problems = contents.problems + problems_for_audience(contents, args)
+        if args.dry_run:
+            print_plan(contents, copy, args)
+        if problems:
+            for problem in problems[:NAMED_PROBLEMS]:
+                print(problem, file=sys.stderr)
+            more = f" and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
+            raise InputError(f"{args.folder}: not published, for the reasons above{more}; nothing was sent")
+        if not args.dry_run:
+            send(args, contents)
+
+
+def send(args: argparse.Namespace, contents: Contents) -> None:
+    """Uploads a copy of the folder, contents, which was examined and found fit."""
     repository = open_repository(args.repo_id)
     audience = publication.prepare(repository, contents, args.ungated)
     if audience.only_gate_protects:
         publication.close_unless_strangers_are_refused(repository)
-    contents = publication.bring_into_line(repository, contents)
+    contents = publication.bring_into_line(repository, contents, args.folder)
     publication.upload(repository, contents, audience, "Publish", args.forget_history)
     if args.visible and audience.private:
         publication.show(repository, contents, audience.gate)
@@ -64,13 +79,13 @@ def publish(args: argparse.Namespace) -> None:
         print("only its members can see it; --visible shows the page, so that people can ask for access")
 
 
-def problems_for_audience(contents: Contents, to_everybody: bool) -> list[str]:
+def problems_for_audience(contents: Contents, args: argparse.Namespace) -> list[str]:
     """Reasons why these images must not be published for everybody, or for those alone who were granted access."""
-    if to_everybody and not contents.is_synthetic:
+    if args.open and not contents.is_synthetic:
         return [f"--open: {contents.folder.name} holds config {contents.configs[0]}, and photographs are never open"]
-    if contents.is_synthetic and not to_everybody:
+    if contents.is_synthetic and not args.open:
         return [f"{contents.folder.name}: synthetic images go to a repository of their own; publish them with --open"]
-    return publishable.privacy_problems(contents) if to_everybody else []
+    return publishable.privacy_problems(contents, args.folder) if args.open else []
 
 
 def open_repository(repo_id: str) -> Repository:
@@ -80,16 +95,17 @@ def open_repository(repo_id: str) -> Repository:
     return repository
 
 
-def print_plan(contents: Contents, repo_id: str, visible: bool, to_everybody: bool, ungated: bool) -> None:
+def print_plan(contents: Contents, copy: PublishedCopy, args: argparse.Namespace) -> None:
     """Says file by file what `publish` would do. The Hub is asked if it can be reached, and nothing is changed.
 
     Raises InputError if the repository must not take these images."""
+    repo_id = args.repo_id
     state, remote = None, {}
     try:
         repository = Repository(repo_id)
         state = repository.state()
         remote = repository.files() if state else {}
-        description, reason = described(state), publication.refusal(repository, state, contents, ungated)
+        description, reason = described(state), publication.refusal(repository, state, contents, args.ungated)
     except (*HUB_ERRORS, HubError) as error:
         description, reason = f"not looked at ({explained(error)}); taken as new", None
     print(f"{repo_id}: {description}")
@@ -98,15 +114,18 @@ def print_plan(contents: Contents, repo_id: str, visible: bool, to_everybody: bo
         print(f"  {'upload' if name in changed else 'keep':8}{name:44}{file.stat().st_size:>14,} bytes")
     for name in gone:
         print(f"  {'delete':8}{name}")
-    for name in contents.stays:
+    for name in copy.stays:
         print(f"  {'stays':8}{name}")
     for config, columns in contents.columns.items():
         print(f"  config {config}: {contents.rows[config]} rows, columns {', '.join(columns)}")
-    if not to_everybody:
-        print("  the curator's own columns are published too: check that none of them reveals who a patient is")
+        if copy.held_back[config]:
+            print(f"  {'stays':8}columns of the curator's own: {', '.join(copy.held_back[config])}")
+    if contents.own_columns:
+        print("  check that no column of --publish_columns reveals who a patient is")
+    if not args.open:
         print("  everybody can read the card, and names and sizes of files, once the repository is visible")
-    then = "shown, and made private again unless strangers are refused" if visible else "left as visible as it is"
-    print(f"  then {then}; {'open to everybody' if to_everybody else 'access by manual approval'}")
+    then = "shown, and made private again unless strangers are refused" if args.visible else "left as visible as it is"
+    print(f"  then {then}; {'open to everybody' if args.open else 'access by manual approval'}")
     print("dry run: nothing was sent")
     if reason:
         raise InputError(f"{repo_id}: {reason}")
@@ -151,6 +170,7 @@ def withdraw(args: argparse.Namespace) -> None:
     if not is_listed and args.image_id not in contents.image_ids:
         raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
     from publishing import withdrawal  # imports datasets, which takes a second: refusals come before
+    from publishing.published_copy import published_copy
 
     sha256 = withdrawal.digest_of(args.folder, args.image_id)
     derived = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder, _ in args.derived}
@@ -169,11 +189,15 @@ def withdraw(args: argparse.Namespace) -> None:
     for its_derived in derived.values():
         withdrawal.remove_with_cards(its_derived, args.image_id, sha256)
     for folder, (repository, audience) in published.items():
-        contents = publishable.examine(folder)
-        if contents.problems:
-            raise HubError(f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again")
-        contents = publication.bring_into_line(repository, contents)
-        publication.upload(repository, contents, audience, "Withdraw a photograph", forget_history=True)
+        own_columns = args.publish_columns if folder == args.folder else ()
+        with published_copy(folder, own_columns) as copy:
+            contents = publishable.examine(copy.folder, own_columns)
+            if contents.problems:
+                raise HubError(
+                    f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again"
+                )
+            contents = publication.bring_into_line(repository, contents, folder)
+            publication.upload(repository, contents, audience, "Withdraw a photograph", forget_history=True)
     print(
         "not removed by this: classifiers that were trained with it; copies in caches (HF_HOME, rdface_pixels); row and"
         " file in the curator's folder, whose next build refuses them; other people's copies: ask for their deletion"
@@ -225,7 +249,13 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     add("--open", action="store_true", help="for synthetic images that passed the privacy filter: let all download")
     add("--ungated", action="store_true", help="photographs into a public repository that everybody can download")
     add("--forget_history", action="store_true", help="delete all earlier versions on the Hub, with their files")
+    add_publish_columns(parser)
     add("--dry_run", action="store_true", help="say what would be done, and do nothing")
+
+
+def add_publish_columns(parser: argparse.ArgumentParser) -> None:
+    text = "columns that you added to disease_images.csv and want to publish; the others stay in the folder"
+    parser.add_argument("--publish_columns", nargs="+", default=[], metavar="NAME", help=text)
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +274,7 @@ def add_withdraw(parser: argparse.ArgumentParser) -> None:
     add("repo_id", type=repo_id, metavar="ORG/NAME", nargs="?", help="where DIR is published, if it is")
     text = "a folder with synthetic or restored images, adapters or generators, and where it is published, if it is"
     add("--derived", nargs="+", action="append", default=[], metavar=("DIR", "ORG/NAME"), help=text)
+    add_publish_columns(parser)
     add("--dry_run", action="store_true", help="list what would be removed, and do nothing")
 
 

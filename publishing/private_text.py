@@ -43,7 +43,7 @@ PATHS = re.compile(
     r"|(?<![\w.])[\w.-]+@[\w.-]+:[/~\w]",  # user@machine:folder
     re.IGNORECASE,
 )
-TOKENS = re.compile(  # of services that detect-secrets does not know, or knows less of; Hugging Face's over several lines, too
+TOKENS = re.compile(  # of services that detect-secrets does not know, or knows less of
     r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}|\bhf_(?:[A-Za-z0-9](?:[\"'+>|\\\s]*\n[\"'+>|\s]*)?){20,}"
     r"|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bsk-[\w-]{20,}|\b[rs]k_(?:live|test)_\w{10,}|\bAIza[\w-]{35}"
     r"|\bya29\.[\w-]{20,}|\bxox[a-z]-[\w-]{10,}|\bxapp-[\w-]{10,}|\bnpm_\w{30,}|\bdckr_pat_[\w-]{20,}|\bdop_v1_\w{40,}"
@@ -74,26 +74,13 @@ PHONE_WORDS = re.compile(
     re.IGNORECASE,
 )
 INTERNATIONAL = re.compile(r"(?<![\w:.])\(?(?:\+|00(?=[\s().-]{0,2}[1-9]))")
-PHONE_REGIONS = (
-    "US",
-    "GB",
-    "DE",
-    "FR",
-    "BR",
-    "IN",
-    "CN",
-    "JP",
-    "AU",
-    "IT",
-    "ES",
-    "ZA",
-)  # whose way of writing is known
+PHONE_REGIONS = ("US", "GB", "DE", "FR", "BR", "IN", "CN", "JP", "AU", "IT", "ES")  # whose ways of writing are known
 RECORDS = re.compile(
     r"\b(?:mrn|medical[ _-]?record|record[ _-]?(?:no|nr|num|number|id)|patient[ _-]?(?:id|no|nr|number|identifier)"
     r"|chart[ _-]?(?:no|number)|hospital[ _-]?(?:no|number|id)|hosp\.? ?no|case[ _-]?(?:no|number|id)|unit[ _-]number"
-    r"|nhs(?:[ _-]?(?:no|number))?|chi[ _-]number|ssn|social[ _-]security|passport|national[ _-]?id|id[ _-]card|insurance|medicare|medicaid"
-    r"|fallnummer|patientennummer|versichertennummer|krankenkasse|personnummer|cpf|curp|aadhaar|nir|bsn"
-    r"|account[ _-]?(?:no|number))\b"
+    r"|nhs(?:[ _-]?(?:no|number))?|chi[ _-]number|ssn|social[ _-]security|passport|national[ _-]?id|id[ _-]card"
+    r"|insurance|medicare|medicaid|fallnummer|patientennummer|versichertennummer|krankenkasse|personnummer|cpf"
+    r"|curp|aadhaar|nir|bsn|account[ _-]?(?:no|number))\b"
     r"(?:\s*(?:no|nr|number|num|id|is|was))?[\s.:#=º°-]{0,5}[A-Z]{0,4}[-/ ]?\d[\d./ -]{2,}\d",
     re.IGNORECASE,
 )
@@ -139,22 +126,23 @@ LONG_NUMBER = re.compile(r"(?<![\w.])\d(?:[\s/-]?\d){6,}(?!\.?\w)")
 WORDS = re.compile(r"[^\W\d_][^\W\d_'’-]*(?:[-'’][^\W\d_]+)*")
 
 
-@functools.lru_cache(maxsize=100_000)
-def private_text(text: str) -> tuple[str, ...]:
+def private_text(text: str) -> list[str]:
     """What a text gives away, in words that repeat none of it; empty if it gives nothing away."""
-    found: dict[str, None] = {}
-    for spelling in _spellings(text):
-        found |= dict.fromkeys(_private_kinds(spelling))
-    return tuple(found)
+    return list(_kinds_of(text))
 
 
-def private_cell(text: str) -> tuple[str, ...]:
+@functools.lru_cache(maxsize=100_000)
+def _kinds_of(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(kind for spelling in _spellings(text) for kind in _private_kinds(spelling)))
+
+
+def private_cell(text: str) -> list[str]:
     """The same of a value in a curator's own column, of which nobody knows what it is for: also names of people, postal
     addresses, dates to the day and long numbers."""
     found = dict.fromkeys(private_text(text))
     for spelling in _spellings(text):
         found |= dict.fromkeys(_personal_kinds(spelling))
-    return tuple(found)
+    return list(found)
 
 
 def _spellings(text: str) -> list[str]:

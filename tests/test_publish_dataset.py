@@ -27,6 +27,7 @@ from loopback_user import using, waiting_process
 import publish_dataset
 from curation import datasheet
 from publishing import hub_repository, publishable
+from publishing.published_copy import published_copy
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "publish_dataset.py")
@@ -92,8 +93,10 @@ def ours(hub: Hub, name: str = NAME) -> dict[str, bytes]:
     return {path: content for path, content in hub.repository(name).files.items() if path != ".gitattributes"}
 
 
-def local(folder: Path) -> dict[str, bytes]:
-    return {name: file.read_bytes() for name, file in publishable.examine(folder).files.items()}
+def local(folder: Path, own_columns: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """What is published of a folder."""
+    with published_copy(folder, own_columns) as copy:
+        return {name: file.read_bytes() for name, file in publishable.examine(copy.folder, own_columns).files.items()}
 
 
 # ---- publish
@@ -159,7 +162,7 @@ def test_what_must_not_leave_the_folder_keeps_all_of_it_here(hub, start, dataset
     index = table.column_names.index("camera")
     pq.write_table(table.set_column(index, "camera", [["/home/clinic/doe.jpg"] * len(table)]), path)
     datasheet.write_datasheet(dataset)
-    run = start("publish", dataset, NAME)
+    run = start("publish", dataset, NAME, "--publish_columns", "camera")
     assert run.returncode == 2 and not hub.ledger
     assert "row 1 (AAR.1): camera holds the path of a file on some machine" in run.stderr
     assert run.stderr.splitlines()[-1].endswith("not published, for the reasons above; nothing was sent")
