@@ -5,7 +5,7 @@
 
 Parquet files are written anew from the columns that are published, so that nothing leaves that is no value of a row:
 footers, unused dictionaries, bytes between pages. Of files that this project wrote the copy has the very same bytes.
-Figures and the Croissant record are made again; the card too, if the rows' files are no longer those that it describes.
+Figures and the Croissant record are made again, and the card lists the columns of the copy.
 """
 
 import contextlib
@@ -154,17 +154,13 @@ def _plain(kind: pa.DataType) -> object:
 
 
 def _write_texts(files: dict[str, Path], copy: Path) -> None:
-    """Copies the texts, and makes figures and Croissant record, and if need be the card, from the copy's rows."""
+    """Copies the texts, and makes figures, Croissant record and the card's list of columns from the copy's rows."""
     for name in COPIED:
         if name in files:
             shutil.copyfile(files[name], copy / name)
-    described_here = _describes(files["README.md"].parent, files["README.md"].parent)
-    datasheet.write_datasheet(copy)
-    if not described_here or _describes(files["README.md"].parent, copy):
-        shutil.copyfile(files["README.md"], copy / "README.md")
-    (copy / "LICENSE").unlink()
-    if "LICENSE" in files:
-        shutil.copyfile(files["LICENSE"], copy / "LICENSE")
+    if not _describes(files["README.md"].parent, files["README.md"].parent):
+        raise InputError("README.md: was not made of these Parquet files; make the dataset again")
+    datasheet.write_figures_and_record(copy)
 
 
 def _describes(card: Path, files: Path) -> bool:
