@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import get_token, validate_repo_id
 
 from curation import withdrawn_list
-from harness.commands import Parser, path_argument, run_command
+from harness.commands import Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError, one_line
 from publishing import access_requests, model_upload, publication, publishable
 from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
@@ -85,7 +85,24 @@ def problems_for_audience(contents: Contents, args: argparse.Namespace) -> list[
         return [f"--open: {contents.folder.name} holds config {contents.configs[0]}, and photographs are never open"]
     if contents.is_synthetic and not args.open:
         return [f"{contents.folder.name}: synthetic images go to a repository of their own; publish them with --open"]
-    return publishable.privacy_problems(contents, args.folder) if args.open else []
+    if not args.open:
+        return []
+    problems = publishable.privacy_problems(contents, args.folder)
+    return problems if problems or contents.problems else copies_of_patients(contents, args)
+
+
+def copies_of_patients(contents: Contents, args: argparse.Namespace) -> list[str]:
+    """Images that are copies of photographs of --real_dataset, or show somebody on them, one line each."""
+    from classification.backbones import load_backbone  # these take seconds
+    from generation.face_examination import Examiner
+    from imaging import faces
+    from imaging.face_embeddings import load_embedder
+    from publishing import patient_copies
+
+    embedder = load_embedder(args.face_embedder) if args.face_embedder else None
+    examiner = Examiner(faces.load_detector("mtcnn"), load_backbone(args.backbone), "cpu", embedder)
+    photographs = patient_copies.read_photographs(args.real_dataset, examiner)
+    return patient_copies.copy_problems(contents, photographs, examiner)
 
 
 def open_repository(repo_id: str) -> Repository:
@@ -227,6 +244,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.command == "publish" and args.ungated and (args.open or args.visible):
         parser.error("--ungated is for a repository that is public already; leave out --open and --visible")
+    if args.command == "publish" and args.open and args.real_dataset is None:
+        parser.error(
+            "--open requires --real_dataset DIR, the photographs from which the images were made: whether an image is a"
+            " copy of one, the publisher finds out by itself"
+        )
     if args.command == "access" and (args.user is None) != (args.action == "list"):
         parser.error("list takes no --user" if args.user else f"{args.action} requires --user")
     if args.command == "access" and len(args.reason) > 200:
@@ -247,6 +269,12 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     add("repo_id", type=repo_id, metavar="ORG/NAME", help="the repository on the Hub")
     add("--visible", action="store_true", help="show the page to everybody, so that people can ask for access")
     add("--open", action="store_true", help="for synthetic images that passed the privacy filter: let all download")
+    text = "with --open: folder of the photographs from which the images were made; copies of these are refused"
+    add("--real_dataset", type=path_argument, metavar="DIR", help=text)
+    text = "with --open: network whose features tell copies and, without --face_embedder, persons apart"
+    add("--backbone", type=dataset_argument, default="demo_models/backbone", help=text)
+    text = "with --open: file of a face-recognition network (ONNX), as filter_synthetic.py takes it"
+    add("--face_embedder", type=path_argument, metavar="FILE", help=text)
     add("--ungated", action="store_true", help="photographs into a public repository that everybody can download")
     add("--forget_history", action="store_true", help="delete all earlier versions on the Hub, with their files")
     add_publish_columns(parser)

@@ -223,7 +223,7 @@ def test_another_dataset_is_not_overwritten_by_a_slip_in_the_name(hub, start, da
     other = small_datasets.photographs(tmp_path, "other", {"XYZ": 3, "QRS": 2})
     start("publish", other, "lab/other")
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["AAR.1"]])
-    start("publish", synthetic, "lab/synthetic", "--open")
+    start("publish", synthetic, "lab/synthetic", "--open", "--real_dataset", dataset)
     for name in ("lab/other", "lab/synthetic"):
         theirs = ours(hub, name)
         for command in (("publish", dataset, name), ("withdraw", dataset, "NA.2", name)):
@@ -383,21 +383,21 @@ def test_synthetic_images_go_open_to_a_repository_of_their_own(hub, start, datas
         "lab/rdface-synthetic",
     )
     assert "publish them with --open" in start("publish", folder, name).stderr
-    run = start("publish", folder, name, "--open", "--visible")
+    run = start("publish", folder, name, "--open", "--visible", "--real_dataset", dataset)
     assert run.returncode == 0, run.stderr
     repository = hub.repository(name)
     assert not repository.private and not repository.gated and ours(hub, name) == local(folder)
     assert publishable.PRIVACY_REPORT not in ours(hub, name)
     start("publish", dataset, NAME)
-    run = start("publish", folder, NAME, "--open")
+    run = start("publish", folder, NAME, "--open", "--real_dataset", dataset)
     assert run.returncode == 2 and "name another for synthetic images" in run.stderr
-    assert start("publish", dataset, "lab/more", "--open").returncode == 2
+    assert start("publish", dataset, "lab/more", "--open", "--real_dataset", dataset).returncode == 2
 
 
 def test_while_the_privacy_report_is_red_nothing_goes_open(hub, start, tmp_path):
     folder = small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"], ["NA.1"]])
     small_datasets.report_on(folder, "red")
-    run = start("publish", folder, "lab/synthetic", "--open")
+    run = start("publish", folder, "lab/synthetic", "--open", "--real_dataset", dataset)
     assert run.returncode == 2 and "its verdict is not green" in run.stderr and not hub.ledger
 
 
@@ -463,7 +463,7 @@ def test_who_has_access_loads_the_dataset_and_who_has_not_learns_what_to_do(hub,
 def test_a_withdrawn_photograph_can_no_longer_be_had_in_any_version(hub, start, dataset, tmp_path):
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"], ["NA.1", "NA.2"]])
     start("publish", dataset, NAME, "--visible")
-    start("publish", synthetic, "lab/synthetic", "--open", "--visible")
+    start("publish", synthetic, "lab/synthetic", "--open", "--visible", "--real_dataset", dataset)
     image_of = {row["image_id"]: row["image"]["bytes"] for row in pq.read_table(dataset / "real").to_pylist()}
     picture = image_of["NA.2"][-150:-10]
     synthetic_picture = pq.read_table(synthetic / "synthetic")["image"][0].as_py()["bytes"][-150:-10]
@@ -533,7 +533,7 @@ def test_withdrawing_what_is_not_there_changes_nothing(hub, start, dataset):
 
 def test_a_withdrawal_never_takes_photographs_where_they_are_not_or_lie_open(hub, start, dataset, tmp_path):
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"]])
-    start("publish", synthetic, "lab/synthetic", "--open", "--visible")
+    start("publish", synthetic, "lab/synthetic", "--open", "--visible", "--real_dataset", dataset)
     before, theirs = local(dataset), ours(hub, "lab/synthetic")
     run = start("withdraw", dataset, "NA.2", "lab/synthetic")
     assert run.returncode == 2 and "lab/synthetic: is public and not gated" in run.stderr
