@@ -13,6 +13,7 @@ refused. The token comes from HF_TOKEN or `hf auth login`, the server from HF_EN
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,25 +187,42 @@ def withdraw(args: argparse.Namespace) -> None:
     is_listed = args.image_id in {line.image_id for line in withdrawn_list.listed(args.folder)}
     if not is_listed and args.image_id not in contents.image_ids:
         raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
-    from publishing import withdrawal  # imports datasets, which takes a second: refusals come before
-    from publishing.published_copy import published_copy
+    from curation.parquet_files import parquet_digest, shard_digests
+    from publishing import traces, withdrawal  # import datasets, which takes a second: refusals come before
+    from publishing.published_copy import published_copy, remove_leftovers
 
     sha256 = withdrawal.digest_of(args.folder, args.image_id)
-    derived = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder, _ in args.derived}
+    photograph = traces.photograph_in(args.folder, args.image_id, sha256)
+    gone_before = is_listed and args.image_id not in contents.image_ids
+    made_since = parquet_digest(shard_digests(args.folder, "real/train-*.parquet")) if gone_before else None
+    repo_ids = {folder: name for folder, name in [(args.folder, args.repo_id), *args.derived] if name}
+    left = traces.traces_of(args.folder, photograph, made_since, list(repo_ids.values()))
+    places = dict.fromkeys([*(folder for folder, _ in args.derived), *left.searched])
+    derived = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder in places}
     print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if is_listed else ""))
     for folder, its_derived in derived.items():
-        for line in its_derived.lines(folder):
+        lines = its_derived.lines(folder)
+        found = {*its_derived.rows, *its_derived.files}
+        naming = traces.naming_files(folder, photograph)
+        lines += [f"{path.relative_to(folder)}: {what}" for path, what in naming.items() if path not in found]
+        for line in lines:
             print(f"{folder}/{line}")
+    for line in left.lines():
+        print(line)
     if args.dry_run:
         print("dry run: nothing was removed")
         return
-    repo_ids = {folder: name for folder, name in [(args.folder, args.repo_id), *args.derived] if name}
     published = {folder: open_published(name, folder) for folder, name in repo_ids.items()}
 
+    remove_leftovers(args.folder)
+    traces.remove_faces(left)
     version = withdrawal.withdraw_with_card(args.folder, args.image_id)
+    traces.forget_in_records(args.folder, args.image_id)
     print(f"{args.folder}: version {version} is without {args.image_id}")
-    for its_derived in derived.values():
+    for folder, its_derived in derived.items():
         withdrawal.remove_with_cards(its_derived, args.image_id, sha256)
+        traces.remove_naming_files(folder, photograph)
+    traces.remove(left)
     for folder, (repository, audience) in published.items():
         own_columns = args.publish_columns if folder == args.folder else ()
         with published_copy(folder, own_columns) as copy:
@@ -216,9 +234,18 @@ def withdraw(args: argparse.Namespace) -> None:
             contents = publication.bring_into_line(repository, contents, folder)
             publication.upload(repository, contents, audience, "Withdraw a photograph", forget_history=True)
     print(
-        "not removed by this: classifiers that were trained with it; copies in caches (HF_HOME, rdface_pixels); row and"
-        " file in the curator's folder, whose next build refuses them; other people's copies: ask for their deletion"
+        f"not removed by this: row and file in the curator's folder{curators_folder(args.folder)}, whose next build"
+        " refuses them; runs in folders that --derived does not name and the list beside the dataset does not know;"
+        " other people's copies: ask for their deletion"
     )
+
+
+def curators_folder(folder: Path) -> str:
+    """The name of the folder that a dataset was built from, as its record says; empty if there is none."""
+    try:
+        return f" ({json.loads((folder / 'build_record.json').read_text(encoding='utf-8'))['arguments']['folder']})"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def open_published(repo_id: str, folder: Path) -> tuple[Repository, Audience]:
