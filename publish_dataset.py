@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -345,7 +346,20 @@ def repo_id(text: str) -> str:
 
 
 def remedy(error: Exception) -> str:
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    """What helps against an error of the Hub; a token does not help against a full account, nor a repetition."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    status = response.status_code if response is not None else None
+    said = f"{error} {response.headers.get('X-Error-Message', '') if response is not None else ''}".casefold()
+    if status == 413 or "too large" in said:
+        return (
+            "a file or commit is larger than the Hub takes; build the dataset again, whose files have at most 500 MB,"
+            " or ask the Hub's support for a larger limit"
+        )
+    if status in (402, 403, 507) and re.search(r"storage|quota|limit|exceed|billing|payment|subscri", said):
+        return (
+            "the account's storage is full: delete what it no longer needs on the Hub (--forget_history removes earlier"
+            " versions), or have its limit raised in the billing settings; then run the same command again"
+        )
     return "use a token that may write there" if status in (401, 403) else STOPPED
 
 

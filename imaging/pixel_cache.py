@@ -237,7 +237,6 @@ def _reserve(arrays: dict[Path, tuple], record: Path, fault: str, images: datase
     if fault:
         print(f"pixel cache {record.stem} cannot be used ({fault}): it is made again")
     record.unlink(missing_ok=True)
-    _list_sources(record.with_suffix(SOURCES), images)
     try:
         with _removed_if_stopped(arrays):
             for file, (dtype, shape) in arrays.items():
@@ -246,6 +245,7 @@ def _reserve(arrays: dict[Path, tuple], record: Path, fault: str, images: datase
                 with _partial(file).open("r+b") as content:
                     if hasattr(os, "posix_fallocate"):  # not on macOS
                         os.posix_fallocate(content.fileno(), 0, os.fstat(content.fileno()).st_size)
+            _list_sources(record.with_suffix(SOURCES), images)
     except OSError as error:
         needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for dtype, shape in arrays.values())
         reason = f"{error.strerror or one_line(error)} for {needed / 1e6:.1f} MB of pixels"

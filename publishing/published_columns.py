@@ -29,6 +29,7 @@ cognome sobrenome nascimento nascita endereco indirizzo telefone имя фами
 姓名 名字 电话 地址 病人 患者 生日 氏名 住所
 """
 PERSONAL_WORDS = frozenset(PERSONAL.split())
+STEMS = ("patient", "telefon", "telephon", "geburt", "birth", "phone", "email", "passport", "surname", "kontakt")
 NAMED = """
 camera lens device scanner file model software study journal condition disease syndrome gene column hospital site cohort
 dataset image picture instrument drug
@@ -53,6 +54,8 @@ def personal_name(column: str) -> bool:
     words = [word for word in re.split(r"[\W_\d]+", text.casefold()) if word]
     together = "".join(words)
     if PERSONAL_WORDS & {*words, together, *("".join(pair) for pair in itertools.pairwise(words))}:
+        return True
+    if any(word.startswith(STEMS) for word in words):
         return True
     if "name" in words or together.endswith("name"):
         return not NAMED_THINGS & set(words)

@@ -10,6 +10,7 @@ Figures and the Croissant record are made again, and the card lists the columns 
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -110,13 +111,12 @@ def _copy_config(shards: dict[Path, pa.Schema], target: Path, own_columns: Colle
 
     first = next(iter(shards.values()))
     known = known_columns(target.name, first.names)
-    found = Features.from_arrow_schema(first)
     wanted = {}
     for name in first.names:
         if name in known:
             wanted[name] = known[name]
             if isinstance(known[name], ClassLabel):
-                wanted[name] = ClassLabel(names=_class_names(target.name, found[name]))
+                wanted[name] = ClassLabel(names=_class_names(target.name, first, name))
         elif name in own_columns:
             wanted[name] = _plain(first.field(name).type)
     columns = Features(wanted).arrow_schema
@@ -133,11 +133,15 @@ def _copy_config(shards: dict[Path, pa.Schema], target: Path, own_columns: Colle
     return [name for name in first.names if name not in wanted]
 
 
-def _class_names(config: str, label: object) -> list[str]:
-    names = getattr(label, "names", None)
-    if not names or any(private_text(name) for name in names):
-        reason = "names a class by what may be private" if names else "names no classes"
-        raise InputError(f"{config}: column label {reason}; {REMAKE}")
+def _class_names(config: str, columns: pa.Schema, label: str) -> list[str]:
+    """The classes that the files' metadata lists, as `datasets` writes it."""
+    try:
+        names = json.loads(columns.metadata[b"huggingface"])["info"]["features"][label]["names"]
+        names = [str(name) for name in names]
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{config}: column {label} names no classes; {REMAKE}") from error
+    if any(private_text(name) for name in names):
+        raise InputError(f"{config}: column {label} names a class by what may be private; {REMAKE}")
     return names
 
 
