@@ -91,7 +91,7 @@ def traces_of(
     home = folder.resolve()
     traces = Traces(photograph, [], [], [], [])
     caches = [default_cache_dir()]
-    for place in _places(home):
+    for place in {place.path: place for place in _places(home)}.values():  # what was last begun there
         path = Path(place.path)
         if place.kind == CACHE:
             caches.append(path)
