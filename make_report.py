@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from harness.commands import Parser, dataset_argument, path_argument, run_command
+from harness.derived_places import PAGE, note
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.hub_availability import check_name, work_offline_if_unreachable
@@ -91,6 +92,7 @@ def main(args: argparse.Namespace) -> None:
             page = results_page(args.runs, images, args.num_examples)
         except (FileNotFoundError, ValueError) as error:  # what a run's folder holds
             raise InputError(one_line(error)) from error
+    note([args.dataset_name], args.output_file, PAGE)
     write_page(args.output_file, page)
     print(f"written: {args.output_file}")
 

@@ -205,7 +205,7 @@ def main(args: argparse.Namespace) -> None:
     from publishing import model_upload
 
     accelerator = open_accelerator(args.mixed_precision)
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name])
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name], args.cache_dir)
 
     # ---- dataset, folds, pipeline: everything that can be refused is refused before anything slow begins
     with accelerator.main_process_first():  # the main process fills the caches
