@@ -20,7 +20,7 @@ from harness.errors import InputError, one_line
 from harness.weights_digest import weights_sha256
 from imaging.face_embeddings import Embedder, load_embedder
 from imaging.faces import load_detector
-from imaging.pixel_cache import JoinedArrays, Pixels, cached_pixels
+from imaging.pixel_cache import JoinedArrays, Pixels, cached_pixels, join
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601), as Pillow's
 DETECTED_AT_ONCE = 16  # photographs
@@ -85,8 +85,6 @@ class Viewed:
 def decode(accelerator: Accelerator, parts: Sequence[datasets.Dataset], network: Network, cache_dir: Path) -> Pixels:
     """The pixels of the datasets' rows as the network's backbone takes them, from the cache or decoded now, with
     thumbnails if there are several datasets."""
-    from imaging.pixel_cache import join
-
     backbone = network.backbone
     decoding = (backbone.image_size, backbone.face_alignment, cache_dir)
     return join([cached_pixels(accelerator, part, *decoding, thumbnails=len(parts) > 1) for part in parts])

@@ -55,9 +55,9 @@ def paper_condition_folds(labels: Sequence[int], names: Sequence[str]) -> list[C
     """The published class split and its five folds.
 
     labels (n,): class numbers; names (C,): the classes' abbreviations. Of the conditions with two images or more, in
-    alphabetical order, a permutation by torch (seed 42) gives the first fifth, rounded down, to the test; scikit-learn's
-    KFold (5, shuffled, seed 42) divides the others in the order of that permutation. Raises ProtocolError if there are
-    too few conditions for that. Source: Feng et al., RDFace, CVPR 2026."""
+    alphabetical order, a permutation by torch (seed 42) gives the first fifth, rounded down, to the test;
+    scikit-learn's KFold (5, shuffled, seed 42) divides the others in the order of that permutation. Raises
+    ProtocolError if there are too few conditions for that. Source: Feng et al., RDFace, CVPR 2026."""
     import torch  # both take seconds to import, and strict needs neither
     from sklearn.model_selection import KFold
 
@@ -247,7 +247,7 @@ def _units(conditions: np.ndarray, subjects: Sequence[str | None]) -> np.ndarray
 
 
 def hits(scores: np.ndarray) -> np.ndarray:
-    """Share 0..1 of each question that is right, (e, w): 1 if its own class has the highest score, 1 / t if it shares it
+    """How far each question is right, (e, w) in 0..1: 1 if its own class has the highest score, 1 / t if it shares it
     with t - 1 others, so that equal scores are a guess.
 
     scores (e, w, w): of question i of an episode for its class j; questions are in the order of the classes. Raises

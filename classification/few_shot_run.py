@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from classification import retrieval, run_results
 from classification.embeddings import averaged, side_by_side
-from classification.episodes import accuracy_interval, draw_episodes, episode_table, hits
+from classification.episodes import Episodes, accuracy_interval, draw_episodes, episode_table, hits
 from classification.few_shot_names import HEADS, KNOWING_HEAD, TRAINED_HEAD
 from classification.fine_tuning import Checkpoint
 from classification.knowledge_choice import choose, fit_informed_probe, span
@@ -90,29 +90,33 @@ def is_finished(study: Study, job: Job) -> bool:
 # ------------------------------------------------------------------------------------------------------------ episodes
 
 
-def test_episodes(study: Study, job: Job, plan: Plan):
+def asked_episodes(study: Study, job: Job, plan: Plan) -> Episodes:
     """The list of the fold's episodes: it depends on seed and fold, not on the mode, the head or the network."""
     generator = np.random.default_rng(derived_seed(job.seed, job.fold.number, 2))
     drawn = (job.fold.test, study.labels, study.groups, plan.n_way, plan.k_shot, plan.test_episodes, generator)
     return draw_episodes(*drawn, subjects_apart=job.fold.protocol == "strict")
 
 
-def trained_episodes(accelerator, study: Study, job: Job, plan: Plan, guard: Guard, _) -> tuple:
+def trained_episodes(
+    accelerator: Accelerator, study: Study, job: Job, plan: Plan, guard: Guard, _: Sequence[np.ndarray]
+) -> tuple:
     """Episodes answered by a network that was trained on episodes of the fold's training side."""
     checkpoint = Checkpoint(job.folder / "checkpoint.pt", study.identity(job.fold, job.seed))
     inputs = (study.backbone, study.pixels, study.labels, study.groups, guard, plan.training, job.seed, checkpoint)
     network, curve = fit_prototypes(accelerator, *inputs)
-    episodes = test_episodes(study, job, plan)
+    episodes = asked_episodes(study, job, plan)
     scores = trained_scores(network, study.backbone, study.pixels, episodes, accelerator.device, plan.eval_batch_size)
     choice = {TRAINED_HEAD: HeadChoice(None, 1.0)}  # the logits that the loss was computed on
     return (*answers(study, episodes, {TRAINED_HEAD: scores}, choice, TRAINED_HEAD), {"learning_curve": curve})
 
 
-def frozen_episodes(_, study: Study, job: Job, plan: Plan, guard: Guard, embeddings: Sequence[np.ndarray]) -> tuple:
+def frozen_episodes(
+    _: Accelerator, study: Study, job: Job, plan: Plan, guard: Guard, embeddings: Sequence[np.ndarray]
+) -> tuple:
     """Episodes answered by every head on the same frozen features."""
     features, labels, groups = averaged(embeddings), study.labels, study.groups
     base = guard.admit(job.fold.train, "prototypes")
-    episodes = test_episodes(study, job, plan)
+    episodes = asked_episodes(study, job, plan)
     apart = job.fold.protocol == "strict"
     choices = choose_heads(features, labels, groups, base, plan.n_way, plan.k_shot, job.seed, subjects_apart=apart)
     statistics = fit_statistics(features, labels, base)
@@ -136,14 +140,16 @@ def frozen_episodes(_, study: Study, job: Job, plan: Plan, guard: Guard, embeddi
     return (*answers(study, episodes, scores, choices, plan.head), notes)
 
 
-def answers(study: Study, episodes, scores: dict, choices: dict, head: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def answers(
+    study: Study, episodes: Episodes, scores: dict[str, np.ndarray], choices: dict[str, HeadChoice], head: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The episodes with `right_HEAD` per head, and per query image the mean of the head's probabilities."""
     image_ids = study.image_columns["image_id"].tolist()
     table = episode_table(episodes, image_ids, study.image_columns["subject"].tolist())
     for name, of_head in scores.items():
         table[f"right_{name}"] = hits(of_head).reshape(-1)
     of_ways = probabilities(scores[head], choices[head].temperature)
-    n_classes, (n_episodes, n_way) = study.label.num_classes, episodes.classes.shape
+    n_classes, n_way = study.label.num_classes, episodes.classes.shape[1]
     sums = np.zeros((len(image_ids), n_classes))
     for way in range(n_way):
         np.add.at(sums, (episodes.query, episodes.classes[:, way : way + 1]), of_ways[:, :, way])
@@ -155,7 +161,9 @@ def answers(study: Study, episodes, scores: dict, choices: dict, head: str) -> t
 # ----------------------------------------------------------------------------------------------------------- retrieval
 
 
-def ranked_probes(_, study: Study, job: Job, plan: Plan, guard: Guard, embeddings: Sequence[np.ndarray]) -> tuple:
+def ranked_probes(
+    _: Accelerator, study: Study, job: Job, plan: Plan, guard: Guard, embeddings: Sequence[np.ndarray]
+) -> tuple:
     """The fold's probes ranked in its gallery by every method, with joined and with separate galleries."""
     features, unit = averaged(embeddings), side_by_side(embeddings)
     labels, groups, n = study.labels, study.groups, len(study.images)

@@ -1,4 +1,4 @@
-"""Trains a prototypical network on episodes (Snell, Swersky and Zemel, NeurIPS 2017, arXiv 1703.05175), as the paper did.
+"""Trains a prototypical network on episodes, as the paper did (Snell, Swersky and Zemel, NeurIPS 2017).
 
 All weights of the backbone are trained with Adam at a constant rate; the negative logit of a class is the Euclidean
 distance, not squared, from the query's pooled feature to the mean of the class's support. Under `paper` the epoch with
@@ -99,7 +99,7 @@ def fit_prototypes(
     pixels, labels, groups: of the whole dataset's n rows, followed by the synthetic images. The curve has one dict per
     epoch: `loss` (nats, mean over episodes; ln(n_way) is that of a constant), under `paper` also `val_accuracy`. The
     list of each epoch's episodes depends on seed, fold and epoch alone, so an epoch can be repeated after a stop.
-    Raises InputError for a loss that is not finite, LeakError for a held-out image, ProtocolError for too few images."""
+    Raises InputError for a loss that is not finite, LeakError for a held-out image, ProtocolError for too few."""
     fold = guard.fold
     rows = guard.admit(fold.train, "training episodes")
     val = guard.admit_for_choice(fold.val, "the choice of a checkpoint")

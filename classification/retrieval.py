@@ -15,12 +15,13 @@ import pandas as pd
 from classification.episodes import accuracy_interval
 from classification.linear_probe import (
     FALLBACK_SHRINKAGE,
+    Covariance,
     LinearProbe,
     choose_regularisation,
     discriminants,
     spread_of_scores,
 )
-from classification.prototypes import Covariance, fit_statistics
+from classification.prototypes import fit_statistics
 
 METHODS = ("nearest_image", "discriminant", "unseen_discriminant")
 GALLERIES = ("joined", "frequent", "rare")  # the last two: frequent or rare conditions alone, probes and gallery
@@ -141,11 +142,7 @@ def summary(table: pd.DataFrame) -> dict:
     result = {"n": len(table), "n_conditions": int(table["label"].nunique())}
     for k in TOP_K:
         right = (table["rank"].to_numpy() <= k).astype(float)
-        low, high = (
-            accuracy_interval(right, table["label"].to_numpy(), table["subject"].tolist())
-            if len(table)
-            else (None, None)
-        )
+        low, high = accuracy_interval(right, table["label"].to_numpy(), table["subject"].tolist())
         result[f"top{k}"] = {"mean": float(right.mean()) if len(table) else None, "low": low, "high": high}
     return result
 
