@@ -98,8 +98,9 @@ def main(args: argparse.Namespace) -> None:
         found = read_json(file, "delete it, and it is measured anew")
         covered = found["covered"]
         print(
-            f"SIMULATED, {n_conditions} conditions, {n_way}-way: accuracy {100 * found['accuracy']:.1f} %, covered by "
-            f"conditions and subjects {100 * covered['conditions']:.1f} %, by episodes {100 * covered['episodes']:.1f} %",
+            f"SIMULATED, {n_conditions} conditions, {n_way}-way: accuracy {100 * found['accuracy']:.1f} %, "
+            f"covered by conditions and subjects {100 * covered['conditions']:.1f} %, "
+            f"by episodes {100 * covered['episodes']:.1f} %",
             flush=True,
         )
 

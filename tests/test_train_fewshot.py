@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from in_process import exit_status
+from test_synthetic_mix import CLASS_NAMES, made_from, saved
 from test_train_classifier import larger_rdface, painted_faces, pixels_dir, save_dataset, tiny_backbone  # noqa: F401
 
 import train_fewshot
+from curation import protocols
 from scoring import prediction_files, run_scores
 
 
@@ -107,3 +109,31 @@ def test_five_shots_where_the_photographs_allow(study, tmp_path):
     episodes = pd.read_parquet(tmp_path / "k" / "episodes.parquet")
     assert (episodes["support"].map(len) == 15).all()
     assert np.isfinite(results_of(tmp_path / "k")["metrics"]["top1"]["low"])
+
+
+def test_synthetic_images_fill_up_training_conditions_if_they_saw_no_tested_one(study, tmp_path):
+    rows = painted_faces(8)
+    made = []
+    for abbreviation in CLASS_NAMES[:8]:  # a generator per condition, which saw fold 0's training side of it
+        seen = [n for n, row in enumerate(rows) if row["label"] == abbreviation and row["strict_fold"] != 0]
+        side = protocols.Fold(0, np.array(seen), np.array([], int), np.array([], int))
+        made += [image for image in made_from([side], rows, 4) if image["label"] == abbreviation]
+    of_each = saved(tmp_path / "of-each", made)
+    for mode in ("frozen", "train"):
+        flags = ("--mode", mode, "--num_train_epochs", 1, "--train_episodes", 2, "--synthetic_dataset", of_each)
+        assert exit_status(train_fewshot, *study, *flags, "--output_dir", tmp_path / mode) == 0
+    record = json.loads((tmp_path / "frozen" / "run.json").read_text())
+    assert [fold["n_train"] for fold in record["folds"]] == [4 * 10 + 1] * 2  # four conditions filled up, and ONE
+    asked = pd.read_parquet(tmp_path / "frozen" / "episodes.parquet")
+    shown = {image_id for support in asked["support"] for image_id in support} | set(asked["query"])
+    assert shown <= {row["image_id"] for row in rows}
+
+
+def test_synthetic_images_of_a_generator_that_saw_tested_conditions_are_refused(study, tmp_path, capfd):
+    rows = painted_faces(8)
+    training = [n for n, row in enumerate(rows) if row["strict_fold"] != 0]
+    side = protocols.Fold(0, np.array(training), np.array([], int), np.array([], int))
+    of_all = saved(tmp_path / "of-all", made_from([side], rows, 1))
+    flags = ("--synthetic_dataset", of_all, "--output_dir", tmp_path / "r")
+    assert exit_status(train_fewshot, *study, *flags) == 2
+    assert "made from the training conditions of fold 0 alone" in capfd.readouterr().err
