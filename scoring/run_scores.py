@@ -135,7 +135,7 @@ def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
 def left_out_together(images: pd.DataFrame, n_classes: int) -> np.ndarray | None:
     """The classes that were left out with each image's own, itself included, (n, C) bool; None unless all are unseen.
 
-    images: as _replicates returns them; the classes tested in a fold are those that it left out."""
+    images: as replicates_of returns them; the classes tested in a fold are those that it left out."""
     if "unseen" not in images or not images["unseen"].eq(True).all():
         return None
     fold = images["fold"].to_numpy()

@@ -1,0 +1,143 @@
+"""Frozen features against the published few-shot recipe, and galleries, as docs/few_shot_plan.md says.
+
+    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts frozen gallery
+    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts trained_5way_fold0
+    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts real --attributes_dir REAL \\
+        --faces_dir FACES --weights squeezenet1_0=FILE mobilenet_v2=FILE --face_embedder mobilefacenet.onnx
+
+Without the last line's arguments the data are SIMULATED. Each part leaves small JSON files in --results_dir and is not
+measured again while they are there."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness.commands import Parser
+from harness.files import read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+MINIATURE = str(ROOT / "demo_models" / "backbone")
+SEED, N_IMAGES = 2801, 456
+KEPT = ("metrics", "heads", "methods", "chance", "n_episodes", "n_test", "n_subjects", "n_classes_tested", "recipe")
+
+
+def run(script: str, *arguments: object) -> None:
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    if subprocess.run(command, check=False).returncode:
+        raise SystemExit(f"{script} failed: {' '.join(command)}")
+
+
+def simulated(work_dir: Path) -> Path:
+    """The SIMULATED corpus of the plan, built as a curator builds a dataset."""
+    raw, built = work_dir / "raw", work_dir / "rdface-sim"
+    if not (raw / "disease_images.csv").is_file():
+        size = ("--num_images", N_IMAGES, "--image_size", 256)
+        run("simulate_faces.py", "--output_dir", raw, "--seed", SEED, *size)
+    return build(raw, built)
+
+
+def build(folder: Path, built: Path) -> Path:
+    if not (built / "README.md").is_file():
+        run("rdface_dataset.py", "build", folder, "--output_dir", built)
+    return built
+
+
+def measure(args: argparse.Namespace, name: str, dataset: Path, *flags: object) -> dict:
+    """Results of one run of train_fewshot.py, kept in the file of this name."""
+    file = args.results_dir / f"{name}.json"
+    if not file.is_file():
+        out = args.work_dir / "runs" / name
+        places = ("--output_dir", out, "--cache_dir", args.work_dir / "pixels")
+        resume = ("--resume_from_checkpoint", "latest") if (out / "settings.json").is_file() else ()
+        run("train_fewshot.py", "--dataset_name", dataset, *flags, *places, *resume)
+        results, record = json.loads((out / "results.json").read_text()), json.loads((out / "run.json").read_text())
+        kept = {key: results[key] for key in KEPT if key in results}
+        curves = [fold["learning_curve"] for fold in record["folds"] if "learning_curve" in fold]
+        kept |= {"learning_curves": curves} if curves else {}
+        write_json(file, kept | {"simulated": results["simulated"], "git_commit": record["git_commit"]})
+    return read_json(file, "delete it, and it is measured anew")
+
+
+def print_scores(name: str, results: dict) -> None:
+    for head, score in results.get("heads", {}).items():
+        print(f"{name:34}{head:24}{100 * score['mean']:6.2f}  n {results['n_episodes']} episodes")
+    for method, galleries in results.get("methods", {}).items():
+        for gallery, sides in galleries.items():
+            for side, scores in sides.items():
+                if scores["n"]:
+                    top = " ".join(f"{100 * scores[f'top{k}']['mean']:6.2f}" for k in (1, 5, 10, 30))
+                    print(f"{name:34}{method:22}{gallery:9}{side:9}{top}  n {scores['n']}")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--work_dir", type=Path, required=True, help="datasets, pixels and runs; kept")
+    parser.add_argument("--results_dir", type=Path, default=ROOT / "benchmarks" / "results" / "few_shot")
+    text = "frozen, gallery, real, trained_Wway_foldF (the miniature), mobilenet_v2_fold0"
+    parser.add_argument("--parts", nargs="+", required=True, help=text)
+    parser.add_argument("--attributes_dir", type=Path, help="folder with few, a curator's folder")
+    parser.add_argument("--faces_dir", type=Path, help="a curator's folder of photographs of some adults")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="NAME=FILE", help="torchvision's networks")
+    parser.add_argument("--face_embedder", type=Path, help="ONNX file of a face-recognition network")
+    return parser.parse_args(argv)
+
+
+def networks_of(args: argparse.Namespace) -> dict[str, tuple]:
+    """Flags of each network of the real part."""
+    pairs = [pair.partition("=") for pair in args.weights]
+    networks = {name: ("--backbone", f"torchvision/{name}", "--backbone_weights", file) for name, _, file in pairs}
+    if args.face_embedder:
+        networks["face_recognition"] = ("--backbone", args.face_embedder)
+    return networks
+
+
+def main(args: argparse.Namespace) -> None:
+    args.results_dir.mkdir(parents=True, exist_ok=True)
+    found = {}
+    paper = ("--backbone", MINIATURE, "--protocol", "paper")
+    for part in args.parts:
+        if part == "frozen":
+            for way in (5, 10, 15):
+                for protocol in ("paper", "strict"):
+                    flags = ("--backbone", MINIATURE, "--protocol", protocol, "--n_way", way)
+                    name = f"simulated_frozen_{protocol}_{way}way"
+                    found[name] = measure(args, name, simulated(args.work_dir), "--mode", "frozen", *flags)
+        elif part == "gallery":
+            flags = ("--mode", "gallery", "--backbone", MINIATURE, "--views", 4)
+            found[part] = measure(args, "simulated_gallery", simulated(args.work_dir), *flags)
+        elif part.startswith("trained_"):
+            way, fold = part.removeprefix("trained_").split("way_fold")
+            flags = ("--mode", "train", *paper, "--n_way", way, "--fold", fold)
+            found[part] = measure(args, f"simulated_{part}", simulated(args.work_dir), *flags)
+            frozen = ("--mode", "frozen", *paper, "--n_way", way, "--fold", fold)
+            name = f"simulated_frozen_{way}way_fold{fold}"
+            found[name] = measure(args, name, simulated(args.work_dir), *frozen)
+        elif part == "mobilenet_v2_fold0":
+            network = (*networks_of(args)["mobilenet_v2"], "--align_faces", "mtcnn", "--protocol", "paper", "--fold", 0)
+            trained = ("--mode", "train", *network, "--num_train_epochs", 2)
+            found[part] = measure(args, "simulated_trained_mobilenet_v2", simulated(args.work_dir), *trained)
+            frozen = ("--mode", "frozen", *network)
+            name = "simulated_frozen_mobilenet_v2"
+            found[name] = measure(args, name, simulated(args.work_dir), *frozen)
+        elif part == "real":
+            folders = {"attributes": args.attributes_dir / "few", "faces": args.faces_dir}
+            for data, folder in folders.items():
+                dataset = build(folder, args.work_dir / data)
+                for network, flags in networks_of(args).items():
+                    for mode in ("frozen", "gallery"):
+                        name = f"real_{data}_{mode}_{network}"
+                        seen = ("--mode", mode, *flags, "--views", 2, "--align_faces", "mtcnn")
+                        found[name] = measure(args, name, dataset, *seen)
+        else:
+            raise SystemExit(f"--parts {part}: unknown; see --help")
+    for name, results in found.items():
+        print_scores(name, results)
+
+
+if __name__ == "__main__":
+    main(parse_args())

@@ -1,0 +1,248 @@
+"""One fold of a few-shot study or a retrieval: episodes answered, or probes ranked, and kept in the fold's folder."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+
+from classification import retrieval, run_results
+from classification.embeddings import averaged, side_by_side
+from classification.episodes import Episodes, accuracy_interval, draw_episodes, episode_table, hits
+from classification.few_shot_names import HEADS, KNOWING_HEAD, TRAINED_HEAD
+from classification.fine_tuning import Checkpoint
+from classification.knowledge_choice import choose, fit_informed_probe, span
+from classification.knowledge_prior import Teachers
+from classification.linear_probe import fit_linear_probe
+from classification.prototype_training import Training, fit_prototypes, trained_scores
+from classification.prototypes import (
+    HeadChoice,
+    choose_heads,
+    fit_statistics,
+    head_scores,
+    informed_means,
+    probabilities,
+)
+from classification.study_inputs import Job, Study
+from curation.leak_guard import Guard, columns_for_guard
+from curation.opening import photograph_sha256
+from harness.files import read_json, write_atomically, write_json
+from harness.seeds import derived_seed
+
+EPISODES = "episodes.parquet"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is done in every fold; all fields are flags of train_fewshot.py."""
+
+    mode: str
+    head: str  # whose probabilities are kept
+    n_way: int
+    k_shot: int  # of the episodes that test
+    test_episodes: int  # per fold
+    training: Training
+    frequent_from: int  # patients of a frequent condition
+    eval_batch_size: int
+
+
+def guard_of(study: Study, job: Job) -> Guard:
+    """The guard of a job's fold, with the decoded pixels if there are any."""
+    if study.pixels is not None:
+        return Guard(job.fold, study.guarded)
+    return Guard(job.fold, columns_for_guard(study.images) | {"sha256": photograph_sha256(study.images)})
+
+
+def run_fold(accelerator: Accelerator, study: Study, job: Job, plan: Plan, embeddings: Sequence[np.ndarray]) -> None:
+    """Do one fold for one seed; its folder then holds all that results are made of. predictions.parquet comes last.
+
+    embeddings: of each network, (n + m, views, d), of unit length; none in mode train."""
+    started = time.monotonic()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    guard = guard_of(study, job)
+    work = {"train": trained_episodes, "frozen": frozen_episodes, "gallery": ranked_probes}[plan.mode]
+    table, predictions, notes = work(accelerator, study, job, plan, guard, embeddings)
+    same = {"protocol": job.fold.protocol, "fold": job.fold.number, "seed": job.seed, "split": "test"}
+    write_table(job.folder / EPISODES, table.assign(**same))
+    identity = study.identity(job.fold, job.seed)
+    wall_s = round(time.monotonic() - started, 2)
+    write_json(job.folder / "fold.json", identity | {"n_train": len(job.fold.train), "wall_s": wall_s} | notes)
+    same |= {"settings": study.settings_sha256, **study.names}
+    run_results.write_predictions(job.folder / "predictions.parquet", predictions.assign(**same), study.label)
+    (job.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    write_atomically(file, lambda partial: table.to_parquet(partial, index=False))
+
+
+def is_finished(study: Study, job: Job) -> bool:
+    """Whether the folder of a job holds what this job would leave there; the files of another job are done again."""
+    if not (job.folder / "predictions.parquet").is_file():
+        return False
+    notes, identity = read_json(job.folder / "fold.json", "delete its folder"), study.identity(job.fold, job.seed)
+    return {name: notes.get(name) for name in identity} == identity
+
+
+# ------------------------------------------------------------------------------------------------------------ episodes
+
+
+def asked_episodes(study: Study, job: Job, plan: Plan) -> Episodes:
+    """The list of the fold's episodes: it depends on seed and fold, not on the mode, the head or the network."""
+    generator = np.random.default_rng(derived_seed(job.seed, job.fold.number, 2))
+    drawn = (job.fold.test, study.labels, study.groups, plan.n_way, plan.k_shot, plan.test_episodes, generator)
+    return draw_episodes(*drawn, subjects_apart=job.fold.protocol == "strict")
+
+
+def trained_episodes(
+    accelerator: Accelerator, study: Study, job: Job, plan: Plan, guard: Guard, _: Sequence[np.ndarray]
+) -> tuple:
+    """Episodes answered by a network that was trained on episodes of the fold's training side."""
+    checkpoint = Checkpoint(job.folder / "checkpoint.pt", study.identity(job.fold, job.seed))
+    inputs = (study.backbone, study.pixels, study.labels, study.groups, guard, plan.training, job.seed, checkpoint)
+    network, curve = fit_prototypes(accelerator, *inputs)
+    episodes = asked_episodes(study, job, plan)
+    scores = trained_scores(network, study.backbone, study.pixels, episodes, accelerator.device, plan.eval_batch_size)
+    choice = {TRAINED_HEAD: HeadChoice(None, 1.0)}  # the logits that the loss was computed on
+    return (*answers(study, episodes, {TRAINED_HEAD: scores}, choice, TRAINED_HEAD), {"learning_curve": curve})
+
+
+def frozen_episodes(
+    _: Accelerator, study: Study, job: Job, plan: Plan, guard: Guard, embeddings: Sequence[np.ndarray]
+) -> tuple:
+    """Episodes answered by every head on the same frozen features."""
+    features, labels, groups = averaged(embeddings), study.labels, study.groups
+    base = guard.admit(job.fold.train, "prototypes")
+    episodes = asked_episodes(study, job, plan)
+    apart = job.fold.protocol == "strict"
+    choices = choose_heads(features, labels, groups, base, plan.n_way, plan.k_shot, job.seed, subjects_apart=apart)
+    statistics = fit_statistics(features, labels, base)
+    scores = {head: head_scores(head, features, episodes, statistics, choices[head].setting) for head in HEADS}
+    notes = {}
+    if study.knowledge is not None:
+        profiles = study.knowledge.profiles
+        centre, axes = span(features[base])
+        near = (features[base] - centre) @ axes.T
+        taught = Teachers(near, profiles[labels[base]], labels[base], np.zeros(len(base), int))
+        chosen = choose(taught, profiles, labels[base], groups[base])
+        notes["knowledge"] = dataclasses.asdict(chosen)
+        means = None
+        if chosen.term_share:
+            shares = (chosen.term_share, chosen.rest_share)
+            means = informed_means(features, labels, base, episodes, statistics.centre, profiles, shares)
+        choices[KNOWING_HEAD] = choices["discriminant"]
+        setting = choices["discriminant"].setting
+        scores[KNOWING_HEAD] = head_scores("discriminant", features, episodes, statistics, setting, means)
+    notes["choices"] = {head: dataclasses.asdict(choice) for head, choice in choices.items()}
+    return (*answers(study, episodes, scores, choices, plan.head), notes)
+
+
+def answers(
+    study: Study, episodes: Episodes, scores: dict[str, np.ndarray], choices: dict[str, HeadChoice], head: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The episodes with `right_HEAD` per head, and per query image the mean of the head's probabilities."""
+    image_ids = study.image_columns["image_id"].tolist()
+    table = episode_table(episodes, image_ids, study.image_columns["subject"].tolist())
+    for name, of_head in scores.items():
+        table[f"right_{name}"] = hits(of_head).reshape(-1)
+    of_ways = probabilities(scores[head], choices[head].temperature)
+    n_classes, n_way = study.label.num_classes, episodes.classes.shape[1]
+    sums = np.zeros((len(image_ids), n_classes))
+    for way in range(n_way):
+        np.add.at(sums, (episodes.query, episodes.classes[:, way : way + 1]), of_ways[:, :, way])
+    rows = np.unique(episodes.query)
+    mean = sums[rows] / sums[rows].sum(axis=1, keepdims=True)
+    return table, study.image_columns.iloc[rows].assign(probabilities=list(mean))
+
+
+# ----------------------------------------------------------------------------------------------------------- retrieval
+
+
+def ranked_probes(
+    _: Accelerator, study: Study, job: Job, plan: Plan, guard: Guard, embeddings: Sequence[np.ndarray]
+) -> tuple:
+    """The fold's probes ranked in its gallery by every method, with joined and with separate galleries."""
+    features, unit = averaged(embeddings), side_by_side(embeddings)
+    labels, groups, n = study.labels, study.groups, len(study.images)
+    gallery, probes = guard.admit(job.fold.train, "the gallery"), job.fold.test
+    frequent = retrieval.frequent_conditions(labels[:n], groups[:n], plan.frequent_from)
+    is_frequent = np.isin(labels, frequent)
+    sides = {"joined": slice(None), "frequent": True, "rare": False}
+    tables, predictions, notes = [], None, {}
+    for name, side in sides.items():
+        of_gallery = gallery if name == "joined" else gallery[is_frequent[gallery] == side]
+        of_probes = probes if name == "joined" else probes[is_frequent[probes] == side]
+        if not len(of_probes) or not len(np.unique(labels[of_gallery])) > 1:
+            continue
+        scores, probe, said = scores_of_methods(study, features, unit, of_gallery, of_probes, guard)
+        columns = {"query": study.image_columns["image_id"], "label": labels, "subject": groups}
+        columns["is_frequent"] = is_frequent
+        of_rows = pd.DataFrame(columns).iloc[of_probes]
+        for method, of_method in scores.items():
+            rank = retrieval.ranks(of_method, labels[of_probes])
+            tables.append(of_rows.assign(rank=rank, method=method, gallery=name))
+        if name == "joined":
+            found = probe.probabilities(features[of_probes], study.label.num_classes)
+            predictions, notes = study.image_columns.iloc[of_probes].assign(probabilities=list(found)), said
+    return pd.concat(tables), predictions, notes
+
+
+def scores_of_methods(
+    study: Study, features: np.ndarray, unit: np.ndarray, gallery: np.ndarray, probes: np.ndarray, guard: Guard
+) -> tuple:
+    """method -> scores (p, C); the discriminant, and notes about it."""
+    labels, groups, n_classes = study.labels, study.groups, study.label.num_classes
+    synthetic = gallery >= len(study.images)
+    learnt_from = (features, labels, groups, gallery[~synthetic], guard)
+    notes = {}
+    if study.knowledge is None:
+        probe = fit_linear_probe(*learnt_from, gallery[synthetic])
+    else:
+        profiles = study.knowledge.profiles
+        probe, choice = fit_informed_probe(*learnt_from, profiles, None, synthetic_rows=gallery[synthetic])
+        notes["knowledge"] = dataclasses.asdict(choice)
+    notes |= {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
+    of_probe = np.full((len(probes), n_classes), -np.inf)
+    of_probe[:, probe.classes] = probe.scores(features[probes])
+    scores = {
+        "nearest_image": retrieval.class_similarities(unit[gallery], labels[gallery], unit[probes], n_classes),
+        "discriminant": of_probe,
+        "unseen_discriminant": retrieval.unseen_scores(features, labels, groups, gallery, probes, n_classes),
+    }
+    return scores, probe, notes
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def episode_results(episodes: pd.DataFrame, head: str, n_way: int, n_classes: int) -> dict:
+    """The content of results.json from the rows of episodes.parquet of all folds and seeds.
+
+    `metrics` has the top-1 accuracy of `head`, `heads` that of every head: `mean`, `sd` (ddof=1, over seeds under
+    strict, over the models of fold and seed under paper; null for one) and the 95 % interval for new conditions and
+    subjects. Fractions 0..1."""
+    protocol = episodes["protocol"].iloc[0]
+    replicate = ["seed"] if protocol == "strict" else ["seed", "fold"]
+    heads = {}
+    for column in [column for column in episodes if column.startswith("right_")]:
+        of_replicates = episodes.groupby(replicate)[column].mean()
+        right = episodes[column].to_numpy()
+        low, high = accuracy_interval(right, episodes["label"].to_numpy(), episodes["subject"].tolist())
+        sd = float(of_replicates.std(ddof=1)) if len(of_replicates) > 1 else None
+        heads[column.removeprefix("right_")] = {"mean": float(right.mean()), "sd": sd, "low": low, "high": high}
+    return {
+        "protocol": protocol,
+        "n_episodes": len(episodes) // n_way,
+        "n_test": int(episodes["query"].nunique()),
+        "n_subjects": int(episodes["subject"].nunique()),
+        "n_classes": n_classes,
+        "n_classes_tested": int(episodes["label"].nunique()),
+        "seeds": sorted(episodes["seed"].unique().tolist()),
+        "n_replicates": episodes.groupby(replicate).ngroups,
+        "chance": 1 / n_way,
+        "metrics": {"top1": heads[head]},
+        "heads": heads,
+    }

@@ -1,0 +1,172 @@
+"""Retrieval in a gallery: each held-out photograph (probe) ranks the conditions of a gallery of known photographs.
+
+nearest_image is the way of GestaltMatcher (Hsieh et al., Nature Genetics 2022; with several networks and views
+GestaltMatcher-Arc, WACV 2023), in own words and code: cosine distances, averaged over networks and views, to each
+gallery image; a condition ranks by its nearest image. discriminant is this project's linear discriminant, fitted on the
+gallery. unseen_discriminant is the same, but what it knows of variation comes from other conditions than the probe's.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from classification.episodes import accuracy_interval
+from classification.linear_probe import (
+    FALLBACK_SHRINKAGE,
+    Covariance,
+    LinearProbe,
+    choose_regularisation,
+    discriminants,
+    spread_of_scores,
+)
+from classification.prototypes import fit_statistics
+
+METHODS = ("nearest_image", "discriminant", "unseen_discriminant")
+GALLERIES = ("joined", "frequent", "rare")  # the last two: frequent or rare conditions alone, probes and gallery
+TOP_K = (1, 5, 10, 30)
+UNSEEN_PARTS, UNSEEN_SEED = 5, 20263  # groups of conditions, each left out in turn
+FIRST_NEIGHBOURS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The nearest gallery images of p probes, best first."""
+
+    similarity: np.ndarray  # (p, k) inner products
+    row: np.ndarray  # (p, k) numbers of gallery images
+
+
+def search(gallery: np.ndarray, probes: np.ndarray, k: int) -> Neighbours:
+    """The k images of greatest inner product among a gallery (g, d), for each of probes (p, d); exact, by faiss.
+
+    float32; k is at most g. Raises ValueError for a value that is not finite, which faiss would rank anywhere."""
+    import faiss  # here, so that its threads do not start before they are needed
+
+    gallery, probes = (np.ascontiguousarray(part, np.float32) for part in (gallery, probes))
+    for name, part in (("gallery", gallery), ("probes", probes)):
+        if not np.isfinite(part.sum(dtype=np.float64)):
+            raise ValueError(f"the {name} have embeddings that are not finite; leave these images out")
+    similarity, row = faiss.knn(probes, gallery, min(k, len(gallery)), metric=faiss.METRIC_INNER_PRODUCT)
+    return Neighbours(similarity, row)
+
+
+def class_similarities(
+    gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, n_classes: int, at_least: int = max(TOP_K)
+) -> np.ndarray:
+    """Similarity (p, n_classes) of each probe to the nearest gallery image of each class; -inf for a class without any.
+
+    More neighbours are sought until every probe has met `at_least` classes, or all of the gallery's; a class that it
+    has not met then is farther than all it has, and stays -inf."""
+    needed = min(at_least, len(np.unique(gallery_labels)))
+    k = FIRST_NEIGHBOURS
+    while True:
+        found = search(gallery, probes, k)
+        met = np.full((len(probes), n_classes), -np.inf, np.float32)
+        labels = gallery_labels[found.row]
+        np.maximum.at(met, (np.arange(len(probes))[:, None], labels), found.similarity)
+        if k >= len(gallery) or not len(probes) or np.isfinite(met).sum(axis=1).min() >= needed:
+            return met
+        k *= 4
+
+
+def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Rank (p,) of each probe's own class, 1 for the best, the mean rank if classes tie; scores (p, C), labels (p,).
+
+    A class of score -inf, which the gallery lacks, ranks last: with C + 1. Raises ValueError for nan."""
+    if np.isnan(scores).any():
+        raise ValueError("a score is not a number; features must be finite")
+    own = scores[np.arange(len(scores)), labels][:, None]
+    rank = 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
+    return np.where(np.isfinite(own[:, 0]), rank, scores.shape[1] + 1.0)
+
+
+def unseen_scores(
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    gallery: np.ndarray,
+    probes: np.ndarray,
+    n_classes: int,
+) -> np.ndarray:
+    """Scores (p, n_classes) of discriminants that learnt how faces vary without the probe's own condition.
+
+    features (n, d), labels, groups (n,); gallery (g,), probes (p,): rows. The gallery's conditions are divided into
+    parts. For the probes of one part, covariance and shrinkage come from the gallery images of all other parts; the
+    means of all classes come from the gallery. -inf for a class that the gallery lacks."""
+    scores = np.full((len(probes), n_classes), -np.inf)
+    classes = np.random.default_rng(UNSEEN_SEED).permutation(n_classes)
+    for k in range(UNSEEN_PARTS):
+        asked = np.isin(labels[probes], classes[k::UNSEEN_PARTS])
+        seen = gallery[~np.isin(labels[gallery], classes[k::UNSEEN_PARTS])]
+        if asked.any():
+            probe = _discriminant_of(features, labels, groups, gallery, seen)
+            scores[np.ix_(asked, probe.classes)] = probe.scores(features[probes[asked]])
+    return scores
+
+
+def _discriminant_of(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, gallery: np.ndarray, seen: np.ndarray
+) -> LinearProbe:
+    """Class means of the gallery's rows, covariance and shrinkage of the seen rows."""
+    statistics = fit_statistics(features, labels, seen)
+    chosen = choose_regularisation(features[seen], labels[seen], groups[seen]) if len(seen) else None
+    shrinkage, temperature = chosen or (FALLBACK_SHRINKAGE, None)
+    classes, label, counts = np.unique(labels[gallery], return_inverse=True, return_counts=True)
+    centred = features[gallery] - statistics.centre
+    means = np.stack([centred[label == c].mean(axis=0) for c in range(len(classes))])
+    means *= (counts / (counts + 1))[:, None]  # as in linear_probe.fit_discriminants
+    within = statistics.within
+    if within is None:
+        within, shrinkage = Covariance(np.zeros(0), np.zeros((0, features.shape[1])), 1.0), 1.0
+    (probe,) = discriminants(classes, statistics.centre, means, within, [shrinkage])
+    probe.temperature = temperature or spread_of_scores(probe, features[gallery], labels[gallery])
+    return probe
+
+
+# ------------------------------------------------------------------------------------------------------------- scores
+
+
+def frequent_conditions(labels: np.ndarray, groups: np.ndarray, frequent_from: int) -> np.ndarray:
+    """Class numbers with at least so many groups (patients); the others are rare. labels, groups (n,)."""
+    pairs = pd.DataFrame({"label": labels, "group": groups}).drop_duplicates()
+    count = pairs["label"].value_counts()
+    return np.sort(count.index[count >= frequent_from].to_numpy())
+
+
+def summary(table: pd.DataFrame) -> dict:
+    """From one row per probe (`rank`, `label`, `subject`): n, n_conditions and, per top-k, mean, low and high.
+
+    Fractions 0..1; intervals are for new conditions and subjects (episodes.accuracy_interval); null without probes."""
+    result = {"n": len(table), "n_conditions": int(table["label"].nunique())}
+    for k in TOP_K:
+        right = (table["rank"].to_numpy() <= k).astype(float)
+        low, high = accuracy_interval(right, table["label"].to_numpy(), table["subject"].tolist())
+        result[f"top{k}"] = {"mean": float(right.mean()) if len(table) else None, "low": low, "high": high}
+    return result
+
+
+def summaries(rankings: pd.DataFrame) -> dict:
+    """method -> gallery -> probes (all, frequent, rare) -> summary; rankings: one row per probe, gallery and method,
+    with `method`, `gallery`, `is_frequent`, and the columns of `summary`."""
+    result: dict = {}
+    for (method, gallery), table in rankings.groupby(["method", "gallery"], sort=False):
+        sides = {"all": table, "frequent": table[table["is_frequent"]], "rare": table[~table["is_frequent"]]}
+        result.setdefault(method, {})[gallery] = {
+            name: summary(side) for name, side in sides.items() if gallery == "joined" or name == gallery
+        }
+    return result
+
+
+def as_probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Softmax (p, C) of scores; 0 for a class of score -inf."""
+    shifted = (scores - scores.max(axis=1, keepdims=True)) / temperature
+    likelihoods = np.exp(shifted)
+    return likelihoods / likelihoods.sum(axis=1, keepdims=True)
+
+
+def temperature_of(scores: Sequence[np.ndarray]) -> float:
+    """The spread of all finite scores about their row's mean, by which similarities become probabilities."""
+    rows = [row[np.isfinite(row)] - row[np.isfinite(row)].mean() for row in scores]
+    return float(np.concatenate(rows).std()) or 1.0

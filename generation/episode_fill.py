@@ -1,0 +1,87 @@
+"""Synthetic images that fill up the training conditions of few-shot episodes; no condition that is asked for gets any.
+
+An image is taken if everything that its generator saw shows training conditions, so it may come from a generator of any
+fold of the dataset; the guard checks this again by digests.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import datasets
+import numpy as np
+
+from curation import protocols
+from curation.leak_guard import Guard, columns_for_guard
+from generation.synthetic_mix import SyntheticMix
+from harness.errors import InputError
+from harness.seeds import derived_seed
+from imaging import near_duplicates
+from imaging.pixel_cache import JoinedArrays
+
+
+def fill_up(mix: SyntheticMix, fold: protocols.Fold, images: datasets.Dataset, up_to: int, seed: int) -> protocols.Fold:
+    """The fold with synthetic images on its training side, until each training condition has `up_to` images in all.
+
+    fold: of conditions (episodes.rows_of_fold), of the n photographs. Images of the best score come first
+    (synthetic_mix.RANKED_BY), without scores a draw by seed and fold. Raises InputError if no image can be taken, and
+    LeakError if the guard refuses one of them."""
+    labels = np.array(images["label"][:])
+    allowed = {mix.photographs[row] for row in fold.train.tolist()}
+    count = Counter(labels[fold.train].tolist())
+    usable = [
+        row
+        for row, sources in enumerate(mix.columns["source_sha256"])
+        if mix.labels[row] in count and set(sources) <= allowed
+    ]
+    if mix.ranked_by:
+        score = np.array([mix.columns[mix.ranked_by][row] for row in usable], dtype=float)
+        order = np.argsort(-score, kind="stable")
+    else:
+        order = np.random.default_rng(derived_seed(seed, fold.number, 6)).permutation(len(usable))
+    chosen = []
+    for row in (usable[i] for i in order):
+        if count[mix.labels[row]] < up_to:
+            count[mix.labels[row]] += 1
+            chosen.append(row)
+    if not chosen:
+        reason = f"no image there was made from the training conditions of fold {fold.number} alone, or none is needed"
+        raise InputError(f"--synthetic_dataset: {reason}; make some with one generator per condition")
+    admit(mix, fold, columns_for_guard(images) | {"sha256": mix.photographs}, np.array(chosen))
+    rows = mix.n_photographs + np.sort(chosen)
+    return dataclasses.replace(fold, train=np.concatenate([fold.train, rows]))
+
+
+def admit(
+    mix: SyntheticMix,
+    fold: protocols.Fold,
+    columns: Mapping[str, Sequence],
+    rows: np.ndarray,
+    copies: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Raise LeakError unless these synthetic images (s,) may be trained on beside the photographs of the fold.
+
+    columns: as for Guard, of the n photographs, or with `pixels` of all n + m pictures; copies (m,): see
+    SyntheticMix.admit."""
+    n = mix.n_photographs
+    of_photographs = {name: list(values[:n]) for name, values in columns.items()}
+    for number in sorted({mix.columns["fold"][row] for row in rows.tolist()}, key=str):
+        same = [row for row in rows.tolist() if mix.columns["fold"][row] == number]
+        images = {name: [values[row] for row in same] for name, values in mix.columns.items()}
+        if "pixels" in columns:
+            images["pixels"] = [columns["pixels"][n + row] for row in same]
+        if copies is not None:
+            images["copies"] = [copies[row] for row in same]
+        numbered = dataclasses.replace(protocols.of_photographs(fold, n), number=number)  # of the generator's fold
+        Guard(numbered, of_photographs).admit_synthetic(images, mix.simulated)
+
+
+def refuse_copies(
+    mix: SyntheticMix, fold: protocols.Fold, columns: Mapping[str, Sequence], thumbnails: JoinedArrays
+) -> None:
+    """Raise LeakError if a synthetic image of the fold is a copy of a photograph that it must not train on.
+
+    columns: with `pixels` (n + m,); thumbnails (n + m, 2, s, s)."""
+    of_photographs, *of_parts = thumbnails.arrays
+    copies = [rows for part in of_parts for rows in near_duplicates.copies(part, of_photographs)]
+    admit(mix, fold, columns, fold.train[fold.train >= mix.n_photographs] - mix.n_photographs, copies)

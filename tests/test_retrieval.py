@@ -1,0 +1,109 @@
+"""retrieval.py and embeddings.py: exact search against NumPy, ranks, galleries, views, and what has no answer."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from classification import retrieval
+from classification.embeddings import Viewed, averaged, side_by_side
+from classification.few_shot_names import VIEWS
+
+
+def unit(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=shape)
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def test_search_equals_a_full_sort():
+    gallery, probes = unit((500, 16)), unit((40, 16), 1)
+    found = retrieval.search(gallery, probes, 7)
+    products = probes.astype(float) @ gallery.T.astype(float)
+    assert (found.row == np.argsort(-products, axis=1)[:, :7]).all()
+    assert found.similarity == pytest.approx(np.take_along_axis(products, found.row, axis=1), abs=1e-6)
+    assert retrieval.search(gallery[:3], probes, 7).row.shape == (40, 3)
+
+
+def test_a_condition_ranks_by_its_nearest_image_however_many_neighbours_that_takes():
+    gallery, probes, labels = unit((900, 8)), unit((25, 8), 1), np.random.default_rng(2).integers(0, 40, 900)
+    labels[:700] = 5  # a condition that fills the first neighbours of many probes
+    found = retrieval.class_similarities(gallery, labels, probes, 45)
+    products = probes.astype(float) @ gallery.T.astype(float)
+    expected = np.stack([products[:, labels == c].max(axis=1) for c in range(40)], axis=1)
+    met = np.isfinite(found[:, :40])
+    assert met.sum(axis=1).min() >= 30 and not np.isfinite(found[:, 40:]).any()
+    assert found[:, :40][met] == pytest.approx(expected[met], abs=1e-6)
+    own = np.random.default_rng(3).integers(0, 40, 25)
+    exact, ours = retrieval.ranks(expected, own), retrieval.ranks(found, own)
+    assert (ours == exact)[exact <= 30].all() and (ours[exact > 30] > 30).all()
+
+
+def test_ranks_of_ties_of_missing_classes_and_of_nan():
+    scores = np.array([[3.0, 2, 1, -np.inf], [1, 1, 1, -np.inf], [1, 2, 3, -np.inf]])
+    assert retrieval.ranks(scores, np.array([0, 1, 3])).tolist() == [1, 2, 5]  # equal: the mean; missing: C + 1
+    with pytest.raises(ValueError, match="not a number"):
+        retrieval.ranks(np.array([[np.nan, 1.0]]), np.array([0]))
+    with pytest.raises(ValueError, match="probes have embeddings that are not finite"):
+        retrieval.search(unit((4, 3)), np.array([[np.nan, 0, 0]]), 1)
+
+
+def gallery_study(seed: int = 0, n_classes: int = 24, width: int = 15) -> tuple[np.ndarray, ...]:
+    """Features, labels, groups and (gallery, probe) rows: one probe per class of two to five images."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(n_classes), rng.integers(2, 6, n_classes))
+    noise = rng.normal(size=(len(labels), width)) * np.linspace(0.3, 2.5, width)
+    features = rng.normal(size=(n_classes, width))[labels] + noise
+    probes = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
+    return features, labels, np.arange(len(labels)), np.setdiff1d(np.arange(len(labels)), probes), probes
+
+
+def test_unseen_conditions_gain_from_how_others_vary_and_from_nothing_of_themselves():
+    shares = []
+    for seed in range(4):
+        features, labels, groups, gallery, probes = gallery_study(seed)
+        scores = retrieval.unseen_scores(features, labels, groups, gallery, probes, 24)
+        flat = side_by_side([features[:, None].astype(np.float32)])
+        nearest = retrieval.class_similarities(flat[gallery], labels[gallery], flat[probes], 24)
+        shares.append([(retrieval.ranks(each, labels[probes]) == 1).mean() for each in (scores, nearest)])
+    ours, theirs = np.mean(shares, axis=0)
+    assert ours > theirs + 0.05 > 1.5 / 24
+    spoiled = features.copy()
+    spoiled[probes] = 1e3  # a probe has no say in what is fitted
+    other = retrieval.unseen_scores(spoiled, labels, groups, gallery, probes[:0], 24)
+    assert other.shape == (0, 24)
+    one = retrieval._discriminant_of(features, labels, groups, gallery, gallery[labels[gallery] > 4])
+    two = retrieval._discriminant_of(spoiled, labels, groups, gallery, gallery[labels[gallery] > 4])
+    assert (one.weights == two.weights).all() and one.shrinkage == two.shrinkage
+
+
+def test_conditions_of_one_image_each_give_the_nearest_mean():
+    features = unit((6, 5))
+    labels, gallery = np.array([0, 1, 2, 0, 1, 2]), np.arange(3)
+    scores = retrieval.unseen_scores(features, labels, np.arange(6), gallery, np.arange(3, 6), 4)
+    assert np.isfinite(scores[:, :3]).all() and (scores[:, 3] == -np.inf).all()
+
+
+def test_frequent_conditions_count_patients_and_summaries_say_null_for_nobody():
+    labels, groups = np.array([0] * 5 + [1] * 3), np.array(["a", "a", "b", "b", "b", "c", "d", "e"])
+    assert retrieval.frequent_conditions(labels, groups, 3).tolist() == [1]
+    table = pd.DataFrame({"rank": [1, 2, 40], "label": [0, 1, 2], "subject": ["a", "b", "c"], "is_frequent": False})
+    found = retrieval.summaries(table.assign(method="nearest_image", gallery="joined"))["nearest_image"]["joined"]
+    assert [found["rare"][f"top{k}"]["mean"] for k in (1, 5, 10, 30)] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
+    assert found["frequent"]["n"] == 0 and found["frequent"]["top1"] == {"mean": None, "low": None, "high": None}
+
+
+def test_an_inner_product_is_the_mean_cosine_over_networks_and_views():
+    one, two = unit((6, 2, 4)), unit((6, 2, 7), 1)
+    joined = side_by_side([one, two])
+    cosines = [one[0, v] @ one[1, v] for v in range(2)] + [two[0, v] @ two[1, v] for v in range(2)]
+    assert joined[0] @ joined[1] == pytest.approx(np.mean(cosines), abs=1e-6)
+    assert np.linalg.norm(averaged([one, two]), axis=1) == pytest.approx(1)
+
+
+def test_views_mirror_and_turn_grey():
+    picture = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+    rows = np.array([2, 0])
+    as_it_is, mirrored, grey, both = (Viewed(picture, view)[rows] for view in VIEWS)
+    assert (as_it_is == picture[rows]).all() and (mirrored == picture[rows][:, :, ::-1]).all()
+    assert (grey[..., 0] == grey[..., 2]).all() and (both == grey[:, :, ::-1]).all()
+    red, green, blue = picture[2, 1, 1].astype(float)
+    assert grey[0, 1, 1, 0] == round(0.299 * red + 0.587 * green + 0.114 * blue)

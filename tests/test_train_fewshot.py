@@ -1,0 +1,139 @@
+"""train_fewshot.py: each mode from the command line to its files, resumed and repeated, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from in_process import exit_status
+from test_synthetic_mix import CLASS_NAMES, made_from, saved
+from test_train_classifier import larger_rdface, painted_faces, pixels_dir, save_dataset, tiny_backbone  # noqa: F401
+
+import train_fewshot
+from curation import protocols
+from scoring import prediction_files, run_scores
+
+
+@pytest.fixture(scope="module")
+def study(larger_rdface, tiny_backbone, pixels_dir) -> tuple:  # noqa: F811
+    """Flags of a study of eight conditions with eight photographs each, and one with a single photograph."""
+    return (
+        *("--dataset_name", larger_rdface, "--backbone", tiny_backbone, "--cache_dir", pixels_dir),
+        *("--n_way", 3, "--test_episodes", 20),
+    )
+
+
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_frozen_features_answer_and_the_list_run_again_gives_the_same_to_the_last_digit(study, tmp_path):
+    assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "a") == 0
+    results, episodes = results_of(tmp_path / "a"), pd.read_parquet(tmp_path / "a" / "episodes.parquet")
+    assert results["n_episodes"] == 40 and len(episodes) == 120  # two folds of four conditions
+    assert results["chance"] == pytest.approx(1 / 3) and results["simulated"] is True
+    assert set(results["heads"]) == {"cosine", "centred_mean", "shrunken_centroid", "discriminant"}
+    assert results["metrics"]["top1"]["mean"] == episodes["right_discriminant"].mean() > 0.6
+    for row in episodes.itertuples():
+        shown = {image_id.replace(".2", ".1") for image_id in row.support}  # the first two show one person
+        assert row.query.replace(".2", ".1") not in shown
+    predictions = prediction_files.read_predictions(tmp_path / "a")
+    assert run_scores.score(predictions)["n_test"] == results["n_test"] == episodes["query"].nunique()
+    assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "b") == 0
+    assert results_of(tmp_path / "b") == results
+    assert pd.read_parquet(tmp_path / "b" / "episodes.parquet").equals(episodes)
+    assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "c", "--seed", 1) == 0
+    assert not pd.read_parquet(tmp_path / "c" / "episodes.parquet")["query"].equals(episodes["query"])
+
+
+def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study, tmp_path, capsys):
+    training = (*study, "--mode", "train", "--num_train_epochs", 2, "--train_episodes", 5)
+    assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t") == 0
+    assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "f") == 0
+    trained, frozen = (pd.read_parquet(tmp_path / name / "episodes.parquet") for name in ("t", "f"))
+    assert trained["query"].equals(frozen["query"]) and "right_prototypes" in trained
+    record = json.loads((tmp_path / "t" / "run.json").read_text())
+    assert [len(fold["learning_curve"]) for fold in record["folds"]] == [2, 2]
+    before = results_of(tmp_path / "t")
+    (tmp_path / "t" / "folds" / "seed0_fold1" / "predictions.parquet").unlink()
+    resumed = ("--output_dir", tmp_path / "t", "--resume_from_checkpoint", "latest")
+    assert exit_status(train_fewshot, *training, *resumed) == 0
+    assert results_of(tmp_path / "t") == before
+    assert "(1 done before)" in capsys.readouterr().out
+
+
+def test_a_gallery_ranks_every_held_out_photograph_by_three_methods(study, tmp_path):
+    flags = (*study, "--mode", "gallery", "--views", 2, "--frequent_from", 7)
+    assert exit_status(train_fewshot, *flags, "--output_dir", tmp_path / "g") == 0
+    results, ranked = results_of(tmp_path / "g"), pd.read_parquet(tmp_path / "g" / "episodes.parquet")
+    assert set(results["methods"]) == {"nearest_image", "discriminant", "unseen_discriminant"}
+    joined = results["methods"]["discriminant"]["joined"]
+    assert joined["all"]["n"] == results["n_test"] == 64 and joined["frequent"]["n"] == 64
+    assert joined["all"]["top1"]["mean"] == pytest.approx(results["metrics"]["top1"]["mean"])
+    assert joined["all"]["top1"]["mean"] > 0.5
+    assert (ranked.query("gallery == 'joined' and method == 'nearest_image'")["query"].value_counts() == 1).all()
+    assert prediction_files.read_predictions(tmp_path / "g")["split"].eq("test").all()
+
+
+def test_two_networks_are_an_ensemble_and_the_published_gallery_is_one(study, tiny_backbone, tmp_path):  # noqa: F811
+    two = ("--backbone", tiny_backbone, "torchvision/shufflenet_v2_x0_5", "--backbone_weights", "own")
+    assert exit_status(train_fewshot, *study, *two, "--output_dir", tmp_path / "x") == 2  # one file for two
+    flags = (*study, "--mode", "gallery", "--protocol", "paper", "--output_dir", tmp_path / "p")
+    assert exit_status(train_fewshot, *flags, "--backbone", tiny_backbone, tiny_backbone) == 0
+    assert results_of(tmp_path / "p")["n_test"] == 16
+
+
+def test_refusals_take_one_line(study, tmp_path, capfd):
+    out = ("--output_dir", tmp_path / "r")
+    for flags, said in (
+        (("--n_way", 9), "9-way 1-shot needs 9 conditions"),
+        (("--k_shot", 8), "8-shot needs 3 conditions with 8 photographs"),
+        (("--protocol", "paper", "--n_way", 2), "fold 0, test conditions: 2-way 1-shot episodes cannot be drawn"),
+        (("--protocol", "paper", "--k_shot", 5), "tests 1-shot"),
+        (("--mode", "train", "--views", 2), "--views, --head and --knowledge require"),
+        (("--mode", "gallery", "--seed", 0, 1), "draws nothing"),
+        (("--fold", 2), "there are 2 folds of conditions"),
+        (("--head", "discriminant_with_terms"), "require --knowledge terms"),
+        (("--backbone", "nobody.onnx"), "no such file"),
+        (("--knowledge", "terms"), "none of the dataset's conditions is annotated"),
+    ):
+        assert exit_status(train_fewshot, *study, *flags, *out) == 2, flags
+        line = capfd.readouterr().err.strip().splitlines()[-1]
+        assert said in line, line
+    assert not (tmp_path / "r" / "results.json").exists()
+
+
+def test_five_shots_where_the_photographs_allow(study, tmp_path):
+    assert exit_status(train_fewshot, *study, "--k_shot", 5, "--output_dir", tmp_path / "k") == 0
+    episodes = pd.read_parquet(tmp_path / "k" / "episodes.parquet")
+    assert (episodes["support"].map(len) == 15).all()
+    assert np.isfinite(results_of(tmp_path / "k")["metrics"]["top1"]["low"])
+
+
+def test_synthetic_images_fill_up_training_conditions_if_they_saw_no_tested_one(study, tmp_path):
+    rows = painted_faces(8)
+    made = []
+    for abbreviation in CLASS_NAMES[:8]:  # a generator per condition, which saw fold 0's training side of it
+        seen = [n for n, row in enumerate(rows) if row["label"] == abbreviation and row["strict_fold"] != 0]
+        side = protocols.Fold(0, np.array(seen), np.array([], int), np.array([], int))
+        made += [image for image in made_from([side], rows, 4) if image["label"] == abbreviation]
+    of_each = saved(tmp_path / "of-each", made)
+    for mode in ("frozen", "train"):
+        flags = ("--mode", mode, "--num_train_epochs", 1, "--train_episodes", 2, "--synthetic_dataset", of_each)
+        assert exit_status(train_fewshot, *study, *flags, "--output_dir", tmp_path / mode) == 0
+    record = json.loads((tmp_path / "frozen" / "run.json").read_text())
+    assert [fold["n_train"] for fold in record["folds"]] == [4 * 10 + 1] * 2  # four conditions filled up, and ONE
+    asked = pd.read_parquet(tmp_path / "frozen" / "episodes.parquet")
+    shown = {image_id for support in asked["support"] for image_id in support} | set(asked["query"])
+    assert shown <= {row["image_id"] for row in rows}
+
+
+def test_synthetic_images_of_a_generator_that_saw_tested_conditions_are_refused(study, tmp_path, capfd):
+    rows = painted_faces(8)
+    training = [n for n, row in enumerate(rows) if row["strict_fold"] != 0]
+    side = protocols.Fold(0, np.array(training), np.array([], int), np.array([], int))
+    of_all = saved(tmp_path / "of-all", made_from([side], rows, 1))
+    flags = ("--synthetic_dataset", of_all, "--output_dir", tmp_path / "r")
+    assert exit_status(train_fewshot, *study, *flags) == 2
+    assert "made from the training conditions of fold 0 alone" in capfd.readouterr().err

@@ -1,0 +1,438 @@
+"""Few-shot benchmark: episodes by a trained prototypical network or by frozen features, and retrieval in a gallery.
+
+    accelerate launch train_fewshot.py --dataset_name ./rdface --backbone densenet169 \\
+        --mode frozen --n_way 5 --k_shot 1 --protocol strict --output_dir runs/fewshot
+
+Modes: train (the paper's: all weights are trained on episodes of the training conditions), frozen (each feature is
+computed once, and all heads answer the same episodes), gallery (held-out photographs rank the conditions of known
+ones, GestaltMatcher's way beside ours). Several --backbone are an ensemble. Writes episodes.parquet (what was drawn and
+who was right), predictions.parquet, results.json and run.json. Also runs as plain `python train_fewshot.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classification.backbone_names import PAPER_BACKBONES
+from classification.few_shot_names import (
+    FILLED_UP_TO,
+    HEADS,
+    KNOWING_HEAD,
+    MODES,
+    PAPER_EPOCHS,
+    PAPER_LEARNING_RATE,
+    PAPER_TEST_EPISODES,
+    PAPER_TRAIN_EPISODES,
+    PAPER_VAL_EPISODES,
+    TRAINED_HEAD,
+    VIEWS,
+)
+from curation import protocols
+from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.errors import InputError
+from harness.files import default_cache_dir, write_json
+from harness.hub_availability import check_name, work_offline_if_unreachable
+from harness.protocol_names import PROTOCOLS
+from harness.run_folder import prepare_output, run_record
+from imaging.detector_names import FACE_DETECTORS
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+    from accelerate import Accelerator
+
+    from classification.embeddings import Network
+    from classification.few_shot_run import Plan
+    from classification.study_inputs import Job, Study
+    from generation.synthetic_mix import SyntheticMix
+
+STOPPED = RESUMED
+
+PACKAGES = ("torch", "timm", "datasets", "accelerate", "faiss-cpu", "scikit-learn", "numpy")
+RESULTS = ("episodes.parquet", "predictions.parquet", "results.json", "run.json")
+# What may differ between a run and its continuation, because it changes no prediction.
+FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "cache_dir", "eval_batch_size", "seed", "fold")
+# Settings outside the digest that tells experiments apart: digests of their content are in it.
+OUTSIDE_DIGEST = ("dataset_name", "backbone", "backbone_weights", "synthetic_dataset", "term_table")
+
+
+# --------------------------------------------------------------------------------------------------------- arguments
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    text = "folder of a built dataset, or ORG/NAME on the Hub"
+    add("--dataset_name", type=dataset_argument, required=True, help=text)
+    add("--dataset_config_name", help="real or restored (default: the dataset's default config)")
+    text = f"one or several of: the paper's ({', '.join(PAPER_BACKBONES)}), timm names, torchvision/NAME, folders in "
+    text += "timm's layout, .onnx files of face-recognition networks"
+    add("--backbone", type=dataset_argument, nargs="+", required=True, help=text)
+    text = "per backbone a .safetensors or .pth file to read instead of downloading, also a model.safetensors of "
+    text += "train_classifier.py; own: none for this one"
+    add("--backbone_weights", type=path_argument, nargs="+", default=[], metavar="FILE", help=text)
+    add("--resolution", "--image_size", type=int, help="side of the square input in px (default: the backbone's own)")
+    text = "detector that cuts out the faces; none: the whole photograph (default: the setting that the model was "
+    text += "trained with, else none; mtcnn for an .onnx file)"
+    add("--align_faces", choices=[*FACE_DETECTORS, "none"], help=text)
+    add("--mode", choices=MODES, default="frozen", help="see above")
+    add("--protocol", choices=PROTOCOLS, default="strict", help="which conditions are tested, and how it is drawn")
+    add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
+    add("--n_way", type=int, default=5, help="conditions per episode")
+    text = "support images per condition; under --protocol paper while training, the test is always 1-shot"
+    add("--k_shot", type=int, default=1, help=text)
+    add("--test_episodes", type=int, default=PAPER_TEST_EPISODES, help="episodes per fold")
+    text = f"head whose probabilities are kept and whose accuracy comes first; also {KNOWING_HEAD} (mode frozen)"
+    add("--head", choices=[*HEADS, KNOWING_HEAD], help=f"{text} (default: discriminant, with --knowledge the latter)")
+    text = "folders (or ORG/NAME) of synthetic images: they fill up training conditions, or join the gallery"
+    add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=text)
+    text = "terms: draw class means towards what each condition's annotated terms predict"
+    add("--knowledge", choices=("none", "terms"), default="none", help=text)
+    text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"
+    add("--term_table", type=path_argument, metavar="CSV", help=text)
+    text = "views of each picture that are embedded: 2 with the mirrored one, 4 with both in grey"
+    add("--views", type=int, choices=(1, 2, 4), default=1, help=text)
+    add("--frequent_from", type=int, default=7, help="patients from which on a condition is frequent (mode gallery)")
+    add("--seed", "--seeds", type=int, nargs="+", default=[0], help="one or more, for episodes and training")
+    add("--num_train_epochs", type=int, default=PAPER_EPOCHS, help="for mode train")
+    add("--train_episodes", type=int, default=PAPER_TRAIN_EPISODES, help="per epoch, for mode train")
+    add("--learning_rate", type=float, default=PAPER_LEARNING_RATE, help="constant, for mode train")
+    add("--mixed_precision", choices=("no", "fp16", "bf16"), help="(default: the setting of accelerate launch)")
+    add("--eval_batch_size", type=int, default=32, help="images per step and process")
+    add("--output_dir", type=path_argument, required=True, help="folder for the results; replaces those of other runs")
+    add("--cache_dir", type=path_argument, default=default_cache_dir(), help="where decoded photographs are kept")
+    add("--resume_from_checkpoint", choices=("latest",), help="continue the run in --output_dir where it stopped")
+    args = parser.parse_args(argv)
+    check_args(parser, args)
+    if args.mode != "train":
+        args.head = args.head or (KNOWING_HEAD if args.knowledge == "terms" else "discriminant")
+    return args
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with one line if values are out of range or flags do not go together."""
+    for flag in ("k_shot", "test_episodes", "frequent_from", "num_train_epochs", "train_episodes", "eval_batch_size"):
+        if getattr(args, flag) < 1:
+            parser.error(f"--{flag} must be at least 1")
+    if args.n_way < 2:
+        parser.error("--n_way must be at least 2")
+    if not args.learning_rate > 0:
+        parser.error("--learning_rate must be positive")
+    if min(args.seed) < 0 or len(set(args.seed)) < len(args.seed):
+        parser.error("--seed: seeds must be different and not negative")
+    if len(args.backbone_weights) not in (0, len(args.backbone)):
+        parser.error(f"--backbone_weights: {len(args.backbone)} backbones need as many files; write own for none")
+    if args.mode == "train":
+        if len(args.backbone) > 1 or args.backbone[0].endswith(".onnx"):
+            parser.error("--mode train trains one backbone, which must not be an .onnx file")
+        if args.views > 1 or args.head or args.knowledge != "none":
+            parser.error("--views, --head and --knowledge require --mode frozen or gallery")
+    if args.mode == "frozen" and args.protocol == "paper" and args.k_shot > 1:
+        parser.error("--protocol paper tests 1-shot whatever --k_shot: it requires --mode train, or --protocol strict")
+    if args.mode == "gallery":
+        if args.head not in (None, "discriminant") or len(args.seed) > 1:
+            parser.error("--mode gallery draws nothing and has methods of its own: leave out --head, give one --seed")
+        if args.synthetic_dataset and args.protocol == "paper":
+            parser.error("--mode gallery with --synthetic_dataset requires --protocol strict")
+    if args.synthetic_dataset and any(name.endswith(".onnx") for name in args.backbone):
+        parser.error("--synthetic_dataset requires backbones other than .onnx files")
+    if args.knowledge == "none" and (args.term_table or args.head == KNOWING_HEAD):
+        parser.error(f"--term_table and --head {KNOWING_HEAD} require --knowledge terms")
+
+
+def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None, knowledge: object | None) -> str:
+    """What was done, so that predictions of different recipes are never averaged."""
+    what = {"train": TRAINED_HEAD, "frozen": args.head, "gallery": "gallery discriminant"}[args.mode]
+    episodes = None if args.mode == "gallery" else f"{args.n_way}-way {args.k_shot}-shot {args.mode}"
+    alignment = {None: None, "none": "whole images"}.get(args.align_faces, f"faces aligned by {args.align_faces}")
+    parts = [
+        what,
+        episodes,
+        f"{args.views} views" if args.views > 1 else None,
+        f"{args.resolution} px" if args.resolution else None,
+        alignment,
+        f"+ synthetic ({' and '.join(mix.generators)})" if mix else None,
+        knowledge.name() if knowledge else None,
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def backbone_name(args: argparse.Namespace) -> str:
+    """--backbone as given, but only the last part of an absolute path: predictions may be published."""
+    return " + ".join(Path(name).name if Path(name).is_absolute() else name for name in args.backbone)
+
+
+def settings_of(args: argparse.Namespace, digests: dict) -> dict:
+    """Everything that predictions depend on, as settings.json holds it: arguments, and digests of what they name."""
+    settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
+    return json.loads(json.dumps(settings | digests, default=str))
+
+
+def settings_digest(settings: dict) -> str:
+    """16 hexadecimal digits by which predictions of one experiment are known, whatever its seeds and folds."""
+    same = {name: value for name, value in settings.items() if name not in OUTSIDE_DIGEST}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# -------------------------------------------------------------------------------------------------------------- run
+# Whatever needs torch or datasets is imported within the functions below: --help and refusals must not wait for it.
+
+
+def main(args: argparse.Namespace) -> None:
+    started = time.monotonic()
+    check_name(args.dataset_name, "build it with rdface_dataset.py")
+    for name in args.synthetic_dataset or ():
+        check_name(name, "make it with a generator's script, such as train_dreambooth.py")
+    sources = [args.dataset_name, *(args.synthetic_dataset or ()), *(args.backbone_weights or args.backbone)]
+    work_offline_if_unreachable(sources)
+
+    from datasets import disable_progress_bars
+
+    from classification.embeddings import content_digest, decode, embed
+    from classification.few_shot_run import is_finished, run_fold
+    from classification.study_inputs import Job, open_study
+    from curation.opening import load_images
+    from generation import episode_fill
+    from generation.synthetic_mix import open_mix
+    from harness.launched_processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
+
+    accelerator = open_accelerator(args.mixed_precision)
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())])
+
+    # ---- data, folds and networks: nothing slow happens before everything that can be refused has been
+    with accelerator.main_process_first():  # the first process fills the caches
+        images = load_images(args.dataset_name, args.dataset_config_name)
+        mix = open_mix(args.synthetic_dataset, None, images, args.protocol) if args.synthetic_dataset else None
+    knowledge = open_terms(images, args) if args.knowledge == "terms" else None
+    folds = open_folds(images, args)
+    jobs = [
+        Job(seed, side, args.output_dir / "folds" / f"seed{seed}_fold{fold.number}")
+        for seed in args.seed
+        for fold in folds
+        for side in with_synthetic(fold, mix, images, seed, args.mode)
+    ]
+    with accelerator.main_process_first():
+        networks = open_networks(images, folds, args)
+
+    # ---- the study, and what is left to do of it
+    digests = {"fingerprint": images._fingerprint, "backbone_sha256": content_digest(networks)}
+    digests |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
+    digests |= knowledge.identity() if knowledge else {}
+    settings = settings_of(args, digests | {"mixed_precision": accelerator.mixed_precision})
+    run = (args.output_dir, settings, "folds", RESULTS, bool(args.resume_from_checkpoint), "train_fewshot.py")
+    in_main_process(accelerator, lambda: prepare_output(*run))
+    names = {"backbone": backbone_name(args), "recipe": recipe_name(args, mix, knowledge)}
+    labels = images.with_format("numpy")["label"][:]
+    study = open_study(images, labels, networks[0].backbone, names, settings_digest(settings))
+    study.knowledge = knowledge
+    if mix:
+        study.append_synthetic(mix.as_predicted(), mix.as_guarded())
+    finished = in_main_process(accelerator, lambda: [is_finished(study, job) for job in jobs])  # so that all agree
+    pending = [job for job, is_done in zip(jobs, finished, strict=True) if not is_done]
+    accelerator.print(summary(accelerator, study, jobs, len(jobs) - len(pending), args))
+
+    # ---- pixels and embeddings, each computed once
+    parts = [images, *(mix.parts if mix else ())]
+    if study.backbone:
+        study.pixels = decode(accelerator, parts, networks[0], args.cache_dir)
+    if mix:
+        for job in jobs:
+            episode_fill.refuse_copies(mix, job.fold, study.guarded, study.pixels.thumbnails)
+    embeddings = []
+    if args.mode != "train" and pending:
+        seen = (VIEWS[: args.views], args.cache_dir, args.eval_batch_size)
+        embeddings = [embed(accelerator, network, parts, *seen) for network in networks]
+    disable_progress_bars()  # of `datasets`: the files written from here on take a moment
+
+    # ---- every fold of every seed
+    plan = plan_of(args)
+    for job in pending[accelerator.process_index :: accelerator.num_processes]:
+        run_fold(accelerator, study, job, plan, embeddings)
+    accelerator.wait_for_everyone()
+
+    # ---- results
+    if accelerator.is_main_process:
+        wait_for_files([job.folder / "predictions.parquet" for job in jobs])
+        finish(accelerator, study, jobs, started, digests["backbone_sha256"], args)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def open_folds(images: datasets.Dataset, args: argparse.Namespace) -> list[protocols.Fold]:
+    """The folds asked for, none of which leaks: of conditions for episodes, the dataset's own for a gallery."""
+    import dataclasses
+
+    import numpy as np
+
+    from classification.episodes import paper_condition_folds, rows_of_fold, strict_condition_folds
+    from classification.study_inputs import open_folds
+    from curation.leak_guard import check_fold
+
+    if args.mode == "gallery" and args.protocol == "strict":
+        return open_folds(images, "strict", args.fold)
+    if args.mode == "gallery":  # one gallery: everything outside the published test side
+        (side,) = protocols.training_sides(images, "paper", args.fold)
+        return [dataclasses.replace(side, number=0)]
+    labels, groups = np.array(images["label"][:]), np.array(images["group_id"][:])
+    if args.protocol == "paper":
+        of_conditions = paper_condition_folds(labels.tolist(), images.features["label"].names)
+    else:
+        of_conditions = strict_condition_folds(labels.tolist(), groups.tolist(), args.n_way, args.k_shot)
+    if args.fold is not None:
+        if args.fold >= len(of_conditions):
+            raise InputError(f"--fold {args.fold}: there are {len(of_conditions)} folds of conditions here, from 0 on")
+        of_conditions = [of_conditions[args.fold]]
+    folds = [rows_of_fold(fold, labels, groups, args.protocol) for fold in of_conditions]
+    for fold in folds:
+        check_fold(fold, images)
+    check_enough(folds, labels, groups, args)
+    return folds
+
+
+def check_enough(folds: list[protocols.Fold], labels: object, groups: object, args: argparse.Namespace) -> None:
+    """Raise ProtocolError, before anything is decoded, if a side has too few conditions for an episode."""
+    import numpy as np
+
+    from classification.episodes import draw_episodes
+
+    strict = args.protocol == "strict"
+    shots = {"test": args.k_shot if strict else 1}
+    if args.mode == "train":
+        shots |= {"val": 1} if not strict else {}
+        shots |= {"train": args.k_shot} if not args.synthetic_dataset else {}
+    for fold in folds:
+        for side, k_shot in shots.items():
+            drawn = (getattr(fold, side), labels, groups, args.n_way, k_shot, 1, np.random.default_rng(0), strict)
+            try:
+                draw_episodes(*drawn)
+            except protocols.ProtocolError as error:
+                raise protocols.ProtocolError(f"fold {fold.number}, {side} conditions: {error}") from None
+
+
+def with_synthetic(
+    fold: protocols.Fold, mix: SyntheticMix | None, images: datasets.Dataset, seed: int, mode: str
+) -> list[protocols.Fold]:
+    """The fold with synthetic images on its training side, if there are any; LeakError for one that must not be."""
+    from generation.episode_fill import fill_up
+
+    if mix is None:
+        return [fold]
+    return mix.extend([fold], images, seed) if mode == "gallery" else [fill_up(mix, fold, images, FILLED_UP_TO, seed)]
+
+
+def open_terms(images: datasets.Dataset, args: argparse.Namespace) -> object:
+    """What is annotated of the dataset's conditions (classification.knowledge.Knowledge)."""
+    from classification.knowledge import open_knowledge
+
+    return open_knowledge(images, args.term_table, [])
+
+
+def open_networks(images: datasets.Dataset, folds: list[protocols.Fold], args: argparse.Namespace) -> list[Network]:
+    """The networks, once they are known to have learnt from no held-out photograph."""
+    from classification.embeddings import open_network
+    from classification.study_inputs import refuse_backbone_that_saw_held_out
+
+    networks = []
+    for number, name in enumerate(args.backbone):
+        weights = args.backbone_weights[number] if args.backbone_weights else None
+        weights = None if weights is None or str(weights) == "own" else weights
+        network = open_network(name, weights, args.resolution, args.align_faces, paper_input=args.mode == "train")
+        if network.backbone:
+            refuse_backbone_that_saw_held_out(network.backbone, Path(name).name, images, folds)
+        networks.append(network)
+    return networks
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """What is done in every fold."""
+    from classification.few_shot_run import Plan
+    from classification.prototype_training import Training
+
+    rate = (args.learning_rate, args.num_train_epochs, args.train_episodes, PAPER_VAL_EPISODES)
+    training = Training(args.n_way, args.k_shot, *rate)
+    k_shot = args.k_shot if args.protocol == "strict" else 1
+    head = args.head or TRAINED_HEAD
+    of_test = (args.n_way, k_shot, args.test_episodes, training, args.frequent_from, args.eval_batch_size)
+    return Plan(args.mode, head, *of_test)
+
+
+def summary(accelerator: Accelerator, study: Study, jobs: list[Job], n_done: int, args: argparse.Namespace) -> str:
+    """What this run is about to do, so that the user sees at once whether it is the run that was meant."""
+    images, names = study.images, study.names
+    simulated = "SIMULATED, " if study.is_simulated else ""
+    return (
+        f"{args.dataset_name} ({simulated}config {images.config_name}, fingerprint {images._fingerprint}): "
+        f"{len(images)} images, {study.label.num_classes} classes\n"
+        f"{names['backbone']}, {names['recipe']}, protocol {args.protocol}, {len(jobs)} folds and seeds "
+        f"({n_done} done before), {accelerator.num_processes} processes on {accelerator.device}"
+    )
+
+
+def finish(
+    accelerator: Accelerator, study: Study, jobs: list[Job], started: float, sha256: str, args: argparse.Namespace
+) -> None:
+    """Join the folds, write and print the results, and write the record of the run."""
+    import pandas as pd
+
+    from classification import few_shot_run, run_results
+    from harness.files import read_json
+    from harness.launched_processes import device_record
+
+    out, folders = args.output_dir, [job.folder for job in jobs]
+    episodes = pd.concat([pd.read_parquet(folder / few_shot_run.EPISODES) for folder in folders], ignore_index=True)
+    few_shot_run.write_table(out / "episodes.parquet", episodes)
+    predictions = run_results.join(folders, "predictions.parquet", study.label, out / "predictions.parquet")
+    of_run = {"mode": args.mode, "simulated": study.is_simulated, **study.names}
+    results = results_of(episodes, predictions, study.label.num_classes, args) | of_run
+    write_json(out / "results.json", results)
+    print(table_of(results))
+    dataset = {"fingerprint": study.images._fingerprint, "config_name": study.images.config_name}
+    record = run_record(vars(args), PACKAGES, started) | {"dataset": dataset, "backbone_sha256": sha256}
+    record |= {"mixed_precision": accelerator.mixed_precision, **device_record(accelerator)}
+    record["folds"] = [read_json(folder / "fold.json", "delete its folder") for folder in folders]
+    write_json(out / "run.json", record)
+    print(f"written: {out}: {', '.join(RESULTS)}")
+
+
+def results_of(episodes: pd.DataFrame, predictions: pd.DataFrame, n_classes: int, args: argparse.Namespace) -> dict:
+    """The content of results.json, from the files just written."""
+    from classification import few_shot_run, retrieval
+    from scoring import run_scores
+
+    if args.mode == "gallery":
+        scores = run_scores.score(predictions)
+        return scores | {"frequent_from": args.frequent_from, "methods": retrieval.summaries(episodes)}
+    head = args.head or TRAINED_HEAD
+    shots = {"n_way": args.n_way, "k_shot": args.k_shot}
+    return few_shot_run.episode_results(episodes, head, args.n_way, n_classes) | shots
+
+
+def table_of(results: dict) -> str:
+    """The results for the screen, in percent with 95 % intervals for new conditions and subjects."""
+
+    def cell(score: dict) -> str:
+        if score["mean"] is None:
+            return "-"
+        interval = "" if score["low"] is None else f" [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+        return f"{100 * score['mean']:.2f}{interval}"
+
+    if results["mode"] == "gallery":
+        lines = [f"{'percent':22}{'gallery':10}{'probes':10}" + "".join(f"{f'top-{k}':>20}" for k in (1, 5, 10, 30))]
+        for method, by_gallery in results["methods"].items():
+            for gallery, by_side in by_gallery.items():
+                for side, scores in by_side.items():
+                    cells = "".join(f"{cell(scores[f'top{k}']):>20}" for k in (1, 5, 10, 30))
+                    lines.append(f"{method:22}{gallery:10}{side:10}{cells}")
+        return "\n".join(lines)
+    title = f"{results['n_episodes']} episodes, {results['n_way']}-way, chance {100 * results['chance']:.1f} %"
+    return "\n".join([title, *(f"{head:26}{cell(score):>22}" for head, score in results["heads"].items())])
+
+
+if __name__ == "__main__":
+    run_command(parse_args, main, STOPPED)
