@@ -382,7 +382,16 @@ def test_a_generator_that_saw_more_than_the_support_set_is_refused(lit, rows, fo
 
 def test_runs_with_unlike_numbers_of_synthetic_images_are_told_apart(mixed, lit, informative, tmp_path):
     fewer = run_here(
-        *lit, "--seed", 1, "--synthetic_dataset", informative, "--synthetic_top_n", 9, "--output_dir", tmp_path / "out", *AS_DATA
+        *lit,
+        "--seed",
+        1,
+        "--synthetic_dataset",
+        informative,
+        "--synthetic_top_n",
+        9,
+        "--output_dir",
+        tmp_path / "out",
+        *AS_DATA,
     )
     both = prediction_files.read_predictions([mixed, fewer])
     both["settings"] = "the same"
