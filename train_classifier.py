@@ -174,8 +174,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"--synthetic_as {args.synthetic_as} requires --recipe linear_probe and --protocol strict")
     if args.k_shot == 0 and (args.recipe, args.protocol) != ("linear_probe", "strict"):
         parser.error("--k_shot 0 requires --recipe linear_probe and --protocol strict")
-    if args.k_shot == 0 and args.knowledge == "none" and not args.synthetic_dataset:
-        parser.error("--k_shot 0 requires --knowledge terms, or images made from words with --synthetic_dataset")
+    if args.k_shot == 0 and args.knowledge == "none":
+        parser.error("--k_shot 0 requires --knowledge terms")
+    if args.k_shot == 0 and args.synthetic_dataset:
+        parser.error("--k_shot 0 excludes --synthetic_dataset, whose images were made for other folds than these")
     if args.left_out and args.k_shot != 0:
         parser.error("--left_out requires --k_shot 0")
     for flag in ("explain", "push_to_hub"):
