@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from generation import diffusion_pipelines as diffusion
+from generation import privacy
 from harness.commands import Parser
 from harness.files import write_json
 
@@ -45,7 +46,9 @@ def nearness(folder: Path) -> dict:
         figures[name]["mean"] = float(values.mean())
     report = json.loads((folder / "privacy_report.json").read_text(encoding="utf-8"))
     attacks = report["membership_attack"]
-    figures["membership_attack_before_filtering"] = {name: records.get("before") for name, records in attacks.items()}
+    figures["membership_attack_before_filtering"] = {
+        name: records.get(privacy.BEFORE) for name, records in attacks.items()
+    }
     return figures
 
 
