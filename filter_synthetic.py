@@ -17,6 +17,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curation.protocols import fold_number
@@ -32,6 +33,7 @@ from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from classification.knowledge import Knowledge
     from generation.face_examination import Examiner
     from generation.filter_inputs import Inputs
 
@@ -78,6 +80,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--copy_network", type=path_argument, metavar="FILE", help=text)
     text = "descriptor of phenotype_probability; dense requires mediapipe (default: probe; under paper: paper)"
     add("--descriptor", choices=DESCRIPTORS, help=text)
+    text = "terms: phenotype_probability draws class means towards what each condition's annotated terms predict"
+    add("--knowledge", choices=("none", "terms"), default="none", help=text)
+    text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"
+    add("--term_table", type=path_argument, metavar="CSV", help=text)
     text = "weights for LPIPS: a file, or random, whose column is called lpips_random (default: no LPIPS)"
     add("--lpips", type=path_argument, metavar="FILE|random", help=text)
     how_many = parser.add_mutually_exclusive_group()
@@ -116,7 +122,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--descriptor dense requires --detector mediapipe: the other detectors find five landmarks only")
     if args.detector in MODEL_DETECTORS and args.detector_model is None:
         parser.error(f"--detector {args.detector} requires --detector_model FILE")
+    if args.term_table and args.knowledge == "none":
+        parser.error("--term_table requires --knowledge terms")
     args.descriptor = args.descriptor or ("paper" if args.protocol == "paper" else "probe")
+    if args.knowledge == "terms" and args.descriptor == "paper":
+        parser.error("--knowledge terms requires another --descriptor than paper, such as probe")
     return args
 
 
@@ -134,13 +144,14 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- photographs, folds, synthetic images, networks: refused before anything slow begins
     accelerator = open_accelerator(None)
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *args.synthetic_dataset])
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *args.synthetic_dataset], args.cache_dir)
     sides = (args.protocol, args.fold, args.k_shot, args.seed)
     inputs = open_inputs(accelerator, args.dataset_name, args.dataset_config_name, args.synthetic_dataset, *sides)
+    knowledge = open_terms(accelerator, inputs, args.term_table) if args.knowledge == "terms" else None
     examiner, lpips, lpips_column = open_networks(accelerator, args)
     folds = [side.fold for side in inputs.sides if side.fold.protocol == args.protocol]
     refuse_backbone_that_saw_held_out(examiner.backbone, args.backbone, inputs.images, folds)
-    settings = settings_of(args, inputs, examiner)
+    settings = settings_of(args, inputs, examiner, knowledge)
     resume = bool(args.resume_from_checkpoint)
     run = (args.output_dir, settings, "work", (), resume, "filter_synthetic.py")
     in_main_process(accelerator, lambda: prepare_output(*run))
@@ -154,11 +165,14 @@ def main(args: argparse.Namespace) -> None:
         f"faces by {args.detector}, phenotypes by {args.descriptor} on {args.backbone}, "
         f"{accelerator.num_processes} processes on {accelerator.device}"
     )
+    if knowledge:
+        accelerator.print(knowledge.summary())
 
     # ---- every photograph, then every synthetic image, is decoded and examined once; scores are fitted per fold
     work = args.output_dir / "work"
     photographs = filter_scoring.examine_photographs(accelerator, examiner, inputs, work, args.batch_size)
-    filters = filter_scoring.fit_filters(inputs, photographs, args.descriptor, lpips)
+    profiles = knowledge.profiles if knowledge else None
+    filters = filter_scoring.fit_filters(inputs, photographs, args.descriptor, lpips, profiles)
     filter_scoring.score_images(accelerator, examiner, inputs, filters, work, args.batch_size, lpips_column)
 
     # ---- selection, dataset, reports
@@ -175,6 +189,14 @@ def main(args: argparse.Namespace) -> None:
         filter_results.remove(args.output_dir, ("work",))
         print("\n".join([filter_results.summary(args.output_dir, outcome), *figures]))
     accelerator.wait_for_everyone()
+
+
+def open_terms(accelerator: Accelerator, inputs: Inputs, term_table: Path | None) -> Knowledge:
+    """What is annotated of the photographs' conditions."""
+    from classification.knowledge import open_knowledge
+
+    with accelerator.main_process_first():
+        return open_knowledge(inputs.images, term_table, ())
 
 
 def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[Examiner, object, str | None]:
@@ -200,7 +222,7 @@ def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[E
     return examiner, lpips, column
 
 
-def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner) -> dict:
+def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner, knowledge: Knowledge | None) -> dict:
     """Everything that the scores depend on, as JSON returns it: arguments, and digests of what they name."""
     from harness.files import sha256_of
     from harness.weights_digest import weights_sha256
@@ -209,6 +231,8 @@ def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner) ->
     files = {name: getattr(args, name) for name in ("detector_model", "face_embedder", "copy_network", "lpips")}
     settings |= {name: sha256_of(file) for name, file in files.items() if file and file.is_file()}
     settings |= {"fingerprint": inputs.images._fingerprint, "synthetic": inputs.fingerprints}
+    del settings["term_table"]  # its digest counts, not its place
+    settings["term_table_sha256"] = knowledge.table_sha256 if knowledge else None
     settings["backbone_sha256"] = weights_sha256(examiner.backbone.network)
     settings["photographs"] = hashlib.sha256("".join(inputs.digests).encode()).hexdigest()
     return json.loads(json.dumps(settings, default=str))

@@ -1,6 +1,7 @@
-"""Makes self-contained HTML pages: results of finished runs with intervals and chance, and a gallery of a dataset.
+"""Makes HTML pages of results and of a dataset, and prints the leaderboard of any runs.
 
     python make_report.py results RUN [RUN ...] --dataset_name DIR --output_file page.html
+    python make_report.py leaderboard RUN [RUN ...]
     python make_report.py gallery DIR [--dataset_config_name restored] --output_file gallery.html
 
 A RUN is a folder with `predictions.parquet` and `run.json`; every number is computed from the predictions. The pages
@@ -12,11 +13,13 @@ import os
 from pathlib import Path
 
 from harness.commands import Parser, dataset_argument, path_argument, run_command
+from harness.derived_places import PAGE, note
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 from harness.hub_availability import check_name, work_offline_if_unreachable
 
 BUILD = "build it with rdface_dataset.py"
+PAPER_RESULTS = Path(__file__).parent / "classification" / "paper_results.csv"
 STOPPED = "no page was written"
 
 
@@ -56,6 +59,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     results.add_argument("--output_file", type=path_argument, required=True, help="the page to write")
     results.add_argument("--num_examples", type=int, default=24, help="example images on the page")
+    table = commands.add_parser("leaderboard", help="print one table of any runs, by protocol and regime, as Markdown")
+    table.add_argument("runs", nargs="+", type=path_argument, help="folders with results.json")
     gallery = commands.add_parser("gallery", help="thumbnails to browse, for people who do not use the Hub")
     gallery.add_argument("dataset_name", metavar="DIR", type=dataset_argument, help="the dataset: a folder or a Hub id")
     gallery.add_argument("--output_file", type=path_argument, default=Path("gallery.html"), help="the page to write")
@@ -65,6 +70,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.command == "leaderboard":
+        from scoring import leaderboard
+
+        entries = [leaderboard.read_entry(folder) for folder in args.runs]
+        print(leaderboard.format_leaderboard(entries + leaderboard.published_entries(PAPER_RESULTS)))
+        return
     check_name(args.dataset_name, BUILD)
     if args.command == "gallery":
         check_output(args.output_file, args.dataset_name)
@@ -81,6 +92,7 @@ def main(args: argparse.Namespace) -> None:
             page = results_page(args.runs, images, args.num_examples)
         except (FileNotFoundError, ValueError) as error:  # what a run's folder holds
             raise InputError(one_line(error)) from error
+    note([args.dataset_name], args.output_file, PAGE)
     write_page(args.output_file, page)
     print(f"written: {args.output_file}")
 

@@ -10,21 +10,29 @@ refused. The token comes from HF_TOKEN or `hf auth login`, the server from HF_EN
 2 refused.
 """
 
+from __future__ import annotations
+
 import argparse
+import json
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import DatasetInfo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import get_token, validate_repo_id
 
 from curation import withdrawn_list
-from harness.commands import Parser, path_argument, run_command
+from harness.commands import Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError, one_line
 from publishing import access_requests, model_upload, publication, publishable
 from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishing.publishable import Contents
 from publishing.repository_visibility import Audience, Gate
+
+if TYPE_CHECKING:
+    from publishing.published_copy import PublishedCopy
 
 STOPPED = "run the same command again: what was done is kept"
 
@@ -35,22 +43,31 @@ NAMED_PROBLEMS = 20
 
 
 def publish(args: argparse.Namespace) -> None:
-    contents = publishable.examine(args.folder)
-    problems = contents.problems + problems_for_audience(contents, args.open)
-    if args.dry_run:
-        print_plan(contents, args.repo_id, args.visible, args.open, args.ungated)
-    if problems:
-        for problem in problems[:NAMED_PROBLEMS]:
-            print(problem, file=sys.stderr)
-        more = f" and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
-        raise InputError(f"{args.folder}: not published, for the reasons above{more}; nothing was sent")
-    if args.dry_run:
-        return
+    from publishing.published_copy import published_copy  # imports datasets, which takes a second
+
+    if not args.folder.is_dir():
+        publishable.sorted_files(args.folder)
+    with published_copy(args.folder, args.publish_columns) as copy:
+        contents = publishable.examine(copy.folder, args.publish_columns)
+        problems = contents.problems + problems_for_audience(contents, args)
+        if args.dry_run:
+            print_plan(contents, copy, args)
+        if problems:
+            for problem in problems[:NAMED_PROBLEMS]:
+                print(problem, file=sys.stderr)
+            more = f" and {len(problems) - NAMED_PROBLEMS} more" if len(problems) > NAMED_PROBLEMS else ""
+            raise InputError(f"{args.folder}: not published, for the reasons above{more}; nothing was sent")
+        if not args.dry_run:
+            send(args, contents)
+
+
+def send(args: argparse.Namespace, contents: Contents) -> None:
+    """Uploads a copy of the folder, contents, which was examined and found fit."""
     repository = open_repository(args.repo_id)
     audience = publication.prepare(repository, contents, args.ungated)
     if audience.only_gate_protects:
         publication.close_unless_strangers_are_refused(repository)
-    contents = publication.bring_into_line(repository, contents)
+    contents = publication.bring_into_line(repository, contents, args.folder)
     publication.upload(repository, contents, audience, "Publish", args.forget_history)
     if args.visible and audience.private:
         publication.show(repository, contents, audience.gate)
@@ -64,13 +81,30 @@ def publish(args: argparse.Namespace) -> None:
         print("only its members can see it; --visible shows the page, so that people can ask for access")
 
 
-def problems_for_audience(contents: Contents, to_everybody: bool) -> list[str]:
+def problems_for_audience(contents: Contents, args: argparse.Namespace) -> list[str]:
     """Reasons why these images must not be published for everybody, or for those alone who were granted access."""
-    if to_everybody and not contents.is_synthetic:
+    if args.open and not contents.is_synthetic:
         return [f"--open: {contents.folder.name} holds config {contents.configs[0]}, and photographs are never open"]
-    if contents.is_synthetic and not to_everybody:
+    if contents.is_synthetic and not args.open:
         return [f"{contents.folder.name}: synthetic images go to a repository of their own; publish them with --open"]
-    return publishable.privacy_problems(contents) if to_everybody else []
+    if not args.open:
+        return []
+    problems = publishable.privacy_problems(contents, args.folder)
+    return problems if problems or contents.problems else copies_of_patients(contents, args)
+
+
+def copies_of_patients(contents: Contents, args: argparse.Namespace) -> list[str]:
+    """Images that are copies of photographs of --real_dataset, or show somebody on them, one line each."""
+    from classification.backbones import load_backbone  # these take seconds
+    from generation.face_examination import Examiner
+    from imaging import faces
+    from imaging.face_embeddings import load_embedder
+    from publishing import patient_copies
+
+    embedder = load_embedder(args.face_embedder) if args.face_embedder else None
+    examiner = Examiner(faces.load_detector("mtcnn"), load_backbone(args.backbone), "cpu", embedder)
+    photographs = patient_copies.read_photographs(args.real_dataset, examiner)
+    return patient_copies.copy_problems(contents, photographs, examiner)
 
 
 def open_repository(repo_id: str) -> Repository:
@@ -80,16 +114,17 @@ def open_repository(repo_id: str) -> Repository:
     return repository
 
 
-def print_plan(contents: Contents, repo_id: str, visible: bool, to_everybody: bool, ungated: bool) -> None:
+def print_plan(contents: Contents, copy: PublishedCopy, args: argparse.Namespace) -> None:
     """Says file by file what `publish` would do. The Hub is asked if it can be reached, and nothing is changed.
 
     Raises InputError if the repository must not take these images."""
+    repo_id = args.repo_id
     state, remote = None, {}
     try:
         repository = Repository(repo_id)
         state = repository.state()
         remote = repository.files() if state else {}
-        description, reason = described(state), publication.refusal(repository, state, contents, ungated)
+        description, reason = described(state), publication.refusal(repository, state, contents, args.ungated)
     except (*HUB_ERRORS, HubError) as error:
         description, reason = f"not looked at ({explained(error)}); taken as new", None
     print(f"{repo_id}: {description}")
@@ -98,15 +133,18 @@ def print_plan(contents: Contents, repo_id: str, visible: bool, to_everybody: bo
         print(f"  {'upload' if name in changed else 'keep':8}{name:44}{file.stat().st_size:>14,} bytes")
     for name in gone:
         print(f"  {'delete':8}{name}")
-    for name in contents.stays:
+    for name in copy.stays:
         print(f"  {'stays':8}{name}")
     for config, columns in contents.columns.items():
         print(f"  config {config}: {contents.rows[config]} rows, columns {', '.join(columns)}")
-    if not to_everybody:
-        print("  the curator's own columns are published too: check that none of them reveals who a patient is")
+        if copy.held_back[config]:
+            print(f"  {'stays':8}columns of the curator's own: {', '.join(copy.held_back[config])}")
+    if contents.own_columns:
+        print("  check that no column of --publish_columns reveals who a patient is")
+    if not args.open:
         print("  everybody can read the card, and names and sizes of files, once the repository is visible")
-    then = "shown, and made private again unless strangers are refused" if visible else "left as visible as it is"
-    print(f"  then {then}; {'open to everybody' if to_everybody else 'access by manual approval'}")
+    then = "shown, and made private again unless strangers are refused" if args.visible else "left as visible as it is"
+    print(f"  then {then}; {'open to everybody' if args.open else 'access by manual approval'}")
     print("dry run: nothing was sent")
     if reason:
         raise InputError(f"{repo_id}: {reason}")
@@ -150,34 +188,65 @@ def withdraw(args: argparse.Namespace) -> None:
     is_listed = args.image_id in {line.image_id for line in withdrawn_list.listed(args.folder)}
     if not is_listed and args.image_id not in contents.image_ids:
         raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
-    from publishing import withdrawal  # imports datasets, which takes a second: refusals come before
+    from curation.parquet_files import parquet_digest, shard_digests
+    from publishing import traces, withdrawal  # import datasets, which takes a second: refusals come before
+    from publishing.published_copy import published_copy, remove_leftovers
 
     sha256 = withdrawal.digest_of(args.folder, args.image_id)
-    derived = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder, _ in args.derived}
+    photograph = traces.photograph_in(args.folder, args.image_id, sha256)
+    gone_before = is_listed and args.image_id not in contents.image_ids
+    made_since = parquet_digest(shard_digests(args.folder, "real/train-*.parquet")) if gone_before else None
+    repo_ids = {folder: name for folder, name in [(args.folder, args.repo_id), *args.derived] if name}
+    left = traces.traces_of(args.folder, photograph, made_since, list(repo_ids.values()))
+    places = dict.fromkeys([*(folder for folder, _ in args.derived), *left.searched])
+    derived = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder in places}
     print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if is_listed else ""))
     for folder, its_derived in derived.items():
-        for line in its_derived.lines(folder):
+        lines = its_derived.lines(folder)
+        found = {*its_derived.rows, *its_derived.files}
+        naming = traces.naming_files(folder, photograph)
+        lines += [f"{path.relative_to(folder)}: {what}" for path, what in naming.items() if path not in found]
+        for line in lines:
             print(f"{folder}/{line}")
+    for line in left.lines():
+        print(line)
     if args.dry_run:
         print("dry run: nothing was removed")
         return
-    repo_ids = {folder: name for folder, name in [(args.folder, args.repo_id), *args.derived] if name}
     published = {folder: open_published(name, folder) for folder, name in repo_ids.items()}
 
+    remove_leftovers(args.folder)
+    traces.remove_faces(left)
     version = withdrawal.withdraw_with_card(args.folder, args.image_id)
+    traces.forget_in_records(args.folder, args.image_id)
     print(f"{args.folder}: version {version} is without {args.image_id}")
-    for its_derived in derived.values():
+    for folder, its_derived in derived.items():
         withdrawal.remove_with_cards(its_derived, args.image_id, sha256)
+        traces.remove_naming_files(folder, photograph)
+    traces.remove(left)
     for folder, (repository, audience) in published.items():
-        contents = publishable.examine(folder)
-        if contents.problems:
-            raise HubError(f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again")
-        contents = publication.bring_into_line(repository, contents)
-        publication.upload(repository, contents, audience, "Withdraw a photograph", forget_history=True)
+        own_columns = args.publish_columns if folder == args.folder else ()
+        with published_copy(folder, own_columns) as copy:
+            contents = publishable.examine(copy.folder, own_columns)
+            if contents.problems:
+                raise HubError(
+                    f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again"
+                )
+            contents = publication.bring_into_line(repository, contents, folder)
+            publication.upload(repository, contents, audience, "Withdraw a photograph", forget_history=True)
     print(
-        "not removed by this: classifiers that were trained with it; copies in caches (HF_HOME, rdface_pixels); row and"
-        " file in the curator's folder, whose next build refuses them; other people's copies: ask for their deletion"
+        f"not removed by this: row and file in the curator's folder{curators_folder(args.folder)}, whose next build"
+        " refuses them; runs in folders that --derived does not name and the list beside the dataset does not know;"
+        " other people's copies: ask for their deletion"
     )
+
+
+def curators_folder(folder: Path) -> str:
+    """The name of the folder that a dataset was built from, as its record says; empty if there is none."""
+    try:
+        return f" ({json.loads((folder / 'build_record.json').read_text(encoding='utf-8'))['arguments']['folder']})"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def open_published(repo_id: str, folder: Path) -> tuple[Repository, Audience]:
@@ -203,6 +272,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.command == "publish" and args.ungated and (args.open or args.visible):
         parser.error("--ungated is for a repository that is public already; leave out --open and --visible")
+    if args.command == "publish" and args.open and args.real_dataset is None:
+        parser.error(
+            "--open requires --real_dataset DIR, the photographs from which the images were made: whether an image is a"
+            " copy of one, the publisher finds out by itself"
+        )
     if args.command == "access" and (args.user is None) != (args.action == "list"):
         parser.error("list takes no --user" if args.user else f"{args.action} requires --user")
     if args.command == "access" and len(args.reason) > 200:
@@ -223,9 +297,21 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     add("repo_id", type=repo_id, metavar="ORG/NAME", help="the repository on the Hub")
     add("--visible", action="store_true", help="show the page to everybody, so that people can ask for access")
     add("--open", action="store_true", help="for synthetic images that passed the privacy filter: let all download")
+    text = "with --open: folder of the photographs from which the images were made; copies of these are refused"
+    add("--real_dataset", type=path_argument, metavar="DIR", help=text)
+    text = "with --open: network whose features tell copies and, without --face_embedder, persons apart"
+    add("--backbone", type=dataset_argument, default="demo_models/backbone", help=text)
+    text = "with --open: file of a face-recognition network (ONNX), as filter_synthetic.py takes it"
+    add("--face_embedder", type=path_argument, metavar="FILE", help=text)
     add("--ungated", action="store_true", help="photographs into a public repository that everybody can download")
     add("--forget_history", action="store_true", help="delete all earlier versions on the Hub, with their files")
+    add_publish_columns(parser)
     add("--dry_run", action="store_true", help="say what would be done, and do nothing")
+
+
+def add_publish_columns(parser: argparse.ArgumentParser) -> None:
+    text = "columns that you added to disease_images.csv and want to publish; the others stay in the folder"
+    parser.add_argument("--publish_columns", nargs="+", default=[], metavar="NAME", help=text)
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +330,7 @@ def add_withdraw(parser: argparse.ArgumentParser) -> None:
     add("repo_id", type=repo_id, metavar="ORG/NAME", nargs="?", help="where DIR is published, if it is")
     text = "a folder with synthetic or restored images, adapters or generators, and where it is published, if it is"
     add("--derived", nargs="+", action="append", default=[], metavar=("DIR", "ORG/NAME"), help=text)
+    add_publish_columns(parser)
     add("--dry_run", action="store_true", help="list what would be removed, and do nothing")
 
 
@@ -259,7 +346,20 @@ def repo_id(text: str) -> str:
 
 
 def remedy(error: Exception) -> str:
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    """What helps against an error of the Hub; a token does not help against a full account, nor a repetition."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    status = response.status_code if response is not None else None
+    said = f"{error} {response.headers.get('X-Error-Message', '') if response is not None else ''}".casefold()
+    if status == 413 or "too large" in said:
+        return (
+            "a file or commit is larger than the Hub takes; build the dataset again, whose files have at most 500 MB,"
+            " or ask the Hub's support for a larger limit"
+        )
+    if status in (402, 403, 507) and re.search(r"storage|quota|limit|exceed|billing|payment|subscri", said):
+        return (
+            "the account's storage is full: delete what it no longer needs on the Hub (--forget_history removes earlier"
+            " versions), or have its limit raised in the billing settings; then run the same command again"
+        )
     return "use a token that may write there" if status in (401, 403) else STOPPED
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classification.backbone_names import PAPER_BACKBONES
-from classification.recipes import LAST_LEARNING_RATE, LEARNING_RATES, RECIPES
+from classification.recipes import LAST_LEARNING_RATE, LEARNING_RATES, RECIPES, USES
 from curation import protocols
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError
@@ -80,11 +80,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--recipe", choices=RECIPES, default="linear_probe", help="how a classifier is made; finetune: as in the paper")
     add("--protocol", choices=PROTOCOLS, default="strict", help="which of the dataset's folds")
     add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
-    add("--k_shot", type=int, metavar="K", help="train on K images per condition, drawn by seed (default: all)")
+    text = (
+        "train on K images per condition, drawn by seed; 0: leave conditions out whole, five groups in turn, and know"
+    )
+    add("--k_shot", type=int, metavar="K", help=text + " them by --knowledge alone (default: all images)")
+    text = "with --k_shot 0: the conditions of a single group that is left out (default: five groups of all conditions)"
+    add("--left_out", nargs="+", default=[], metavar="ABBR", help=text)
     text = "folders (or ORG/NAME) of further, synthetic training images, each made from its fold's training side"
     add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=text)
     text = "synthetic images per fold: those of highest cosine, or without that column a draw by seed (default: all)"
     add("--synthetic_top_n", type=int, metavar="N", help=text)
+    text = (
+        "for what they count. terms: they teach what the terms in their prompts look like; prior: all of a condition "
+    )
+    text += (
+        "are one more subject of it; data: each is a photograph (default: terms if made from words, else prior, in a "
+    )
+    add("--synthetic_as", choices=USES, help=text + "linear probe under strict; data elsewhere)")
     text = "terms: draw class means towards what each condition's annotated terms predict (linear_probe only)"
     add("--knowledge", choices=("none", "terms"), default="none", help=text)
     text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"
@@ -124,9 +136,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with one line if values are out of range or flags do not go together."""
-    for flag in ("eval_batch_size", "resolution", "k_shot", "num_train_epochs", "synthetic_top_n"):
+    for flag in ("eval_batch_size", "resolution", "num_train_epochs", "synthetic_top_n"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1")
+    if (args.k_shot or 0) < 0:
+        parser.error("--k_shot must not be negative")
     if (args.resolution or 0) > MAX_RESOLUTION:
         parser.error(f"--resolution must be at most {MAX_RESOLUTION}")
     for flag in ("dataset_name", "backbone", "output_dir"):
@@ -150,8 +164,22 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--k_shot with --synthetic_dataset requires --protocol strict: under paper one generator sees all")
     if args.knowledge == "terms" and args.recipe != "linear_probe":
         parser.error("--knowledge terms requires --recipe linear_probe")
-    if (args.term_table or args.reader_dataset) and args.knowledge == "none":
-        parser.error("--term_table and --reader_dataset require --knowledge terms")
+    if args.reader_dataset and args.knowledge == "none":
+        parser.error("--reader_dataset requires --knowledge terms")
+    if args.term_table and args.knowledge == "none" and not args.synthetic_dataset:
+        parser.error("--term_table requires --knowledge terms, or images made from words with --synthetic_dataset")
+    if args.synthetic_as and not args.synthetic_dataset:
+        parser.error("--synthetic_as requires --synthetic_dataset; name the folder of the synthetic images")
+    if args.synthetic_as in ("terms", "prior") and (args.recipe, args.protocol) != ("linear_probe", "strict"):
+        parser.error(f"--synthetic_as {args.synthetic_as} requires --recipe linear_probe and --protocol strict")
+    if args.k_shot == 0 and (args.recipe, args.protocol) != ("linear_probe", "strict"):
+        parser.error("--k_shot 0 requires --recipe linear_probe and --protocol strict")
+    if args.k_shot == 0 and args.knowledge == "none":
+        parser.error("--k_shot 0 requires --knowledge terms")
+    if args.k_shot == 0 and args.synthetic_dataset:
+        parser.error("--k_shot 0 excludes --synthetic_dataset, whose images were made for other folds than these")
+    if args.left_out and args.k_shot != 0:
+        parser.error("--left_out requires --k_shot 0")
     for flag in ("explain", "push_to_hub"):
         if getattr(args, flag) and not args.save_models:
             parser.error(f"--{flag} needs the saved models; leave out --no-save_models")
@@ -162,12 +190,14 @@ def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None, knowledge: K
     alignment = {None: None, "none": "whole images"}.get(args.align_faces, f"faces aligned by {args.align_faces}")
     parts = [
         args.recipe,
-        f"{args.k_shot}-shot" if args.k_shot else None,
+        f"{args.k_shot}-shot" if args.k_shot is not None else None,
+        f"{len(args.left_out)} conditions left out" if args.left_out else None,
         "gentle augmentation" if args.augmentation == "gentle" else None,
         f"{args.resolution} px" if args.resolution else None,
         alignment,
         "shuffled labels" if args.shuffle_labels else None,
         mix.name() if mix else None,
+        f"as {args.synthetic_as}" if mix and args.synthetic_as != "data" else None,
         knowledge.name() if knowledge else None,
     ]
     return ", ".join(part for part in parts if part)
@@ -189,8 +219,9 @@ def settings_of(args: argparse.Namespace, digests: dict) -> dict:
 def settings_digest(settings: dict, k_shot: int | None) -> str:
     """16 hexadecimal digits by which predictions of one experiment are known, whatever its seeds and folds."""
     same = {name: value for name, value in settings.items() if name not in OUTSIDE_DIGEST}
-    for flag, before in (("synthetic_top_n", None), ("knowledge", "none")):
-        if same[flag] == before:  # so that runs from before this flag can be continued
+    before_flags = {"synthetic_top_n": None, "knowledge": "none", "left_out": [], "synthetic_as": "data"}
+    for flag, before in before_flags.items():
+        if same[flag] in (before, None):  # so that runs from before this flag can be continued
             del same[flag]
     if k_shot:  # each seed has a generator of its own, which saw only that seed's support sets
         same.pop("synthetic_fingerprints", None)
@@ -215,12 +246,16 @@ def main(args: argparse.Namespace) -> None:
 
     from classification.fold_run import run_fold, spare_what_is_there
     from classification.study_inputs import Job, extract_features, open_study, rows_of
+    from generation.synthetic_uses import use_of_images, uses_of_images
     from harness.launched_processes import in_main_process, wait_for_files
     from harness.weights_digest import weights_sha256
 
     # ---- data, folds and backbone: nothing slow happens before everything that can be refused has been
     images, labels, folds, mix = open_data(accelerator, args)
-    knowledge = open_terms(accelerator, images, args) if args.knowledge == "terms" else None
+    use = use_of_images(mix, args.synthetic_as, args.recipe) if mix else None
+    args.synthetic_as = " and ".join(name for name in USES if name in use) if mix else None
+    needs_terms = args.knowledge == "terms" or (mix is not None and "terms" in use)
+    knowledge = open_terms(accelerator, images, args) if needs_terms else None
     jobs = [
         Job(seed, fold, args.output_dir / "folds" / f"seed{seed}_fold{fold.number}")
         for seed in args.seed
@@ -239,6 +274,7 @@ def main(args: argparse.Namespace) -> None:
     study = open_study(images, labels, backbone, names, settings_digest(settings, args.k_shot))
     if mix:
         study.append_synthetic(mix.as_predicted(), mix.as_guarded())
+        study.uses = uses_of_images(mix, use, knowledge.terms if knowledge else [])
     study.knowledge = knowledge
     finished = in_main_process(accelerator, lambda: [study.is_finished(job) for job in jobs])  # so that all agree
     pending = [job for job, is_finished in zip(jobs, finished, strict=True) if not is_finished]
@@ -285,7 +321,7 @@ def open_processes(args: argparse.Namespace) -> Accelerator:
         accelerator = open_accelerator(args.mixed_precision, log_with=log_with, project_dir=args.output_dir)
     if log_with and not accelerator.log_with:
         raise InputError(f"--report_to {log_with}: it is not installed; pip install {log_with}, or --report_to none")
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())])
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())], args.cache_dir)
     return accelerator
 
 
@@ -301,7 +337,7 @@ def open_data(
 
     with accelerator.main_process_first():  # the first process fills the caches
         images = load_images(args.dataset_name, args.dataset_config_name)
-    folds = open_folds(images, args.protocol, args.fold, args.explain)
+    folds = open_folds(images, args.protocol, args.fold, args.explain, args.left_out if args.k_shot == 0 else None)
     mix = None
     if args.synthetic_dataset:
         with accelerator.main_process_first():
@@ -320,7 +356,9 @@ def open_terms(accelerator: Accelerator, images: datasets.Dataset, args: argpars
     from classification.knowledge import open_knowledge
 
     with accelerator.main_process_first():
-        return open_knowledge(images, args.term_table, args.reader_dataset)
+        knowledge = open_knowledge(images, args.term_table, args.reader_dataset)
+    knowledge.teaches_photographs = args.knowledge == "terms"
+    return knowledge
 
 
 def training_sides(

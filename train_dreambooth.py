@@ -1,13 +1,14 @@
-"""DreamBooth with LoRA: an adapter for every condition and fold, and synthetic faces sampled from it.
+"""DreamBooth with LoRA: an adapter for every condition and fold, and synthetic faces from it or from words.
 
     accelerate launch train_dreambooth.py --dataset_name ./rdface --protocol strict --fold all \\
         --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/dreambooth
 
 An adapter sees its condition's training photographs of its fold and nothing else (Ruiz et al., DreamBooth, CVPR 2023,
-arXiv 2208.12242). The published procedure fine-tunes all weights instead (Feng et al., RDFace, CVPR 2026, arXiv
-2604.03454). With --adapters_per_batch several adapters are trained at once over one frozen U-Net. Each process takes
-batches of conditions of its own, so the results do not depend on the number of processes. Writes
-OUT/fold0/adapters/<ABBR>/ (`paper` in place of `fold0`) with pytorch_lora_weights.safetensors for
+arXiv 2208.12242). With --prompts_from conditions each image shows another person, drawn from what is annotated of the
+condition, also without any adapter (--adapter none). The published procedure fine-tunes all weights instead (Feng et
+al., RDFace, CVPR 2026, arXiv 2604.03454). With --adapters_per_batch several adapters are trained at once over one
+frozen U-Net. Each process takes batches of conditions of its own, so the results do not depend on the number of
+processes. Writes OUT/fold0/adapters/<ABBR>/ (`paper` in place of `fold0`) with pytorch_lora_weights.safetensors for
 `pipeline.load_lora_weights`, and OUT/fold0/synthetic for `load_dataset`. OUT/fold0/checkpoints keeps the training
 states, about three times the size of the adapters: with --resume_from_checkpoint latest a finished run continues with
 more --max_train_steps, or gets more --num_images.
@@ -16,10 +17,12 @@ more --max_train_steps, or gets more --num_images.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curation.protocols import fold_number
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from diffusers import StableDiffusionPipeline
 
+    from phenotyping.condition_prior import TermTable
+
 STOPPED = RESUMED
 
 PROMPTS = {"paper": "photo of a {disease_abbr} child", "strict": "photo of a {rare_token} child"}
@@ -43,6 +48,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "datasets", "accelerat
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "checkpointing_steps", "cache_dir", "sample_batch_size")
 FREE_SETTINGS += ("push_to_hub", "hub_model_id", "hub_token", "dataset_name", "pretrained_model_name_or_path")
 FREE_SETTINGS += ("pretrained_vae_model_name_or_path", "revision", "variant")  # the networks' digests stand for them
+FREE_SETTINGS += ("term_table",)  # its content's digest stands for it
 FREE_SETTINGS += ("max_train_steps", "num_images")  # may grow
 OTHER_THAN_ADAPTERS = ("fold", "conditions")  # settings that choose which adapters there are, and change none
 RESULTS = ("run.json", "README.md")
@@ -76,6 +82,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fields = ", ".join(f"{{{field}}}" for field in prompts.PROMPT_FIELDS)
     text = f"prompt with any of the fields {fields} (default: {PROMPTS['strict']!r}; under paper {PROMPTS['paper']!r})"
     add("--instance_prompt", help=text.replace("%", "%%"))
+    text = "what the images are asked for: the prompts of the condition's photographs, or a person drawn anew for each"
+    text += " image from what is annotated of the condition"
+    add("--prompts_from", choices=generator_choices.PROMPTS_FROM, default="instance", help=text)
+    text = "with --prompts_from conditions: sample from the base alone, or from an adapter per condition and fold"
+    text += " (default: none; condition with --prompts_from instance)"
+    add("--adapter", choices=generator_choices.ADAPTERS, help=text)
+    text = "CSV with the columns orphanet_code, hpo_id, frequency, instead of the project's own table"
+    add("--term_table", type=path_argument, help=text)
     text = "also train on what the base model makes of --class_prompt, so that adapters do not forget it"
     add("--with_prior_preservation", action="store_true", help=text)
     add("--class_prompt", default="photo of a child", help="prompt of the prior's pictures")
@@ -136,8 +150,27 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--k_shot draws its images in each fold, and under --protocol paper one adapter serves all folds")
     if str(args.output_dir) in ("", "."):
         parser.error("--output_dir must name a folder, not the current one")
+    check_adapter(parser, args)
     args.instance_prompt = args.instance_prompt or PROMPTS[args.protocol]
     args.lora_alpha = args.lora_alpha or float(args.rank)
+
+
+def check_adapter(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse flags that mean nothing beside --prompts_from and --adapter, whose default is set here."""
+    by_words = args.prompts_from == "conditions"
+    args.adapter = args.adapter or (generator_choices.NONE if by_words else generator_choices.CONDITION)
+    if not by_words and args.adapter != generator_choices.CONDITION:
+        parser.error(f"--adapter {args.adapter} requires --prompts_from conditions")
+    if not by_words and args.term_table:
+        parser.error("--term_table requires --prompts_from conditions")
+    if args.adapter == generator_choices.PHENOTYPE and args.instance_prompt:
+        parser.error("--instance_prompt is of no use with --adapter phenotype, whose captions say what is recorded")
+    if args.adapter == generator_choices.NONE:
+        for flag in ("instance_prompt", "with_prior_preservation", "train_text_encoder", "push_to_hub"):
+            if getattr(args, flag):
+                parser.error(f"--{flag} requires an adapter; give --adapter condition, or leave it out")
+        if not args.num_images:
+            parser.error("--num_images 0 leaves nothing to do with --adapter none")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -145,11 +178,20 @@ def main(args: argparse.Namespace) -> None:
     check_name(args.dataset_name, "build it with rdface_dataset.py")
     prompts.check_template(args.instance_prompt, "--instance_prompt")
     base, other_vae = args.pretrained_model_name_or_path, args.pretrained_vae_model_name_or_path
+    by_words, trains = args.prompts_from == "conditions", args.adapter != generator_choices.NONE
+    table = open_term_table(args.term_table) if by_words else {}
     work_offline_if_unreachable([args.dataset_name, base, other_vae])
     # Imported here, since they take seconds: what is refused above, and --help, must not wait for them.
     from curation.opening import is_simulated, load_images
+    from generation import (
+        condition_prompts,
+        dreambooth,
+        dreambooth_encoding,
+        lora_files,
+        phenotype_captions,
+        support_sets,
+    )
     from generation import diffusion_pipelines as diffusion
-    from generation import dreambooth, dreambooth_encoding, lora_files, support_sets
     from generation import dreambooth_progress as progress
     from generation.training_provenance import settings_digest
     from harness.launched_processes import (
@@ -163,13 +205,16 @@ def main(args: argparse.Namespace) -> None:
     from publishing import model_upload
 
     accelerator = open_accelerator(args.mixed_precision)
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name])
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name], args.cache_dir)
 
     # ---- dataset, folds, pipeline: everything that can be refused is refused before anything slow begins
     with accelerator.main_process_first():  # the main process fills the caches
         images = load_images(args.dataset_name, args.dataset_config_name)
     choice = (args.protocol, args.fold, args.conditions, args.k_shot, args.seed)
-    folds = support_sets.open_folds(images, *choice)
+    folds = support_sets.open_folds(images, *choice, every_one_trains=trains)
+    class_names = images.features["label"].names
+    if by_words:
+        known = condition_prompts.annotated(images, args.conditions, table, args.term_table)
     if args.push_to_hub:
         args.hub_model_id = model_upload.check_access(args.hub_model_id or args.output_dir.name, args.hub_token)
     dtype = diffusion.WEIGHT_TYPES[accelerator.mixed_precision]
@@ -182,45 +227,68 @@ def main(args: argparse.Namespace) -> None:
     diffusion.set_scheduler(pipeline, args.scheduler)
     if args.gradient_checkpointing:
         diffusion.enable_gradient_checkpointing(pipeline)
-    rows = support_sets.all_rows(images, folds, args.conditions)
-    prompt_of_row, left_out = fitting_prompts(images, rows, pipeline, args)
-    digests = diffusion.digests(pipeline)
+    conditions = list(known.code_of) if by_words else args.conditions
+    shared = args.adapter == generator_choices.PHENOTYPE  # one adapter per fold, for all conditions
+    rows = support_sets.all_rows(images, folds, None if shared else conditions) if trains else []
+    prompt_of_row, left_out = fitting_prompts(images, [] if shared else rows, pipeline, args)
+    digests = diffusion.digests(pipeline) | ({"term_table_sha256": settings_digest(table)} if by_words else {})
     settings = settings_of(args, images._fingerprint, digests, accelerator.mixed_precision)
     digest_of_settings = settings_digest(settings_of_adapters(settings))
 
     # ---- supports: what each adapter may see, and what the folder holds of it already
-    more = (prompt_of_row, args.output_dir, args.seed, args.k_shot, digest_of_settings)
-    supports = support_sets.open_supports(images, folds, args.conditions, *more)
+    more = (args.output_dir, args.seed, args.k_shot, digest_of_settings)
+    fits, drawn = functools.partial(prompts.fits, pipeline), {}
+    tokens = phenotype_captions.open_tokens(class_names, prompts.rare_tokens(pipeline.tokenizer))
+    if by_words:
+        template = args.instance_prompt if trains else ""
+        named = tokens.of_condition if shared else prompts.identifiers(class_names, pipeline.tokenizer, template)
+        drawn = condition_prompts.open_prompts(images, folds, known, table, named, args.seed, fits)
+    if shared:
+        said = (tokens, table, args.seed, args.resolution, fits)
+        captions = [phenotype_captions.open_captions(images, fold, *said) for fold in folds]
+        of_folds = zip(folds, captions, strict=True)
+        learners = [support_sets.open_phenotype_support(images, *of_fold, *more) for of_fold in of_folds]
+        supports = [each for own in learners for each in support_sets.sampled_from(own, images, conditions, drawn)]
+    elif trains:
+        learners = supports = support_sets.open_supports(images, folds, conditions, prompt_of_row, drawn, *more)
+    else:
+        learners, supports = [], support_sets.open_word_supports(images, folds, conditions, drawn, *more)
+    if by_words:
+        of_words = condition_prompts.record(known, [support.drawn for support in supports], args.num_images)
+        accelerator.print(condition_prompts.summary(of_words, prompts.prompt_limit(pipeline)))
     batches = support_sets.batches_of(supports, args.adapters_per_batch)
+    learning = support_sets.batches_of(learners, args.adapters_per_batch)
     lengths = (args.max_train_steps, args.num_images)
     parts, resume = ("work", dreambooth_encoding.PRIOR_NAME), bool(args.resume_from_checkpoint)
-    in_main_process(
-        accelerator,
-        lambda: progress.prepare(args.output_dir, settings, parts, RESULTS, batches, *lengths, resume),
-    )
+    to_make = (supports, learning, *lengths)
+    in_main_process(accelerator, lambda: progress.prepare(args.output_dir, settings, parts, RESULTS, *to_make, resume))
     pipeline.to(accelerator.device)
-    pixels = cached_pixels(accelerator, images, args.resolution, args.face_alignment, args.cache_dir, padded=True)
-    support_sets.admit(supports, images, pixels)
+    if trains:
+        pixels = cached_pixels(accelerator, images, args.resolution, args.face_alignment, args.cache_dir, padded=True)
+        support_sets.admit(learners, images, pixels)
     finished = in_main_process(  # it alone looks, so that all agree, and nobody finishes a batch before the others look
         accelerator, lambda: [all(progress.done(support, *lengths) for support in batch) for batch in batches]
     )
     pending = [batch for batch, done in zip(batches, finished, strict=True) if not done]
     n_done = f"{len(batches) - len(pending)} of {len(batches)} batches done before"
+    shown = f"faces aligned by {args.face_alignment}" if args.face_alignment else "whole photographs"
+    trained = f"{len(learners)} adapters of rank {args.rank}, {args.adapters_per_batch} at once ({n_done}), "
+    trained += f"{args.max_train_steps} steps, then {args.num_images} images each"
+    seen = f"{len(rows)} training photographs, {shown}, of" if trains else "no photograph is needed for"
     accelerator.print(
-        f"{args.dataset_name} (config {images.config_name}, fingerprint {images._fingerprint}): {len(rows)} training "
-        f"photographs, {f'faces aligned by {args.face_alignment}' if args.face_alignment else 'whole photographs'}, of "
+        f"{args.dataset_name} (config {images.config_name}, fingerprint {images._fingerprint}): {seen} "
         f"{len({support.condition for support in supports})} conditions\n"
-        f"{base} at {args.resolution} px, protocol {args.protocol}, {len(supports)} adapters of rank {args.rank}, "
-        f"{args.adapters_per_batch} at once ({n_done}), {args.max_train_steps} steps, then {args.num_images} images "
-        f"each; {accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed "
-        "precision"
+        f"{base} at {args.resolution} px, protocol {args.protocol}, "
+        f"{trained if trains else f'no adapter, {args.num_images} images per condition and fold ({n_done})'}; "
+        f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision"
     )
     if left_out:
         limit = prompts.prompt_limit(pipeline)
-        accelerator.print(terms_left_out(left_out, len(prompt_of_row), images["image_id"][:], limit))
+        accelerator.print(prompts.terms_left_out(left_out, len(prompt_of_row), images["image_id"][:], limit))
 
     # ---- what the frozen encoders make of photographs and prompts, once
-    if pending:
+    encoded = dreambooth_encoding.without_photographs(pipeline, [args.negative_prompt])
+    if pending and trains:
         words = [*sorted(set(prompt_of_row.values())), *reversed(fixed_prompts(args).values())]
         encoded = dreambooth_encoding.encode(pipeline, pixels.uint8, rows, [] if args.train_text_encoder else words)
         if args.with_prior_preservation:
@@ -232,7 +300,13 @@ def main(args: argparse.Namespace) -> None:
     # ---- every batch of conditions
     training = from_args(dreambooth.Training, args)
     sampling = from_args(dreambooth.Sampling, args, base_model=diffusion.base_name(base))
-    class_names = images.features["label"].names
+    if shared:
+        left = [own for own in learning if not progress.trained(own[0], args.max_train_steps)]
+        accelerator.wait_for_everyone()  # nobody finishes an adapter before the others look
+        for own in left[accelerator.process_index :: accelerator.num_processes]:
+            progress.remove_parts(supports, own[0].folder)  # images of the adapter as it was before
+            dreambooth.train(accelerator, pipeline, own, encoded, training)
+        accelerator.wait_for_everyone()
     for batch in pending[accelerator.process_index :: accelerator.num_processes]:
         if not all(progress.trained(support, args.max_train_steps) for support in batch):
             dreambooth.train(accelerator, pipeline, batch, encoded, training)
@@ -243,15 +317,16 @@ def main(args: argparse.Namespace) -> None:
     # ---- results
     if accelerator.is_main_process:
         changed = [support for batch in pending for support in batch]
-        wait_for_files([support.adapter / lora_files.WEIGHTS_NAME for support in changed])
+        wait_for_files([support.adapter / lora_files.WEIGHTS_NAME for support in changed if support.adapter])
         wait_for_files([support.part for support in changed if args.num_images])
-        progress.keep_checkpoints(batches)
+        progress.keep_checkpoints(learning)
         written = progress.finish_datasets(supports, args.num_images)
         simulated = is_simulated(images)
         record = run_record(vars(args), PACKAGES, started) | {
             "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
-            "adapters": progress.adapter_records(supports),
-            "terms_left_out": by_condition(left_out, class_names, images["label"][:]),
+            "adapters": progress.adapter_records(learners),
+            "terms_left_out": prompts.by_condition(left_out, class_names, images["label"][:]),
+            **({"words": of_words} if by_words else {}),
             "settings_sha256": digest_of_settings,  # the adapters' files hold the same
             **digests,
             "seeds": [args.seed],
@@ -260,9 +335,10 @@ def main(args: argparse.Namespace) -> None:
         }
         write_json(args.output_dir / "run.json", record)
         shutil.rmtree(args.output_dir / "work")
-        facts = card_facts(args, sampling.base_model, len(supports))
-        card = model_upload.adapter_card(sampling.base_model, facts, simulated)
-        (args.output_dir / "README.md").write_text(card, encoding="utf-8")
+        if trains:
+            facts = card_facts(args, sampling.base_model, len(learners))
+            card = model_upload.adapter_card(sampling.base_model, facts, simulated)
+            (args.output_dir / "README.md").write_text(card, encoding="utf-8")
         print("written: " + "; ".join(written))
         if args.push_to_hub:
             # The adapters' sources.json stay here: they name photographs.
@@ -270,6 +346,14 @@ def main(args: argparse.Namespace) -> None:
             url = model_upload.push(args.output_dir, args.hub_model_id, args.hub_token, card, files)
             print(f"uploaded: {url} (private)")
     accelerator.wait_for_everyone()
+
+
+def open_term_table(file: Path | None) -> TermTable:
+    """The table of --term_table, or the project's own. Raises InputError, with the row, for one that cannot be used."""
+    from curation.value_parsers import exists_in_hpo
+    from phenotyping import condition_prior
+
+    return condition_prior.read_term_table(file, exists_in_hpo) if file else condition_prior.project_table()
 
 
 def fixed_prompts(args: argparse.Namespace) -> dict[str, str]:
@@ -290,6 +374,8 @@ def fitting_prompts(
 def settings_of(args: argparse.Namespace, fingerprint: str, digests: dict[str, str], mixed_precision: str) -> dict:
     """What the images depend on, in the form in which JSON returns it; digests: of the pipeline's parts."""
     settings = {name: value for name, value in vars(args).items() if name not in FREE_SETTINGS}
+    if args.prompts_from == "instance":  # so that runs begun before there were others can be continued
+        settings = {name: value for name, value in settings.items() if name not in ("prompts_from", "adapter")}
     settings |= {"fingerprint": fingerprint, "mixed_precision": mixed_precision} | digests
     return json.loads(json.dumps(settings, default=str))
 
@@ -297,24 +383,6 @@ def settings_of(args: argparse.Namespace, fingerprint: str, digests: dict[str, s
 def settings_of_adapters(settings: dict) -> dict:
     """What an adapter's weights depend on besides its photographs."""
     return {name: value for name, value in settings.items() if name not in OTHER_THAN_ADAPTERS}
-
-
-def terms_left_out(left_out: dict[int, list[str]], n_prompts: int, image_ids: Sequence[str], limit: int) -> str:
-    """A line for the screen: for how many photographs HPO terms had to be left out of the prompt, and the first."""
-    row, terms = next(iter(left_out.items()))
-    first = f"first at {image_ids[row]}: {', '.join(terms)}"
-    start = f"prompts: the text encoder reads {limit} tokens; terms are left out"
-    return f"{start} at {len(left_out)} of {n_prompts} photographs, {first}"
-
-
-def by_condition(
-    left_out: dict[int, list[str]], class_names: Sequence[str], labels: Sequence[int]
-) -> dict[str, list[str]]:
-    """Condition -> the HPO terms that were left out of any of its prompts."""
-    terms_of: dict[str, set[str]] = {}
-    for row, terms in left_out.items():
-        terms_of.setdefault(class_names[labels[row]], set()).update(terms)
-    return {condition: sorted(terms) for condition, terms in sorted(terms_of.items())}
 
 
 def card_facts(args: argparse.Namespace, base_name: str, n_adapters: int) -> list[str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
+from harness.derived_places import RUN, note
 from harness.errors import InputError
 from harness.files import default_cache_dir, write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
@@ -175,7 +176,7 @@ def generate(args: argparse.Namespace) -> None:
 
     # ---- pictures, reporter, output folder: whatever can be refused is refused before anything slow begins
     accelerator = open_accelerator(None)
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name])
+    check_output_dir(accelerator, args.output_dir, [args.dataset_name], args.cache_dir)
     with accelerator.main_process_first():
         inputs = open_inputs(args.dataset_name, args.dataset_config_name, args.per_class, RANKED_BY)
         inputs.detector = open_detector(args.align_faces, None, args.cache_dir, accelerator.device)
@@ -325,6 +326,7 @@ def score(args: argparse.Namespace) -> None:
 
     # ---- both sets of reports, sentence encoders, output folder
     check_apart(args.output_dir, [args.real_reports, args.synthetic_reports])
+    note([args.real_reports, args.synthetic_reports], args.output_dir, RUN)
     real, synthetic = open_reports(args.real_reports), open_reports(args.synthetic_reports)
     check_sides(real, synthetic)
     common_conditions(real, synthetic)  # raises if nothing can be compared, before an earlier result is removed

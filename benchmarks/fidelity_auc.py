@@ -10,7 +10,9 @@ for `dense` are the true 38 with an error of DENSE_ERROR, as a stand-in for a de
 own score for its people against those of (a) all other conditions and (b) the SIMILAR_CONDITIONS whose true mean
 parameters are nearest; averaged over conditions, with a 95 % interval over conditions. The rows `true parameters` read
 the truth instead of an image: the distance to the condition's true mean, and discriminants fitted on the same
-training people; no image can be expected to do better than the latter."""
+training people; no image can be expected to do better than the latter. The rows `with knowledge` know the conditions'
+annotated terms as well (filter_synthetic.py --knowledge terms; docs/knowledge_plan.md): the project's own table, the
+same with 40 % of each condition's annotations missing, and profiles dealt to one another at random as a control."""
 
 import argparse
 import os
@@ -32,11 +34,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.knowledge_gain import dealt_at_random, thinned
 from classification.backbones import load_backbone, normalise
 from generation.descriptors import KINDS, describe
 from generation.fidelity import Fitted, class_rank, fit, own_class_score
 from imaging import faces
-from phenotyping import phenotypes
+from phenotyping import condition_prior, phenotypes
 from simulation.corpus import plan_corpus
 from simulation.people import COUNTRY_ANCESTRY, draw_person
 from simulation.photography import Photograph, take
@@ -66,6 +69,8 @@ N_BOOT, BOOT_SEED = 2000, 7
 NUM_SPEED_IMAGES, NUM_INCUMBENT_IMAGES = 5000, 100  # the incumbent's way with all classes is timed on fewer
 SPEED_REPEATS = 5  # the fastest counts
 SPEED_GOAL = 5000
+INFORMED_KINDS = ("probe", "embedding")
+MISSING, WRONG_SEED = 0.4, 5  # share of each condition's annotations; of the draws of what is missing and dealt
 # ---- end of the plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,6 +203,34 @@ def report(name: str, scores: np.ndarray, labels: np.ndarray, compared: tuple[np
     return against_similar
 
 
+def with_knowledge(study: Study, training: dict, people: dict, compared: tuple[np.ndarray, np.ndarray]) -> dict:
+    """Prints the rows `with knowledge`, each with its gain over the same descriptor without; returns the fits by kind.
+
+    training, people: as measured; labels of people are -1 for those to leave out."""
+    conditions = phenotypes.conditions()[study.first_rank : study.first_rank + NUM_CONDITIONS]
+    own, _ = condition_prior.profiles([c.orphanet_code for c in conditions], condition_prior.project_table())
+    missing, dealt = thinned(own, MISSING, WRONG_SEED), dealt_at_random(own, WRONG_SEED)
+    known = {"with knowledge": own, f"{MISSING:.0%} of annotations missing": missing, "profiles dealt at random": dealt}
+    fits = {}
+    for kind in INFORMED_KINDS:
+        seen, asked = (descriptors_of(kind, images) for images in (training, people))
+        arguments = (training["labels"], training["groups"], NUM_CONDITIONS, kind)
+        without = fit(seen, *arguments).scores(asked)
+        for name, profiles in known.items():
+            fitted = fit(seen, *arguments, profiles)
+            fits.setdefault(f"{kind} and terms", fitted)
+            scores = fitted.scores(asked)
+            informed = report(f"{kind}, {name}", scores, people["labels"], compared)
+            gain = interval(informed - aucs(without, people["labels"], compared[1]))
+            won = class_rank(without, people["labels"]) - class_rank(scores, people["labels"])
+            of_conditions = [
+                np.nanmean(won[people["labels"] == c]) for c in np.unique(people["labels"][~np.isnan(won)])
+            ]
+            shares = f"used: {fitted.choice.used}, shares {fitted.choice.term_share} and {fitted.choice.rest_share}"
+            print(f"    above {kind} alone on (b): {gain}; places won: {interval(np.array(of_conditions))}; {shares}")
+    return fits
+
+
 def calibration(name: str, probability: np.ndarray, labels: np.ndarray) -> None:
     """Prints whether probabilities (m, c), one for each possible label of an image, come true on people held out.
 
@@ -211,7 +244,7 @@ def calibration(name: str, probability: np.ndarray, labels: np.ndarray) -> None:
     error = np.abs(said - came_true).sum() / total.sum()
     brier = (weight * (p - is_right) ** 2).sum() / weight.sum()
     bins = [f"{said[i] / total[i]:.2f}->{came_true[i] / total[i]:.2f}" for i in range(CALIBRATION_BINS) if total[i] > 0]
-    print(f"{name:12s} calibration error {error:.3f}, Brier {brier:.3f} (0.250 knows nothing): {' '.join(bins)}")
+    print(f"{name:19s} calibration error {error:.3f}, Brier {brier:.3f} (0.250 knows nothing): {' '.join(bins)}")
 
 
 def sets(name: str, fitted: Fitted, descriptors: np.ndarray, labels: np.ndarray, similar: np.ndarray) -> None:
@@ -309,11 +342,14 @@ def main(args: argparse.Namespace) -> None:
         else:
             gain = against_similar[kind] - against_similar["paper"]
             print(f"    above the cosine of paper on (b): {interval(gain)} (goal {GOAL_GAIN})")
-    for kind, fitted in fits.items():
+    people["labels"] = labels
+    fits |= with_knowledge(study, training, people, compared)
+    for name, fitted in fits.items():
+        kind = name.split()[0]
         probability = fitted.phenotype_probabilities(fitted.scores(descriptors_of(kind, people)))
-        calibration(kind, probability[~missed], labels[~missed])
-    for kind, fitted in fits.items():
-        sets(kind, fitted, descriptors_of(kind, people)[~missed], labels[~missed], compared[1])
+        calibration(name, probability[~missed], labels[~missed])
+    for kind in KINDS:
+        sets(kind, fits[kind], descriptors_of(kind, people)[~missed], labels[~missed], compared[1])
     speed(fits["paper"], descriptors_of("paper", people)[~missed], labels[~missed])
 
 

@@ -10,7 +10,11 @@ its limit. "percentile" is the plain bootstrap for all scores; it shows why thre
 "drawn": conditions as frequent as in the population, which is what drawing subjects with replacement imitates. "fixed":
 every condition has a fixed number of subjects, at least two if n is large; intervals should then be rather wide, since
 no condition can be drawn too often. The paired test compares two classifiers of equal skill with partly common errors;
-it should tell them apart (p < 0.05) in 5 % of the repetitions. Takes under five minutes on one thread."""
+it should tell them apart (p < 0.05) in 5 % of the repetitions.
+
+As a control of subgroup_gaps, subjects are dealt to subgroups at random, so that the true gap is zero: it should be
+called different (p < 0.05) in 5 % of the repetitions, and the interval of a subgroup's difference should cover 0.
+Takes about ten minutes on one thread; --part does one case, and prints the same."""
 
 import argparse
 import os
@@ -26,13 +30,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scoring import run_scores
+from scoring import run_scores, subgroup_gaps
 from scoring.intervals import bootstrap_interval, swap_p_value
+from scoring.metrics import topk_hits
 
 N_CLASSES = 100
 SKILL = {0.3: 1.9, 0.1: 0.8}  # approximate top-1 accuracy -> mean head start of the right class
 N_SUBJECTS = {"n >= 400": 260, "n = 113": 63}  # 1.8 photographs each on average
-NAMES = ["top1", "top5", "mrr", "nll", "macro_f1", "balanced_accuracy", "ece"]
+NAMES = ["top1", "top5", "mrr", "nll", "macro_f1", "balanced_accuracy", "ece", "smece", "aurc"]
+SUBGROUPS = {"two groups": [0.5, 0.5], "five groups": [0.04, 0.11, 0.2, 0.3, 0.35]}  # shares of the subjects
 Sample = tuple[list[np.ndarray], np.ndarray, np.ndarray]  # probabilities (n, C) of each method; labels, subjects (n,)
 
 
@@ -80,7 +86,7 @@ class Population:
         ]
         probabilities = np.concatenate([piece[0][0] for piece in pieces])
         labels = np.concatenate([piece[1] for piece in pieces])
-        weights = (share / np.bincount(labels))[labels][None]
+        weights = len(labels) * (share / np.bincount(labels))[labels][None]
         return {name: float(statistics[name](probabilities, labels, weights)[0]) for name in NAMES}
 
 
@@ -136,6 +142,23 @@ def told_apart(population: Population, size: str, repetitions: int, n_swaps: int
     return {name: count / repetitions for name, count in n_significant.items()}
 
 
+def gaps_found(population: Population, size: str, repetitions: int, n_permutations: int) -> dict:
+    """name of SUBGROUPS -> share of repetitions with p < 0.05 where no subgroup differs, and how often the interval of
+    the first subgroup's difference covers 0."""
+    found = {name: np.zeros((repetitions, 2)) for name in SUBGROUPS}
+    for repetition in range(repetitions):
+        rng = np.random.default_rng([4, repetition])
+        (probabilities,), labels, subjects = population.draw(population.condition_of(size, "drawn", rng), rng)
+        hits = topk_hits(probabilities, labels, 1)
+        for name, shares in SUBGROUPS.items():
+            n = subjects.max() + 1
+            group = np.searchsorted(np.cumsum(shares), (rng.permutation(n) + 0.5) / n)[subjects]
+            p_value = subgroup_gaps.gap_p_value(hits, group, subjects, n_permutations)
+            values = subgroup_gaps.difference_to_others(hits, group == 0, subjects)
+            found[name][repetition] = p_value < 0.05, values["low"] <= 0 <= values["high"]
+    return {name: of.mean(axis=0).tolist() for name, of in found.items()}
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -143,38 +166,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=2000, help="new sets of subjects for each interval")
     parser.add_argument("--n_boot", type=int, default=500, help="resamples per interval; run_scores.py uses 2000")
     parser.add_argument("--n_swaps", type=int, default=499, help="random swaps per test; run_scores.py uses 10000")
+    parser.add_argument("--part", type=int, choices=range(4), help="one of the four cases (default: all)")
     parser.add_argument(
         "--parts", type=int, default=10, help="parts of 10,000 subjects from which the true values come"
     )
     return parser.parse_args(argv)
 
 
+def print_case(top1: float, size: str, args: argparse.Namespace) -> None:
+    population, amounts = Population(SKILL[top1]), (args.repetitions, args.n_boot, args.parts)
+    designs = {design: coverage(population, size, design, *amounts) for design in ("drawn", "fixed")}
+    apart = told_apart(population, size, args.repetitions, args.n_swaps, NAMES)
+    n = [f"{design} {scores['top1']['n']:.0f}" for design, scores in designs.items()]
+    print(f"\ntop-1 about {top1}, {size} (images on average: {', '.join(n)})")
+    print(f"{'':<18} {'':>6} {'':>6} {'covered, drawn':>22}   {'covered, fixed':>22}")
+    print(
+        f"{'':<18} {'true':>6} {'mean':>6} {'as used':>10} {'percentile':>11}   {'as used':>10} "
+        f"{'percentile':>11} {'p < 0.05':>10}"
+    )
+    for name in NAMES:
+        drawn, fixed = (scores[name] for scores in designs.values())
+        shares = (100 * each[kind] for each in (drawn, fixed) for kind in ("covered", "percentile"))
+        print(
+            f"{name:<18} {drawn['true']:>6.3f} {drawn['estimate']:>6.3f} "
+            "{:>8.1f} % {:>9.1f} %   {:>8.1f} % {:>9.1f} %".format(*shares)
+            + f" {100 * apart[name]:>8.1f} %",
+            flush=True,
+        )
+    for name, shares in gaps_found(population, size, args.repetitions, args.n_swaps).items():
+        called, covered = (100 * share for share in shares)
+        print(f"true gap 0, {name}: called different in {called:.1f} %, 0 covered in {covered:.1f} %", flush=True)
+
+
 def main(args: argparse.Namespace) -> None:
     began = time.monotonic()
     standard_error = 100 * (0.95 * 0.05 / args.repetitions) ** 0.5
     print(f"{args.repetitions} repetitions; 95 % has a standard error of {standard_error:.1f} points")
-    for top1, skill in SKILL.items():
-        population = Population(skill)
-        for size in N_SUBJECTS:
-            amounts = (args.repetitions, args.n_boot, args.parts)
-            designs = {design: coverage(population, size, design, *amounts) for design in ("drawn", "fixed")}
-            apart = told_apart(population, size, args.repetitions, args.n_swaps, NAMES)
-            n = [f"{design} {scores['top1']['n']:.0f}" for design, scores in designs.items()]
-            print(f"\ntop-1 about {top1}, {size} (images on average: {', '.join(n)})")
-            print(f"{'':<18} {'':>6} {'':>6} {'covered, drawn':>22}   {'covered, fixed':>22}")
-            print(
-                f"{'':<18} {'true':>6} {'mean':>6} {'as used':>10} {'percentile':>11}   {'as used':>10} "
-                f"{'percentile':>11} {'p < 0.05':>10}"
-            )
-            for name in NAMES:
-                drawn, fixed = (scores[name] for scores in designs.values())
-                shares = (100 * each[kind] for each in (drawn, fixed) for kind in ("covered", "percentile"))
-                print(
-                    f"{name:<18} {drawn['true']:>6.3f} {drawn['estimate']:>6.3f} "
-                    "{:>8.1f} % {:>9.1f} %   {:>8.1f} % {:>9.1f} %".format(*shares)
-                    + f" {100 * apart[name]:>8.1f} %",
-                    flush=True,
-                )
+    cases = [(top1, size) for top1 in SKILL for size in N_SUBJECTS]
+    for top1, size in cases if args.part is None else [cases[args.part]]:
+        print_case(top1, size, args)
     seconds = time.monotonic() - began
     print(f"\nn >= 400 as drawn should be covered in 93 to 97 %, and p < 0.05 in at most 6 %; {seconds:.0f} s")
 

@@ -1,15 +1,14 @@
-"""What annotated terms add to few photographs, on SIMULATED people and on real portraits: docs/knowledge_plan.md.
+"""What annotated terms add to few photographs, on SIMULATED people, also if they are wrong: docs/knowledge_plan.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/knowledge_gain.py --work_dir runs/knowledge
-    OMP_NUM_THREADS=1 python benchmarks/knowledge_gain.py --work_dir runs/knowledge --attributes_dir REAL \\
-        --weights squeezenet1_0=squeezenet1_0_imagenet.pth mobilenet_v2=mobilenet_v2-b0353104.pth
+    OMP_NUM_THREADS=1 python benchmarks/knowledge_gain.py --work_dir runs/knowledge [--study few 103] [--k 1 2 3 all]
 
-REAL holds `few` and `pool`, two curator's folders whose abbreviations spell marks: F or M for the sex, then G glasses,
-M moustache, B beard, D bald, W white hair, P none. Each part leaves a small JSON file in --results_dir."""
+Each part (a study, k and seed, or a fold) leaves a small JSON file in --results_dir/parts, with a digit per held-out
+image and arm, and is not measured again; simulated.json and simulated_103.json are the figures of all parts."""
 
 import argparse
+import dataclasses
+import itertools
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +18,13 @@ from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.augmentation_gain import launch
 from classification.backbones import load_backbone
 from classification.extraction import features_of
-from classification.knowledge_choice import fit_informed_probe
-from classification.knowledge_prior import Teachers
-from classification.linear_probe import LinearProbe, fit_linear_probe
+from classification.knowledge_choice import SHRINKAGE, fit_informed_probe, log_losses, span
+from classification.knowledge_prior import Teachers, informed_discriminants, likeness
+from classification.linear_probe import INNER_FOLDS, SHRINKAGES, LinearProbe, fit_linear_probe
+from classification.variance_shares import likeliest_shares
 from curation import protocols
 from curation.leak_guard import Guard
 from curation.opening import load_images
@@ -35,18 +36,20 @@ from scoring.intervals import bootstrap_interval
 from simulation import corpus, photography
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "knowledge_gain"
 FRESH_RANKS = (1, 3, 8, 10, 11, 19, 21, 24, 33, 34, 42, 45, 47, 50, 58, 70, 75, 81, 82, 83, 85, 90, 101)
-CORPORA = {"study": (71, 600), "readers": (72, 480), "true_people": (73, 276)}  # seed, photographs
+CORPORA = {"study": (71, 600), "readers": (72, 480), "true_people": (73, 276), "103": (74, 456)}  # seed, photographs
 HELD_OUT_FOLDS = (0, 1)
-MISSING = 0.4  # of each class's annotations
-MARKS = "GMBDW"  # and the sex
-SEEDS, REAL_SEEDS, REAL_SEEDS_OF_TRIALS = range(3), range(20), range(4)
+MISSING = (0.2, 0.4, 0.6)  # shares of each class's annotations
+WRONG = 0.2  # share of each class's annotations that name another term
+SEEDS, FOLDS = range(3), range(protocols.N_FOLDS)
+KS = ("1", "2", "3", "all")
 
 
 class People:
-    """The photographs of one dataset as the arms need them."""
+    """The photographs of one dataset as the arms need them; features (n, d)."""
 
-    def __init__(self, dataset: Path, backbone_name: str, weights: Path | None, cache_dir: Path):
+    def __init__(self, dataset: Path, features: Callable):
         self.images = load_images(str(dataset))
         self.names = self.images.features["label"].names
         self.labels = np.array(self.images["label"][:])
@@ -54,13 +57,22 @@ class People:
         self.image_ids = self.images["image_id"][:]
         codes = dict(zip(self.labels.tolist(), self.images["orphanet_code"][:], strict=True))
         self.codes = [codes.get(label) for label in range(len(self.names))]
-        backbone = load_backbone(backbone_name, weights)
-        accelerator = Accelerator(cpu=True)
-        pixels = cached_pixels(accelerator, self.images, backbone.image_size, "mtcnn", cache_dir)
-        self.features = features_of(accelerator, backbone, pixels.uint8, np.arange(len(self.labels)), 32)
+        self.features = features(self.images)
 
     def held_out(self, fold: protocols.Fold) -> Guard:
         return Guard(fold, {"image_id": self.image_ids, "group_id": self.groups})
+
+
+def backbone_features(name: str, weights: Path | None, cache_dir: Path) -> Callable:
+    """A function of photographs: their features (n, d) by a backbone, faces aligned by MTCNN."""
+    backbone = load_backbone(name, weights)
+
+    def features(images) -> np.ndarray:
+        accelerator = Accelerator(cpu=True)
+        pixels = cached_pixels(accelerator, images, backbone.image_size, "mtcnn", cache_dir)
+        return features_of(accelerator, backbone, pixels.uint8, np.arange(len(images)), 32)
+
+    return features
 
 
 def build(work_dir: Path, name: str) -> Path:
@@ -71,7 +83,7 @@ def build(work_dir: Path, name: str) -> Path:
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True)
     study = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS]
-    chosen = [c for c in study if (c.rank in FRESH_RANKS) != (name == "readers")]
+    chosen = [c for c in study if name == "103" or (c.rank in FRESH_RANKS) != (name == "readers")]
     seed, n = CORPORA[name]
     photographs = corpus.plan_corpus(n, tuple(chosen), seed)
     corpus.write_corpus(raw, photographs, image_size=256, seed=seed, effect=photography.EFFECT, num_workers=1)
@@ -82,9 +94,7 @@ def build(work_dir: Path, name: str) -> Path:
 def curate(folder: Path, built: Path) -> Path:
     """A curator's folder, built as a dataset unless it is built already."""
     if not (built / "README.md").is_file():
-        command = [sys.executable, str(ROOT / "rdface_dataset.py"), "build", str(folder), "--output_dir", str(built)]
-        if subprocess.run(command, check=False).returncode:
-            raise SystemExit(f"{folder}: rdface_dataset.py build failed")
+        launch("rdface_dataset.py", "build", folder, "--output_dir", built)
     return built
 
 
@@ -120,165 +130,241 @@ def with_people(people: People, others: People, fold: protocols.Fold) -> tuple:
     return np.concatenate([people.features, others.features]), labels, groups, more.train, guard
 
 
-def thinned(profiles: np.ndarray, seed: int) -> np.ndarray:
-    """Profiles (C, T) with MISSING of each class's annotations set to 0."""
+# ------------------------------------------------------------------------------------------- knowledge that is wrong
+
+
+def thinned(profiles: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Profiles (C, T) with this share of each class's annotations set to 0."""
     rng, kept = np.random.default_rng([seed, 40]), profiles.copy()
     for row in kept:
         annotated = np.flatnonzero(row)
-        row[rng.permutation(annotated)[: round(MISSING * len(annotated))]] = 0.0
+        row[rng.permutation(annotated)[: round(share * len(annotated))]] = 0.0
     return kept
 
 
-class Gains:
-    """Per arm and image, over seeds: whether it was right, beside the photographs alone."""
-
-    def __init__(self, people: People):
-        self.people = people
-        self.right: dict[str, dict[int, list[tuple[int, float]]]] = {}
-
-    def add(self, arm: str, seed: int, rows: np.ndarray, right: np.ndarray) -> None:
-        of_arm = self.right.setdefault(arm, {})
-        for row, value in zip(rows.tolist(), right.tolist(), strict=True):
-            of_arm.setdefault(row, []).append((seed, value))
-
-    def table(self, seeds: range, baseline: str = "alone") -> dict[str, dict]:
-        """Of each arm: top-1 in percent, its gain over the baseline with its interval, and how many people."""
-        results = {}
-        for arm, of_arm in self.right.items():
-            rows = sorted(of_arm)
-            own = np.array([np.mean([v for s, v in of_arm[row] if s in seeds] or [np.nan]) for row in rows])
-            alone = np.array(
-                [np.mean([v for s, v in self.right[baseline][row] if s in seeds] or [np.nan]) for row in rows]
-            )
-            times = np.array([sum(s in seeds for s, _ in of_arm[row]) for row in rows])
-            rows, own, alone, times = (np.array(x)[times > 0] for x in (rows, own, alone, times))
-            gain = own - alone
-
-            def mean(weights: np.ndarray, gain: np.ndarray = gain, times: np.ndarray = times) -> np.ndarray:
-                return weights @ (gain * times) / (weights @ times)
-
-            low, high = bootstrap_interval(mean, self.people.groups[rows].tolist())
-            results[arm] = {
-                "top1": round(100 * float(own @ times / times.sum()), 1),
-                "gain": [round(100 * float(value), 1) for value in (mean(np.ones((1, len(rows))))[0], low, high)],
-                "n_images": len(rows),
-                "n_people": len(set(self.people.groups[rows].tolist())),
-            }
-        return results
+def dealt_at_random(profiles: np.ndarray, seed: int) -> np.ndarray:
+    """Profiles (C, T) of these classes, each given to a class drawn at random."""
+    return np.random.default_rng([seed, 41]).permutation(profiles)
 
 
-# ------------------------------------------------------------------------------------------------------- both studies
+def with_wrong_terms(profiles: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Profiles (C, T) in which this share of each class's annotations names another of the terms, equally frequent."""
+    rng, wrong = np.random.default_rng([seed, 42]), profiles.copy()
+    for row in wrong:
+        annotated, others = (rng.permutation(np.flatnonzero(which)) for which in (row > 0, row == 0))
+        n = min(round(share * len(annotated)), len(others))
+        row[others[:n]], row[annotated[:n]] = row[annotated[:n]], 0.0
+    return wrong
 
 
-def simulated(args: argparse.Namespace) -> dict:
-    """The SIMULATED part of the plan: k -> arm -> scores."""
-    backbone, cache = str(ROOT / "demo_models" / "backbone"), args.work_dir / "pixels"
-    study, readers, others = (People(build(args.work_dir, name), backbone, None, cache) for name in CORPORA)
-    profiles, _ = condition_prior.profiles([*study.codes, *readers.codes], condition_prior.project_table())
-    own, of_readers = profiles[: len(study.names)], profiles[len(study.names) :]
-    taught = readers_of(readers, of_readers, len(study.names))
-    fold_of = np.array([-1 if k is None else k for k in study.images["strict_fold"][:]])
-    allowed, results = ~np.isin(fold_of, HELD_OUT_FOLDS), {}
-    for k in (1, 2, 3, None):
-        gains, shares = Gains(study), []
-        for seed in SEEDS:
-            fold = support_set(study, allowed, k, seed)
-            shuffled = np.random.default_rng([seed, 41]).permutation(own)
-            known = {"terms": (own, None), "terms and readers": (own, taught)}
-            known |= {"40 % of the annotations missing": (thinned(own, seed), taught), "shuffled": (shuffled, taught)}
-            shares.append(one_support_set(gains, study, fold, seed, known, others))
-        results["all" if k is None else str(k)] = {"arms": gains.table(SEEDS), "term_shares": shares}
-    return results
+def without_frequencies(profiles: np.ndarray) -> np.ndarray:
+    """Profiles (C, T) that only say whether a term is annotated: 1 or 0."""
+    return (profiles > 0).astype(float)
 
 
-def one_support_set(
-    gains: Gains, people: People, fold: protocols.Fold, seed: int, known: dict[str, tuple], others: People
-) -> dict[str, float]:
-    """All arms of one draw; returns the share of knowledge that each chose."""
+def drawn_means(people: People, fold: protocols.Fold, guard: Guard, readers: Teachers | None = None) -> LinearProbe:
+    """The head that knowledge uses, without knowledge: all class means drawn towards the common mean.
+
+    How far is read from the training side by likelihood, as with knowledge; the shrinkage is chosen on inner folds, or
+    is that of knowledge if there can be none. readers: their terms are not looked at."""
+    rows = guard.admit(fold.train, "class means (prototypes)")
+    labels, groups, n = people.labels[rows], people.groups[rows], len(rows)
+    teachers = Teachers(people.features[rows], np.zeros((n, 1)), labels, np.zeros(n, int))
+    if readers is not None:
+        teachers = teachers.joined(dataclasses.replace(readers, profiles=np.zeros((len(readers), 1))))
+    centre, axes = span(teachers.features)
+    teachers = dataclasses.replace(teachers, features=(teachers.features - centre) @ axes.T)
+    nothing = np.zeros((len(people.names), 1))
+    shares, _ = likeliest_shares(teachers, likeness(teachers, nothing), use_terms=False)
+    inner = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
+    losses = []
+    for k in sorted(set(inner.tolist()) - {-1}):
+        held_out = np.flatnonzero(inner == k)
+        learns = np.ones(len(teachers), bool)
+        learns[:n] = ~np.isin(groups, groups[held_out])
+        asked = (teachers.features[held_out], labels[held_out], np.unique(labels[learns[:n]]))
+        probes = informed_discriminants(teachers.only(learns), nothing, shares, SHRINKAGES)
+        losses.append(np.stack([log_losses(probe, *asked) for probe in probes], axis=1))  # (held out, shrinkages, ...)
+    shrinkage = SHRINKAGE
+    if losses:
+        shrinkage = SHRINKAGES[int(np.concatenate(losses).mean(axis=0).min(axis=1).argmin())]
+    (probe,) = informed_discriminants(teachers, nothing, shares, [shrinkage])
+    seen = np.unique(labels)
+    weights = probe.weights[seen] @ axes
+    return LinearProbe(seen, weights, probe.biases[seen] - weights @ centre, shrinkage)
+
+
+# ------------------------------------------------------------------------------------------- one draw, and all of them
+
+
+def one_draw(
+    people: People,
+    fold: protocols.Fold,
+    seed: int,
+    known: dict[str, tuple[np.ndarray, Teachers | None]],
+    heads: dict[str, Teachers | None],
+    others: People | None = None,
+) -> dict:
+    """All arms of one draw, as kept in a part's file: for each arm a digit per held-out image, 1 if it was right.
+
+    known: arm -> profiles and readers; heads: arm without knowledge -> readers; others: further people, as data."""
     guard, data = people.held_out(fold), (people.features, people.labels, people.groups)
-    gains.add("alone", seed, fold.test, is_right(fit_linear_probe(*data, fold.train, guard), people, fold.test))
-    shares = {}
+    right = {"alone": is_right(fit_linear_probe(*data, fold.train, guard), people, fold.test)}
+    choices = {}
     for arm, (profiles, readers) in known.items():
         probe, choice = fit_informed_probe(*data, fold.train, guard, profiles, readers)
-        gains.add(arm, seed, fold.test, is_right(probe, people, fold.test))
-        shares[arm] = choice.term_share
-    gains.add(
-        "true people",
-        seed,
-        fold.test,
-        is_right(fit_linear_probe(*with_people(people, others, fold)), people, fold.test),
-    )
-    return shares
+        right[arm], choices[arm] = is_right(probe, people, fold.test), dataclasses.asdict(choice)
+    for arm, readers in heads.items():
+        right[arm] = is_right(drawn_means(people, fold, guard, readers), people, fold.test)
+    if others is not None:
+        right["true people"] = is_right(fit_linear_probe(*with_people(people, others, fold)), people, fold.test)
+    _, person = np.unique(people.groups, return_inverse=True)
+    record = {"seed": seed, "rows": fold.test.tolist(), "people": person[fold.test].tolist()}
+    digits = {arm: "".join("1" if value else "0" for value in values) for arm, values in right.items()}
+    return record | {"right": digits, "choices": choices}
 
 
-def real(args: argparse.Namespace, name: str, weights: Path) -> dict:
-    """The part of the plan on real portraits, with one backbone."""
-    built = {part: curate(args.attributes_dir / part, args.work_dir / part) for part in ("few", "pool")}
-    loaded = (f"torchvision/{name}", weights, args.work_dir / "pixels")
-    few, pool = (People(built[part], *loaded) for part in ("few", "pool"))
-    own, of_pool = marks(few.names), marks(pool.names)
-    readers = readers_of(pool, of_pool, len(few.names))
-    strangers = ~np.isin(few.names, pool.names)  # classes that nobody in the pool has
+def gains(draws: Sequence[dict], baseline: str = "alone") -> dict[str, dict]:
+    """Of each arm: top-1 in percent, its gain over the baseline in points with its 95 % interval over people, and n.
+
+    draws: of one_draw; an image that an arm was not asked for has "-" in place of its digit."""
     results = {}
-    for k in (1, 2):
-        gains, shares = Gains(few), []
-        for seed in REAL_SEEDS:
-            drawn = protocols.k_shot(
-                support_set(few, np.ones(len(few.labels), bool), None, seed), few.labels.tolist(), k, seed
-            )
-            fold = support_set(few, np.isin(np.arange(len(few.labels)), drawn.train), None, seed)
-            shuffled = np.random.default_rng([seed, 41]).permutation(own)
-            known = {"terms": (own, None), "terms and pool": (own, readers), "shuffled": (shuffled, None)}
-            shares.append(one_support_set(gains, few, fold, seed, known, pool))
-        for arm in ("terms", "terms and pool"):
-            of_arm = gains.right[arm]
-            gains.right[f"{arm}, classes outside the pool"] = {
-                r: v for r, v in of_arm.items() if strangers[few.labels[r]]
-            }
-        later = range(REAL_SEEDS_OF_TRIALS.stop, REAL_SEEDS.stop)
-        results[str(k)] = {
-            "arms": gains.table(REAL_SEEDS),
-            "arms_of_later_seeds": gains.table(later),
-            "term_shares": shares,
+    for arm in draws[0]["right"]:
+        rows, people, own, alone = [], [], [], []
+        for draw in draws:
+            asked = [digit != "-" for digit in draw["right"][arm]]
+            for values, source in ((rows, draw["rows"]), (people, draw["people"])):
+                values += itertools.compress(source, asked)
+            for values, which in ((own, arm), (alone, baseline)):
+                values += map(int, itertools.compress(draw["right"][which], asked))
+        _, first, image = np.unique(rows, return_index=True, return_inverse=True)
+        gain_of, times = (np.bincount(image, values) for values in (np.subtract(own, alone), np.ones(len(own))))
+
+        def mean(weights: np.ndarray, gain_of: np.ndarray = gain_of, times: np.ndarray = times) -> np.ndarray:
+            return weights @ gain_of / (weights @ times)
+
+        person = np.array(people)[first]
+        values = (float(np.mean(np.subtract(own, alone))), *bootstrap_interval(mean, person.tolist()))
+        results[arm] = {
+            "top1": round(100 * float(np.mean(own)), 1),
+            "gain": [round(100 * float(value), 1) for value in values],
+            "n_images": len(first),
+            "n_people": len(set(person.tolist())),
         }
     return results
 
 
-def marks(names: list[str]) -> np.ndarray:
-    """Marks (C, 6) of classes by their abbreviations: MGB is a man with glasses and a beard."""
-    return np.array([[name[0] == "F", *(mark in name[1:] for mark in MARKS)] for name in names], dtype=float)
-
-
-def print_part(title: str, part: dict) -> None:
-    print(title)
-    for arm, scores in part["arms"].items():
-        gain, low, high = scores["gain"]
-        print(f"  {arm:42} {scores['top1']:5.1f} %   {gain:+5.1f} [{low:+.1f}, {high:+.1f}]   n {scores['n_images']}")
-
-
-def once(file: Path, measure: Callable[[], dict]) -> None:
-    """Measure a part and keep its figures, unless they are there."""
+def once(file: Path, measure: Callable[[], list[dict]]) -> list[dict]:
+    """The draws of a part, measured unless its file is there."""
     if not file.is_file():
-        write_json(file, measure())
-    for k, part in read_json(file, "delete it, and it is measured anew").items():
-        print_part(f"{file.stem}, k = {k}", part)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"draws": measure()})
+    return read_json(file, "delete it, and it is measured anew")["draws"]
+
+
+def print_arms(title: str, arms: dict[str, dict]) -> None:
+    print(title)
+    for arm, scores in arms.items():
+        gain, low, high = scores["gain"]
+        print(f"  {arm:50} {scores['top1']:5.1f} %   {gain:+5.1f} [{low:+.1f}, {high:+.1f}]   n {scores['n_images']}")
+
+
+# --------------------------------------------------------------------------------------------------------- the studies
+
+
+class FewPhotographs:
+    """23 conditions with k photographs each, and readers with the other 80."""
+
+    def __init__(self, work_dir: Path):
+        features = backbone_features(str(ROOT / "demo_models" / "backbone"), None, work_dir / "pixels")
+        names = ("study", "readers", "true_people")
+        self.study, self.readers, self.others = (People(build(work_dir, name), features) for name in names)
+        codes = [*self.study.codes, *self.readers.codes]
+        profiles, _ = condition_prior.profiles(codes, condition_prior.project_table())
+        self.own, self.of_readers = np.split(profiles, [len(self.study.names)])
+        fold_of = np.array([-1 if k is None else k for k in self.study.images["strict_fold"][:]])
+        self.allowed = ~np.isin(fold_of, HELD_OUT_FOLDS)
+
+    def draw(self, k: int | None, seed: int) -> dict:
+        """All arms of one support set."""
+        own, n = self.own, len(self.study.names)
+        taught = readers_of(self.readers, self.of_readers, n)
+        known = {"terms": (own, None), "terms and readers": (own, taught)}
+        known |= {f"{share:.0%} of annotations missing": (thinned(own, share, seed), taught) for share in MISSING}
+        everywhere = readers_of(self.readers, thinned(self.of_readers, 0.4, seed), n)
+        known["40% missing, those of readers too"] = (thinned(own, 0.4, seed), everywhere)
+        known["without frequencies"] = (
+            without_frequencies(own),
+            readers_of(self.readers, without_frequencies(self.of_readers), n),
+        )
+        known[f"{WRONG:.0%} of annotations wrong"] = (with_wrong_terms(own, WRONG, seed), taught)
+        known["profiles dealt at random"] = (dealt_at_random(own, seed), taught)
+        heads = {"same head, no knowledge": None, "same head, no knowledge, readers": taught}
+        fold = support_set(self.study, self.allowed, k, seed)
+        return one_draw(self.study, fold, seed, known, heads, self.others)
+
+
+def few(work_dir: Path, results_dir: Path, ks: Sequence[str]) -> dict:
+    """k -> arm -> figures; parts that are missing are measured."""
+    opened: list[FewPhotographs] = []
+
+    def measure(k: str, seed: int) -> list[dict]:
+        if not opened:
+            opened.append(FewPhotographs(work_dir))
+        return [opened[0].draw(None if k == "all" else int(k), seed)]
+
+    results = {}
+    for k in ks:
+        draws = []
+        for seed in SEEDS:
+            draws += once(results_dir / "parts" / f"few_k{k}_seed{seed}.json", lambda k=k, s=seed: measure(k, s))
+        results[k] = gains(draws)
+        print_arms(f"SIMULATED, k = {k}", results[k])
+    return results
+
+
+def all_conditions(work_dir: Path, results_dir: Path) -> dict:
+    """103 conditions with all photographs: each photograph is held out once."""
+    people = None
+    draws = []
+    for number in FOLDS:
+
+        def measure(number: int = number) -> list[dict]:
+            nonlocal people
+            if people is None:
+                backbone = str(ROOT / "demo_models" / "backbone")
+                people = People(build(work_dir, "103"), backbone_features(backbone, None, work_dir / "pixels"))
+            own, _ = condition_prior.profiles(people.codes, condition_prior.project_table())
+            (fold,) = protocols.folds(people.images, "strict", number)
+            known = {"terms": (own, None)}
+            known |= {f"{share:.0%} of annotations missing": (thinned(own, share, 0), None) for share in MISSING}
+            known["without frequencies"] = (without_frequencies(own), None)
+            known[f"{WRONG:.0%} of annotations wrong"] = (with_wrong_terms(own, WRONG, 0), None)
+            known["profiles dealt at random"] = (dealt_at_random(own, 0), None)
+            return [one_draw(people, fold, 0, known, {"same head, no knowledge": None})]
+
+        draws += once(results_dir / "parts" / f"103_fold{number}.json", measure)
+    results = gains(draws)
+    print_arms("SIMULATED, 103 conditions, all photographs", results)
+    return results
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--work_dir", type=Path, required=True, help="datasets and pixels; kept")
-    parser.add_argument("--results_dir", type=Path, default=ROOT / "benchmarks" / "results" / "knowledge_gain")
-    parser.add_argument("--attributes_dir", type=Path, help="folder with few and pool (default: the SIMULATED part)")
-    parser.add_argument("--weights", nargs="+", default=[], metavar="NAME=FILE", help="torchvision's networks")
+    parser.add_argument("--results_dir", type=Path, default=RESULTS, help="where the small files of figures are kept")
+    parser.add_argument("--study", nargs="+", choices=("few", "103"), default=("few", "103"), help="which to measure")
+    parser.add_argument("--k", nargs="+", choices=KS, default=KS, help="photographs per condition, of few")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
-    args.results_dir.mkdir(parents=True, exist_ok=True)
-    if args.attributes_dir is None:
-        once(args.results_dir / "simulated.json", lambda: simulated(args))
-    for name, _, file in (pair.partition("=") for pair in args.weights):
-        once(args.results_dir / f"real_{name}.json", lambda name=name, file=file: real(args, name, Path(file)))
+    if "few" in args.study:
+        results = few(args.work_dir, args.results_dir, args.k)
+        if set(args.k) == set(KS):
+            write_json(args.results_dir / "simulated.json", results)
+    if "103" in args.study:
+        write_json(args.results_dir / "simulated_103.json", all_conditions(args.work_dir, args.results_dir))
 
 
 if __name__ == "__main__":

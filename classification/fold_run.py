@@ -15,9 +15,11 @@ from classification import run_results
 from classification.backbones import Backbone
 from classification.classifiers import build_classifier, probe_forward, save_classifier
 from classification.fine_tuning import Checkpoint, Settings, fit, predict
+from classification.knowledge import Knowledge
 from classification.knowledge_choice import fit_informed_probe
-from classification.linear_probe import fit_linear_probe
+from classification.linear_probe import LinearProbe, fit_linear_probe
 from classification.study_inputs import Job, Study
+from classification.synthetic_teachers import SyntheticRows
 from curation import protocols
 from curation.leak_guard import Guard
 from harness.files import write_json
@@ -102,17 +104,8 @@ def train(accelerator: Accelerator, study: Study, job: Job, plan: Plan) -> tuple
     guard = Guard(fold, study.guarded)
     n_classes = study.label.num_classes
     if plan.recipe == "linear_probe":
-        synthetic = fold.train >= len(study.images)
-        learnt_from = (study.features, study.labels, study.groups, fold.train[~synthetic], guard)
-        notes = {}
-        if study.knowledge is None:
-            probe = fit_linear_probe(*learnt_from, fold.train[synthetic])
-        else:
-            known = (study.knowledge.profiles, study.knowledge.teachers)
-            probe, choice = fit_informed_probe(*learnt_from, *known, fold.train[synthetic])
-            notes["knowledge"] = dataclasses.asdict(choice)
+        probe, notes = fit_probe(study, fold, guard)
         classifier = probe.classifier(study.backbone, n_classes).to(accelerator.device)
-        notes |= {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
         return accelerator.prepare_model(classifier, evaluation_mode=True), notes
     set_seed(derived_seed(seed, fold.number))  # for the head's first weights, so that a fold can be trained alone
     classifier = build_classifier(study.backbone, n_classes, plan.recipe, plan.backbone)
@@ -120,6 +113,22 @@ def train(accelerator: Accelerator, study: Study, job: Job, plan: Plan) -> tuple
     settings = plan.settings_of(job)
     model, curve = fit(accelerator, classifier, study.backbone, study.pixels, study.labels, guard, settings, checkpoint)
     return model, {"learning_curve": curve}
+
+
+def fit_probe(study: Study, fold: protocols.Fold, guard: Guard) -> tuple[LinearProbe, dict]:
+    """The fold's linear probe, with all that is known of its conditions, and notes about its choices."""
+    n, notes = len(study.images), {}
+    photographs = fold.train[fold.train < n]
+    synthetic = study.uses.rows(fold.train, n) if study.uses else SyntheticRows.none()
+    learnt_from = (study.features, study.labels, study.groups, photographs, guard)
+    if study.knowledge is None and not len(synthetic.prior):
+        probe = fit_linear_probe(*learnt_from, synthetic.data)
+    else:
+        known = study.knowledge or Knowledge.of_nothing(study.label.num_classes)
+        of_people = (known.profiles, known.teachers, synthetic, known.teaches_photographs)
+        probe, choice = fit_informed_probe(*learnt_from, *of_people)
+        notes["knowledge"] = dataclasses.asdict(choice)
+    return probe, notes | {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
 
 
 def write_corrupted_predictions(
@@ -138,6 +147,7 @@ def prediction_table(study: Study, job: Job, split: str, rows: np.ndarray, proba
     """Rows (r,) of predictions.parquet, from probabilities (r, C)."""
     same_in_all = {"protocol": job.fold.protocol, "fold": job.fold.number, "seed": job.seed}
     same_in_all |= {"settings": study.settings_sha256, **study.names}
+    same_in_all |= {"unseen": True} if job.fold.unseen else {}
     return study.image_columns.iloc[rows].assign(split=split, probabilities=list(probabilities), **same_in_all)
 
 

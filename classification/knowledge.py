@@ -44,6 +44,12 @@ class Knowledge:
     table_sha256: str
     readers: list[Readers]
     teachers: Teachers | None = None  # the readers, once their features are extracted
+    teaches_photographs: bool = True  # False: terms are looked for in synthetic images only
+
+    @staticmethod
+    def of_nothing(n_classes: int) -> "Knowledge":
+        """No terms at all."""
+        return Knowledge(np.zeros((n_classes, 0)), [], [], "", [], teaches_photographs=False)
 
     def identity(self) -> dict:
         """Digests of all that predictions depend on."""
@@ -56,6 +62,8 @@ class Knowledge:
 
     def name(self) -> str:
         """For the name of the recipe."""
+        if not self.teaches_photographs:
+            return f"{len(self.terms)} terms of synthetic images"
         n = sum(len(people.images) for people in self.readers)
         return f"knowledge of {len(self.terms)} terms" + (f" and {n} readers" if n else "")
 

@@ -1,49 +1,57 @@
-"""How much knowledge of conditions counts in a linear probe: chosen inside the training side, 0 if it does not fit.
+"""A linear probe that uses knowledge of conditions, and the test inside the training side that knowledge must pass.
 
-It is tested where it can be: whole conditions are left out, and their photographs are told apart by their terms alone.
-Knowledge that does this no better than a guess is not used, and the probe is the one without. If conditions have
-photographs of several subjects, the shares are then chosen on inner folds of photographs, where the probe with
-knowledge must again be better than the one without.
+How much knowledge counts is read from the photographs by likelihood (variance_shares.py). Whether it counts at all is
+tested where it can be: whole conditions are left out, and their photographs are told apart by their terms alone.
+Knowledge that does this no better than a guess is not used, and the probe is the one without.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+import functools
 
 import numpy as np
 from scipy.special import logsumexp
 
-from classification.knowledge_prior import Teachers, informed_discriminants
+from classification.knowledge_prior import Shares, Teachers, informed_discriminants, informed_means, likeness
 from classification.linear_probe import (
+    FALLBACK_SHRINKAGE,
     INNER_FOLDS,
     SHRINKAGES,
     TEMPERATURES,
     LinearProbe,
-    fit_discriminants,
     fit_linear_probe,
     spread_of_scores,
 )
+from classification.synthetic_teachers import SyntheticRows, mean_images, reweighted
+from classification.term_directions import term_directions
+from classification.unseen_classes import pull_of_seen
+from classification.variance_shares import likeliest_shares
 from curation import protocols
 from curation.leak_guard import Guard
 
-TERM_SHARES = (0.03, 0.1, 0.3, 1.0, 3.0)
-REST_SHARES = (0.03, 0.1, 0.3, 1.0)
-REST_SHARE = 0.1  # if it cannot be chosen: conditions left out whole say nothing of it
+SHRINKAGE = FALLBACK_SHRINKAGE  # unless another one tells left-out conditions apart much better
+PRIOR_WEIGHTS = (0.5, 2.0, 8.0)  # subjects that all images of a condition made by words count as
 CONDITION_GROUPS = 5  # left out in turn
 GROUPS_SEED = 20261
-STANDARD_ERRORS = 1.0  # of the mean difference, by which knowledge must lower the loss
+STANDARD_ERRORS = 1.5  # of the mean difference, by which terms must tell left-out conditions apart better than a guess
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """What was chosen, and how well terms alone told left-out conditions apart."""
 
-    term_share: float = 0.0  # 0: knowledge is not used
+    used: bool = False
+    term_share: float = 0.0
     rest_share: float = 0.0
-    shrinkage: float | None = None
+    scale: float = 0.0  # of the terms' directions in synthetic images
+    prior_weight: float | None = None  # of images made by words, as a subject of their condition
+    shrinkage: float = FALLBACK_SHRINKAGE  # of the covariance about predicted means
     temperature: float | None = None
     left_out_loss: float | None = None  # log loss, mean over conditions, among those left out together
     left_out_chance: float | None = None  # that of a guess
+
+    @property
+    def shares(self) -> Shares:
+        return Shares(self.term_share, self.rest_share, self.scale)
 
 
 def fit_informed_probe(
@@ -54,138 +62,192 @@ def fit_informed_probe(
     guard: Guard,
     profiles: np.ndarray,
     readers: Teachers | None = None,
-    synthetic_rows: Sequence[int] | np.ndarray = (),
+    synthetic: SyntheticRows | None = None,
+    use_terms: bool = True,
 ) -> tuple[LinearProbe, Choice]:
     """A linear probe that uses knowledge of conditions, or the one of linear_probe.py if that knowledge does not fit.
 
-    features (n, d), labels (n,), groups (n,): of the whole dataset. rows (r,): the photographs to learn from, which the
-    guard must admit; no others are looked at. profiles (C, T): frequency in 0..1 of each term in each class, nan in the
-    row of a class of which nothing is known. readers: further people who teach what terms look like; their conditions
-    have numbers from C on, their domains from 1 on. synthetic_rows (s,): synthetic images that count as photographs,
-    and have no part in any choice. Deterministic. Raises LeakError for a row outside the training side."""
-    without = fit_linear_probe(features, labels, groups, rows, guard, synthetic_rows)
+    features (n, d), labels (n,), groups (n,): of the whole dataset, and of the synthetic images behind it. rows (r,):
+    the photographs to learn from, which the guard must admit; no others are looked at. profiles (C, T): frequency in
+    0..1 of each term in each class, nan in the row of a class of which nothing is known; T may be 0. readers: further
+    people who teach what terms look like; their conditions have numbers from C on, their domains from 1 on. synthetic:
+    rows of synthetic images, and how they count. use_terms: False if terms are only known by synthetic images, and
+    photographs do not teach them. Deterministic. Raises LeakError for a row outside the training side."""
+    synthetic = synthetic or SyntheticRows.none(profiles.shape[1])
+    without = fit_linear_probe(features, labels, groups, rows, guard, synthetic.data)
     rows = guard.admit(rows, "class means (prototypes)")
-    learnt = np.concatenate([rows, guard.admit(synthetic_rows, "class means (prototypes)")])
-    teachers = Teachers(features[learnt], profiles[labels[learnt]], labels[learnt], np.zeros(len(learnt), int))
-    if readers is not None:
-        teachers = teachers.joined(readers)
-    centre, axes = span(teachers.features)
+    for more in (synthetic.data, synthetic.prior, synthetic.terms):
+        guard.admit(more, "class means (prototypes)")
+    learnt = np.concatenate([rows, synthetic.data])
+    photographs = Teachers(features[learnt], profiles[labels[learnt]], labels[learnt], np.zeros(len(learnt), int))
+    domain = 1 if readers is None else int(readers.domains.max()) + 1  # the next one that is free
+    by_words = mean_images(features, labels, synthetic.prior[synthetic.by_words], profiles, domain)
+    by_adapters = mean_images(features, labels, synthetic.prior[~synthetic.by_words], profiles, domain + 1)
+    others = [more for more in (readers, by_words, by_adapters) if more]
+    teachers = functools.reduce(Teachers.joined, others, photographs)
+    directions = term_directions(features[synthetic.terms], synthetic.said) if len(synthetic.terms) else None
+    centre, axes = span(teachers.features, directions)
     teachers = dataclasses.replace(teachers, features=(teachers.features - centre) @ axes.T)
-    of_choice = np.concatenate([np.arange(len(rows)), np.arange(len(learnt), len(teachers))])  # without synthetic ones
-    choice = choose(teachers.only(of_choice), profiles, labels[rows], groups[rows])
-    if not choice.term_share:
+    directions = None if directions is None else directions @ axes.T
+    # No image that was made from a photograph, nor one that counts as a photograph, has a part in any choice.
+    can_choose = teachers.domains <= domain
+    can_choose[len(rows) : len(learnt)] = False
+    choice = choose(teachers.only(can_choose), profiles, labels[rows], groups[rows], directions, use_terms)
+    if not choice.used and not by_adapters:
         return without, choice
-    shares = (choice.term_share, choice.rest_share)
-    (probe,) = informed_discriminants(teachers, profiles, *shares, [choice.shrinkage])
-    temperature = choice.temperature or spread_of_scores(probe, teachers.features[: len(rows)], labels[rows])
+    shares, kept = choice.shares, np.ones(len(teachers), bool)
+    if not choice.used:
+        shares, kept = Shares(0.0, choice.rest_share), teachers.domains != domain
+    teachers = reweighted(teachers, choice.prior_weight, domain).only(kept)
+    (probe,) = informed_discriminants(teachers, profiles, shares, [choice.shrinkage], directions)
+    known = np.isfinite(profiles).all(axis=1) & choice.used & (profiles.shape[1] > 0)
+    usable, seen = np.isin(probe.classes, teachers.conditions) | known, np.isin(probe.classes, labels[learnt])
+    temperature = choice.temperature
+    if (usable & ~seen).any():
+        of_choice, photographs = teachers.only(can_choose[kept]), (labels[rows], groups[rows])
+        pull, temperature = pull_of_seen(of_choice, profiles, shares, *photographs, choice.shrinkage, directions)
+        probe.biases = probe.biases - np.where(seen, pull, 0.0)
+    temperature = temperature or spread_of_scores(probe, teachers.features[: len(rows)], labels[rows])
     weights = probe.weights @ axes
-    usable = np.isfinite(profiles).all(axis=1) | np.isin(probe.classes, labels[learnt])
     biases = probe.biases - weights @ centre
     probe = LinearProbe(probe.classes[usable], weights[usable], biases[usable], choice.shrinkage, temperature)
     return probe, dataclasses.replace(choice, temperature=temperature)
 
 
-def span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (d,) of features (n, d), and orthonormal axes (r, d) of the space about it in which they lie.
+def span(features: np.ndarray, directions: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (d,) of features (n, d), and orthonormal axes (r, d) of the space about it in which they lie, and the
+    directions (T, d), if any.
 
     Discriminants are 0 in all other directions, and are quicker to compute in few dimensions."""
     centre = features.mean(axis=0)
-    _, scales, axes = np.linalg.svd((features - centre).astype(np.float64), full_matrices=False)
+    inside = (features - centre).astype(np.float64)
+    if directions is not None:
+        inside = np.vstack([inside, directions])
+    _, scales, axes = np.linalg.svd(inside, full_matrices=False)
     return centre, axes[scales > 1e-6 * scales[0]]
 
 
-def choose(teachers: Teachers, profiles: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Choice:
-    """The choice of least log loss.
+def choose(
+    teachers: Teachers,
+    profiles: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    directions: np.ndarray | None = None,
+    use_terms: bool = True,
+) -> Choice:
+    """How much knowledge counts, and whether it does.
 
-    teachers: the first r are the photographs with these labels (r,) and groups (r,)."""
+    teachers: the first r are the photographs with these labels (r,) and groups (r,); those that are no photographs are
+    means of images made by words. directions, use_terms: as for likeliest_shares."""
+    choice = read_shares(teachers, profiles, directions, use_terms)
     known = np.isfinite(profiles).all(axis=1)
     tested = np.unique(labels[known[labels]])
-    if len(tested) < 4:  # two groups of two
-        return Choice()
-    settings, losses, chance = left_out_losses(teachers, profiles, labels, tested)
-    best = losses.mean(axis=0).argmin()
-    found = {"left_out_loss": float(losses[:, best].mean()), "left_out_chance": float(chance.mean())}
-    if not is_lower(losses[:, best], chance):
-        return Choice(**found)
-    choice = Choice(*settings[best], **found)
-    fold = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
-    if (fold < 0).all():
+    if len(tested) < 4 or not (profiles.shape[1] or choice.prior_weight):  # two groups of two
         return choice
-    return choose_on_photographs(teachers, profiles, labels, groups, fold, choice) or Choice(**found)
+    asked = (profiles, labels, tested)
+    for last in (False, True):
+        weighted = reweighted(teachers, choice.prior_weight, _domain_of_means(teachers))
+        losses, chance = left_out_losses(weighted, *asked, choice.shares, directions)  # (c, shrinkages)
+        usual, best = losses[:, SHRINKAGES.index(SHRINKAGE)], losses.mean(axis=0).argmin()
+        if is_lower(losses[:, best], usual, 1.0):
+            choice = dataclasses.replace(choice, shrinkage=SHRINKAGES[best])
+        if not last:  # once more, with features as the discriminants weigh them, whatever their size
+            informed = informed_means(weighted, profiles, choice.shares, directions)
+            scaled = informed.within.axes.T / np.sqrt(informed.within.shrunk(choice.shrinkage))
+            seen = dataclasses.replace(teachers, features=teachers.features @ scaled)
+            again = read_shares(seen, profiles, None if directions is None else directions @ scaled, use_terms)
+            if again == dataclasses.replace(choice, shrinkage=SHRINKAGE):
+                break
+            choice = dataclasses.replace(again, shrinkage=choice.shrinkage)
+    losses = losses[:, SHRINKAGES.index(choice.shrinkage)]
+    used = is_lower(losses, chance, STANDARD_ERRORS)
+    temperature = inner_temperature(weighted, profiles, labels, groups, choice, directions) if used else None
+    of_terms = {"left_out_loss": float(losses.mean()), "left_out_chance": float(chance.mean())}
+    return dataclasses.replace(choice, used=used, temperature=temperature, **of_terms)
 
 
-def is_lower(losses: np.ndarray, others: np.ndarray) -> bool:
-    """Whether losses (c,) lie below others (c,) by more than STANDARD_ERRORS of the mean difference."""
+def read_shares(
+    teachers: Teachers, profiles: np.ndarray, directions: np.ndarray | None = None, use_terms: bool = True
+) -> Choice:
+    """The likeliest shares, and weight of the means of images made by words, if there are any."""
+    domain = _domain_of_means(teachers)
+    weights = (None,) if domain is None else PRIOR_WEIGHTS
+    like, found = likeness(teachers, profiles), []
+    for weight in weights:
+        shares, likelihood = likeliest_shares(reweighted(teachers, weight, domain), like, directions, use_terms)
+        found.append((likelihood, weight, shares))
+    _, weight, shares = max(found, key=lambda each: each[0])
+    return Choice(False, **dataclasses.asdict(shares), prior_weight=weight)
+
+
+def _domain_of_means(teachers: Teachers) -> int | None:
+    """The domain of means of images made by words, if there are any."""
+    return None if teachers.are_photographs.all() else int(teachers.domains[~teachers.are_photographs].max())
+
+
+def is_lower(losses: np.ndarray, others: np.ndarray, standard_errors: float) -> bool:
+    """Whether losses (c,) lie below others (c,) by more than so many standard errors of the mean difference."""
     gain = others - losses
-    return bool(gain.mean() > STANDARD_ERRORS * gain.std(ddof=1) / np.sqrt(len(gain)))
+    return bool(gain.mean() > standard_errors * gain.std(ddof=1) / np.sqrt(len(gain)))
 
 
 def left_out_losses(
-    teachers: Teachers, profiles: np.ndarray, labels: np.ndarray, tested: np.ndarray
-) -> tuple[list[tuple[float, float, float]], np.ndarray, np.ndarray]:
+    teachers: Teachers,
+    profiles: np.ndarray,
+    labels: np.ndarray,
+    tested: np.ndarray,
+    shares: Shares,
+    directions: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """How well terms alone tell conditions apart that are left out together, each photograph among these conditions.
 
-    labels (r,): of the first r teachers; tested (c,): the classes to leave out, in CONDITION_GROUPS groups. Returns s
-    settings (term share, rest share, shrinkage), the log loss of each condition (c, s) at the best temperature of the
-    setting, and that of a guess (c,)."""
+    labels (r,): of the first r teachers; tested (c,): the classes to leave out, in CONDITION_GROUPS groups. Returns the
+    log loss of each condition for every one of SHRINKAGES (c, s), at the best temperature, and that of a guess (c,)."""
     n_groups = min(CONDITION_GROUPS, len(tested) // 2)
     group = np.random.default_rng(GROUPS_SEED).permutation(len(tested)) % n_groups
-    shares = [(term_share, REST_SHARE) for term_share in TERM_SHARES]
-    losses = np.zeros((len(tested), len(shares), len(SHRINKAGES), len(TEMPERATURES)))
-    chance = np.zeros(len(tested))
+    losses, chance = np.zeros((len(tested), len(SHRINKAGES), len(TEMPERATURES))), np.zeros(len(tested))
     for k in range(n_groups):
         left_out = tested[group == k]
         held_out = np.flatnonzero(np.isin(labels, left_out))
-        rest = teachers.only(~np.isin(teachers.conditions, left_out))
+        rest = teachers.only(~(np.isin(teachers.conditions, left_out) & teachers.are_photographs))
         condition = np.searchsorted(tested, labels[held_out])
         weight = 1 / np.bincount(condition, minlength=len(tested))[condition]  # each condition counts once
         chance[group == k] = np.log(len(left_out))
-        for i, (term_share, rest_share) in enumerate(shares):
-            probes = informed_discriminants(rest, profiles, term_share, rest_share, SHRINKAGES)
-            of_images = log_losses(probes, teachers.features[held_out], labels[held_out], left_out)
-            np.add.at(losses[:, i], condition, of_images * weight[:, None, None])
-    losses = losses.reshape(len(tested), -1, len(TEMPERATURES))
+        probes = informed_discriminants(rest, profiles, shares, SHRINKAGES, directions)
+        asked = (teachers.features[held_out], labels[held_out], left_out)
+        of_images = np.stack([log_losses(probe, *asked) for probe in probes], axis=1)
+        np.add.at(losses, condition, of_images * weight[:, None, None])
     best = losses.mean(axis=0).argmin(axis=1)
-    settings = [(*share, shrinkage) for share in shares for shrinkage in SHRINKAGES]
-    return settings, np.take_along_axis(losses, best[None, :, None], axis=2)[:, :, 0], chance
+    return np.take_along_axis(losses, best[None, :, None], axis=2)[:, :, 0], chance
 
 
-def choose_on_photographs(
-    teachers: Teachers, profiles: np.ndarray, labels: np.ndarray, groups: np.ndarray, fold: np.ndarray, choice: Choice
-) -> Choice | None:
-    """The choice of least log loss on inner folds; None if that of the probe without knowledge is as low.
+def inner_temperature(
+    teachers: Teachers,
+    profiles: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    choice: Choice,
+    directions: np.ndarray | None,
+) -> float | None:
+    """The temperature of least log loss on inner folds of the first r teachers; None if there can be no such folds.
 
-    labels, groups, fold (r,): of the first r teachers; fold -1: always learns."""
-    shares = list(itertools.product(TERM_SHARES, REST_SHARES))
-    own = teachers.features[: len(labels)]
-    shape = (len(labels), len(SHRINKAGES), len(TEMPERATURES))
-    losses, losses_without = np.full((len(shares), *shape), np.nan), np.full(shape, np.nan)
+    labels (r,), groups (r,): of these photographs."""
+    fold = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
+    losses = []
     for k in sorted(set(fold[fold >= 0].tolist())):
-        held_out = fold == k
-        learns = ~np.isin(groups, groups[held_out])
-        rest = teachers.only(np.concatenate([learns, np.ones(len(teachers) - len(labels), bool)]))
-        trained = np.unique(labels[learns])
-        asked = (own[held_out], labels[held_out], trained)
-        losses_without[held_out] = log_losses(fit_discriminants(own[learns], labels[learns], SHRINKAGES), *asked)
-        for i, share in enumerate(shares):
-            losses[i, held_out] = log_losses(informed_discriminants(rest, profiles, *share, SHRINKAGES), *asked)
-    losses, losses_without = losses[:, fold >= 0], losses_without[fold >= 0]
-    i, s, t = np.unravel_index(losses.mean(axis=1).argmin(), (len(shares), *shape[1:]))
-    least = np.unravel_index(losses_without.mean(axis=0).argmin(), shape[1:])
-    if not is_lower(losses[i, :, s, t], losses_without[:, *least]):
-        return None
-    chosen = (*shares[i], SHRINKAGES[s], TEMPERATURES[t])
-    return Choice(*chosen, left_out_loss=choice.left_out_loss, left_out_chance=choice.left_out_chance)
+        held_out = np.flatnonzero(fold == k)
+        learns = np.ones(len(teachers), bool)
+        learns[: len(labels)] = ~np.isin(groups, groups[held_out])
+        asked = (choice.shares, [choice.shrinkage], directions)
+        (probe,) = informed_discriminants(teachers.only(learns), profiles, *asked)
+        among = np.unique(labels[learns[: len(labels)]])
+        losses.append(log_losses(probe, teachers.features[held_out], labels[held_out], among))
+    return TEMPERATURES[int(np.concatenate(losses).mean(axis=0).argmin())] if losses else None
 
 
-def log_losses(
-    probes: Sequence[LinearProbe], features: np.ndarray, labels: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
-    """Log loss (n, probes, TEMPERATURES) of images among these classes (c,), sorted; features (n, d), labels (n,)."""
-    losses = np.empty((len(features), len(probes), len(TEMPERATURES)))
-    for s, probe in enumerate(probes):
-        scores = probe.scores(features)[:, np.isin(probe.classes, classes)]
-        own = scores[np.arange(len(scores)), np.searchsorted(classes, labels)]
-        for t, temperature in enumerate(TEMPERATURES):
-            losses[:, s, t] = logsumexp(scores / temperature, axis=1) - own / temperature
-    return losses
+def log_losses(probe: LinearProbe, features: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Log loss (n, TEMPERATURES) of images among these classes (c,), sorted; features (n, d), labels (n,)."""
+    scores = probe.scores(features)[:, np.isin(probe.classes, classes)]
+    own = scores[np.arange(len(scores)), np.searchsorted(classes, labels)]
+    losses = [logsumexp(scores / temperature, axis=1) - own / temperature for temperature in TEMPERATURES]
+    return np.stack(losses, axis=1)

@@ -75,6 +75,10 @@ class Covariance:
     axes: np.ndarray  # (r, d), orthonormal; there is no variance in any other direction
     mean_variance: float  # over all d directions
 
+    def shrunk(self, shrinkage: float) -> np.ndarray:
+        """The variances (r,) along the axes, drawn towards their mean by a share in 0..1."""
+        return (1 - shrinkage) * self.variances + shrinkage * self.mean_variance
+
 
 def discriminants(
     classes: np.ndarray, centre: np.ndarray, means: np.ndarray, within: Covariance, shrinkages: Sequence[float]
@@ -85,7 +89,7 @@ def discriminants(
     probes = []
     for shrinkage in shrinkages:
         outside = 1 / (shrinkage * within.mean_variance)  # precision in directions without any residual
-        inside = 1 / ((1 - shrinkage) * within.variances + shrinkage * within.mean_variance)
+        inside = 1 / within.shrunk(shrinkage)
         weights = means * outside + ((means @ within.axes.T) * (inside - outside)) @ within.axes  # means @ precision
         biases = -0.5 * (means * weights).sum(axis=1) - weights @ centre
         probes.append(LinearProbe(classes, weights, biases, shrinkage))

@@ -44,7 +44,7 @@ def write_predictions(file: Path, predictions: pd.DataFrame, label: datasets.Cla
 
     label: the feature that keeps the class names in the file."""
     text, number = datasets.Value("string"), datasets.Value("int32")
-    types = {"label": label, "fold": number, "seed": datasets.Value("int64")}
+    types = {"label": label, "fold": number, "seed": datasets.Value("int64"), "unseen": datasets.Value("bool")}
     types["probabilities"] = datasets.List(datasets.Value("float32"), length=label.num_classes)
     features = datasets.Features({column: types.get(column, text) for column in predictions.columns})
     predictions = predictions.astype(object).where(predictions.notna(), None)  # else "nan" would be a value

@@ -18,6 +18,7 @@ from classification.backbones import Backbone
 from classification.classifiers import read_config, weights_name
 from classification.extraction import features_of
 from classification.knowledge import Knowledge
+from classification.synthetic_teachers import SyntheticUses
 from classification.weight_files import read_seen_photographs
 from curation import protocols
 from curation.leak_guard import Guard, check_fold, columns_for_guard
@@ -52,6 +53,7 @@ class Study:
     corrupted: dict[tuple[str, int], Pixels] = dataclasses.field(default_factory=dict)  # (n,) by kind and severity
     features: np.ndarray | None = None  # (n + m, d) of a linear probe (see extract_features)
     knowledge: Knowledge | None = None  # of a linear probe that uses any
+    uses: SyntheticUses | None = None  # of the m synthetic images in a linear probe; None: there are none
 
     @property
     def label(self) -> datasets.ClassLabel:
@@ -166,12 +168,18 @@ def open_study(
 
 
 def open_folds(
-    images: datasets.Dataset, protocol: str, number: int | None, explained: Sequence[str] = ()
+    images: datasets.Dataset,
+    protocol: str,
+    number: int | None,
+    explained: Sequence[str] = (),
+    left_out: Sequence[str] | None = None,
 ) -> list[protocols.Fold]:
     """The folds of a protocol, none of which leaks, or the one of this number.
 
-    explained: image_ids that must be held out in one of them. Raises InputError, ProtocolError and LeakError."""
-    folds = protocols.folds(images, protocol, number)
+    explained: image_ids that must be held out in one of them. left_out: None, or for folds that hold out conditions
+    whole (protocols.unseen_folds) the conditions of a single one. Raises InputError, ProtocolError and LeakError."""
+    of_unseen = left_out is not None
+    folds = folds_of_unseen(images, left_out, number) if of_unseen else protocols.folds(images, protocol, number)
     for fold in folds:
         check_fold(fold, images)
     image_ids = np.array(images["image_id"][:])
@@ -183,6 +191,18 @@ def open_folds(
         if image_id not in held_out:
             raise InputError(f"--explain {image_id}: no image of that name is held out in these folds")
     return folds
+
+
+def folds_of_unseen(images: datasets.Dataset, left_out: Sequence[str], number: int | None) -> list[protocols.Fold]:
+    """Folds that hold out whole conditions; see protocols.unseen_folds. Raises InputError and ProtocolError."""
+    names, there = images.features["label"].names, set(images["label"][:])
+    for name in left_out:
+        if name not in names or names.index(name) not in there:
+            raise InputError(f"--left_out {name}: the dataset has no photograph of such a condition; correct the name")
+    folds = protocols.unseen_folds(images, names, sorted(set(left_out)))
+    if number is not None and number >= len(folds):
+        raise InputError(f"--fold {number}: --k_shot 0 has folds 0 to {len(folds) - 1} here; name one of them")
+    return folds if number is None else [folds[number]]
 
 
 def refuse_backbone_that_saw_held_out(

@@ -81,10 +81,16 @@ def read_config(folder: Path, name: str) -> Config:
 
 
 def facts_of(folder: Path) -> dict:
-    """Everything that the card and the Croissant record say about a folder's files.
+    """Everything that the card says about a folder's files. Raises InputError if they are no dataset.
 
-    Raises InputError if they are no dataset.
     The images that are described are those of `real`; without it those of `restored`, or of `synthetic`."""
+    facts = facts_of_rows(folder)
+    described = facts["configs"][facts["default"]]
+    return facts | (facts_of_protocols(described) if described.name in ("real", "restored") else {})
+
+
+def facts_of_rows(folder: Path) -> dict:
+    """The same without the protocols, which figures and Croissant record do not need."""
     configs = read_configs(folder)
     described = configs[next(name for name in ("real", "restored", "reports", "synthetic") if name in configs)]
     if not described.num_rows:
@@ -97,7 +103,7 @@ def facts_of(folder: Path) -> dict:
     }
     facts |= kind_of(configs) | facts_of_images(described) | facts_of_models(configs)
     if described.name in ("real", "restored"):
-        facts |= facts_of_people(described) | facts_of_protocols(described)
+        facts |= facts_of_people(described)
         facts["limits"] = limits(facts)
     return facts
 
@@ -179,7 +185,7 @@ def facts_of_models(configs: Mapping[str, Config]) -> dict:
         facts["reporters"] = Counter(name or "not recorded" for name in reporters).most_common()
     if "synthetic" in configs:
         images = configs["synthetic"]
-        columns = ("generator", "base_model", "protocol", "fold")
+        columns = ("generator", "base_model", "made_from", "protocol", "fold")
         titles = {name: name.replace("_", " ").capitalize() for name in columns if name in images.features}
         counted = {
             title: Counter("null" if value is None else str(value) for value in images.column(name))
@@ -187,8 +193,14 @@ def facts_of_models(configs: Mapping[str, Config]) -> dict:
         }
         facts["tables"] = [(title, sorted(counts.items())) for title, counts in counted.items()]
         facts["kept"] = images.column("kept").count(True) if "kept" in images.features else None
+        facts["from_words_alone"] = facts_from_words(images)
         facts["has_fold"] = {"protocol", "fold"} <= set(images.features)
     return facts
+
+
+def facts_from_words(images: Config) -> bool:
+    """Whether no synthetic image has a photograph as its source."""
+    return "made_from" in images.features and set(images.column("made_from")) == {schema.WORDS}
 
 
 def conditions(config: Config, sizes: Mapping[int, int]) -> list[dict]:

@@ -6,6 +6,7 @@ dataset_facts.py.
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,9 @@ LICENCE_NAMES = {
     "simulated": "rdface-simulated",
     "synthetic": "rdface-synthetic-open",
 }
+FILES_HEADER = re.compile(
+    r"^configs:\n(?:(?: |- ).*\n)*dataset_info:\n(?:(?: |- ).*\n)*", re.MULTILINE
+)  # files_header as YAML
 CITATION = """@inproceedings{rdface,
   title     = {RDFace},
   author    = {Feng and Long and Ali and Lou and Butt and Liu and Wang and Hu},
@@ -83,6 +87,25 @@ def write_datasheet(
     }
     write_figures(folder / "figures", {name: png for name, (_, png) in figures.items()})
     for name, text in texts.items():  # the card comes last: it never shows a figure that is not there yet
+        write_atomically(folder / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
+
+
+def write_figures_and_record(folder: Path) -> None:
+    """Write figures/*.png and croissant.json of a folder anew, and into its card the columns and digests of its files.
+
+    Everything else in README.md stays as it is. Raises InputError if the folder holds no dataset, or no such card."""
+    from curation import croissant
+
+    facts, earlier = dataset_facts.facts_of_rows(folder), card_header(folder)
+    facts |= {"version": _version_in(earlier) or FIRST_VERSION, "citation": CITATION}
+    figures = dataset_figures.draw(facts) if "ages" in facts else {}
+    write_figures(folder / "figures", {name: png for name, (_, png) in figures.items()})
+    record, card = croissant.record(facts), (folder / "README.md").read_text(encoding="utf-8")
+    written = yaml.safe_dump(files_header(facts), sort_keys=False, allow_unicode=True, width=1000)
+    card, replaced = FILES_HEADER.subn(lambda _: written, card, count=1)
+    if not replaced:
+        raise InputError("README.md: its header does not list configs and columns; make the dataset again")
+    for name, text in {"croissant.json": record, "README.md": card}.items():
         write_atomically(folder / name, lambda file, text=text: file.write_text(text, encoding="utf-8"))
 
 
@@ -149,7 +172,7 @@ def card_header(folder: Path) -> dict:
 
 def header(facts: Mapping) -> dict:
     """The header of the card, which the Hub and load_dataset read, without the form of a gated dataset."""
-    configs, kind = list(facts["configs"].values()), facts["kind"]
+    kind = facts["kind"]
     tags = ["simulated"] * facts["simulated"] + ["synthetic"] * (kind == "synthetic")
     fields = {
         "pretty_name": PRETTY_NAMES[facts["name"]],
@@ -165,10 +188,18 @@ def header(facts: Mapping) -> dict:
         "task_ids": ["multi-class-image-classification"],
         "tags": ["image", "medical", "rare-diseases", "face", *tags],
         "size_categories": [size_category(facts["configs"][facts["default"]].num_rows)],
+        **files_header(facts),
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def files_header(facts: Mapping) -> dict:
+    """The part of the card's header that says which files and columns there are."""
+    configs = facts["configs"].values()
+    return {
         "configs": [config_header(config, facts["default"]) for config in configs],
         "dataset_info": [dataset_info(config) for config in configs],
     }
-    return {key: value for key, value in fields.items() if value is not None}
 
 
 def config_header(config: Config, default: str) -> dict:

@@ -8,6 +8,7 @@ from typing import NoReturn
 import numpy as np
 
 from curation.protocols import Fold
+from curation.schema import WORDS
 from harness.errors import LeakError
 from harness.text_normalization import subject_key
 
@@ -50,25 +51,29 @@ class Guard:
     def admit_synthetic(self, images: Mapping[str, Sequence], simulated: bool = False) -> None:
         """Raise LeakError, naming the image, unless every synthetic image may be trained on in this fold.
 
-        images: columns (m,) `synthetic_id`, `generator`, `protocol`, `fold`, `source_image_ids`, `source_sha256`, and,
-        once the pictures are decoded, `pixels` and `copies` (the dataset's rows that an image is a near duplicate of).
+        images: columns (m,) `synthetic_id`, `generator`, `protocol`, `fold`, `source_image_ids`, `source_sha256`, if
+        they have any, `made_from` and `adapter_sha256`, and, once the pictures are decoded, `pixels` and `copies` (the
+        dataset's rows that an image is a near duplicate of).
         simulated: whether the dataset's photographs are simulated themselves.
 
         An image must say that it was made for this protocol and fold (null under `paper`, where one generator serves
         all folds). Everything that its generator saw must be on the training side, or in validation under `paper`:
         photographs of this dataset, each with the digest that it has here, whatever it is called. An image that names
-        no sources raises too, since nobody can tell what its generator saw; the exception are further people drawn by
-        simulate_faces.py beside simulated photographs. Under both protocols, no image may show the same pixels as a
-        test image, or be a near duplicate of a photograph that the training may not see."""
+        no sources raises too, since nobody can tell what its generator saw. There are two exceptions: images made from
+        words alone (`made_from`), which name no adapter either, and further people drawn by simulate_faces.py beside
+        simulated photographs. Under both protocols, no image may show the same pixels as a test image, or be a near
+        duplicate of a photograph that the training may not see."""
         self._check_provenance(images, simulated)
         self._check_pixels(images)
         self._check_copies(images)
 
     def _check_provenance(self, images: Mapping[str, Sequence], simulated: bool) -> None:
         names = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids")
-        columns = [*(images[name] for name in names), images.get("source_sha256") or [None] * len(images["fold"])]
+        optional = ("source_sha256", "made_from", "adapter_sha256")
+        nothing = [None] * len(images["fold"])
+        columns = [*(images[name] for name in names), *(images.get(name) or nothing for name in optional)]
         reasons: dict[tuple, str | None] = {}  # thousands of images share the few lists of sources
-        for synthetic_id, generator, protocol, number, ids, digests in zip(*columns, strict=True):
+        for synthetic_id, generator, protocol, number, ids, digests, made_from, adapter in zip(*columns, strict=True):
             sources = tuple(ids or ()), tuple(digests or ())
             if sources not in reasons:
                 reasons[sources] = self._why_unseen(*sources)
@@ -79,7 +84,12 @@ class Guard:
             if generator == DRAWS_NEW_PEOPLE and not simulated:
                 reason = f"is said to be by {generator}, whose people may only stand beside simulated ones"
                 self._refuse(synthetic_id, reason)
-            if not sources[0] and generator != DRAWS_NEW_PEOPLE:
+            if made_from == WORDS:
+                if sources[0] or adapter:
+                    self._refuse(
+                        synthetic_id, "is said to be made from words alone, and names photographs or an adapter"
+                    )
+            elif not sources[0] and generator != DRAWS_NEW_PEOPLE:
                 self._refuse(synthetic_id, "names no source_image_ids, so nobody can tell what its generator saw")
 
     def _check_pixels(self, images: Mapping[str, Sequence]) -> None:

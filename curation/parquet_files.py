@@ -1,6 +1,7 @@
 """The Parquet files of a dataset's folder: their layout, digests of their content, and rows taken out of them."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,11 +62,14 @@ def _write_groups(file: pq.ParquetFile, path: Path, change: Callable[[pa.Table],
 
 def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Writes as `datasets` does: pictures as they are, other columns compressed, a page index for the Hub's viewer."""
-    from datasets import Features  # slow to import, and not needed to read
+    from datasets import Features, config  # slow to import, and not needed to read
     from datasets.arrow_writer import get_parquet_column_options
 
     columns = get_parquet_column_options(Features.from_arrow_schema(schema), schema)
-    return pq.ParquetWriter(path, schema, write_page_index=True, use_content_defined_chunking=True, **columns)
+    chunking = config.DEFAULT_CDC_OPTIONS
+    writer = pq.ParquetWriter(path, schema, write_page_index=True, use_content_defined_chunking=chunking, **columns)
+    writer.add_key_value_metadata({"content_defined_chunking": json.dumps(chunking)})
+    return writer
 
 
 def renumber(config: Path) -> None:

@@ -36,6 +36,7 @@ class Fold:
     val: np.ndarray
     test: np.ndarray
     protocol: str = "strict"
+    unseen: bool = False  # whether the test side shows whole conditions of which no photograph trains
 
     @property
     def generator_number(self) -> int | None:
@@ -249,6 +250,33 @@ def training_sides(columns: Mapping[str, Sequence], protocol: str, n: int | None
     paper = folds(columns, protocol)
     train = np.unique(np.concatenate([np.concatenate([fold.train, fold.val]) for fold in paper]))
     return [Fold(None, train, np.array([], dtype=np.int64), paper[0].test, protocol)]
+
+
+def unseen_folds(columns: Mapping[str, Sequence], class_names: Sequence[str], left_out: Sequence[str]) -> list[Fold]:
+    """Folds of protocol `strict` that hold out all photographs of whole conditions, for --k_shot 0.
+
+    columns: as for folds, with `label`, numbers in class_names. left_out: the conditions of a single fold; if there are
+    none, all conditions are dealt to N_FOLDS groups at random, by their names alone, and each group is left out in
+    turn. A photograph of another condition that shows a patient who is held out, or is a near duplicate, is on neither
+    side. Raises ProtocolError for fewer than two conditions in a group or outside it."""
+    label, group = np.array(columns["label"][:]), np.array(columns["group_id"][:], dtype=str)
+    numbers = sorted(set(label.tolist()), key=lambda number: class_names[number])
+    if left_out:
+        dealt = [[class_names.index(name) for name in left_out]]
+    else:
+        order = np.random.default_rng(STRICT_SEED).permutation(len(numbers))
+        dealt = [[numbers[i] for i in order[k::N_FOLDS]] for k in range(N_FOLDS)]
+    if min(len(held) for held in dealt) < 2 or len(numbers) - max(len(held) for held in dealt) < 2:
+        raise ProtocolError(
+            f"--k_shot 0 needs at least two conditions that are left out and two that are not, and {N_FOLDS} groups of "
+            f"two without --left_out; the dataset has {len(numbers)} conditions"
+        )
+    unseen = []
+    for k, held in enumerate(dealt):
+        test = np.isin(label, held)
+        train = ~test & ~np.isin(group, group[test])
+        unseen.append(Fold(k, np.flatnonzero(train), np.array([], np.int64), np.flatnonzero(test), unseen=True))
+    return unseen
 
 
 def _check_stored(columns: Mapping[str, Sequence], fold: np.ndarray, fold_column: str) -> None:

@@ -34,7 +34,7 @@ MAY_BE_NULL = (
 CARD_COLUMNS = (
     "label", "disease_name", "orphanet_code", "age_years", "age_group", "sex", "country", "source_type", "license",
     "is_grayscale", "group_id", "paper_split", "strict_fold", "upscaler", "face_enhancer", "colorizer", "reporter",
-    "generator", "base_model", "protocol", "fold", "kept", *MAY_BE_NULL,
+    "generator", "base_model", "made_from", "protocol", "fold", "kept", *MAY_BE_NULL,
 )  # fmt: skip
 _CARD_OF_PHOTOGRAPHS = ("label", "group_id", "paper_split", "strict_fold")
 REQUIRED_BY_CARD = {"real": _CARD_OF_PHOTOGRAPHS, "restored": _CARD_OF_PHOTOGRAPHS, "synthetic": ("label",)}
@@ -43,7 +43,8 @@ REQUIRED_BY_CARD = {"real": _CARD_OF_PHOTOGRAPHS, "restored": _CARD_OF_PHOTOGRAP
 NEVER_EMPTY_IN_IMAGES = ("image_id", "label", "group_id")
 NEVER_EMPTY_IN_SYNTHETIC = ("synthetic_id", "generator", "protocol", "source_image_ids", "source_sha256")
 
-
+# What the images of a generator come from: of words alone there is no source, of the others its sources must be named.
+WORDS, ADAPTER, ADAPTER_AND_WORDS = MADE_FROM = ("words", "adapter", "adapter and words")
 NEAREST_ID_BY_LPIPS = "nearest_real_id_by_lpips"
 
 
@@ -112,6 +113,8 @@ def synthetic_features(class_names: Sequence[str]) -> Features:
             "fold": Value("int8"),  # null under `paper`
             "source_image_ids": List(Value("string")),  # every real image that the generator saw
             "source_sha256": List(Value("string")),  # their digests in the same order: names may come to mean others
+            "made_from": Value("string"),  # one of MADE_FROM; null: not said, and then there must be sources
+            "hpo_said": List(Value("string")),  # terms that the prompt said, of a drawn person; null: none were drawn
         }
     )
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 from harness.errors import InputError
@@ -18,6 +19,14 @@ class Withdrawn:
     sha256: str
     withdrawn_on: str
     version: str
+
+    @property
+    def is_well_formed(self) -> bool:
+        """Whether each value has the form that a withdrawal gives it."""
+        named = re.fullmatch(r"[^\s,/\\]{1,64}\.[0-9]{1,9}", self.image_id)
+        dated = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", self.withdrawn_on)
+        numbered = re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6}){2}", self.version)
+        return bool(named and dated and numbered and re.fullmatch("[0-9a-f]{64}", self.sha256))
 
 
 def read_list(text: str) -> list[Withdrawn]:

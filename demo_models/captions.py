@@ -36,6 +36,11 @@ def caption_of(person: Person, degradations: list[str], rng: np.random.Generator
     return f"{quality}photo of a {age}{noun}" + (f" with {', '.join(findings)}" if findings else "")
 
 
+def without_terms(caption: str) -> str:
+    """A caption whose findings are masked: what a base that has never heard of them is trained on."""
+    return caption.partition(" with ")[0]
+
+
 def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
     """Byte-pair encoding of the captions' words, in lower case, and of rare words that no caption uses.
 
@@ -80,9 +85,10 @@ def new_text_encoder(n_tokens: int) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def described_people(count: int, seed: int) -> tuple[list[str], torch.Tensor]:
+def described_people(count: int, seed: int, mask_terms: bool = False) -> tuple[list[str], torch.Tensor]:
     """Captions of simulated people with pretraining conditions, and the facts behind them, (count, q) float32, centred.
 
+    mask_terms: whether the captions leave out what was found.
     The facts are the face parameters in SD, then age, sex and the photograph's qualities with about the same spread."""
     rng, countries = np.random.default_rng([seed, 6]), list(COUNTRY_ANCESTRY)
     pool = phenotypes.conditions()[phenotypes.NUM_STUDY_CONDITIONS :]
@@ -91,7 +97,8 @@ def described_people(count: int, seed: int) -> tuple[list[str], torch.Tensor]:
     for _ in range(count):
         person = draw_person(pool[rng.integers(len(pool))], countries[rng.integers(len(countries))], rng)
         degraded = [kind for kind in QUALITIES if rng.random() < QUALITY_SHARE]
-        captions.append(caption_of(person, degraded, rng))
+        caption = caption_of(person, degraded, rng)
+        captions.append(without_terms(caption) if mask_terms else caption)
         mentioned = {QUALITIES[kind] for kind in degraded}
         other = [person.age_years / 4, 2 * (person.sex == "female"), *(2 * (word in mentioned) for word in qualities)]
         facts.append([*(person.z[name] for name in names), *other])
@@ -102,9 +109,9 @@ def described_people(count: int, seed: int) -> tuple[list[str], torch.Tensor]:
 class Reading(torch.nn.Module):
     """Trains a text encoder to read facts off captions, with a linear layer that is thrown away afterwards."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, count: int, seed: int):
+    def __init__(self, tokenizer: CLIPTokenizer, count: int, seed: int, mask_terms: bool = False):
         super().__init__()
-        captions, self.facts = described_people(count, seed)
+        captions, self.facts = described_people(count, seed, mask_terms)
         tokens = tokenizer(captions, truncation=True).input_ids
         order = sorted(range(count), key=lambda i: len(tokens[i]))
         self.groups = [order[i : i + SAME_LENGTH] for i in range(0, count, SAME_LENGTH)]

@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from demo_models.captions import TEXT_WIDTH, Reading, caption_of, train_tokenizer
+from demo_models.captions import TEXT_WIDTH, Reading, caption_of, train_tokenizer, without_terms
 from harness.commands import Parser
 from harness.files import write_atomically, write_json
 from harness.worker_processes import process_pool
@@ -46,6 +46,7 @@ HERE = Path(__file__).resolve().parent
 IMAGE_SIZE, LATENT_CHANNELS = 128, 8
 DETECTOR_ERROR = 0.03  # SD of each landmark coordinate in eye distances, as MTCNN errs on these faces
 FACES_FIRST, FACE_WEIGHT = 1000, 2.0  # after so many steps of the U-Net, errors in face parameters have this weight
+MASKED = "_masked"  # behind the name of a stage whose captions leave out the terms
 DROPPED_CAPTIONS = 0.1  # share of the training captions that are left empty, for classifier-free guidance
 SHEET_PROMPTS = (
     "photo of a child",
@@ -238,12 +239,13 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, device: torch.device, args:
 
 def train_text_encoder(tokenizer: CLIPTokenizer, accelerator: Accelerator, args: argparse.Namespace) -> Reading:
     """Train the text encoder to tell what a caption's words mean for a face, and freeze it for the U-Net."""
-    reading = Reading(tokenizer, args.num_captions, args.seed).to(accelerator.device)
+    reading = Reading(tokenizer, args.num_captions, args.seed, args.mask_terms).to(accelerator.device)
 
     def step(_: int, generator: torch.Generator) -> torch.Tensor:
         return reading.loss(generator)
 
-    train("text_encoder", step, {"reading": reading}, 2e-3, args.text_train_steps, accelerator, args)
+    name = "text_encoder" + MASKED * args.mask_terms
+    train(name, step, {"reading": reading}, 2e-3, args.text_train_steps, accelerator, args)
     return reading.eval().requires_grad_(False)
 
 
@@ -314,9 +316,12 @@ def train_denoiser(
         noisy = noisy.to(accelerator.device, memory_format=torch.channels_last)
         error = unet(noisy, times.to(accelerator.device), text).sample.float() - velocity.to(accelerator.device)
         loss = error.square().mean()
-        return loss if number < FACES_FIRST else loss + FACE_WEIGHT * (error.flatten(1) @ directions).square().mean()
+        if args.mask_terms or number < FACES_FIRST:  # without terms, captions say little of a face to weigh errors by
+            return loss
+        return loss + FACE_WEIGHT * (error.flatten(1) @ directions).square().mean()
 
-    train("denoiser", step, {"unet": unet, "ema": ema}, args.learning_rate, args.max_train_steps, accelerator, args)
+    name = "denoiser" + MASKED * args.mask_terms
+    train(name, step, {"unet": unet, "ema": ema}, args.learning_rate, args.max_train_steps, accelerator, args)
     ema.copy_to(unet.parameters())
     return unet.to(memory_format=torch.contiguous_format).eval(), noising
 
@@ -381,6 +386,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=12000,
         help="people, with a photograph each; a fiftieth is held out",
     )
+    text = "leave the HPO terms out of all captions: a base that has never heard them, as public ones; --output_dir is"
+    text += " required with it"
+    add("--mask_terms", action="store_true", help=text)
     add("--vae_train_steps", type=int, default=2200, help="training steps of the VAE")
     add("--decoder_train_steps", type=int, default=1500, help="further training steps of the VAE's decoder alone")
     add("--vae_batch_size", type=int, default=8, help="photographs per step of the VAE")
@@ -396,7 +404,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--resume_from_checkpoint", choices=("latest",), help="continue each stage from its last checkpoint")
     add("--stage", choices=("render", "vae", "text", "all"), default="all", help="stop after this stage")
     add("--seed", type=int, default=3000, help="seed of everything drawn; no demo or study corpus uses it")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.mask_terms and args.output_dir == HERE / "diffusion":
+        parser.error("--mask_terms requires an --output_dir of its own: the demo's base knows the terms")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -415,7 +426,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     latents = encode(vae, pictures, accelerator.device, args)
 
-    tokenizer = train_tokenizer(captions)
+    tokenizer = train_tokenizer(captions)  # knows the words also of a base that is never told what they mean
+    captions = [without_terms(caption) for caption in captions] if args.mask_terms else captions
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     tokens = tokenizer([*captions, ""], **padded).input_ids
     reading = train_text_encoder(tokenizer, accelerator, args)

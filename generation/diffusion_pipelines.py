@@ -270,8 +270,9 @@ def face_alignment_of(name: str) -> str | None:
 
 
 def base_name(name: str) -> str:
-    """A pipeline's name as it may be published: as given, but only the last part of an absolute path."""
-    return Path(name).name if Path(name).is_absolute() else name
+    """A pipeline's name as it may be published: ORG/NAME as given, but only the last part of a path on this machine."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() or path.is_absolute() or name.startswith((".", "~")) else name
 
 
 def native_side_px(pipeline: StableDiffusionPipeline) -> int:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from generation import diffusion_pipelines as diffusion
 from generation import dreambooth_progress as progress
 from generation import lora_files, synthetic_images
+from generation.condition_prompts import Said
 from generation.dreambooth_encoding import Encoded
 from generation.dreambooth_progress import RESTART, UNREADABLE
 from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
@@ -95,7 +96,7 @@ def drawn_batch(
         at = [encoded.position[int(support.rows[place])] for place in places]
         latents = encoded.mean[at]
         latents = latents + encoded.deviation[at] * torch.randn(latents.shape, generator=generator)
-        kinds = {"instance": (latents, [support.prompts[place] for place in places])}
+        kinds = {"instance": (latents, [support.caption(place, step) for place in places])}
         if encoded.class_latents is not None:
             chosen = torch.randint(len(encoded.class_latents), (size,), generator=generator)
             kinds["prior"] = (encoded.class_latents[chosen], [training.class_prompt] * size)
@@ -118,7 +119,7 @@ def adapter_losses(
 ) -> torch.Tensor:
     """Mean squared error of the noise, or of the velocity if the base predicts that, for every adapter, (K,) float32.
 
-    batch: as drawn_batch returns it; text: prompt -> embedding, empty if the text encoder is trained;
+    batch: as drawn_batch returns it; text: prompt -> embedding, of the prompts that never change;
     prior_loss_weight: None without prior preservation."""
     clean, noise, times, prompts = batch
     device = pipeline.unet.device
@@ -130,7 +131,10 @@ def adapter_losses(
     noisy = noising.add_noise(clean, noise, times)
     velocity = noising.config.prediction_type == "v_prediction"
     target = noising.get_velocity(clean, noise, times) if velocity else noise
-    words = torch.stack([text[prompt] for prompt in prompts]) if text else diffusion.encode_prompts(pipeline, prompts)
+    if text.keys() >= set(prompts):
+        words = torch.stack([text[prompt] for prompt in prompts])
+    else:  # the text encoder is trained, or the captions change at every visit
+        words = diffusion.encode_prompts(pipeline, prompts)
     inputs = noisy.to(device, pipeline.unet.dtype), times.to(device), words.to(device, pipeline.unet.dtype)
     predicted = pipeline.unet(*inputs).sample
     errors = (predicted.float() - target.to(device)).square().mean(dim=(1, 2, 3))
@@ -244,7 +248,7 @@ class Drawn:
     place: int  # of the adapter among those of the batch
     support: Support
     words: dict[str, torch.Tensor]  # prompt -> embedding (t, d)
-    adapter_sha256: str
+    adapter_sha256: str | None  # None: the base alone samples
     rows: list[dict]  # of config synthetic
     next_index: int  # the first number for which no picture is sampled or waits to be
 
@@ -262,15 +266,15 @@ def sample(
     """Sample num_images pictures for every support from the adapter in its folder, batched over pictures and adapters;
     those that were sampled from this adapter before are kept, and the new ones appended.
 
-    Picture number i has the prompt of photograph i modulo n. A blank picture is dropped and the next number drawn.
-    text: prompt -> embedding, empty if the text encoder was trained; class_names: the dataset's. Raises LeakError or
-    InputError if an adapter is not the support's own, or does not fit the pipeline."""
+    Picture number i has the prompt of photograph i modulo n, or that of the i-th drawn person. A blank picture is
+    dropped and the next number drawn. text: prompt -> embedding, empty if the text encoder was trained; class_names:
+    the dataset's. Raises LeakError or InputError if an adapter is not the support's own, or does not fit."""
     routed = load_adapters(pipeline, supports, training)
     limit = MAX_DRAWS * sampling.num_images
     drawn, queue = [], []  # queue: (what it is drawn for, number of the picture)
     for place, support in enumerate(supports):
         words = text or trained_words(pipeline, routed["text_encoder"], place, support, sampling.negative_prompt)
-        adapter_sha256 = lora_files.sha256(support.adapter)
+        adapter_sha256 = progress.digest_of(support)
         rows = progress.earlier_rows(support, adapter_sha256)
         # Numbers that are missing among the earlier ones were blank, so new pictures begin behind the last of them.
         first = 1 + max((progress.number_of(row) for row in rows), default=-1)
@@ -302,7 +306,10 @@ def sample(
 def load_adapters(
     pipeline: StableDiffusionPipeline, supports: Sequence[Support], training: Training
 ) -> dict[str, RoutedLoRA]:
-    """The adapters in the supports' folders, put into the pipeline; raises as sample does."""
+    """The adapters in the supports' folders, put into the pipeline; none if the base alone samples. Raises as sample
+    does."""
+    if all(support.adapter is None for support in supports):
+        return {}
     routed = routed_adapters(pipeline, len(supports), training)
     sizes = {name: part.sizes() for name, part in routed.items()}
     for place, support in enumerate(supports):
@@ -332,11 +339,12 @@ def sampled_rows(
     """The rows of a batch of pictures, each given by what it is drawn for and its number; None for a blank one."""
     for part in routed.values():
         part.route(torch.tensor([of_adapter.place for of_adapter, _ in batch], device=pipeline.device))
-    prompts = [drawn.support.prompts[index % len(drawn.support.prompts)] for drawn, index in batch]
+    asked = [asked_for(drawn.support, index) for drawn, index in batch]
+    prompts = [said.prompt for said in asked]
     seeds = [synthetic_images.image_seed(sampling.seed, drawn.support.condition, index) for drawn, index in batch]
     pictures, flagged = diffusion.sample(
         pipeline,
-        torch.stack([drawn.words[prompt] for (drawn, _), prompt in zip(batch, prompts, strict=True)]),
+        embedded(pipeline, batch, prompts),
         torch.stack([drawn.words[sampling.negative_prompt] for drawn, _ in batch]),
         seeds,
         sampling.resolution,
@@ -344,15 +352,33 @@ def sampled_rows(
         sampling.guidance_scale,
     )
     rows: list[dict | None] = []
-    for (drawn, index), picture, blackened, prompt, seed in zip(batch, pictures, flagged, prompts, seeds, strict=True):
+    for (drawn, index), picture, blackened, said, seed in zip(batch, pictures, flagged, asked, seeds, strict=True):
         shows_something = not (blackened or synthetic_images.is_blank(picture))
-        made_from = {"base_model": sampling.base_model, "prompt": prompt, "seed": seed}
-        rows.append(row_of(drawn, index, picture, made_from) if shows_something else None)
+        made_with = {"base_model": sampling.base_model, "prompt": said.prompt, "seed": seed, "hpo_said": said.terms}
+        rows.append(row_of(drawn, index, picture, made_with) if shows_something else None)
     return rows
 
 
-def row_of(drawn: Drawn, index: int, picture: np.ndarray, made_from: dict) -> dict:
-    """A row of config synthetic. made_from: its base_model, prompt and seed."""
+def asked_for(support: Support, index: int) -> Said:
+    """What picture `index` is asked for: a drawn person, or the prompt of one of the photographs."""
+    if support.drawn:
+        return support.drawn.said(index)
+    return Said(support.prompts[index % len(support.prompts)], None, [])
+
+
+def embedded(
+    pipeline: StableDiffusionPipeline, batch: Sequence[tuple[Drawn, int]], prompts: Sequence[str]
+) -> torch.Tensor:
+    """The embeddings (b, t, d) of a batch's prompts: those of drawn people, of whom each has his own, are made here.
+
+    The text encoder's adapters, if it has any, are routed to the batch already."""
+    if all(drawn.support.drawn is None for drawn, _ in batch):
+        return torch.stack([drawn.words[prompt] for (drawn, _), prompt in zip(batch, prompts, strict=True)])
+    return diffusion.encode_prompts(pipeline, prompts)
+
+
+def row_of(drawn: Drawn, index: int, picture: np.ndarray, made_with: dict) -> dict:
+    """A row of config synthetic. made_with: its base_model, prompt, seed and hpo_said."""
     support = drawn.support
     synthetic_id = f"{support.condition}_{index}"
     return {
@@ -360,10 +386,11 @@ def row_of(drawn: Drawn, index: int, picture: np.ndarray, made_from: dict) -> di
         "synthetic_id": synthetic_id,
         "label": support.condition,
         "generator": "dreambooth",
-        **made_from,
+        **made_with,
         "adapter_sha256": drawn.adapter_sha256,
         "protocol": support.fold.protocol,
         "fold": support.fold.number,
         "source_image_ids": support.image_ids,
         "source_sha256": support.trained_on.source_sha256,
+        "made_from": support.made_from,
     }

@@ -57,6 +57,12 @@ def encode(pipeline: StableDiffusionPipeline, uint8: np.ndarray, rows: Sequence[
     return Encoded(position, *latents, diffusion.embeddings(pipeline, list(words)) if words else {})
 
 
+def without_photographs(pipeline: StableDiffusionPipeline, words: Sequence[str]) -> Encoded:
+    """The embeddings of prompts alone."""
+    nothing = torch.empty(0)
+    return Encoded({}, nothing, nothing, diffusion.embeddings(pipeline, list(words)))
+
+
 def prior_latents(
     accelerator: Accelerator, pipeline: StableDiffusionPipeline, prior: Prior, file: Path, settings_sha256: str
 ) -> torch.Tensor:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -49,7 +50,7 @@ def check(supports: Sequence[Support], max_train_steps: int, num_images: int) ->
     supports', with other settings, or is more than is asked for. Checks everything, and changes nothing."""
     for folder, own in by_folder(supports).items():
         steps = {support.condition: trained_steps(support, max_train_steps) for support in own}
-        trained = {each.condition: lora_files.sha256(each.adapter) for each in own if steps[each.condition]}
+        trained = {each.condition: digest_of(each) for each in own if steps[each.condition]}
         for support in own:
             if steps[support.condition] == max_train_steps and support.part.is_file():
                 rows = synthetic_images.checked_rows(
@@ -59,6 +60,7 @@ def check(supports: Sequence[Support], max_train_steps: int, num_images: int) ->
                 if foreign:
                     image = f"image {foreign[0]['synthetic_id']} is not of the adapter {support.adapter}"
                     raise InputError(f"{support.part}: {image}; {RESAMPLE}")
+                _check_prompts(support.part, rows, {support.condition: support})
                 _check_number(support.part, len(rows), num_images)
         check_dataset(folder, own, trained, num_images)
 
@@ -77,8 +79,17 @@ def check_dataset(folder: Path, supports: Sequence[Support], trained: dict[str, 
     for row in rows:
         if row["adapter_sha256"] != trained[row["label"]]:
             raise InputError(f"{dataset}: image {row['synthetic_id']} is not of an adapter that lies there; {RESAMPLE}")
+    _check_prompts(dataset, rows, {support.condition: support for support in supports})
     if len(rows) != sampled["n_images"]:
         raise InputError(f"{dataset}: holds {len(rows)} images, and {sampled['n_images']} were made; {RESAMPLE}")
+
+
+def _check_prompts(place: Path, rows: Sequence[dict], supports: dict[str, Support]) -> None:
+    """Raise InputError for an image that was asked for otherwise than here; supports: by condition."""
+    for row in rows:
+        drawn = supports[row["label"]].drawn
+        if drawn and row["prompt"] != drawn.said(number_of(row)).prompt:
+            raise InputError(f"{place}: image {row['synthetic_id']} was made from another prompt than here; {RESAMPLE}")
 
 
 def _check_number(place: Path, n: int, num_images: int) -> None:
@@ -87,7 +98,11 @@ def _check_number(place: Path, n: int, num_images: int) -> None:
 
 
 def trained_steps(support: Support, max_train_steps: int) -> int:
-    """How many steps the adapter in the support's folder was trained for, 0 if there is none; raises as check does."""
+    """How many steps the adapter in the support's folder was trained for, 0 if there is none; raises as check does.
+
+    Without an adapter nothing is left to train, so it is max_train_steps."""
+    if support.adapter is None:
+        return max_train_steps
     if not support.adapter.exists():
         return 0
     what = f"adapter {support.adapter}"
@@ -123,7 +138,13 @@ def done(support: Support, max_train_steps: int, num_images: int) -> bool:
     sampled = sampled_with(support.folder) if (support.folder / "synthetic").is_dir() else None
     if sampled is None or sampled["num_images"] != num_images:
         return False
-    return sampled["adapter_sha256"].get(support.condition) == lora_files.sha256(support.adapter)
+    recorded = sampled["adapter_sha256"]
+    return support.condition in recorded and recorded[support.condition] == digest_of(support)
+
+
+def digest_of(support: Support) -> str | None:
+    """The digest of the adapter's file, which stands in the rows of its images; None: the base alone samples."""
+    return lora_files.sha256(support.adapter) if support.adapter else None
 
 
 def sampled_with(folder: Path) -> dict | None:
@@ -140,12 +161,15 @@ def dataset_files(folder: Path) -> list[Path]:
     return sorted((folder / "synthetic" / "synthetic").glob("*.parquet"))
 
 
-def earlier_rows(support: Support, adapter_sha256: str) -> list[dict]:
+def earlier_rows(support: Support, adapter_sha256: str | None) -> list[dict]:
     """The rows, with their pictures, that were sampled from this adapter before, by increasing number."""
     files = [support.part] if support.part.is_file() else dataset_files(support.folder)
+    column, start = pc.field("adapter_sha256"), f"{support.condition}_"
+    wanted = column.is_null() if adapter_sha256 is None else column == adapter_sha256
+    wanted &= pc.starts_with(pc.field("synthetic_id"), start)
     rows = []
     for file in files:
-        rows += pq.read_table(file, filters=[("adapter_sha256", "==", adapter_sha256)]).to_pylist()
+        rows += pq.read_table(file, filters=wanted).to_pylist()
     own = [row | {"label": support.condition} for row in rows if condition_of(row) == support.condition]
     return sorted(own, key=number_of)
 
@@ -196,6 +220,7 @@ def prepare(
     settings: dict,
     parts: Sequence[str],
     results: Sequence[str],
+    supports: Sequence[Support],
     batches: Sequence[Sequence[Support]],
     max_train_steps: int,
     num_images: int,
@@ -204,18 +229,18 @@ def prepare(
     """Start the run's folder anew, or check all that it would be resumed from; it is readable by its owner only.
 
     settings: what the images depend on; parts: names of what is removed unless resuming, besides the folds' folders;
-    results: names of the files that are always removed, once nothing was refused."""
+    results: names of the files that are always removed, once nothing was refused; supports: of all images; batches: of
+    those whose adapters are trained together."""
     of_folds = ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
     prepare_output(output_dir, settings, (*parts, *of_folds), (), resume, "train_dreambooth.py")
     output_dir.chmod(0o700)
-    supports = [support for batch in batches for support in batch]
     if resume:
         check(supports, max_train_steps, num_images)
         for batch in batches:
             check_checkpoint(batch, max_train_steps)
     for name in results:
         (output_dir / name).unlink(missing_ok=True)
-    name_sources(supports)
+    name_sources([support for batch in batches for support in batch])
 
 
 def sources_of(supports: Sequence[Support]) -> dict:
@@ -230,6 +255,13 @@ def name_sources(supports: Sequence[Support]) -> None:
     for own in by_folder(supports).values():
         own[0].work.mkdir(parents=True, exist_ok=True)
         write_json(own[0].work / SOURCES_NAME, sources_of(own))
+
+
+def remove_parts(supports: Sequence[Support], folder: Path) -> None:
+    """Remove the finished parts of a fold's folder, whose images come from an adapter that is about to change."""
+    for support in supports:
+        if support.folder == folder:
+            support.part.unlink(missing_ok=True)
 
 
 def keep_checkpoints(batches: Sequence[Sequence[Support]]) -> None:
@@ -252,7 +284,9 @@ def finish_datasets(supports: Sequence[Support], num_images: int) -> list[str]:
             finish_dataset(folder, own, num_images)
             sheet = synthetic_images.contact_sheet(folder / "synthetic")
             write_atomically(folder / synthetic_images.SHEET_NAME, lambda file, sheet=sheet: sheet.save(file, "PNG"))
-        written += [f"{folder}/adapters"] + [f"{folder}/synthetic, samples.png"] * bool(num_images)
+        written += [f"{folder}/adapters"] * bool(own[0].adapter) + [f"{folder}/synthetic, samples.png"] * bool(
+            num_images
+        )
     return written
 
 
@@ -263,7 +297,7 @@ def adapter_records(supports: Sequence[Support]) -> list[dict]:
             "fold": support.fold.number,
             "condition": support.condition,
             "n_photographs": len(support.rows),
-            "adapter_sha256": lora_files.sha256(support.adapter),
+            "adapter_sha256": digest_of(support),
         }
         for support in supports
     ]
@@ -278,5 +312,5 @@ def finish_dataset(folder: Path, supports: Sequence[Support], num_images: int) -
         raise InputError(f"{folder.name}: {reason}")
     (folder / SAMPLED_NAME).unlink(missing_ok=True)  # it describes the images that are replaced now
     synthetic_images.write_dataset(folder / "synthetic", parts)
-    digests = {support.condition: lora_files.sha256(support.adapter) for support in supports}
+    digests = {support.condition: digest_of(support) for support in supports}
     write_json(folder / SAMPLED_NAME, {"num_images": num_images, "adapter_sha256": digests, "n_images": n})

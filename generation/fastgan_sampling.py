@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from curation import protocols
+from curation.schema import ADAPTER
 from generation import fastgan, fastgan_training, synthetic_images
 from generation.fastgan_training import snapshot_file
 from harness.errors import InputError
@@ -175,7 +176,7 @@ def sample_fold(
     conditions = trained if sampling.class_conditional else [None]
     constants = {"generator": GENERATOR, "base_model": None, "prompt": None, "protocol": fold.protocol}
     constants |= {"fold": fold.number, "source_image_ids": sources.image_ids}
-    constants |= {"source_sha256": sources.trained_on.source_sha256}
+    constants |= {"source_sha256": sources.trained_on.source_sha256, "made_from": ADAPTER, "hpo_said": None}
     asked_sha256 = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     parts_folder = folder / "parts" / asked_sha256[:16]  # parts of other images are of no use
     stride = len(sampling.sample_from)

@@ -7,7 +7,8 @@
 
 `paper` scores by the cosine to the condition's mean descriptor. The other descriptors score by discriminant analysis
 with a shrunk within-class covariance (classification.linear_probe), as a log-probability among the conditions, all
-equally frequent. An image without a face has nan in its descriptor and gets nan everywhere."""
+equally frequent; with profiles of the conditions' terms, class means are drawn towards what these predict
+(classification.knowledge_prior). An image without a face has nan in its descriptor and gets nan everywhere."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from scipy.spatial.distance import cdist
 from scipy.special import expit, logsumexp
 from sklearn.linear_model import LogisticRegression
 
+from classification.knowledge_choice import Choice, choose, span
+from classification.knowledge_prior import Teachers, informed_discriminants
 from classification.linear_probe import FALLBACK_SHRINKAGE, LinearProbe, choose_regularisation, fit_discriminants
 from curation import protocols
 from generation.descriptors import KINDS, Alignment, described, prepare, unit_length
@@ -76,6 +79,31 @@ def log_odds(scores: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of all C classes, and how much of it counts."""
+
+    profiles: np.ndarray  # (C, T) frequency of each term in 0..1, nan in the row of a class of which nothing is known
+    choice: Choice
+
+    def probe(self, prepared: np.ndarray, labels: np.ndarray) -> LinearProbe:
+        """Discriminants of the classes of training images, prepared (n, d) with labels (n,)."""
+        teachers, centre, axes = _teachers(prepared, labels, self.profiles)
+        (probe,) = informed_discriminants(teachers, self.profiles, self.choice.shares, [self.choice.shrinkage])
+        seen = np.unique(labels)
+        weights = probe.weights[seen] @ axes
+        return LinearProbe(seen, weights, probe.biases[seen] - weights @ centre, probe.shrinkage)
+
+
+def _teachers(
+    prepared: np.ndarray, labels: np.ndarray, profiles: np.ndarray
+) -> tuple[Teachers, np.ndarray, np.ndarray]:
+    """Training images (n, d) as teachers of what terms look like, in few dimensions: see knowledge_choice.span."""
+    centre, axes = span(prepared)
+    domains = np.zeros(len(labels), np.int64)
+    return Teachers((prepared - centre) @ axes.T, profiles[labels], labels, domains), centre, axes
+
+
+@dataclass(frozen=True)
 class Scorer:
     """Raw scores of descriptors: cosines to the class means for `paper`, discriminants for the others."""
 
@@ -86,12 +114,18 @@ class Scorer:
     probe: LinearProbe | None  # for all but `paper`
 
     @staticmethod
-    def fitted_to(kind: str, descriptors: np.ndarray, labels: np.ndarray, shrinkage: float) -> "Scorer":
-        """descriptors (n, d) without nan, labels (n,); shrinkage of the covariance within classes, above 0 up to 1."""
+    def fitted_to(
+        kind: str, descriptors: np.ndarray, labels: np.ndarray, shrinkage: float, known: Known | None = None
+    ) -> "Scorer":
+        """descriptors (n, d) without nan, labels (n,); shrinkage of the covariance within classes, above 0 up to 1.
+
+        known: what is known of the classes, whose own shrinkage serves then."""
         alignment = Alignment.fitted_to(descriptors) if kind in ("shape", "dense") else None
         prepared = prepare(kind, descriptors, alignment)
         classes, counts = np.unique(labels, return_counts=True)
         prototypes = np.stack([prepared[labels == c].mean(axis=0) for c in classes])
+        if known is not None:
+            return Scorer(kind, classes, prototypes, alignment, known.probe(prepared, labels))
         probe = None if kind == "paper" else fit_discriminants(prepared, labels, [shrinkage])[0]
         if kind == "embedding":
             probe = _drawn_to_centre(probe, counts, prepared.mean(axis=0), EMBEDDING_EXTRA_IMAGES)
@@ -136,6 +170,7 @@ class Fitted:
     n_classes: int
     calibration: Calibration
     people: ClassMeans  # of the training images, a group counting once
+    choice: Choice | None = None  # whether and how much knowledge of the conditions counts; None: there is none
 
     def scores(self, descriptors: np.ndarray) -> np.ndarray:
         """How alike each image is to each class: (m, d) to (m, n_classes), larger is more alike.
@@ -209,16 +244,29 @@ class Fitted:
         return spread
 
 
-def fit(descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_classes: int, kind: str) -> Fitted:
+def fit(
+    descriptors: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    n_classes: int,
+    kind: str,
+    profiles: np.ndarray | None = None,
+) -> Fitted:
     """Class means, discriminants and calibration from the training images of a fold.
 
     descriptors (n, d) from `describe`, labels (n,) in 0..n_classes-1, groups (n,): patients with their near duplicates.
     All rows are used, except those with nan; hand in training images only. Shrinkage is chosen on inner folds, as for
     the linear probe; temperature and calibration on images whose group was left out, CALIBRATION_FOLDS times. A group
-    is never divided. Deterministic. Raises InputError if no training image has a face, ValueError for other shapes,
-    labels and kinds."""
+    is never divided. profiles (n_classes, T): frequency in 0..1 of each annotated term in each class, nan in the row of
+    a class of which nothing is known; how much they count is chosen on these images too, and may be nothing. A class
+    without training images is not scored either way. Deterministic. Raises InputError if no training image has a face,
+    ValueError for other shapes, labels and kinds, and for profiles with `paper`."""
     if kind not in KINDS:
         raise ValueError(f"there is no descriptor {kind!r}; choose from {', '.join(KINDS)}")
+    if profiles is not None and (kind == "paper" or profiles.ndim != 2 or len(profiles) != n_classes):
+        raise ValueError(
+            f"descriptor {kind}: profiles have shape {profiles.shape}; give (n_classes, T), and another kind"
+        )
     descriptors = _checked_descriptors(descriptors)
     labels = _checked_labels(labels, len(descriptors), n_classes, lowest=0)
     groups = np.asarray(groups)
@@ -233,19 +281,28 @@ def fit(descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_class
             "use another face detector"
         )
     descriptors, labels, groups = descriptors[usable], labels[usable], groups[usable]
-    shrinkage = FALLBACK_SHRINKAGE
+    shrinkage, known, choice = FALLBACK_SHRINKAGE, None, None
     if kind != "paper":
         alignment = Alignment.fitted_to(descriptors) if kind in ("shape", "dense") else None
-        chosen = choose_regularisation(prepare(kind, descriptors, alignment), labels, groups)
+        prepared = prepare(kind, descriptors, alignment)
+        chosen = choose_regularisation(prepared, labels, groups)
         shrinkage = chosen[0] if chosen else FALLBACK_SHRINKAGE
-    scorer = Scorer.fitted_to(kind, descriptors, labels, shrinkage)
-    calibration = _calibrated(scorer, descriptors, labels, groups, shrinkage)
+        if profiles is not None:
+            choice = choose(_teachers(prepared, labels, profiles)[0], profiles, labels, groups)
+            known = Known(profiles, choice) if choice.used else None
+    scorer = Scorer.fitted_to(kind, descriptors, labels, shrinkage, known)
+    calibration = _calibrated(scorer, descriptors, labels, groups, shrinkage, known)
     people = ClassMeans.of(prepare(kind, descriptors, scorer.alignment), labels, groups)
-    return Fitted(scorer, n_classes, calibration, people)
+    return Fitted(scorer, n_classes, calibration, people, choice)
 
 
 def _calibrated(
-    scorer: Scorer, descriptors: np.ndarray, labels: np.ndarray, groups: np.ndarray, shrinkage: float
+    scorer: Scorer,
+    descriptors: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    shrinkage: float,
+    known: Known | None,
 ) -> Calibration:
     """Temperature of least log loss, then slope and intercept, on images (n, d) whose group was left out of the fit."""
     fold = protocols.strict_folds(labels.tolist(), groups.tolist(), CALIBRATION_FOLDS)
@@ -253,7 +310,7 @@ def _calibrated(
     raw = np.full((len(labels), len(scorer.classes)), np.nan)  # out of fold
     for number in np.unique(fold[fold >= 0]):
         train = (fold != number) & ~np.isin(groups, groups[fold == number])
-        part = Scorer.fitted_to(scorer.kind, descriptors[train], labels[train], shrinkage)
+        part = Scorer.fitted_to(scorer.kind, descriptors[train], labels[train], shrinkage, known)
         columns = np.searchsorted(scorer.classes, part.classes)
         prepared = prepare(part.kind, descriptors[fold == number], part.alignment)
         raw[np.ix_(fold == number, columns)] = part(prepared)

@@ -148,7 +148,8 @@ def admit(inputs: Inputs) -> None:
             continue
         guard = Guard(protocols.of_photographs(side.fold, len(inputs.images)), columns)
         for part, rows in zip(inputs.parts, side.rows, strict=True):
-            light = part.select_columns(list(LIGHT_COLUMNS))
+            names = [name for name in LIGHT_COLUMNS if name in part.column_names]
+            light = part.select_columns(names)
             for start in range(0, len(rows), ROWS_AT_ONCE):  # each row lists all its sources
                 some = light.select(rows[start : start + ROWS_AT_ONCE])
-                guard.admit_synthetic({name: some[name][:] for name in LIGHT_COLUMNS}, simulated)
+                guard.admit_synthetic({name: some[name][:] for name in names}, simulated)

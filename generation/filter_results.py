@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 
 from curation import protocols
 from curation.opening import is_simulated, load_synthetic
+from curation.schema import WORDS
 from generation import foreign_images, membership_attack, privacy, realism, score_provenance
 from generation.face_examination import Examined
 from generation.filter_files import PRIVACY_REPORT
@@ -105,7 +107,7 @@ def write_results(
         if side.name != foreign_images.UNKNOWN
     }
     score_provenance.write_record(folder, load_synthetic(str(folder)), settings, compared_with)
-    of_parts = [np.array(part["generator"][:], dtype=object) for part in inputs.parts]
+    of_parts = [np.array(generators_of(part), dtype=object) for part in inputs.parts]
     generators = np.concatenate([of_parts[number][rows] for number, rows in outcome.blocks])
     results = {
         "simulated": is_simulated(inputs.images),
@@ -144,6 +146,7 @@ def side_results(
         "mean": {name: _mean(scores[name]) for name in mean_of},
         "mean_of_kept": {name: _mean(scores.loc[scores["kept"], name]) for name in mean_of},
         "calibration": dataclasses.asdict(fold_filter.fitted.calibration),
+        "knowledge": dataclasses.asdict(choice) if (choice := fold_filter.fitted.choice) else None,
         "thresholds": {
             name: dataclasses.asdict(value) if isinstance(value, privacy.Threshold) else value
             for name, value in fold_filter.thresholds.items()
@@ -233,7 +236,8 @@ def people_of(
     identities (n, d): of all photographs; sources: digests of those that the generator saw. Members are the people in
     these, and not the whole training side: --k_shot shows a generator a part of it, and the others would hide those who
     are given away. They take no part, since the filter rejects what resembles them, too. Of images that name no source
-    (unknown origin) all photographs of the side may be members."""
+    all photographs of the side count as members: those of unknown origin may have seen any, and of those made from
+    words alone, which saw none, the attack then shows whether the base gives somebody away."""
     labels, groups = np.array(inputs.images["label"][:]), np.array(inputs.images["group_id"][:], dtype=object)
     seen = fold.train
     if sources:
@@ -242,6 +246,15 @@ def people_of(
     rows = np.concatenate([seen, fold.test])
     rows = rows[np.isfinite(identities[rows]).all(axis=1)]
     return membership_attack.People(identities[rows], labels[rows], groups[rows], np.isin(rows, seen))
+
+
+def generators_of(images: datasets.Dataset) -> list[str]:
+    """Who made each image (m,); what a generator made from words alone is attacked apart from what it learnt."""
+    generators = images["generator"][:]
+    if "made_from" not in images.column_names:
+        return generators
+    pairs = zip(generators, images["made_from"][:], strict=True)
+    return [f"{name} ({made_from} alone)" if made_from == WORDS else name for name, made_from in pairs]
 
 
 def sources_of(inputs: Inputs, outcome: Outcome, images: np.ndarray) -> set[str]:

@@ -8,6 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from curation import protocols
+from curation.leak_guard import Guard, columns_for_guard
 from generation.face_examination import Examined, Examiner
 from generation.filter_inputs import Inputs
 from generation.fold_filter import FoldFilter, Photographs
@@ -35,13 +37,19 @@ def examine_photographs(
     return Examined.joined([Examined.load(file) for file in files])
 
 
-def fit_filters(inputs: Inputs, photographs: Examined, kind: str, lpips: nn.Module | None) -> dict[str, FoldFilter]:
-    """A filter for each side, fitted on the side's training photographs and on no others."""
+def fit_filters(
+    inputs: Inputs, photographs: Examined, kind: str, lpips: nn.Module | None, profiles: np.ndarray | None = None
+) -> dict[str, FoldFilter]:
+    """A filter for each side, fitted on the side's training photographs and on no others.
+
+    profiles: see FoldFilter.fitted_to. Raises LeakError if a side's training side overlaps with what it holds out."""
     labels, groups = np.array(inputs.images["label"][:]), np.array(inputs.images["group_id"][:])
     image_ids = inputs.images["image_id"][:]
+    columns = columns_for_guard(inputs.images) | {"sha256": inputs.digests}
     filters = {}
     for side in inputs.sides:
-        rows = side.fold.train
+        guard = Guard(protocols.of_photographs(side.fold, len(labels)), columns)
+        rows = guard.admit(side.fold.train, "the filter's class means")
         training = Photographs(
             photographs.rows(rows),
             [image_ids[row] for row in rows.tolist()],
@@ -49,7 +57,7 @@ def fit_filters(inputs: Inputs, photographs: Examined, kind: str, lpips: nn.Modu
             groups[rows],
             len(inputs.class_names),
         )
-        filters[side.name] = FoldFilter.fitted_to(training, kind, lpips)
+        filters[side.name] = FoldFilter.fitted_to(training, kind, lpips, profiles)
     return filters
 
 

@@ -47,12 +47,15 @@ class FoldFilter:
     lpips_features: PhotographFeatures | None
 
     @staticmethod
-    def fitted_to(photographs: Photographs, kind: str, lpips: nn.Module | None) -> "FoldFilter":
-        """lpips: see perceptual_distance.load_lpips; None leaves the column out. Raises InputError without a face."""
+    def fitted_to(
+        photographs: Photographs, kind: str, lpips: nn.Module | None, profiles: np.ndarray | None = None
+    ) -> "FoldFilter":
+        """lpips: see perceptual_distance.load_lpips; None leaves the column out. profiles (C, T): of the conditions'
+        terms, see fidelity.fit. Raises InputError without a face."""
         examined, labels, groups = photographs.examined, photographs.labels, photographs.groups
         arguments = (labels, groups, photographs.n_classes)
         paper = fidelity.fit(described("paper", examined), *arguments, "paper")
-        fitted = paper if kind == "paper" else fidelity.fit(described(kind, examined), *arguments, kind)
+        fitted = paper if kind == "paper" else fidelity.fit(described(kind, examined), *arguments, kind, profiles)
         references = {}
         for label in np.unique(labels).tolist() if lpips is not None else ():
             references[label] = class_reference(lpips, examined.pixels[labels == label])

@@ -1,5 +1,7 @@
 """What the generators' commands let a user choose from, by name; light, so that --help and refusals come at once."""
 
+PROMPTS_FROM = ("instance", "conditions")  # instance: the photographs' prompts; conditions: a person drawn per image
+NONE, CONDITION, PHENOTYPE = ADAPTERS = ("none", "condition", "phenotype")  # that sample beside the base
 SCHEDULERS = ("dpmsolver++", "ddim", "pipeline")  # that sample; pipeline: the one that the pipeline came with
 MIXED_PRECISION = ("no", "fp16", "bf16")  # of the frozen networks of a diffusion pipeline
 FASTGAN_RESOLUTIONS = (64, 128, 256, 512, 1024)  # px

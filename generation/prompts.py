@@ -60,6 +60,16 @@ def rare_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return words
 
 
+def identifiers(class_names: Sequence[str], tokenizer: PreTrainedTokenizerBase, template: str) -> dict[str, str]:
+    """Condition -> the word by which a template names it: a rare word or the abbreviation; empty if by neither."""
+    fields = fields_of(template)
+    rare_words = rare_tokens(tokenizer) if "rare_token" in fields else []
+    if rare_words:
+        return {name: rare_words[label % len(rare_words)] for label, name in enumerate(class_names)}
+    named = fields & {"rare_token", "disease_abbr"}
+    return {name: name if named else "" for name in class_names}
+
+
 # ----------------------------------------------------------------------------------------- what a photograph is called
 
 
@@ -105,6 +115,11 @@ def count_tokens(pipeline: StableDiffusionPipeline, prompt: str) -> int:
     return len(pipeline.tokenizer(prompt, truncation=False, verbose=False).input_ids)
 
 
+def fits(pipeline: StableDiffusionPipeline, prompt: str) -> bool:
+    """Whether the text encoder reads all of a prompt."""
+    return count_tokens(pipeline, prompt) <= prompt_limit(pipeline)
+
+
 def check_prompt(pipeline: StableDiffusionPipeline, prompt: str, flag: str) -> None:
     """Raise InputError for a prompt whose end the text encoder would not read; flag: where it was given."""
     n, limit = count_tokens(pipeline, prompt), prompt_limit(pipeline)
@@ -135,3 +150,21 @@ def fitting_prompts(
         if terms[n:]:
             left_out[row] = terms[n:]
     return prompts, left_out
+
+
+def terms_left_out(left_out: dict[int, list[str]], n_prompts: int, image_ids: Sequence[str], limit: int) -> str:
+    """A line for the screen: for how many photographs HPO terms had to be left out of the prompt, and the first."""
+    row, terms = next(iter(left_out.items()))
+    first = f"first at {image_ids[row]}: {', '.join(terms)}"
+    start = f"prompts: the text encoder reads {limit} tokens; terms are left out"
+    return f"{start} at {len(left_out)} of {n_prompts} photographs, {first}"
+
+
+def by_condition(
+    left_out: dict[int, list[str]], class_names: Sequence[str], labels: Sequence[int]
+) -> dict[str, list[str]]:
+    """Condition -> the HPO terms that were left out of any of its prompts."""
+    terms_of: dict[str, set[str]] = {}
+    for row, terms in left_out.items():
+        terms_of.setdefault(class_names[labels[row]], set()).update(terms)
+    return {condition: sorted(terms) for condition, terms in sorted(terms_of.items())}

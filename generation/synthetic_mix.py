@@ -21,6 +21,7 @@ from imaging import near_duplicates
 from imaging.pixel_cache import JoinedArrays
 
 LIGHT_COLUMNS = ("synthetic_id", "generator", "protocol", "fold", "source_image_ids", "source_sha256")
+LIGHT_COLUMNS += ("made_from", "adapter_sha256")  # null in images of a generator that has no such column
 # Scores by which images are ranked under each protocol: the first that the images have. The paper ranks by cosine.
 RANKED_BY = {"strict": ("phenotype_probability", "cosine"), "paper": ("cosine",)}
 FINGERPRINT_DIGITS = 8  # of a folder, put before the synthetic_id: two folders may both hold an AAR_1
@@ -241,10 +242,11 @@ def class_numbers(name: str, images: datasets.Dataset, class_names: Sequence[str
 
 
 def light_columns(name: str, images: datasets.Dataset, fingerprint: str) -> dict[str, list]:
-    """Those of LIGHT_COLUMNS that the images have, and `image_id`, unique in a fold.
+    """LIGHT_COLUMNS, null where the images have no such column, and `image_id`, unique in a fold.
 
     Raises InputError for a synthetic_id that occurs twice in a fold."""
-    light = {column: images[column][:] for column in LIGHT_COLUMNS if column in images.column_names}
+    nothing, there = [None] * len(images), images.column_names
+    light = {column: images[column][:] if column in there else nothing for column in LIGHT_COLUMNS}
     shared: dict[tuple, tuple] = {}  # all images of a generator, perhaps thousands, share one tuple of sources
     for column in ("source_image_ids", "source_sha256"):
         light[column] = [shared.setdefault(tuple(values), tuple(values)) for values in light[column]]

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
+from harness import derived_places
 from harness.errors import InputError, LeakError, ProtocolError, one_line
 from harness.run_folder import check_apart
 
@@ -116,12 +117,19 @@ def _leave(folder: Path, name: str) -> list[Path]:
     return new_folders
 
 
-def check_output_dir(accelerator: Accelerator, output_dir: Path, datasets: Sequence[str]) -> None:
+def check_output_dir(
+    accelerator: Accelerator, output_dir: Path, datasets: Sequence[str], cache_dir: Path | None = None
+) -> None:
     """Raise InputError if --output_dir lies in a dataset's folder, or is not one folder for all processes.
 
-    datasets: folders, or names on the Hub, in which nothing can lie. Called at the start of a run."""
+    datasets: folders, or names on the Hub, in which nothing can lie; they are told what is made from them, and where
+    their pixels are kept. Called at the start of a run."""
     check_apart(output_dir, datasets)
     check_shared(accelerator, output_dir, "--output_dir")
+    if accelerator.is_main_process:
+        derived_places.note(datasets, output_dir, derived_places.RUN)
+        if cache_dir is not None:
+            derived_places.note(datasets, cache_dir, derived_places.CACHE)
 
 
 def check_shared(accelerator: Accelerator, folder: Path, flag: str) -> None:

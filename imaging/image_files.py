@@ -7,6 +7,7 @@ import zlib
 import simplejpeg
 
 JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+MAX_RESOLUTION = 4800  # px per inch or centimetre that a JPEG may state
 MAX_PADDING_BYTES = 64  # after a JPEG's last block, or between its segments; more are blocks that were not decoded
 JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD} - {0xC8}  # frame, scan, Huffman, quantisation, restart
 PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sBIT"}
@@ -46,6 +47,7 @@ def _strip_jpeg(file_bytes: bytes, notes: list[str]) -> bytes:
     decoder can say whether all blocks are there. A file that ends between its scans is refused, since a decoder would
     show what it has, blurred or in false colours."""
     kept, at, scans = [file_bytes[:2]], 2, Scans()
+    heads: dict[int, int] = {}  # JFIF's and Adobe's marker -> place of the first segment: a second one says nothing
     while True:
         stray = _stray_bytes(file_bytes, at)
         if stray:
@@ -71,12 +73,28 @@ def _strip_jpeg(file_bytes: bytes, notes: list[str]) -> bytes:
         if marker == 0xDA:
             after = _end_of_scan(file_bytes, after)
         if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 12:
-            kept.append(b"\xff\xe0\x00\x10" + body[:12] + b"\x00\x00")
+            heads.setdefault(marker, len(kept))
+            kept += [b"\xff\xe0\x00\x10" + _jfif(body)] * (heads[marker] == len(kept))
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
-            kept.append(b"\xff\xee\x00\x0e" + body[:12])
+            heads.setdefault(marker, len(kept))
+            kept += [b"\xff\xee\x00\x0e" + _adobe(body)] * (heads[marker] == len(kept))
         elif marker in JPEG_KEPT:
             kept.append(file_bytes[at:after])
         at = after
+
+
+def _jfif(body: bytes) -> bytes:
+    """JFIF's segment without thumbnail: version, and a resolution only if it is one (ITU-T T.871, 10.1)."""
+    version, unit, (across, down) = body[5:7], body[7], struct.unpack(">HH", body[8:12])
+    version = version if version in (b"\1\0", b"\1\1", b"\1\2") else b"\1\1"
+    is_resolution = unit <= 2 and across == down <= MAX_RESOLUTION
+    return b"JFIF\0" + version + (body[7:12] if is_resolution else b"\0\0\1\0\1") + b"\0\0"
+
+
+def _adobe(body: bytes) -> bytes:
+    """Adobe's segment: version and flags as its programs write them, and how colours are coded."""
+    is_usual = body[5:7] in (b"\0\x64", b"\0\x65") and body[7] in (0, 0x40, 0x80, 0xC0) and not any(body[8:11])
+    return b"Adobe" + (body[5:11] if is_usual else b"\0\x64\0\0\0\0") + body[11:12]
 
 
 def _stray_bytes(file_bytes: bytes, at: int) -> int:
@@ -196,7 +214,7 @@ def _strip_png(file_bytes: bytes) -> bytes:
         if kind == b"IEND":
             break
         at = after
-    if len(header) != 13 or _inflated_bytes(pixels) < _png_raw_bytes(header):
+    if len(header) != 13 or _inflated_bytes(pixels) < png_raw_bytes(header):
         raise damaged  # Pillow would fill the missing rows with black
     return b"".join(kept)
 
@@ -214,7 +232,17 @@ def _inflated_bytes(pieces: list[bytes]) -> int:
         return 0
 
 
-def _png_raw_bytes(header: bytes) -> int:
+def png_chunks(png: bytes) -> list[tuple[bytes, bytes]]:
+    """Kinds and contents of the chunks of a PNG as strip_metadata returns it."""
+    chunks, at = [], 8
+    while at < len(png):
+        after = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        chunks.append((png[at + 4 : at + 8], png[at + 8 : after - 4]))
+        at = after
+    return chunks
+
+
+def png_raw_bytes(header: bytes) -> int:
     """Bytes of a PNG's filtered rows, from its 13-byte IHDR."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     passes = ADAM7 if interlaced else ((0, 0, 1, 1),)

@@ -1,11 +1,11 @@
 """One photograph: read, checked, freed of metadata without touching its pixels, and described.
 
-The published bytes are the file's own without EXIF, GPS, XMP, IPTC, comments, thumbnails, colour profiles and whatever
-follows the end of the image. Pixels are encoded anew only if they would be misread otherwise: an EXIF orientation is
-applied, colours that are not sRGB become sRGB (colour_profiles.py), 16-bit grey is scaled to 8 bits, transparency is
-laid on white, CMYK becomes RGB, and formats that cannot be cleaned byte by byte (image_files.py) become PNG. A damaged
-file is refused, above all a JPEG or PNG whose missing rows a decoder would fill with grey or black. A JPEG with an
-untidy end that holds all of its blocks is accepted.
+The published bytes are the file's own without EXIF, GPS, XMP, IPTC, comments, thumbnails, colour profiles, whatever
+follows the end of the image, and room for anything but pixels (spare_bytes.py). Pixels are encoded anew only if they
+would be misread otherwise: an EXIF orientation is applied, colours that are not sRGB become sRGB (colour_profiles.py),
+16-bit grey is scaled to 8 bits, transparency is laid on white, CMYK becomes RGB, and formats that cannot be cleaned
+byte by byte (image_files.py) become PNG. A damaged file is refused, above all a JPEG or PNG whose missing rows a
+decoder would fill with grey or black. A JPEG with an untidy end that holds all of its blocks is accepted.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from imaging.image_files import (
     less_surplus,
     strip_metadata,
 )
+from imaging.spare_bytes import without_spare_bytes
 
 MIN_SIDE_PX = 32
 MAX_ASPECT = 8  # longer side / shorter side
@@ -78,10 +79,11 @@ def read(path: Path) -> tuple[Photograph, bytes, Image.Image]:
     if published is None or orientation > 1 or to_srgb or _is_misread(image):
         image = _upright_and_plain(image, orientation, bits, to_srgb)
         published = _encode(image, file_bytes if true_format == "JPEG" else None, same_colours=to_srgb is None)
-        rewritten = True
+        published, rewritten = _tight(published, image), True
     else:
         image = image if image.mode in ("L", "RGB") else image.convert("RGB")
-        rewritten = False
+        tight = _tight(published, image)
+        rewritten, published = tight != published, tight
     rgb = image.convert("RGB")
     photograph = Photograph(
         sha256=hashlib.sha256(published).hexdigest(),
@@ -94,6 +96,14 @@ def read(path: Path) -> tuple[Photograph, bytes, Image.Image]:
         notes=tuple(notes),
     )
     return photograph, published, image
+
+
+def _tight(published: bytes, image: Image.Image) -> bytes:
+    """The publishable bytes without room for anything but pixels; a PNG of these if a JPEG is of an unusual kind."""
+    try:
+        return without_spare_bytes(published)
+    except PhotographError:
+        return _encode(image, source_jpeg=None, same_colours=True)
 
 
 def _file_bytes(path: Path) -> bytes:
@@ -326,6 +336,8 @@ def _encode(image: Image.Image, source_jpeg: bytes | None, same_colours: bool) -
 
     same_colours: whether the colours are the source's. Then they fall onto the steps of its quantisation, which is used
     again. Colours that were converted fall between those steps, and are kept by finer ones instead."""
+    image = image.copy()
+    image.info = {}  # what Pillow would write into the file
     if source_jpeg is not None:
         source = Image.open(io.BytesIO(source_jpeg), formats=FORMATS)
         if source.mode in ("L", "RGB"):

@@ -29,11 +29,13 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from harness.errors import InputError, one_line
-from harness.files import check_writable, read_json, sha256_of, write_json
+from harness.files import check_writable, read_json, sha256_of, write_atomically, write_json
 from harness.launched_processes import LATE_S, in_main_process, machines, which_see
 from imaging import corruptions, faces, near_duplicates
 
 BLOCK_ROWS = 16  # photographs per call of the detector: the same ones for any number of processes
+SOURCES = ".sources.txt"  # ends the name of the list of the photographs in a cache: their digests, one a line
+DIGEST_COLUMNS = ("sha256", "original_sha256", "source_sha256")  # of a photograph, of what was made from one or more
 LAYOUT = 2  # raise it when the same settings give other pixels than before
 
 
@@ -140,7 +142,7 @@ def _make(
         # The others wait here while another run makes the same files.
         fault = in_main_process(accelerator, lambda: _fault(arrays, record, settings))
         if fault is not None:
-            in_main_process(accelerator, lambda: _reserve(arrays, record, fault))
+            in_main_process(accelerator, lambda: _reserve(arrays, record, fault, images))
             if mine in together:
                 share = slice(together.index(mine), None, len(together))
                 is_main = accelerator.is_main_process
@@ -151,7 +153,7 @@ def _make(
             with FileLock(lock):
                 own_fault = _fault(arrays, record, settings)
                 if own_fault is not None:
-                    _reserve(arrays, record, own_fault)
+                    _reserve(arrays, record, own_fault, images)
                     with _removed_if_stopped(arrays):
                         _fill(images, settings, list(arrays), slice(None), accelerator.device, show_progress=False)
                     _finish(arrays, record, settings)
@@ -204,8 +206,32 @@ def _removed_if_stopped(files: Iterable[Path]) -> Iterator[None]:
         raise
 
 
-def _reserve(arrays: dict[Path, tuple], record: Path, fault: str) -> None:
-    """Makes empty files of full size under temporary names.
+def _list_sources(file: Path, images: datasets.Dataset) -> None:
+    """Lists the photographs before their pixels are there, so that a withdrawal finds them also if a run is killed."""
+    listed: set[str] = set()
+    for column in sorted(set(DIGEST_COLUMNS) & set(images.column_names)):
+        for value in images[column][:]:
+            listed |= set(value) if isinstance(value, list) else {value}
+    text = "".join(f"{digest}\n" for digest in sorted(listed - {None}))
+    write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def withdraw_from_cache(cache_dir: Path, digests: set[str]) -> list[Path]:
+    """The files in a cache of pixels that hold one of these photographs, or of which nobody knows what they hold.
+
+    digests: SHA-256 of the photograph's bytes, and of the pictures made from it. Nothing is removed."""
+    found = []
+    for file in sorted([*cache_dir.glob("*.npy"), *cache_dir.glob(".*.npy.partial")]):
+        stem = file.name.lstrip(".").partition(".")[0]
+        sources = cache_dir / f"{stem}{SOURCES}"
+        listed = set(sources.read_text(encoding="utf-8").split()) if sources.is_file() else digests
+        if listed & digests:
+            found += [file, cache_dir / f"{stem}.json", sources]
+    return [file for file in dict.fromkeys(found) if file.is_file()]
+
+
+def _reserve(arrays: dict[Path, tuple], record: Path, fault: str, images: datasets.Dataset) -> None:
+    """Makes empty files of full size under temporary names, and the list of what they will hold.
 
     Raises InputError if the disk is full: found later, that would be a signal that ends the process silently."""
     if fault:
@@ -219,6 +245,7 @@ def _reserve(arrays: dict[Path, tuple], record: Path, fault: str) -> None:
                 with _partial(file).open("r+b") as content:
                     if hasattr(os, "posix_fallocate"):  # not on macOS
                         os.posix_fallocate(content.fileno(), 0, os.fstat(content.fileno()).st_size)
+            _list_sources(record.with_suffix(SOURCES), images)
     except OSError as error:
         needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for dtype, shape in arrays.values())
         reason = f"{error.strerror or one_line(error)} for {needed / 1e6:.1f} MB of pixels"

@@ -16,7 +16,9 @@ from datasets import Dataset
 from curation.opening import is_simulated
 from harness.errors import one_line
 from pages import dataset_page
+from pages.score_figures import confidence_figure
 from scoring import prediction_files, run_scores
+from scoring.holm import holm
 
 TEMPLATE = Path(__file__).resolve().parent / "results_page.html"
 
@@ -116,19 +118,20 @@ def example_faces(images: Dataset, predictions: pd.DataFrame, count: int) -> lis
 
 
 def paired_differences(runs: Sequence[Run]) -> list[dict]:
-    """Top-1 of each run less that of the first earlier run with the same test images and labels."""
-    pairs = []
+    """Top-1 of each run less that of the first earlier run with the same test images and labels; one family."""
+    pairs, p_values = [], []
     for number, run in enumerate(runs):
         for earlier in runs[:number]:
             try:
-                top1 = run_scores.compare(earlier.predictions, run.predictions)["metrics"]["top1"]
+                top1 = run_scores.compare(earlier.predictions, run.predictions, ["top1"])["metrics"]["top1"]
             except ValueError:  # other images, or other labels: shuffled ones, for instance
                 continue
             names = {"a": earlier.row["name"], "b": run.row["name"], "p": f"{top1['p_value']:.4f}"}
+            p_values.append(top1["p_value"])
             difference = run_scores.shown("top1", top1["difference"], "+")
             pairs.append(names | {"difference": difference, "interval": run_scores.shown_interval("top1", top1, "+")})
             break
-    return pairs
+    return [pair | {"holm": f"{p:.4f}"} for pair, p in zip(pairs, holm(p_values), strict=True)]
 
 
 def results_page(folders: list[Path], images: Dataset, count: int) -> str:
@@ -161,5 +164,13 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
         chance=[run_scores.shown(name, run_scores.chance(name, n_classes)) for name in columns],
         runs=[run.row for run in runs],
         pairs=paired_differences(runs),
+        confidence=first_runs_confidence(runs[0], simulated),
         faces=example_faces(images, runs[0].predictions, count),
     )
+
+
+def first_runs_confidence(run: Run, simulated: bool) -> str:
+    """The figure of a run's probabilities, in base64."""
+    _, images, probabilities = run_scores.replicates_of(run.predictions)
+    png = confidence_figure(probabilities, images["label"].to_numpy(), images["subject"], simulated)
+    return base64.b64encode(png).decode()

@@ -4,6 +4,7 @@ repo_id = check_access("ORG/name", token)      # before the training, so that a 
 push(folder, repo_id, token, card)
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def adapter_card(base: str, facts: Sequence[str], simulated: bool) -> str:
         license_name="rdface-research",
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        base_model=base if base.count("/") == 1 else None,
+        base_model=base if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) and not Path(base).exists() else None,
         tags=["lora", "dreambooth", "medical", "rare-diseases", "faces", *(["simulated"] if simulated else [])],
     )
     warning = "**Trained on SIMULATED faces, drawn by a program.** " if simulated else ""

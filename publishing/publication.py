@@ -89,8 +89,10 @@ def _must_have_admitted_nobody(repository: Repository) -> None:
         raise HubError(f"{repository.name}: {reason}: revoke whom you do not know, then run the same command again")
 
 
-def bring_into_line(repository: Repository, contents: Contents) -> Contents:
-    """Writes into the folder what depends on the repository, and returns the folder's contents after that.
+def bring_into_line(repository: Repository, contents: Contents, folder: Path) -> Contents:
+    """Writes into the folder and its copy what depends on the repository, and returns the copy's contents after that.
+
+    contents: of the copy that is published (published_copy.py); folder: the curator's own.
 
     The Hub's list of withdrawn photographs is joined to the folder's own, the card names the repository, and the
     version is above the Hub's if the rows differ. Raises InputError if the folder still holds a withdrawn one."""
@@ -100,7 +102,8 @@ def bring_into_line(repository: Repository, contents: Contents) -> Contents:
     ours = withdrawn_list.listed(contents.folder)
     missing = [line for line in theirs if line.image_id not in {line.image_id for line in ours}]
     if missing:
-        withdrawn_list.write_list(contents.folder, [*missing, *ours])
+        for place in (folder, contents.folder):
+            withdrawn_list.write_list(place, [*missing, *ours])
     here, there = _header(contents), _remote_header(repository, remote)
     changed, gone = differences(contents, remote)
     outdated = publishable.shards_in([*changed, *gone]) and _number(there) >= _number(here) and there.get("version")
@@ -109,8 +112,9 @@ def bring_into_line(repository: Repository, contents: Contents) -> Contents:
     from curation import datasheet  # imports datasets, which only a changed folder needs
 
     version = datasheet.next_version(there["version"]) if outdated else None
-    datasheet.write_datasheet(contents.folder, version, repository=repository.name)
-    return publishable.examine(contents.folder)
+    for place in (folder, contents.folder):
+        datasheet.write_datasheet(place, version, repository=repository.name)
+    return publishable.examine(contents.folder, contents.own_columns)
 
 
 def _must_hold_no_withdrawn(

@@ -7,40 +7,32 @@ checks look at the bytes of the files alone, so they hold for a folder that some
 
 import dataclasses
 import hashlib
+import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from curation import withdrawn_list
 from curation.dataset_figures import FIGURES
 from curation.parquet_files import card_entry, shard_digests
 from generation.filter_files import PRIVACY_REPORT
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
 from imaging import photographs
+from imaging.spare_bytes import without_spare_bytes
+from publishing.private_text import MAIL, private_text
+from publishing.published_columns import OPEN_CONFIGS, REAL_CONFIGS, known_columns, private_values, schema_problems
 
-REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository
-OPEN_CONFIGS = ("synthetic",)  # in a repository of their own
 TEXTS = ("README.md", "LICENSE", "croissant.json", "withdrawn.csv")
 SHARD = re.compile(rf"({'|'.join(REAL_CONFIGS + OPEN_CONFIGS)})/train-\d{{5}}-of-\d{{5}}\.parquet")
 FOLDERS = (*REAL_CONFIGS, *OPEN_CONFIGS, "figures")
 MAX_CARD_BYTES = 1_000_000
 BATCH_ROWS = 50
-# Text that says something about a person or a machine and belongs into no column. A web address may hold /home/ or @.
-PRIVATE_TEXT = {
-    "the path of a file on some machine": re.compile(
-        r"(?<![\w/.:-])/(?:home|Users|root|tmp|var|mnt|media|data|srv|opt|private|Volumes)/\S"
-        r"|(?<!\w)[A-Za-z]:\\|(?<!\S)\\\\\w|\bfile:/|(?<![\w/])~/\w",
-    ),
-    "a token or key": re.compile(
-        r"\b(?:hf_\w{20,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.eyJ[\w-]+)"
-    ),
-    "an e-mail address": re.compile(r"(?<![\w./])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"),
-}
 
 
 @dataclasses.dataclass
@@ -55,6 +47,7 @@ class Contents:
     columns: dict[str, list[str]]  # config -> names of its columns
     image_ids: dict[str, str | None]  # of all configs -> sha256 of the photograph; None if only a report is here
     problems: list[str]  # reasons, one line each, why the folder must not be published as it is
+    own_columns: Collection[str] | None = ()  # the curator's own that are to be published; None: all
 
     @property
     def is_synthetic(self) -> bool:
@@ -95,23 +88,20 @@ class _Photographs:
         return None
 
 
-def examine(folder: Path) -> Contents:
+def examine(folder: Path, own_columns: Collection[str] | None = None) -> Contents:
     """Examines every file and, in Parquet files, every row and picture. The memory needed does not grow with them.
 
+    own_columns: those of the curator's own columns that are to be published; None: all that are there. The others are
+    not examined, and are left out of the copy that is published (published_copy.py).
     Raises InputError if the folder is not a dataset of this project at all."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder; give one that rdface_dataset.py build made")
-    files, stays, problems = _sorted_files(folder)
-    configs = [name for name in REAL_CONFIGS + OPEN_CONFIGS if any(file.startswith(f"{name}/") for file in files)]
-    if not configs or "README.md" not in files:
-        missing = "README.md" if configs else "Parquet file of a config (real, restored, reports, synthetic)"
-        raise InputError(f"{folder}: holds no {missing}; build the dataset with rdface_dataset.py")
+    files, stays, problems = sorted_files(folder)
+    configs = configs_in(files)
     originals = _Photographs("real" in configs)
-    contents = Contents(folder, files, stays, configs, {}, {}, originals.sha256, problems)
+    contents = Contents(folder, files, stays, configs, {}, {}, originals.sha256, problems, own_columns)
     if contents.is_synthetic and set(configs) & set(REAL_CONFIGS):
         problems.append(f"{folder.name}: holds synthetic images beside {configs[0]}; give them a folder of their own")
     for name in contents.shards:
-        config, shard = name.split("/")[0], _examined_shard(name, files[name], originals)
+        config, shard = name.split("/")[0], _examined_shard(name, files[name], originals, own_columns)
         if shard.columns:
             contents.columns[config] = shard.columns
             contents.rows[config] = contents.rows.get(config, 0) + shard.rows
@@ -119,12 +109,22 @@ def examine(folder: Path) -> Contents:
     for name in [name for name in TEXTS if name in files and name != "README.md"]:
         text = files[name].read_text(encoding="utf-8", errors="replace")
         problems += [f"{name}: holds {kind}; take it out" for kind in private_text(text)]
+        problems += _list_problems(text) if name == withdrawn_list.LIST_NAME else []
     problems += _card_problems(contents)
     return contents
 
 
-def _sorted_files(folder: Path) -> tuple[dict[str, Path], list[str], list[str]]:
-    """Files to publish by their path in the repository, paths of what stays, and a problem for each link."""
+def configs_in(names: Collection[str]) -> list[str]:
+    """The configs of which there are Parquet files among these paths."""
+    return [name for name in REAL_CONFIGS + OPEN_CONFIGS if any(path.startswith(f"{name}/") for path in names)]
+
+
+def sorted_files(folder: Path) -> tuple[dict[str, Path], list[str], list[str]]:
+    """Files to publish by their path in the repository, paths of what stays, and a problem for each link.
+
+    Raises InputError if the folder is not a dataset of this project at all."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; give one that rdface_dataset.py build made")
     files, stays, problems = {}, [], []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -134,6 +134,10 @@ def _sorted_files(folder: Path) -> tuple[dict[str, Path], list[str], list[str]]:
             files[name] = path
         elif not path.is_dir():
             stays.append(name)
+    configs = configs_in([*files, *(problem.partition(":")[0] for problem in problems)])
+    if not configs or ("README.md" not in files and not (folder / "README.md").is_symlink()):
+        missing = "README.md" if configs else "Parquet file of a config (real, restored, reports, synthetic)"
+        raise InputError(f"{folder}: holds no {missing}; build the dataset with rdface_dataset.py")
     return files, stays, problems
 
 
@@ -157,20 +161,33 @@ def class_names(header: dict) -> set[str]:
         return set()
 
 
-def private_text(text: str) -> list[str]:
-    """The kinds of PRIVATE_TEXT that a text holds, in words."""
-    return [kind for kind, pattern in PRIVATE_TEXT.items() if pattern.search(text)]
+def _list_problems(text: str) -> list[str]:
+    """Why withdrawn.csv is not the list that a withdrawal writes: it could hold anything else."""
+    try:
+        lines = withdrawn_list.read_list(text)
+    except InputError as error:
+        return [str(error)]
+    wrong = next((n for n, line in enumerate(lines, start=2) if not line.is_well_formed), None)
+    return [f"{withdrawn_list.LIST_NAME}: line {wrong} is none that a withdrawal writes; put the list back"] * bool(
+        wrong
+    )
 
 
-def _examined_shard(name: str, path: Path, originals: _Photographs) -> _Shard:
+def _examined_shard(name: str, path: Path, originals: _Photographs, own_columns: Collection[str] | None) -> _Shard:
     """name: the path in the repository; originals: those of the shards examined before, to which it adds its own."""
     shard, config = _Shard(), name.split("/")[0]
     try:
         with pq.ParquetFile(path) as file:
             shard.columns, shard.rows = file.schema_arrow.names, file.metadata.num_rows
-            for number, row in enumerate(_rows(file), start=1):
+            known = known_columns(config, shard.columns)
+            own_columns = set(shard.columns) - set(known) if own_columns is None else own_columns
+            shard.problems += schema_problems(config, file.schema_arrow, known, own_columns)
+            if shard.problems:
+                return shard
+            examined = [column for column in shard.columns if column in known or column in own_columns]
+            for number, row in enumerate(_rows(file, examined), start=1):
                 where = f"{name}: row {number} ({row.get('image_id') or row.get('synthetic_id')})"
-                shard.problems += [f"{where}: {problem}" for problem in _row_problems(row)]
+                shard.problems += [f"{where}: {problem}" for problem in _row_problems(row, own_columns)]
                 if config in REAL_CONFIGS and (problem := originals.add(config, row)):
                     shard.problems.append(f"{where}: {problem}")
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -178,24 +195,20 @@ def _examined_shard(name: str, path: Path, originals: _Photographs) -> _Shard:
     return shard
 
 
-def _rows(file: pq.ParquetFile) -> Iterator[dict]:
-    for batch in file.iter_batches(BATCH_ROWS):
+def _rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict]:
+    for batch in file.iter_batches(BATCH_ROWS, columns=columns):
         yield from batch.to_pylist()
 
 
-def _row_problems(row: dict) -> Iterator[str]:
+def _row_problems(row: dict, own_columns: Collection[str]) -> Iterator[str]:
     if "image" in row:
         yield from _picture_problems(row["image"] or {"bytes": None, "path": None}, row)
     for column, value in row.items():
-        for kind in _private_text_of(value):
-            yield f"{column} holds {kind}; correct it where the dataset is made from, and make it again"
-
-
-def _private_text_of(value: object) -> Iterator[str]:
-    """The same for a value of a column, which may be a list; a picture, which is a dict, has none."""
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str):
-            yield from private_text(text)
+        is_own = column in own_columns
+        remedy = "correct it where the dataset is made from, and make it again"
+        remedy = f"leave the column out of --publish_columns, or {remedy}" if is_own else remedy
+        for kind in dict.fromkeys(private_values(column, value, is_own)):
+            yield f"{column} holds {kind}; {remedy}"
 
 
 def _picture_problems(image: dict, row: dict) -> Iterator[str]:
@@ -210,6 +223,7 @@ def _picture_problems(image: dict, row: dict) -> Iterator[str]:
         yield f"the picture goes by another name than its identifier; {remedy}"
     try:
         clean = photographs.strip_metadata(content)
+        tight = clean and without_spare_bytes(clean)
     except photographs.PhotographError as error:
         yield f"the picture {error.reason}; {remedy}"
         return
@@ -217,6 +231,8 @@ def _picture_problems(image: dict, row: dict) -> Iterator[str]:
         yield f"the picture is neither JPEG nor PNG; {remedy}"
     elif clean != content:
         yield f"the picture holds metadata (EXIF, GPS, XMP, a comment or a thumbnail); {remedy}"
+    elif tight != content:
+        yield f"the picture's file has room for what is no part of the picture; {remedy}"
     if row.get("sha256") not in (None, hashlib.sha256(content).hexdigest()):
         yield f"the picture is not the one that sha256 was taken of; {remedy}"
 
@@ -239,8 +255,8 @@ def _card_problems(contents: Contents) -> Iterator[str]:
         yield "README.md: is no text of a card's size; make the dataset again"
         return
     contact = header.get("contact")
-    without_contact = text.replace(contact, "") if isinstance(contact, str) and contact else text
-    for kind in private_text(without_contact):
+    without_contact = html.unescape(text).replace(contact, "") if isinstance(contact, str) and contact else text
+    for kind in (*private_text(without_contact), *(set(private_text(str(contact or ""))) - {MAIL})):
         yield f"README.md: holds {kind}; take it out (build --contact names an address)"
     named = sorted(set(re.findall(r"(?<![\w-])[\w-]{1,64}\.\d{1,9}", text)) & set(contents.image_ids))
     if named:
@@ -268,10 +284,14 @@ def _describes_these_files(header: dict, contents: Contents) -> bool:
     return True
 
 
-def privacy_problems(contents: Contents) -> list[str]:
-    """Reasons why synthetic images must not be open to everybody: each must have passed the privacy filter as it is."""
+def privacy_problems(contents: Contents, folder: Path | None = None) -> list[str]:
+    """Reasons why synthetic images must not be open to everybody: each must have passed the privacy filter as it is.
+
+    folder: of which contents are a copy, if they are one; the filter's report in it is about its files. Anybody can
+    write such a report: whether images are copies, patient_copies.py finds out by itself."""
     remedy = "run filter_synthetic.py, and publish what it keeps"
-    file = contents.folder / PRIVACY_REPORT
+    folder = folder or contents.folder
+    file = folder / PRIVACY_REPORT
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         verdict, examined = report.get("verdict"), dict(report.get("files", {}))
@@ -283,7 +303,7 @@ def privacy_problems(contents: Contents) -> list[str]:
     if verdict != "green":
         problems.append(f"{PRIVACY_REPORT}: its verdict is not green; {remedy}")
     for name in contents.shards:
-        if examined.get(name) != sha256_of(contents.files[name]):
+        if examined.get(name) != sha256_of(folder / name):
             problems.append(f"{PRIVACY_REPORT}: is about another {name} than this one; {remedy}")
         kept = pq.read_table(contents.files[name], columns=["kept"] if "kept" in contents.columns["synthetic"] else [])
         if "kept" not in kept.column_names or not all(kept["kept"].to_pylist()):

@@ -15,7 +15,7 @@ import evaluate
 import numpy as np
 from datasets import Features, List, Value
 
-from scoring import metrics
+from scoring import abstention, calibration, metrics
 from scoring.prediction_files import SUM_TOLERANCE, whole_number
 
 
@@ -149,4 +149,18 @@ class ExpectedCalibrationError(_Score):
     """{"ece": ..}, 0..1; `compute(..., n_bins=15)`."""
 
     score_name, score = "ece", staticmethod(metrics.expected_calibration_error)
+    of_probabilities = True
+
+
+class SmoothCalibrationError(_Score):
+    """{"smece": ..}, 0..1."""
+
+    score_name, score = "smece", staticmethod(calibration.smooth_calibration_error)
+    of_probabilities = True
+
+
+class RiskCoverageArea(_Score):
+    """{"aurc": ..}, 0..1."""
+
+    score_name, score = "aurc", staticmethod(abstention.risk_coverage_area)
     of_probabilities = True

@@ -1,6 +1,8 @@
 """Scores of (n, C) probabilities against (n,) labels; ties are counted in expectation.
 
 Most take `weights` (b, n), how often each image occurs in each of b bootstrap resamples, and then return (b,) values.
+Probabilities that are not finite are refused by ValueError with the number of the image. A class without test images
+is defined in each function.
 """
 
 import numpy as np
@@ -28,7 +30,7 @@ def reciprocal_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 def _places(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How many classes are more probable than each image's own, and how many are as probable, itself included: (n,)."""
-    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    probabilities, labels = _finite(probabilities), np.asarray(labels)
     own = probabilities[np.arange(len(labels)), labels][:, None]
     return (probabilities > own).sum(axis=1), (probabilities == own).sum(axis=1)
 
@@ -58,7 +60,7 @@ def negative_log_likelihood(
     """Mean of -ln p of the right class, in nats; shapes as in macro_f1, returns (b,) >= 0; a uniform guess has ln C.
 
     A probability below 1e-12 counts as 1e-12, so that one image adds at most 27.6 and cannot outweigh all others."""
-    own = np.asarray(probabilities, float)[np.arange(len(labels)), labels]
+    own = _finite(probabilities)[np.arange(len(labels)), labels]
     return _weighted_mean(-np.log(np.maximum(own, 1e-12)), weights)
 
 
@@ -77,12 +79,23 @@ def expected_calibration_error(
     Among classes that tie for the highest probability the guess is random, so a hit is divided equally between them.
     Sampling errors do not cancel in a mean of absolute values, so the estimate is too high: see corrected_interval.
     Source: Naeini, Cooper and Hauskrecht, AAAI 2015; Guo, Pleiss, Sun and Weinberger, ICML 2017."""
-    probabilities = np.asarray(probabilities, float)
-    confidence = probabilities.max(axis=1)
-    which = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    excess = confidence - topk_hits(probabilities, labels, 1)
+    confidence, excess = excess_confidence(probabilities, labels)
     weights = np.ones((1, len(excess))) if weights is None else weights
-    return np.abs(weights @ in_columns(excess, which, n_bins)).sum(axis=1) / weights.sum(axis=1)
+    per_bin = weights @ in_columns(excess, confidence_bins(confidence, n_bins), n_bins)
+    return np.abs(per_bin).sum(axis=1) / weights.sum(axis=1)
+
+
+def excess_confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The highest probability of each image, (n,) in 0..1, and how far it exceeds the hit of its class, (n,) in -1..1.
+
+    A hit is 0 or 1; classes that tie for the highest probability share it, as in topk_hits."""
+    confidence = _finite(probabilities).max(axis=1)
+    return confidence, confidence - topk_hits(probabilities, labels, 1)
+
+
+def confidence_bins(confidence: np.ndarray, n_bins: int) -> np.ndarray:
+    """The bin 0..n_bins-1 of each confidence (n,), equally wide and closed above."""
+    return np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
 
 
 def macro_f1(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -125,9 +138,18 @@ def confusion(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
 
 def predicted_share(probabilities: np.ndarray) -> np.ndarray:
     """(n, C): in each row a 1 at the most probable class, divided equally if several tie."""
-    probabilities = np.asarray(probabilities)
+    probabilities = _finite(probabilities)
     best = probabilities == probabilities.max(axis=1, keepdims=True)
     return best / best.sum(axis=1, keepdims=True)
+
+
+def _finite(probabilities: np.ndarray) -> np.ndarray:
+    """The probabilities (n, C) as float64. Raises ValueError for an image with one that is not finite."""
+    probabilities = np.asarray(probabilities, float)
+    if not np.isfinite(probabilities).all():
+        row = int((~np.isfinite(probabilities)).any(axis=1).argmax())
+        raise ValueError(f"probabilities of image {row} are not finite; leave it out, or run again")
+    return probabilities
 
 
 def in_columns(values: np.ndarray, column: np.ndarray, n_columns: int) -> csr_array:

@@ -35,7 +35,7 @@ def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     column, a cell that cannot be read (see checked), and an image predicted twice in one fold and seed."""
     paths = [paths] if isinstance(paths, str | Path) else paths
     files = [Path(path) / "predictions.parquet" if Path(path).is_dir() else Path(path) for path in paths]
-    predictions = pd.concat([checked(_read_file(file), str(file)) for file in files], ignore_index=True)
+    predictions = pd.concat([checked(read_parquet(file), str(file)) for file in files], ignore_index=True)
     widths = predictions["probabilities"].map(len)
     if widths.nunique() > 1:
         raise ValueError(f"the files differ in their number of classes: {sorted(widths.unique())}; score them apart")
@@ -50,7 +50,9 @@ def read_predictions(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     return predictions
 
 
-def _read_file(file: Path) -> pd.DataFrame:
+def read_parquet(file: Path) -> pd.DataFrame:
+    """The rows of a Parquet file as they are. Raises FileNotFoundError, and ValueError for a file that cannot be read
+    or has a column twice."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; give a predictions.parquet or the folder that holds one")
     try:
@@ -117,7 +119,7 @@ def whole_number(value: object) -> int:
         text = Decimal(text)
     number = isinstance(text, int | float | Decimal | np.integer | np.floating) and not isinstance(text, bool)
     if not number or not np.isfinite(float(text)) or text != int(text):
-        raise ValueError(f"{_shown(value)} is not a whole number; give one, counted from 0")
+        raise ValueError(f"{shown_cell(value)} is not a whole number; give one, counted from 0")
     return value if type(value) is int else int(text)
 
 
@@ -127,13 +129,13 @@ def name_of(value: object) -> str:
         return value
     number = isinstance(value, int | float | Decimal | np.integer | np.floating) and not isinstance(value, bool)
     if not number or pd.isna(value):
-        raise ValueError(f"{_shown(value)} is not a name; give one")
+        raise ValueError(f"{shown_cell(value)} is not a name; give one")
     return str(int(value)) if np.isfinite(float(value)) and value == int(value) else str(value)
 
 
 def _image_id(value: object) -> str:
     if name_or_none(value) is None:
-        raise ValueError(f"{_shown(value)} is not a name; give each image its own")
+        raise ValueError(f"{shown_cell(value)} is not a name; give each image its own")
     return name_of(value)
 
 
@@ -154,7 +156,9 @@ def _word(words: dict[str, str]) -> Callable[[object], str]:
     def read(value: object) -> str:
         spelled = value.strip().casefold() if isinstance(value, str) else None
         if spelled not in words:
-            raise ValueError(f"{_shown(value)} is none of {', '.join(dict.fromkeys(words.values()))}; give one of them")
+            raise ValueError(
+                f"{shown_cell(value)} is none of {', '.join(dict.fromkeys(words.values()))}; give one of them"
+            )
         return value if value == words[spelled] else words[spelled]
 
     return read
@@ -168,12 +172,10 @@ def probabilities_of(value: object) -> np.ndarray:
     except (TypeError, ValueError):
         probabilities = None
     if probabilities is None or probabilities.ndim != 1:
-        raise ValueError(f"{_shown(value)} are not a flat list of numbers; give each image one number per class")
-    if (
-        not np.isfinite(probabilities).all()
-        or (probabilities < 0).any()
-        or abs(probabilities.sum() - 1) > SUM_TOLERANCE
-    ):
+        raise ValueError(f"{shown_cell(value)} are not a flat list of numbers; give each image one number per class")
+    with np.errstate(over="ignore"):  # a sum of huge numbers is refused, too
+        total = probabilities.sum()
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or abs(total - 1) > SUM_TOLERANCE:
         raise ValueError("must be finite, not negative and add up to 1; run again, or take the softmax of logits")
     if len(probabilities) < 2:
         raise ValueError("are of one class only; give those of all classes")
@@ -195,7 +197,7 @@ READERS = {
 } | dict.fromkeys(SUBGROUPS, name_or_none)
 
 
-def _shown(value: object) -> str:
+def shown_cell(value: object) -> str:
     """A cell as one short line for a message."""
     if _is_missing(value):
         return "null"

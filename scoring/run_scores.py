@@ -3,7 +3,8 @@
 A predictions file has one row per image, fold and seed: `image_id`, `label` (class number), `protocol`, `fold`, `split`
 (val, test), `seed`, `backbone`, `recipe`, `probabilities` (one per class), and `subject` (the group of one patient and
 near-duplicate photographs, the unit of the bootstrap); optionally also `sex`, `age_group` and `region`, null if not
-known. Only rows with split "test" are scored. An image whose `subject` is null is a subject of its own.
+known, and `unseen` (true if no photograph of any condition that is tested in the fold was trained on). Only rows with
+split "test" are scored. An image whose `subject` is null is a subject of its own.
 
 An interval describes the given classifiers, tested on new subjects of the same population; their training images are
 fixed. How much depends on chance in training is the spread over seeds (`sd`), so a claim about a recipe needs several
@@ -19,6 +20,9 @@ import numpy as np
 import pandas as pd
 
 from harness.text_normalization import subject_key
+from scoring.abstention import risk_coverage_area
+from scoring.calibration import smooth_calibration_error
+from scoring.holm import holm
 from scoring.intervals import bootstrap_interval, corrected_interval, swap_p_value
 from scoring.metrics import (
     balanced_accuracy,
@@ -33,9 +37,11 @@ from scoring.metrics import (
     weighted_topk,
 )
 from scoring.prediction_files import SUBGROUPS, checked, known_subjects
+from scoring.subgroup_gaps import subgroup_gaps
 
 TOP_K = (1, 5, 10, 30)
-UNITS = "% (nll, ece: not)"
+DECIMALS = ("nll", "ece", "smece", "aurc")  # shown as they are, not in percent
+UNITS = "% (nll .. aurc: not)"
 NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # no means over images: percentile intervals miss them
 
 
@@ -45,15 +51,17 @@ def score(predictions: pd.DataFrame) -> dict:
     A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed under
     `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
     interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
-    corrected_interval for macro F1, balanced accuracy and calibration error, which are not means over images. All
-    scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. `by` has top-1 and
-    top-5 for each value of sex, age_group and region, if the predictions have these columns. `n_without_subject` is
-    present if images have none (each then counts as a subject of its own), `joined_subjects` if one is spelt in several
-    ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings are mixed, or replicates did
-    not test the same images."""
-    settings, images, probabilities = _replicates(predictions)
+    corrected_interval for macro F1, balanced accuracy and binned calibration error, which it would miss. All
+    scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. If all images are
+    `unseen`, `top1_unseen` is the top-1 among the conditions that were left out together with the image's own, and
+    `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value of sex, age_group and region, if the
+    predictions have these columns, and `gaps` whether top-1 differs between them (subgroup_gaps.subgroup_gaps).
+    `n_without_subject` is present if images have none (each then counts as a subject of its own), `joined_subjects` if
+    one is spelt in several ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings are
+    mixed, or replicates did not test the same images."""
+    settings, images, probabilities = replicates_of(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
-    statistics = statistics_of(n_classes)
+    statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
     by = _by_subgroup(images, probabilities)
     return {
         **settings,
@@ -65,14 +73,15 @@ def score(predictions: pd.DataFrame) -> dict:
         "seeds": sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist()),
         "n_replicates": len(probabilities),
         "chance": 1 / n_classes,
+        **_chance_of_unseen(images, n_classes),
         "metrics": {
             name: _summary(name, of, probabilities, labels, images["subject"]) for name, of in statistics.items()
         },
-        **({"by": by} if by else {}),
+        **({"by": by, "gaps": _gaps(images, probabilities)} if by else {}),
     }
 
 
-def _replicates(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
+def replicates_of(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
     """Protocol, recipe and backbone; the test images sorted by image_id; their probabilities (n, C) by each replicate.
 
     The table's `attrs` hold n_without_subject and joined_subjects, as score returns them."""
@@ -118,7 +127,37 @@ def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
         "mrr": mean_reciprocal_rank,
         "nll": negative_log_likelihood,
         "ece": expected_calibration_error,
+        "smece": smooth_calibration_error,
+        "aurc": risk_coverage_area,
     }
+
+
+def left_out_together(images: pd.DataFrame, n_classes: int) -> np.ndarray | None:
+    """The classes that were left out with each image's own, itself included, (n, C) bool; None unless all are unseen.
+
+    images: as replicates_of returns them; the classes tested in a fold are those that it left out."""
+    if "unseen" not in images or not images["unseen"].eq(True).all():
+        return None
+    fold = images["fold"].to_numpy()
+    of_fold = {k: np.isin(np.arange(n_classes), images["label"][fold == k]) for k in set(fold.tolist())}
+    return np.stack([of_fold[k] for k in fold.tolist()])
+
+
+def statistics_of_unseen(images: pd.DataFrame, n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
+    """As statistics_of, of images whose conditions were not trained on; none for others."""
+    candidates = left_out_together(images, n_classes)
+    if candidates is None:
+        return {}
+
+    def top1_among(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return weighted_topk(np.where(candidates, probabilities, -1.0), labels, weights, k=1)
+
+    return {"top1_unseen": top1_among}
+
+
+def _chance_of_unseen(images: pd.DataFrame, n_classes: int) -> dict[str, float]:
+    candidates = left_out_together(images, n_classes)
+    return {} if candidates is None else {"chance_unseen": float((1 / candidates.sum(axis=1)).mean())}
 
 
 def _mean_over(statistic: Callable, probabilities: list[np.ndarray], labels: np.ndarray) -> Callable:
@@ -167,20 +206,27 @@ def _by_subgroup(images: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
     return by
 
 
+def _gaps(images: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
+    """subgroup_gaps of top-1, averaged over replicates, in the columns of SUBGROUPS that the images have."""
+    hits = np.mean([topk_hits(replicate, images["label"].to_numpy(), 1) for replicate in probabilities], axis=0)
+    return subgroup_gaps(hits, images[[column for column in SUBGROUPS if column in images]], images["subject"])
+
+
 def _by_age_then_name(value: str) -> tuple[bool, int, str]:
     """A key that sorts 6-11 before 12-17, words alphabetically, and "not known" last."""
     years = "".join(itertools.takewhile(str.isdecimal, value))
     return value == "not known", int(years or 0), value
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
+def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None) -> dict:
     """Two methods on the same test images: each score of both, the difference b - a, its interval and a p-value.
 
     a, b: predictions of one backbone, recipe and protocol each, as for score; seeds may differ in number and value.
-    Scores are means over replicates. `low` and `high` are the 95 % interval of the difference over subjects, drawn for
-    both methods together, from the same functions as in score; `p_value` is from swap_p_value. Raises ValueError if the
-    protocol, the number of classes, the test images, their labels or their subjects differ."""
-    (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = _replicates(a), _replicates(b)
+    names: of the scores to compare; None: all. Scores are means over replicates. `low` and `high` are the 95 % interval
+    of the difference over subjects, drawn for both methods together, from the same functions as in score; `p_value` is
+    from swap_p_value, and `p_holm` is corrected for the number of scores compared here, which are one family. Raises
+    ValueError if the protocol, the number of classes, the test images, their labels or their subjects differ."""
+    (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = replicates_of(a), replicates_of(b)
     if of_a["protocol"] != of_b["protocol"]:
         raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
     if not np.array_equal(images["image_id"], images_b["image_id"]):
@@ -195,8 +241,9 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
             "classes, labels or subjects of the same images differ; compare runs on one build of a dataset"
         )
     labels, subjects = images["label"].to_numpy(), images["subject"]
-    scores = {}
-    for name, statistic in statistics_of(n_classes).items():
+    statistics, scores = statistics_of(n_classes) | statistics_of_unseen(images, n_classes), {}
+    for name in names or statistics:
+        statistic = statistics[name]
         mean_a, mean_b = (_mean_over(statistic, each, labels) for each in (probabilities_a, probabilities_b))
         once = np.ones((1, len(labels)))
         value_a, value_b = float(mean_a(once)[0]), float(mean_b(once)[0])
@@ -207,6 +254,9 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict:
             **_low_and_high(name, lambda weights, a=mean_a, b=mean_b: b(weights) - a(weights), subjects),
             "p_value": swap_p_value(statistic, probabilities_a, probabilities_b, labels, subjects),
         }
+    corrected = holm([values["p_value"] for values in scores.values()])
+    for values, p_holm in zip(scores.values(), corrected.tolist(), strict=True):
+        values["p_holm"] = p_holm
     return {
         "protocol": of_a["protocol"],
         "n_test": len(labels),
@@ -223,7 +273,7 @@ def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
 
     names: of the C classes in their order. Returns C x C counts, which are fractions if replicates differ or classes
     tie. Raises ValueError if names and probabilities differ in number, and as score does."""
-    _, images, probabilities = _replicates(predictions)
+    _, images, probabilities = replicates_of(predictions)
     _check_names(names, probabilities)
     true = np.eye(len(names))[images["label"]]
     counts = true.T @ np.mean([predicted_share(replicate) for replicate in probabilities], axis=0)
@@ -236,7 +286,7 @@ def per_class_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
     names: as in confusion_table. Scores are fractions 0..1, averaged over replicates. For a class without test images,
     recall and reciprocal rank are missing but F1 is 0; so f1 averages to macro_f1 and recall_top1 to balanced_accuracy.
     Of wrong classes predicted equally often the first is given; there is none if all predictions are right."""
-    _, images, probabilities = _replicates(predictions)
+    _, images, probabilities = replicates_of(predictions)
     _check_names(names, probabilities)
     labels = images["label"].to_numpy()
     of_each = np.eye(len(names))[labels].T  # (C, n)
@@ -268,17 +318,20 @@ def _check_names(names: Sequence[str], probabilities: list[np.ndarray]) -> None:
 
 def chance(name: str, n_classes: int) -> float | None:
     """What a constant predictor scores, the same probability for every class; None where the labels decide."""
+    if name == "top1_unseen":
+        return None
     if name.startswith("top"):
         return min(1.0, int(name.removeprefix("top")) / n_classes)
     harmonic = sum(1 / rank for rank in range(1, n_classes + 1))
-    return {"balanced_accuracy": 1 / n_classes, "mrr": harmonic / n_classes, "nll": math.log(n_classes)}.get(name)
+    known = {"balanced_accuracy": 1 / n_classes, "mrr": harmonic / n_classes, "nll": math.log(n_classes)}
+    return (known | {"aurc": 1 - 1 / n_classes}).get(name)
 
 
 def shown(name: str, value: float | None, sign: str = "") -> str:
-    """A score as text: in percent, but nll and ece as they are; a dash for None. sign: "+" to write it always."""
+    """A score as text: in percent, but DECIMALS as they are; a dash for None. sign: "+" to write it always."""
     if value is None:
         return "-"
-    return f"{value:{sign}.3f}" if name in ("nll", "ece") else f"{100 * value:{sign}.2f}"
+    return f"{value:{sign}.3f}" if name in DECIMALS else f"{100 * value:{sign}.2f}"
 
 
 def shown_interval(name: str, values: dict, sign: str = "") -> str:
@@ -295,9 +348,8 @@ def format_table(results: dict) -> str:
         f"{UNITS:<18} {'mean':>6} {'sd':>6}   {'95 % interval':<15} {'chance':>6}",
     ]
     for name, values in results["metrics"].items():
-        mean, sd, by_chance = (
-            shown(name, value) for value in (values["mean"], values["sd"], chance(name, results["n_classes"]))
-        )
+        guess = results.get("chance_unseen") if name == "top1_unseen" else chance(name, results["n_classes"])
+        mean, sd, by_chance = (shown(name, value) for value in (values["mean"], values["sd"], guess))
         lines.append(f"{name:<18} {mean:>6} {sd:>6}   {shown_interval(name, values):<15} {by_chance:>6}")
     for column, groups in results.get("by", {}).items():
         for value, group in groups.items():
@@ -307,6 +359,9 @@ def format_table(results: dict) -> str:
                 if name in group
             ]
             lines.append(f"{column} {value}: {group['n']} images of {group['n_subjects']} subjects, {', '.join(tops)}")
+        if (p_value := results["gaps"][column]["p_value"]) is not None:
+            p_holm = results["gaps"][column]["p_holm"]
+            lines.append(f"{column}: does top-1 differ between these groups? p {p_value:.4f}, after Holm {p_holm:.4f}")
     return "\n".join(lines)
 
 
@@ -320,16 +375,19 @@ def _subjects_of(results: dict) -> str:
 
 
 def format_comparison(comparison: dict) -> str:
-    """The result of compare as a text table, in percent (nll in nats, ece 0..1)."""
+    """The result of compare as a text table, in percent (DECIMALS as they are)."""
     a, b = ("{backbone}, {recipe}, mean of {n_replicates}".format(**comparison[letter]) for letter in "ab")
     lines = [
         f"protocol {comparison['protocol']}: {comparison['n_test']} test images of {_subjects_of(comparison)}",
         f"A: {a}",
         f"B: {b}",
-        f"{UNITS:<18} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<17} {'p':>6}",
+        f"{UNITS:<18} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<17} {'p':>6} {'Holm':>6}",
     ]
     for name, values in comparison["metrics"].items():
         a, b = (shown(name, values[letter]) for letter in "ab")
         difference, interval = shown(name, values["difference"], "+"), shown_interval(name, values, "+")
-        lines.append(f"{name:<18} {a:>6} {b:>6} {difference:>7}   {interval:<17} {values['p_value']:.4f}")
+        lines.append(
+            f"{name:<18} {a:>6} {b:>6} {difference:>7}   {interval:<17} {values['p_value']:.4f} {values['p_holm']:.4f}"
+        )
+    lines.append(f"Holm: p corrected for the {len(comparison['metrics'])} scores of this table, one family")
     return "\n".join(lines)

@@ -54,7 +54,7 @@ def _run(gate: Connection, environment: dict[str, str], command: str, arguments:
 def waiting_process(environment: dict[str, str], command: str, *arguments: object) -> tuple[BaseProcess, Connection]:
     """A process that runs a command (by its module's name) once something is sent to the connection."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([command, __name__])
+    context.set_forkserver_preload([command, __name__, "imported_before"])
     gate, its_end = context.Pipe()
     process = context.Process(target=_run, args=(its_end, environment, command, list(map(str, arguments))))
     process.start()

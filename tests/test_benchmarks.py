@@ -3,6 +3,7 @@
 Commands that a benchmark launches run in this process, except where a launch is what the benchmark measures.
 """
 
+import dataclasses
 import json
 import re
 import resource
@@ -11,10 +12,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import small_datasets
 from accelerate.state import AcceleratorState
 from in_process import exit_status
 from safetensors.torch import load_file
@@ -39,18 +42,24 @@ from benchmarks import (
     incumbent_way,
     interval_coverage,
     knowledge_gain,
+    knowledge_portraits,
     landmark_reports,
     perceptual_speed,
     phenotype_fidelity,
     planted_copies,
     planted_people,
+    power_table,
     report_agreement,
     report_pairs,
     report_terms_accuracy,
     restoration_memory,
     simulator_yardsticks,
+    synthetic_only,
 )
+from classification.knowledge_prior import Teachers
+from curation.leak_guard import Guard
 from curation.opening import load_synthetic
+from curation.protocols import Fold
 from demo_models import train_restorers
 from harness.errors import InputError
 from phenotyping import phenotypes
@@ -59,8 +68,9 @@ from simulation import corpus
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
-# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py and test_planted_errors.py.
-ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs)
+# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py, test_planted_errors.py and
+# test_statistics.py.
+ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs, power_table)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
 
@@ -279,29 +289,96 @@ def test_reports_are_brought_to_terms_on_simulated_reports_and_on_paraphrases(tm
 
 
 def test_what_knowledge_adds_is_measured_against_the_same_photographs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(knowledge_gain, "FRESH_RANKS", (1, 3, 8, 10))
-    monkeypatch.setattr(knowledge_gain, "CORPORA", {"study": (71, 20), "readers": (72, 12), "true_people": (73, 8)})
-    monkeypatch.setattr(knowledge_gain, "SEEDS", range(1))
-    flags = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path / "results")]
+    plan = {"FRESH_RANKS": (1, 3, 8, 10), "SEEDS": range(1), "FOLDS": (0,), "MISSING": (0.4,), "launch": launch_here}
+    plan["CORPORA"] = {"study": (71, 20), "readers": (72, 12), "true_people": (73, 8), "103": (74, 26)}
+    for name, value in plan.items():
+        monkeypatch.setattr(knowledge_gain, name, value)
     monkeypatch.setattr(phenotypes, "NUM_STUDY_CONDITIONS", 12)
-    knowledge_gain.main(knowledge_gain.parse_args(flags))
-    results = json.loads((tmp_path / "results" / "simulated.json").read_text())
-    assert list(results) == ["1", "2", "3", "all"]
+    folders = ["--work_dir", tmp_path, "--results_dir", tmp_path / "results"]
+    run(knowledge_gain, *folders, "--study", "few", "--k", "1")
+    part = tmp_path / "results" / "parts" / "few_k1_seed0.json"
+    (draw,) = json.loads(part.read_text())["draws"]
+    arms = set(draw["right"]) - {"alone", "true people", "same head, no knowledge", "same head, no knowledge, readers"}
+    assert set(draw["choices"]) == arms and {"terms", "terms and readers", "40% of annotations missing"} <= arms
+    assert all(len(digits) == len(draw["rows"]) == len(draw["people"]) > 4 for digits in draw["right"].values())
+    printed = capsys.readouterr().out
+    assert "SIMULATED, k = 1" in printed and not (tmp_path / "results" / "simulated.json").exists()  # k is missing
+    draw["right"]["terms"] = "1" * len(draw["rows"])
+    part.write_text(json.dumps({"draws": [draw]}))
+    run(knowledge_gain, *folders, "--study", "few", "--k", "1")
+    assert re.search(r"^  terms +100\.0 %", capsys.readouterr().out, re.MULTILINE)  # a finished part is not run again
+    run(knowledge_gain, *folders, "--study", "103")
+    results = json.loads((tmp_path / "results" / "simulated_103.json").read_text())
+    assert results["alone"]["gain"] == [0, 0, 0] and results["terms"]["n_images"] == results["alone"]["n_images"] <= 26
+    assert len(list(part.parent.glob("103_fold*.json"))) == 1
+
+
+def test_wrong_profiles_are_wrong_as_they_say():
+    rng = np.random.default_rng(0)
+    own = np.where(rng.random((6, 20)) < 0.5, rng.choice([0.17, 0.55, 0.9], (6, 20)), 0.0)
+    for share in (0.2, 0.6):
+        kept = knowledge_gain.thinned(own, share, seed=1)
+        lost = (own > 0).sum(axis=1) - (kept > 0).sum(axis=1)
+        assert lost.tolist() == [round(share * n) for n in (own > 0).sum(axis=1)]
+        assert (kept[kept > 0] == own[kept > 0]).all()
+    wrong = knowledge_gain.with_wrong_terms(own, 0.2, seed=1)
+    assert (np.sort(wrong, axis=1) == np.sort(own, axis=1)).all()  # as many terms, with the same frequencies
+    moved = ((wrong > 0) & (own == 0)).sum(axis=1)
+    assert moved.tolist() == [round(0.2 * n) for n in (own > 0).sum(axis=1)] and (moved > 0).all()
+    assert (knowledge_gain.without_frequencies(own) == (own > 0)).all()
+    dealt = knowledge_gain.dealt_at_random(own, seed=1)
+    assert sorted(dealt.tolist()) == sorted(own.tolist()) and (dealt != own).any()
+
+
+def test_gains_are_means_over_draws_with_images_that_an_arm_was_not_asked_for():
+    draws = [
+        {"rows": [4, 5, 6], "people": [0, 0, 1], "right": {"alone": "010", "terms": "110", "some": "1--"}},
+        {"rows": [4, 6, 7], "people": [0, 1, 2], "right": {"alone": "100", "terms": "101", "some": "--0"}},
+    ]
+    found = knowledge_gain.gains(draws)
+    assert found["alone"]["top1"] == 33.3 and found["alone"]["gain"] == [0, 0, 0] and found["alone"]["n_people"] == 3
+    assert found["terms"]["top1"] == 66.7 and found["terms"]["gain"][0] == 33.3  # 2 of the 6 answers
+    assert found["some"]["n_images"] == 2 and found["some"]["top1"] == 50 and found["some"]["gain"][0] == 50
+    low, high = found["terms"]["gain"][1:]
+    assert low == 0 and high == 100  # person 1 alone, and person 2 alone
+
+
+def test_the_same_head_without_knowledge_looks_at_no_terms_and_no_held_out_row():
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(5), 6)
+    features = rng.normal(size=(5, 8))[labels] * 2 + rng.normal(size=(30, 8))
+    people = SimpleNamespace(features=features, labels=labels, groups=np.arange(30), names=list("abcde"))
+    fold = Fold(0, np.flatnonzero(np.arange(30) % 2 == 0), np.array([], int), np.flatnonzero(np.arange(30) % 2))
+    guard = Guard(fold, {"image_id": [str(i) for i in range(30)], "group_id": people.groups})
+    others = Teachers(rng.normal(size=(12, 8)), rng.random((12, 3)), 5 + np.arange(12) // 3, np.ones(12, int))
+    probes = [knowledge_gain.drawn_means(people, fold, guard, readers) for readers in (None, others)]
+    for probe in probes:
+        right = probe.classes[probe.scores(features[fold.test]).argmax(axis=1)] == labels[fold.test]
+        assert right.mean() > 0.6
+    other_terms = dataclasses.replace(others, profiles=rng.random((12, 3)))
+    again = knowledge_gain.drawn_means(people, fold, guard, other_terms)
+    assert (again.weights == probes[1].weights).all() and (again.weights != probes[0].weights).any()
+    people.features = np.where(np.isin(np.arange(30), fold.test)[:, None], np.nan, features)
+    assert (knowledge_gain.drawn_means(people, fold, guard).weights == probes[0].weights).all()
+
+
+def test_terms_of_portraits_are_marks_and_classes_outside_the_pool_are_given_apart(tmp_path, monkeypatch, capsys):
+    assert knowledge_portraits.marks(["FP", "MGMW"]).tolist() == [[1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]]
+    small_datasets.photographs(tmp_path, "few", {"FP": 3, "MG": 3, "MGB": 3, "FGW": 2})
+    small_datasets.photographs(tmp_path, "pool", {"FP": 4, "MG": 3})
+    monkeypatch.setattr(knowledge_portraits, "SEEDS", range(3))
+
+    def features(images) -> np.ndarray:
+        return np.random.default_rng(len(images)).normal(size=(len(images), 12))
+
+    arguments = ["--work_dir", tmp_path, "--attributes_dir", tmp_path, "--results_dir", tmp_path / "results"]
+    args = knowledge_portraits.parse_args([str(value) for value in arguments])
+    knowledge_portraits.measure(args, "drawn", lambda: features)
+    results = json.loads((tmp_path / "results" / "real_drawn.json").read_text())
     arms = results["1"]["arms"]
-    assert set(arms) == {
-        "alone",
-        "terms",
-        "terms and readers",
-        "40 % of the annotations missing",
-        "shuffled",
-        "true people",
-    }
-    assert arms["alone"]["gain"] == [0, 0, 0] and arms["terms"]["n_images"] == arms["alone"]["n_images"] > 4
-    assert "k = 2" in capsys.readouterr().out
-    profiles = np.array([[0.9, 0.5, 0.2, 0.1, 0.9], [0.0, 0.5, 0.0, 0.0, 0.0]])
-    kept = knowledge_gain.thinned(profiles, seed=0)
-    assert (kept > 0).sum(axis=1).tolist() == [3, 1] and (kept <= profiles).all()
-    assert knowledge_gain.marks(["FP", "MGMW"]).tolist() == [[1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]]
+    assert arms["terms and pool"]["n_images"] == 11 and results["1"]["arms_of_later_seeds"] == {}
+    assert arms["terms and pool, classes outside the pool"]["n_images"] == 5  # MGB and FGW
+    assert "drawn, k = 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
@@ -370,3 +447,31 @@ def test_filtered_training_attacks_and_trains_with_three_selections_of_equal_siz
         (fold,) = json.loads((tmp_path / "work" / "seed0" / arm / "run.json").read_text())["folds"]
         assert fold["synthetic"]["n_train"] == count
     assert re.search(r"top-1 of random -> ours", printed)
+
+
+def test_synthetic_only_has_a_generator_with_the_leak_that_training_refuses(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(synthetic_only, "launch", launch_here)
+
+    def refused(args) -> str:
+        """As synthetic_only.refused, in this process."""
+        flags = ["--dataset_name", args.work_dir / "rdface-sim", "--backbone", BACKBONE, "--fold", 0]
+        flags += ["--synthetic_dataset", args.work_dir / "images of A and B" / "fold0" / "synthetic"]
+        flags += ["--cache_dir", args.work_dir / "pixels", "--output_dir", args.work_dir / "refused"]
+        assert exit_status(train_classifier, *flags) == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    monkeypatch.setattr(synthetic_only, "refused", refused)
+    sizes = ["--num_conditions", 2, "--people_per_part", 2, "--max_train_steps", 1, "--num_images", 2]
+    run(synthetic_only, "--work_dir", tmp_path / "work", "--results_dir", tmp_path / "results", *sizes)
+    results = json.loads((tmp_path / "results" / "simulated.json").read_text())
+    assert "is not on the training side" in results["refused_by_train_classifier"]
+    assert {arm: of["n"] for arm, of in results["arms"].items()} == dict.fromkeys(results["arms"], 8) | {
+        "as many people": 4  # only B is tested
+    }
+    assert results["n_kept"] == 2 and len(results["differences"]) == 6
+    sources = {}
+    for generator in synthetic_only.SEEN:
+        images = load_synthetic(str(tmp_path / "work" / f"images of {generator}" / "fold0" / "synthetic"))
+        sources[generator] = {image for row in images["source_image_ids"][:] for image in row}
+    assert len(sources["A"]) == 4 and sources["A"] | sources["B"] == sources["A and B"]
+    assert sources["A and others"] & sources["B"] == set() and len(sources["A and others"]) == 8

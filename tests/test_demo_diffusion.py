@@ -135,3 +135,15 @@ def test_committed_pipeline_hears_what_words_say_of_a_face(committed):
         return pictures[:, 12:24, 54:74].mean(axis=(1, 2)) - pictures[:, 28:48, 58:70].mean(axis=2).min(axis=1)
 
     assert between_the_brows(joined).mean() > between_the_brows(plain).mean() + 30
+
+
+def test_a_masked_base_is_told_of_age_and_sex_and_of_no_term(capsys):
+    captions, facts = captions_of_faces.described_people(60, seed=1)
+    masked, same_facts = captions_of_faces.described_people(60, seed=1, mask_terms=True)
+    assert torch.equal(facts, same_facts) and any(" with " in caption for caption in captions)
+    assert not any(" with " in caption for caption in masked)
+    assert all(caption.startswith(words) for caption, words in zip(captions, masked, strict=True))
+    assert any("year old" in words for words in masked) and any("girl" in words for words in masked)
+    with pytest.raises(SystemExit):
+        train_diffusion.parse_args(["--mask_terms"])
+    assert "--mask_terms requires an --output_dir of its own" in capsys.readouterr().err

@@ -9,12 +9,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_similarity
 
 from classification.classifiers import probe_features
+from classification.knowledge_choice import fit_informed_probe
+from curation.leak_guard import Guard
+from curation.protocols import Fold
 from generation.descriptors import KINDS, Alignment, describe
 from generation.fidelity import class_rank, fit, log_odds, own_class_score
 from generation.set_fidelity import ClassMeans, set_fidelity
 from harness.errors import InputError
 from imaging.faces import landmark_descriptor
-from phenotyping import phenotypes
+from phenotyping import condition_prior, phenotypes
 from simulation.face_geometry import LANDMARK_NAMES, Shape
 from simulation.people import COUNTRY_ANCESTRY, draw_person
 
@@ -240,6 +243,61 @@ def test_without_inner_folds_the_probability_is_a_guess_that_says_so(training):
     assert (p > 0.5).all() and (p < 1).all()
 
 
+# ---- knowledge of the conditions' terms
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, np.ndarray]:
+    return simulated(20, 2, seed=4)
+
+
+@pytest.fixture(scope="module")
+def profiles() -> np.ndarray:
+    codes = [condition.orphanet_code for condition in phenotypes.conditions()[:20]]
+    return condition_prior.profiles(codes, condition_prior.project_table())[0]
+
+
+def test_terms_tell_more_and_probabilities_stay_calibrated(pairs, people, profiles):
+    rows, labels = rows_of("probe", pairs), pairs["labels"]
+    without, informed = (fit(rows, labels, each_alone(labels), 20, "probe", known) for known in (None, profiles))
+    assert without.choice is None and informed.choice.used
+    asked = rows_of("probe", people)
+    ranks = [class_rank(fitted.scores(asked), people["labels"]).mean() for fitted in (without, informed)]
+    assert ranks[1] < ranks[0]
+    fold = Fold(0, np.arange(40), np.array([], int), np.array([], int))
+    guard = Guard(fold, {"image_id": [str(row) for row in range(40)], "group_id": np.arange(40)})
+    probe, _ = fit_informed_probe(rows, labels, each_alone(labels), fold.train, guard, profiles)
+    expected = log_softmax(probe.scores(asked) / informed.calibration.temperature, axis=1)
+    assert informed.scores(asked) == pytest.approx(expected)  # those of the classifier's probe
+    assert informed.calibration.n_images == 40
+    losses = [-own_class_score(fitted.scores(asked), people["labels"]).mean() for fitted in (without, informed)]
+    assert losses[1] < losses[0] - 0.1
+    assert informed.cosine(asked) == pytest.approx(without.cosine(asked))  # the means of the photographs stay
+
+
+def test_terms_of_other_conditions_change_no_score(pairs, people, profiles):
+    rows, labels = rows_of("probe", pairs), pairs["labels"]
+    dealt = np.random.default_rng(0).permutation(profiles)
+    without, misled = (fit(rows, labels, each_alone(labels), 20, "probe", known) for known in (None, dealt))
+    assert not misled.choice.used
+    asked = rows_of("probe", people)
+    assert (misled.scores(asked) == without.scores(asked)).all()
+
+
+def test_with_terms_a_class_without_training_images_has_no_score_and_one_without_annotations_has_its_own(
+    pairs, people, profiles
+):
+    rows, labels, groups = rows_of("embedding", pairs), pairs["labels"], each_alone(pairs["labels"])
+    known = profiles.copy()
+    known[3] = np.nan
+    seen = labels != 7
+    fitted = fit(rows[seen], labels[seen], groups[seen], 20, "embedding", known)
+    assert fitted.choice.used
+    scores = fitted.scores(rows_of("embedding", people))
+    assert np.isnan(scores).all(axis=0).tolist() == [c == 7 for c in range(20)]
+    assert np.isfinite(scores[:, 3]).all()
+
+
 # ---- gaps in the input
 
 
@@ -269,6 +327,9 @@ def test_fit_refuses_what_it_cannot_use(training):
     rows, labels = rows_of("paper", training), training["labels"]
     with pytest.raises(InputError, match="no face was found in any of the 100 training images"):
         fit(np.full_like(rows, np.nan), labels, each_alone(labels), 20, "paper")
+    for kind, profiles in (("paper", np.zeros((20, 3))), ("probe", np.zeros((19, 3))), ("probe", np.zeros(20))):
+        with pytest.raises(ValueError, match="profiles"):
+            fit(rows_of(kind, training), labels, each_alone(labels), 20, kind, profiles)
     for bad in ((rows, labels + 1), (rows, labels[:-1]), (rows, labels.astype(float)), (rows[:, 0], labels)):
         with pytest.raises(ValueError, match=r"labels|descriptors"):
             fit(*bad, each_alone(labels), 20, "paper")

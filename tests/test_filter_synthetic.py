@@ -1,6 +1,7 @@
 """filter_synthetic.py: every image has its row and reason, copies are rejected, stops change nothing. All SIMULATED."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import json
@@ -26,10 +27,12 @@ import simulate_faces
 import train_classifier
 from classification import weight_files
 from classification.backbones import load_backbone
+from classification.knowledge_choice import Choice
 from curation import protocols
 from curation.opening import load_images, load_synthetic, photograph_sha256
 from generation import (
     face_examination,
+    fidelity,
     filter_figures,
     filter_files,
     filter_inputs,
@@ -39,6 +42,8 @@ from generation import (
     synthetic_images,
 )
 from generation.perceptual_distance import load_lpips, square_pixels
+from harness.errors import LeakError
+from harness.files import sha256_of
 from imaging import face_detectors, faces
 from publishing import publishable
 
@@ -299,6 +304,51 @@ def test_dense_landmarks_describe_the_phenotype(filtered, corpus, synthetic, tmp
     assert len(with_face) > N_FAITHFUL / 2
     assert all(0 < dense[name]["phenotype_probability"] < 1 for name in with_face)
     assert dense["copy"]["phenotype_rank"] == 1 and dense["black"]["phenotype_probability"] is None
+
+
+# ---- knowledge of the conditions' terms
+
+
+def term_table(file: Path, corpus: Path, frequency: float) -> Path:
+    """Each condition of the photographs with a term of its own and one that it shares with the next."""
+    images = load_images(str(corpus / "rdface-sim"))
+    codes = sorted(set(images["orphanet_code"][:]))
+    rows = [f"{code},MARK:{own},{frequency}" for n, code in enumerate(codes) for own in (n, (n + 1) % len(codes))]
+    file.write_text("\n".join(["orphanet_code,hpo_id,frequency", *rows]) + "\n")
+    return file
+
+
+def test_what_is_known_changes_the_scores_and_is_recorded(filtered, corpus, synthetic, tmp_path, monkeypatch, capsys):
+    chosen = Choice(used=True, term_share=3.0, rest_share=0.03)  # nine conditions are too few to choose it
+    monkeypatch.setattr(fidelity, "choose", lambda *_: chosen)
+    table, output = term_table(tmp_path / "terms.csv", corpus, 0.9), tmp_path / "informed"
+    flags = command(corpus, synthetic, output, "--per_class", 2, "--knowledge", "terms", "--term_table", table)
+    assert exit_status(filter_synthetic, *flags) == 0
+    assert "knowledge: 9 of 9 classes have annotated terms, 9 in all" in capsys.readouterr().out
+    before, after = scores(filtered), scores(output)
+    both = [name for name, row in after.items() if row["faces"]]
+    assert all(before[name]["phenotype_probability"] != after[name]["phenotype_probability"] for name in both)
+    for name, row in after.items():  # nothing else knows of terms
+        others = [n for n in row if n not in ("kept", "reject_reason") and not n.startswith("phenotype")]
+        assert {n: row[n] for n in others} == {n: before[name][n] for n in others}
+    results = json.loads((output / "results.json").read_text())["sides"]["fold0"]
+    assert results["knowledge"] == dataclasses.asdict(chosen)
+    settings = json.loads((output / "scoring_record.json").read_text())["settings"]
+    assert settings["knowledge"] == "terms" and settings["term_table_sha256"] == sha256_of(table)
+    assert "term_table" not in settings  # the same content elsewhere is the same
+    term_table(table, corpus, 0.8)
+    assert exit_status(filter_synthetic, *flags, "--resume_from_checkpoint", "latest") == 2
+    assert "was started with term_table_sha256" in capsys.readouterr().err
+
+
+def test_a_held_out_photograph_on_the_training_side_reaches_no_filter(corpus):
+    images = load_images(str(corpus / "rdface-sim"))
+    (fold,) = protocols.folds(images, "strict", 0)
+    mixed = dataclasses.replace(fold, train=np.append(fold.train, fold.test[0]))
+    side = filter_inputs.Side(mixed, "fold0", [])
+    inputs = filter_inputs.Inputs(images, photograph_sha256(images), [], [], [], [side], [])
+    with pytest.raises(LeakError, match="is held out and in training"):
+        filter_scoring.fit_filters(inputs, None, "probe", None)  # nothing of the photographs is looked at
 
 
 # ---- support sets
@@ -584,6 +634,10 @@ def test_somebody_elses_folder_is_examined_and_no_training_takes_it(corpus, tmp_
         (("--min_score", 80), "--min_score must be a probability"),
         (("--top_n", 3, "--per_class", 3), "not allowed with argument"),
         (("--lpips", "missing.pth"), "missing.pth"),
+        (("--term_table", "t.csv"), "--term_table requires --knowledge terms"),
+        (("--knowledge", "terms", "--descriptor", "paper"), "requires another --descriptor than paper"),
+        (("--knowledge", "terms", "--protocol", "paper"), "requires another --descriptor than paper"),
+        (("--knowledge", "terms", "--term_table", "missing.csv"), "missing.csv: cannot be read"),
         (("--fold", 3), "no image there was made for protocol strict, fold 3"),
     ],
 )

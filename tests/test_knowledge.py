@@ -12,11 +12,16 @@ from test_train_classifier import save_backbone
 
 import train_classifier
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
-from classification.knowledge_prior import Teachers, predict_means
+from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
 from classification.linear_probe import fit_linear_probe
+from classification.synthetic_teachers import PRIOR_WEIGHT, SyntheticRows, SyntheticUses, mean_images
+from classification.term_directions import term_directions
+from classification.unseen_classes import pull_of_seen
+from classification.variance_shares import likeliest_shares
 from curation.leak_guard import Guard
-from curation.protocols import Fold
-from harness.errors import LeakError
+from curation.protocols import Fold, unseen_folds
+from harness.errors import LeakError, ProtocolError
+from scoring import prediction_files
 
 
 def teachers_of(rng: np.random.Generator, conditions: list[int], domains: list[int], width: int = 3) -> Teachers:
@@ -44,7 +49,7 @@ def test_predicted_means_equal_the_solution_of_the_mixed_model_equations():
     teachers = teachers_of(rng, [0, 0, 1, 2, 2, 2, 4, 6, 6, 7], [0, 0, 0, 0, 0, 0, 0, 1, 1, 1])
     profiles = np.vstack([teachers.profiles[[0, 2, 3]], rng.random((1, 4)), teachers.profiles[6], rng.random((1, 4))])
     for term_share, rest_share in ((0.3, 0.1), (3.0, 1.0)):
-        prediction = predict_means(teachers, profiles, term_share, rest_share)
+        prediction = predict_means(teachers, likeness(teachers, profiles), Shares(term_share, rest_share))
         expected = mixed_model_means(teachers, profiles, term_share, rest_share)
         np.testing.assert_allclose(prediction.of_classes @ teachers.features, expected, atol=1e-9)
 
@@ -54,12 +59,12 @@ def test_many_photographs_outweigh_terms_and_a_class_without_annotations_keeps_i
     teachers = teachers_of(rng, [0] * 400 + [1] * 3 + [2] * 3 + [3] * 3, [0] * 409)
     profiles = teachers.profiles[[0, 400, 403, 406]].copy()
     own = np.stack([teachers.features[teachers.conditions == c].mean(axis=0) for c in range(4)])
-    means = predict_means(teachers, profiles, 0.3, 0.1).of_classes @ teachers.features
+    means = predict_means(teachers, likeness(teachers, profiles), Shares(0.3, 0.1)).of_classes @ teachers.features
     assert np.abs(means[0] - own[0]).max() < 0.05 < np.abs(means[1] - own[1]).max()
     unknown = profiles.copy()
     unknown[1] = np.nan
     taught = dataclasses.replace(teachers, profiles=unknown[teachers.conditions])
-    of_unknown = predict_means(taught, unknown, 3.0, 0.1).of_classes @ teachers.features
+    of_unknown = predict_means(taught, likeness(taught, unknown), Shares(3.0, 0.1)).of_classes @ teachers.features
     overall = of_unknown[1] - own[1]  # its mean is drawn by little, since 3.1 of its variance is unexplained
     assert np.abs(overall).max() < 0.25 * np.abs(means[1] - own[1]).max() + 0.2
 
@@ -100,7 +105,7 @@ def test_knowledge_that_fits_is_used_and_gains(k, gain):
     few = study(k)
     alone = fit_linear_probe(*few["data"], few["fold"].train, few["guard"])
     probe, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"])
-    assert choice.term_share > 0 and choice.left_out_loss < choice.left_out_chance - 0.3
+    assert choice.used and choice.left_out_loss < choice.left_out_chance - 0.3
     assert accuracy(probe, few) > accuracy(alone, few) + gain
 
 
@@ -110,7 +115,7 @@ def test_knowledge_that_does_not_fit_changes_nothing(k):
     alone = fit_linear_probe(*few["data"], few["fold"].train, few["guard"])
     shuffled = np.random.default_rng(5).permutation(few["profiles"])
     probe, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], shuffled)
-    assert choice.term_share == 0
+    assert not choice.used
     np.testing.assert_array_equal(probe.weights, alone.weights)
     np.testing.assert_array_equal(probe.biases, alone.biases)
     assert probe.temperature == alone.temperature
@@ -123,8 +128,8 @@ def test_a_condition_is_left_out_of_its_own_prediction():
     features = (5 * rng.normal(size=(20, 40)))[labels] + 0.1 * rng.normal(size=(80, 40))
     profiles = rng.random((20, 8))
     teachers = Teachers(features, profiles[labels], labels, np.zeros(80, int))
-    _, losses, chance = left_out_losses(teachers, profiles, labels, np.arange(20))
-    assert losses.mean(axis=0).min() > 0.8 * chance.mean()
+    losses, chance = left_out_losses(teachers, profiles, labels, np.arange(20), Shares(1.0, 0.1))
+    assert losses.mean() > 0.8 * chance.mean()
 
 
 def test_held_out_rows_are_refused_and_their_features_have_no_say():
@@ -150,8 +155,116 @@ def test_readers_of_other_conditions_teach_what_terms_look_like():
     readers = Teachers(taught, profiles[conditions], 24 + conditions, np.ones(300, int))  # 4.0: their domain's offset
     without, _ = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"])
     probe, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"], readers)
-    assert choice.term_share > 0
+    assert choice.used
     assert accuracy(probe, few) > accuracy(without, few) + 0.05
+
+
+# ---- shares, synthetic images, conditions without photographs
+
+
+@pytest.mark.parametrize(("term_share", "rest_share"), [(1.0, 0.03), (0.1, 0.3), (0.03, 0.03)])
+def test_the_shares_that_features_were_drawn_with_are_found(term_share, rest_share):
+    rng = np.random.default_rng(3)
+    profiles = (rng.random((60, 8)) < 0.5).astype(float)
+    conditions = np.repeat(np.arange(60), 6)
+    centred = profiles - profiles.mean(axis=0)
+    size = np.sqrt((centred**2).sum(axis=1).mean())
+    means = np.sqrt(term_share) / size * centred @ rng.normal(size=(8, 200))
+    means += np.sqrt(rest_share) * rng.normal(size=(60, 200))
+    features = means[conditions] + rng.normal(size=(360, 200)) + 5.0
+    teachers = Teachers(features, profiles[conditions], conditions, np.zeros(360, int))
+    shares, _ = likeliest_shares(teachers, likeness(teachers, profiles))
+    assert (shares.term_share, shares.rest_share, shares.scale) == (term_share, rest_share, 0.0)
+
+
+def test_directions_of_terms_are_learnt_from_images_that_say_them_and_scaled_by_photographs():
+    rng = np.random.default_rng(4)
+    effects, said = rng.normal(size=(6, 40)), rng.random((800, 6)) < 0.4
+    said[:, 5] = False
+    directions = term_directions(9.0 + said @ effects + rng.normal(size=(800, 40)), said)
+    assert np.abs(directions[:5] - effects[:5]).max() < 0.5 and not directions[5].any()
+    profiles = (rng.random((40, 6)) < 0.5).astype(float)
+    features = 0.5 * profiles @ np.vstack([effects[:5], np.zeros((1, 40))]) + rng.normal(size=(40, 40))
+    teachers = Teachers(features, profiles, np.arange(40), np.zeros(40, int))
+    like = likeness(teachers, profiles)
+    size = np.sqrt(((profiles - profiles.mean(axis=0)) ** 2).sum(axis=1).mean())
+    shares, _ = likeliest_shares(teachers, like, directions * size, use_terms=False)
+    assert shares.term_share == 0 and shares.scale == pytest.approx(0.5, abs=0.1)
+
+
+def test_images_of_a_condition_count_as_one_subject_whose_domain_is_its_own():
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(4 + 30, 8))
+    labels = np.array([0, 1, 2, 3] + [0] * 10 + [1] * 20)
+    nothing_known = np.zeros((4, 0))
+    photographs = Teachers(features[:4], nothing_known, labels[:4], np.zeros(4, int))
+    images = mean_images(features, labels, np.arange(4, 34), nothing_known, 1)
+    shifted = dataclasses.replace(images, features=images.features + 100.0)
+    means = []
+    for prior in (images, shifted):
+        teachers = photographs.joined(prior)
+        prediction = predict_means(teachers, likeness(teachers, nothing_known), Shares(0.0, 1e6))
+        means.append(prediction.of_classes @ teachers.features)
+    np.testing.assert_allclose(means[0], means[1], atol=1e-6)  # what all synthetic images share has no part
+    gap = images.features.mean(axis=0) - features[:2].mean(axis=0)  # the domain's, where classes have both
+    expected = (features[0] + PRIOR_WEIGHT * (images.features[0] - gap)) / (1 + PRIOR_WEIGHT)
+    np.testing.assert_allclose(means[0][0], expected, atol=1e-3)
+    np.testing.assert_allclose(means[0][2], features[2], atol=1e-3)
+
+
+def test_synthetic_rows_are_told_apart_by_their_use_and_pass_the_guard():
+    uses = SyntheticUses(np.array(["prior", "terms", "data"], object), np.array([True, True, False]), np.eye(3) > 0)
+    rows = uses.rows(np.array([0, 5, 6, 7]), 5)
+    assert (rows.prior.tolist(), rows.terms.tolist(), rows.data.tolist()) == ([5], [6], [7])
+    assert rows.by_words.tolist() == [True] and rows.said.tolist() == [[False, True, False]]
+    few = study(2)
+    held_out = few["fold"].test[:1]
+    nothing = SyntheticRows.none(6)
+    for leak in (
+        {"data": held_out},
+        {"prior": held_out, "by_words": np.array([False])},
+        {"terms": held_out, "said": np.ones((1, 6), bool)},
+    ):
+        with pytest.raises(LeakError, match="is not on the training side"):
+            fit_informed_probe(
+                *few["data"],
+                few["fold"].train,
+                few["guard"],
+                few["profiles"],
+                synthetic=dataclasses.replace(nothing, **leak),
+            )
+
+
+def test_seen_classes_would_take_every_image_of_an_unseen_one_without_the_correction():
+    full = study(4)
+    features, labels, ids = full["data"]
+    unseen, (fold,) = np.arange(6), unseen_folds({"label": labels, "group_id": ids}, [f"c{c:02}" for c in range(24)], [
+        f"c{c:02}" for c in range(6)
+    ])  # fmt: skip
+    assert set(labels[fold.test]) == set(unseen) and not np.isin(labels[fold.train], unseen).any()
+    guard = Guard(fold, {"image_id": ids, "group_id": ids})
+    probe, choice = fit_informed_probe(features, labels, ids, fold.train, guard, full["profiles"])
+    scores = probe.scores(features[fold.test])
+    teachers = Teachers(
+        features[fold.train], full["profiles"][labels[fold.train]], labels[fold.train], np.zeros(len(fold.train), int)
+    )
+    pull, _ = pull_of_seen(
+        teachers, full["profiles"], choice.shares, labels[fold.train], ids[fold.train], choice.shrinkage
+    )
+    uncorrected = scores + np.where(np.isin(probe.classes, unseen), 0.0, pull)
+    hits = [(each.argmax(axis=1) == labels[fold.test]).mean() for each in (scores, uncorrected)]
+    assert pull > 0 and hits[0] > hits[1] + 0.1
+
+
+def test_a_patient_of_a_condition_that_is_left_out_trains_no_other_condition():
+    columns = {"label": np.repeat(np.arange(10), 2), "group_id": [*"aabbccddeeffgghhiia", "z"]}
+    names = [f"c{number}" for number in range(10)]
+    (fold,) = unseen_folds(columns, names, ["c0", "c1"])
+    assert fold.test.tolist() == [0, 1, 2, 3] and 18 not in fold.train and 19 in fold.train
+    dealt = unseen_folds(columns, names, [])
+    assert sorted(row for fold in dealt for row in fold.test.tolist()) == list(range(20))
+    with pytest.raises(ProtocolError, match="at least two conditions"):
+        unseen_folds(columns, names, ["c0"])
 
 
 # ---- nobody who is held out teaches
@@ -232,7 +345,15 @@ def test_further_people_teach_unless_they_are_held_out(command, capsys):
     ("flags", "reason"),
     [
         (["--knowledge", "terms"], "none of the dataset's conditions is annotated there"),
-        (["--term_table", "terms.csv"], "require --knowledge terms"),
+        (["--term_table", "terms.csv"], "--term_table requires --knowledge terms"),
+        (["--k_shot", "0"], "--k_shot 0 requires --knowledge terms"),
+        (
+            ["--k_shot", "0", "--knowledge", "terms", "--protocol", "paper"],
+            "requires --recipe linear_probe and --protocol",
+        ),
+        (["--k_shot", "0", "--knowledge", "terms", "--synthetic_dataset", "x"], "--k_shot 0 excludes"),
+        (["--left_out", "NA"], "--left_out requires --k_shot 0"),
+        (["--synthetic_as", "prior"], "--synthetic_as requires --synthetic_dataset"),
         (["--knowledge", "terms", "--recipe", "finetune"], "--knowledge terms requires --recipe linear_probe"),
         (["--knowledge", "terms", "--term_table", "nowhere.csv"], "nowhere.csv: cannot be read"),
     ],
@@ -241,3 +362,16 @@ def test_what_cannot_be_used_is_refused_in_one_line(command, capsys, flags, reas
     assert command("refused", *flags)[0] == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert reason in error[-1]
+
+
+def test_conditions_left_out_whole_are_ranked_by_their_terms_alone(command):
+    left_out = list(small_datasets.CONDITIONS)[:2]
+    status, output = command("unseen", *command.terms, "--k_shot", 0, "--left_out", *left_out)
+    assert status == 0
+    results = json.loads((output / "results.json").read_text())
+    assert results["recipe"].startswith("linear_probe, 0-shot, 2 conditions left out")
+    assert results["chance_unseen"] == 0.5 and "top1_unseen" in results["metrics"]
+    predictions = prediction_files.read_predictions(output)
+    assert set(predictions["label"]) == {0, 1} and predictions["unseen"].all()
+    fold = json.loads((output / "folds/seed0_fold0/fold.json").read_text())
+    assert not {image_id.split(".")[0] for image_id in fold["train_image_ids"]} & set(left_out)

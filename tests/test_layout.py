@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "curation": {"harness", "scoring", "phenotyping", "imaging"},
     "classification": {"harness", "scoring", "phenotyping", "imaging", "curation"},
     "generation": {"harness", "scoring", "phenotyping", "imaging", "curation", "classification"},
-    "publishing": {"harness", "imaging", "curation", "generation"},
+    "publishing": {"harness", "imaging", "curation", "generation", "reporting"},
     "simulation": {"harness", "phenotyping"},
     "reporting": {"harness", "scoring", "phenotyping", "imaging", "curation"},
     "pages": {"harness", "scoring", "phenotyping", "imaging", "curation", "reporting"},

@@ -149,7 +149,7 @@ def test_a_constant_predictor_scores_what_is_called_chance():
     labels = np.arange(40) % 8
     scores = run_scores.score(as_table(np.full((40, 8), 1 / 8), labels))["metrics"]
     known = {name: run_scores.chance(name, 8) for name in scores}
-    assert [name for name, value in known.items() if value is None] == ["macro_f1", "ece"]
+    assert [name for name, value in known.items() if value is None] == ["macro_f1", "ece", "smece"]
     for name, value in known.items():
         assert value is None or scores[name]["mean"] == pytest.approx(value, abs=1e-7)
     assert scores["ece"]["mean"] == pytest.approx(0)  # as sure as it is right
@@ -669,8 +669,14 @@ def test_subgroups_are_scored_apart_and_disturb_nothing():
         sex=["male", "female", None] * 30, age_group=ages, region=[*["Asia"] * 89, "Europe"], camera="x"
     )
     scores = run_scores.score(table)
-    by = scores.pop("by")
+    by, gaps = scores.pop("by"), scores.pop("gaps")
     assert scores == run_scores.score(plain)
+    assert {column: list(gap["subgroups"]) for column, gap in gaps.items()} == {
+        "sex": ["female", "male"],
+        "age_group": ["12-17", "18+", "6-11"],
+        "region": ["Asia", "Europe"],
+    }
+    assert gaps["region"]["p_value"] is None and gaps["region"]["subgroups"]["Europe"]["difference"] is None
     assert {column: list(groups) for column, groups in by.items()} == {
         "sex": ["female", "male", "not known"],
         "age_group": ["6-11", "12-17", "18+"],
@@ -680,7 +686,7 @@ def test_subgroups_are_scored_apart_and_disturb_nothing():
     expected = {"n": 30, "n_subjects": 30} | {name: alone["metrics"][name] for name in ("top1", "top5")}
     assert by["sex"]["female"] == expected
     assert by["region"]["Europe"]["n"] == 1 and by["region"]["Europe"]["top1"]["low"] is None  # a single subject
-    shown = run_scores.format_table(scores | {"by": by})
+    shown = run_scores.format_table(scores | {"by": by, "gaps": gaps})
     assert f"sex not known: 30 images of 30 subjects, top1 {100 * by['sex']['not known']['top1']['mean']:.2f}" in shown
 
 
@@ -772,6 +778,8 @@ def test_evaluate_metrics_give_the_same_numbers(tmp_path):
         "mrr": hf_metrics.MeanReciprocalRank,
         "nll": hf_metrics.NegativeLogLikelihood,
         "ece": hf_metrics.ExpectedCalibrationError,
+        "smece": hf_metrics.SmoothCalibrationError,
+        "aurc": hf_metrics.RiskCoverageArea,
     }
     for n_classes in (4, 12):
         probabilities, labels = random_predictions(n_classes=n_classes)

@@ -27,6 +27,7 @@ from loopback_user import using, waiting_process
 import publish_dataset
 from curation import datasheet
 from publishing import hub_repository, publishable
+from publishing.published_copy import published_copy
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "publish_dataset.py")
@@ -92,8 +93,10 @@ def ours(hub: Hub, name: str = NAME) -> dict[str, bytes]:
     return {path: content for path, content in hub.repository(name).files.items() if path != ".gitattributes"}
 
 
-def local(folder: Path) -> dict[str, bytes]:
-    return {name: file.read_bytes() for name, file in publishable.examine(folder).files.items()}
+def local(folder: Path, own_columns: tuple[str, ...] = ()) -> dict[str, bytes]:
+    """What is published of a folder."""
+    with published_copy(folder, own_columns) as copy:
+        return {name: file.read_bytes() for name, file in publishable.examine(copy.folder, own_columns).files.items()}
 
 
 # ---- publish
@@ -159,7 +162,7 @@ def test_what_must_not_leave_the_folder_keeps_all_of_it_here(hub, start, dataset
     index = table.column_names.index("camera")
     pq.write_table(table.set_column(index, "camera", [["/home/clinic/doe.jpg"] * len(table)]), path)
     datasheet.write_datasheet(dataset)
-    run = start("publish", dataset, NAME)
+    run = start("publish", dataset, NAME, "--publish_columns", "camera")
     assert run.returncode == 2 and not hub.ledger
     assert "row 1 (AAR.1): camera holds the path of a file on some machine" in run.stderr
     assert run.stderr.splitlines()[-1].endswith("not published, for the reasons above; nothing was sent")
@@ -220,7 +223,7 @@ def test_another_dataset_is_not_overwritten_by_a_slip_in_the_name(hub, start, da
     other = small_datasets.photographs(tmp_path, "other", {"XYZ": 3, "QRS": 2})
     start("publish", other, "lab/other")
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["AAR.1"]])
-    start("publish", synthetic, "lab/synthetic", "--open")
+    start("publish", synthetic, "lab/synthetic", "--open", "--real_dataset", dataset)
     for name in ("lab/other", "lab/synthetic"):
         theirs = ours(hub, name)
         for command in (("publish", dataset, name), ("withdraw", dataset, "NA.2", name)):
@@ -380,21 +383,21 @@ def test_synthetic_images_go_open_to_a_repository_of_their_own(hub, start, datas
         "lab/rdface-synthetic",
     )
     assert "publish them with --open" in start("publish", folder, name).stderr
-    run = start("publish", folder, name, "--open", "--visible")
+    run = start("publish", folder, name, "--open", "--visible", "--real_dataset", dataset)
     assert run.returncode == 0, run.stderr
     repository = hub.repository(name)
     assert not repository.private and not repository.gated and ours(hub, name) == local(folder)
     assert publishable.PRIVACY_REPORT not in ours(hub, name)
     start("publish", dataset, NAME)
-    run = start("publish", folder, NAME, "--open")
+    run = start("publish", folder, NAME, "--open", "--real_dataset", dataset)
     assert run.returncode == 2 and "name another for synthetic images" in run.stderr
-    assert start("publish", dataset, "lab/more", "--open").returncode == 2
+    assert start("publish", dataset, "lab/more", "--open", "--real_dataset", dataset).returncode == 2
 
 
 def test_while_the_privacy_report_is_red_nothing_goes_open(hub, start, tmp_path):
     folder = small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"], ["NA.1"]])
     small_datasets.report_on(folder, "red")
-    run = start("publish", folder, "lab/synthetic", "--open")
+    run = start("publish", folder, "lab/synthetic", "--open", "--real_dataset", dataset)
     assert run.returncode == 2 and "its verdict is not green" in run.stderr and not hub.ledger
 
 
@@ -460,7 +463,7 @@ def test_who_has_access_loads_the_dataset_and_who_has_not_learns_what_to_do(hub,
 def test_a_withdrawn_photograph_can_no_longer_be_had_in_any_version(hub, start, dataset, tmp_path):
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"], ["NA.1", "NA.2"]])
     start("publish", dataset, NAME, "--visible")
-    start("publish", synthetic, "lab/synthetic", "--open", "--visible")
+    start("publish", synthetic, "lab/synthetic", "--open", "--visible", "--real_dataset", dataset)
     image_of = {row["image_id"]: row["image"]["bytes"] for row in pq.read_table(dataset / "real").to_pylist()}
     picture = image_of["NA.2"][-150:-10]
     synthetic_picture = pq.read_table(synthetic / "synthetic")["image"][0].as_py()["bytes"][-150:-10]
@@ -530,7 +533,7 @@ def test_withdrawing_what_is_not_there_changes_nothing(hub, start, dataset):
 
 def test_a_withdrawal_never_takes_photographs_where_they_are_not_or_lie_open(hub, start, dataset, tmp_path):
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"]])
-    start("publish", synthetic, "lab/synthetic", "--open", "--visible")
+    start("publish", synthetic, "lab/synthetic", "--open", "--visible", "--real_dataset", dataset)
     before, theirs = local(dataset), ours(hub, "lab/synthetic")
     run = start("withdraw", dataset, "NA.2", "lab/synthetic")
     assert run.returncode == 2 and "lab/synthetic: is public and not gated" in run.stderr

@@ -113,6 +113,9 @@ def edited(folder: Path, copy: Path, **columns: list) -> Path:
     return copy
 
 
+AS_DATA = ("--synthetic_as", "data")  # what --synthetic_as was before there was a choice
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("mix")
@@ -155,7 +158,7 @@ def photographs_alone(lit, home) -> Path:
 
 @pytest.fixture(scope="module")
 def mixed(lit, informative, home) -> Path:
-    return run_here(*lit, "--output_dir", home / "mixed", "--synthetic_dataset", informative)
+    return run_here(*lit, "--output_dir", home / "mixed", "--synthetic_dataset", informative, *AS_DATA)
 
 
 def fold_notes(output: Path, seed: int = 0) -> list[dict]:
@@ -168,7 +171,7 @@ def fold_notes(output: Path, seed: int = 0) -> list[dict]:
 def test_informative_images_raise_accuracy_and_mislabelled_ones_lower_it(
     photographs_alone, mixed, misleading, lit, tmp_path, capsys
 ):
-    misled = run_here(*lit, "--output_dir", tmp_path / "misled", "--synthetic_dataset", misleading)
+    misled = run_here(*lit, "--output_dir", tmp_path / "misled", "--synthetic_dataset", misleading, *AS_DATA)
     alone = prediction_files.read_predictions(photographs_alone)
     better, worse = (run_scores.compare(alone, prediction_files.read_predictions(folder)) for folder in (mixed, misled))
     assert better["n_test"] == worse["n_test"] == 32  # the same photographs are tested
@@ -223,7 +226,7 @@ def test_fine_tuning_on_one_and_on_two_processes_gives_the_same_with_synthetic_i
 
 def test_several_folders_in_any_order_give_the_same(lit, informative, misleading, rows, folds, tmp_path):
     other = saved(tmp_path / "other", [row | {"generator": "fastgan"} for row in made_from(folds, rows, 1, seed=3)])
-    flags = (*lit, "--fold", 1, "--no-save_models", "--synthetic_dataset")
+    flags = (*lit, *AS_DATA, "--fold", 1, "--no-save_models", "--synthetic_dataset")
     one = run_here(*flags, informative, other, "--output_dir", tmp_path / "one")
     two = run_here(*flags, other, informative, "--output_dir", tmp_path / "two")
     assert np.array_equal(probabilities_of(one), probabilities_of(two))
@@ -237,7 +240,7 @@ def test_several_folders_in_any_order_give_the_same(lit, informative, misleading
 
 
 def test_corruptions_heat_maps_and_models_are_made_with_synthetic_images_too(lit, informative, tmp_path):
-    flags = ("--fold", 0, "--synthetic_dataset", informative, "--synthetic_top_n", 9, "--corruptions")
+    flags = ("--fold", 0, "--synthetic_dataset", informative, "--synthetic_top_n", 9, "--corruptions", *AS_DATA)
     explained = load_images(str(lit[1])).filter(lambda row: row["strict_fold"] == 0)["image_id"][0]
     output = run_here(*lit, *flags, "--explain", explained, "--output_dir", tmp_path / "out")
     assert (output / "heat_maps.png").is_file() and (output / "folds/seed0_fold0/model/model.safetensors").is_file()
@@ -364,7 +367,7 @@ def test_a_generator_that_saw_more_than_the_support_set_is_refused(lit, rows, fo
         support = [protocols.k_shot(fold, labels, 1, seed) for fold in folds]
         folder = saved(tmp_path / f"seed{seed}", made_from(support, rows, 4, seed))
         run = ("--synthetic_dataset", folder, "--output_dir", tmp_path / f"out{seed}", "--seeds")
-        outputs.append(run_here(*flags, *run, seed))
+        outputs.append(run_here(*flags, *AS_DATA, *run, seed))
         with pytest.raises(errors.LeakError, match="is not on the training side"):
             run_here(*flags, *run, 1 - seed)  # the other seed's support sets
     without = run_here(*flags, "--seeds", 0, 1, "--output_dir", tmp_path / "alone")
@@ -379,7 +382,16 @@ def test_a_generator_that_saw_more_than_the_support_set_is_refused(lit, rows, fo
 
 def test_runs_with_unlike_numbers_of_synthetic_images_are_told_apart(mixed, lit, informative, tmp_path):
     fewer = run_here(
-        *lit, "--seed", 1, "--synthetic_dataset", informative, "--synthetic_top_n", 9, "--output_dir", tmp_path / "out"
+        *lit,
+        "--seed",
+        1,
+        "--synthetic_dataset",
+        informative,
+        "--synthetic_top_n",
+        9,
+        "--output_dir",
+        tmp_path / "out",
+        *AS_DATA,
     )
     both = prediction_files.read_predictions([mixed, fewer])
     both["settings"] = "the same"

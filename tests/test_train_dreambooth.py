@@ -33,7 +33,7 @@ from publishing import withdrawal
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_dreambooth.py"
 CONTRACT = ["image", "synthetic_id", "label", "generator", "base_model", "adapter_sha256", "prompt", "seed"]
-CONTRACT += ["protocol", "fold", "source_image_ids", "source_sha256"]
+CONTRACT += ["protocol", "fold", "source_image_ids", "source_sha256", "made_from", "hpo_said"]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,7 @@ def test_images_carry_the_contract_and_their_sources_are_the_conditions_training
         assert not held_out & set(row["source_image_ids"])
         assert (row["generator"], row["protocol"], row["fold"]) == ("dreambooth", "strict", 0)
         assert row["base_model"] == "tiny-diffusion"  # no path of this machine
+        assert (row["made_from"], row["hpo_said"]) == ("adapter", None)
         assert row["seed"] == synthetic_images.image_seed(0, condition, int(row["synthetic_id"].rpartition("_")[2]))
         assert row["adapter_sha256"] == lora_files.sha256(two_processes / "fold0" / "adapters" / condition)
         assert pixels_of(row).shape == (16, 16, 3)

@@ -1,6 +1,8 @@
 """withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
 
+import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,13 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_datasets
+import torch
+from accelerate import Accelerator
 from datasets import load_dataset
+from in_process import exit_status
 
+import publish_dataset
 from curation import protocols, withdrawn_list
 from curation.leak_guard import check_fold
 from generation import filter_files, synthetic_images, training_provenance
-from harness import errors
-from publishing import publishable, withdrawal
+from harness import derived_places, errors
+from imaging import pixel_cache
+from publishing import publishable, traces, withdrawal
 
 
 @pytest.fixture
@@ -228,3 +235,98 @@ def test_the_dataset_opens_as_before(dataset):
         assert len(load_dataset(str(dataset), config, split="train")) == n
     assert publishable.examine(dataset).problems == []
     assert small_datasets.datasheet.version_of(dataset) == "1.1.0"
+
+
+# ---- what the list of derived work names
+
+
+@pytest.fixture
+def worked_with(dataset, tmp_path, monkeypatch) -> Path:
+    """The dataset and, as commands leave them: a classifier's run, a killed generator, a page, a cache of pixels."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    runs = tmp_path / "runs"
+    row = next(row for row in rows(dataset, "real") if row["image_id"] == "NA.2")
+    for name in ("classifier", "generator"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "settings.json").write_text("{}")
+        derived_places.note([dataset], runs / name, derived_places.RUN)
+    (runs / "classifier" / "results.json").write_text('{"top_1": 0.5}')
+    work = runs / "generator" / "fold0" / "work"
+    work.mkdir(parents=True)
+    (work / training_provenance.SOURCES_NAME).write_text(json.dumps({"source_image_ids": ["AAR.1"]}))
+    torch.save({"trained_on": {"source_sha256": [row["sha256"]]}, "weights": torch.zeros(9)}, work / "NA.pt")
+    (work / ".NA.pt.partial").write_bytes(b"half a checkpoint")
+    torch.save({"trained_on": {"source_sha256": ["0" * 64]}}, work / "AAR.pt")
+    (runs / "page.html").write_text("a gallery")
+    derived_places.note([dataset], runs / "page.html", derived_places.PAGE)
+    images = load_dataset(str(dataset), "real", split="train", cache_dir=tmp_path / "arrow")
+    pixel_cache.cached_pixels(Accelerator(cpu=True), images, 32, None, tmp_path / "pixels")
+    pixel_cache.cached_pixels(Accelerator(cpu=True), images.select([0, 1]), 16, None, tmp_path / "pixels")
+    derived_places.note([dataset], tmp_path / "pixels", derived_places.CACHE)
+    return dataset
+
+
+def holds(folder: Path, photograph: traces.Photograph, except_for: Path) -> list[str]:
+    """Files that name the photograph or hold it."""
+    return [str(path) for path in traces.naming_files(folder, photograph) if not path.is_relative_to(except_for)]
+
+
+def test_all_that_was_made_from_it_goes_and_nothing_else(worked_with, tmp_path, capsys):
+    dataset, runs = worked_with, tmp_path / "runs"
+    row = next(row for row in rows(dataset, "real") if row["image_id"] == "NA.2")
+    photograph = traces.photograph_in(dataset, "NA.2", row["sha256"])
+    assert holds(tmp_path, photograph, dataset)
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == 4
+    assert exit_status(publish_dataset, "withdraw", dataset, "NA.2", "--dry_run") == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("runs/classifier", "NA.pt", ".NA.pt.partial", "page.html", ".npy"))
+    assert exit_status(publish_dataset, "withdraw", dataset, "NA.2") == 0
+    assert "curator's folder (rdface-input)" in capsys.readouterr().out
+    assert not (runs / "classifier").exists() and not (runs / "page.html").exists()
+    assert [path.name for path in (runs / "generator").rglob("*.p*t*")] == ["AAR.pt"]
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == 2  # of other photographs
+    assert holds(tmp_path, photograph, tmp_path / "arrow") == []
+    assert row["image"]["bytes"][-150:-10] not in b"".join(
+        path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "arrow" not in path.parts
+    )
+
+
+def test_what_was_made_after_the_withdrawal_stays(worked_with, tmp_path):
+    assert exit_status(publish_dataset, "withdraw", worked_with, "NA.2") == 0
+    later = tmp_path / "runs" / "classifier"
+    later.mkdir()
+    (later / "settings.json").write_text("{}")
+    derived_places.note([worked_with], later, derived_places.RUN)
+    assert exit_status(publish_dataset, "withdraw", worked_with, "NA.2") == 0
+    assert later.is_dir()
+
+
+class Killed(BaseException):
+    """As if the process had ended at this moment."""
+
+
+@pytest.mark.parametrize("moment", range(10))
+def test_stopped_at_any_moment_the_next_call_leaves_nothing(worked_with, tmp_path, monkeypatch, moment):
+    row = next(row for row in rows(worked_with, "real") if row["image_id"] == "NA.2")
+    photograph = traces.photograph_in(worked_with, "NA.2", row["sha256"])
+    calls = itertools.count()
+
+    def stopping(function):
+        def stop_or_go(*arguments, **options):
+            if next(calls) == moment:
+                raise Killed
+            return function(*arguments, **options)
+
+        return stop_or_go
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopping(os.replace))
+        patch.setattr(Path, "unlink", stopping(Path.unlink))
+        patch.setattr(shutil, "rmtree", stopping(shutil.rmtree))
+        with pytest.raises(Killed):
+            exit_status(publish_dataset, "withdraw", worked_with, "NA.2")
+    assert exit_status(publish_dataset, "withdraw", worked_with, "NA.2") == 0
+    assert holds(tmp_path, photograph, tmp_path / "arrow") == []
+    assert not (tmp_path / "runs" / "classifier").exists() and not (tmp_path / "runs" / "page.html").exists()
+    assert len(list((tmp_path / "pixels").glob("*.npy"))) == 2
+    assert publishable.examine(worked_with).problems == []

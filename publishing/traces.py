@@ -1,0 +1,270 @@
+"""Finds and removes what is left of a photograph outside of its dataset: runs, pages, caches, files that mention it.
+
+    left = traces_of(Path("rdface"), photograph)     # what would be removed, in lines for the user
+    remove(left)
+
+Commands list what they make from a dataset's folder as they begin (harness/derived_places.py). A run that generated
+nothing is removed as a whole, since each of its numbers rests on all photographs; generators and reports lose what was
+made from this photograph (withdrawal.derived), and then every file that still names it or its digest.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import datasets
+import huggingface_hub.constants
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from curation import datasheet
+from curation.opening import FINGERPRINT_DIGITS
+from curation.parquet_files import renumber, rewrite
+from curation.withdrawn_list import LIST_NAME
+from generation.training_provenance import SOURCES_NAME
+from harness.derived_places import CACHE, PAGE, Place, noted
+from harness.files import default_cache_dir, sha256_of, write_atomically
+from imaging.face_cache import pixels_sha256
+from imaging.pixel_cache import withdraw_from_cache
+from publishing.published_columns import OPEN_CONFIGS, REAL_CONFIGS
+
+TEXT_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".html", ".yaml", ".yml", ".log")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PIECE = 1 << 22  # bytes that are searched at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Photograph:
+    """digests: SHA-256 of its bytes, and of the pictures restored from it; pixels: of the pixels of these."""
+
+    image_id: str
+    digests: frozenset[str]
+    pixels: frozenset[str] = frozenset()
+
+
+def photograph_in(folder: Path, image_id: str, sha256: str) -> Photograph:
+    """A photograph of a dataset's folder, with its pictures in configs real and restored as far as they are there.
+
+    sha256: of its published bytes, also if it was withdrawn before."""
+    digests, pixels = {sha256}, set()
+    for path in sorted([*folder.glob("real/*.parquet"), *folder.glob("restored/*.parquet")]):
+        for row in pq.read_table(path, filters=pc.field("image_id") == image_id, columns=["image"]).to_pylist():
+            digests.add(hashlib.sha256(row["image"]["bytes"]).hexdigest())
+            pixels.add(pixels_sha256(np.asarray(PIL.Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))))
+    return Photograph(image_id, frozenset(digests), frozenset(pixels))
+
+
+@dataclasses.dataclass
+class Traces:
+    """What is removed whole, and where single files and rows are looked for."""
+
+    photograph: Photograph
+    folders: list[Path]
+    files: list[Path]
+    searched: list[Path]  # folders of generators and reports, to be treated like --derived
+    face_caches: list[Path]
+
+    def lines(self) -> list[str]:
+        lines = [f"{folder}: a run, a cache or results that rest on it" for folder in self.folders]
+        lines += [f"{file}: a page or a cache with it" for file in self.files]
+        return lines + [f"{file}: its faces, as far as they were detected" for file in self.face_caches]
+
+
+def traces_of(
+    folder: Path, photograph: Photograph, made_since: str | None, repositories: Collection[str] = ()
+) -> Traces:
+    """What the list of a dataset's folder names, and the caches of this user.
+
+    made_since: digest of the photographs' files without this one, if it was withdrawn before: what was made from these
+    stays. repositories: ORG/NAME of which the Hub's client may keep copies."""
+    home = folder.resolve()
+    traces = Traces(photograph, [], [], [], [])
+    caches = [default_cache_dir()]
+    for place in {place.path: place for place in _places(home)}.values():  # what was last begun there
+        path = Path(place.path)
+        if place.kind == CACHE:
+            caches.append(path)
+        if place.kind == CACHE or (made_since is not None and place.content == made_since) or not path.exists():
+            continue
+        if place.kind == PAGE:
+            traces.files += [path] * (path.suffix == ".html" and path.is_file())
+        elif _is_whole(path, home):
+            traces.folders.append(path)
+        elif not home.is_relative_to(path.resolve()):
+            traces.searched.append(path)
+    for cache in dict.fromkeys(caches):
+        traces.files += withdraw_from_cache(cache, set(photograph.digests))
+        traces.face_caches += [file for file in [cache / "detected_faces.sqlite"] if _has_faces(file, photograph)]
+    traces.folders += [path for path in _library_caches(home, repositories) if path.is_dir()]
+    return traces
+
+
+def _places(home: Path) -> list[Place]:
+    """The places on the dataset's list, and on those of the datasets that lie in them."""
+    places, waiting = [], [home]
+    while waiting:
+        for place in noted(waiting.pop()):
+            if place in places:
+                continue
+            places.append(place)
+            path = Path(place.path)
+            if path.is_dir() and place.kind not in (CACHE, PAGE):
+                below = [file.with_name(file.name[1:].removesuffix(".derived")) for file in path.rglob(".*.derived")]
+                waiting += [path, *below]
+    return places
+
+
+def _is_whole(path: Path, home: Path) -> bool:
+    """Whether a run's folder is removed as a whole: it is one of this project, and generated nothing."""
+    is_run = path.is_dir() and (path / "settings.json").is_file() and not home.is_relative_to(path.resolve())
+    return is_run and not any(path.rglob(SOURCES_NAME))
+
+
+def _library_caches(home: Path, repositories: Collection[str]) -> list[Path]:
+    """Copies that `datasets` and the Hub's client keep of a dataset: Arrow files and downloads, with its pictures."""
+    arrow, hub = Path(datasets.config.HF_DATASETS_CACHE), Path(huggingface_hub.constants.HF_HUB_CACHE)
+    ours = re.compile(rf"{re.escape(home.name)}(-[0-9a-f]{{{FINGERPRINT_DIGITS}}})?")
+    found = [path for path in sorted(arrow.glob("*")) if ours.fullmatch(path.name)]
+    for name in repositories:
+        found += [hub / f"datasets--{name.replace('/', '--')}", *sorted(arrow.glob(f"{name.replace('/', '___')}*"))]
+    return found
+
+
+def _has_faces(file: Path, photograph: Photograph) -> bool:
+    return bool(file.is_file() and photograph.pixels and _in_face_cache(file, "SELECT count(*)", photograph))
+
+
+def _in_face_cache(file: Path, verb: str, photograph: Photograph) -> int:
+    marks = ",".join("?" * len(photograph.pixels))
+    with contextlib.closing(sqlite3.connect(file, timeout=60)) as connection, connection:
+        try:
+            cursor = connection.execute(f"{verb} FROM faces WHERE pixels_sha256 IN ({marks})", [*photograph.pixels])
+        except sqlite3.DatabaseError:  # no cache of faces
+            return 0
+        rows = cursor.fetchall()
+        return rows[0][0] if rows else cursor.rowcount
+
+
+def remove_faces(traces: Traces) -> None:
+    """Takes the photograph's faces out of the caches of detected faces: first, as long as its pixels are known."""
+    for file in traces.face_caches:
+        _in_face_cache(file, "DELETE", traces.photograph)
+
+
+def remove(traces: Traces) -> None:
+    """Removes folders and files; a call that was interrupted is completed by the next one."""
+    for file in traces.files:
+        file.unlink(missing_ok=True)
+    for folder in traces.folders:
+        gone = folder.with_name(f".{folder.name}.withdrawn")  # half a run must not be taken for one
+        if folder.is_dir():
+            shutil.rmtree(gone, ignore_errors=True)
+            os.replace(folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+# ---- files that name the photograph
+
+
+def naming_files(folder: Path, photograph: Photograph) -> dict[Path, str]:
+    """Files below a folder that name the photograph, hold it, or were left half written, with what they are."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_file() or path.name == LIST_NAME:
+            continue
+        if re.fullmatch(r"\..+\.partial", path.name):
+            found[path] = "left half written by a run that was killed"
+        elif path.suffix == ".parquet":
+            if _rows_naming(path, photograph):
+                found[path] = "rows that name it"
+        elif path.suffix.lower() in PICTURES and sha256_of(path) in photograph.digests:
+            found[path] = "the photograph"
+        elif _names(path, photograph):
+            found[path] = "names it"
+    return found
+
+
+def remove_naming_files(folder: Path, photograph: Photograph) -> None:
+    """Removes what `naming_files` finds; of a Parquet file the rows alone, after which a dataset gets a new card."""
+    changed = set()
+    for path in naming_files(folder, photograph):
+        if path.suffix == ".parquet":
+            rewrite(path, lambda table: table.filter(pc.invert(_is_named(table, photograph))))
+            changed.add(path.parent)
+        else:
+            path.unlink(missing_ok=True)
+    for config in sorted(changed):
+        home = config.parent
+        if config.name in REAL_CONFIGS + OPEN_CONFIGS and (home / "README.md").is_file():
+            renumber(config)
+            if any(home.glob("*/train-*.parquet")):
+                datasheet.write_datasheet(home, datasheet.next_version(datasheet.version_of(home)))
+
+
+def forget_in_records(folder: Path, image_id: str) -> None:
+    """Takes the photograph's lines out of rejected.csv in a dataset's folder, which stays with the curator."""
+    file = folder / "rejected.csv"
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not re.search(rf"(?<![\w.]){re.escape(image_id)}(?!\w)", line)]
+        if len(kept) < len(lines):
+            write_atomically(file, lambda partial: partial.write_text("".join(kept), encoding="utf-8"))
+
+
+def _names(path: Path, photograph: Photograph) -> bool:
+    """Whether a file holds a digest of the photograph, or, if it is a text, its identifier as a word."""
+    digests = [digest.encode() for digest in photograph.digests]
+    word = None
+    if path.suffix.lower() in TEXT_SUFFIXES:
+        forms = {photograph.image_id, json.dumps(photograph.image_id)[1:-1]}
+        word = re.compile(rb"(?<![\w.])(?:%s)(?![\w])" % b"|".join(re.escape(form.encode()) for form in forms))
+    return any(any(digest in piece for digest in digests) or (word and word.search(piece)) for piece in _pieces(path))
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """A file's bytes piece by piece; each begins with the end of the one before."""
+    before = b""
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield before + piece
+            before = piece[-1000:]
+
+
+def _rows_naming(path: Path, photograph: Photograph) -> int:
+    try:
+        with pq.ParquetFile(path) as file:
+            light = [field.name for field in file.schema_arrow if _may_name(field.type)]
+            groups = (file.read_row_group(n, columns=light) for n in range(file.num_row_groups))
+            return sum(pc.sum(_is_named(table, photograph)).as_py() or 0 for table in groups) if light else 0
+    except (pa.ArrowException, OSError):  # half a file, which nothing reads
+        return 0
+
+
+def _may_name(kind: pa.DataType) -> bool:
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_named(table: pa.Table, photograph: Photograph) -> pa.Array:
+    """(n,) bool: whether any text of a row is the photograph's identifier or digest, or speaks of it."""
+    word = re.compile(rf"(?<![\w.]){re.escape(photograph.image_id)}(?!\w)")
+
+    def names(value: object) -> bool:
+        if isinstance(value, list):
+            return any(names(part) for part in value)
+        return isinstance(value, str) and (value in photograph.digests or bool(word.search(value)))
+
+    columns = [table[name].to_pylist() for name in table.column_names if _may_name(table.schema.field(name).type)]
+    return pa.array([any(map(names, row)) for row in zip(*columns, strict=True)] or [False] * len(table), pa.bool_())

@@ -1,0 +1,150 @@
+"""The leaderboard of any runs, and a run's scores in the forms of the Hub and of Every Eval Ever."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from huggingface_hub import parse_eval_result_entries
+from in_process import exit_status
+from test_metrics import as_table
+
+import make_report
+import score_runs
+from scoring import hub_results, leaderboard, run_scores
+
+SCHEMA = Path(__file__).parent / "every_eval_ever" / "eval.schema.json"
+
+
+def finished(folder: Path, skill: float, recipe: str = "linear_probe", seed: int = 0, **record: object) -> Path:
+    """A finished run of 60 images and 8 conditions; skill: how much the right condition is favoured."""
+    labels, rng = np.arange(60) % 8, np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(8), 60) + skill * np.eye(8)[labels]
+    table = as_table(probabilities / probabilities.sum(axis=1, keepdims=True), labels, recipe=recipe)
+    folder.mkdir()
+    table.to_parquet(folder / "predictions.parquet")
+    (folder / "results.json").write_text(json.dumps(run_scores.score(table)))
+    (folder / "run.json").write_text(json.dumps({"arguments": {"dataset_name": "data/rdface-sim"}} | record))
+    return folder
+
+
+def printed(capsys, *runs: Path) -> tuple[int, str, str]:
+    status = exit_status(make_report, "leaderboard", *runs)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_runs_are_listed_by_protocol_and_regime_with_intervals_and_published_rows(tmp_path, capsys):
+    good, poor = finished(tmp_path / "good", 0.6), finished(tmp_path / "poor", 0.05, seed=1)
+    few = finished(tmp_path / "few", 0.2, "linear_probe, 2-shot, + 60 synthetic (dreambooth)", seed=2)
+    status, out, _ = printed(capsys, poor, few, good)
+    assert status == 0
+    strict, of_few, rest = out.partition("### strict: 2-shot, + 60 synthetic (dreambooth)")
+    assert strict.startswith("### strict: all images") and of_few and "### paper: all images" in rest
+    assert strict.index("| good |") < strict.index("| poor |")  # the best first
+    top1 = json.loads((good / "results.json").read_text())["metrics"]["top1"]
+    assert "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**{k: 100 * top1[k] for k in ("mean", "low", "high")}) in strict
+    assert "rdface-sim (SIMULATED)" in strict
+    published = next(line for line in rest.splitlines() if "densenet169" in line)
+    assert "published" in published and "15.93 ± 2.34" in published and "[" not in published
+    pairs = [line for line in rest.splitlines() if line.startswith("| strict, 60 images")]
+    assert len(pairs) == 3  # all three tested the same images
+    p_values, corrected = np.array([[float(cell) for cell in line.split("|")[-3:-1]] for line in pairs]).T
+    assert (corrected >= p_values).all() and corrected.max() <= 1 and (corrected > p_values).any()
+
+
+def test_runs_that_tested_other_images_or_labels_are_not_compared(tmp_path):
+    a, b = finished(tmp_path / "a", 0.3), finished(tmp_path / "b", 0.3)
+    table = pd.read_parquet(b / "predictions.parquet")
+    table["label"] = np.roll(table["label"], 1)  # as with shuffled labels
+    table.to_parquet(b / "predictions.parquet")
+    (b / "results.json").write_text(json.dumps(run_scores.score(table)))
+    assert leaderboard.differences([leaderboard.read_entry(folder) for folder in (a, b)]) == []
+
+
+def test_results_of_another_kind_need_no_predictions(tmp_path):
+    metrics = {"accuracy": {"mean": 0.4, "low": 0.3, "high": 0.5}}
+    results = {"protocol": "strict", "backbone": "tiny", "recipe": "frozen", "n_way": 5, "k_shot": 1}
+    (tmp_path / "results.json").write_text(json.dumps(results | {"metrics": metrics}))
+    entry = leaderboard.read_entry(tmp_path)
+    assert entry.regime == "5-way 1-shot episodes" and entry.data == "real or simulated: not recorded"
+    assert "40.00 [30.00, 50.00]" in leaderboard.format_leaderboard([entry])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.clear(), "lacks protocol, backbone, recipe or metrics"),
+        (lambda r: r.update(metrics={"top1": 0.4}), "lacks protocol, backbone, recipe or metrics"),
+        (lambda r: r["metrics"]["top1"].update(mean="high"), "lacks protocol, backbone, recipe or metrics"),
+        (lambda r: r["metrics"]["top1"].update(mean=0.99), "says top1 0.9900, but predictions.parquet gives"),
+    ],
+)
+def test_results_that_cannot_be_trusted_are_refused(tmp_path, capsys, change, message):
+    run = finished(tmp_path / "run", 0.3)
+    results = json.loads((run / "results.json").read_text())
+    change(results)
+    (run / "results.json").write_text(json.dumps(results))
+    status, _, error = printed(capsys, run)
+    assert status == 2 and message in error and error.count("\n") == 1
+
+
+def test_folders_without_results_and_runs_of_one_name_are_refused(tmp_path, capsys):
+    assert "holds no results.json" in printed(capsys, tmp_path)[2]
+    run = finished(tmp_path / "run", 0.3)
+    (tmp_path / "other").mkdir()
+    assert "two runs are called run" in printed(capsys, run, finished(tmp_path / "other" / "run", 0.4))[2]
+
+
+def export(tmp_path: Path, run: Path, dataset_id: str = "lab/rdface-sim", model_id: str = "lab/probe") -> int:
+    names = ["--dataset_id", dataset_id, "--model_id", model_id, "--output_dir", tmp_path / "out"]
+    return exit_status(score_runs, "export", run, *names)
+
+
+def test_the_hub_reads_the_exported_scores(tmp_path):
+    run = finished(tmp_path / "run", 0.4)
+    assert export(tmp_path, run) == 0
+    tasks = yaml.safe_load((tmp_path / "out" / "eval.yaml").read_text())["tasks"]
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / "out/.eval_results/rdface-sim.yaml").read_text()))
+    scores = json.loads((run / "results.json").read_text())["metrics"]
+    assert {entry.task_id: entry.value for entry in entries} == {
+        f"strict_{name}": round(100 * scores[name]["mean"], 2) for name in ("top1", "top5")
+    }
+    assert {entry.task_id for entry in entries} < {task["id"] for task in tasks}
+    assert all(entry.dataset_id == "lab/rdface-sim" and "SIMULATED" in entry.notes for entry in entries)
+
+
+def test_the_record_follows_the_schema_of_every_eval_ever_and_names_no_image(tmp_path):
+    assert export(tmp_path, finished(tmp_path / "run", 0.4, git_commit="abc")) == 0
+    text = (tmp_path / "out" / "every_eval_ever.json").read_text()
+    record, schema = json.loads(text), json.loads(SCHEMA.read_text())
+    jsonschema.Draft7Validator(schema).validate(record)
+    assert schema["version"] == record["schema_version"] == hub_results.SCHEMA_VERSION
+    assert record["eval_library"]["version"] == "abc"
+    assert {result["evaluation_result_id"] for result in record["evaluation_results"]} == {
+        *("top1", "top5", "macro_f1", "balanced_accuracy", "mrr", "nll", "ece", "smece", "aurc")
+    }
+    top1 = record["evaluation_results"][0]["score_details"]
+    interval = top1["uncertainty"]["confidence_interval"]
+    assert interval["lower"] < top1["score"] < interval["upper"]
+    assert "A.1" not in text
+    del record["evaluation_results"][0]["metric_config"]["max_score"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft7Validator(schema).validate(record)
+
+
+@pytest.mark.parametrize(
+    ("record", "dataset_id", "message"),
+    [
+        ({}, "lab/rdface", "these scores are of SIMULATED images"),
+        ({"simulated": True}, "lab/rdface", "these scores are of SIMULATED images"),
+        ({"simulated": False}, "lab/rdface-sim", "these scores are of real images"),
+        ({}, "rdface-sim", "is not ORG/NAME"),
+    ],
+)
+def test_simulated_scores_are_not_reported_as_real_ones(tmp_path, capsys, record, dataset_id, message):
+    assert export(tmp_path, finished(tmp_path / "run", 0.4, **record), dataset_id) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -1,0 +1,77 @@
+"""publish --open looks for copies of photographs by itself, whatever a privacy report says, and fails closed."""
+
+import io
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import small_datasets
+from datasets import Features
+from in_process import exit_status
+from PIL import Image, ImageEnhance, ImageOps
+
+import publish_dataset
+from curation import datasheet
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Path:
+    return small_datasets.one_config()
+
+
+def forged(folder: Path, photographs: Path, alter) -> Path:
+    """Synthetic images, the second of which is a photograph after `alter`, with a green report written by hand."""
+    small_datasets.synthetic(folder, [["AAR.1"], ["AAR.2"], ["NA.1"]])
+    shard = next((folder / "synthetic").glob("*.parquet"))
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    content = alter(pq.read_table(photographs / "real")["image"][4].as_py()["bytes"])
+    rows[1]["image"] = {"bytes": content, "path": "S1.jpg" if content.startswith(b"\xff\xd8") else "S1.png"}
+    features = Features.from_arrow_schema(table.schema)
+    shutil.rmtree(folder / "synthetic")
+    small_datasets.write(folder / "synthetic", {name: [row[name] for row in rows] for name in features}, features)
+    datasheet.write_datasheet(folder, "1.0.0")
+    small_datasets.report_on(folder)
+    return folder
+
+
+def altered(change) -> object:
+    def alter(content: bytes) -> bytes:
+        file = io.BytesIO()
+        change(Image.open(io.BytesIO(content)).convert("RGB")).save(file, "PNG")
+        return file.getvalue()
+
+    return alter
+
+
+ALTERATIONS = {
+    "the very bytes": lambda content: content,
+    "the same pixels": altered(lambda picture: picture),
+    "mirrored": altered(ImageOps.mirror),
+    "brighter": altered(lambda picture: ImageEnhance.Brightness(picture).enhance(1.2)),
+    "grey": altered(ImageOps.grayscale),
+    "half as large": altered(lambda picture: picture.resize((picture.width // 2, picture.height // 2))),
+    "without its edge": altered(lambda picture: ImageOps.crop(picture, 2)),
+    "in a black border": altered(lambda picture: ImageOps.expand(picture, 12)),
+}
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_a_copy_of_a_photograph_is_refused_whatever_the_report_says(tmp_path, capsys, photographs, name):
+    folder = forged(tmp_path / "rdface-synthetic", photographs, ALTERATIONS[name])
+    command = ("publish", folder, "lab/synthetic", "--open", "--real_dataset", photographs)
+    assert exit_status(publish_dataset, *command) == 2
+    (line, last) = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert "row 2 (S1): is" in line and "photograph NA.1" in line and "nothing was sent" in last
+
+
+def test_without_the_photographs_or_with_others_nothing_goes_open(tmp_path, capsys, photographs):
+    folder = small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"], ["ZZ.9"]])
+    assert exit_status(publish_dataset, "publish", folder, "lab/synthetic", "--open") == 2
+    assert "--open requires --real_dataset DIR" in capsys.readouterr().err
+    command = ("publish", folder, "lab/synthetic", "--open", "--real_dataset")
+    assert exit_status(publish_dataset, *command, photographs) == 2
+    assert "row 2 (S1): was made from photographs that --real_dataset does not hold" in capsys.readouterr().err
+    assert exit_status(publish_dataset, *command, folder) == 2
+    assert "holds no config real" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""What texts give away, in many spellings, and the ordinary texts of a dataset, which give nothing away."""
+
+import pytest
+
+from publishing.private_text import private_cell, private_text
+from publishing.published_columns import personal_name
+
+GIVEN_AWAY = {
+    "path": ["C:/Users/doe/x.jpg", "D:/scans/1.jpg", "../../home/doe/x", "//server/share/x", "/scratch/doe/x", "/nas/x",
+             "saved in /content/drive/MyDrive/x", "s3://bucket/key", "file:///c/x", r"\\server\share", "~doe/x",
+             r'"\\\\server\\share\\x"', "smb://host/share", "gs://bucket/x", "％USERPROFILE％\\x", "$HOME/scans",
+             "c:\\patients\\1.jpg", "scp doe@cluster:/data/x", "/lustre/project/faces/1.jpg"],
+    "e-mail": ["jane (at) clinic.org", "jane.doe [at] clinic [dot] org", "jane at clinic dot org", "jane＠clinic.org",
+               "jane&#64;clinic.org", "jane%40clinic.org", "JANE@CLINIC.ORG", "jane @ clinic.org",
+               "jane.doe@clínica.org",
+               "jаne@clinic.org", "jane.doe at clinic.org", "mailto:x", "jane@\u200bclinic.org"],
+    "telephone": ["+44 20 7946 0018", "(212) 555-2368", "0049 30 1234567", "٠٢٠ ٧٩٤٦ ٠٠١٨", "Tel. 030/1234567",
+                  "phone 5551234", "+４４ ２０ ７９４６ ００１８", "020 7946 0018", "01 42 68 53 00",
+                  "Syndrome (+1 212 555 2368)"],
+    "token": ["-----BEGIN RSA PRIVATE KEY-----", "-----BEGIN OPENSSH PRIVATE KEY-----", "https://x.org/a?token=abcdef123",
+              "https://user:pw@x.org/", "ssh://user@host", "AKIAIOSFODNN7EXAMPLE",
+              "AIzaSyA1234567890abcdefghijklmnopqrstuv",
+              "ghp_abcdefghijklmnopqrstuvwxyz0123456789", "xoxb-1234567890-abcdefghij", "glpat-abcdefghij0123456789",
+              "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", "hf_abcdefghijklmnop\nqrstuvwxyzabcdefgh",
+              "password: hunter22"],
+    "machine": ["192.168.1.17", "10.0.0.5", "172.16.3.4", "fe80::1", "http://pacs.clinic.local/x", "http://localhost:80"],
+    "number of a record": ["MRN 1234567", "patient id: 00123456", "123-45-6789", "GB82 WEST 1234 5698 7654 32"],
+    "date of birth": ["DOB 04/05/2012", "born on 3 May 2012", "geboren am 3.5.2012"],
+}  # fmt: skip
+HONEST = [
+    "and/or", "https://www.clinic.org/home/var/images/1.jpg", "https://medium.com/@jane/faces", "a: b", "2004-05-06",
+    "Am J Med Genet A. 2004;128A(2):190-4", "doi:10.1002/ajmg.a.30123", "https://doi.org/10.1056/NEJM199001013220101",
+    "PMID: 12345678", "0000-0002-1825-0097", "1990-2000", "HP:0000316; HP:0000407",
+    "ORPHA:192", "22q11.2 microdeletion",
+    "46,XX,del(5)(p15.2)", "c.1234A>G (p.Arg412Gly)", "NM_000138.5:c.1234A>G", "chr7:155799529-155799530",
+    "Cornelia de Lange syndrome", "ratio 3.5/4.2 mm", "hosted at example.org", "version 1.2.3.4", "CC BY 4.0",
+    "3 images @ 2.5 GHz", "ISBN 978-0-306-40615-7", "https://pubmed.ncbi.nlm.nih.gov/12345678/",
+    "https://www.ncbi.nlm.nih.gov/pmc/articles/PMC1234567/figure/F1/?report=objectonly", 'load_dataset("./rdface")',
+    "photo of a sks child with widely spaced eyes; seed 1234567890", "https://example.org/a?id=12&key=3", "male/female",
+    "Interpupillary distance 55 mm (97th centile), 3 - 4 years", "born at 38 weeks; birth weight 2340 g", "born 2004",
+    "https://upload.wikimedia.org/wikipedia/commons/1/12/1234567890_b.jpg", "20 30 40 50 60 70", "1 000 000 000",
+    "https://www.flickr.com/photos/12345678@N00/1234567/", "12:30:45",
+    "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in GIVEN_AWAY.items() for text in texts])
+def test_a_text_that_gives_something_away_is_known_in_any_spelling(kind, text):
+    assert any(kind in found for found in private_text(text))
+    assert private_text(f"She was seen there ({text}) and smiled.")
+
+
+@pytest.mark.parametrize("text", HONEST)
+def test_an_ordinary_text_is_no_false_alarm(text):
+    assert private_text(text) == []
+
+
+@pytest.mark.parametrize("text", ["Jane Doe", "doe, jane", "Dr. Smith", "12 High Street", "2012-05-04", "1234567",
+                                  "Mother: Anna Miller", "seen with Jane Doe today", "Anna Müller"])  # fmt: skip
+def test_a_curators_own_column_holds_no_name_no_address_no_day_and_no_long_number(text):
+    assert private_cell(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["Canon EOS", "Nikon Coolpix", "frontal view", "Room 12", "unit A", "2012", "0.1234567"]
+)
+def test_what_says_nothing_of_a_person_may_be_published(text):
+    assert private_cell(text) == []
+
+
+def test_names_of_columns_that_tell_who_somebody_is():
+    personal = (
+        "patient_name phone date_of_birth address mrn PatientName dob Telefonnummer hospital_number Mail téléphone"
+    )
+    personal = [*personal.split(), "prénom", "имя", "case id", "Name", "surname", "ｎａｍｅ"]
+    assert [name for name in personal if not personal_name(name)] == []
+    assert not [name for name in ("camera", "camera_name", "notes", "view", "light") if personal_name(name)]
