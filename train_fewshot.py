@@ -44,7 +44,6 @@ from imaging.detector_names import FACE_DETECTORS
 
 if TYPE_CHECKING:
     import datasets
-    import pandas as pd
     from accelerate import Accelerator
 
     from classification.embeddings import Network
@@ -380,7 +379,7 @@ def finish(
     """Join the folds, write and print the results, and write the record of the run."""
     import pandas as pd
 
-    from classification import few_shot_run, run_results
+    from classification import few_shot_results, few_shot_run, run_results
     from harness.files import read_json
     from harness.launched_processes import device_record
 
@@ -388,50 +387,20 @@ def finish(
     episodes = pd.concat([pd.read_parquet(folder / few_shot_run.EPISODES) for folder in folders], ignore_index=True)
     few_shot_run.write_table(out / "episodes.parquet", episodes)
     predictions = run_results.join(folders, "predictions.parquet", study.label, out / "predictions.parquet")
+    of_test = None if args.mode == "gallery" else (args.head or TRAINED_HEAD, args.n_way, args.k_shot)
     of_run = {"mode": args.mode, "simulated": study.is_simulated, **study.names}
-    results = results_of(episodes, predictions, study.label.num_classes, args) | of_run
+    results = (
+        few_shot_results.results_of(episodes, predictions, study.label.num_classes, args.frequent_from, of_test)
+        | of_run
+    )
     write_json(out / "results.json", results)
-    print(table_of(results))
+    print(few_shot_results.table_of(results))
     dataset = {"fingerprint": study.images._fingerprint, "config_name": study.images.config_name}
     record = run_record(vars(args), PACKAGES, started) | {"dataset": dataset, "backbone_sha256": sha256}
     record |= {"mixed_precision": accelerator.mixed_precision, **device_record(accelerator)}
     record["folds"] = [read_json(folder / "fold.json", "delete its folder") for folder in folders]
     write_json(out / "run.json", record)
     print(f"written: {out}: {', '.join(RESULTS)}")
-
-
-def results_of(episodes: pd.DataFrame, predictions: pd.DataFrame, n_classes: int, args: argparse.Namespace) -> dict:
-    """The content of results.json, from the files just written."""
-    from classification import few_shot_run, retrieval
-    from scoring import run_scores
-
-    if args.mode == "gallery":
-        scores = run_scores.score(predictions)
-        return scores | {"frequent_from": args.frequent_from, "methods": retrieval.summaries(episodes)}
-    head = args.head or TRAINED_HEAD
-    shots = {"n_way": args.n_way, "k_shot": args.k_shot}
-    return few_shot_run.episode_results(episodes, head, args.n_way, n_classes) | shots
-
-
-def table_of(results: dict) -> str:
-    """The results for the screen, in percent with 95 % intervals for new conditions and subjects."""
-
-    def cell(score: dict) -> str:
-        if score["mean"] is None:
-            return "-"
-        interval = "" if score["low"] is None else f" [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
-        return f"{100 * score['mean']:.2f}{interval}"
-
-    if results["mode"] == "gallery":
-        lines = [f"{'percent':22}{'gallery':10}{'probes':10}" + "".join(f"{f'top-{k}':>20}" for k in (1, 5, 10, 30))]
-        for method, by_gallery in results["methods"].items():
-            for gallery, by_side in by_gallery.items():
-                for side, scores in by_side.items():
-                    cells = "".join(f"{cell(scores[f'top{k}']):>20}" for k in (1, 5, 10, 30))
-                    lines.append(f"{method:22}{gallery:10}{side:10}{cells}")
-        return "\n".join(lines)
-    title = f"{results['n_episodes']} episodes, {results['n_way']}-way, chance {100 * results['chance']:.1f} %"
-    return "\n".join([title, *(f"{head:26}{cell(score):>22}" for head, score in results["heads"].items())])
 
 
 if __name__ == "__main__":

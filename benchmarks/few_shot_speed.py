@@ -35,7 +35,7 @@ from harness.files import write_json
 from imaging.pixel_cache import cached_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
-N_EPISODES, WIDTH = 800, 512
+N_EPISODES, WIDTH, WAYS = 800, 512, (5, 15)
 GALLERY, PROBES = 1_000_000, 10_000
 
 
@@ -144,7 +144,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     datasets.disable_progress_bars()
-    found = {f"{n_way}way": of_episodes(args, n_way) for n_way in (5, 15)} | {"retrieval": of_retrieval(args)}
+    found = {f"{n_way}way": of_episodes(args, n_way) for n_way in WAYS} | {"retrieval": of_retrieval(args)}
     args.results_dir.mkdir(parents=True, exist_ok=True)
     write_json(args.results_dir / "speed.json", found)
     for name, figures in found.items():

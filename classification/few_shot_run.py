@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from classification import retrieval, run_results
 from classification.embeddings import averaged, side_by_side
-from classification.episodes import Episodes, accuracy_interval, draw_episodes, episode_table, hits
+from classification.episodes import Episodes, draw_episodes, episode_table, hits
 from classification.few_shot_names import HEADS, KNOWING_HEAD, TRAINED_HEAD
 from classification.fine_tuning import Checkpoint
 from classification.knowledge_choice import choose, fit_informed_probe, span
@@ -27,6 +27,7 @@ from classification.prototypes import (
     probabilities,
 )
 from classification.study_inputs import Job, Study
+from classification.synthetic_teachers import SyntheticRows
 from curation.leak_guard import Guard, columns_for_guard
 from curation.opening import photograph_sha256
 from harness.files import read_json, write_atomically, write_json
@@ -130,9 +131,8 @@ def frozen_episodes(
         chosen = choose(taught, profiles, labels[base], groups[base])
         notes["knowledge"] = dataclasses.asdict(chosen)
         means = None
-        if chosen.term_share:
-            shares = (chosen.term_share, chosen.rest_share)
-            means = informed_means(features, labels, base, episodes, statistics.centre, profiles, shares)
+        if chosen.used:
+            means = informed_means(features, labels, base, episodes, statistics.centre, profiles, chosen.shares)
         choices[KNOWING_HEAD] = choices["discriminant"]
         setting = choices["discriminant"].setting
         scores[KNOWING_HEAD] = head_scores("discriminant", features, episodes, statistics, setting, means)
@@ -202,7 +202,8 @@ def scores_of_methods(
         probe = fit_linear_probe(*learnt_from, gallery[synthetic])
     else:
         profiles = study.knowledge.profiles
-        probe, choice = fit_informed_probe(*learnt_from, profiles, None, synthetic_rows=gallery[synthetic])
+        as_data = SyntheticRows.as_data(gallery[synthetic], profiles.shape[1])
+        probe, choice = fit_informed_probe(*learnt_from, profiles, synthetic=as_data)
         notes["knowledge"] = dataclasses.asdict(choice)
     notes |= {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
     of_probe = np.full((len(probes), n_classes), -np.inf)
@@ -213,36 +214,3 @@ def scores_of_methods(
         "unseen_discriminant": retrieval.unseen_scores(features, labels, groups, gallery, probes, n_classes),
     }
     return scores, probe, notes
-
-
-# ------------------------------------------------------------------------------------------------------------- results
-
-
-def episode_results(episodes: pd.DataFrame, head: str, n_way: int, n_classes: int) -> dict:
-    """The content of results.json from the rows of episodes.parquet of all folds and seeds.
-
-    `metrics` has the top-1 accuracy of `head`, `heads` that of every head: `mean`, `sd` (ddof=1, over seeds under
-    strict, over the models of fold and seed under paper; null for one) and the 95 % interval for new conditions and
-    subjects. Fractions 0..1."""
-    protocol = episodes["protocol"].iloc[0]
-    replicate = ["seed"] if protocol == "strict" else ["seed", "fold"]
-    heads = {}
-    for column in [column for column in episodes if column.startswith("right_")]:
-        of_replicates = episodes.groupby(replicate)[column].mean()
-        right = episodes[column].to_numpy()
-        low, high = accuracy_interval(right, episodes["label"].to_numpy(), episodes["subject"].tolist())
-        sd = float(of_replicates.std(ddof=1)) if len(of_replicates) > 1 else None
-        heads[column.removeprefix("right_")] = {"mean": float(right.mean()), "sd": sd, "low": low, "high": high}
-    return {
-        "protocol": protocol,
-        "n_episodes": len(episodes) // n_way,
-        "n_test": int(episodes["query"].nunique()),
-        "n_subjects": int(episodes["subject"].nunique()),
-        "n_classes": n_classes,
-        "n_classes_tested": int(episodes["label"].nunique()),
-        "seeds": sorted(episodes["seed"].unique().tolist()),
-        "n_replicates": episodes.groupby(replicate).ngroups,
-        "chance": 1 / n_way,
-        "metrics": {"top1": heads[head]},
-        "heads": heads,
-    }

@@ -20,7 +20,7 @@ from scipy.special import log_softmax
 
 from classification.episodes import Episodes, draw_episodes, hits
 from classification.few_shot_names import HEADS
-from classification.knowledge_prior import Teachers, predict_means
+from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
 from classification.linear_probe import FALLBACK_SHRINKAGE, SHRINKAGES, Covariance, discriminants
 from harness.errors import ProtocolError
 from harness.seeds import derived_seed
@@ -215,18 +215,18 @@ def informed_means(
     episodes: Episodes,
     centre: np.ndarray,
     profiles: np.ndarray,
-    shares: tuple[float, float],
+    shares: Shares,
 ) -> np.ndarray:
     """Class means (e, w, d), relative to the centre, drawn towards what the conditions' annotated terms predict.
 
     The base conditions' images teach what terms look like, the support images what their own class looks like; nothing
-    else is used. profiles (C, T): see knowledge_prior.predict_means; shares: its term_share and rest_share."""
+    else is used. profiles (C, T): see knowledge_prior.likeness."""
     base = Teachers(features[base_rows], profiles[labels[base_rows]], labels[base_rows], np.zeros(len(base_rows), int))
     means = np.empty((*episodes.classes.shape, features.shape[1]))
     for e, (classes, support) in enumerate(zip(episodes.classes, episodes.support, strict=True)):
         shown = support.reshape(-1)
         own = Teachers(features[shown], profiles[labels[shown]], labels[shown], np.zeros(len(shown), int))
         teachers = base.joined(own)
-        prediction = predict_means(teachers, profiles, *shares)
+        prediction = predict_means(teachers, likeness(teachers, profiles), shares)
         means[e] = prediction.of_classes[classes] @ (teachers.features - centre)
     return means

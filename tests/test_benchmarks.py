@@ -34,8 +34,11 @@ from benchmarks import (
     augmentation_gain,
     build_scaling,
     dreambooth_speed,
+    episode_coverage,
     face_detection,
     fastgan_progress,
+    few_shot,
+    few_shot_speed,
     fidelity_auc,
     filter_scaling,
     filtered_training,
@@ -68,9 +71,10 @@ from simulation import corpus
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
-# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py, test_planted_errors.py and
-# test_statistics.py.
+# Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py, test_planted_errors.py,
+# test_statistics.py, test_episodes.py and test_train_fewshot.py.
 ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs, power_table)
+ELSEWHERE += (episode_coverage, few_shot, few_shot_speed)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
 

@@ -1,9 +1,12 @@
 """episodes.py: the published class split against the rule written anew, draws, subjects apart, and intervals."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import episode_coverage
 from classification.episodes import (
     accuracy_interval,
     draw_episodes,
@@ -144,3 +147,12 @@ def test_interval_of_one_condition_or_of_one_shared_subject_is_not_known():
     assert accuracy_interval(np.array([]), np.array([]), []) == (None, None)
     apart = accuracy_interval(np.array([1.0, 0, 1, 0]), np.array([0, 0, 1, 1]), [None] * 4)
     assert apart == (0.5, 0.5)  # two units without a difference
+
+
+def test_the_benchmark_of_coverage_tells_units_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(episode_coverage, "CASES", ((20, 5),))
+    flags = ["--repetitions", "60", "--episodes", "20", "--results_dir", str(tmp_path)]
+    episode_coverage.main(episode_coverage.parse_args(flags))
+    found = json.loads((tmp_path / "20conditions_5way.json").read_text())
+    assert found["covered"]["conditions"] > 0.8 > 0.6 > found["covered"]["episodes"]
+    assert "SIMULATED, 20 conditions" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from classification.backbones import Backbone
 from classification.episodes import Episodes, draw_episodes
 from classification.few_shot_names import HEADS
 from classification.fine_tuning import Checkpoint
+from classification.knowledge_prior import Shares
 from classification.prototype_training import Training, fit_prototypes, prototype_logits, trained_scores
 from classification.prototypes import (
     accuracy_of,
@@ -143,8 +144,8 @@ def test_terms_draw_the_mean_of_one_photograph_to_where_the_condition_lies():
     base = np.flatnonzero(labels < 30)
     statistics = fit_statistics(features, labels, base)
     asked = (features, labels, base, episodes, statistics.centre)
-    known = informed_means(*asked, profiles, (1.0, 0.1))
-    shuffled = informed_means(*asked, profiles[rng.permutation(40)], (1.0, 0.1))
+    known = informed_means(*asked, profiles, Shares(1.0, 0.1))
+    shuffled = informed_means(*asked, profiles[rng.permutation(40)], Shares(1.0, 0.1))
     accuracy = {
         name: accuracy_of(head_scores("discriminant", features, episodes, statistics, 0.5, means))
         for name, means in (("alone", None), ("known", known), ("shuffled", shuffled))

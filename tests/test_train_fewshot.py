@@ -11,6 +11,7 @@ from test_synthetic_mix import CLASS_NAMES, made_from, saved
 from test_train_classifier import larger_rdface, painted_faces, pixels_dir, save_dataset, tiny_backbone  # noqa: F401
 
 import train_fewshot
+from benchmarks import few_shot, few_shot_speed
 from curation import protocols
 from scoring import prediction_files, run_scores
 
@@ -137,3 +138,26 @@ def test_synthetic_images_of_a_generator_that_saw_tested_conditions_are_refused(
     flags = ("--synthetic_dataset", of_all, "--output_dir", tmp_path / "r")
     assert exit_status(train_fewshot, *study, *flags) == 2
     assert "made from the training conditions of fold 0 alone" in capfd.readouterr().err
+
+
+def test_the_benchmark_keeps_what_its_runs_found(study, larger_rdface, tiny_backbone, tmp_path, monkeypatch, capsys):  # noqa: F811
+    def here(script: str, *arguments: object) -> None:
+        assert script == "train_fewshot.py" and exit_status(train_fewshot, *arguments, "--test_episodes", 5) == 0
+
+    monkeypatch.setattr(few_shot, "run", here)
+    monkeypatch.setattr(few_shot, "simulated", lambda work_dir: larger_rdface)
+    monkeypatch.setattr(few_shot, "MINIATURE", str(tiny_backbone))
+    places = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path / "results")]
+    few_shot.main(few_shot.parse_args([*places, "--parts", "gallery"]))
+    kept = json.loads((tmp_path / "results" / "simulated_gallery.json").read_text())
+    assert kept["simulated"] is True and kept["methods"]["nearest_image"]["joined"]["all"]["n"] == 64
+    assert "nearest_image" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_speed_finds_the_same_neighbours(larger_rdface, tiny_backbone, tmp_path, monkeypatch):  # noqa: F811
+    few = ["--measured_episodes", "2", "--gallery", "2000", "--probes", "50", "--measured_probes", "5"]
+    monkeypatch.setattr(few_shot_speed, "WAYS", (3,))
+    places = ["--dataset_name", str(larger_rdface), "--backbone", str(tiny_backbone), "--results_dir", str(tmp_path)]
+    few_shot_speed.main(few_shot_speed.parse_args([*few, *places]))
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert found["retrieval"]["same_neighbours"] == 1 and found["3way"]["ratio_of_each_further_800"] > 1

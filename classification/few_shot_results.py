@@ -1,0 +1,75 @@
+"""Results of a few-shot study or a retrieval: results.json from the rows of its folds, and a table for the screen."""
+
+import pandas as pd
+
+from classification import retrieval
+from classification.episodes import accuracy_interval
+from scoring import run_scores
+
+
+def results_of(
+    episodes: pd.DataFrame,
+    predictions: pd.DataFrame,
+    n_classes: int,
+    frequent_from: int,
+    of_test: tuple[str, int, int] | None,
+) -> dict:
+    """The content of results.json, from the rows of episodes.parquet and predictions.parquet.
+
+    of_test: head, ways and shots of episodes; None for a gallery. See episode_results and retrieval.summaries."""
+    if of_test is None:
+        scores = run_scores.score(predictions)
+        return scores | {"frequent_from": frequent_from, "methods": retrieval.summaries(episodes)}
+    head, n_way, k_shot = of_test
+    return episode_results(episodes, head, n_way, n_classes) | {"n_way": n_way, "k_shot": k_shot}
+
+
+def episode_results(episodes: pd.DataFrame, head: str, n_way: int, n_classes: int) -> dict:
+    """The content of results.json from the rows of episodes.parquet of all folds and seeds.
+
+    `metrics` has the top-1 accuracy of `head`, `heads` that of every head: `mean`, `sd` (ddof=1, over seeds under
+    strict, over the models of fold and seed under paper; null for one) and the 95 % interval for new conditions and
+    subjects. Fractions 0..1."""
+    protocol = episodes["protocol"].iloc[0]
+    replicate = ["seed"] if protocol == "strict" else ["seed", "fold"]
+    heads = {}
+    for column in [column for column in episodes if column.startswith("right_")]:
+        of_replicates = episodes.groupby(replicate)[column].mean()
+        right = episodes[column].to_numpy()
+        low, high = accuracy_interval(right, episodes["label"].to_numpy(), episodes["subject"].tolist())
+        sd = float(of_replicates.std(ddof=1)) if len(of_replicates) > 1 else None
+        heads[column.removeprefix("right_")] = {"mean": float(right.mean()), "sd": sd, "low": low, "high": high}
+    return {
+        "protocol": protocol,
+        "n_episodes": len(episodes) // n_way,
+        "n_test": int(episodes["query"].nunique()),
+        "n_subjects": int(episodes["subject"].nunique()),
+        "n_classes": n_classes,
+        "n_classes_tested": int(episodes["label"].nunique()),
+        "seeds": sorted(episodes["seed"].unique().tolist()),
+        "n_replicates": episodes.groupby(replicate).ngroups,
+        "chance": 1 / n_way,
+        "metrics": {"top1": heads[head]},
+        "heads": heads,
+    }
+
+
+def table_of(results: dict) -> str:
+    """The results for the screen, in percent with 95 % intervals for new conditions and subjects."""
+
+    def cell(score: dict) -> str:
+        if score["mean"] is None:
+            return "-"
+        interval = "" if score["low"] is None else f" [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+        return f"{100 * score['mean']:.2f}{interval}"
+
+    if results["mode"] == "gallery":
+        lines = [f"{'percent':22}{'gallery':10}{'probes':10}" + "".join(f"{f'top-{k}':>20}" for k in (1, 5, 10, 30))]
+        for method, by_gallery in results["methods"].items():
+            for gallery, by_side in by_gallery.items():
+                for side, scores in by_side.items():
+                    cells = "".join(f"{cell(scores[f'top{k}']):>20}" for k in (1, 5, 10, 30))
+                    lines.append(f"{method:22}{gallery:10}{side:10}{cells}")
+        return "\n".join(lines)
+    title = f"{results['n_episodes']} episodes, {results['n_way']}-way, chance {100 * results['chance']:.1f} %"
+    return "\n".join([title, *(f"{head:26}{cell(score):>22}" for head, score in results["heads"].items())])
