@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import protocols, schema, value_parsers, withdrawn_list
+from curation.made_from import WORDS
 from curation.parquet_files import shard_digests
 from harness import real_or_simulated
 from harness.errors import InputError, ProtocolError, one_line
@@ -200,7 +201,7 @@ def facts_of_models(configs: Mapping[str, Config]) -> dict:
 
 def facts_from_words(images: Config) -> bool:
     """Whether no synthetic image has a photograph as its source."""
-    return "made_from" in images.features and set(images.column("made_from")) == {schema.WORDS}
+    return "made_from" in images.features and set(images.column("made_from")) == {WORDS}
 
 
 def conditions(config: Config, sizes: Mapping[int, int]) -> list[dict]:

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from curation.made_from import WORDS
 from curation.protocols import Fold
-from curation.schema import WORDS
 from harness.errors import LeakError
 from harness.text_normalization import subject_key
 

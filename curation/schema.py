@@ -43,8 +43,6 @@ REQUIRED_BY_CARD = {"real": _CARD_OF_PHOTOGRAPHS, "restored": _CARD_OF_PHOTOGRAP
 NEVER_EMPTY_IN_IMAGES = ("image_id", "label", "group_id")
 NEVER_EMPTY_IN_SYNTHETIC = ("synthetic_id", "generator", "protocol", "source_image_ids", "source_sha256")
 
-# What the images of a generator come from: of words alone there is no source, of the others its sources must be named.
-WORDS, ADAPTER, ADAPTER_AND_WORDS = MADE_FROM = ("words", "adapter", "adapter and words")
 NEAREST_ID_BY_LPIPS = "nearest_real_id_by_lpips"
 
 

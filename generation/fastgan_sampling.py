@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from curation import protocols
-from curation.schema import ADAPTER
+from curation.made_from import ADAPTER
 from generation import fastgan, fastgan_training, synthetic_images
 from generation.fastgan_training import snapshot_file
 from harness.errors import InputError

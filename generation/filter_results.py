@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from curation import protocols
+from curation.made_from import WORDS
 from curation.opening import is_simulated, load_synthetic
-from curation.schema import WORDS
 from generation import foreign_images, membership_attack, privacy, realism, score_provenance
 from generation.face_examination import Examined
 from generation.filter_files import PRIVACY_REPORT

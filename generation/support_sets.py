@@ -11,8 +11,8 @@ import numpy as np
 
 from curation import protocols
 from curation.leak_guard import Guard, check_fold
+from curation.made_from import ADAPTER, ADAPTER_AND_WORDS, WORDS
 from curation.opening import guarded_columns, photograph_sha256
-from curation.schema import ADAPTER, ADAPTER_AND_WORDS, WORDS
 from generation import synthetic_images
 from generation.condition_prompts import ConditionPrompts
 from generation.generator_choices import CONDITION, NONE, PHENOTYPE
@@ -48,7 +48,7 @@ class Support:
 
     @property
     def made_from(self) -> str:
-        """What its images come from, one of schema.MADE_FROM."""
+        """What its images come from, one of made_from.MADE_FROM."""
         if self.adapter is None:
             return WORDS
         return ADAPTER_AND_WORDS if self.drawn else ADAPTER

@@ -6,7 +6,7 @@ import numpy as np
 
 from classification.synthetic_teachers import SyntheticUses
 from curation.leak_guard import DRAWS_NEW_PEOPLE
-from curation.schema import WORDS
+from curation.made_from import WORDS
 from generation.synthetic_mix import SyntheticMix
 from harness.errors import InputError
 

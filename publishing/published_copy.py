@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from curation import datasheet, withdrawn_list
+from curation import withdrawn_list
 from curation.parquet_files import open_writer, parquet_digest, shard_digests
 from harness.errors import InputError, one_line
 from publishing import publishable
@@ -164,11 +164,15 @@ def _write_texts(files: dict[str, Path], copy: Path) -> None:
             shutil.copyfile(files[name], copy / name)
     if not _describes(files["README.md"].parent, files["README.md"].parent):
         raise InputError("README.md: was not made of these Parquet files; make the dataset again")
+    from curation import datasheet  # imports datasets
+
     datasheet.write_figures_and_record(copy)
 
 
 def _describes(card: Path, files: Path) -> bool:
     """Whether a folder's card is about a folder's Parquet files as they are."""
+    from curation import datasheet  # imports datasets
+
     configs = [name for name in REAL_CONFIGS + OPEN_CONFIGS if any(files.glob(f"{name}/train-*.parquet"))]
     return all(
         datasheet.described_content(card, name) == parquet_digest(shard_digests(files, f"{name}/train-*.parquet"))

@@ -208,7 +208,7 @@ def ranking(scores: np.ndarray, labels: np.ndarray, interval: Interval) -> dict:
             continue
 
         def statistic(weights: np.ndarray | None, k: int = k) -> np.ndarray:
-            return weighted_topk(scores, labels, weights, k=k)
+            return weighted_topk(np.nan_to_num(scores, nan=-2.0), labels, weights, k=k)  # below every similarity
 
         found[f"top{k}"] = {
             "mean": float(statistic(None)[0]),

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_datasets
@@ -58,6 +59,7 @@ from benchmarks import (
     restoration_memory,
     simulator_yardsticks,
     synthetic_only,
+    word_images,
 )
 from classification.knowledge_prior import Teachers
 from curation.leak_guard import Guard
@@ -383,6 +385,18 @@ def test_terms_of_portraits_are_marks_and_classes_outside_the_pool_are_given_apa
     assert arms["terms and pool"]["n_images"] == 11 and results["1"]["arms_of_later_seeds"] == {}
     assert arms["terms and pool, classes outside the pool"]["n_images"] == 5  # MGB and FGW
     assert "drawn, k = 2" in capsys.readouterr().out
+
+
+def test_shares_and_nearness_of_word_images_are_read_from_what_the_filter_left(tmp_path):
+    (tmp_path / "synthetic").mkdir()
+    table = {"made_from": ["words"] * 4, "faces": [1, 1, 0, 2], "reject_reason": [None, "near copy of A.1", "", None]}
+    table |= dict.fromkeys(word_images.MEASURED[2:], [0.1, 0.2, 0.3, None])
+    table |= {"protocol": ["strict"] * 4, "fold": [0] * 4}
+    pq.write_table(pa.table(table), tmp_path / "synthetic" / "train-0.parquet")
+    (tmp_path / "privacy_report.json").write_text(json.dumps({"membership_attack": {}}))
+    figures = word_images.nearness(tmp_path)
+    assert (figures["one_face_found"], figures["any_face_found"], figures["rejected: near copy"]) == (0.5, 0.75, 1)
+    assert figures["copy_score"]["50"] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)

@@ -24,6 +24,7 @@ REQUIRED = {  # the least that each command accepts, with a dataset or folder th
     "train_classifier.py": "--dataset_name nowhere --backbone b --output_dir out",
     "train_dreambooth.py": "--dataset_name nowhere --pretrained_model_name_or_path p --output_dir out",
     "train_fastgan.py": "--dataset_name nowhere --output_dir out",
+    "train_fewshot.py": "--dataset_name nowhere --backbone b --mode frozen --output_dir out",
     "vlm_report_eval.py": "generate --dataset_name nowhere --output_dir out",
 }
 
