@@ -390,7 +390,7 @@ def test_terms_of_portraits_are_marks_and_classes_outside_the_pool_are_given_apa
 def test_shares_and_nearness_of_word_images_are_read_from_what_the_filter_left(tmp_path):
     (tmp_path / "synthetic").mkdir()
     table = {"made_from": ["words"] * 4, "faces": [1, 1, 0, 2], "reject_reason": [None, "near copy of A.1", "", None]}
-    table |= dict.fromkeys(word_images.MEASURED[2:], [0.1, 0.2, 0.3, None])
+    table |= {name: [0.1, 0.2, 0.3, None] for name in word_images.MEASURED[2:]}
     table |= {"protocol": ["strict"] * 4, "fold": [0] * 4}
     pq.write_table(pa.table(table), tmp_path / "synthetic" / "train-0.parquet")
     (tmp_path / "privacy_report.json").write_text(json.dumps({"membership_attack": {}}))
