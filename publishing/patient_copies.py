@@ -89,9 +89,9 @@ def read_photographs(folder: Path, examiner: "Examiner") -> Photographs:
 
 
 def _limit(values: np.ndarray) -> float:
-    """The likeness that the share NOT_EXCEEDED of values does not exceed; 1 if nothing was measured."""
+    """The likeness that the share NOT_EXCEEDED of values does not exceed; without any, all are above it."""
     measured = values[np.isfinite(values)]
-    return float(np.quantile(measured, NOT_EXCEEDED, method="higher")) if len(measured) else 1.0
+    return float(np.quantile(measured, NOT_EXCEEDED, method="higher")) if len(measured) else -np.inf
 
 
 def copy_problems(contents: Contents, photographs: Photographs, examiner: "Examiner") -> list[str]:
