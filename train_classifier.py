@@ -80,23 +80,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--recipe", choices=RECIPES, default="linear_probe", help="how a classifier is made; finetune: as in the paper")
     add("--protocol", choices=PROTOCOLS, default="strict", help="which of the dataset's folds")
     add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
-    text = (
-        "train on K images per condition, drawn by seed; 0: leave conditions out whole, five groups in turn, and know"
-    )
-    add("--k_shot", type=int, metavar="K", help=text + " them by --knowledge alone (default: all images)")
+    text = "train on K images per condition, drawn by seed; 0: leave conditions out whole, five groups in turn, and "
+    add("--k_shot", type=int, metavar="K", help=text + "know them by --knowledge alone (default: all images)")
     text = "with --k_shot 0: the conditions of a single group that is left out (default: five groups of all conditions)"
     add("--left_out", nargs="+", default=[], metavar="ABBR", help=text)
     text = "folders (or ORG/NAME) of further, synthetic training images, each made from its fold's training side"
     add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=text)
     text = "synthetic images per fold: those of highest cosine, or without that column a draw by seed (default: all)"
     add("--synthetic_top_n", type=int, metavar="N", help=text)
-    text = (
-        "for what they count. terms: they teach what the terms in their prompts look like; prior: all of a condition "
-    )
-    text += (
-        "are one more subject of it; data: each is a photograph (default: terms if made from words, else prior, in a "
-    )
-    add("--synthetic_as", choices=USES, help=text + "linear probe under strict; data elsewhere)")
+    text = "for what they count. terms: they teach what the terms in their prompts look like; prior: all of a "
+    text += "condition are one more subject of it; data: each is a photograph (default: terms if made from words, else "
+    add("--synthetic_as", choices=USES, help=text + "prior, in a linear probe under strict; data elsewhere)")
     text = "terms: draw class means towards what each condition's annotated terms predict (linear_probe only)"
     add("--knowledge", choices=("none", "terms"), default="none", help=text)
     text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"

@@ -14,23 +14,21 @@ from scipy.special import logsumexp
 from classification.knowledge_prior import Shares, Teachers, informed_discriminants, informed_means, likeness
 from classification.linear_probe import (
     FALLBACK_SHRINKAGE,
-    INNER_FOLDS,
     SHRINKAGES,
     TEMPERATURES,
     LinearProbe,
     fit_linear_probe,
+    inner_folds,
     spread_of_scores,
 )
 from classification.synthetic_teachers import SyntheticRows, mean_images, reweighted
 from classification.term_directions import term_directions
-from classification.unseen_classes import pull_of_seen
+from classification.unseen_classes import groups_to_leave_out, pull_of_seen
 from classification.variance_shares import likeliest_shares
-from curation import protocols
 from curation.leak_guard import Guard
 
 SHRINKAGE = FALLBACK_SHRINKAGE  # unless another one tells left-out conditions apart much better
 PRIOR_WEIGHTS = (0.5, 2.0, 8.0)  # subjects that all images of a condition made by words count as
-CONDITION_GROUPS = 5  # left out in turn
 GROUPS_SEED = 20261
 STANDARD_ERRORS = 1.5  # of the mean difference, by which terms must tell left-out conditions apart better than a guess
 
@@ -201,18 +199,15 @@ def left_out_losses(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How well terms alone tell conditions apart that are left out together, each photograph among these conditions.
 
-    labels (r,): of the first r teachers; tested (c,): the classes to leave out, in CONDITION_GROUPS groups. Returns the
+    labels (r,): of the first r teachers; tested (c,): the classes to leave out, in groups. Returns the
     log loss of each condition for every one of SHRINKAGES (c, s), at the best temperature, and that of a guess (c,)."""
-    n_groups = min(CONDITION_GROUPS, len(tested) // 2)
-    group = np.random.default_rng(GROUPS_SEED).permutation(len(tested)) % n_groups
     losses, chance = np.zeros((len(tested), len(SHRINKAGES), len(TEMPERATURES))), np.zeros(len(tested))
-    for k in range(n_groups):
-        left_out = tested[group == k]
+    for left_out in groups_to_leave_out(tested, GROUPS_SEED):
         held_out = np.flatnonzero(np.isin(labels, left_out))
-        rest = teachers.only(~(np.isin(teachers.conditions, left_out) & teachers.are_photographs))
+        rest = teachers.without_photographs_of(left_out)
         condition = np.searchsorted(tested, labels[held_out])
         weight = 1 / np.bincount(condition, minlength=len(tested))[condition]  # each condition counts once
-        chance[group == k] = np.log(len(left_out))
+        chance[np.isin(tested, left_out)] = np.log(len(left_out))
         probes = informed_discriminants(rest, profiles, shares, SHRINKAGES, directions)
         asked = (teachers.features[held_out], labels[held_out], left_out)
         of_images = np.stack([log_losses(probe, *asked) for probe in probes], axis=1)
@@ -232,7 +227,7 @@ def inner_temperature(
     """The temperature of least log loss on inner folds of the first r teachers; None if there can be no such folds.
 
     labels (r,), groups (r,): of these photographs."""
-    fold = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
+    fold = inner_folds(labels, groups)
     losses = []
     for k in sorted(set(fold[fold >= 0].tolist())):
         held_out = np.flatnonzero(fold == k)

@@ -58,6 +58,10 @@ class Teachers:
         """Those that are chosen: row numbers, or (n,) bool."""
         return Teachers(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
+    def without_photographs_of(self, conditions: np.ndarray) -> "Teachers":
+        """These, less the photographs of some conditions; means of synthetic images of them stay."""
+        return self.only(~(np.isin(self.conditions, conditions) & self.are_photographs))
+
     def joined(self, others: "Teachers") -> "Teachers":
         """These, followed by others."""
         parts = [(getattr(self, field.name), getattr(others, field.name)) for field in dataclasses.fields(self)]

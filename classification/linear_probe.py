@@ -121,11 +121,18 @@ def fit_linear_probe(
     return probe
 
 
+def inner_folds(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The inner fold (n,) of each image by the rule of `strict`, for choices inside a training side; -1: it has none.
+
+    labels (n,), groups (n,)."""
+    return np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
+
+
 def choose_regularisation(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[float, float] | None:
     """Shrinkage and temperature of least log loss on inner folds of these images; None if there can be no such folds.
 
     features (n, d), labels (n,), groups (n,)."""
-    fold = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
+    fold = inner_folds(labels, groups)
     if (fold < 0).all():
         return None
     loss = np.zeros((len(SHRINKAGES), len(TEMPERATURES)))

@@ -11,12 +11,18 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from classification.knowledge_prior import Shares, Teachers, informed_discriminants
-from classification.linear_probe import INNER_FOLDS, TEMPERATURES
-from curation import protocols
+from classification.linear_probe import INNER_FOLDS, TEMPERATURES, inner_folds
 
-CONDITION_GROUPS = 5
+CONDITION_GROUPS = 5  # left out in turn
 GROUPS_SEED = 20262
 LARGEST_PULL = 20.0  # temperatures
+
+
+def groups_to_leave_out(classes: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The classes (c,), sorted, dealt by the seed to CONDITION_GROUPS groups, or fewer, of two or more."""
+    n_groups = min(CONDITION_GROUPS, len(classes) // 2)
+    group = np.random.default_rng(seed).permutation(len(classes)) % n_groups
+    return [classes[group == k] for k in range(n_groups)]
 
 
 def pull_of_seen(
@@ -34,25 +40,23 @@ def pull_of_seen(
     whole, and at the same time an inner fold of the other conditions' photographs; each image is scored among all
     classes, and the mean loss of the one kind counts as much as that of the other. Returns 0 and None if no condition
     has photographs of two groups."""
-    fold = np.array([-1 if k is None else k for k in protocols.strict_folds(labels.tolist(), groups, INNER_FOLDS)])
+    fold = inner_folds(labels, groups)
     known = np.isfinite(profiles).all(axis=1)
     tested = np.unique(labels[known[labels]])
     if (fold < 0).all() or len(tested) < 4:
         return 0.0, None
-    n_groups = min(CONDITION_GROUPS, len(tested) // 2)
-    group = np.random.default_rng(GROUPS_SEED).permutation(len(tested)) % n_groups
     scored = []  # scores (n, c), own column (n,), unseen columns (c,)
-    for k in range(n_groups):
-        unseen = np.isin(labels, tested[group == k])
+    for k, left_out in enumerate(groups_to_leave_out(tested, GROUPS_SEED)):
+        unseen = np.isin(labels, left_out)
         held_out = unseen | (fold == k % INNER_FOLDS)
         learns = ~unseen & ~np.isin(groups, groups[held_out])
         rest = teachers.only(np.concatenate([learns, np.ones(len(teachers) - len(labels), bool)]))
-        rest = rest.only(~(np.isin(rest.conditions, tested[group == k]) & rest.are_photographs))
+        rest = rest.without_photographs_of(left_out)
         (probe,) = informed_discriminants(rest, profiles, shares, [shrinkage], directions)
-        classes = np.union1d(tested[group == k], labels[learns])
+        classes = np.union1d(left_out, labels[learns])
         rows = np.flatnonzero(held_out & np.isin(labels, classes))
         scores = probe.scores(teachers.features[rows])[:, classes]
-        scored.append((scores, np.searchsorted(classes, labels[rows]), np.isin(classes, tested[group == k])))
+        scored.append((scores, np.searchsorted(classes, labels[rows]), np.isin(classes, left_out)))
 
     def loss(pull: float, temperature: float) -> float:
         of_images, of_unseen = [], []
