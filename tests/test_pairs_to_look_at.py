@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_face_embeddings import MOBILEFACENET, mean_colour_network
+from test_faceface_vectors import MOBILEFACENET, mean_colour_network
 from test_rdface_dataset import REAL_FACES, Curator, encoded, picture, run
 
 from curation import pairs_to_look_at, same_person
@@ -57,7 +57,7 @@ def alike(monkeypatch, tmp_path):
                 vectors[numbers] = vectors[numbers[0]]
             return vectors, list(range(len(rows)))
 
-        monkeypatch.setattr(same_person, "_embeddings", embeddings)
+        monkeypatch.setattr(same_person, "face_vectors", embeddings)
         network = mean_colour_network(tmp_path / "mean.onnx")
         return ["--face_embedder", network, "--person_cosine", "0.5"]
 
