@@ -1,13 +1,13 @@
 """How often does a recognition network take two people for one, and one person for two? Sets the cosine of a build.
 
-    python benchmarks/person_pairs.py --face_embedder mobilefacenet_192.onnx --calibrate ATTRIBUTES/few ATTRIBUTES/pool \\
-        --measure LONDON CALTECH runs/raw --results benchmarks/results/person_pairs.json
+    python benchmarks/person_pairs.py --face_embedder mobilefacenet_192.onnx --measure LONDON CALTECH runs/raw \\
+        --calibrate ATTRIBUTES/few ATTRIBUTES/pool --results benchmarks/results/person_pairs.json
 
 The plan, fixed before the run: the cosine is the one that 1 in 10,000 pairs of different people exceed on average
 (same_person.FALSE_ALARM, split conformal prediction), taken from the people of --calibrate alone. Then it is measured
-on the people of --measure, none of whom was calibrated on: pairs of two people, also across the folders, as long as both
-are photographs or both are SIMULATED; and pairs of one person. Intervals are Clopper and Pearson's, which take pairs
-for independent; pairs that share a person are not, so they are too narrow. MTCNN finds the faces, as in a build.
+on other people, those of --measure: pairs of two people, also across the folders, as long as both are photographs or
+both are SIMULATED; and pairs of one person. Intervals are Clopper and Pearson's, which take pairs for independent;
+pairs that share a person are not, so they are too narrow. MTCNN finds the faces, as in a build.
 
 A folder is a curator's (the person is its subject_id, or without this column the disease_abbr, where conditions stand
 for people), or holds photographs.csv and images/ (the Face Research Lab London Set)."""
