@@ -362,7 +362,8 @@ def test_the_command_uses_terms_and_says_so(command, capsys):
     assert "knowledge: 4 of 4 classes have annotated terms, 5 in all" in printed
     record = json.loads((output / "run.json").read_text())
     assert all({"term_share", "left_out_loss"} <= set(fold["knowledge"]) for fold in record["folds"])
-    assert "knowledge of 5 terms, recorded where they are" in json.loads((output / "results.json").read_text())["recipe"]
+    recipe = json.loads((output / "results.json").read_text())["recipe"]
+    assert "knowledge of 5 terms, recorded where they are" in recipe
 
 
 def test_further_people_teach_unless_they_are_held_out(command, capsys):
