@@ -15,7 +15,7 @@ from classification.extraction import features_of
 from classification.knowledge_prior import Teachers
 from curation import protocols, value_parsers
 from curation.leak_guard import Guard
-from curation.opening import guarded_columns, load_images, photograph_sha256
+from curation.opening import codes_of_classes, guarded_columns, load_images, photograph_sha256
 from harness.errors import InputError
 from harness.files import sha256_of
 from imaging import near_duplicates
@@ -135,17 +135,6 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
         readers.append(open_readers(name, people, of_classes, terms, start))
         start += len(of_classes)
     return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers)
-
-
-def codes_of_classes(images: datasets.Dataset) -> list[str | None]:
-    """The ORPHA code of each class, (C,); None if no image of the class has one."""
-    if "orphanet_code" not in images.column_names:
-        return [None] * images.features["label"].num_classes
-    code_of: dict[int, str] = {}
-    for label, code in zip(images["label"][:], images["orphanet_code"][:], strict=True):
-        if code:
-            code_of.setdefault(label, code)
-    return [code_of.get(label) for label in range(images.features["label"].num_classes)]
 
 
 def open_readers(
