@@ -95,6 +95,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--knowledge", choices=("none", "terms"), default="none", help=text)
     text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"
     add("--term_table", type=path_argument, metavar="CSV", help=text)
+    text = "know the person on a training photograph by the terms recorded for it (column hpo_ids), if there are any, "
+    add("--recorded_terms", action="store_true", help=text + "instead of by the terms annotated for the condition")
     text = "datasets of further people with recorded or annotated terms, who teach how terms look"
     add("--reader_dataset", type=dataset_argument, nargs="+", default=[], metavar="DIR", help=text)
     text = "one or more, for initial weights, order, dropout and k-shot draws, not for the folds (default: 0)"
@@ -160,6 +162,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--knowledge terms requires --recipe linear_probe")
     if args.reader_dataset and args.knowledge == "none":
         parser.error("--reader_dataset requires --knowledge terms")
+    if args.recorded_terms and args.knowledge == "none":
+        parser.error("--recorded_terms requires --knowledge terms")
     if args.term_table and args.knowledge == "none" and not args.synthetic_dataset:
         parser.error("--term_table requires --knowledge terms, or images made from words with --synthetic_dataset")
     if args.synthetic_as and not args.synthetic_dataset:
@@ -214,6 +218,7 @@ def settings_digest(settings: dict, k_shot: int | None) -> str:
     """16 hexadecimal digits by which predictions of one experiment are known, whatever its seeds and folds."""
     same = {name: value for name, value in settings.items() if name not in OUTSIDE_DIGEST}
     before_flags = {"synthetic_top_n": None, "knowledge": "none", "left_out": [], "synthetic_as": "data"}
+    before_flags |= {"recorded_terms": False}
     for flag, before in before_flags.items():
         if same[flag] in (before, None):  # so that runs from before this flag can be continued
             del same[flag]
@@ -347,11 +352,13 @@ def open_data(
 
 def open_terms(accelerator: Accelerator, images: datasets.Dataset, args: argparse.Namespace) -> Knowledge:
     """What is annotated of the dataset's conditions, and the further people who teach how terms look."""
-    from classification.knowledge import open_knowledge
+    from classification.knowledge import open_knowledge, person_profiles
 
     with accelerator.main_process_first():
         knowledge = open_knowledge(images, args.term_table, args.reader_dataset)
     knowledge.teaches_photographs = args.knowledge == "terms"
+    if args.recorded_terms:
+        knowledge.recorded = person_profiles(images, knowledge.profiles, knowledge.terms)
     return knowledge
 
 
