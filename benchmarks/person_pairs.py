@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from imaging.faceface_vectors import load_embedder
+from imaging.face_embeddings import load_embedder
 from scipy.stats import binomtest
 
 from curation.curated_rows import Row

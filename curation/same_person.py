@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from imaging.faceface_vectors import Embedder, load_embedder
+from imaging.face_embeddings import Embedder, load_embedder
 from tqdm import tqdm
 
 from curation.curated_rows import Row

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_faceface_vectors import MOBILEFACENET, mean_colour_network
+from test_face_embeddings import MOBILEFACENET, mean_colour_network
 from test_rdface_dataset import REAL_FACES, Curator, encoded, picture, run
 
 from curation import pairs_to_look_at, same_person
