@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import datasets
 import mlcroissant
 
+from curation import responsible_use
 from curation.dataset_facts import Config
 from harness.errors import InputError, one_line
 from harness.real_or_simulated import REAL, SIMULATED, SYNTHETIC
@@ -26,10 +27,6 @@ DESCRIPTIONS = {
     SIMULATED: "SIMULATED faces of rare genetic conditions, drawn by a program; none shows a person.",
     SYNTHETIC: "Faces made by generators that were trained on gated photographs; none shows a person.",
 }
-USES = (
-    "Research on few-shot recognition, synthetic images and phenotype description; not for clinical use, and not for "
-    "identifying anybody."
-)
 
 
 def record(facts: Mapping) -> str:
@@ -53,11 +50,14 @@ def record(facts: Mapping) -> str:
             keywords=["rare diseases", "faces", "medical images"] + ["simulated"] * facts["simulated"],
             distribution=[file for config in configs for file in files_of(context, config)],
             record_sets=[*labels, *(record_set(context, config) for config in configs)],
-            **responsible_use(facts),
+            **responsible_use.properties(facts),
         )
+        written = json.loads(json.dumps(metadata.to_json(), default=str)) | responsible_use.additions(facts)
+        written["@context"] |= responsible_use.VOCABULARIES
+        mlcroissant.Dataset(jsonld=written)  # as whoever reads the file will check it
     except mlcroissant.ValidationError as error:
         raise InputError(f"croissant.json cannot be made: {one_line(error)}") from error
-    return json.dumps(metadata.to_json(), indent=2, ensure_ascii=False, default=str) + "\n"
+    return json.dumps(written, indent=2, ensure_ascii=False) + "\n"
 
 
 def files_of(context: mlcroissant.Context, config: Config) -> list:
@@ -120,18 +120,3 @@ def classes(context: mlcroissant.Context, names: list[str]) -> mlcroissant.Recor
     return mlcroissant.RecordSet(
         ctx=context, id="classes", name="classes", data_types=kind, key=["classes/number"], fields=fields, data=rows
     )
-
-
-def responsible_use(facts: Mapping) -> dict:
-    """Croissant's properties for responsible AI, as far as they are known."""
-    properties = {"data_use_cases": [USES], "data_biases": facts.get("limits")}
-    if facts["kind"] != "synthetic":
-        properties["data_collection_missing_data"] = "A value that is not known is null."
-        properties["data_imputation_protocol"] = "Nothing is imputed."
-    if facts["kind"] == "controlled":
-        properties["personal_sensitive_information"] = [
-            "Faces, age, sex, country and diagnosis of patients, mostly children."
-        ]
-        plan = "A photograph may be withdrawn at any time; the version then rises, and users delete older copies."
-        properties["data_release_maintenance_plan"] = plan
-    return properties

@@ -105,7 +105,7 @@ def facts_of_rows(folder: Path) -> dict:
     facts |= kind_of(configs) | facts_of_images(described) | facts_of_models(configs)
     if described.name in ("real", "restored"):
         facts |= facts_of_people(described)
-        facts["limits"] = limits(facts)
+        facts |= {"limitations": limitations(facts), "biases": biases(facts)}
     return facts
 
 
@@ -266,8 +266,8 @@ def regions(codes: Iterable[str | None]) -> list[dict]:
     return rows + ([{"name": "not recorded", "images": unknown, "countries": []}] if unknown else [])
 
 
-def limits(facts: Mapping) -> list[str]:
-    """The limits of the dataset that follow from its numbers, one sentence each."""
+def limitations(facts: Mapping) -> list[str]:
+    """What the dataset's numbers do not allow to be concluded, one sentence each."""
     n, sizes = facts["n_images"], dict(facts["size_counts"])
     sentences = [
         f"{sizes.get(1, 0)} of {facts['n_conditions']} conditions have a single image"
@@ -280,6 +280,12 @@ def limits(facts: Mapping) -> list[str]:
     missing = [f"{what} in {count}" for name, what in unknown.items() if (count := dict(facts["missing"]).get(name))]
     if missing:
         sentences.append(f"Not recorded, of {n} images: {', '.join(missing)}; results by such a group leave these out.")
+    return sentences
+
+
+def biases(facts: Mapping) -> list[str]:
+    """Whom and what the dataset shows more than others, one sentence each."""
+    n, sentences = facts["n_images"], []
     largest = facts["regions"][0] if facts["regions"] else {"countries": []}
     if largest["countries"]:
         share = f"{100 * largest['images'] / n:.0f} % of the images"

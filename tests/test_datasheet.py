@@ -16,7 +16,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, disable_progress_bars, load_dataset
 from PIL import Image as PILImage
 
-from curation import dataset_facts, dataset_figures, datasheet, schema
+from curation import dataset_facts, dataset_figures, datasheet, responsible_use, schema
 from curation.parquet_files import parquet_digest, shard_digests
 from harness.errors import InputError
 
@@ -225,6 +225,62 @@ def test_croissant_validates_and_yields_the_rows(folder):
     assert record["license"] == "LICENSE" and record["version"] == "1.0.0" and "Feng" in record["citeAs"]
 
 
+EIGHT = {  # of the NeurIPS 2026 track for datasets
+    "rai:dataLimitations", "rai:dataBiases", "rai:personalSensitiveInformation", "rai:dataUseCases",
+    "rai:dataSocialImpact", "rai:hasSyntheticData", "prov:wasDerivedFrom", "prov:wasGeneratedBy",
+}  # fmt: skip
+
+
+def croissant_record(folder: Path) -> dict:
+    """A folder's record, once the library's own validation has found no fault in it."""
+    issues = mlcroissant.Dataset(folder / "croissant.json").metadata.ctx.issues
+    assert not issues.errors and all("datePublished" in warning for warning in issues.warnings)
+    return json.loads((folder / "croissant.json").read_text())
+
+
+def labels_of(nodes: list[dict]) -> list[str]:
+    return [node.get("prov:label") or node["name"] for node in nodes]
+
+
+def test_the_croissant_record_says_what_responsible_use_needs(folder):
+    record = croissant_record(folder)
+    assert set(record) >= EIGHT and all(record[name] for name in EIGHT)
+    assert {"http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"} == set(record["conformsTo"])
+    assert "a single image" in str(record["rai:dataLimitations"]) and "region" in str(record["rai:dataBiases"])
+    assert "children" in record["rai:personalSensitiveInformation"]
+    steps = record["prov:wasGeneratedBy"]
+    assert labels_of(steps) == ["Collection", "Build", "Restoration", "Reports"]
+    assert labels_of(steps[2]["prov:wasAssociatedWith"]) == ["x4.safetensors"]
+    assert labels_of(steps[3]["prov:wasAssociatedWith"]) == ["org/model"]
+    terms = [term["termCode"] for term in record["usageInfo"] if term["@type"] == "DefinedTerm"]
+    assert terms == ["DUO_0000006", "DUO_0000021", "DUO_0000026", "DUO_0000027"]
+    (offer,) = [policy for policy in record["usageInfo"] if "odrl:Offer" in policy["@type"]]
+    forbidden = [rule["odrl:action"] for rule in offer["odrl:prohibition"]]
+    assert {"@id": "odrl:distribute"} in forbidden and "identify" in str(forbidden) and "DUO_0000043" in str(forbidden)
+    assert [rule["odrl:action"]["@id"] for rule in offer["odrl:obligation"]] == ["odrl:attribute", "odrl:delete"]
+    assert record["rai:hasSyntheticData"] is True, "restored pixels and reports are made by networks"
+    for name in ("restored", "reports"):
+        shutil.rmtree(folder / name)
+    datasheet.write_datasheet(folder)
+    assert croissant_record(folder)["rai:hasSyntheticData"] is False
+
+
+def test_every_name_in_the_record_is_of_a_vocabulary_that_it_declares(folder):
+    """Read as JSON-LD, no property of PROV, ODRL or DUO is lost or falls into schema.org."""
+    from rdflib import Graph, Namespace, URIRef
+
+    graph = Graph().parse(data=(folder / "croissant.json").read_text(), format="json-ld")
+    prov, odrl = (Namespace(responsible_use.VOCABULARIES[name]) for name in ("prov", "odrl"))
+    (dataset,) = graph.subjects(prov.wasGeneratedBy, unique=True)
+    assert len(list(graph.objects(dataset, prov.wasGeneratedBy))) == 4
+    assert len(list(graph.subjects(odrl.action, odrl.distribute))) == 1
+    assert len(list(graph.subjects(odrl.action, URIRef(responsible_use.DUO + "0000043")))) == 1
+    (synthetic,) = graph.objects(dataset, URIRef("http://mlcommons.org/croissant/RAI/hasSyntheticData"))
+    assert synthetic.toPython() is True
+    undeclared = [p for p in graph.predicates(unique=True) if str(p).startswith(("prov:", "odrl:", "rai:"))]
+    assert undeclared == []
+
+
 def test_figures_are_small_pictures_and_the_same_each_time(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     for name in ("bar_charts", "country_chart"):  # drawn anew, not recalled by tests/conftest.py
@@ -280,7 +336,11 @@ def test_simulated_images_are_called_so_everywhere(tmp_path):
     assert (header["license"], header["pretty_name"]) == ("cc0-1.0", "RDFace-sim") and "simulated" in header["tags"]
     assert "no person" in (made / "LICENSE").read_text() and header["extra_gated_fields"]["Name"] == "text"
     assert text.count("![SIMULATED") == text.count("](figures/") == 3
-    assert "SIMULATED" in json.loads((made / "croissant.json").read_text())["description"]
+    record = croissant_record(made)
+    assert "SIMULATED" in record["description"] and set(record) >= EIGHT and record["rai:hasSyntheticData"] is True
+    assert labels_of(record["prov:wasGeneratedBy"]) == ["Simulation", "Build"]
+    assert "Human Phenotype Ontology" in labels_of(record["prov:wasDerivedFrom"])[0]
+    assert record["usageInfo"][0]["termCode"] == "DUO_0000004" and "None" in record["rai:personalSensitiveInformation"]
     shutil.rmtree(made)
     rows = photographs("simulated", licence="CC0-1.0")
     write(made, "real", real_features(), [*rows[1:], rows[0] | {"source_type": None}])
@@ -314,6 +374,11 @@ def test_synthetic_images_have_an_open_card(tmp_path):
     assert "8 of\n10 were kept" in text and "trained on gated photographs" in text and "SECRET" not in text
     assert table_of(text, "Generator") == {"dreambooth": "10"} and table_of(text, "Fold")["0"] == "2"
     assert "10 images, one row an image, of 2 conditions; 1 without a label" in text
+    record = croissant_record(made)
+    assert set(record) >= EIGHT and labels_of(record["prov:wasDerivedFrom"])[1] == "Base model org/base"
+    assert labels_of(record["prov:wasGeneratedBy"]) == ["Generation by dreambooth", "Filter"]
+    permitted = [rule["odrl:action"]["@id"] for rule in record["usageInfo"][0]["odrl:permission"]]
+    assert permitted == ["odrl:use", "odrl:distribute"]
     records = list(mlcroissant.Dataset(made / "croissant.json").records("synthetic"))
     assert len(records) == 10 and records[9]["synthetic/label"] is None
     assert np.allclose(records[0]["synthetic/landmarks"], [[1.0, 2.0]] * 5)
