@@ -24,8 +24,9 @@ from harness.errors import InputError
 @dataclass(frozen=True)
 class Command:
     """script: the file at the root, and a subcommand; last_file: what it writes last into its folder, "" if it writes
-    one file only, which has the step's name; launched: by `accelerate launch`; resumes: understands --resume_from_checkpoint latest;
-    flag: of the output; None: its last argument is the study's folder, into which it writes."""
+    one file only, which has the step's name; launched: by `accelerate launch`; resumes: understands
+    --resume_from_checkpoint latest; flag: of the output; None: its last argument is the study's folder, into which it
+    writes."""
 
     script: str
     last_file: str = "run.json"
