@@ -24,7 +24,8 @@ from scoring.run_scores import replicates_of, shown
 
 COLUMNS = ("top1", "top5", "top10", "top30", "macro_f1")  # those that a run has; others if it has none of them
 REMEDY = "give the folder that a training script wrote, or run again"
-OF_REGIME = re.compile(r"^\d+-shot$|^\d+-way|synthetic|^shuffled labels$")  # parts of a recipe that tell what it saw
+# Parts of a recipe that tell what it saw.
+OF_REGIME = re.compile(r"^\d+-shot$|^\d+-way|synthetic|^shuffled labels$|^transductive$")
 PUBLISHED = "published (arXiv 2604.03454, its 113 test images)"
 
 

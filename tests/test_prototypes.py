@@ -11,7 +11,7 @@ from classification.backbones import Backbone
 from classification.episodes import Episodes, draw_episodes
 from classification.few_shot_names import HEADS
 from classification.fine_tuning import Checkpoint
-from classification.knowledge_prior import Shares
+from classification.knowledge_prior import Shares, Teachers
 from classification.prototype_training import Training, fit_prototypes, prototype_logits, trained_scores
 from classification.prototypes import (
     accuracy_of,
@@ -143,7 +143,8 @@ def test_terms_draw_the_mean_of_one_photograph_to_where_the_condition_lies():
     episodes = draw_episodes(np.flatnonzero(labels >= 30), labels, groups, 5, 1, 100, np.random.default_rng(0))
     base = np.flatnonzero(labels < 30)
     statistics = fit_statistics(features, labels, base)
-    asked = (features, labels, base, episodes, statistics.centre)
+    taught = Teachers(features[base], profiles[labels[base]], labels[base], np.zeros(len(base), int))
+    asked = (features, labels, taught, episodes, statistics.centre)
     known = informed_means(*asked, profiles, Shares(1.0, 0.1))
     shuffled = informed_means(*asked, profiles[rng.permutation(40)], Shares(1.0, 0.1))
     accuracy = {

@@ -92,7 +92,7 @@ def test_refusals_take_one_line(study, tmp_path, capfd):
         (("--k_shot", 8), "8-shot needs 3 conditions with 8 photographs"),
         (("--protocol", "paper", "--n_way", 2), "fold 0, test conditions: 2-way 1-shot episodes cannot be drawn"),
         (("--protocol", "paper", "--k_shot", 5), "tests 1-shot"),
-        (("--mode", "train", "--views", 2), "--views, --head and --knowledge require"),
+        (("--mode", "train", "--views", 2), "--views, --head, --knowledge and --synthetic_as require"),
         (("--mode", "gallery", "--seed", 0, 1), "draws nothing"),
         (("--fold", 2), "there are 2 folds of conditions"),
         (("--head", "discriminant_with_terms"), "require --knowledge terms"),
