@@ -154,6 +154,23 @@ def test_the_benchmark_keeps_what_its_runs_found(study, larger_rdface, tiny_back
     assert "nearest_image" in capsys.readouterr().out
 
 
+def test_the_benchmark_compares_two_runs_question_by_question(tmp_path):
+    asked = pd.DataFrame({"seed": 0, "fold": 0, "episode": [0, 0, 1, 1], "query": list("abcd")})
+    for name, column, right in (("t", "right_prototypes", [1, 0, 0, 0.5]), ("f", "right_discriminant", [1, 1, 0, 1])):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        table = asked.assign(label=[0, 1, 2, 3], subject=list("wxyz"), **{column: right})
+        table.sample(frac=1, random_state=1).to_parquet(folder / "episodes.parquet")
+    args = few_shot.parse_args(["--work_dir", str(tmp_path), "--results_dir", str(tmp_path), "--parts", "x"])
+    found = few_shot.compared(args, "t", "f")
+    assert found["frozen_minus_trained"] == pytest.approx((1 + 0.5) / 4) and found["n_conditions"] == 4
+    assert -1 <= found["low"] < found["frozen_minus_trained"] < found["high"] <= 1
+    asked.assign(query="other", right_discriminant=1.0).to_parquet(tmp_path / "runs" / "f" / "episodes.parquet")
+    (tmp_path / "t_difference.json").unlink()
+    with pytest.raises(SystemExit, match="not asked the same questions"):
+        few_shot.compared(args, "t", "f")
+
+
 def test_the_benchmark_of_speed_finds_the_same_neighbours(larger_rdface, tiny_backbone, tmp_path, monkeypatch):  # noqa: F811
     few = ["--measured_episodes", "2", "--gallery", "2000", "--probes", "50", "--measured_probes", "5"]
     monkeypatch.setattr(few_shot_speed, "WAYS", (3,))
