@@ -7,6 +7,7 @@ another where they tested the same images.
 
 import csv
 import dataclasses
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -75,10 +76,13 @@ def read_entry(folder: Path) -> Entry:
 
 
 def _is_score(values: object) -> bool:
-    number = (int, float)
-    if not isinstance(values, dict) or not isinstance(values.get("mean"), number):
+    if not isinstance(values, dict) or not _is_number(values.get("mean")):
         return False
-    return all(isinstance(values.get(name), (*number, type(None))) for name in ("low", "high"))
+    return all(values.get(name) is None or _is_number(values[name]) for name in ("low", "high", "sd"))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def data_of(folder: Path) -> tuple[str, bool | None]:
