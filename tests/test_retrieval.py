@@ -77,6 +77,36 @@ def test_unseen_conditions_gain_from_how_others_vary_and_from_nothing_of_themsel
     assert (one.weights == two.weights).all() and one.shrinkage == two.shrinkage
 
 
+def test_a_discriminant_of_seen_conditions_equals_its_formula():
+    features, labels, groups, gallery, probes = gallery_study(1)
+    seen = gallery[labels[gallery] > 4]
+    probe = retrieval._discriminant_of(features, labels, groups, gallery, seen)
+    centre = features[seen].mean(axis=0)
+    means = {c: features[gallery[labels[gallery] == c]] - centre for c in np.unique(labels[gallery])}
+    residuals = np.concatenate(
+        [features[seen[labels[seen] == c]] - centre - means[c].mean(axis=0) for c in means if c > 4]
+    )
+    within = residuals.T @ residuals / (len(seen) - len(np.unique(labels[seen])))
+    width, s = features.shape[1], probe.shrinkage
+    precision = np.linalg.inv((1 - s) * within + s * np.trace(within) / width * np.eye(width))
+    for column, c in enumerate(probe.classes):
+        mean = means[c].sum(axis=0) / (len(means[c]) + 1)  # as if the condition had one more image at the centre
+        expected = (features[probes] - centre) @ precision @ mean - 0.5 * mean @ precision @ mean
+        assert probe.scores(features[probes])[:, column] == pytest.approx(expected)
+
+
+def test_which_conditions_are_left_out_together_is_the_same_in_every_version():
+    features, labels, groups, gallery, probes = gallery_study(2)
+    classes = np.random.default_rng(20263).permutation(24)
+    expected = np.full((len(probes), 24), -np.inf)
+    for k in range(5):
+        asked = np.isin(labels[probes], classes[k::5])
+        seen = gallery[~np.isin(labels[gallery], classes[k::5])]
+        probe = retrieval._discriminant_of(features, labels, groups, gallery, seen)
+        expected[np.ix_(asked, probe.classes)] = probe.scores(features[probes[asked]])
+    assert (retrieval.unseen_scores(features, labels, groups, gallery, probes, 24) == expected).all()
+
+
 def test_conditions_of_one_image_each_give_the_nearest_mean():
     features = unit((6, 5))
     labels, gallery = np.array([0, 1, 2, 0, 1, 2]), np.arange(3)
