@@ -377,10 +377,12 @@ def test_an_upload_cut_off_is_finished_by_the_same_command(hub, start, dataset, 
 # ---- synthetic images
 
 
-def test_synthetic_images_go_open_to_a_repository_of_their_own(hub, start, dataset, tmp_path):
-    folder, name = (
-        small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"], ["NA.1"]]),
-        "lab/rdface-synthetic",
+def test_synthetic_images_go_open_to_a_repository_of_their_own(hub, start, tmp_path):
+    """SIMULATED faces: each of another person than those on the photographs."""
+    dataset, name = Path(shutil.copytree(small_datasets.of_faces(), tmp_path / "rdface")), "lab/rdface-synthetic"
+    sources = [["AAR.1"], ["NA.1"]]
+    folder = small_datasets.synthetic(
+        tmp_path / "rdface-synthetic", sources, show=lambda n: small_datasets.face(31 + n)
     )
     assert "publish them with --open" in start("publish", folder, name).stderr
     run = start("publish", folder, name, "--open", "--visible", "--real_dataset", dataset)
@@ -460,7 +462,8 @@ def test_who_has_access_loads_the_dataset_and_who_has_not_learns_what_to_do(hub,
 # ---- withdraw
 
 
-def test_a_withdrawn_photograph_can_no_longer_be_had_in_any_version(hub, start, dataset, tmp_path):
+def test_a_withdrawn_photograph_can_no_longer_be_had_in_any_version(hub, start, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_dataset, "copies_of_patients", lambda *_: [])  # see test_patient_copies.py
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"], ["NA.1", "NA.2"]])
     start("publish", dataset, NAME, "--visible")
     start("publish", synthetic, "lab/synthetic", "--open", "--visible", "--real_dataset", dataset)
