@@ -154,8 +154,10 @@ def differences(entries: Sequence[Entry], score: str = "top1") -> list[dict]:
     return rows
 
 
-def format_leaderboard(entries: Sequence[Entry]) -> str:
-    """The table as Markdown: one part per protocol and regime, best top-1 first; then the differences of top-1."""
+def format_leaderboard(entries: Sequence[Entry], pairs: Sequence[dict] | None = None) -> str:
+    """The table as Markdown: one part per protocol and regime, best top-1 first; then the differences of top-1.
+
+    pairs: what `differences` gives for these entries, if it is known already."""
     names = [name for name in COLUMNS if any(name in entry.metrics for entry in entries)]
     names += sorted({name for entry in entries for name in entry.metrics} - set(COLUMNS)) if not names else []
     parts: dict[tuple, list[Entry]] = defaultdict(list)
@@ -172,7 +174,8 @@ def format_leaderboard(entries: Sequence[Entry]) -> str:
         lines.append("")
     lines.append("Percent; brackets: 95 % interval over subjects; ± : sd over folds, as published.")
     lines.append("Rows of different data or protocols cannot be compared, and published rows with none of the others.")
-    if pairs := differences(entries):
+    pairs = differences(entries) if pairs is None else pairs
+    if pairs:
         lines += [
             "",
             "### Differences of top-1 on the same test images",
