@@ -28,6 +28,7 @@ PHONE = "a telephone number"
 RECORD = "the number of a record, an insurance or an account"
 BIRTH = "a date of birth"
 MACHINE = "the address of a machine in a private network"
+ENCODED = "bytes written as text, which nobody can read"
 PERSON, STREET, DAY = "a person's name", "a postal address", "a date to the day, as one of birth"
 
 PATHS = re.compile(
@@ -38,7 +39,7 @@ PATHS = re.compile(
     r"|(?<![\\\w])\\{2,4}[\w?.][\w?.$-]*\\{1,2}\S"  # \\server\share, also as JSON writes it
     r"|(?<![\w./])(?:\.\.[\\/]){2}|(?<![\w./])\.\.[\\/](?:home|users|scans|patients?|data|mnt|media)\b"
     r"|(?<![\w/])~\w*[\\/](?!\.cache)[\w.]|\$\{?HOME\}?[\\/](?!\.cache)[\w.]|%\w+%\\|\$env:\w+\\"
-    r"|(?<![\w./-])(?:home|users)/[\w.-]+/[\w.-]+"
+    r"|(?<![\w./$-])(?:home|users)/[\w.-]+/[\w.-]+"
     r"|\b(?:file|s3[an]?|gs|gcs|ssh|sftp|scp|smb|cifs|nfs|afp|abfss?|wasbs?|adls?|azure|az|hdfs|webhdfs|dbfs|webdavs?|rsync|minio|oss|cos"
     r"|obs|b2|r2|drive|vscode-remote|sshfs|gsiftp|lustre):/"
     r"|(?<![\w.])[\w.-]+@[\w.-]+:[/~\w]",  # user@machine:folder
@@ -88,6 +89,11 @@ RECORDS = re.compile(
     re.IGNORECASE,
 )
 NATIONAL = re.compile(r"(?<![\w.])\(0\d{1,5}\)(?:[\s/-]?\d){5,}|(?<![\w./=-])0[1-9]\d{8,9}(?![\w.])")  # telephone
+ENCODINGS = re.compile(  # a picture as base64 or hexadecimal digits; the longest digest has 128 of these
+    r"\bdata:[\w/+.-]*(?:;[\w=-]+)*;base64,|(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{76}\s{1,3}){2,}|[A-Za-z0-9+/_-]{200,}"
+    r"|(?:\\x[0-9a-f]{2}){24,}|(?:\b[0-9a-f]{2}[\s:,]){48,}",
+    re.IGNORECASE,
+)
 SOCIAL_SECURITY = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 ACCOUNT = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
 _MONTH = r"[^\W\d_]{3,9}\.?"
@@ -194,6 +200,8 @@ def _private_kinds(text: str) -> Iterator[str]:
         yield BIRTH
     if MACHINES.search(text) or _has_private_address(text):
         yield MACHINE
+    if ENCODINGS.search(text):
+        yield ENCODED
 
 
 def _personal_kinds(text: str) -> Iterator[str]:

@@ -34,6 +34,8 @@ GIVEN_AWAY = {
                       "b. 12 March 2015", "born on the 12th of March 2015", "born 2015 March 12", "DOB 12-MAR-2015",
                       "nacido el 12 de marzo de 2015", "生年月日 2015年3月12日", "出生日期：2015年3月12日",
                       "дата рождения 12.03.2015", "родился 12.03.2015"],
+    "bytes written as text": ["data:image/png;base64,iVBORw0KGgo=", "QUJD" * 60, "4a616e65" * 30, "\\xff\\xd8" * 20,
+                              "ff d8 ff e0 " * 12],
 }  # fmt: skip
 HONEST = [
     "and/or", "https://www.clinic.org/home/var/images/1.jpg", "https://medium.com/@jane/faces", "a: b", "2004-05-06",
@@ -48,7 +50,8 @@ HONEST = [
     "Interpupillary distance 55 mm (97th centile), 3 - 4 years", "born at 38 weeks; birth weight 2340 g", "born 2004",
     "https://upload.wikimedia.org/wikipedia/commons/1/12/1234567890_b.jpg", "20 30 40 50 60 70", "1 000 000 000",
     "https://www.flickr.com/photos/12345678@N00/1234567/", "12:30:45",
-    "* 2026-11-29: version 1.2.0", "**2026-11-29**", "children at home/school", "0.123456789", "top-1 0.1234567", "seed=0123456789",
+    "* 2026-11-29: version 1.2.0", "**2026-11-29**", "children at home/school", "0.123456789", "top-1 0.1234567",
+    "seed=0123456789",
     "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90",
 ]  # fmt: skip
 
