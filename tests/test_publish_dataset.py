@@ -350,6 +350,7 @@ def test_killed_after_any_request_no_photograph_is_public_and_the_next_run_finis
                 repository = hub.repository(NAME)
                 assert ours(hub) == local(dataset) and not repository.private and repository.gated == "manual"
                 assert not repository.was_exposed
+                assert not list(dataset.parent.glob(f".{dataset.name}.publishing-*"))
             assert not hub.leaks()
         if killed == 0:
             break  # it makes fewer requests
