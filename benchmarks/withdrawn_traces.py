@@ -21,6 +21,7 @@ import argparse
 import base64
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -326,6 +327,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace, launch=run, killed=run_until) -> None:
     work = args.work_dir.resolve()
+    if launch is run:
+        os.environ["HF_HOME"] = str(work / "hub")  # of the commands, so that the search sees the libraries' caches
     sizes = ("--num_images", args.num_images, "--num_conditions", args.num_conditions, "--image_size", args.image_size)
     launch("simulate_faces.py", "--output_dir", work / "raw", *sizes, "--seed", args.seed)
     steps = make_study(work, not args.without_generators, launch, killed)

@@ -375,6 +375,21 @@ def test_an_upload_cut_off_is_finished_by_the_same_command(hub, start, dataset, 
     assert ours(hub) == local(dataset) and not hub.repository(NAME).was_exposed
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "remedy", "is_no_remedy"),
+    [
+        (403, "Private repository storage limit reached", "--forget_history removes earlier versions", "use a token"),
+        (413, "Payload Too Large", "whose files have at most 500 MB", "run the same command again"),
+        (403, "You have no right to write here", "use a token that may write there", "storage is full"),
+    ],
+)
+def test_the_remedy_of_a_refused_commit_is_one_that_helps(hub, start, dataset, status, said, remedy, is_no_remedy):
+    hub.fault("POST .*/commit/", answer(status, said), times=None)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 1 and remedy in run.stderr and is_no_remedy not in run.stderr
+    assert not hub.repository(NAME).was_exposed
+
+
 # ---- synthetic images
 
 
