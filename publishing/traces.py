@@ -229,19 +229,32 @@ def remove_naming_files(folder: Path, photograph: Photograph) -> None:
                 datasheet.write_datasheet(home, datasheet.next_version(datasheet.version_of(home)))
 
 
+def lines_of_records(folder: Path, image_id: str) -> list[str]:
+    """What `forget_in_records` would change, for the user."""
+    names = [name for name in ("rejected.csv", pairs_to_look_at.PAGE) if _says(folder / name, image_id)]
+    return [f"{folder / name}: names it" for name in names]
+
+
 def forget_in_records(folder: Path, image_id: str) -> None:
     """Takes the photograph's lines out of rejected.csv in a dataset's folder, which stays with the curator, and removes
     the page of pairs to look at, with its table, if the page shows it: the next build makes both again."""
-    word = re.compile(rf"(?<![\w.]){re.escape(image_id)}(?!\w)")
     file, page = folder / "rejected.csv", folder / pairs_to_look_at.PAGE
-    if file.is_file():
+    if _says(file, image_id):
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if not word.search(line)]
-        if len(kept) < len(lines):
-            write_atomically(file, lambda partial: partial.write_text("".join(kept), encoding="utf-8"))
-    if page.is_file() and word.search(html.unescape(page.read_text(encoding="utf-8", errors="replace"))):
+        kept = "".join(line for line in lines if not _word(image_id).search(line))
+        write_atomically(file, lambda partial: partial.write_text(kept, encoding="utf-8"))
+    if _says(page, image_id):
         (folder / pairs_to_look_at.TEMPLATE).unlink(missing_ok=True)
         page.unlink()
+
+
+def _word(image_id: str) -> re.Pattern:
+    return re.compile(rf"(?<![\w.]){re.escape(image_id)}(?!\w)")
+
+
+def _says(file: Path, image_id: str) -> bool:
+    text = html.unescape(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else ""
+    return bool(_word(image_id).search(text))
 
 
 def _names(path: Path, photograph: Photograph) -> bool:
@@ -281,7 +294,7 @@ def _may_name(kind: pa.DataType) -> bool:
 
 def _is_named(table: pa.Table, photograph: Photograph) -> pa.Array:
     """(n,) bool: whether any text of a row is the photograph's identifier or digest, or speaks of it."""
-    word = re.compile(rf"(?<![\w.]){re.escape(photograph.image_id)}(?!\w)")
+    word = _word(photograph.image_id)
 
     def names(value: object) -> bool:
         if isinstance(value, list):
