@@ -76,7 +76,7 @@ def scores_tables(classifiers: Sequence[Classifier], note: str) -> Iterable[Tabl
 
 
 def described(one: Classifier) -> str:
-    return f"{one.run.results['backbone'].rpartition('/')[2]}, {one.run.results['recipe']}"
+    return f"{one.run.results['backbone']}, {one.run.results['recipe']}"
 
 
 def top1_figure(classifiers: Sequence[Classifier], note: str) -> Figure:
@@ -218,7 +218,7 @@ def episodes_figure(run: Run, note: str) -> Figure:
     return Figure(
         f"{note}Few-shot episodes, {run.name}",
         f"How often each method names the right one of {task} ({results['n_episodes']} episodes, protocol "
-        f"{results['protocol']}, {results['backbone'].rpartition('/')[2]}).",
+        f"{results['protocol']}, {results['backbone']}).",
         *charts.intervals(rows, "right answers, %", 100 * results["chance"], "chance"),
         ["method", "right answers, %"],
         cells,

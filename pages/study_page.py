@@ -19,7 +19,7 @@ from pages.reports_page import environment
 from pages.study_blocks import Section, Table, Text
 from pages.study_images import StudyDataset
 from pages.study_results import Numbers, read_numbers, results_json
-from pages.study_runs import Run, Study, open_study
+from pages.study_runs import OTHER, Run, Study, open_study
 from scoring import leaderboard
 from scoring.leaderboard import Entry
 
@@ -74,11 +74,12 @@ def dataset_of(study: Study) -> Path | None:
 
 def mark_simulated(study: Study, dataset: StudyDataset | None) -> bool | None:
     """Whether everything in the study is simulated: True only if each run and the dataset say so, None if one does not
-    tell. A run that does not record it is as its dataset, if it was made with this one."""
+    tell. A run that does not record it is as its dataset, if it was made with this one. Runs of which the page shows
+    nothing (OTHER), such as a simulation, do not count."""
     for run in study.runs:
         if run.simulated is None and dataset and run.fingerprint == dataset.images._fingerprint:
             run.simulated = dataset.simulated
-    said = [run.simulated for run in study.runs] + ([dataset.simulated] if dataset else [])
+    said = [run.simulated for run in study.runs if run.kind != OTHER] + ([dataset.simulated] if dataset else [])
     return False if False in said else None if None in said else True
 
 
@@ -120,7 +121,7 @@ def rendered(
     return templates.get_template(TEMPLATE).render(
         title="RDFace study" + (" (SIMULATED)" if simulated else ""),
         simulated=simulated,
-        not_told=[run.name for run in study.runs if run.simulated is not True],
+        not_told=[run.name for run in study.runs if run.simulated is not True and run.kind != OTHER],
         shows_real=show_real and simulated is not True,
         headlines=[headline_card(name, numbers.headline[name]) for name in HEADLINES],
         words=in_words(dataset, numbers, simulated is True),

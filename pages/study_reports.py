@@ -18,6 +18,7 @@ GENERATE = "accelerate launch vlm_report_eval.py generate --dataset_name DATASET
 SCORE = "python vlm_report_eval.py score --real_reports RUN_DIR/real_reports --synthetic_reports .. --output_dir .."
 PLACES = {"most alike": 0.0, "median": 0.5, "least alike": 1.0}  # among conditions, by their median pair
 FIELDS = ("precision", "recall")
+SIDES = {"matched": "own condition", "mismatched": "all others"}  # of results.json -> as the page calls them
 SCORE_AGAIN = "score again"
 
 
@@ -44,7 +45,7 @@ def written(run: Run) -> Text:
     results = run.results
     reporter = results["reporter"].get("reporter") if isinstance(results["reporter"], dict) else results["reporter"]
     by = f" by {reporter}" if reporter else ""
-    return Text(f"{run.name}: {results['n_reports']} reports{by}, of which {results['n_malformed']} are malformed.")
+    return Text(f"{run.name}: {results['n_reports']} reports{by}; malformed: {results['n_malformed']}.")
 
 
 def agreement_blocks(run: Run, note: str) -> list[object]:
@@ -69,18 +70,25 @@ def agreement_blocks(run: Run, note: str) -> list[object]:
         head,
         cells,
     )
+    return [figure, *terms_table(run, note)]
+
+
+def terms_table(run: Run, note: str) -> list[Table]:
+    """How the terms in the reports fit those annotated for the condition; without them, an empty list."""
     terms = run.results.get("terms", {})
-    fit = [
-        [
-            f"{kind} reports",
-            *(with_ends(terms[kind].get(field, {}).get("own") or {}) for field in FIELDS),
-        ]
-        for kind in ("real", "synthetic")
-        if isinstance(terms.get(kind), dict)
-    ]
-    table = [Table(f"{note}Terms of the reports against those annotated for the condition",
-                   ["reports", *FIELDS], fit)] if fit else []  # fmt: skip
-    return [figure, *table]
+    rows = []
+    for kind in ("real", "synthetic"):
+        scores = [terms.get(kind, {}).get(field, {}).get(side) for field in FIELDS for side in SIDES]
+        if all(scores):
+            rows.append([f"{kind} reports", *map(with_ends, scores)])
+    if not rows:
+        return []
+    head = [f"{field}, {of}" for field in FIELDS for of in SIDES.values()]
+    caption = f"{note}Terms in the reports against those annotated for conditions"
+    note_below = (
+        "Precision: the share of a report's terms that are annotated; recall: of the annotated terms, the share said."
+    )
+    return [Table(caption, ["reports", *head], rows, note_below)]
 
 
 def with_ends(score: dict) -> str:

@@ -142,6 +142,10 @@ def test_runs_are_known_by_what_their_files_say(study):
         "said/real": REPORTS, "said/synthetic": REPORTS, "compared": AGREEMENT,
     }  # fmt: skip
     assert kind_of({}, {"wall_s": 1}) == OTHER
+    (study / "raw").mkdir()
+    (study / "raw" / "run.json").write_text('{"wall_s": 1}')  # as a simulation leaves it
+    assert study_page.study_outcome(study, [], False).results["simulated"] is True
+    shutil.rmtree(study / "raw")
     (study / "half").mkdir()
     (study / "half" / "settings.json").write_text("{}")
     assert open_study(study).unfinished == ["half"]
