@@ -307,7 +307,10 @@ def calibration_section(best: Classifier | None, note: str) -> Section:
                 "On the dashed line a probability means what it says; below it the classifier is too sure of itself.",
                 *charts.reliability(bins),
                 ["highest probability", "images", "share of hits"],
-                [[name, row["n"], share] for name, share, (_, row) in zip(names, shares, bins.iterrows(), strict=True)],
+                [
+                    [name, int(row["n"]), share]
+                    for name, share, (_, row) in zip(names, shares, bins.iterrows(), strict=True)
+                ],
             ),
             Figure(
                 f"{note}Errors if only the surest images are answered",
