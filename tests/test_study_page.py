@@ -9,16 +9,19 @@ from collections import Counter
 from pathlib import Path
 
 import browser
+import numpy as np
 import pytest
 import small_datasets
 from in_process import exit_status
 from small_study import small_study
+from test_metrics import as_table
 
 import make_report
 from pages import charts, reports_page, study_page
 from pages.study_classification import percent
-from pages.study_results import Classifier, gains_of, headline_of
+from pages.study_results import Classifier, gains_of, headline_of, planned_comparisons
 from pages.study_runs import AGREEMENT, CLASSIFIER, FEW_SHOT, FILTER, GALLERY, OTHER, REPORTS, Run, kind_of, open_study
+from scoring import leaderboard
 from scoring.leaderboard import Entry
 
 SECTIONS = ["dataset", "classifiers", "gains", "few-shot", "subgroups", "calibration", "filter", "reports", "gallery"]
@@ -269,6 +272,21 @@ def test_a_gain_is_the_run_with_the_addition_less_the_one_without_whatever_their
     (gain,) = gains_of(runs[::-1], [{"a": "b", "b": "a"} | pair])
     assert (gain["difference"], gain["low"], gain["high"], gain["base"]) == (-0.2, -0.3, -0.05, "b")
     assert gains_of(runs, []) == [] and gains_of(runs[1:], [{"a": "b", "b": "c"} | pair]) == []
+
+
+def test_of_many_runs_each_is_compared_with_its_base_and_plain_ones_with_the_first():
+    runs = [classifier("taught", "knowledge of 9 terms"), classifier("b"), classifier("c"), classifier("d")]
+    runs += [classifier("leaky", protocol="paper")]
+    runs[3].run.results["recipe"] = "linear_probe, shuffled labels"
+    pairs = {tuple(sorted(pair)) for pair in planned_comparisons(runs) if len(pair) == 2}
+    assert pairs == {("b", "taught"), ("b", "c")}, "neither a control nor another protocol"
+    rng, labels = np.random.default_rng(0), np.arange(20) % 4
+    tables = {name: as_table(rng.dirichlet(np.ones(4), 20), labels) for name in ("taught", "b", "c")}
+    entries = [Entry(name, "strict", "all images", "", "", 20, 1, {}, table) for name, table in tables.items()]
+    planned = {frozenset(pair) for pair in pairs}
+    few = leaderboard.differences(entries, "top1", planned, most_runs=2)
+    assert [(row["a"], row["b"], row["n_comparisons"]) for row in few] == [("taught", "b", 2), ("b", "c", 2)]
+    assert len(leaderboard.differences(entries, "top1", planned, most_runs=3)) == 3
 
 
 def test_the_headline_is_of_a_plain_run_under_strict_and_says_how_many_it_is_the_highest_of():
