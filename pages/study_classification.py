@@ -264,7 +264,10 @@ def subgroups_section(best: Classifier | None, note: str) -> Section:
     gaps = best.run.results.get("gaps") if best else None
     rows, cells = [], []
     for number, (column, gap) in enumerate((gaps or {}).items()):
-        for value, group in gap["subgroups"].items():
+        order = list(best.run.results.get("by", {}).get(column, {}))  # ages by years
+        subgroups = sorted(gap["subgroups"], key=lambda value: order.index(value) if value in order else len(order))
+        for value in subgroups:
+            group = gap["subgroups"][value]
             shares = [group["n"], group["n_subjects"]]
             if group["difference"] is None:
                 cells.append([f"{SUBGROUPS.get(column, column)}: {value}", *shares, "-", "too few people"])

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+from curation.opening import photograph_sha256
 from pages import study_classification, study_images, study_reports
 from pages.reports_page import environment
 from pages.study_blocks import Section, Table, Text
@@ -52,7 +53,8 @@ def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> 
     study = open_study(folder)
     dataset_folder = dataset_of(study)
     dataset = study_images.open_dataset(dataset_folder) if dataset_folder else None
-    study_reports.mark_simulated(study)
+    drawn = frozenset(photograph_sha256(dataset.images)) if dataset and dataset.simulated else frozenset()
+    study_reports.mark_simulated(study, drawn)
     simulated = mark_simulated(study, dataset)
     numbers = read_numbers(study)
     sections = sections_of(study, dataset, numbers, published, simulated is True, show_real)
@@ -187,7 +189,7 @@ def in_words(dataset: StudyDataset | None, numbers: Numbers, simulated: bool) ->
     if found := headline["gain"]:
         ends = (found["low"], found["high"])
         sure = None not in ends and (ends[0] > 0 or ends[1] < 0)
-        verb = "raised" if found["value"] > 0 else "lowered"
+        verb = "raised" if found["value"] > 0 else "lowered" if found["value"] < 0 else "changed"
         doubt = "" if sure else ", which may be chance, since the interval includes no change"
         added = found["what"].removeprefix("change of top-1 accuracy by ")
         words.append(f"Adding {added} {verb} this by {abs(100 * found['value']):.1f} percentage points{doubt}.")

@@ -1,11 +1,10 @@
 """The section of a study's page about reports: how far they agree, and pairs of them with the terms marked."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import real_or_simulated
 from harness.errors import InputError, one_line
 from pages import charts
 from pages.reports_page import shown_condition, shown_similarities, states_of
@@ -146,11 +145,18 @@ def report_folders(study: Study) -> Sequence[str]:
     return [str(run.folder) for run in study.of(REPORTS)]
 
 
-def mark_simulated(study: Study) -> None:
-    """Set `simulated` of the runs that compare reports, which do not record it, from the reports that they compared."""
+def mark_simulated(study: Study, simulated_photographs: Container[str]) -> None:
+    """Set `simulated` of runs about reports that do not record it: of reports on synthetic images from the photographs
+    that these were made from, and of runs that compare reports from those that they compared.
+
+    simulated_photographs: digests of all that are known to be simulated."""
+    for run in study.of(REPORTS):
+        if run.simulated is None:
+            sources = open_reports(str(run.folder)).columns.get("source_sha256", [None])
+            all_drawn = all(own and all(digest in simulated_photographs for digest in own) for own in sources)
+            run.simulated = True if all_drawn else None
     for run in study.of(AGREEMENT):
         if run.simulated is None and (found := reports_of(run, study)):
-            real, synthetic = found
-            of_synthetic = [other.simulated for other in study.of(REPORTS) if str(other.folder) == synthetic.name]
-            drawn = real_or_simulated.is_simulated(real.columns.get("source_type", [None]))
-            run.simulated = drawn and all(of_synthetic) and bool(of_synthetic)
+            folders = {reports.name for reports in found}
+            said = [other.simulated for other in study.of(REPORTS) if str(other.folder) in folders]
+            run.simulated = False if False in said else None if None in said else True
