@@ -59,7 +59,6 @@ def write_study(folder: Path, show_real: bool) -> None:
 
     outcome = study_page.study_outcome(folder, leaderboard.published_entries(PAPER_RESULTS), show_real)
     if outcome.dataset:
-        check_output(folder / "report.html", str(outcome.dataset))
         note([str(outcome.dataset)], folder / "report.html", PAGE)
     write_page(folder / "report.html", outcome.page)
     try:

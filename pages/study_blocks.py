@@ -15,6 +15,15 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
+class Listing:
+    """A list that the page folds under its title."""
+
+    title: str
+    items: Sequence[str]
+    kind: str = "listing"
+
+
+@dataclasses.dataclass(frozen=True)
 class Missing:
     """There is no run of this kind. command: how one is made."""
 

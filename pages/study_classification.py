@@ -45,7 +45,7 @@ def classifiers_section(numbers: Numbers, published: Sequence[Entry], note: str)
     if not numbers.classifiers:
         blocks.append(Missing("No run of train_classifier.py lies in this folder.", TRAIN))
     else:
-        blocks += [top1_figure(numbers.classifiers, note), *(scores_tables(numbers.classifiers, note))]
+        blocks += [*top1_figure(numbers.classifiers, note), *scores_tables(numbers.classifiers, note)]
         if pairs := differences_table(numbers, note):
             blocks.append(pairs)
     blocks.append(published_table(published))
@@ -76,12 +76,15 @@ def scores_tables(classifiers: Sequence[Classifier], note: str) -> Iterable[Tabl
 
 
 def described(one: Classifier) -> str:
-    return f"{one.run.results['backbone'].rpartition('/')[2]}, {one.run.results['recipe']}"
+    return f"{one.run.results['backbone']}, {one.run.results['recipe']}"
 
 
-def top1_figure(classifiers: Sequence[Classifier], note: str) -> Figure:
-    """Top-1 of every run with its interval; protocols differ by marker."""
-    ordered = sorted(classifiers, key=lambda one: (one.entry.protocol != "strict", -one.entry.metrics["top1"]["mean"]))
+def top1_figure(classifiers: Sequence[Classifier], note: str) -> Iterable[Figure]:
+    """Top-1 of every run with its interval; protocols differ by marker. Nothing if no run has such a score."""
+    scored = [one for one in classifiers if "top1" in one.entry.metrics]
+    if not scored:
+        return
+    ordered = sorted(scored, key=lambda one: (one.entry.protocol != "strict", -one.entry.metrics["top1"]["mean"]))
     rows, cells = [], []
     for one in ordered:
         top1 = one.entry.metrics["top1"]
@@ -89,8 +92,8 @@ def top1_figure(classifiers: Sequence[Classifier], note: str) -> Figure:
         label = f"{one.run.name}: {shown('top1', top1['mean'])}"
         rows.append((label, *hundredfold(top1["mean"], top1["low"], top1["high"]), group))
         cells.append([one.run.name, one.entry.protocol, percent(top1)])
-    chance = classifiers[0].run.results.get("chance")
-    return Figure(
+    chance = scored[0].run.results.get("chance")
+    yield Figure(
         f"{note}Top-1 accuracy of every run",
         "How often the condition with the highest probability is the right one; filled circles: protocol strict, "
         "hollow squares: protocol paper, triangles: the control with shuffled labels.",
@@ -111,8 +114,9 @@ def differences_table(numbers: Numbers, note: str) -> Table | None:
         f"{note}Differences of top-1 on the same test images, percentage points",
         ["run", "less run", "difference", "p", "p after Holm"],
         rows,
-        "p: permutation test that swaps two runs' predictions subject by subject; Holm: corrected for all pairs of one "
-        "protocol and set of test images.",
+        "p: permutation test that swaps two runs' predictions subject by subject; Holm: corrected for the pairs of one "
+        "protocol and set of test images that are listed. If there are many runs, each is compared with the run that "
+        "lacks only what it was given, and plain runs with the first one.",
     )
 
 
@@ -167,7 +171,7 @@ def curves_figure(numbers: Numbers, note: str) -> Figure | None:
     """Top-1 against photographs per condition, of the recipe with most numbers of photographs; None with only one."""
     series: dict[tuple, dict[str, dict[float, Classifier]]] = {}
     for one in numbers.classifiers:
-        if one.entry.protocol == "strict" and not one.is_control:
+        if one.entry.protocol == "strict" and not one.is_control and "top1" in one.entry.metrics:
             recipe = ", ".join(part for part in one.recipe.split(", ") if part != f"{one.shots}-shot")
             named = ", ".join(one.added) or "photographs alone"
             of_recipe = series.setdefault((one.run.results["backbone"], recipe), {})
@@ -218,7 +222,7 @@ def episodes_figure(run: Run, note: str) -> Figure:
     return Figure(
         f"{note}Few-shot episodes, {run.name}",
         f"How often each method names the right one of {task} ({results['n_episodes']} episodes, protocol "
-        f"{results['protocol']}, {results['backbone'].rpartition('/')[2]}).",
+        f"{results['protocol']}, {results['backbone']}).",
         *charts.intervals(rows, "right answers, %", 100 * results["chance"], "chance"),
         ["method", "right answers, %"],
         cells,
@@ -260,7 +264,10 @@ def subgroups_section(best: Classifier | None, note: str) -> Section:
     gaps = best.run.results.get("gaps") if best else None
     rows, cells = [], []
     for number, (column, gap) in enumerate((gaps or {}).items()):
-        for value, group in gap["subgroups"].items():
+        order = list(best.run.results.get("by", {}).get(column, {}))  # ages by years
+        subgroups = sorted(gap["subgroups"], key=lambda value: order.index(value) if value in order else len(order))
+        for value in subgroups:
+            group = gap["subgroups"][value]
             shares = [group["n"], group["n_subjects"]]
             if group["difference"] is None:
                 cells.append([f"{SUBGROUPS.get(column, column)}: {value}", *shares, "-", "too few people"])
@@ -307,7 +314,10 @@ def calibration_section(best: Classifier | None, note: str) -> Section:
                 "On the dashed line a probability means what it says; below it the classifier is too sure of itself.",
                 *charts.reliability(bins),
                 ["highest probability", "images", "share of hits"],
-                [[name, row["n"], share] for name, share, (_, row) in zip(names, shares, bins.iterrows(), strict=True)],
+                [
+                    [name, int(row["n"]), share]
+                    for name, share, (_, row) in zip(names, shares, bins.iterrows(), strict=True)
+                ],
             ),
             Figure(
                 f"{note}Errors if only the surest images are answered",

@@ -22,7 +22,7 @@ from harness.errors import InputError, one_line
 from harness.files import read_json
 from pages import charts
 from pages.dataset_page import thumbnail
-from pages.study_blocks import Faces, Figure, Missing, Section, Table, Text
+from pages.study_blocks import Faces, Figure, Listing, Missing, Section, Table, Text
 from pages.study_runs import FILTER, GENERATOR, Run, Study
 
 BUILD = "python rdface_dataset.py build INPUT_DIR --output_dir RUN_DIR/rdface-sim"
@@ -137,7 +137,9 @@ def filter_blocks(run: Run, note: str) -> list[object]:
     verdict = str(report.get("verdict", "not recorded"))
     says = f"{run.name}: {int(scores['kept'].sum())} of {len(scores)} images were kept. Privacy: {verdict.upper()}."
     reasons = [str(reason) for reason in report.get("reasons", [])]
-    blocks: list[object] = [Text(says + (" Why: " + "; ".join(reasons) + "." if reasons else ""))]
+    blocks: list[object] = [Text(says)]
+    if reasons:
+        blocks.append(Listing(f"Why the verdict is {verdict} ({len(reasons)} reasons)", reasons))
     became = Counter(kind_of(reason) for reason in scores["reject_reason"])
     rows = [("kept", became.pop("kept", 0)), *became.most_common()]
     blocks.append(

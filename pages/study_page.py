@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+from curation.opening import photograph_sha256
 from pages import study_classification, study_images, study_reports
 from pages.reports_page import environment
 from pages.study_blocks import Section, Table, Text
 from pages.study_images import StudyDataset
 from pages.study_results import Numbers, read_numbers, results_json
-from pages.study_runs import Run, Study, open_study
+from pages.study_runs import OTHER, Run, Study, open_study
 from scoring import leaderboard
 from scoring.leaderboard import Entry
 
@@ -52,7 +53,8 @@ def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> 
     study = open_study(folder)
     dataset_folder = dataset_of(study)
     dataset = study_images.open_dataset(dataset_folder) if dataset_folder else None
-    study_reports.mark_simulated(study)
+    drawn = frozenset(photograph_sha256(dataset.images)) if dataset and dataset.simulated else frozenset()
+    study_reports.mark_simulated(study, drawn)
     simulated = mark_simulated(study, dataset)
     numbers = read_numbers(study)
     sections = sections_of(study, dataset, numbers, published, simulated is True, show_real)
@@ -74,11 +76,12 @@ def dataset_of(study: Study) -> Path | None:
 
 def mark_simulated(study: Study, dataset: StudyDataset | None) -> bool | None:
     """Whether everything in the study is simulated: True only if each run and the dataset say so, None if one does not
-    tell. A run that does not record it is as its dataset, if it was made with this one."""
+    tell. A run that does not record it is as its dataset, if it was made with this one. Runs of which the page shows
+    nothing (OTHER), such as a simulation, do not count."""
     for run in study.runs:
         if run.simulated is None and dataset and run.fingerprint == dataset.images._fingerprint:
             run.simulated = dataset.simulated
-    said = [run.simulated for run in study.runs] + ([dataset.simulated] if dataset else [])
+    said = [run.simulated for run in study.runs if run.kind != OTHER] + ([dataset.simulated] if dataset else [])
     return False if False in said else None if None in said else True
 
 
@@ -120,7 +123,7 @@ def rendered(
     return templates.get_template(TEMPLATE).render(
         title="RDFace study" + (" (SIMULATED)" if simulated else ""),
         simulated=simulated,
-        not_told=[run.name for run in study.runs if run.simulated is not True],
+        not_told=[run.name for run in study.runs if run.simulated is not True and run.kind != OTHER],
         shows_real=show_real and simulated is not True,
         headlines=[headline_card(name, numbers.headline[name]) for name in HEADLINES],
         words=in_words(dataset, numbers, simulated is True),
@@ -186,7 +189,7 @@ def in_words(dataset: StudyDataset | None, numbers: Numbers, simulated: bool) ->
     if found := headline["gain"]:
         ends = (found["low"], found["high"])
         sure = None not in ends and (ends[0] > 0 or ends[1] < 0)
-        verb = "raised" if found["value"] > 0 else "lowered"
+        verb = "raised" if found["value"] > 0 else "lowered" if found["value"] < 0 else "changed"
         doubt = "" if sure else ", which may be chance, since the interval includes no change"
         added = found["what"].removeprefix("change of top-1 accuracy by ")
         words.append(f"Adding {added} {verb} this by {abs(100 * found['value']):.1f} percentage points{doubt}.")

@@ -1,11 +1,10 @@
 """The section of a study's page about reports: how far they agree, and pairs of them with the terms marked."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import real_or_simulated
 from harness.errors import InputError, one_line
 from pages import charts
 from pages.reports_page import shown_condition, shown_similarities, states_of
@@ -18,6 +17,7 @@ GENERATE = "accelerate launch vlm_report_eval.py generate --dataset_name DATASET
 SCORE = "python vlm_report_eval.py score --real_reports RUN_DIR/real_reports --synthetic_reports .. --output_dir .."
 PLACES = {"most alike": 0.0, "median": 0.5, "least alike": 1.0}  # among conditions, by their median pair
 FIELDS = ("precision", "recall")
+SIDES = {"matched": "own condition", "mismatched": "all others"}  # of results.json -> as the page calls them
 SCORE_AGAIN = "score again"
 
 
@@ -44,7 +44,7 @@ def written(run: Run) -> Text:
     results = run.results
     reporter = results["reporter"].get("reporter") if isinstance(results["reporter"], dict) else results["reporter"]
     by = f" by {reporter}" if reporter else ""
-    return Text(f"{run.name}: {results['n_reports']} reports{by}, of which {results['n_malformed']} are malformed.")
+    return Text(f"{run.name}: {results['n_reports']} reports{by}; malformed: {results['n_malformed']}.")
 
 
 def agreement_blocks(run: Run, note: str) -> list[object]:
@@ -69,18 +69,25 @@ def agreement_blocks(run: Run, note: str) -> list[object]:
         head,
         cells,
     )
+    return [figure, *terms_table(run, note)]
+
+
+def terms_table(run: Run, note: str) -> list[Table]:
+    """How the terms in the reports fit those annotated for the condition; without them, an empty list."""
     terms = run.results.get("terms", {})
-    fit = [
-        [
-            f"{kind} reports",
-            *(with_ends(terms[kind].get(field, {}).get("own") or {}) for field in FIELDS),
-        ]
-        for kind in ("real", "synthetic")
-        if isinstance(terms.get(kind), dict)
-    ]
-    table = [Table(f"{note}Terms of the reports against those annotated for the condition",
-                   ["reports", *FIELDS], fit)] if fit else []  # fmt: skip
-    return [figure, *table]
+    rows = []
+    for kind in ("real", "synthetic"):
+        scores = [terms.get(kind, {}).get(field, {}).get(side) for field in FIELDS for side in SIDES]
+        if all(scores):
+            rows.append([f"{kind} reports", *map(with_ends, scores)])
+    if not rows:
+        return []
+    head = [f"{field}, {of}" for field in FIELDS for of in SIDES.values()]
+    caption = f"{note}Terms in the reports against those annotated for conditions"
+    note_below = (
+        "Precision: the share of a report's terms that are annotated; recall: of the annotated terms, the share said."
+    )
+    return [Table(caption, ["reports", *head], rows, note_below)]
 
 
 def with_ends(score: dict) -> str:
@@ -138,11 +145,18 @@ def report_folders(study: Study) -> Sequence[str]:
     return [str(run.folder) for run in study.of(REPORTS)]
 
 
-def mark_simulated(study: Study) -> None:
-    """Set `simulated` of the runs that compare reports, which do not record it, from the reports that they compared."""
+def mark_simulated(study: Study, simulated_photographs: Container[str]) -> None:
+    """Set `simulated` of runs about reports that do not record it: of reports on synthetic images from the photographs
+    that these were made from, and of runs that compare reports from those that they compared.
+
+    simulated_photographs: digests of all that are known to be simulated."""
+    for run in study.of(REPORTS):
+        if run.simulated is None:
+            sources = open_reports(str(run.folder)).columns.get("source_sha256", [None])
+            all_drawn = all(own and all(digest in simulated_photographs for digest in own) for own in sources)
+            run.simulated = True if all_drawn else None
     for run in study.of(AGREEMENT):
         if run.simulated is None and (found := reports_of(run, study)):
-            real, synthetic = found
-            of_synthetic = [other.simulated for other in study.of(REPORTS) if str(other.folder) == synthetic.name]
-            drawn = real_or_simulated.is_simulated(real.columns.get("source_type", [None]))
-            run.simulated = drawn and all(of_synthetic) and bool(of_synthetic)
+            folders = {reports.name for reports in found}
+            said = [other.simulated for other in study.of(REPORTS) if str(other.folder) in folders]
+            run.simulated = False if False in said else None if None in said else True

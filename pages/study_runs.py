@@ -19,6 +19,8 @@ CLASSIFIER, FEW_SHOT, GALLERY = "classifier", "few-shot episodes", "retrieval in
 GENERATOR, FILTER = "generator", "filter"
 REPORTS, AGREEMENT = "reports", "agreement of reports"
 OTHER = "other"
+OF_PHOTOGRAPHS = ("real", "restored")  # configs
+CONFIGS = (*OF_PHOTOGRAPHS, "reports", "synthetic")
 MAX_DEPTH = 3  # folders below the study's
 REMEDY = "run it again, or move it out of the study's folder"
 
@@ -60,13 +62,18 @@ class Study:
 
 
 def open_study(folder: Path) -> Study:
-    """Raises InputError for a folder that holds neither a run nor a dataset, and for a file that is damaged."""
+    """Raises InputError for a folder without runs and dataset, or that is a dataset itself, and for a file that
+    is damaged."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; make demo writes one, runs/demo")
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if (place / "README.md").is_file() and any((place / config).is_dir() for config in CONFIGS):
+            reason = f"{place.name} is a dataset, with which the page would be published"
+            raise InputError(f"{folder}: {reason}; give the folder in which runs and dataset lie")
     runs, datasets, unfinished = [], [], []
     for place, files in _places(folder):
         name = place.relative_to(folder).as_posix()
-        if any((place / config).is_dir() for config in ("real", "restored")) and "README.md" in files:
+        if any((place / config).is_dir() for config in OF_PHOTOGRAPHS) and "README.md" in files:
             datasets.append(place)
         if "run.json" in files and place != folder:
             runs.append(_read_run(name, place, files))

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -136,8 +136,15 @@ def published_entries(file: Path) -> list[Entry]:
     return entries
 
 
-def differences(entries: Sequence[Entry], score: str = "top1") -> list[dict]:
+def differences(
+    entries: Sequence[Entry],
+    score: str = "top1",
+    planned: Container[frozenset[str]] | None = None,
+    most_runs: int = 0,
+) -> list[dict]:
     """Every two runs that tested the same images of the same people, under one protocol: compare_all of each family.
+
+    planned: the comparisons that are made in a family of more than most_runs runs (default: all).
 
     Returns its dicts with `family` (protocol and number of images), in order; runs that nothing can be compared with
     have none. Raises InputError if two runs have one name."""
@@ -153,7 +160,8 @@ def differences(entries: Sequence[Entry], score: str = "top1") -> list[dict]:
     rows = []
     for (protocol, n_images, _), runs in families.items():
         try:
-            rows += [{"family": f"{protocol}, {n_images} images"} | row for row in compare_all(runs, score)]
+            pairs = compare_all(runs, score, planned if len(runs) > most_runs else None)
+            rows += [{"family": f"{protocol}, {n_images} images"} | row for row in pairs]
         except ValueError as error:
             raise InputError(str(error)) from error
     return rows

@@ -5,7 +5,7 @@ of one pair. With 20 comparisons of equal methods, one p-value below 0.05 is to 
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import pandas as pd
 
@@ -13,15 +13,20 @@ from scoring.holm import holm
 from scoring.run_scores import compare
 
 
-def compare_all(runs: Mapping[str, pd.DataFrame], score: str = "top1") -> list[dict]:
+def compare_all(
+    runs: Mapping[str, pd.DataFrame], score: str = "top1", planned: Container[frozenset[str]] | None = None
+) -> list[dict]:
     """Every two of several runs on the same test images: one family, whose p-values are corrected together.
 
-    runs: name -> predictions, as for run_scores.compare. Returns a dict for each pair, in the order of the runs: `a`
+    runs: name -> predictions, as for run_scores.compare; planned: the two names of each comparison that is to be made
+    (default: all), which must not depend on the outcome. Returns a dict for each pair, in the order of the runs: `a`
     and `b` (names), `difference` (b - a), `low`, `high` (95 % interval of this one difference), `p_value`, `p_holm`
     and `n_comparisons` (the size of the family). A single run gives an empty list. Raises ValueError as compare
     does."""
     rows = []
     for a, b in itertools.combinations(runs, 2):
+        if planned is not None and frozenset((a, b)) not in planned:
+            continue
         try:
             values = compare(runs[a], runs[b], [score])["metrics"][score]
         except ValueError as error:

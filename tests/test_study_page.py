@@ -9,16 +9,19 @@ from collections import Counter
 from pathlib import Path
 
 import browser
+import numpy as np
 import pytest
 import small_datasets
 from in_process import exit_status
-from small_study import small_study
+from small_study import N_CONDITIONS, N_IMAGES, small_study
+from test_metrics import as_table
 
 import make_report
 from pages import charts, reports_page, study_page
 from pages.study_classification import percent
-from pages.study_results import Classifier, gains_of, headline_of
+from pages.study_results import Classifier, gains_of, headline_of, planned_comparisons
 from pages.study_runs import AGREEMENT, CLASSIFIER, FEW_SHOT, FILTER, GALLERY, OTHER, REPORTS, Run, kind_of, open_study
+from scoring import leaderboard
 from scoring.leaderboard import Entry
 
 SECTIONS = ["dataset", "classifiers", "gains", "few-shot", "subgroups", "calibration", "filter", "reports", "gallery"]
@@ -28,7 +31,7 @@ VOID = {"meta", "img", "link", "br", "input", "col"}
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
-    """A study of ten runs, with its page, leaderboard and numbers."""
+    """A study of eleven runs, with its page, leaderboard and numbers."""
     folder = tmp_path_factory.mktemp("whole") / "study"
     folder.mkdir()
     small_study(folder)
@@ -78,16 +81,14 @@ def test_the_page_has_every_section_and_can_be_read_by_ear_and_without_a_network
     assert outline.headings[0] == 1 and outline.headings.count(1) == 1 and max(steps) == 1, "no level is passed over"
     assert [name for name, count in Counter(outline.ids).items() if count > 1] == []
     pictures = [attributes for tag, attributes in outline.tags if tag == "img"]
-    assert len(pictures) > 20 and all(len(one["alt"]) > 10 and one["src"].startswith("data:image/") for one in pictures)
+    assert len(pictures) > 30 and all(len(one["alt"]) > 10 and one["src"].startswith("data:image/") for one in pictures)
     figures = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
     assert len(figures) >= 14 and all("<table" in one and "<h3>Figure " in one for one in figures)
     cells = [attributes for tag, attributes in outline.tags if tag == "th"]
     assert all(one.get("scope") for one in cells)
     anchors = {attributes["href"] for tag, attributes in outline.tags if tag == "a"}
     assert anchors == {f"#{name}" for name in SECTIONS}
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in outline.tags} and "http" not in text.replace(
-        "http-equiv", ""
-    )
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in outline.tags} and "://" not in text
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     assert f"style-src '{reports_page.digest(style)}'" in text.replace("&#39;", "'")
     assert (study / "report.html").stat().st_mode & 0o777 == 0o600
@@ -142,6 +143,10 @@ def test_runs_are_known_by_what_their_files_say(study):
         "said/real": REPORTS, "said/synthetic": REPORTS, "compared": AGREEMENT,
     }  # fmt: skip
     assert kind_of({}, {"wall_s": 1}) == OTHER
+    (study / "raw").mkdir()
+    (study / "raw" / "run.json").write_text('{"wall_s": 1}')  # as a simulation leaves it
+    assert study_page.study_outcome(study, [], False).results["simulated"] is True
+    shutil.rmtree(study / "raw")
     (study / "half").mkdir()
     (study / "half" / "settings.json").write_text("{}")
     assert open_study(study).unfinished == ["half"]
@@ -168,9 +173,11 @@ def test_what_the_sections_show_is_what_the_runs_found(study):
     report = json.loads((study / "chosen" / "privacy_report.json").read_text())
     assert f"Privacy: {report['verdict'].upper()}" in part_of(text, "filter")
     assert 'class="agrees"' in part_of(text, "reports") and "pair: " in part_of(text, "reports")
-    assert part_of(text, "gallery").count("image/jpeg") > 8
+    assert part_of(text, "gallery").count("image/jpeg") == N_CONDITIONS + 9
     facts = numbers(study)["dataset"]
-    assert facts["n_images"] == 48 and f"{facts['n_groups']} people" in part_of(text, "dataset").replace("\n", " ")
+    assert facts["n_images"] == N_IMAGES and f"{facts['n_groups']} people" in part_of(text, "dataset").replace(
+        "\n", " "
+    )
 
 
 @pytest.mark.parametrize("kept", [["rdface-sim"], ["probe"], ["said", "compared"], ["retrieval"]])
@@ -185,7 +192,9 @@ def test_any_subset_makes_a_page_that_says_what_is_missing(study, tmp_path, kept
     assert ("train_fewshot.py" in part_of(text, "few-shot")) and "Make one: " in part_of(text, "gains")
     if "rdface-sim" not in kept:
         assert found["dataset"] is None and "image/jpeg" not in text
-        assert (found["simulated"] is True) == (kept == ["retrieval"] or kept == ["said", "compared"])
+        assert (found["simulated"] is True) == (kept != ["said", "compared"]), (
+            "what synthetic faces are made of is missing"
+        )
 
 
 def test_a_dataset_that_is_not_simulated_shows_no_photograph_unless_asked(tmp_path):
@@ -234,7 +243,7 @@ def test_names_with_markup_are_shown_as_text(study, tmp_path):
 )
 def test_damaged_files_are_named_in_one_line_and_no_page_is_written(study, tmp_path, capsys, file, content, message):
     folder = tmp_path / "damaged"
-    for name in ("probe", "chosen", "said", "compared"):
+    for name in ("rdface-sim", "probe", "chosen", "said", "compared"):
         shutil.copytree(study / name, folder / name)
     (folder / file).write_text(content)
     assert exit_status(make_report, "study", folder) == 2
@@ -246,6 +255,9 @@ def test_a_folder_without_runs_is_refused(tmp_path, capsys):
     assert exit_status(make_report, "study", tmp_path / "nowhere") == 2
     assert exit_status(make_report, "study", tmp_path) == 2
     said = capsys.readouterr().err
+    assert exit_status(make_report, "study", small_datasets.one_config()) == 2
+    assert "with which the page would be published" in capsys.readouterr().err
+    assert not (small_datasets.one_config() / "report.html").exists()
     assert "there is no such folder" in said and "holds no finished run" in said and said.count("\n") == 2
 
 
@@ -265,6 +277,21 @@ def test_a_gain_is_the_run_with_the_addition_less_the_one_without_whatever_their
     (gain,) = gains_of(runs[::-1], [{"a": "b", "b": "a"} | pair])
     assert (gain["difference"], gain["low"], gain["high"], gain["base"]) == (-0.2, -0.3, -0.05, "b")
     assert gains_of(runs, []) == [] and gains_of(runs[1:], [{"a": "b", "b": "c"} | pair]) == []
+
+
+def test_of_many_runs_each_is_compared_with_its_base_and_plain_ones_with_the_first():
+    runs = [classifier("taught", "knowledge of 9 terms"), classifier("b"), classifier("c"), classifier("d")]
+    runs += [classifier("leaky", protocol="paper")]
+    runs[3].run.results["recipe"] = "linear_probe, shuffled labels"
+    pairs = {tuple(sorted(pair)) for pair in planned_comparisons(runs) if len(pair) == 2}
+    assert pairs == {("b", "taught"), ("b", "c")}, "neither a control nor another protocol"
+    rng, labels = np.random.default_rng(0), np.arange(20) % 4
+    tables = {name: as_table(rng.dirichlet(np.ones(4), 20), labels) for name in ("taught", "b", "c")}
+    entries = [Entry(name, "strict", "all images", "", "", 20, 1, {}, table) for name, table in tables.items()]
+    planned = {frozenset(pair) for pair in pairs}
+    few = leaderboard.differences(entries, "top1", planned, most_runs=2)
+    assert [(row["a"], row["b"], row["n_comparisons"]) for row in few] == [("taught", "b", 2), ("b", "c", 2)]
+    assert len(leaderboard.differences(entries, "top1", planned, most_runs=3)) == 3
 
 
 def test_the_headline_is_of_a_plain_run_under_strict_and_says_how_many_it_is_the_highest_of():
