@@ -1,10 +1,10 @@
 """What images by words add to few photographs, and to knowledge of terms, on SIMULATED people: docs/knowledge_plan.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/word_image_gain.py --work_dir runs/word_gain [--part words dreambooth tuning]
+    OMP_NUM_THREADS=1 python benchmarks/word_image_gain.py --work_dir runs/word_gain [--part words faces]
 
 Datasets, pictures and pixels are kept in --work_dir, also if the study is stopped. The digits per held-out image and
 arm of each support set stand in one file per part, RESULTS_DIR/draws_*.json, and are not measured again; words.json,
-dreambooth.json and tuning.json are the figures."""
+faces.json, tuning.json and dreambooth.json are the figures."""
 
 import argparse
 import csv
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,9 +48,11 @@ from classification.synthetic_teachers import SyntheticUses
 from curation import protocols
 from curation.leak_guard import Guard
 from curation.made_from import WORDS
-from curation.opening import load_synthetic
+from curation.opening import load_images, load_synthetic
 from harness.commands import Parser
 from harness.files import read_json, write_json
+from imaging.faces import load_detector
+from imaging.pixel_cache import cached_pixels
 from phenotyping import condition_prior, phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +62,8 @@ PEOPLE = {"others": (80, 309), "study": (81, 600), "tuning": (83, 300)}  # corpu
 IMAGES, FEWER, OF_OTHERS = 20, (4, 12), 6  # per condition
 MISSING = 0.4  # share of annotations
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # candidates for PRIOR_WEIGHT
+PARTS = ("words", "faces", "tuning", "dreambooth")
+BORDERS = (0.0, 0.5)  # the filter's, and the paper's
 ADAPTER_FOLD, ADAPTER_IMAGES, ADAPTER_STEPS, ADAPTER_KS = 0, 4, 200, ("1", "2")
 
 
@@ -340,12 +345,42 @@ def of_adapters(work_dir: Path, results_dir: Path, part: str, ks: Sequence[str],
     write_json(results_dir / f"{part}.json", results)
 
 
+# -------------------------------------------------------------------------------------------------------- faces found
+
+
+def share_of_one_face(pictures: Sequence[np.ndarray]) -> dict[str, dict]:
+    """Black border -> the share of pictures in which MTCNN finds no face, one, and more, as the filter looks."""
+    detector, shares = load_detector("mtcnn"), {}
+    for border in BORDERS:
+        numbers = np.array([0 if face is None else face.n_faces for face in detector.detect(pictures, border=border)])
+        found = {"none": numbers == 0, "one": numbers == 1, "more": numbers > 1}
+        shares[f"border {border:g}"] = {name: round(float(which.mean()), 3) for name, which in found.items()}
+    return shares | {"n_images": len(pictures)}
+
+
+def faces_found(work_dir: Path, results_dir: Path) -> None:
+    """Faces in two images by words of each of the 103 conditions, by length of the prompt, and in what the base saw."""
+    images = load_synthetic(str(paint(work_dir, "two", [c.abbr for c in conditions_of("others")], 2)))
+    pictures = [np.asarray(picture.convert("RGB")) for picture in images["image"][:]]
+    n_terms = np.array([len(said or ()) for said in images["hpo_said"][:]])
+    people = load_images(str(build(work_dir, "others")))
+    aligned = cached_pixels(Accelerator(cpu=True), people, pictures[0].shape[0], "mtcnn", work_dir / "pixels").uint8
+    median = float(np.median(n_terms))
+    found = {"images by words": share_of_one_face(pictures)}
+    for name, chosen in ((f"{median:g} terms or fewer", n_terms <= median), ("more terms", n_terms > median)):
+        found[f"images by words, {name}"] = share_of_one_face([pictures[row] for row in np.flatnonzero(chosen)])
+    found["simulated photographs, aligned, of the same size"] = share_of_one_face(list(aligned))
+    write_json(results_dir / "faces.json", {"simulated": True, "side_px": pictures[0].shape[0], "found": found})
+    for name, shares in found.items():
+        print(f"SIMULATED, {name}: {shares}")
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--work_dir", type=Path, required=True, help="datasets, images and pixels; kept")
     add("--results_dir", type=Path, default=RESULTS, help="where the small files of figures are kept")
-    add("--part", nargs="+", choices=("words", "tuning", "dreambooth"), default=["words"], help="what to measure")
+    add("--part", nargs="+", choices=PARTS, default=["words"], help="what to measure")
     add("--k", nargs="+", choices=KS, default=KS, help="photographs per condition; adapters are trained for 1 and 2")
     add("--seeds", nargs="+", type=int, default=[0], help="seeds of support sets and adapters")
     return parser.parse_args(argv)
@@ -354,6 +389,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     if "words" in args.part:
         words(args.work_dir, args.results_dir, args.k)
+    if "faces" in args.part:
+        faces_found(args.work_dir, args.results_dir)
     for part in ("tuning", "dreambooth"):
         if part in args.part:
             of_adapters(args.work_dir, args.results_dir, part, args.k, args.seeds)
