@@ -1,20 +1,22 @@
 """What images by words add to few photographs, and to knowledge of terms, on SIMULATED people: docs/knowledge_plan.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/word_image_gain.py --work_dir runs/word_gain [--part words dreambooth tuning]
+    OMP_NUM_THREADS=1 python benchmarks/word_image_gain.py --work_dir runs/word_gain [--part words missing]
 
 Datasets, pictures and pixels are kept in --work_dir, also if the study is stopped. The digits per held-out image and
-arm of each support set stand in one file per part, RESULTS_DIR/draws_*.json, and are not measured again; words.json,
-dreambooth.json and tuning.json are the figures."""
+arm of each support set stand in one file per part, RESULTS_DIR/draws_PART.json, and are not measured again; PART.json
+has the figures."""
 
 import argparse
 import csv
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,23 +44,28 @@ from classification.fold_run import fit_probe
 from classification.knowledge import Knowledge
 from classification.knowledge_prior import Teachers
 from classification.linear_probe import LinearProbe
+from classification.recipes import USES
 from classification.study_inputs import Study
 from classification.synthetic_teachers import SyntheticUses
 from curation import protocols
 from curation.leak_guard import Guard
 from curation.made_from import WORDS
-from curation.opening import load_synthetic
+from curation.opening import load_images, load_synthetic
 from harness.commands import Parser
 from harness.files import read_json, write_json
+from imaging.faces import load_detector
+from imaging.pixel_cache import cached_pixels
 from phenotyping import condition_prior, phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "word_image_gain"
 BASE = ROOT / "demo_models" / "diffusion"
 PEOPLE = {"others": (80, 309), "study": (81, 600), "tuning": (83, 300)}  # corpus seed, photographs
-IMAGES, FEWER, OF_OTHERS = 20, (4, 12), 6  # per condition
+IMAGES, FEWER, OF_OTHERS = 12, (4,), 6  # per condition
 MISSING = 0.4  # share of annotations
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # candidates for PRIOR_WEIGHT
+PARTS = ("words", "missing", "others", "faces", "tuning", "dreambooth")
+BORDERS = (0.0, 0.5)  # the filter's, and the paper's
 ADAPTER_FOLD, ADAPTER_IMAGES, ADAPTER_STEPS, ADAPTER_KS = 0, 4, 200, ("1", "2")
 
 
@@ -189,53 +196,55 @@ def measured(people: People, fold: protocols.Fold, seed: int, arms: dict[str, Ar
 
 
 class WordStudy:
-    """23 conditions with k photographs each, their images by words, and readers with the other 80."""
+    """23 conditions with k photographs each, their images by words, and readers with the other 80.
 
-    def __init__(self, work_dir: Path):
-        self.features = backbone_features(str(ROOT / "demo_models" / "backbone"), None, work_dir / "pixels")
-        self.people, others = (People(build(work_dir, name), self.features) for name in ("study", "others"))
+    part: words for arms 1 to 3 and 6 of the plan, others for arm 4, missing for arm 5."""
+
+    def __init__(self, work_dir: Path, part: str):
+        features = backbone_features(str(ROOT / "demo_models" / "backbone"), None, work_dir / "pixels")
+        self.people, others = (People(build(work_dir, name), features) for name in ("study", "others"))
         names, n = self.people.names, len(self.people.names)
-        is_other = ~np.isin(np.array(others.names)[others.labels], names)
         profiles, terms = condition_prior.profiles([*self.people.codes, *others.codes], condition_prior.project_table())
-        self.own, self.terms = profiles[:n], terms
-        readers = readers_of(others, profiles[n:], n)
-        self.readers = readers.only(is_other)
-        self.thinned = thinned(self.own, MISSING, 0)
-        table = write_missing(work_dir / "missing.csv", self.people.codes, self.thinned, terms)
-        rest = [name for name in others.names if name not in names]
-        painted = {"fresh": (names, IMAGES), "missing": (names, IMAGES, table), "others": (rest, OF_OTHERS)}
-        self.words, self.of_missing, self.of_others = (
-            open_images(paint(work_dir, name, *of), names, terms, self.features) for name, of in painted.items()
-        )
+        self.own, self.part = profiles[:n], part
+        self.readers = readers_of(others, profiles[n:], n).only(~np.isin(np.array(others.names)[others.labels], names))
+        self.thinned, rest = thinned(self.own, MISSING, 0), [name for name in others.names if name not in names]
+        if part == "missing":
+            table = write_missing(work_dir / "missing.csv", self.people.codes, self.thinned, terms)
+            sets = [(paint(work_dir, "missing", names, IMAGES, table), IMAGES)]
+        else:
+            sets = [(paint(work_dir, "fresh", names, IMAGES), IMAGES)]
+            sets += [(paint(work_dir, "others", rest, OF_OTHERS), OF_OTHERS)] if part == "others" else []
+        opened = [(open_images(folder, names, terms, features), n_images) for folder, n_images in sets]
+        self.images = functools.reduce(Images.joined, (each.only(each.numbers < n_images) for each, n_images in opened))
         fold_of = np.array([-1 if k is None else k for k in self.people.images["strict_fold"][:]])
         self.allowed = ~np.isin(fold_of, HELD_OUT_FOLDS)
 
     def arms(self, seed: int) -> dict[str, Arm]:
-        """Arms 1 to 6 of the plan."""
-        own, words, readers = self.own, self.words, self.readers
+        """The arms of the part; seed: of what is dealt at random."""
+        own, images, readers = self.own, self.images, self.readers
+        if self.part == "missing":
+            missing, own = f"{MISSING:.0%} missing", self.thinned
+            arms = {f"{missing}: terms": Arm(None, "", own, True)}
+            arms |= {f"{missing}: images as {use}": Arm(images, use, own) for use in USES}
+            arms |= {f"{missing}: terms, images as {use}": Arm(images, use, own, True) for use in ("prior", "terms")}
+            return arms
         arms = {"terms": Arm(None, "", own, True), "terms, readers": Arm(None, "", own, True, readers)}
+        if self.part == "others":
+            arms["images of 103 conditions as terms"] = Arm(images, "terms", own)
+            arms["terms, images of 103 conditions as terms"] = Arm(images, "terms", own, True)
+            arms["terms, readers, images of 103 conditions as terms"] = Arm(images, "terms", own, True, readers)
+            return arms
         for n in (*FEWER, IMAGES):
-            of_condition = words.only(words.numbers < n)
-            for use in ("data", "prior", "terms"):
+            of_condition = images.only(images.numbers < n)
+            for use in USES:
                 arms[f"{n} images as {use}"] = Arm(of_condition, use, own)
                 if n == IMAGES or use == "terms":
                     arms[f"terms, {n} images as {use}"] = Arm(of_condition, use, own, True)
                 if n == IMAGES and use != "data":
                     arms[f"terms, readers, {n} images as {use}"] = Arm(of_condition, use, own, True, readers)
-        everybody = words.joined(self.of_others.only(self.of_others.numbers < OF_OTHERS))
-        arms["images of 103 conditions as terms"] = Arm(everybody, "terms", own)
-        arms["terms, images of 103 conditions as terms"] = Arm(everybody, "terms", own, True)
-        arms["terms, readers, images of 103 conditions as terms"] = Arm(everybody, "terms", own, True, readers)
-        missing, wrong = f"{MISSING:.0%} missing", (self.of_missing, self.thinned)
-        arms[f"{missing}: terms"] = Arm(None, "", self.thinned, True)
-        for use in ("data", "prior", "terms"):
-            arms[f"{missing}: images as {use}"] = Arm(wrong[0], use, wrong[1])
-        for use in ("prior", "terms"):
-            arms[f"{missing}: terms, images as {use}"] = Arm(wrong[0], use, wrong[1], True)
         order = dealt_at_random(np.arange(len(own))[:, None], seed)[:, 0]
-        dealt, profiles = words.dealt(order), own[order]
-        for use in ("data", "prior", "terms"):
-            arms[f"dealt at random: images as {use}"] = Arm(dealt, use, profiles)
+        dealt, profiles = images.dealt(order), own[order]
+        arms |= {f"dealt at random: images as {use}": Arm(dealt, use, profiles) for use in USES}
         arms["dealt at random: terms, images as terms"] = Arm(dealt, "terms", profiles, True)
         return arms
 
@@ -248,32 +257,32 @@ def of_painting(draws: Sequence[dict]) -> dict[str, dict]:
     """What images add to knowledge: each arm with images and knowledge against the same knowledge alone."""
     found = {}
     for knowing in ("terms, readers", "terms", f"{MISSING:.0%} missing: terms"):
-        names = [name for name in draws[0]["right"] if name.startswith(f"{knowing}, ") and name not in found]
-        names = [name for name in names if "images" in name]
-        right = [{name: draw["right"][name] for name in (*names, knowing)} for draw in draws]
-        compared = [draw | {"right": of_draw} for draw, of_draw in zip(draws, right, strict=True)]
-        found |= {name: scores for name, scores in gains(compared, knowing).items() if name != knowing}
+        if knowing in draws[0]["right"]:
+            names = [name for name in draws[0]["right"] if name.startswith(f"{knowing}, ") and name not in found]
+            names = [knowing, *(name for name in names if "images" in name)]
+            compared = [draw | {"right": {name: draw["right"][name] for name in names}} for draw in draws]
+            found |= {name: scores for name, scores in gains(compared, knowing).items() if name != knowing}
     return found
 
 
-def words(work_dir: Path, results_dir: Path, ks: Sequence[str]) -> None:
-    """Arms 1 to 6, and their figures."""
+def of_words(work_dir: Path, results_dir: Path, part: str, ks: Sequence[str]) -> None:
+    """The arms of one part, and their figures."""
     opened: list[WordStudy] = []
 
-    def draw(k: str, seed: int) -> dict:
+    def draw(k: str, seed: int) -> list[dict]:
         if not opened:
-            opened.append(WordStudy(work_dir))
-        return opened[0].draw(k, seed)
+            opened.append(WordStudy(work_dir, part))
+        return [opened[0].draw(k, seed)]
 
     results = {}
     for k in ks:
-        parts = {f"k{k}_seed{seed}": lambda k=k, seed=seed: [draw(k, seed)] for seed in SEEDS}
-        draws = kept_draws(results_dir / "draws_words.json", parts)
+        parts = {f"k{k}_seed{seed}": functools.partial(draw, k, seed) for seed in SEEDS}
+        draws = kept_draws(results_dir / f"draws_{part}.json", parts)
         results[k] = {"gains": gains(draws), "images added to knowledge": of_painting(draws)}
-        print_arms(f"SIMULATED, k = {k}", results[k]["gains"])
-        print_arms(f"SIMULATED, k = {k}: images added to knowledge", results[k]["images added to knowledge"])
+        print_arms(f"SIMULATED, {part}, k = {k}", results[k]["gains"])
+        print_arms(f"SIMULATED, {part}, k = {k}: images added to knowledge", results[k]["images added to knowledge"])
     if set(ks) == set(KS):
-        write_json(results_dir / "words.json", results)
+        write_json(results_dir / f"{part}.json", results)
 
 
 # ------------------------------------------------------------------------------------------------- images of adapters
@@ -326,18 +335,48 @@ def of_adapters(work_dir: Path, results_dir: Path, part: str, ks: Sequence[str],
     """Arm 7, or the choice of PRIOR_WEIGHT, and the figures of all support sets that were measured so far."""
     opened: list[AdapterStudy] = []
 
-    def draw(k: str, seed: int) -> dict:
+    def draw(k: str, seed: int) -> list[dict]:
         if not opened:
             opened.append(AdapterStudy(work_dir, "tuning" if part == "tuning" else "study"))
-        return opened[0].weights(k, seed) if part == "tuning" else opened[0].draw(k, seed)
+        return [opened[0].weights(k, seed) if part == "tuning" else opened[0].draw(k, seed)]
 
     results = {}
     for k in [k for k in ks if k in ADAPTER_KS]:
-        parts = {f"k{k}_seed{seed}": lambda k=k, seed=seed: [draw(k, seed)] for seed in seeds}
+        parts = {f"k{k}_seed{seed}": functools.partial(draw, k, seed) for seed in seeds}
         draws = kept_draws(results_dir / f"draws_{part}.json", parts)
         results[k] = {"seeds": list(seeds), "gains": gains(draws)}
         print_arms(f"SIMULATED, {part}, k = {k}, seeds {list(seeds)}", results[k]["gains"])
     write_json(results_dir / f"{part}.json", results)
+
+
+# -------------------------------------------------------------------------------------------------------- faces found
+
+
+def share_of_one_face(pictures: Sequence[np.ndarray]) -> dict[str, dict]:
+    """Black border -> the share of pictures in which MTCNN finds no face, one, and more, as the filter looks."""
+    detector, shares = load_detector("mtcnn"), {}
+    for border in BORDERS:
+        numbers = np.array([0 if face is None else face.n_faces for face in detector.detect(pictures, border=border)])
+        found = {"none": numbers == 0, "one": numbers == 1, "more": numbers > 1}
+        shares[f"border {border:g}"] = {name: round(float(which.mean()), 3) for name, which in found.items()}
+    return shares | {"n_images": len(pictures)}
+
+
+def faces_found(work_dir: Path, results_dir: Path) -> None:
+    """Faces in two images by words of each of the 103 conditions, by length of the prompt, and in what the base saw."""
+    images = load_synthetic(str(paint(work_dir, "two", [c.abbr for c in conditions_of("others")], 2)))
+    pictures = [np.asarray(picture.convert("RGB")) for picture in images["image"][:]]
+    n_terms = np.array([len(said or ()) for said in images["hpo_said"][:]])
+    people = load_images(str(build(work_dir, "others")))
+    aligned = cached_pixels(Accelerator(cpu=True), people, pictures[0].shape[0], "mtcnn", work_dir / "pixels").uint8
+    median = float(np.median(n_terms))
+    found = {"images by words": share_of_one_face(pictures)}
+    for name, chosen in ((f"{median:g} terms or fewer", n_terms <= median), ("more terms", n_terms > median)):
+        found[f"images by words, {name}"] = share_of_one_face([pictures[row] for row in np.flatnonzero(chosen)])
+    found["simulated photographs, aligned, of the same size"] = share_of_one_face(list(aligned))
+    write_json(results_dir / "faces.json", {"simulated": True, "side_px": pictures[0].shape[0], "found": found})
+    for name, shares in found.items():
+        print(f"SIMULATED, {name}: {shares}")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -345,18 +384,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--work_dir", type=Path, required=True, help="datasets, images and pixels; kept")
     add("--results_dir", type=Path, default=RESULTS, help="where the small files of figures are kept")
-    add("--part", nargs="+", choices=("words", "tuning", "dreambooth"), default=["words"], help="what to measure")
+    add("--part", nargs="+", choices=PARTS, default=["words"], help="what to measure")
     add("--k", nargs="+", choices=KS, default=KS, help="photographs per condition; adapters are trained for 1 and 2")
     add("--seeds", nargs="+", type=int, default=[0], help="seeds of support sets and adapters")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
-    if "words" in args.part:
-        words(args.work_dir, args.results_dir, args.k)
-    for part in ("tuning", "dreambooth"):
-        if part in args.part:
+    for part in args.part:
+        if part == "faces":
+            faces_found(args.work_dir, args.results_dir)
+        elif part in ("tuning", "dreambooth"):
             of_adapters(args.work_dir, args.results_dir, part, args.k, args.seeds)
+        else:
+            of_words(args.work_dir, args.results_dir, part, args.k)
 
 
 if __name__ == "__main__":

@@ -376,13 +376,21 @@ def test_images_by_words_are_used_as_the_command_uses_them(base, tmp_path, capsy
     monkeypatch.setattr(knowledge_gain, "launch", launch_here)
     monkeypatch.setattr(phenotypes, "NUM_STUDY_CONDITIONS", 8)
     folders = ["--work_dir", tmp_path, "--results_dir", tmp_path / "results"]
-    run(word_image_gain, *folders, "--k", "1", "--part", "words", "dreambooth")
-    assert "SIMULATED, k = 1: images added to knowledge" in capsys.readouterr().out
+    run(word_image_gain, *folders, "--k", "1", "--part", "words", "missing", "others", "faces", "dreambooth")
+    assert "SIMULATED, words, k = 1: images added to knowledge" in capsys.readouterr().out
+    found = json.loads((tmp_path / "results" / "faces.json").read_text())["found"]
+    missed = [
+        found[of]["border 0"]["none"] for of in ("images by words", "simulated photographs, aligned, of the same size")
+    ]
+    assert found["images by words"]["n_images"] == 16 and missed[0] > missed[1]  # the tiny base paints noise
     (draw,) = json.loads((tmp_path / "results" / "draws_words.json").read_text())["k1_seed0"]
     right = draw["right"]
-    assert {"terms, readers, 2 images as terms", "40% missing: images as data", "1 images as prior"} <= set(right)
-    study = word_image_gain.WordStudy(tmp_path)
-    people, words = study.people, study.words
+    assert {"terms, readers, 2 images as terms", "dealt at random: images as data", "1 images as prior"} <= set(right)
+    for part, arm in (("missing", "40% missing: images as data"), ("others", "images of 103 conditions as terms")):
+        (other,) = json.loads((tmp_path / "results" / f"draws_{part}.json").read_text())["k1_seed0"]
+        assert arm in other["right"] and other["right"]["alone"] == right["alone"]
+    study = word_image_gain.WordStudy(tmp_path, "words")
+    people, words = study.people, study.images
     assert len(words.labels) == 8 and words.by_words.all() and words.said.any()
     fold = knowledge_gain.support_set(people, study.allowed, 1, 0)
     n, rows = len(people.labels), len(people.labels) + np.arange(8)

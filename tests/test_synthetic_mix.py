@@ -310,12 +310,13 @@ def test_a_tampered_source_stops_the_command_before_anything_is_decoded(lit, fol
     mixed = saved(tmp_path / "tampered", made)
     flags = ("--synthetic_dataset", mixed, "--synthetic_top_n", 1, "--backbone", tmp_path / "nowhere")
     everything = (*lit, "--dataset_name", dataset, *flags, "--output_dir", tmp_path / "out")
-    assert exit_status(train_classifier, *everything) == 1
     name = f"{tampered['synthetic_id']} was made from image {held_out['image_id']}"
     wanted = f"fold 2 (strict): synthetic image {name}, which is not on the training side (1 such)"
-    printed = capfd.readouterr().err
-    assert wanted in printed and printed.count("train_classifier.py:") == 1 and "Traceback" not in printed
-    assert not (tmp_path / "out").exists()
+    for use in ((), AS_DATA, ("--synthetic_as", "prior")):  # whatever the image is used for
+        assert exit_status(train_classifier, *everything, *use) == 1
+        printed = capfd.readouterr().err
+        assert wanted in printed and printed.count("train_classifier.py:") == 1 and "Traceback" not in printed
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_copy_of_a_held_out_photograph_is_refused_under_both_protocols(lit, rows, folds, tmp_path):
