@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from filelock import FileLock
 from snakemake.cli import main as snakemake
 from test_layout import imported
 
+from benchmarks import killed_demo
 from harness import study_plan, study_report, study_step
 from harness.errors import InputError
 from harness.source_files import ROOT, digest_of, sources_of
@@ -171,24 +173,54 @@ def test_a_step_goes_on_only_if_command_code_and_inputs_are_as_they_were(tmp_pat
     assert (tmp_path / "probe" / "notes.txt").is_file()  # the command will refuse the folder
 
 
-def test_a_study_killed_with_its_whole_group_goes_on_without_a_flag(study, tmp_path):
+def test_steps_take_gpus_that_no_other_step_holds(tmp_path, monkeypatch):
+    (tmp_path / "steps").mkdir()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert study_step.take_gpus(tmp_path, 2) == [] and os.environ["CUDA_VISIBLE_DEVICES"] == "7"  # SLURM gave it
+    monkeypatch.setenv("RDFACE_STUDY_GPUS", "2,5,6")
+    one, two = study_step.take_gpus(tmp_path, 1), study_step.take_gpus(tmp_path, 2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,6" and len(one + two) == 3
+    assert study_step.take_gpus(tmp_path, 0) == []
+    waiting = threading.Thread(target=study_step.take_gpus, args=(tmp_path, 1), daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    one[0].release()
+    waiting.join(5)
+    assert not waiting.is_alive() and os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_a_study_killed_with_its_whole_group_goes_on_without_a_flag(tmp_path, monkeypatch):
     config = SMALL | {"steps": {"raw": SMALL["steps"]["raw"]}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", "config.yaml"]
-    run = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not (tmp_path / "runs/small/steps/raw.json").is_file() and time.monotonic() < until:
-        time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    assert not (tmp_path / "runs/small/raw").exists()
-    assert list((tmp_path / ".snakemake/incomplete").iterdir())  # what Snakemake would ask a flag for
-    status, _, said = study(config)
-    assert status == 0 and "1 of 1  raw" in said
-    assert (tmp_path / "runs/small/raw/disease_images.csv").is_file()
-    record = json.loads((tmp_path / "runs/small/steps/raw.json").read_text())
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["killed_demo.py", "--configfile", "small.yaml", "--work_dir", "work", "--kills", "1", "--cores", "1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", arguments)
+    begun = tmp_path / "work/killed/runs/small/steps/raw.json"
+
+    def wait_until_begun(self, timeout):
+        while not begun.is_file():
+            time.sleep(0.02)
+        raise subprocess.TimeoutExpired("", timeout)
+
+    in_vain = subprocess.Popen.wait
+    monkeypatch.setattr(
+        subprocess.Popen, "wait", lambda self, timeout=None: (wait_until_begun if timeout else in_vain)(self, timeout)
+    )
+    incomplete = []
+    killpg = os.killpg
+    monkeypatch.setattr(
+        os, "killpg", lambda *target: (killpg(*target), incomplete.extend(tmp_path.rglob("incomplete")))
+    )
+    assert killed_demo.main() == 0
+    assert incomplete and list(incomplete[0].parent.glob("locks/*")) == []
+    report = json.loads((tmp_path / "work/killed.json").read_text())
+    assert (report["kills"], report["killed_during"], report["compared"], report["differ"]) == (1, [["raw"]], 1, [])
+    said = (tmp_path / "work/killed/said.log").read_text()
+    assert said.count("1 of 1 steps to do") == 2 and said.count("1 of 1  raw") == 1
+    record = json.loads(begun.read_text())
     assert record["finished"] and record["command"][0] == "simulate_faces.py"
-    assert "1 of 1 jobs would run; 1 have an estimate" in study(config, "--dry-run", "--forceall")[2]
+    assert killed_demo.without_costs({"a": [{"wall_s": 1, "b": 2}]}) == {"a": [{"b": 2}]}
 
 
 def test_a_second_run_of_a_study_is_refused_and_a_failed_step_says_why(study, tmp_path):
