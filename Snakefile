@@ -118,7 +118,7 @@ onstart:
     study_report.begin(study)
     n_jobs = sum(job.rule.name != "all" for job in workflow.dag.needrun_jobs())
     os.environ["RDFACE_STUDY_JOBS"] = str(n_jobs)
-    gpus = workflow.global_resources.get("gpu", 0)
+    gpus = workflow.global_resources.get("gpu").value or 0
     if workflow.local_exec and gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         os.environ["RDFACE_STUDY_GPUS"] = ",".join(visible.split(",")[:gpus])

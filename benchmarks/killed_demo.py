@@ -5,7 +5,7 @@
 
 The second line is the demo with fewer SIMULATED photographs. Both studies run in folders of their own, `unbroken` and
 `killed`, and are continued there if this script was stopped. Prints how often it was killed, during which steps, and
-which results differ, times and memory aside; killed.json in the work folder holds the same. Exit status 1 if any differ.
+which results differ, times and memory aside; killed.json in the work folder holds the same. Exit status 1 if any do.
 """
 
 import argparse
@@ -99,14 +99,20 @@ def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: 
     moments, kills = random.Random(args.seed), []
     for _ in range(args.kills):
         run = start(folder, args.cores)
-        try:
-            run.wait(moments.uniform(0, 2 * seconds / (args.kills + 1) + OVERHEAD_S))
-            break  # it reached its end before
-        except subprocess.TimeoutExpired:
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
-            kills.append(under_way(folder / study / "steps"))
+        if ends_within(run, moments.uniform(0, 2 * seconds / (args.kills + 1) + OVERHEAD_S)):
+            break
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        kills.append(under_way(folder / study / "steps"))
     return kills
+
+
+def ends_within(run: subprocess.Popen, seconds: float) -> bool:
+    try:
+        run.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def under_way(records: Path) -> list[str]:
