@@ -1,11 +1,12 @@
 """A study killed again and again, with its whole process group and at random moments, against the same one left alone.
 
     python benchmarks/killed_demo.py --work_dir runs/killed --kills 20
-    python benchmarks/killed_demo.py --work_dir runs/killed_small --kills 20 --num_images 60 --num_conditions 12
+    python benchmarks/killed_demo.py --work_dir runs/killed_small --kills 20 --small
 
-The second line is the demo with fewer SIMULATED photographs. Both studies run in folders of their own, `unbroken` and
-`killed`, and are continued there if this script was stopped. Prints how often it was killed, during which steps, and
-which results differ, times and memory aside; killed.json in the work folder holds the same. Exit status 1 if any do.
+--small: all steps of the demo with fewer SIMULATED photographs and less training. Both studies run in folders of their
+own, `unbroken` and `killed`, and are continued there if this script was stopped. Prints how often it was killed, during
+which steps, and which results differ, times and memory aside; killed.json in the work folder holds the same. Exit
+status 1 if any do.
 """
 
 import argparse
@@ -27,6 +28,13 @@ from harness.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = ("wall_s", "peak_memory_bytes", "peak_gpu_memory_bytes", "seconds", "cost", "costs")
+SMALL = {
+    "raw": {"num_images": 60, "num_conditions": 12, "image_size": 256},
+    "dreambooth": {"max_train_steps": 20, "num_images": 3},
+    "words": {"num_images": 3},
+    "finetune_strict": {"num_train_epochs": 2},
+    "finetune_paper": {"num_train_epochs": 2},
+}
 OVERHEAD_S = 10  # from the start of Snakemake to its first job
 
 
@@ -36,21 +44,21 @@ def main() -> int:
     parser.add_argument("--work_dir", type=Path, required=True, help="folder for both studies")
     parser.add_argument("--kills", type=int, default=20, help="how often one of them is killed")
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--num_images", type=int, help="photographs to simulate (default: as configured)")
-    parser.add_argument("--num_conditions", type=int, help="conditions to simulate (default: as configured)")
+    parser.add_argument("--small", action="store_true", help="fewer photographs and less training")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
-    report = compare(args, configuration(args))
+    config = yaml.safe_load(args.configfile.read_text())
+    if args.small:
+        make_small(config["steps"])
+    report = compare(args, config)
     write_json(args.work_dir / "killed.json", report)
     print(json.dumps(report, indent=1))
     return int(bool(report["differ"]) or not report["compared"])
 
 
-def configuration(args: argparse.Namespace) -> dict:
-    config = yaml.safe_load(args.configfile.read_text())
-    sizes = {"num_images": args.num_images, "num_conditions": args.num_conditions}
-    config["steps"]["raw"].setdefault("options", {}).update({k: v for k, v in sizes.items() if v is not None})
-    return config
+def make_small(steps: dict) -> None:
+    for name, smaller in SMALL.items():
+        steps[name].setdefault("options", {}).update(smaller)
 
 
 def compare(args: argparse.Namespace, config: dict) -> dict:

@@ -8,6 +8,8 @@ import re
 import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -55,7 +57,7 @@ def study(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(config, *arguments):
-        file = tmp_path / "config.yaml"
+        file = Path.cwd() / "config.yaml"
         file.write_text(yaml.safe_dump(config))
         at_end = []
         monkeypatch.setattr(atexit, "register", lambda function: at_end.append(function) or function)
@@ -188,8 +190,9 @@ def test_steps_take_gpus_that_no_other_step_holds(tmp_path, monkeypatch):
     assert not waiting.is_alive() and os.environ["CUDA_VISIBLE_DEVICES"] == "2"
 
 
-def test_a_study_killed_with_its_whole_group_goes_on_without_a_flag(tmp_path, monkeypatch):
-    config = SMALL | {"steps": {"raw": SMALL["steps"]["raw"]}}
+def test_a_study_killed_with_its_whole_group_goes_on_without_a_flag(study, tmp_path, monkeypatch):
+    options = {"num_images": 2, "num_conditions": 2, "num_workers": 1}
+    config = SMALL | {"steps": {"raw": {"command": "simulate_faces", "options": options}}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     arguments = ["killed_demo.py", "--configfile", "small.yaml", "--work_dir", "work", "--kills", "1", "--cores", "1"]
     monkeypatch.chdir(tmp_path)
@@ -203,11 +206,24 @@ def test_a_study_killed_with_its_whole_group_goes_on_without_a_flag(tmp_path, mo
         return False
 
     monkeypatch.setattr(killed_demo, "ends_within", ends_within)
+    starts, in_a_process = [], killed_demo.start
+
+    def start(folder, cores):
+        """The one that is killed in a process group of its own, the others here, which is quicker."""
+        starts.append(folder.name)
+        if starts == ["unbroken", "killed"]:
+            return in_a_process(folder, cores)
+        monkeypatch.chdir(folder)
+        status, _, said = study(config)
+        monkeypatch.chdir(tmp_path)
+        assert status == 0 and "1 of 1 steps to do" in said and "all 1 steps of runs/small are done" in said
+        return SimpleNamespace(wait=lambda: status)
+
+    monkeypatch.setattr(killed_demo, "start", start)
     assert killed_demo.main() == 0
     report = json.loads((tmp_path / "work/killed.json").read_text())
     assert (report["kills"], report["killed_during"], report["compared"], report["differ"]) == (1, [["raw"]], 1, [])
-    said = (tmp_path / "work/killed/said.log").read_text()
-    assert said.count("1 of 1 steps to do") == 2 and said.count("1 of 1  raw") == 1
+    assert starts == ["unbroken", "killed", "killed"]
     record = json.loads(begun.read_text())
     assert record["finished"] and record["command"][0] == "simulate_faces.py"
     assert killed_demo.without_costs({"a": [{"wall_s": 1, "b": 2}]}) == {"a": [{"b": 2}]}
