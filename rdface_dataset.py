@@ -1,11 +1,12 @@
 """From a curator's folder to a dataset: the commands `validate` and `build`.
 
     python rdface_dataset.py validate FOLDER [--json]
-    python rdface_dataset.py build FOLDER --output_dir DIR [--skip_bad]
+    python rdface_dataset.py build FOLDER --output_dir DIR [--skip_bad] [--face_embedder FILE]
 
 FOLDER holds `disease_images.csv` and the photographs, `rd_images/<disease_abbr>/<image_name>`. DIR becomes a dataset
 that `load_dataset(DIR)` opens without a script. All problems are reported at once, each with file, row, column, reason
-and remedy. A build completes or leaves DIR as it was. Exit codes: 0 done, 1 failed, 2 wrong arguments or bad input.
+and remedy. Pairs of photographs that only a person can judge are shown in DIR/pairs_to_look_at.html. A build completes
+or leaves DIR as it was. Exit codes: 0 done, 1 failed, 2 wrong arguments or bad input.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from harness.real_or_simulated import SIMULATED, is_simulated, would_shadow
 from harness.run_folder import full_disk_named, run_record, sole_writer
 
 if TYPE_CHECKING:
-    from curation.building import RDFaceBuilder
+    from curation.building import Examined, RDFaceBuilder
+    from curation.pairs_to_look_at import PairToLookAt
+    from curation.same_person import Persons, Recognition
 
 STOPPED = "no dataset was changed"
 
@@ -55,6 +58,17 @@ def null_value(text: str) -> str:
     return text
 
 
+def cosine(text: str) -> float:
+    """`type` of --person_cosine."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -71,6 +85,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--contact",
         help="where to ask for an image's removal, shown on the public card (default: that of the earlier build)",
     )
+    text = "file of a face-recognition network (ONNX): pairs of photographs that may show one person are proposed for a"
+    text += " look (default: persons are not looked for)"
+    building.add_argument("--face_embedder", type=path_argument, metavar="FILE", help=text)
+    text = "cosine of two faces above which they may be one person's (default: the one measured for this network)"
+    building.add_argument("--person_cosine", type=cosine, metavar="X", help=text)
     for command in (validating, building):
         command.add_argument(
             "--null_values",
@@ -82,7 +101,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             help="further texts that mean not known, in any capitals; COLUMN=TEXT for one column, as in subject_id=0",
         )
         command.add_argument("folder", type=path_argument, help="holds disease_images.csv and rd_images/")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.command == "build" and args.person_cosine is not None and args.face_embedder is None:
+        parser.error("--person_cosine requires --face_embedder FILE")
+    return args
 
 
 def main(args: argparse.Namespace) -> int:
@@ -145,6 +167,8 @@ def build(args: argparse.Namespace) -> int:
 def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, started: float) -> int:
     from curation import build_target, building, datasheet, schema, withdrawn_list
 
+    recognition = open_recognition(args)  # refused now, too
+
     # ---- the curator's folder: every problem, before anything is made
     earlier = datasheet.card_header(target)  # refused now if it cannot be read, not after the work
     examined = building.examine(args.folder, workspace, args.null_values)
@@ -167,8 +191,10 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     why_no_paper = building.fill_in_groups_and_folds(rows, examined.pairs)
     if why_no_paper:
         print(f"warning: protocol paper cannot be applied, its columns are null: {why_no_paper}", file=sys.stderr)
+    pairs, persons = open_pairs(examined, recognition)
     finished = workspace / "made"
     finished.mkdir()
+    lines = write_pairs(finished, pairs, rows)
     if withdrawn:
         withdrawn_list.write_list(finished, withdrawn)
     class_names = list(dict.fromkeys(row.abbreviation for row in rows))
@@ -178,16 +204,58 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     datasheet.write_datasheet(finished, version, contact, earlier.get("repository"))
     if bad:
         building.write_rejected(finished / "rejected.csv", bad)
-    write_record(finished, args, rows, examined.problems, started)
+    write_record(finished, args, rows, examined.problems, persons.record(), len(pairs), started)
     build_target.replace(target, finished)
     images = f"{counted(len(rows), 'image')} of {counted(len(class_names), 'condition')}"
     left_out = f"; {counted(len(bad), 'problem')} left out, listed in rejected.csv" if bad else ""
     print(f"{args.output_dir}: {images}; load_dataset opens it{left_out}")
+    print("\n".join([persons.line(), *lines]))
     return 0
 
 
+def open_recognition(args: argparse.Namespace) -> Recognition | None:
+    """What tells persons apart, if --face_embedder names a network."""
+    if args.face_embedder is None:
+        return None
+    from curation.same_person import open_recognition
+
+    return open_recognition(args.face_embedder, args.person_cosine)
+
+
+def open_pairs(examined: Examined, recognition: Recognition | None) -> tuple[list[PairToLookAt], Persons]:
+    """The pairs of photographs that the curator must look at, and what is known of persons; each row has its group."""
+    from curation import pairs_to_look_at
+    from curation.same_person import NOT_LOOKED_FOR, find_persons
+
+    rows = examined.rows
+    groups, notes = [row.values["group_id"] for row in rows], []
+    pairs_to_look_at.note_joined_all_the_same(examined.different, groups, rows, notes)
+    print_problems(notes, sys.stderr)
+    persons = find_persons(rows, groups, recognition) if recognition else NOT_LOOKED_FOR
+    return pairs_to_look_at.still_open(persons.pairs, rows, examined.different, groups), persons
+
+
+def write_pairs(folder: Path, pairs: list[PairToLookAt], rows: list[Row]) -> list[str]:
+    """Writes the page and the table of pairs to look at, if there are any; returns lines that say so."""
+    if not pairs:
+        return []
+    from curation.pairs_to_look_at import PAGE, TEMPLATE, write_template
+    from pages.pairs_page import write_page
+
+    shown = write_page(folder / PAGE, pairs, rows)
+    write_template(folder / TEMPLATE, pairs[:shown], rows)
+    more = f" ({shown} of them; the others once these are answered)" if shown < len(pairs) else ""
+    return [f"{counted(len(pairs), 'pair')} to look at: {PAGE} shows them{more}, and says what to do"]
+
+
 def write_record(
-    folder: Path, args: argparse.Namespace, rows: list[Row], problems: list[Problem], started: float
+    folder: Path,
+    args: argparse.Namespace,
+    rows: list[Row],
+    problems: list[Problem],
+    persons: dict,
+    n_pairs: int,
+    started: float,
 ) -> None:
     """The run record. It holds names and no absolute paths, since the folder may be published."""
     from curation.parquet_files import parquet_digest, shard_digests
@@ -203,6 +271,8 @@ def write_record(
         "images": len(rows),
         "conditions": len({row.abbreviation for row in rows}),
         "problems": dict(Counter(problem.severity for problem in problems)),
+        "persons": persons,
+        "pairs_to_look_at": n_pairs,
         "content": parquet_digest(shard_digests(folder)),
         "device": "cpu",
     }

@@ -2,15 +2,17 @@
 
     OMP_NUM_THREADS=1 python benchmarks/knowledge_gain.py --work_dir runs/knowledge [--study few 103] [--k 1 2 3 all]
 
-Each part (a study, k and seed, or a fold) leaves a small JSON file in --results_dir/parts, with a digit per held-out
-image and arm, and is not measured again; simulated.json and simulated_103.json are the figures of all parts."""
+Each part (k and seed, or a fold) leaves its draws in its study's file, --results_dir/draws_STUDY.json, with a digit per
+held-out image and arm, and is not measured again; simulated.json and simulated_103.json are all figures."""
 
 import argparse
 import dataclasses
+import functools
 import itertools
+import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from curation import protocols
 from curation.leak_guard import Guard
 from curation.opening import load_images
 from harness.commands import Parser
-from harness.files import read_json, write_json
+from harness.files import read_json, write_atomically, write_json
 from imaging.pixel_cache import cached_pixels
 from phenotyping import condition_prior, phenotypes
 from scoring.intervals import bootstrap_interval
@@ -38,7 +40,7 @@ from simulation import corpus, photography
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "knowledge_gain"
 FRESH_RANKS = (1, 3, 8, 10, 11, 19, 21, 24, 33, 34, 42, 45, 47, 50, 58, 70, 75, 81, 82, 83, 85, 90, 101)
-CORPORA = {"study": (71, 600), "readers": (72, 480), "true_people": (73, 276), "103": (74, 456)}  # seed, photographs
+CORPORA = {"study": (81, 600), "readers": (84, 480), "true_people": (85, 276), "103": (87, 456)}  # seed, photographs
 HELD_OUT_FOLDS = (0, 1)
 MISSING = (0.2, 0.4, 0.6)  # shares of each class's annotations
 WRONG = 0.2  # share of each class's annotations that name another term
@@ -76,19 +78,23 @@ def backbone_features(name: str, weights: Path | None, cache_dir: Path) -> Calla
 
 
 def build(work_dir: Path, name: str) -> Path:
-    """One of the simulated corpora, built as a curator builds a dataset, unless it exists already."""
+    """One of the simulated corpora, unless it exists already."""
+    study = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS]
+    chosen = [c for c in study if name == "103" or (c.rank in FRESH_RANKS) != (name == "readers")]
+    seed, n = CORPORA[name]
+    return simulate(work_dir, name, chosen, n, seed)
+
+
+def simulate(work_dir: Path, name: str, chosen: Sequence[phenotypes.Condition], n: int, seed: int) -> Path:
+    """n photographs of people with these conditions, built as a curator builds a dataset, unless it exists already."""
     raw, built = work_dir / f"{name}-raw", work_dir / f"{name}-sim"
     if (built / "README.md").is_file():
         return built
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True)
-    study = phenotypes.conditions()[: phenotypes.NUM_STUDY_CONDITIONS]
-    chosen = [c for c in study if name == "103" or (c.rank in FRESH_RANKS) != (name == "readers")]
-    seed, n = CORPORA[name]
     photographs = corpus.plan_corpus(n, tuple(chosen), seed)
     corpus.write_corpus(raw, photographs, image_size=256, seed=seed, effect=photography.EFFECT, num_workers=1)
-    curate(raw, built)
-    return built
+    return curate(raw, built)
 
 
 def curate(folder: Path, built: Path) -> Path:
@@ -254,12 +260,23 @@ def gains(draws: Sequence[dict], baseline: str = "alone") -> dict[str, dict]:
     return results
 
 
-def once(file: Path, measure: Callable[[], list[dict]]) -> list[dict]:
-    """The draws of a part, measured unless its file is there."""
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"draws": measure()})
-    return read_json(file, "delete it, and it is measured anew")["draws"]
+def kept_draws(file: Path, parts: Mapping[str, Callable[[], list[dict]]]) -> list[dict]:
+    """The draws of these parts, one after another; those that the study's file does not hold are measured, and kept."""
+    draws = []
+    for name, measure in parts.items():
+        kept = _read_draws(file)
+        if name not in kept:
+            measured = measure()
+            kept = _read_draws(file) | {name: measured}  # another process may have added parts meanwhile
+            text = ",\n".join(f'"{part}": {json.dumps(kept[part], separators=(",", ":"))}' for part in kept)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, lambda partial, text=text: partial.write_text(f"{{\n{text}\n}}\n"))
+        draws += kept[name]
+    return draws
+
+
+def _read_draws(file: Path) -> dict[str, list[dict]]:
+    return read_json(file, "delete it, and its draws are measured anew") if file.is_file() else {}
 
 
 def print_arms(title: str, arms: dict[str, dict]) -> None:
@@ -315,35 +332,32 @@ def few(work_dir: Path, results_dir: Path, ks: Sequence[str]) -> dict:
 
     results = {}
     for k in ks:
-        draws = []
-        for seed in SEEDS:
-            draws += once(results_dir / "parts" / f"few_k{k}_seed{seed}.json", lambda k=k, s=seed: measure(k, s))
-        results[k] = gains(draws)
+        parts = {f"k{k}_seed{seed}": functools.partial(measure, k, seed) for seed in SEEDS}
+        results[k] = gains(kept_draws(results_dir / "draws_few.json", parts))
         print_arms(f"SIMULATED, k = {k}", results[k])
     return results
 
 
 def all_conditions(work_dir: Path, results_dir: Path) -> dict:
     """103 conditions with all photographs: each photograph is held out once."""
-    people = None
-    draws = []
-    for number in FOLDS:
+    opened: list[People] = []
 
-        def measure(number: int = number) -> list[dict]:
-            nonlocal people
-            if people is None:
-                backbone = str(ROOT / "demo_models" / "backbone")
-                people = People(build(work_dir, "103"), backbone_features(backbone, None, work_dir / "pixels"))
-            own, _ = condition_prior.profiles(people.codes, condition_prior.project_table())
-            (fold,) = protocols.folds(people.images, "strict", number)
-            known = {"terms": (own, None)}
-            known |= {f"{share:.0%} of annotations missing": (thinned(own, share, 0), None) for share in MISSING}
-            known["without frequencies"] = (without_frequencies(own), None)
-            known[f"{WRONG:.0%} of annotations wrong"] = (with_wrong_terms(own, WRONG, 0), None)
-            known["profiles dealt at random"] = (dealt_at_random(own, 0), None)
-            return [one_draw(people, fold, 0, known, {"same head, no knowledge": None})]
+    def measure(number: int) -> list[dict]:
+        if not opened:
+            backbone = str(ROOT / "demo_models" / "backbone")
+            opened.append(People(build(work_dir, "103"), backbone_features(backbone, None, work_dir / "pixels")))
+        (people,) = opened
+        own, _ = condition_prior.profiles(people.codes, condition_prior.project_table())
+        (fold,) = protocols.folds(people.images, "strict", number)
+        known = {"terms": (own, None)}
+        known |= {f"{share:.0%} of annotations missing": (thinned(own, share, 0), None) for share in MISSING}
+        known["without frequencies"] = (without_frequencies(own), None)
+        known[f"{WRONG:.0%} of annotations wrong"] = (with_wrong_terms(own, WRONG, 0), None)
+        known["profiles dealt at random"] = (dealt_at_random(own, 0), None)
+        return [one_draw(people, fold, 0, known, {"same head, no knowledge": None})]
 
-        draws += once(results_dir / "parts" / f"103_fold{number}.json", measure)
+    parts = {f"fold{number}": functools.partial(measure, number) for number in FOLDS}
+    draws = kept_draws(results_dir / "draws_103.json", parts)
     results = gains(draws)
     print_arms("SIMULATED, 103 conditions, all photographs", results)
     return results

@@ -5,10 +5,12 @@
         tf_efficientnet_lite0=tf_efficientnet_lite0.pth --face_embedder mobilefacenet.onnx
 
 REAL holds `few` and `pool`, two curator's folders whose abbreviations spell marks: F or M for the sex, then G glasses,
-M moustache, B beard, D bald, W white hair, P none. Each backbone and k leave a small JSON file in --results_dir/parts,
-with a digit per held-out image and arm, and are not measured again; real_NAME.json has a backbone's figures."""
+M moustache, B beard, D bald, W white hair, P none. Each backbone and k leave their draws in
+--results_dir/draws_portraits.json, with a digit per held-out image and arm, and are not measured again; real_NAME.json
+has a backbone's figures."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +26,7 @@ from benchmarks.knowledge_gain import (
     curate,
     dealt_at_random,
     gains,
-    once,
+    kept_draws,
     one_draw,
     print_arms,
     readers_of,
@@ -100,7 +102,7 @@ def measure(args: argparse.Namespace, name: str, features: Callable[[], Callable
         return [opened[0].draw(k, seed) for seed in SEEDS]
 
     for k in (1, 2):
-        kept = once(args.results_dir / "parts" / f"real_{name}_k{k}.json", lambda k=k: draws(k))
+        kept = kept_draws(args.results_dir / "draws_portraits.json", {f"{name}_k{k}": functools.partial(draws, k)})
         later = [draw for draw in kept if draw["seed"] not in SEEDS_OF_TRIALS]
         results[str(k)] = {"arms": gains(kept), "arms_of_later_seeds": gains(later) if later else {}}
         print_arms(f"{name}, k = {k}", results[str(k)]["arms"])

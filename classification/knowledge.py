@@ -15,7 +15,7 @@ from classification.extraction import features_of
 from classification.knowledge_prior import Teachers
 from curation import protocols, value_parsers
 from curation.leak_guard import Guard
-from curation.opening import guarded_columns, load_images, photograph_sha256
+from curation.opening import codes_of_classes, guarded_columns, load_images, photograph_sha256
 from harness.errors import InputError
 from harness.files import sha256_of
 from imaging import near_duplicates
@@ -45,6 +45,7 @@ class Knowledge:
     readers: list[Readers]
     teachers: Teachers | None = None  # the readers, once their features are extracted
     teaches_photographs: bool = True  # False: terms are looked for in synthetic images only
+    recorded: np.ndarray | None = None  # (n, T) of the study's photographs, if their recorded terms are used
 
     @staticmethod
     def of_nothing(n_classes: int) -> "Knowledge":
@@ -65,7 +66,8 @@ class Knowledge:
         if not self.teaches_photographs:
             return f"{len(self.terms)} terms of synthetic images"
         n = sum(len(people.images) for people in self.readers)
-        return f"knowledge of {len(self.terms)} terms" + (f" and {n} readers" if n else "")
+        recorded = ", recorded where they are," if self.recorded is not None else ""
+        return f"knowledge of {len(self.terms)} terms{recorded}" + (f" and {n} readers" if n else "")
 
     def summary(self) -> str:
         """For the screen: how much is known, and of which classes nothing is."""
@@ -135,17 +137,6 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
     return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers)
 
 
-def codes_of_classes(images: datasets.Dataset) -> list[str | None]:
-    """The ORPHA code of each class, (C,); None if no image of the class has one."""
-    if "orphanet_code" not in images.column_names:
-        return [None] * images.features["label"].num_classes
-    code_of: dict[int, str] = {}
-    for label, code in zip(images["label"][:], images["orphanet_code"][:], strict=True):
-        if code:
-            code_of.setdefault(label, code)
-    return [code_of.get(label) for label in range(images.features["label"].num_classes)]
-
-
 def open_readers(
     name: str, images: datasets.Dataset, of_classes: np.ndarray, terms: Sequence[str], first_number: int
 ) -> Readers:
@@ -153,16 +144,25 @@ def open_readers(
 
     of_classes (c, T): profiles of the dataset's classes; first_number: of its conditions. Raises InputError for a
     photograph of whose terms nothing is known."""
-    labels = np.array(images["label"][:])
-    profiles, number_of = of_classes[labels], {term: i for i, term in enumerate(terms)}
-    recorded = images["hpo_ids"][:] if "hpo_ids" in images.column_names else [None] * len(images)
-    for row, hpo_ids in enumerate(recorded):
-        if hpo_ids:
-            profiles[row] = 0.0
-            profiles[row, [number_of[hpo_id] for hpo_id in hpo_ids if hpo_id in number_of]] = 1.0
+    profiles = person_profiles(images, of_classes, terms)
     nothing = np.flatnonzero(~np.isfinite(profiles).all(axis=1))
     if len(nothing):
         image_id = images["image_id"][int(nothing[0])]
         reason = f"nothing is known of the terms of {image_id} ({len(nothing)} such): no hpo_ids, and no annotation"
         raise InputError(f"--reader_dataset {name}: {reason}; record them, or leave these photographs out")
-    return Readers(name, images, profiles, first_number + labels)
+    return Readers(name, images, profiles, first_number + np.array(images["label"][:]))
+
+
+def person_profiles(images: datasets.Dataset, of_classes: np.ndarray, terms: Sequence[str]) -> np.ndarray:
+    """What is known of the person on each photograph, (n, T): 1 and 0 for terms recorded for the photograph, or the
+    frequencies (C, T) of its class if none are recorded.
+
+    Recorded terms that are annotated for no condition at hand tell no conditions apart, and are left out."""
+    profiles = of_classes[np.array(images["label"][:])]
+    number_of = {term: i for i, term in enumerate(terms)}
+    recorded = images["hpo_ids"][:] if "hpo_ids" in images.column_names else [None] * len(images)
+    for row, hpo_ids in enumerate(recorded):
+        if hpo_ids:
+            profiles[row] = 0.0
+            profiles[row, [number_of[hpo_id] for hpo_id in hpo_ids if hpo_id in number_of]] = 1.0
+    return profiles

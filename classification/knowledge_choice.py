@@ -62,6 +62,7 @@ def fit_informed_probe(
     readers: Teachers | None = None,
     synthetic: SyntheticRows | None = None,
     use_terms: bool = True,
+    recorded: np.ndarray | None = None,
 ) -> tuple[LinearProbe, Choice]:
     """A linear probe that uses knowledge of conditions, or the one of linear_probe.py if that knowledge does not fit.
 
@@ -70,14 +71,19 @@ def fit_informed_probe(
     0..1 of each term in each class, nan in the row of a class of which nothing is known; T may be 0. readers: further
     people who teach what terms look like; their conditions have numbers from C on, their domains from 1 on. synthetic:
     rows of synthetic images, and how they count. use_terms: False if terms are only known by synthetic images, and
-    photographs do not teach them. Deterministic. Raises LeakError for a row outside the training side."""
+    photographs do not teach them. recorded (n, T): what is known of the person on each photograph, in place of its
+    class's profile; that of held-out photographs is not looked at. Deterministic. Raises LeakError for a row outside
+    the training side."""
     synthetic = synthetic or SyntheticRows.none(profiles.shape[1])
     without = fit_linear_probe(features, labels, groups, rows, guard, synthetic.data)
     rows = guard.admit(rows, "class means (prototypes)")
     for more in (synthetic.data, synthetic.prior, synthetic.terms):
         guard.admit(more, "class means (prototypes)")
     learnt = np.concatenate([rows, synthetic.data])
-    photographs = Teachers(features[learnt], profiles[labels[learnt]], labels[learnt], np.zeros(len(learnt), int))
+    of_learnt = profiles[labels[learnt]]
+    if recorded is not None:
+        of_learnt[: len(rows)] = recorded[rows]
+    photographs = Teachers(features[learnt], of_learnt, labels[learnt], np.zeros(len(learnt), int))
     domain = 1 if readers is None else int(readers.domains.max()) + 1  # the next one that is free
     by_words = mean_images(features, labels, synthetic.prior[synthetic.by_words], profiles, domain)
     by_adapters = mean_images(features, labels, synthetic.prior[~synthetic.by_words], profiles, domain + 1)

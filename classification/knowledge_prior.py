@@ -34,25 +34,23 @@ class Teachers:
     for terms recorded for the person; nan in the whole row if nothing is known. conditions (n,): numbers; one below the
     number of classes is that class. domains (n,): numbers; 0 are photographs like those to be classified. noises (n,):
     the variance of each about the mean of people like it, per variance within a class; 1 for photographs, the default.
-    """
+    are_photographs (n,) bool: False for the mean of synthetic images; the default is True for all."""
 
     features: np.ndarray
     profiles: np.ndarray
     conditions: np.ndarray
     domains: np.ndarray
     noises: np.ndarray | None = None
+    are_photographs: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.noises is None:
             object.__setattr__(self, "noises", np.ones(len(self.features)))
+        if self.are_photographs is None:
+            object.__setattr__(self, "are_photographs", np.ones(len(self.features), bool))
 
     def __len__(self) -> int:
         return len(self.features)
-
-    @property
-    def are_photographs(self) -> np.ndarray:
-        """(n,) bool: not the mean of synthetic images."""
-        return self.noises == 1
 
     def only(self, chosen: np.ndarray) -> "Teachers":
         """Those that are chosen: row numbers, or (n,) bool."""

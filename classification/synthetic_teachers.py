@@ -65,8 +65,10 @@ def mean_images(
     classes = np.unique(labels[rows])
     means = [features[rows[labels[rows] == number]].mean(axis=0) for number in classes]
     stacked = np.stack(means) if means else np.zeros((0, features.shape[1]))
-    noises = np.full(len(classes), _noise(PRIOR_WEIGHT))
-    return Teachers(stacked, profiles[classes], classes, np.full(len(classes), domain), noises)
+    n = len(classes)
+    return Teachers(
+        stacked, profiles[classes], classes, np.full(n, domain), np.full(n, 1 / PRIOR_WEIGHT), np.zeros(n, bool)
+    )
 
 
 def reweighted(teachers: Teachers, weight: float | None, domain: int) -> Teachers:
@@ -74,9 +76,4 @@ def reweighted(teachers: Teachers, weight: float | None, domain: int) -> Teacher
     if weight is None:
         return teachers
     of_domain = (teachers.domains == domain) & ~teachers.are_photographs
-    return dataclasses.replace(teachers, noises=np.where(of_domain, _noise(weight), teachers.noises))
-
-
-def _noise(weight: float) -> float:
-    """The variance of a mean that counts as so many subjects; never exactly that of one photograph."""
-    return float(np.nextafter(1 / weight, 2.0))
+    return dataclasses.replace(teachers, noises=np.where(of_domain, 1 / weight, teachers.noises))

@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from curation import dataset_figures, datasheet, withdrawn_list
+from curation import dataset_figures, datasheet, pairs_to_look_at, withdrawn_list
 from curation.curated_rows import FolderError
 from harness.run_folder import check_replaceable
 
 WRITTEN = {  # all that a build makes, with real/*.parquet
     "README.md", "LICENSE", "croissant.json", "rejected.csv", "build_record.json", "real", "figures",
-    withdrawn_list.LIST_NAME,
+    withdrawn_list.LIST_NAME, pairs_to_look_at.PAGE, pairs_to_look_at.TEMPLATE,
     *(f"figures/{name}" for name in dataset_figures.FIGURES),
 }  # fmt: skip
 ELSEWHERE = "choose another --output_dir"

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from curation import curated_table, protocols, schema
+from curation import curated_table, pairs_to_look_at, protocols, schema
 from curation.curated_rows import FolderError, Problem, Row
 from curation.parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES
 from curation.photograph_scan import scan
@@ -27,7 +27,8 @@ class Examined:
 
     rows: list[Row]  # those that are usable
     extra_columns: list[str]  # the curator's own
-    pairs: list[tuple[int, int]]  # numbers of rows that show one photograph, or nearly so
+    pairs: list[tuple[int, int]]  # numbers of rows that show one photograph, or nearly so, or that the curator joined
+    different: list[tuple[int, int]]  # numbers of rows that the curator found to show different people
     problems: list[Problem]  # in the order of the CSV
 
 
@@ -39,10 +40,11 @@ def examine(folder: Path, workspace: Path, null_values: Iterable[str] = ()) -> E
     problems: list[Problem] = []
     reserved = set(schema.real_features([]))
     rows, extra_columns = curated_table.read(folder, problems, reserved, null_values)
-    rows, pairs = scan(rows, problems, workspace)
+    answers = pairs_to_look_at.read_answers(folder, rows, problems)
+    rows, pairs, different = scan(rows, problems, workspace, answers)
     curated_table.assign_image_ids(rows, problems)
     problems.sort(key=lambda problem: problem.row or 0)
-    return Examined(rows, extra_columns, pairs, problems)
+    return Examined(rows, extra_columns, pairs, different, problems)
 
 
 def leave_out_withdrawn(examined: Examined, withdrawn: Iterable[Withdrawn]) -> None:
@@ -64,7 +66,8 @@ def leave_out_withdrawn(examined: Examined, withdrawn: Iterable[Withdrawn]) -> N
         examined.problems.append(row.problem("image_name", "row", reason, remedy))
     examined.problems.sort(key=lambda problem: problem.row or 0)
     examined.rows = [examined.rows[number] for number in kept]
-    examined.pairs = [(kept[a], kept[b]) for a, b in examined.pairs if a in kept and b in kept]
+    for pairs in (examined.pairs, examined.different):
+        pairs[:] = [(kept[a], kept[b]) for a, b in pairs if a in kept and b in kept]
 
 
 def fill_in_groups_and_folds(rows: list[Row], pairs: list[tuple[int, int]]) -> str | None:

@@ -119,13 +119,19 @@ class Guard:
         theirs["subject"] = _subject_keys(images)
         row_of = {what: {values[row]: row for row in held_out if values[row]} for what, values in own.items() if values}
         for number, image_id in enumerate(_column(images, "image_id")):
-            rows = [row_of[what].get(theirs[what][number]) for what in row_of if theirs[what] and theirs[what][number]]
-            rows += [row for row in _column(images, "copies")[number] if row not in self._training]
-            rows = [row for row in rows if row is not None]
-            if rows:
-                same = f"shows the photograph or the person of image {self._image_ids[rows[0]]}"
-                reason = f"{same}, which is not on the training side; take it out of {name}"
-                raise LeakError(f"{self._where}: {image_id} of {name} {reason}")
+            found = {what: row_of[what].get(theirs[what][number]) for what in row_of if theirs[what]}
+            copied = [row for row in _column(images, "copies")[number] if row not in self._training]
+            shown = [row for row in (found.get("photograph"), found.get("pixels"), *copied) if row is not None]
+            subject = found.get("subject")
+            if not shown and subject is None:
+                continue
+            outside = self._image_ids[shown[0] if shown else subject]
+            reason = f"shows the photograph of image {outside}, which is not on the training side"
+            remedy = f"take it out of {name}"
+            if not shown:
+                reason = f"has the subject_id of image {outside}, which is not on the training side"
+                remedy += ", or if it shows another person, give that person another subject_id and build again"
+            raise LeakError(f"{self._where}: {image_id} of {name} {reason}; {remedy}")
 
     def admit_weights(self, photographs: Iterable[str], name: str) -> None:
         """Raise LeakError, naming a photograph, if weights have learnt from one that is not on the training side.

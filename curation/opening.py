@@ -200,6 +200,17 @@ def photograph_sha256(images: datasets.Dataset) -> list[str]:
     return [hashlib.sha256((row["image"] or {}).get("bytes") or b"").hexdigest() for row in undecoded]
 
 
+def codes_of_classes(images: datasets.Dataset) -> list[str | None]:
+    """The ORPHA code of each class, (C,); None if no image of the class has one."""
+    if "orphanet_code" not in images.column_names:
+        return [None] * images.features["label"].num_classes
+    code_of: dict[int, str] = {}
+    for label, code in zip(images["label"][:], images["orphanet_code"][:], strict=True):
+        if code:
+            code_of.setdefault(label, code)
+    return [code_of.get(label) for label in range(images.features["label"].num_classes)]
+
+
 def is_simulated(images: datasets.Dataset) -> bool:
     """Whether every image was drawn by a program, so that whatever is shown of them must say so."""
     return real_or_simulated.is_simulated(images["source_type"][:] if "source_type" in images.column_names else [None])

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,15 +11,24 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from curation import pairs_to_look_at
 from curation.curated_rows import NO_REMEDY, Problem, Row
 from imaging import near_duplicates, photographs
 
+Pairs = list[tuple[int, int]]  # of numbers of rows
 
-def scan(rows: list[Row], problems: list[Problem], workspace: Path) -> tuple[list[Row], list[tuple[int, int]]]:
+
+def scan(
+    rows: list[Row],
+    problems: list[Problem],
+    workspace: Path,
+    answers: Sequence[pairs_to_look_at.Answer] = (),
+) -> tuple[list[Row], Pairs, Pairs]:
     """Read the photographs of all rows; what is wrong with them is appended to the problems.
 
-    workspace: a folder for re-encoded photographs and thumbnails. Returns the usable rows, with their photographs, and
-    the pairs of them (numbers of usable rows) that show the same photograph, or nearly so."""
+    workspace: a folder for re-encoded photographs and thumbnails; answers: of the curator, on pairs of rows. Returns
+    the usable rows, with their photographs; the pairs of them (numbers of usable rows) that show the same photograph,
+    or nearly so, or that the curator has joined; and those that the curator has found to be different people."""
     near = near_duplicates.NearDuplicates(workspace)
     usable: list[Row] = []
     first_with: dict[str, int] = {}  # pixels_sha256 -> usable row
@@ -43,12 +52,13 @@ def scan(rows: list[Row], problems: list[Problem], workspace: Path) -> tuple[lis
             reason = f"{row.path.name} is the same photograph as row {usable[twin].line}"
             problems.append(row.problem("image_name", "note", reason, "kept in one group; delete one of the two rows"))
         usable.append(row)
-    pairs = near.pairs(identical)
+    different, joined = pairs_to_look_at.numbered(answers, usable, problems)
+    pairs = near.pairs(identical, different)
     for a, b in pairs:
         if usable[a].abbreviation != usable[b].abbreviation:
             reason = f"{usable[b].path.name} is a near duplicate of row {usable[a].line}, under another condition"
             problems.append(usable[b].problem("image_name", "note", reason, "kept in one group; check the diagnoses"))
-    return usable, identical + pairs
+    return usable, identical + pairs + joined, different
 
 
 Scanned = tuple[photographs.Photograph, Path | None, list[np.ndarray]]

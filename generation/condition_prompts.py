@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classification.knowledge import codes_of_classes
 from curation.leak_guard import Guard, columns_for_guard
+from curation.opening import codes_of_classes
 from curation.protocols import Fold
 from curation.value_parsers import hpo_name
 from generation.prompts import with_terms

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classification.knowledge import codes_of_classes
+from curation.opening import codes_of_classes
 from curation.protocols import Fold
 from generation.condition_prompts import caption, term_names
 from harness.seeds import derived_seed

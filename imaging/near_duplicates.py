@@ -58,10 +58,14 @@ class NearDuplicates:
                 self._outlines.append(outline(thumbnail).tobytes())
                 self._rows.append(row)
 
-    def pairs(self, identical: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int]]:
+    def pairs(
+        self, identical: Iterable[tuple[int, int]] = (), different: Iterable[tuple[int, int]] = ()
+    ) -> list[tuple[int, int]]:
         """Confirmed pairs of rows: as many as it takes to connect each cluster of copies.
 
-        identical: pairs of rows that are copies for certain, and are not returned again."""
+        identical: pairs of rows that are copies for certain, and are not returned again; different: pairs that somebody
+        has looked at, and that are no copies whatever the comparison says."""
+        apart = {frozenset(pair) for pair in different}
         clusters = DisjointSet({*self._rows, *(row for pair in identical for row in pair)})
         for a, b in identical:
             clusters.merge(a, b)
@@ -72,7 +76,7 @@ class NearDuplicates:
         for i, j in itertools.chain(self._proposals(CLOSE_HAMMING), self._proposals(MAX_HAMMING)):
             a, b = self._rows[i], self._rows[j]
             between = tuple(sorted((clusters[a], clusters[b])))
-            if between[0] == between[1] or refusals[between] >= MAX_REFUSALS:
+            if between[0] == between[1] or refusals[between] >= MAX_REFUSALS or frozenset((a, b)) in apart:
                 continue
             if same_photograph(self._thumbnail(i), self._thumbnail(j)):
                 clusters.merge(a, b)

@@ -86,20 +86,17 @@ def dataset_section(dataset: StudyDataset | None, note: str) -> Section:
     for title, says, rows, name in (
         ("Images by age", "How old the people on the images are, in completed years.", facts["ages"], "age in years"),
         ("Images by sex", "How many images show female and male people.", facts["sexes"], "sex"),
-        (
-            "Images by country",
-            "Where the people are from; the table has the regions.",
-            countries(facts),
-            "country",
-        ),
+        ("Images by UN region", "Where the people are from, by region.", regions(facts), "region"),
+        ("Images by country", f"Where the people are from; at most {MAX_COUNTRIES}.", countries(facts), "country"),
     ):
         counted = [(value, count) for value, count in rows if isinstance(count, int)]
         if [value for value, _ in counted if value != "not recorded"]:
             blocks.append(bars_of(f"{note}{title}", says, counted, (name, "images")))
-    regions = [[region["name"], region["images"]] for region in facts["regions"]]
-    if regions:
-        blocks.append(Table(f"{note}Images by UN region", ["region", "images"], regions))
     return Section("dataset", heading, blocks)
+
+
+def regions(facts: Mapping) -> list[tuple[str, int]]:
+    return [(region["name"], region["images"]) for region in facts["regions"]]
 
 
 def countries(facts: Mapping) -> list[tuple[str, int]]:

@@ -114,6 +114,7 @@ def develop(photograph: Photograph, folder: Path, size: int, seed: int, effect: 
     cv2.setNumThreads(1)
     picture, points, person, kinds, quality = take(photograph, size, seed, effect)
     condition = photograph.condition
+    subject = f"sim{seed}-{photograph.person:05d}"  # people of another seed are others, and are called otherwise
     Image.fromarray(picture).save(folder / "rd_images" / condition.abbr / photograph.image_name, quality=quality)
     rng = np.random.default_rng([seed, 4, photograph.number])
     age = f"{round(12 * person.age_years)} months" if person.age_years < 1 else f"{person.age_years:.1f}"
@@ -125,9 +126,7 @@ def develop(photograph: Photograph, folder: Path, size: int, seed: int, effect: 
         "sub_category": condition.sub_category,
         "gene_name": ";".join(condition.genes),
         "orphanet_code": condition.orphanet_code,
-        "subject_id": ""
-        if photograph.duplicate_of
-        else f"sim-{photograph.person:05d}",  # a copy's patient is unknown, as in real collections
+        "subject_id": "" if photograph.duplicate_of else subject,  # a copy's patient is unknown, as in real collections
         "age": age if rng.random() < 0.95 else "",
         "sex": person.sex if rng.random() < 0.97 else "",
         "country": person.country,
@@ -139,7 +138,7 @@ def develop(photograph: Photograph, folder: Path, size: int, seed: int, effect: 
     truth = {
         "image_name": photograph.image_name,
         "disease_abbr": condition.abbr,
-        "subject": f"sim-{photograph.person:05d}",
+        "subject": subject,
         "duplicate_of": photograph.duplicate_of,
         "quality_level": len(kinds),
         "degradations": kinds,

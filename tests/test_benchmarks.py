@@ -59,8 +59,10 @@ from benchmarks import (
     restoration_memory,
     simulator_yardsticks,
     synthetic_only,
+    word_image_gain,
     word_images,
 )
+from classification import synthetic_teachers
 from classification.knowledge_prior import Teachers
 from curation.leak_guard import Guard
 from curation.opening import load_synthetic
@@ -302,21 +304,77 @@ def test_what_knowledge_adds_is_measured_against_the_same_photographs(tmp_path, 
     monkeypatch.setattr(phenotypes, "NUM_STUDY_CONDITIONS", 12)
     folders = ["--work_dir", tmp_path, "--results_dir", tmp_path / "results"]
     run(knowledge_gain, *folders, "--study", "few", "--k", "1")
-    part = tmp_path / "results" / "parts" / "few_k1_seed0.json"
-    (draw,) = json.loads(part.read_text())["draws"]
+    file = tmp_path / "results" / "draws_few.json"
+    ((name, (draw,)),) = json.loads(file.read_text()).items()
+    assert name == "k1_seed0"
     arms = set(draw["right"]) - {"alone", "true people", "same head, no knowledge", "same head, no knowledge, readers"}
     assert set(draw["choices"]) == arms and {"terms", "terms and readers", "40% of annotations missing"} <= arms
     assert all(len(digits) == len(draw["rows"]) == len(draw["people"]) > 4 for digits in draw["right"].values())
     printed = capsys.readouterr().out
     assert "SIMULATED, k = 1" in printed and not (tmp_path / "results" / "simulated.json").exists()  # k is missing
     draw["right"]["terms"] = "1" * len(draw["rows"])
-    part.write_text(json.dumps({"draws": [draw]}))
+    file.write_text(json.dumps({name: [draw]}))
     run(knowledge_gain, *folders, "--study", "few", "--k", "1")
     assert re.search(r"^  terms +100\.0 %", capsys.readouterr().out, re.MULTILINE)  # a finished part is not run again
     run(knowledge_gain, *folders, "--study", "103")
     results = json.loads((tmp_path / "results" / "simulated_103.json").read_text())
     assert results["alone"]["gain"] == [0, 0, 0] and results["terms"]["n_images"] == results["alone"]["n_images"] <= 26
-    assert len(list(part.parent.glob("103_fold*.json"))) == 1
+    assert list(json.loads((tmp_path / "results" / "draws_103.json").read_text())) == ["fold0"]
+
+
+def test_images_by_words_are_used_as_the_command_uses_them(base, tmp_path, capsys, monkeypatch):
+    sizes = {
+        "PEOPLE": {"others": (80, 14), "study": (81, 20)},
+        "IMAGES": 2,
+        "FEWER": (1,),
+        "OF_OTHERS": 1,
+        "BASE": base,
+    }
+    sizes |= {"SEEDS": range(1), "ADAPTER_IMAGES": 1, "ADAPTER_STEPS": 1, "launch": launch_here, "BASE": base}
+    for name, value in (sizes | {"FRESH_RANKS": (1, 3, 5, 7)}).items():
+        monkeypatch.setattr(word_image_gain, name, value)
+    monkeypatch.setattr(knowledge_gain, "launch", launch_here)
+    monkeypatch.setattr(phenotypes, "NUM_STUDY_CONDITIONS", 8)
+    folders = ["--work_dir", tmp_path, "--results_dir", tmp_path / "results"]
+    run(word_image_gain, *folders, "--k", "1", "--part", "words", "dreambooth")
+    assert "SIMULATED, k = 1: images added to knowledge" in capsys.readouterr().out
+    (draw,) = json.loads((tmp_path / "results" / "draws_words.json").read_text())["k1_seed0"]
+    right = draw["right"]
+    assert {"terms, readers, 2 images as terms", "40% missing: images as data", "1 images as prior"} <= set(right)
+    study = word_image_gain.WordStudy(tmp_path)
+    people, words = study.people, study.words
+    assert len(words.labels) == 8 and words.by_words.all() and words.said.any()
+    fold = knowledge_gain.support_set(people, study.allowed, 1, 0)
+    n, rows = len(people.labels), len(people.labels) + np.arange(8)
+    more = Guard(Fold(0, np.concatenate([fold.train, rows]), fold.val, fold.test), {"image_id": [*range(n + 8)]})
+    data = [np.concatenate(pair) for pair in ((people.features, words.features), (people.labels, words.labels))]
+    groups = np.concatenate([people.groups, [f"painted {i}" for i in range(8)]])
+    for arm, synthetic in (("alone", ()), ("2 images as data", rows)):
+        probe = knowledge_gain.fit_linear_probe(*data, groups, fold.train, more, synthetic)
+        expected = knowledge_gain.is_right(probe, people, fold.test)
+        assert right[arm] == "".join("1" if value else "0" for value in expected)
+    # Images dealt at random go to the class that got their condition's terms.
+    order = np.array([2, 0, 3, 1])
+    assert (order[words.dealt(order).labels] == words.labels).all()
+    # The candidates for the weight of adapters' images are really used, and the constant is as before.
+    adapters = word_image_gain.AdapterStudy(tmp_path, "study")
+    weighed = adapters.weights("1", 0)
+    assert synthetic_teachers.PRIOR_WEIGHT == 1.0 and len(weighed["right"]) == 1 + len(word_image_gain.WEIGHTS)
+    _, images = adapters.open("1", 0)
+    assert not images.by_words.any() and sorted(images.labels) == [0, 1, 2, 3]
+
+
+def test_what_images_add_to_knowledge_is_measured_against_the_same_knowledge():
+    right = {"alone": "0000", "terms": "1000", "terms, 2 images as data": "1100", "terms, readers": "1110"}
+    right["terms, readers, 2 images as prior"] = "0111"
+    right |= {"40% missing: terms": "0001", "40% missing: terms, images as terms": "0111", "2 images as data": "1111"}
+    found = word_image_gain.of_painting([{"rows": [*range(4)], "people": [*range(4)], "right": right}])
+    added = {name: scores["gain"][0] for name, scores in found.items()}
+    assert added == {
+        "terms, readers, 2 images as prior": 0.0,
+        "terms, 2 images as data": 25.0,
+        "40% missing: terms, images as terms": 50.0,
+    }
 
 
 def test_wrong_profiles_are_wrong_as_they_say():

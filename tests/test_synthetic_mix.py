@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
+import torch
+from accelerate import Accelerator
 from in_process import exit_status
 from PIL import Image, ImageOps
 from test_train_classifier import (
@@ -28,7 +30,10 @@ from test_train_classifier import (
 
 import score_runs
 import train_classifier
-from curation import protocols
+from classification.backbones import load_backbone
+from classification.extraction import features_of
+from classification.linear_probe import fit_linear_probe
+from curation import leak_guard, protocols
 from curation.opening import load_images, load_synthetic
 from generation import score_provenance, synthetic_images, synthetic_mix
 from harness import errors
@@ -204,6 +209,33 @@ def test_synthetic_images_do_not_choose_the_regularisation(photographs_alone, mi
     ]
     assert chosen[0] == chosen[1]
     assert np.abs(probabilities_of(mixed) - probabilities_of(photographs_alone)).max() > 0.01
+
+
+def test_without_knowledge_images_as_data_give_the_predictions_of_the_plain_probe(mixed, lit, informative, folds, home):
+    """What the command did before it knew of terms, by the functions of linear_probe.py alone, to the last digit."""
+    options = dict(zip(lit[::2], lit[1::2], strict=True))
+    backbone = load_backbone(str(options["--backbone"]), None)
+    accelerator, decoding = Accelerator(cpu=True), (backbone.image_size, backbone.face_alignment, home / "pixels")
+    images, made = load_images(str(options["--dataset_name"])), load_synthetic(str(informative))
+    uint8 = pixel_cache.join([pixel_cache.cached_pixels(accelerator, part, *decoding) for part in (images, made)]).uint8
+    n, ids = len(images), [*images["image_id"][:], *(f"image {i}" for i in range(len(made)))]
+    features = features_of(accelerator, backbone, uint8, np.arange(n + len(made)), 32)
+    labels = np.array([*images["label"][:], *made["label"][:]])  # the classes have the same numbers in both
+    groups = np.array([*images["group_id"][:], *ids[n:]])
+    predictions = prediction_files.read_predictions(mixed)
+    for fold in folds:
+        synthetic = n + np.flatnonzero(np.array(made["fold"][:]) == fold.number)
+        side = protocols.Fold(fold.number, np.concatenate([fold.train, synthetic]), fold.val, fold.test)
+        guard = leak_guard.Guard(side, {"image_id": ids, "group_id": groups})
+        probe = fit_linear_probe(features, labels, groups, fold.train, guard, synthetic)
+        head = probe.classifier(backbone, len(CLASS_NAMES)).head
+        with torch.inference_mode():
+            logits = head.logits(torch.from_numpy(features[fold.test]))
+        expected = logits.double().softmax(dim=1).numpy().astype(np.float32)
+        found = predictions[predictions["fold"] == fold.number].set_index("image_id")["probabilities"]
+        assert np.array_equal(np.stack([found[ids[row]] for row in fold.test]), expected)
+        alone = fit_linear_probe(features, labels, groups, fold.train, guard).probabilities(features[fold.test], 9)
+        assert np.abs(alone - expected).max() > 0.01  # the images count
 
 
 def test_fine_tuning_on_one_and_on_two_processes_gives_the_same_with_synthetic_images(lit, informative, tmp_path):
