@@ -3,10 +3,10 @@
     python benchmarks/killed_demo.py --work_dir runs/killed --kills 20
     python benchmarks/killed_demo.py --work_dir runs/killed_small --kills 20 --small
 
---small: all steps of the demo with fewer SIMULATED photographs and less training. Both studies run in folders of their
-own, `unbroken` and `killed`, and are continued there if this script was stopped. Prints how often it was killed, during
-which steps, and which results differ, times and memory aside; killed.json in the work folder holds the same. Exit
-status 1 if any do.
+--small: a step of each command, with fewer SIMULATED photographs and less training. Both studies run in folders of
+their own, `unbroken` and `killed`, and are continued there if this script was stopped. Prints how often it was killed,
+during which steps, and which results differ, times and memory aside; killed.json in the work folder holds the same.
+Exit status 1 if any do.
 """
 
 import argparse
@@ -27,13 +27,23 @@ from harness.commands import Parser
 from harness.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+CONDITIONS = ["WIL", "WIR"]
 COSTS = ("wall_s", "peak_memory_bytes", "peak_gpu_memory_bytes", "seconds", "cost", "costs")
-SMALL = {
-    "raw": {"num_images": 60, "num_conditions": 12, "image_size": 256},
-    "dreambooth": {"max_train_steps": 20, "num_images": 3},
-    "words": {"num_images": 3},
+SMALL = {  # a step of each command that the demo runs, with fewer photographs and less training
+    "raw": {"num_images": 24, "num_conditions": 4, "image_size": 256},
+    "rdface-sim": {},
+    "rdface-sim-restored": {},
+    "dreambooth": {"conditions": CONDITIONS, "max_train_steps": 20, "num_images": 3},
+    "probe_strict": {},
     "finetune_strict": {"num_train_epochs": 2},
-    "finetune_paper": {"num_train_epochs": 2},
+    "filtered": {},
+    "fold0_synthetic": {},
+    "fewshot_5way": {"n_way": 3},
+    "real_reports": {"per_class": 1},
+    "synthetic_reports": {},
+    "agreement": {},
+    "gallery.html": {},
+    "results.json": {},
 }
 OVERHEAD_S = 10  # from the start of Snakemake to its first job
 
@@ -44,21 +54,21 @@ def main() -> int:
     parser.add_argument("--work_dir", type=Path, required=True, help="folder for both studies")
     parser.add_argument("--kills", type=int, default=20, help="how often one of them is killed")
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--small", action="store_true", help="fewer photographs and less training")
+    parser.add_argument("--small", action="store_true", help="fewer steps, photographs and less training")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
     config = yaml.safe_load(args.configfile.read_text())
     if args.small:
-        make_small(config["steps"])
+        config["steps"] = smaller(config["steps"])
     report = compare(args, config)
     write_json(args.work_dir / "killed.json", report)
     print(json.dumps(report, indent=1))
     return int(bool(report["differ"]) or not report["compared"])
 
 
-def make_small(steps: dict) -> None:
-    for name, smaller in SMALL.items():
-        steps[name].setdefault("options", {}).update(smaller)
+def smaller(steps: dict) -> dict:
+    """Fewer of the steps, with other options."""
+    return {name: {**steps[name], "options": {**steps[name].get("options", {}), **SMALL[name]}} for name in SMALL}
 
 
 def compare(args: argparse.Namespace, config: dict) -> dict:
