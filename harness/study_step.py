@@ -49,6 +49,14 @@ def main() -> int:
         "code": args.code,
         "made_from": {str(file): sha256_of(file) for file in args.made_from},
     }
+    (args.study / "steps").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(args.study / "steps" / f"{args.step}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reason = "is still being run by an earlier start, which was killed without it"
+        print(f"{args.step} {reason}; wait for it to end, or end it", file=sys.stderr, flush=True)
+        return 2
     goes_on = prepare(args.study, args.step, begun, args.resumes)
     script, *arguments = args.command
     command = [*launcher(args.processes, args.mixed_precision), str(ROOT / script), *arguments]
@@ -88,7 +96,6 @@ def prepare(study: Path, step: str, begun: dict, resumes: bool) -> bool:
     The order matters: whenever the process is killed in between, the next start does the same again. A finished step
     that runs again was asked for anew, and its record differs from `begun`."""
     record, output = record_of(study, step), study / step
-    record.parent.mkdir(parents=True, exist_ok=True)
     try:
         unchanged = json.loads(record.read_text(encoding="utf-8")) == begun
     except (OSError, ValueError):

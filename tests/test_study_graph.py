@@ -155,6 +155,7 @@ def test_resources_are_asked_for_and_no_reason_to_run_again(study):
 
 def test_a_step_goes_on_only_if_command_code_and_inputs_are_as_they_were(tmp_path):
     begun = {"command": ["train_classifier.py", "--seed", "0"], "code": "a", "made_from": {}}
+    (tmp_path / "steps").mkdir()
     assert not study_step.prepare(tmp_path, "probe", begun, True)  # nothing there yet
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "settings.json").write_text("{}")
@@ -235,6 +236,10 @@ def test_a_second_run_of_a_study_is_refused_and_a_failed_step_says_why(study, tm
     with FileLock(tmp_path / "runs/small/study.lock"):
         status, _, said = study(failing)
     assert status == 1 and "runs/small: another run of this study is under way; wait for it to end" in said
+    (tmp_path / "runs/small/steps").mkdir()
+    with FileLock(tmp_path / "runs/small/steps/rdface-sim.lock"):
+        status, _, said = study(failing)
+    assert status == 1 and "rdface-sim is still being run by an earlier start" in said
     status, _, said = study(failing)
     assert status == 1 and "rdface-sim failed (status 2); runs/small/logs/rdface-sim.log ends with" in said
     assert "rdface_dataset.py: " in said and "Traceback" not in said
