@@ -100,8 +100,10 @@ for command, details in study_plan.COMMANDS.items():
         message:
             "{wildcards.step}"
         shell:
-            "PYTHONPATH={workflow.basedir:q} {PYTHON} -m harness.study_step --study {study.folder:q} --step {wildcards.step:q} --code {params.code} "
-            "--log {log:q} --processes {resources.processes} --mixed_precision {MIXED_PRECISION} --threads {threads} "
+            "PYTHONPATH={workflow.basedir:q} {PYTHON} -m harness.study_step "
+            "--study {study.folder:q} --step {wildcards.step:q} --code {params.code} --log {log:q} "
+            "--processes {resources.processes} --mixed_precision {MIXED_PRECISION} "
+            "--gpus {resources.gpu} --threads {threads} "
             + ("--resumes " if details.resumes else "")
             + "--made_from {input:q} -- {params.command:q}"
 
@@ -118,11 +120,20 @@ onstart:
     study_report.begin(study)
     n_jobs = sum(job.rule.name != "all" for job in workflow.dag.needrun_jobs())
     os.environ["RDFACE_STUDY_JOBS"] = str(n_jobs)
+    gpus = workflow.global_resources.get("gpu").value or 0
+    if workflow.local_exec and gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        os.environ["RDFACE_STUDY_GPUS"] = ",".join(visible.split(",")[:gpus])
     print(f"{n_jobs} of {len(study.steps)} steps to do; what they say is kept in {study.folder}/logs", flush=True)
+
+
+onsuccess:
+    outcome["lock"].release()
 
 
 onerror:
     outcome["failed"] = True
+    outcome["lock"].release()
 
 
 @atexit.register  # Snakemake calls no handler after a dry run, or if there was nothing to do

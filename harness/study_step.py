@@ -7,8 +7,10 @@
 from its checkpoints if all of these are as they were; otherwise what it left is removed, and it starts anew.
 """
 
+import contextlib
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -16,6 +18,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from harness.commands import Parser, path_argument
 from harness.files import sha256_of, write_json
@@ -35,6 +39,7 @@ def main() -> int:
     parser.add_argument("--made_from", type=path_argument, nargs="*", default=[], help="files that the step reads")
     parser.add_argument("--resumes", action="store_true", help="the command understands --resume_from_checkpoint")
     parser.add_argument("--processes", type=int, default=0, help="of `accelerate launch`; 0: plain Python")
+    parser.add_argument("--gpus", type=int, default=0, help="taken from those that the study may use here")
     parser.add_argument("--mixed_precision", default="no", help="of `accelerate launch`")
     parser.add_argument("--threads", type=int, default=1, help="of each process on a CPU")
     parser.add_argument("command", nargs="+", help="script and arguments, after --")
@@ -44,12 +49,23 @@ def main() -> int:
         "code": args.code,
         "made_from": {str(file): sha256_of(file) for file in args.made_from},
     }
+    (args.study / "steps").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(args.study / "steps" / f"{args.step}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reason = "is still being run by an earlier start, which was killed without it"
+        print(f"{args.step} {reason}; wait for it to end, or end it", file=sys.stderr, flush=True)
+        return 2
     goes_on = prepare(args.study, args.step, begun, args.resumes)
     script, *arguments = args.command
     command = [*launcher(args.processes, args.mixed_precision), str(ROOT / script), *arguments]
     command += RESUME if goes_on else ()
+    held = take_gpus(args.study, args.gpus)
     started = time.monotonic()
     status = run_logged(command, args.log, args.threads)
+    for lock in held:
+        lock.release()
     seconds = round(time.monotonic() - started, 1)
     if status:
         lines = args.log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
@@ -80,7 +96,6 @@ def prepare(study: Path, step: str, begun: dict, resumes: bool) -> bool:
     The order matters: whenever the process is killed in between, the next start does the same again. A finished step
     that runs again was asked for anew, and its record differs from `begun`."""
     record, output = record_of(study, step), study / step
-    record.parent.mkdir(parents=True, exist_ok=True)
     try:
         unchanged = json.loads(record.read_text(encoding="utf-8")) == begun
     except (OSError, ValueError):
@@ -93,6 +108,29 @@ def prepare(study: Path, step: str, begun: dict, resumes: bool) -> bool:
     if not unchanged:
         write_json(record, begun)
     return goes_on
+
+
+def take_gpus(study: Path, n: int) -> list[FileLock]:
+    """Takes n GPUs that no other step of the study holds and makes them the only visible ones; returns their locks.
+
+    RDFACE_STUDY_GPUS names those of this machine, as CUDA_VISIBLE_DEVICES does. Without it, as in a job of SLURM,
+    which hands out GPUs itself, nothing is taken. Waits if too few are free."""
+    names, held = [name for name in os.environ.get("RDFACE_STUDY_GPUS", "").split(",") if name], {}
+    while len(held) < min(n, len(names)):
+        for name in names:
+            lock = FileLock(study / "steps" / f"gpu{name}.lock")  # released by the system, however this process ends
+            if name not in held and len(held) < n:
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=0)
+                    held[name] = lock
+        if len(held) < min(n, len(names)):  # two steps that wait for each other's would wait for ever
+            for lock in held.values():
+                lock.release()
+            held = {}
+            time.sleep(random.uniform(0.1, 1))
+    if held:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+    return list(held.values())
 
 
 def launcher(processes: int, mixed_precision: str) -> list[str]:

@@ -5,10 +5,11 @@ import copy
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from filelock import FileLock
 from snakemake.cli import main as snakemake
 from test_layout import imported
 
+from benchmarks import killed_demo
 from harness import study_plan, study_report, study_step
 from harness.errors import InputError
 from harness.source_files import ROOT, digest_of, sources_of
@@ -33,7 +35,7 @@ SMALL = {  # a study in which two steps are made of the first one, and a third s
 
 
 def test_what_a_command_is_made_of_are_all_modules_that_it_imports_and_their_tables():
-    for script in ("make_report.py", "train_fewshot.py"):
+    for script in ("train_fewshot.py",):
         expected, waiting = set(), [ROOT / script]
         while waiting:  # the imports as Python's own parser sees them
             file = waiting.pop()
@@ -55,7 +57,7 @@ def study(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
     def run(config, *arguments):
-        file = tmp_path / "config.yaml"
+        file = Path.cwd() / "config.yaml"
         file.write_text(yaml.safe_dump(config))
         at_end = []
         monkeypatch.setattr(atexit, "register", lambda function: at_end.append(function) or function)
@@ -141,7 +143,7 @@ def test_a_changed_option_or_code_runs_again_what_depends_on_it_and_nothing_else
 
 def test_resources_are_asked_for_and_no_reason_to_run_again(study):
     made_by(SMALL)
-    study(SMALL, "--touch", "--forceall")
+    assert study(SMALL, "--touch", "--forceall", "--resources", "gpu=2")[0] == 0
     richer = SMALL | {"resources": {"simulate_faces": {"gpu": 2, "mem_mb": 9000, "runtime": 7, "threads": 3}}}
     assert study(richer, "--dry-run")[1] == set()
     step = study_plan.read_study(richer).steps["raw"]
@@ -153,6 +155,7 @@ def test_resources_are_asked_for_and_no_reason_to_run_again(study):
 
 def test_a_step_goes_on_only_if_command_code_and_inputs_are_as_they_were(tmp_path):
     begun = {"command": ["train_classifier.py", "--seed", "0"], "code": "a", "made_from": {}}
+    (tmp_path / "steps").mkdir()
     assert not study_step.prepare(tmp_path, "probe", begun, True)  # nothing there yet
     (tmp_path / "probe").mkdir()
     (tmp_path / "probe" / "settings.json").write_text("{}")
@@ -171,24 +174,60 @@ def test_a_step_goes_on_only_if_command_code_and_inputs_are_as_they_were(tmp_pat
     assert (tmp_path / "probe" / "notes.txt").is_file()  # the command will refuse the folder
 
 
-def test_a_study_killed_with_its_whole_group_goes_on_without_a_flag(study, tmp_path):
-    config = SMALL | {"steps": {"raw": SMALL["steps"]["raw"]}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", "config.yaml"]
-    run = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not (tmp_path / "runs/small/steps/raw.json").is_file() and time.monotonic() < until:
-        time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    assert not (tmp_path / "runs/small/raw").exists()
-    assert list((tmp_path / ".snakemake/incomplete").iterdir())  # what Snakemake would ask a flag for
-    status, _, said = study(config)
-    assert status == 0 and "1 of 1  raw" in said
-    assert (tmp_path / "runs/small/raw/disease_images.csv").is_file()
-    record = json.loads((tmp_path / "runs/small/steps/raw.json").read_text())
+def test_steps_take_gpus_that_no_other_step_holds(tmp_path, monkeypatch):
+    (tmp_path / "steps").mkdir()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert study_step.take_gpus(tmp_path, 2) == [] and os.environ["CUDA_VISIBLE_DEVICES"] == "7"  # SLURM gave it
+    monkeypatch.setenv("RDFACE_STUDY_GPUS", "2,5,6")
+    one, two = study_step.take_gpus(tmp_path, 1), study_step.take_gpus(tmp_path, 2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,6" and len(one + two) == 3
+    assert study_step.take_gpus(tmp_path, 0) == []
+    waiting = threading.Thread(target=study_step.take_gpus, args=(tmp_path, 1), daemon=True)
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    one[0].release()
+    waiting.join(5)
+    assert not waiting.is_alive() and os.environ["CUDA_VISIBLE_DEVICES"] == "2"
+
+
+def test_a_study_killed_with_its_whole_group_goes_on_without_a_flag(study, tmp_path, monkeypatch):
+    options = {"num_images": 2, "num_conditions": 2, "num_workers": 1}
+    config = SMALL | {"steps": {"raw": {"command": "simulate_faces", "options": options}}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["killed_demo.py", "--configfile", "small.yaml", "--work_dir", "work", "--kills", "1", "--cores", "1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", arguments)
+    begun = tmp_path / "work/killed/runs/small/steps/raw.json"
+
+    def ends_within(run, seconds):
+        while not begun.is_file():
+            time.sleep(0.02)
+        assert list(tmp_path.glob("work/killed/.snakemake/incomplete/*"))  # for which Snakemake asks for a flag
+        return False
+
+    monkeypatch.setattr(killed_demo, "ends_within", ends_within)
+    starts, in_a_process = [], killed_demo.start
+
+    def start(folder, cores):
+        """The one that is killed in a process group of its own, the others here, which is quicker."""
+        starts.append(folder.name)
+        if starts == ["unbroken", "killed"]:
+            return in_a_process(folder, cores)
+        monkeypatch.chdir(folder)
+        status, _, said = study(config)
+        monkeypatch.chdir(tmp_path)
+        assert status == 0 and "1 of 1 steps to do" in said and "all 1 steps of runs/small are done" in said
+        return SimpleNamespace(wait=lambda: status)
+
+    monkeypatch.setattr(killed_demo, "start", start)
+    assert killed_demo.main() == 0
+    report = json.loads((tmp_path / "work/killed.json").read_text())
+    assert (report["kills"], report["killed_during"], report["compared"], report["differ"]) == (1, [["raw"]], 1, [])
+    assert starts == ["unbroken", "killed", "killed"]
+    record = json.loads(begun.read_text())
     assert record["finished"] and record["command"][0] == "simulate_faces.py"
-    assert "1 of 1 jobs would run; 1 have an estimate" in study(config, "--dry-run", "--forceall")[2]
+    assert killed_demo.without_costs({"a": [{"wall_s": 1, "b": 2}]}) == {"a": [{"b": 2}]}
 
 
 def test_a_second_run_of_a_study_is_refused_and_a_failed_step_says_why(study, tmp_path):
@@ -197,6 +236,10 @@ def test_a_second_run_of_a_study_is_refused_and_a_failed_step_says_why(study, tm
     with FileLock(tmp_path / "runs/small/study.lock"):
         status, _, said = study(failing)
     assert status == 1 and "runs/small: another run of this study is under way; wait for it to end" in said
+    (tmp_path / "runs/small/steps").mkdir()
+    with FileLock(tmp_path / "runs/small/steps/rdface-sim.lock"):
+        status, _, said = study(failing)
+    assert status == 1 and "rdface-sim is still being run by an earlier start" in said
     status, _, said = study(failing)
     assert status == 1 and "rdface-sim failed (status 2); runs/small/logs/rdface-sim.log ends with" in said
     assert "rdface_dataset.py: " in said and "Traceback" not in said

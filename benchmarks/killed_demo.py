@@ -1,0 +1,157 @@
+"""A study killed again and again, with its whole process group and at random moments, against the same one left alone.
+
+    python benchmarks/killed_demo.py --work_dir runs/killed --kills 20
+    python benchmarks/killed_demo.py --work_dir runs/killed_small --kills 20 --small
+
+--small: a step of each command, with fewer SIMULATED photographs and less training. Both studies run in folders of
+their own, `unbroken` and `killed`, and are continued there if this script was stopped. Prints how often it was killed,
+during which steps, and which results differ, times and memory aside; killed.json in the work folder holds the same.
+Exit status 1 if any do.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness.commands import Parser
+from harness.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+CONDITIONS = ["WIL", "WIR"]
+COSTS = ("wall_s", "peak_memory_bytes", "peak_gpu_memory_bytes", "seconds", "cost", "costs")
+SMALL = {  # a step of each command that the demo runs, with fewer photographs and less training
+    "raw": {"num_images": 24, "num_conditions": 4, "image_size": 256},
+    "rdface-sim": {},
+    "rdface-sim-restored": {},
+    "dreambooth": {"conditions": CONDITIONS, "max_train_steps": 20, "num_images": 3},
+    "probe_strict": {},
+    "finetune_strict": {"num_train_epochs": 2},
+    "filtered": {},
+    "fold0_synthetic": {},
+    "fewshot_5way": {"n_way": 3},
+    "real_reports": {"per_class": 1},
+    "synthetic_reports": {},
+    "agreement": {},
+    "gallery.html": {},
+    "results.json": {},
+}
+OVERHEAD_S = 10  # from the start of Snakemake to its first job
+
+
+def main() -> int:
+    parser = Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("--configfile", type=Path, default=ROOT / "config" / "demo.yaml", help="the study")
+    parser.add_argument("--work_dir", type=Path, required=True, help="folder for both studies")
+    parser.add_argument("--kills", type=int, default=20, help="how often one of them is killed")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--small", action="store_true", help="fewer steps, photographs and less training")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    config = yaml.safe_load(args.configfile.read_text())
+    if args.small:
+        config["steps"] = smaller(config["steps"])
+    report = compare(args, config)
+    write_json(args.work_dir / "killed.json", report)
+    print(json.dumps(report, indent=1))
+    return int(bool(report["differ"]) or not report["compared"])
+
+
+def smaller(steps: dict) -> dict:
+    """Fewer of the steps, with other options."""
+    return {name: {**steps[name], "options": {**steps[name].get("options", {}), **SMALL[name]}} for name in SMALL}
+
+
+def compare(args: argparse.Namespace, config: dict) -> dict:
+    """Run both studies to their end and compare all their results."""
+    unbroken, killed = (place_for(args.work_dir / name, config) for name in ("unbroken", "killed"))
+    started = time.monotonic()
+    if start(unbroken, args.cores).wait():
+        raise SystemExit(f"the study failed without being killed; its log is {unbroken / 'said.log'}")
+    seconds = time.monotonic() - started
+    kills = kill_at_random(killed, config["study"], args, seconds)
+    if start(killed, args.cores).wait():
+        raise SystemExit(f"the study failed after {len(kills)} kills; its log is {killed / 'said.log'}")
+    one, other = (results_of(place / config["study"]) for place in (unbroken, killed))
+    return {
+        "simulated": True,
+        "study": config["study"],
+        "steps": len(list((unbroken / config["study"] / "steps").glob("*.seconds.json"))),
+        "unbroken_s": round(seconds, 1),
+        "kills": len(kills),
+        "killed_during": kills,
+        "compared": len(one),
+        "differ": sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)),
+    }
+
+
+def place_for(folder: Path, config: dict) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    if not (folder / "demo_models").exists():
+        (folder / "demo_models").symlink_to(ROOT / "demo_models")
+    return folder
+
+
+def start(folder: Path, cores: int) -> subprocess.Popen:
+    """Start or continue the study as `make demo` does, as the leader of a process group, without any further flag."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--configfile", "config.yaml"]
+    command += ["--cores", str(cores), "--quiet", "rules", "host", "progress", "reason"]
+    with (folder / "said.log").open("a") as log:
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+
+def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: float) -> list[list[str]]:
+    """Start the study and kill its group, so often that the kills are spread over its duration.
+
+    seconds: how long it takes without a stop. Returns the steps that were under way at each kill."""
+    moments, kills = random.Random(args.seed), []
+    for _ in range(args.kills):
+        run = start(folder, args.cores)
+        if ends_within(run, moments.uniform(0, 2 * seconds / (args.kills + 1) + OVERHEAD_S)):
+            break
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        kills.append(under_way(folder / study / "steps"))
+    return kills
+
+
+def ends_within(run: subprocess.Popen, seconds: float) -> bool:
+    try:
+        run.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def under_way(records: Path) -> list[str]:
+    """The steps that were begun and not finished, by their records."""
+    files = [file for file in records.glob("*.json") if not file.name.endswith(".seconds.json")]
+    return sorted(file.stem for file in files if not json.loads(file.read_text()).get("finished"))
+
+
+def results_of(study: Path) -> dict[str, object]:
+    """Every results.json of a study, and the table of the corpus, without what differs between any two runs."""
+    files = [file for file in sorted(study.rglob("results.json")) if "steps" not in file.relative_to(study).parts]
+    results = {str(file.relative_to(study)): without_costs(json.loads(file.read_text())) for file in files}
+    table = study / "raw" / "disease_images.csv"
+    return results | ({"raw/disease_images.csv": table.read_text()} if table.is_file() else {})
+
+
+def without_costs(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: without_costs(content) for key, content in value.items() if key not in COSTS}
+    return [without_costs(content) for content in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
