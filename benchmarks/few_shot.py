@@ -150,7 +150,7 @@ def measure_training(args: argparse.Namespace, part: str) -> dict[str, dict]:
     else:
         name = part.removeprefix("random_")
         network, length = ("--backbone", name, "--backbone_weights", random_weights(args, name)), SHORTEST
-        network = (*network, "--resolution", 112)
+        network = (*network, "--resolution", 64)
     dataset, asked = simulated(args.work_dir), ("--protocol", "paper", "--n_way", way, *fold)
     frozen = f"simulated_frozen_{part.removeprefix('trained_')}"
     found = {

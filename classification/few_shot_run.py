@@ -286,6 +286,7 @@ def scores_of_methods(
     scores = {
         "nearest_image": retrieval.class_similarities(unit[shown], labels[shown], unit[probes], n_classes),
         "discriminant": of_probe,
+        "whitened_cosine": retrieval.whitened_cosines(features, labels, shown, probes, probe.shrinkage, n_classes),
         "unseen_discriminant": retrieval.unseen_scores(features, labels, groups, shown, probes, n_classes),
     }
     return scores, probe, notes

@@ -4,6 +4,9 @@ nearest_image is the way of GestaltMatcher (Hsieh et al., Nature Genetics 2022; 
 GestaltMatcher-Arc, WACV 2023), in own words and code: cosine distances, averaged over networks and views, to each
 gallery image; a condition ranks by its nearest image. discriminant is this project's linear discriminant, fitted on the
 gallery. unseen_discriminant is the same, but what it knows of variation comes from other conditions than the probe's.
+whitened_cosine is the cosine to the mean of a condition's images once the covariance within conditions is a sphere. A
+mean of few photographs is mostly noise and lies far out, for which a discriminant puts its condition behind all others;
+a cosine does not.
 """
 
 import dataclasses
@@ -77,6 +80,33 @@ def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     own = scores[np.arange(len(scores)), labels][:, None]
     rank = 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
     return np.where(np.isfinite(own[:, 0]), rank, scores.shape[1] + 1.0)
+
+
+def whitened_cosines(
+    features: np.ndarray, labels: np.ndarray, gallery: np.ndarray, probes: np.ndarray, shrinkage: float, n_classes: int
+) -> np.ndarray:
+    """Cosines (p, n_classes) between probes and the class means of a gallery, in coordinates in which images of one
+    class scatter alike in all directions; -inf for a class that the gallery lacks.
+
+    features (n, d), labels (n,); gallery (g,), probes (p,): rows. The covariance within classes is that of the gallery,
+    shrunk towards a sphere by shrinkage in 0..1 (not 0); features are relative to the gallery's mean. If no class has
+    two images, the covariance is a sphere. A probe at the mean has cosine 0 to everything.
+    Sources: Hatch, Kajarekar and Stolcke, Interspeech 2006 (within-class covariance normalisation); Dehak et al., IEEE
+    Transactions on Audio, Speech and Language Processing 19, 2011 (cosine scoring)."""
+    statistics = fit_statistics(features, labels, gallery)
+    classes, label = np.unique(labels[gallery], return_inverse=True)
+    centred = features - statistics.centre
+    means = np.stack([centred[gallery[label == c]].mean(axis=0) for c in range(len(classes))])
+    within = statistics.within
+    if within is None:
+        within, shrinkage = Covariance(np.zeros(0), np.zeros((0, features.shape[1])), 1.0), 1.0
+    points = np.concatenate([means, centred[probes]])
+    (scaled,) = discriminants(np.arange(len(points)), statistics.centre, points, within, [shrinkage])
+    norms = np.sqrt(np.maximum((points * scaled.weights).sum(axis=1), 1e-24))
+    products = centred[probes] @ scaled.weights[: len(means)].T
+    cosines = np.full((len(probes), n_classes), -np.inf)
+    cosines[:, classes] = products / norms[len(means) :, None] / norms[: len(means)]
+    return cosines
 
 
 def unseen_scores(

@@ -154,7 +154,7 @@ def test_interval_of_few_conditions_has_the_width_of_students_t():
 
 
 def test_conditions_that_share_a_subject_are_drawn_together():
-    right, conditions = np.tile([1.0, 1, 0, 0], 5), np.arange(20)
+    right, conditions = np.repeat(np.linspace(0.1, 0.9, 10), 2), np.arange(20)
     alone = accuracy_interval(right, conditions, [f"s{c}" for c in conditions])
     pairs = accuracy_interval(right, conditions, [f"s{c // 2}" for c in conditions])
     ratio = (pairs[1] - pairs[0]) / (alone[1] - alone[0])

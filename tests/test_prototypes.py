@@ -26,6 +26,7 @@ from classification.prototypes import (
 from curation import protocols
 from curation.leak_guard import Guard
 from harness.errors import InputError, LeakError
+from harness.seeds import derived_seed
 from imaging.pixel_cache import Pixels
 
 
@@ -117,6 +118,25 @@ def test_the_chosen_setting_is_that_of_least_loss_on_inner_episodes():
         assert choice.loss < np.log(4)  # better than a guess among the four conditions of a part
     other = choose_heads(features, labels, groups, base, 5, 1, 1)
     assert other["cosine"].temperature != choose_heads(features, labels, groups, base, 5, 1, 0)["cosine"].temperature
+
+
+def test_inner_episodes_are_the_same_in_every_version_and_keep_subjects_apart():
+    features, labels, groups = study()
+    groups[0::5] = groups[np.roll(np.arange(0, 100, 5), 5)]  # first images show people of other conditions, too
+    base, seed = np.flatnonzero(labels < 12), 5
+    classes = np.random.default_rng(derived_seed(seed, 3)).permutation(12)
+    scores = []
+    for k in range(3):
+        inner = base[np.isin(labels[base], classes[k::3])]
+        rest = base[~np.isin(labels[base], classes[k::3]) & ~np.isin(groups[base], groups[inner])]
+        generator = np.random.default_rng(derived_seed(seed, 3, k))
+        episodes = draw_episodes(inner, labels, groups, 4, 2, 100, generator)
+        statistics = fit_statistics(features, labels, rest)
+        scores.append(head_scores("discriminant", features, episodes, statistics, 0.3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(prototypes.SETTINGS, "discriminant", (0.3,))
+        (choice,) = choose_heads(features, labels, groups, base, 5, 2, seed, heads=("discriminant",)).values()
+    assert (choice.temperature, choice.loss) == best_temperature(scores)
 
 
 def test_probabilities_are_the_softmax_of_scores_over_the_temperature():

@@ -77,6 +77,47 @@ def test_unseen_conditions_gain_from_how_others_vary_and_from_nothing_of_themsel
     assert (one.weights == two.weights).all() and one.shrinkage == two.shrinkage
 
 
+def test_whitened_cosines_equal_their_formula_and_need_no_scale():
+    features, labels, _, gallery, probes = gallery_study(3)
+    found = retrieval.whitened_cosines(features, labels, gallery, probes, 0.3, 26)
+    classes, centre = np.unique(labels[gallery]), features[gallery].mean(axis=0)
+    means = np.stack([features[gallery[labels[gallery] == c]].mean(axis=0) for c in classes])
+    residuals = features[gallery] - means[np.searchsorted(classes, labels[gallery])]
+    within, width = residuals.T @ residuals / (len(gallery) - len(classes)), features.shape[1]
+    root = np.linalg.cholesky(np.linalg.inv(0.7 * within + 0.3 * np.trace(within) / width * np.eye(width)))
+    a, b = (features[probes] - centre) @ root, (means - centre) @ root
+    expected = a @ b.T / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
+    assert found[:, classes] == pytest.approx(expected)
+    assert (np.delete(found, classes, axis=1) == -np.inf).all()
+    bigger = retrieval.whitened_cosines(1000 * features + 5, labels, gallery, probes, 0.3, 26)
+    assert bigger[:, classes] == pytest.approx(found[:, classes])
+    single = gallery[np.r_[True, labels[gallery][1:] != labels[gallery][:-1]]]  # one image of each condition
+    plain = retrieval.whitened_cosines(features, labels, single, probes, 0.3, 24)
+    a, b = (features[rows] - features[single].mean(axis=0) for rows in (probes, single))
+    cosine = a @ b.T / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)
+    assert plain[:, labels[single]] == pytest.approx(cosine)
+    at_the_mean = np.concatenate([features, features[single].mean(axis=0, keepdims=True)])
+    nothing = retrieval.whitened_cosines(at_the_mean, np.append(labels, 0), single, np.array([len(features)]), 0.3, 24)
+    assert nothing[:, labels[single]] == pytest.approx(0, abs=1e-3)  # all equal: the mean rank
+
+
+def test_a_condition_of_one_photograph_is_not_put_behind_all_others():
+    """Ten conditions with twelve images and ten with one: nothing but noise tells them apart, so ranks should not."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(20), [13] * 10 + [2] * 10)
+    ranks = {"cosine": [], "discriminant": []}
+    for _ in range(10):
+        features = rng.normal(size=(len(labels), 30))
+        probes = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
+        gallery, few = np.setdiff1d(np.arange(len(labels)), probes), probes[10:]
+        cosines = retrieval.whitened_cosines(features, labels, gallery, few, 0.5, 20)
+        probe = retrieval._discriminant_of(features, labels, np.arange(len(labels)), gallery, gallery)
+        ranks["cosine"] += retrieval.ranks(cosines, labels[few]).tolist()
+        ranks["discriminant"] += retrieval.ranks(probe.scores(features[few]), labels[few]).tolist()
+    assert np.mean(ranks["cosine"]) == pytest.approx(10.5, abs=1.5)
+    assert np.mean(ranks["discriminant"]) > 12.5
+
+
 def test_a_discriminant_of_seen_conditions_equals_its_formula():
     features, labels, groups, gallery, probes = gallery_study(1)
     seen = gallery[labels[gallery] > 4]
