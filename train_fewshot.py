@@ -242,7 +242,7 @@ def main(args: argparse.Namespace) -> None:
         study.pixels = decode(accelerator, parts, networks[0], args.cache_dir)
     if mix:
         for job in jobs:
-            episode_fill.refuse_copies(mix, job.fold, study.guarded, study.pixels.thumbnails)
+            episode_fill.refuse_copies(mix, job.fold, study.guarded, study.pixels.records)
     embeddings = []
     if args.mode != "train" and pending:
         seen = (VIEWS[: args.views], args.cache_dir, args.eval_batch_size)

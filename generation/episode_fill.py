@@ -77,11 +77,11 @@ def admit(
 
 
 def refuse_copies(
-    mix: SyntheticMix, fold: protocols.Fold, columns: Mapping[str, Sequence], thumbnails: JoinedArrays
+    mix: SyntheticMix, fold: protocols.Fold, columns: Mapping[str, Sequence], records: JoinedArrays
 ) -> None:
     """Raise LeakError if a synthetic image of the fold is a copy of a photograph that it must not train on.
 
-    columns: with `pixels` (n + m,); thumbnails (n + m, 2, s, s)."""
-    of_photographs, *of_parts = thumbnails.arrays
+    columns: with `pixels` (n + m,); records (n + m,) by which copies are found."""
+    of_photographs, *of_parts = records.arrays
     copies = [rows for part in of_parts for rows in near_duplicates.copies(part, of_photographs)]
     admit(mix, fold, columns, fold.train[fold.train >= mix.n_photographs] - mix.n_photographs, copies)
