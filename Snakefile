@@ -9,12 +9,16 @@ import atexit
 import contextlib
 import importlib
 import io
+import json
+import logging
 import os
 import re
 import sys
 
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+from snakemake.settings.enums import Quietness
 from snakemake_interface_executor_plugins.settings import ExecMode
 
 from harness import study_plan, study_report
@@ -35,7 +39,7 @@ except InputError as error:
 def check_command_lines():
     """Every command reads its arguments before the first job starts, as it will when its turn comes."""
     for name in study.steps:
-        script, *arguments = study.command_line(name)
+        script, *arguments = study.command_line(name, study.folder / "steps" / "not_yet_there")
         said = io.StringIO()
         try:
             with contextlib.redirect_stderr(said):
@@ -46,6 +50,8 @@ def check_command_lines():
 
 if MAIN:
     check_command_lines()
+if {Quietness.RULES, Quietness.PROGRESS} <= set(workflow.output_settings.quiet or ()):
+    logger.addFilter(lambda record: record.levelno > logging.INFO)  # the steps say themselves when they are done
 outcome = {"failed": False}
 
 
@@ -94,7 +100,7 @@ for command, details in study_plan.COMMANDS.items():
         message:
             "{wildcards.step}"
         shell:
-            "{PYTHON} -m harness.study_step --study {study.folder:q} --step {wildcards.step:q} --code {params.code} "
+            "PYTHONPATH={workflow.basedir:q} {PYTHON} -m harness.study_step --study {study.folder:q} --step {wildcards.step:q} --code {params.code} "
             "--log {log:q} --processes {resources.processes} --mixed_precision {MIXED_PRECISION} --threads {threads} "
             + ("--resumes " if details.resumes else "")
             + "--made_from {input:q} -- {params.command:q}"
@@ -110,7 +116,9 @@ onstart:
         raise WorkflowError(f"{study.folder}: another run of this study is under way; wait for it to end")
     outcome["lock"] = lock
     study_report.begin(study)
-    os.environ["RDFACE_STUDY_JOBS"] = str(sum(job.rule.name != "all" for job in workflow.dag.needrun_jobs()))
+    n_jobs = sum(job.rule.name != "all" for job in workflow.dag.needrun_jobs())
+    os.environ["RDFACE_STUDY_JOBS"] = str(n_jobs)
+    print(f"{n_jobs} of {len(study.steps)} steps to do; what they say is kept in {study.folder}/logs", flush=True)
 
 
 onerror:
@@ -125,4 +133,9 @@ def end():
         jobs = [job.wildcards.step for job in workflow.dag.needrun_jobs(exclude_finished=False) if job.rule.name != "all"]
         print(study_report.plan(study, jobs))
     elif all(study.last_file(name).exists() for name in study.steps):
-        print(study_report.summary(study))
+        print(f"all {len(study.steps)} steps of {study.folder} are done")
+        results, page = study.folder / "results.json", study.folder / "report.html"
+        if results.is_file() and page.is_file():
+            from pages.study_page import headline_lines
+
+            print("\n".join([*headline_lines(json.loads(results.read_text())), f"open {page}"]))

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curation.protocols import fold_number
+from classification.study_options import add_fold, add_knowledge
 from generation.filter_files import FIGURES, PATIENTS_PHOTOGRAPHS, PRIVACY_REPORT
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
-from harness.files import default_cache_dir, write_json
+from harness.common_options import add_dataset, add_output
+from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
 from harness.real_or_simulated import BUILD
@@ -49,14 +50,12 @@ FREE_SETTINGS += ("cache_dir", "top_n", "per_class", "fill_to", "min_score", "sh
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    text = "folder of a built dataset, or ORG/NAME on the Hub"
-    add("--dataset_name", type=dataset_argument, required=True, help=text)
-    add("--dataset_config_name", help="real or restored (default: the dataset's own default)")
+    add_dataset(add)
     text = "folders, or ORG/NAME, of synthetic images; a folder may also hold <ABBR>/<ABBR>_<number>.png"
     add("--synthetic_dataset", nargs="+", type=dataset_argument, required=True, metavar="NAME", help=text)
     text = "whose training sides the images were made from; under paper one generator serves all folds"
     add("--protocol", choices=PROTOCOLS, default="strict", help=text)
-    add("--fold", type=fold_number, default="all", help="all, or the number of one fold")
+    add_fold(add)
     text = "compare with this many photographs per condition only: those that a generator and a training with the same"
     text += " --k_shot and --seed see (default: the whole training side)"
     add("--k_shot", type=int, help=text)
@@ -80,10 +79,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--copy_network", type=path_argument, metavar="FILE", help=text)
     text = "descriptor of phenotype_probability; dense requires mediapipe (default: probe; under paper: paper)"
     add("--descriptor", choices=DESCRIPTORS, help=text)
-    text = "terms: phenotype_probability draws class means towards what each condition's annotated terms predict"
-    add("--knowledge", choices=("none", "terms"), default="none", help=text)
-    text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"
-    add("--term_table", type=path_argument, metavar="CSV", help=text)
+    add_knowledge(add, "phenotype_probability draws class means")
     text = "weights for LPIPS: a file, or random, whose column is called lpips_random (default: no LPIPS)"
     add("--lpips", type=path_argument, metavar="FILE|random", help=text)
     how_many = parser.add_mutually_exclusive_group()
@@ -99,13 +95,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "draw the photographs that synthetic images resemble most beside them; the figure shows patients, is called"
     text += f" {PATIENTS_PHOTOGRAPHS}, and must not be passed on"
     add("--show_real", action="store_true", help=text)
-    text = "folder for the results; those of an earlier run are replaced"
-    add("--output_dir", type=path_argument, required=True, help=text)
     add("--batch_size", type=int, default=32, help="pictures examined together")
-    text = "folder where detected faces are kept between runs, by the content of the picture"
-    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=text)
-    text = "continue the run in --output_dir where it stopped"
-    add("--resume_from_checkpoint", choices=("latest",), help=text)
+    add_output(add, "detected faces are kept, by the content of the picture,")
     args = parser.parse_args(argv)
     if args.face_border < 0:
         parser.error("--face_border must not be negative")

@@ -1,12 +1,14 @@
-"""Makes HTML pages of results and of a dataset, and prints the leaderboard of any runs.
+"""Makes HTML pages of a study, of results and of a dataset, and prints the leaderboard of any runs.
 
+    python make_report.py study RUN_DIR [--show_real]
     python make_report.py results RUN [RUN ...] --dataset_name DIR --output_file page.html
     python make_report.py leaderboard RUN [RUN ...]
     python make_report.py gallery DIR [--dataset_config_name restored] --output_file gallery.html
 
 A RUN is a folder with `predictions.parquet` and `run.json`; every number is computed from the predictions. The pages
 need no server and load nothing. Photographs appear as small re-encoded thumbnails, and only the user who made a page
-may read it. pages/results_page.py and pages/dataset_page.py fill the two kinds of page."""
+may read it. `study` reads a whole folder of runs, such as runs/demo, and writes report.html, leaderboard.md and
+results.json into it. pages/study_page.py, pages/results_page.py and pages/dataset_page.py fill the pages."""
 
 import argparse
 import os
@@ -15,7 +17,7 @@ from pathlib import Path
 from harness.commands import Parser, dataset_argument, path_argument, run_command
 from harness.derived_places import PAGE, note
 from harness.errors import InputError, one_line
-from harness.files import write_atomically
+from harness.files import write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 
 BUILD = "build it with rdface_dataset.py"
@@ -49,9 +51,34 @@ def write_page(output_file: Path, page: str) -> None:
         raise InputError(f"--output_file {output_file}: {one_line(error)}; name another file") from error
 
 
+def write_study(folder: Path, show_real: bool) -> None:
+    """Writes report.html, leaderboard.md and results.json of a study into its folder, and says the three headline
+    numbers. Raises InputError for a folder without runs, and for one that lies in a dataset or cannot be written."""
+    from pages import study_page  # imports datasets, which a refusal need not wait for
+    from scoring import leaderboard
+
+    outcome = study_page.study_outcome(folder, leaderboard.published_entries(PAPER_RESULTS), show_real)
+    if outcome.dataset:
+        check_output(folder / "report.html", str(outcome.dataset))
+        note([str(outcome.dataset)], folder / "report.html", PAGE)
+    write_page(folder / "report.html", outcome.page)
+    try:
+        write_atomically(folder / "leaderboard.md", lambda file: file.write_text(outcome.leaderboard, encoding="utf-8"))
+        write_json(folder / "results.json", outcome.results)
+    except OSError as error:
+        raise InputError(f"{folder}: {one_line(error)}; make room, or make it writable") from error
+    print("\n".join(study_page.headline_lines(outcome.results)))
+    print(f"written: {folder}: report.html, leaderboard.md, results.json")
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    study = commands.add_parser("study", help="one page of a whole study, with its leaderboard and numbers")
+    text = "folder of the study's runs and dataset, such as runs/demo; the page is written into it"
+    study.add_argument("run_dir", metavar="RUN_DIR", type=path_argument, help=text)
+    text = "show photographs and reports of a dataset that is not simulated; the page must then not be passed on"
+    study.add_argument("--show_real", action="store_true", help=text)
     results = commands.add_parser("results", help="table and examples of classifier runs")
     results.add_argument("runs", nargs="+", type=path_argument, help="folders that train_classifier.py wrote")
     results.add_argument(
@@ -75,6 +102,9 @@ def main(args: argparse.Namespace) -> None:
 
         entries = [leaderboard.read_entry(folder) for folder in args.runs]
         print(leaderboard.format_leaderboard(entries + leaderboard.published_entries(PAPER_RESULTS)))
+        return
+    if args.command == "study":
+        write_study(args.run_dir, args.show_real)
         return
     check_name(args.dataset_name, BUILD)
     if args.command == "gallery":

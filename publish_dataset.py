@@ -208,7 +208,7 @@ def withdraw(args: argparse.Namespace) -> None:
         lines += [f"{path.relative_to(folder)}: {what}" for path, what in naming.items() if path not in found]
         for line in lines:
             print(f"{folder}/{line}")
-    for line in left.lines():
+    for line in [*left.lines(), *traces.lines_of_records(args.folder, args.image_id)]:
         print(line)
     if args.dry_run:
         print("dry run: nothing was removed")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.derived_places import PAGE, RUN, note
 from harness.errors import InputError
 from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
@@ -146,6 +147,10 @@ def restore_dataset(accelerator: Accelerator, target: Path, args: argparse.Names
 
     # ---- a hidden folder beside the target, prepared by the main process; the others begin once it is ready
     in_main_process(accelerator, lambda: restoration_target.prepare_workspace(workspace, settings, resume))
+    if accelerator.is_main_process:
+        note([args.dataset_name], args.output_dir, RUN)
+        if args.contact_sheet:
+            note([args.dataset_name], args.contact_sheet, PAGE)
     blocks = block_files(workspace / "parts", len(images))
     accelerator.print(summary(accelerator, images, networks, blocks, args))
 

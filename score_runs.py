@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.commands import Parser, dataset_argument, path_argument, run_command
+from harness.derived_places import PAGE, RUN, note
 from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
@@ -112,6 +113,7 @@ def score_submission(args: argparse.Namespace) -> None:
         raise InputError(f"{args.file}: {len(error.problems)} problems{more}; nothing was scored") from error
     results = score(predictions)
     if args.output_dir:
+        note([args.dataset_name], args.output_dir, RUN)
         write_run(args.output_dir, predictions, label, results)
     print(json.dumps(results, indent=2))
 
@@ -162,6 +164,7 @@ def write_differential(args: argparse.Namespace) -> None:
     predictions = read_predictions(args.run)
     names = differential.class_names(args.run, len(predictions["probabilities"].iloc[0]))
     table = differential.differential_list(predictions, names, prior, training_prior, args.length)
+    note([args.run if args.run.is_dir() else args.run.parent], args.output_file, PAGE)
     write_table(args.output_file, table)
 
 
@@ -185,9 +188,12 @@ def export(args: argparse.Namespace) -> None:
     of_all = hub_results.every_eval_ever(results, args.dataset_id, args.model_id, simulated, record.get("git_commit"))
     name = args.dataset_id.partition("/")[2]
     (args.output_dir / ".eval_results").mkdir(parents=True, exist_ok=True)
-    write_yaml(args.output_dir / "eval.yaml", hub_results.eval_yaml(simulated))
-    write_yaml(args.output_dir / ".eval_results" / f"{name}.yaml", entries)
-    write_json(args.output_dir / "every_eval_ever.json", of_all)
+    files = [args.output_dir / file for file in ("eval.yaml", f".eval_results/{name}.yaml", "every_eval_ever.json")]
+    for file in files:
+        note([args.run], file, PAGE)
+    write_yaml(files[0], hub_results.eval_yaml(simulated))
+    write_yaml(files[1], entries)
+    write_json(files[2], of_all)
     files = f"eval.yaml, .eval_results/{name}.yaml, every_eval_ever.json"
     print(f"written in {args.output_dir}: {files}")
 

@@ -21,16 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classification.backbone_names import PAPER_BACKBONES
 from classification.recipes import LAST_LEARNING_RATE, LEARNING_RATES, RECIPES, USES
+from classification.study_options import A_BACKBONE, add_computing, add_fold, add_input, add_knowledge
 from curation import protocols
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.common_options import add_dataset, add_output
 from harness.errors import InputError
-from harness.files import default_cache_dir, write_json
+from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
 from harness.run_folder import prepare_output, run_record
-from imaging.detector_names import FACE_DETECTORS
 
 if TYPE_CHECKING:
     import datasets
@@ -67,19 +67,13 @@ OUTSIDE_DIGEST += ("term_table", "reader_dataset")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    text = "folder of a built dataset, or ORG/NAME on the Hub"
-    add("--dataset_name", type=dataset_argument, required=True, help=text)
-    add("--dataset_config_name", help="real or restored (default: the dataset's default config)")
-    text = f"the paper's ({', '.join(PAPER_BACKBONES)}), a timm name, torchvision/NAME, or a folder in timm's layout"
-    add("--backbone", type=dataset_argument, required=True, help=text)
+    add_dataset(add)
+    add("--backbone", type=dataset_argument, required=True, help=A_BACKBONE)
     add("--backbone_weights", type=path_argument, help=".safetensors or .pth file to read instead of downloading")
-    add("--resolution", "--image_size", type=int, help="side of the square input in px (default: the backbone's own)")
-    text = "detector that cuts out the faces; none: the whole photograph (default: the setting that the model was "
-    text += "trained with, else none)"
-    add("--align_faces", choices=[*FACE_DETECTORS, "none"], help=text)
+    add_input(add)
     add("--recipe", choices=RECIPES, default="linear_probe", help="how a classifier is made; finetune: as in the paper")
     add("--protocol", choices=PROTOCOLS, default="strict", help="which of the dataset's folds")
-    add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
+    add_fold(add)
     text = "train on K images per condition, drawn by seed; 0: leave conditions out whole, five groups in turn, and "
     add("--k_shot", type=int, metavar="K", help=text + "know them by --knowledge alone (default: all images)")
     text = "with --k_shot 0: the conditions of a single group that is left out (default: five groups of all conditions)"
@@ -91,10 +85,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "for what they count. terms: they teach what the terms in their prompts look like; prior: all of a "
     text += "condition are one more subject of it; data: each is a photograph (default: terms if made from words, else "
     add("--synthetic_as", choices=USES, help=text + "prior, in a linear probe under strict; data elsewhere)")
-    text = "terms: draw class means towards what each condition's annotated terms predict (linear_probe only)"
-    add("--knowledge", choices=("none", "terms"), default="none", help=text)
-    text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"
-    add("--term_table", type=path_argument, metavar="CSV", help=text)
+    add_knowledge(add, "a linear_probe draws class means")
     text = "know the person on a training photograph by the terms recorded for it (column hpo_ids), if there are any, "
     add("--recorded_terms", action="store_true", help=text + "instead of by the terms annotated for the condition")
     text = "datasets of further people with recorded or annotated terms, who teach how terms look"
@@ -108,17 +99,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--learning_rate", type=float, help=text)
     text = "gentle: small crops, rotations, mirroring and changes of light (imaging/augmentations.py)"
     add("--augmentation", choices=("none", "gentle"), default="none", help=text)
-    add("--mixed_precision", choices=("no", "fp16", "bf16"), help="(default: the setting of accelerate launch)")
-    add("--eval_batch_size", type=int, default=32, help="images per step and process")
+    add_computing(add)
     text = "also score the test side under blur, noise, JPEG, darkness, grey and occlusion"
     add("--corruptions", action="store_true", help=text)
     add("--explain", nargs="+", default=[], metavar="IMAGE_ID", help="held-out images for which to draw heat maps")
     add("--shuffle_labels", action="store_true", help="as a control, permute the labels: results must be at chance")
-    add("--output_dir", type=path_argument, required=True, help="folder for the results; replaces those of other runs")
-    add("--cache_dir", type=path_argument, default=default_cache_dir(), help="where decoded photographs are kept")
+    add_output(add)
     add("--save_models", action=argparse.BooleanOptionalAction, default=True, help="keep the classifier of each fold")
     add("--checkpointing_epochs", type=int, default=10, help="epochs between checkpoints in a fold; 0: no checkpoints")
-    add("--resume_from_checkpoint", choices=("latest",), help="continue the run in --output_dir where it stopped")
     text = "tracker for the folds of the main process; learning_curves.csv has all folds"
     add("--report_to", choices=("none", *TRACKERS), default="none", help=text)
     add("--push_to_hub", action="store_true", help="upload models, scores and card to a private repository")

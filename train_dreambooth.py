@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING
 from curation.protocols import fold_number
 from generation import generator_choices, prompts
 from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
-from harness.files import default_cache_dir, write_json
+from harness.common_options import add_dataset, add_output
+from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
 from harness.run_folder import run_record
@@ -57,9 +58,7 @@ RESULTS = ("run.json", "README.md")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    text = "folder of a built dataset, or ORG/NAME on the Hub"
-    add("--dataset_name", type=dataset_argument, required=True, help=text)
-    add("--dataset_config_name", help="real or restored (default: the dataset's own default)")
+    add_dataset(add)
     text = "Stable Diffusion 1.x or 2.x: a folder in diffusers' layout, ORG/NAME on the Hub, or FILE.safetensors with"
     text += " the pipeline's settings in the folder FILE beside it"
     add("--pretrained_model_name_or_path", type=dataset_argument, required=True, help=text)
@@ -119,14 +118,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--guidance_scale", type=float, default=7.5, help="weight of classifier-free guidance; 1: no guidance")
     add("--negative_prompt", default="", help="what the images should stay away from")
     add("--seed", type=int, default=0, help="seed of adapters, noise, and the draw of --k_shot")
-    text = "folder for the results; those of an earlier run are replaced"
-    add("--output_dir", type=path_argument, required=True, help=text)
-    text = "folder where decoded photographs are kept between runs"
-    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=text)
+    add_output(add)
     text = "steps between two checkpoints of the adapters that are trained together"
     add("--checkpointing_steps", type=int, default=100, help=text)
-    text = "continue the run in --output_dir where it stopped"
-    add("--resume_from_checkpoint", choices=("latest",), help=text)
     add("--push_to_hub", action="store_true", help="upload the adapters with a card to a private repository")
     add("--hub_model_id", help="ORG/NAME (default: the name of --output_dir, under your account)")
     add("--hub_token", help="token of the Hub (default: HF_TOKEN, or the login)")

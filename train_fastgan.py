@@ -19,9 +19,10 @@ from pathlib import Path
 from curation.leak_guard import Guard
 from curation.protocols import N_FOLDS, fold_number
 from generation import generator_choices
-from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
+from harness.commands import RESUMED, Parser, from_args, run_command
+from harness.common_options import add_dataset, add_output
 from harness.errors import InputError
-from harness.files import default_cache_dir, write_json
+from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
 from harness.run_folder import prepare_output, run_record
@@ -39,11 +40,7 @@ FREE_SETTINGS += ("snapshot_steps", "checkpointing_steps", "num_images", "sample
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    text = "folder of a built dataset, or ORG/NAME on the Hub"
-    add("--dataset_name", type=dataset_argument, required=True, help=text)
-    add("--dataset_config_name", help="real or restored (default: the dataset's own default)")
-    text = "folder for the results; those of an earlier run are replaced"
-    add("--output_dir", type=path_argument, required=True, help=text)
+    add_dataset(add)
     text = "whose training sides to train on; under paper there is one generator for all folds"
     add("--protocol", choices=PROTOCOLS, default="strict", help=text)
     text = "all, or the number of one fold; under paper there is none"
@@ -73,10 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sample_from", type=int, nargs="+", metavar="STEP", help=text)
     text = "seed of initial weights, order, noise, and the draw of --k_shot; the folds do not depend on it"
     add("--seed", type=int, default=0, help=text)
-    text = "continue the run in --output_dir where it stopped"
-    add("--resume_from_checkpoint", choices=("latest",), help=text)
-    text = "folder where decoded photographs are kept between runs"
-    add("--cache_dir", type=path_argument, default=default_cache_dir(), help=text)
+    add_output(add)
     args = parser.parse_args(argv)
     check_args(parser, args)
     return args

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classification.backbone_names import PAPER_BACKBONES
 from classification.few_shot_names import (
     FILLED_UP_TO,
     HEADS,
@@ -31,24 +30,24 @@ from classification.few_shot_names import (
     PAPER_TRAIN_EPISODES,
     PAPER_VAL_EPISODES,
     TRAINED_HEAD,
+    TRANSDUCTIVE_HEAD,
     VIEWS,
 )
-from curation import protocols
+from classification.study_options import A_BACKBONE, add_computing, add_fold, add_input, add_knowledge
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
-from harness.errors import InputError
-from harness.files import default_cache_dir, write_json
+from harness.common_options import add_dataset, add_output
+from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
 from harness.run_folder import prepare_output, run_record
-from imaging.detector_names import FACE_DETECTORS
 
 if TYPE_CHECKING:
     import datasets
     from accelerate import Accelerator
 
-    from classification.embeddings import Network
     from classification.few_shot_run import Plan
     from classification.study_inputs import Job, Study
+    from curation import protocols
     from generation.synthetic_mix import SyntheticMix
 
 STOPPED = RESUMED
@@ -67,46 +66,43 @@ OUTSIDE_DIGEST = ("dataset_name", "backbone", "backbone_weights", "synthetic_dat
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    text = "folder of a built dataset, or ORG/NAME on the Hub"
-    add("--dataset_name", type=dataset_argument, required=True, help=text)
-    add("--dataset_config_name", help="real or restored (default: the dataset's default config)")
-    text = f"one or several of: the paper's ({', '.join(PAPER_BACKBONES)}), timm names, torchvision/NAME, folders in "
-    text += "timm's layout, .onnx files of face-recognition networks"
+    add_dataset(add)
+    text = f"one or several, each of them {A_BACKBONE}, or an .onnx file of a face-recognition network"
     add("--backbone", type=dataset_argument, nargs="+", required=True, help=text)
     text = "per backbone a .safetensors or .pth file to read instead of downloading, also a model.safetensors of "
     text += "train_classifier.py; own: none for this one"
     add("--backbone_weights", type=path_argument, nargs="+", default=[], metavar="FILE", help=text)
-    add("--resolution", "--image_size", type=int, help="side of the square input in px (default: the backbone's own)")
-    text = "detector that cuts out the faces; none: the whole photograph (default: the setting that the model was "
-    text += "trained with, else none; mtcnn for an .onnx file)"
-    add("--align_faces", choices=[*FACE_DETECTORS, "none"], help=text)
+    text = "all backbones together, or those that tell training conditions apart best on inner episodes or folds"
+    add("--ensemble", choices=("all", "chosen"), default="all", help=text)
+    add_input(add, "none; mtcnn for an .onnx file")
     add("--mode", choices=MODES, default="frozen", help="see above")
     add("--protocol", choices=PROTOCOLS, default="strict", help="which conditions are tested, and how it is drawn")
-    add("--fold", type=protocols.fold_number, default="all", help="all, or the number of one fold")
+    add_fold(add)
     add("--n_way", type=int, default=5, help="conditions per episode")
     text = "support images per condition; under --protocol paper while training, the test is always 1-shot"
     add("--k_shot", type=int, default=1, help=text)
     add("--test_episodes", type=int, default=PAPER_TEST_EPISODES, help="episodes per fold")
-    text = f"head whose probabilities are kept and whose accuracy comes first; also {KNOWING_HEAD} (mode frozen)"
-    add("--head", choices=[*HEADS, KNOWING_HEAD], help=f"{text} (default: discriminant, with --knowledge the latter)")
+    text = f"head whose probabilities are kept and whose accuracy comes first; also {KNOWING_HEAD}, and "
+    text += f"{TRANSDUCTIVE_HEAD}, which looks at all queries of an episode at once, answers alone and is never ranked "
+    text += "beside the others (default: discriminant, with --knowledge discriminant_with_terms)"
+    add("--head", choices=[*HEADS, KNOWING_HEAD, TRANSDUCTIVE_HEAD], help=text)
     text = "folders (or ORG/NAME) of synthetic images: they fill up training conditions, or join the gallery"
     add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=text)
-    text = "terms: draw class means towards what each condition's annotated terms predict"
-    add("--knowledge", choices=("none", "terms"), default="none", help=text)
-    text = "CSV of orphanet_code, hpo_id, frequency (default: the project's table of 309 conditions)"
-    add("--term_table", type=path_argument, metavar="CSV", help=text)
-    text = "views of each picture that are embedded: 2 with the mirrored one, 4 with both in grey"
-    add("--views", type=int, choices=(1, 2, 4), default=1, help=text)
+    text = "support: instead, put them beside the support photographs from which alone they were made (mode frozen)"
+    add("--synthetic_in", choices=("training", "support"), default="training", help=text)
+    text = "data: each is a photograph; prior: all of a condition count as one photograph (modes frozen and gallery)"
+    add("--synthetic_as", choices=("data", "prior"), default="data", help=text)
+    add_knowledge(add)
+    text = "views of each picture that are embedded: 2 with the mirrored one, 4 with both in grey, 10: five crops and "
+    text += "their mirrored ones"
+    add("--views", type=int, choices=sorted(VIEWS), default=1, help=text)
     add("--frequent_from", type=int, default=7, help="patients from which on a condition is frequent (mode gallery)")
     add("--seed", "--seeds", type=int, nargs="+", default=[0], help="one or more, for episodes and training")
     add("--num_train_epochs", type=int, default=PAPER_EPOCHS, help="for mode train")
     add("--train_episodes", type=int, default=PAPER_TRAIN_EPISODES, help="per epoch, for mode train")
     add("--learning_rate", type=float, default=PAPER_LEARNING_RATE, help="constant, for mode train")
-    add("--mixed_precision", choices=("no", "fp16", "bf16"), help="(default: the setting of accelerate launch)")
-    add("--eval_batch_size", type=int, default=32, help="images per step and process")
-    add("--output_dir", type=path_argument, required=True, help="folder for the results; replaces those of other runs")
-    add("--cache_dir", type=path_argument, default=default_cache_dir(), help="where decoded photographs are kept")
-    add("--resume_from_checkpoint", choices=("latest",), help="continue the run in --output_dir where it stopped")
+    add_computing(add)
+    add_output(add)
     args = parser.parse_args(argv)
     check_args(parser, args)
     if args.mode != "train":
@@ -130,8 +126,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if args.mode == "train":
         if len(args.backbone) > 1 or args.backbone[0].endswith(".onnx"):
             parser.error("--mode train trains one backbone, which must not be an .onnx file")
-        if args.views > 1 or args.head or args.knowledge != "none":
-            parser.error("--views, --head and --knowledge require --mode frozen or gallery")
+        if args.views > 1 or args.head or args.knowledge != "none" or args.synthetic_as != "data":
+            parser.error("--views, --head, --knowledge and --synthetic_as require --mode frozen or gallery")
     if args.mode == "frozen" and args.protocol == "paper" and args.k_shot > 1:
         parser.error("--protocol paper tests 1-shot whatever --k_shot: it requires --mode train, or --protocol strict")
     if args.mode == "gallery":
@@ -139,8 +135,16 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
             parser.error("--mode gallery draws nothing and has methods of its own: leave out --head, give one --seed")
         if args.synthetic_dataset and args.protocol == "paper":
             parser.error("--mode gallery with --synthetic_dataset requires --protocol strict")
-    if args.synthetic_dataset and any(name.endswith(".onnx") for name in args.backbone):
-        parser.error("--synthetic_dataset requires backbones other than .onnx files")
+    if (args.synthetic_dataset or args.views not in (1, 2, 4)) and any(n.endswith(".onnx") for n in args.backbone):
+        parser.error("--synthetic_dataset and --views 10 require backbones other than .onnx files")
+    if args.synthetic_in == "support" and (args.mode, args.protocol) != ("frozen", "strict"):
+        parser.error("--synthetic_in support requires --mode frozen and --protocol strict")
+    if (args.synthetic_in, args.synthetic_as) != ("training", "data") and not args.synthetic_dataset:
+        parser.error("--synthetic_in and --synthetic_as require --synthetic_dataset; name the folder of the images")
+    if args.ensemble == "chosen" and len(args.backbone) < 2:
+        parser.error("--ensemble chosen requires several backbones to choose from")
+    if args.head == TRANSDUCTIVE_HEAD and args.knowledge != "none":
+        parser.error(f"--head {TRANSDUCTIVE_HEAD} uses no terms; leave out --knowledge")
     if args.knowledge == "none" and (args.term_table or args.head == KNOWING_HEAD):
         parser.error(f"--term_table and --head {KNOWING_HEAD} require --knowledge terms")
 
@@ -150,13 +154,18 @@ def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None, knowledge: o
     what = {"train": TRAINED_HEAD, "frozen": args.head, "gallery": "gallery discriminant"}[args.mode]
     episodes = None if args.mode == "gallery" else f"{args.n_way}-way {args.k_shot}-shot {args.mode}"
     alignment = {None: None, "none": "whole images"}.get(args.align_faces, f"faces aligned by {args.align_faces}")
+    synthetic = f"+ synthetic ({' and '.join(mix.generators)})" if mix else None
+    if mix and (args.synthetic_in, args.synthetic_as) != ("training", "data"):
+        synthetic += f" in {args.synthetic_in} as {args.synthetic_as}"
     parts = [
         what,
+        "transductive" if args.head == TRANSDUCTIVE_HEAD else None,
         episodes,
+        "networks chosen on inner folds" if args.ensemble == "chosen" else None,
         f"{args.views} views" if args.views > 1 else None,
         f"{args.resolution} px" if args.resolution else None,
         alignment,
-        f"+ synthetic ({' and '.join(mix.generators)})" if mix else None,
+        synthetic,
         knowledge.name() if knowledge else None,
     ]
     return ", ".join(part for part in parts if part)
@@ -188,17 +197,21 @@ def main(args: argparse.Namespace) -> None:
     check_name(args.dataset_name, "build it with rdface_dataset.py")
     for name in args.synthetic_dataset or ():
         check_name(name, "make it with a generator's script, such as train_dreambooth.py")
-    sources = [args.dataset_name, *(args.synthetic_dataset or ()), *(args.backbone_weights or args.backbone)]
-    work_offline_if_unreachable(sources)
+    opened = [args.dataset_name, *(args.synthetic_dataset or ()), *(args.backbone_weights or args.backbone)]
+    work_offline_if_unreachable(opened)
 
+    import numpy as np
     from datasets import disable_progress_bars
 
     from classification.embeddings import content_digest, decode, embed
+    from classification.few_shot_inputs import open_networks
     from classification.few_shot_run import is_finished, run_fold
+    from classification.knowledge import open_knowledge
     from classification.study_inputs import Job, open_study
     from curation.opening import load_images
     from generation import episode_fill
     from generation.synthetic_mix import open_mix
+    from generation.synthetic_uses import uses_of_images
     from harness.launched_processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 
     accelerator = open_accelerator(args.mixed_precision)
@@ -208,16 +221,20 @@ def main(args: argparse.Namespace) -> None:
     with accelerator.main_process_first():  # the first process fills the caches
         images = load_images(args.dataset_name, args.dataset_config_name)
         mix = open_mix(args.synthetic_dataset, None, images, args.protocol) if args.synthetic_dataset else None
-    knowledge = open_terms(images, args) if args.knowledge == "terms" else None
+    knowledge = open_knowledge(images, args.term_table, []) if args.knowledge == "terms" else None
     folds = open_folds(images, args)
     jobs = [
         Job(seed, side, args.output_dir / "folds" / f"seed{seed}_fold{fold.number}")
         for seed in args.seed
         for fold in folds
-        for side in with_synthetic(fold, mix, images, seed, args.mode)
+        for side in with_synthetic(fold, mix, images, seed, args)
     ]
+    sources = None
+    if args.synthetic_in == "support":
+        sources = episode_fill.support_sources(mix, episode_fill.photograph_columns(mix, images))
     with accelerator.main_process_first():
-        networks = open_networks(images, folds, args)
+        named = (args.backbone, args.backbone_weights, args.resolution, args.align_faces, args.mode == "train")
+        networks = open_networks(*named, images, folds)
 
     # ---- the study, and what is left to do of it
     digests = {"fingerprint": images._fingerprint, "backbone_sha256": content_digest(networks)}
@@ -229,9 +246,10 @@ def main(args: argparse.Namespace) -> None:
     names = {"backbone": backbone_name(args), "recipe": recipe_name(args, mix, knowledge)}
     labels = images.with_format("numpy")["label"][:]
     study = open_study(images, labels, networks[0].backbone, names, settings_digest(settings))
-    study.knowledge = knowledge
+    study.knowledge, study.sources = knowledge, sources
     if mix:
         study.append_synthetic(mix.as_predicted(), mix.as_guarded())
+        study.uses = uses_of_images(mix, np.full(len(mix.labels), args.synthetic_as), [])
     finished = in_main_process(accelerator, lambda: [is_finished(study, job) for job in jobs])  # so that all agree
     pending = [job for job, is_done in zip(jobs, finished, strict=True) if not is_done]
     accelerator.print(summary(accelerator, study, jobs, len(jobs) - len(pending), args))
@@ -240,12 +258,13 @@ def main(args: argparse.Namespace) -> None:
     parts = [images, *(mix.parts if mix else ())]
     if study.backbone:
         study.pixels = decode(accelerator, parts, networks[0], args.cache_dir)
-    if mix:
-        for job in jobs:
-            episode_fill.refuse_copies(mix, job.fold, study.guarded, study.pixels.records)
+    if sources:
+        episode_fill.support_sources(mix, study.guarded, episode_fill.copies_in(study.pixels.records))
+    for job in jobs if mix else ():
+        episode_fill.refuse_copies(mix, job.fold, study.guarded, study.pixels.records)
     embeddings = []
     if args.mode != "train" and pending:
-        seen = (VIEWS[: args.views], args.cache_dir, args.eval_batch_size)
+        seen = (VIEWS[args.views], args.cache_dir, args.eval_batch_size)
         embeddings = [embed(accelerator, network, parts, *seen) for network in networks]
     disable_progress_bars()  # of `datasets`: the files written from here on take a moment
 
@@ -265,87 +284,26 @@ def main(args: argparse.Namespace) -> None:
 
 def open_folds(images: datasets.Dataset, args: argparse.Namespace) -> list[protocols.Fold]:
     """The folds asked for, none of which leaks: of conditions for episodes, the dataset's own for a gallery."""
-    import dataclasses
+    from classification.few_shot_inputs import episode_folds, gallery_folds
 
-    import numpy as np
-
-    from classification.episodes import paper_condition_folds, rows_of_fold, strict_condition_folds
-    from classification.study_inputs import open_folds
-    from curation.leak_guard import check_fold
-
-    if args.mode == "gallery" and args.protocol == "strict":
-        return open_folds(images, "strict", args.fold)
-    if args.mode == "gallery":  # one gallery: everything outside the published test side
-        (side,) = protocols.training_sides(images, "paper", args.fold)
-        return [dataclasses.replace(side, number=0)]
-    labels, groups = np.array(images["label"][:]), np.array(images["group_id"][:])
-    if args.protocol == "paper":
-        of_conditions = paper_condition_folds(labels.tolist(), images.features["label"].names)
-    else:
-        of_conditions = strict_condition_folds(labels.tolist(), groups.tolist(), args.n_way, args.k_shot)
-    if args.fold is not None:
-        if args.fold >= len(of_conditions):
-            raise InputError(f"--fold {args.fold}: there are {len(of_conditions)} folds of conditions here, from 0 on")
-        of_conditions = [of_conditions[args.fold]]
-    folds = [rows_of_fold(fold, labels, groups, args.protocol) for fold in of_conditions]
-    for fold in folds:
-        check_fold(fold, images)
-    check_enough(folds, labels, groups, args)
-    return folds
-
-
-def check_enough(folds: list[protocols.Fold], labels: object, groups: object, args: argparse.Namespace) -> None:
-    """Raise ProtocolError, before anything is decoded, if a side has too few conditions for an episode."""
-    import numpy as np
-
-    from classification.episodes import draw_episodes
-
-    strict = args.protocol == "strict"
-    shots = {"test": args.k_shot if strict else 1}
-    if args.mode == "train":
-        shots |= {"val": 1} if not strict else {}
-        shots |= {"train": args.k_shot} if not args.synthetic_dataset else {}
-    for fold in folds:
-        for side, k_shot in shots.items():
-            drawn = (getattr(fold, side), labels, groups, args.n_way, k_shot, 1, np.random.default_rng(0), strict)
-            try:
-                draw_episodes(*drawn)
-            except protocols.ProtocolError as error:
-                raise protocols.ProtocolError(f"fold {fold.number}, {side} conditions: {error}") from None
+    if args.mode == "gallery":
+        return gallery_folds(images, args.protocol, args.fold)
+    trained = (0 if args.synthetic_dataset else args.k_shot) if args.mode == "train" else None
+    k_shot = args.k_shot if args.protocol == "strict" else 1
+    return episode_folds(images, args.protocol, args.fold, args.n_way, k_shot, trained)
 
 
 def with_synthetic(
-    fold: protocols.Fold, mix: SyntheticMix | None, images: datasets.Dataset, seed: int, mode: str
+    fold: protocols.Fold, mix: SyntheticMix | None, images: datasets.Dataset, seed: int, args: argparse.Namespace
 ) -> list[protocols.Fold]:
-    """The fold with synthetic images on its training side, if there are any; LeakError for one that must not be."""
+    """The fold with synthetic images on its training side, if they belong there; LeakError for one that must not be."""
     from generation.episode_fill import fill_up
 
-    if mix is None:
+    if mix is None or args.synthetic_in == "support":
         return [fold]
-    return mix.extend([fold], images, seed) if mode == "gallery" else [fill_up(mix, fold, images, FILLED_UP_TO, seed)]
-
-
-def open_terms(images: datasets.Dataset, args: argparse.Namespace) -> object:
-    """What is annotated of the dataset's conditions (classification.knowledge.Knowledge)."""
-    from classification.knowledge import open_knowledge
-
-    return open_knowledge(images, args.term_table, [])
-
-
-def open_networks(images: datasets.Dataset, folds: list[protocols.Fold], args: argparse.Namespace) -> list[Network]:
-    """The networks, once they are known to have learnt from no held-out photograph."""
-    from classification.embeddings import open_network
-    from classification.study_inputs import refuse_backbone_that_saw_held_out
-
-    networks = []
-    for number, name in enumerate(args.backbone):
-        weights = args.backbone_weights[number] if args.backbone_weights else None
-        weights = None if weights is None or str(weights) == "own" else weights
-        network = open_network(name, weights, args.resolution, args.align_faces, paper_input=args.mode == "train")
-        if network.backbone:
-            refuse_backbone_that_saw_held_out(network.backbone, Path(name).name, images, folds)
-        networks.append(network)
-    return networks
+    if args.mode == "gallery":
+        return mix.extend([fold], images, seed)
+    return [fill_up(mix, fold, images, FILLED_UP_TO, seed)]
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -358,7 +316,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     k_shot = args.k_shot if args.protocol == "strict" else 1
     head = args.head or TRAINED_HEAD
     of_test = (args.n_way, k_shot, args.test_episodes, training, args.frequent_from, args.eval_batch_size)
-    return Plan(args.mode, head, *of_test)
+    return Plan(args.mode, head, *of_test, args.ensemble == "chosen", args.synthetic_as == "prior")
 
 
 def summary(accelerator: Accelerator, study: Study, jobs: list[Job], n_done: int, args: argparse.Namespace) -> str:
@@ -397,6 +355,7 @@ def finish(
     print(few_shot_results.table_of(results))
     dataset = {"fingerprint": study.images._fingerprint, "config_name": study.images.config_name}
     record = run_record(vars(args), PACKAGES, started) | {"dataset": dataset, "backbone_sha256": sha256}
+    record["simulated"] = study.is_simulated
     record |= {"mixed_precision": accelerator.mixed_precision, **device_record(accelerator)}
     record["folds"] = [read_json(folder / "fold.json", "delete its folder") for folder in folders]
     write_json(out / "run.json", record)

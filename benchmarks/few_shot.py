@@ -1,7 +1,8 @@
 """Frozen features against the published few-shot recipe, and galleries, as docs/few_shot_plan.md says.
 
     OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts frozen gallery
-    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts trained_5way_fold0
+    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts trained_5way_fold0 short_10way
+    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts random_swin_t random_vggface
     OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts real --attributes_dir REAL \\
         --faces_dir FACES --weights squeezenet1_0=FILE mobilenet_v2=FILE --face_embedder mobilefacenet.onnx
 
@@ -15,14 +16,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from classification.episodes import accuracy_interval
 from harness.commands import Parser
 from harness.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 MINIATURE = str(ROOT / "demo_models" / "backbone")
 SEED, N_IMAGES = 2801, 456
+SHORT = ("--train_episodes", 100, "--num_train_epochs", 2)  # a thirtieth of the paper's training
+SHORTEST = ("--train_episodes", 30, "--num_train_epochs", 2)  # of large networks
+ASKED = ["seed", "fold", "episode", "query"]  # what a question is known by in episodes.parquet
 KEPT = ("metrics", "heads", "methods", "chance", "n_episodes", "n_test", "n_subjects", "n_classes_tested", "recipe")
 
 
@@ -63,6 +70,37 @@ def measure(args: argparse.Namespace, name: str, dataset: Path, *flags: object) 
     return read_json(file, "delete it, and it is measured anew")
 
 
+def compared(args: argparse.Namespace, trained: str, frozen: str) -> dict:
+    """How much better the frozen discriminant answers the same questions than the trained network, with its interval
+    for new conditions and subjects; kept in a file of its own."""
+    file = args.results_dir / f"{trained}_difference.json"
+    if not file.is_file():
+        tables = [pd.read_parquet(args.work_dir / "runs" / name / "episodes.parquet") for name in (trained, frozen)]
+        both = tables[0].merge(tables[1][[*ASKED, "right_discriminant"]], on=ASKED, validate="one_to_one")
+        if len(both) < len(tables[0]):
+            raise SystemExit(f"{trained} and {frozen} were not asked the same questions")
+        gain = (both["right_discriminant"] - both["right_prototypes"]).to_numpy()
+        of_questions = (both["label"].to_numpy(), both["subject"].tolist())
+        bounds = accuracy_interval((gain + 1) / 2, *of_questions)  # from -1..1 to 0..1, and back
+        low, high = (None if bound is None else 2 * bound - 1 for bound in bounds)
+        found = {"frozen_minus_trained": float(gain.mean()), "low": low, "high": high, "n_questions": len(both)}
+        write_json(file, found | {"n_conditions": int(both["label"].nunique())})
+    return read_json(file, "delete it, and it is measured anew")
+
+
+def random_weights(args: argparse.Namespace, name: str) -> Path:
+    """A file of the network's weights as its library initialises them, seed 0."""
+    file = args.work_dir / f"random_{name}.pth"
+    if not file.is_file():
+        import torch
+
+        from classification.backbones import load_backbone
+
+        torch.manual_seed(0)
+        torch.save(load_backbone(name, pretrained=False).network.state_dict(), file)
+    return file
+
+
 def print_scores(name: str, results: dict) -> None:
     for head, score in results.get("heads", {}).items():
         print(f"{name:34}{head:24}{100 * score['mean']:6.2f}  n {results['n_episodes']} episodes")
@@ -78,7 +116,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--work_dir", type=Path, required=True, help="datasets, pixels and runs; kept")
     parser.add_argument("--results_dir", type=Path, default=ROOT / "benchmarks" / "results" / "few_shot")
-    text = "frozen, gallery, real, trained_Wway_foldF (the miniature), mobilenet_v2_fold0"
+    text = "frozen, gallery, real, trained_Wway_foldF (the miniature by the paper's recipe), short_Wway (two epochs of "
+    text += "100 episodes), mobilenet_v2, random_swin_t, random_vggface (two epochs of 30 episodes)"
     parser.add_argument("--parts", nargs="+", required=True, help=text)
     parser.add_argument("--attributes_dir", type=Path, help="folder with few, a curator's folder")
     parser.add_argument("--faces_dir", type=Path, help="a curator's folder of photographs of some adults")
@@ -96,10 +135,39 @@ def networks_of(args: argparse.Namespace) -> dict[str, tuple]:
     return networks
 
 
+def measure_training(args: argparse.Namespace, part: str) -> dict[str, dict]:
+    """A training by the paper's recipe, or a shorter one, and frozen features of the same weights, same questions."""
+    network, fold, length = ("--backbone", MINIATURE), ("--fold", 0), ()
+    way = 5
+    if part.startswith("trained_"):
+        way, number = map(int, part.removeprefix("trained_").split("way_fold"))
+        fold = ("--fold", number)
+    elif part.startswith("short_"):
+        way, length = int(part.removeprefix("short_").removesuffix("way")), SHORT
+        fold = () if way == 5 else fold
+    elif part == "mobilenet_v2":
+        network, length = (*networks_of(args)["mobilenet_v2"], "--align_faces", "none"), SHORTEST
+    else:
+        name = part.removeprefix("random_")
+        network, length = ("--backbone", name, "--backbone_weights", random_weights(args, name)), SHORTEST
+        network = (*network, "--resolution", 112)
+    dataset, asked = simulated(args.work_dir), ("--protocol", "paper", "--n_way", way, *fold)
+    frozen = f"simulated_frozen_{part.removeprefix('trained_')}"
+    found = {
+        frozen: measure(args, frozen, dataset, "--mode", "frozen", *network, *asked),
+        f"simulated_{part}": measure(args, f"simulated_{part}", dataset, "--mode", "train", *network, *asked, *length),
+    }
+    difference = compared(args, f"simulated_{part}", frozen)
+    points = [100 * difference[name] for name in ("frozen_minus_trained", "low", "high")]
+    print("{}: frozen minus trained {:+.1f} [{:+.1f}, {:+.1f}] points".format(part, *points))
+    for curve in found[f"simulated_{part}"]["learning_curves"]:
+        print("loss by epoch:", *(f"{point['loss']:.3f}" for point in curve))
+    return found
+
+
 def main(args: argparse.Namespace) -> None:
     args.results_dir.mkdir(parents=True, exist_ok=True)
     found = {}
-    paper = ("--backbone", MINIATURE, "--protocol", "paper")
     for part in args.parts:
         if part == "frozen":
             for way in (5, 10, 15):
@@ -110,20 +178,8 @@ def main(args: argparse.Namespace) -> None:
         elif part == "gallery":
             flags = ("--mode", "gallery", "--backbone", MINIATURE, "--views", 4)
             found[part] = measure(args, "simulated_gallery", simulated(args.work_dir), *flags)
-        elif part.startswith("trained_"):
-            way, fold = part.removeprefix("trained_").split("way_fold")
-            flags = ("--mode", "train", *paper, "--n_way", way, "--fold", fold)
-            found[part] = measure(args, f"simulated_{part}", simulated(args.work_dir), *flags)
-            frozen = ("--mode", "frozen", *paper, "--n_way", way, "--fold", fold)
-            name = f"simulated_frozen_{way}way_fold{fold}"
-            found[name] = measure(args, name, simulated(args.work_dir), *frozen)
-        elif part == "mobilenet_v2_fold0":
-            network = (*networks_of(args)["mobilenet_v2"], "--align_faces", "mtcnn", "--protocol", "paper", "--fold", 0)
-            trained = ("--mode", "train", *network, "--num_train_epochs", 2)
-            found[part] = measure(args, "simulated_trained_mobilenet_v2", simulated(args.work_dir), *trained)
-            frozen = ("--mode", "frozen", *network)
-            name = "simulated_frozen_mobilenet_v2"
-            found[name] = measure(args, name, simulated(args.work_dir), *frozen)
+        elif part.startswith(("trained_", "short_", "mobilenet", "random_")):
+            found |= measure_training(args, part)
         elif part == "real":
             folders = {"attributes": args.attributes_dir / "few", "faces": args.faces_dir}
             for data, folder in folders.items():

@@ -40,7 +40,7 @@ from simulation import corpus, photography
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "knowledge_gain"
 FRESH_RANKS = (1, 3, 8, 10, 11, 19, 21, 24, 33, 34, 42, 45, 47, 50, 58, 70, 75, 81, 82, 83, 85, 90, 101)
-CORPORA = {"study": (71, 600), "readers": (72, 480), "true_people": (73, 276), "103": (74, 456)}  # seed, photographs
+CORPORA = {"study": (81, 600), "readers": (84, 480), "true_people": (85, 276), "103": (87, 456)}  # seed, photographs
 HELD_OUT_FOLDS = (0, 1)
 MISSING = (0.2, 0.4, 0.6)  # shares of each class's annotations
 WRONG = 0.2  # share of each class's annotations that name another term

@@ -21,7 +21,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from imaging.face_embeddings import load_embedder
 from scipy.stats import binomtest
 
 from curation.curated_rows import Row
@@ -29,6 +28,7 @@ from curation.same_person import FALSE_ALARM, face_vectors, false_alarm_cosine
 from harness.commands import Parser, path_argument
 from harness.files import write_json
 from harness.real_or_simulated import SIMULATED_SOURCE
+from imaging.face_embeddings import load_embedder
 from imaging.faces import load_detector
 
 CLASSES = {"simulated": "SIMULATED people", "real": "adults"}

@@ -49,7 +49,7 @@ from curation.leak_guard import Guard
 from curation.made_from import WORDS
 from curation.opening import load_synthetic
 from harness.commands import Parser
-from harness.files import write_json
+from harness.files import read_json, write_json
 from phenotyping import condition_prior, phenotypes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,18 +81,18 @@ def build(work_dir: Path, name: str) -> Path:
 
 def paint(work_dir: Path, name: str, of: Sequence[str], n_images: int, table: Path | None = None) -> Path:
     """The folder of n_images images by words of each of these conditions, painted unless it holds them already."""
-    folder = work_dir / name
     flags = ["--dataset_name", build(work_dir, "others"), "--fold", 0, "--seed", 0, "--prompts_from", "conditions"]
     flags += ["--pretrained_model_name_or_path", BASE, "--guidance_scale", 3]
-    flags += ["--num_images", n_images, "--sample_batch_size", 16, "--conditions", *of, "--output_dir", folder]
-    flags += ["--cache_dir", work_dir / "pixels", *(("--term_table", table) if table else ())]
-    return sampled(folder, flags)
+    flags += ["--sample_batch_size", 12, "--conditions", *of, *(("--term_table", table) if table else ())]
+    return sampled(work_dir / name, n_images, flags)
 
 
-def sampled(folder: Path, flags: list) -> Path:
+def sampled(folder: Path, n_images: int, flags: list) -> Path:
     """The images in an output folder of train_dreambooth.py, made by these flags unless they are there."""
-    if not (folder / "run.json").is_file():
+    record = read_json(folder / "run.json", "delete it") if (folder / "run.json").is_file() else {}
+    if record.get("arguments", {}).get("num_images", 0) < n_images:
         resume = ["--resume_from_checkpoint", "latest"] if (folder / "settings.json").is_file() else []
+        flags = [*flags, "--num_images", n_images, "--output_dir", folder, "--cache_dir", folder.parent / "pixels"]
         launch("train_dreambooth.py", *flags, *resume)
     return folder / "fold0" / "synthetic"
 
@@ -295,9 +295,8 @@ class AdapterStudy:
         flags = ["--dataset_name", self.dataset, "--fold", ADAPTER_FOLD, "--k_shot", k, "--seed", seed]
         flags += ["--pretrained_model_name_or_path", BASE, "--guidance_scale", 1.5]
         flags += ["--rank", 8, "--learning_rate", 3e-3, "--max_train_steps", ADAPTER_STEPS, "--adapters_per_batch", 8]
-        flags += ["--instance_prompt", "photo of a {rare_token} child{with_terms}", "--num_images", ADAPTER_IMAGES]
-        flags += ["--sample_batch_size", 16, "--cache_dir", self.work_dir / "pixels", "--output_dir", folder]
-        images = open_images(sampled(folder, flags), self.people.names, self.terms, self.features)
+        flags += ["--instance_prompt", "photo of a {rare_token} child{with_terms}", "--sample_batch_size", 12]
+        images = open_images(sampled(folder, ADAPTER_IMAGES, flags), self.people.names, self.terms, self.features)
         return protocols.k_shot(self.fold, self.people.labels.tolist(), int(k), seed), images
 
     def draw(self, k: str, seed: int) -> dict:

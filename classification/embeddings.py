@@ -1,7 +1,8 @@
 """Embeddings of photographs by one network or several: any backbone, or a face-recognition network in an ONNX file.
 
 A recognition network gets the faces as it was trained on them: 112 px, cut out by five landmarks. Each picture can be
-seen in several views (few_shot_names.VIEWS), each of which goes through the network once.
+seen in several views (few_shot_names.VIEWS), each of which goes through the network once; crops are for backbones only,
+because a recognition network has its own places of a face.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 
 from classification.backbones import Backbone, load_backbone
 from classification.extraction import features_of
+from classification.few_shot_names import CROPPED_SIDE, CROPS, GREY_VIEWS
 from harness.errors import InputError, one_line
 from harness.weights_digest import weights_sha256
 from imaging.face_embeddings import Embedder, load_embedder
@@ -64,7 +66,7 @@ def open_network(
 
 
 class Viewed:
-    """Pictures (n, side, side, 3) uint8 in one of VIEWS, made when rows are read; memory maps are not copied."""
+    """Pictures (n, side, side, 3) uint8 in one view of VIEWS, made when rows are read; memory maps are not copied."""
 
     def __init__(self, uint8: np.ndarray | JoinedArrays, view: str):
         self.uint8, self.view = uint8, view
@@ -74,12 +76,26 @@ class Viewed:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         pictures = np.asarray(self.uint8[rows])
+        if (crop := self.view.removesuffix(", mirrored")) in CROPS:
+            pictures = np.stack([cropped(picture, crop) for picture in pictures])
         if "mirrored" in self.view:
             pictures = pictures[:, :, ::-1]
         if "grey" in self.view:
             grey = np.rint(pictures @ np.array(GREY_WEIGHTS, np.float32)).astype(np.uint8)
             pictures = np.repeat(grey[..., None], 3, axis=-1)
         return np.ascontiguousarray(pictures)
+
+
+def cropped(picture: np.ndarray, crop: str) -> np.ndarray:
+    """CROPPED_SIDE of the sides of a picture (h, w, 3) uint8, in one of CROPS, enlarged (bicubic) to h x w again."""
+    height, width = picture.shape[:2]
+    spare = np.array([width, height]) * (1 - CROPPED_SIDE)
+    share = {"left": 0.0, "right": 1.0, "top": 0.0, "bottom": 1.0}
+    words = crop.split()
+    left = next((share[word] for word in words if word in ("left", "right")), 0.5) * spare[0]
+    top = next((share[word] for word in words if word in ("top", "bottom")), 0.5) * spare[1]
+    box = (left, top, left + width - spare[0], top + height - spare[1])
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
 def decode(accelerator: Accelerator, parts: Sequence[datasets.Dataset], network: Network, cache_dir: Path) -> Pixels:
@@ -101,7 +117,8 @@ def embed(
     """Embeddings (n, views, d) float32 of unit length, of all rows of the datasets, alike on all processes.
 
     Those of a backbone are probe_features: signed square roots, all places of a map. Raises InputError that names an
-    image which cannot be decoded, or whose embedding is not finite."""
+    image which cannot be decoded, or whose embedding is not finite, and ValueError for crops of a recognition network's
+    picture."""
     n = sum(map(len, parts))
     if network.embedder:
         of_views = [_recognised(network, parts, view, batch_size) for view in views]
@@ -124,6 +141,8 @@ def _ids(part: datasets.Dataset) -> list[str]:
 
 def _recognised(network: Network, parts: Sequence[datasets.Dataset], view: str, batch_size: int) -> np.ndarray:
     """Embeddings (n, d) of the largest face of each photograph; without a face, of the whole photograph."""
+    if view not in GREY_VIEWS:
+        raise ValueError(f"a recognition network has no view {view}")
     detector = load_detector(network.detector, "cpu")
     vectors = []
     for part in parts:

@@ -4,6 +4,7 @@ import pandas as pd
 
 from classification import retrieval
 from classification.episodes import accuracy_interval
+from classification.few_shot_names import TRANSDUCTIVE_HEAD
 from scoring import run_scores
 
 
@@ -16,12 +17,14 @@ def results_of(
 ) -> dict:
     """The content of results.json, from the rows of episodes.parquet and predictions.parquet.
 
-    of_test: head, ways and shots of episodes; None for a gallery. See episode_results and retrieval.summaries."""
+    of_test: head, ways and shots of episodes; None for a gallery. `transductive` says whether the head saw all queries
+    of an episode at once, so that nobody ranks it with heads that see one. See episode_results, retrieval.summaries."""
     if of_test is None:
         scores = run_scores.score(predictions)
         return scores | {"frequent_from": frequent_from, "methods": retrieval.summaries(episodes)}
     head, n_way, k_shot = of_test
-    return episode_results(episodes, head, n_way, n_classes) | {"n_way": n_way, "k_shot": k_shot}
+    of_test = {"n_way": n_way, "k_shot": k_shot, "transductive": head == TRANSDUCTIVE_HEAD}
+    return episode_results(episodes, head, n_way, n_classes) | of_test
 
 
 def episode_results(episodes: pd.DataFrame, head: str, n_way: int, n_classes: int) -> dict:
@@ -72,4 +75,5 @@ def table_of(results: dict) -> str:
                     lines.append(f"{method:22}{gallery:10}{side:10}{cells}")
         return "\n".join(lines)
     title = f"{results['n_episodes']} episodes, {results['n_way']}-way, chance {100 * results['chance']:.1f} %"
+    title += ", TRANSDUCTIVE: all queries of an episode were seen at once" if results["transductive"] else ""
     return "\n".join([title, *(f"{head:26}{cell(score):>22}" for head, score in results["heads"].items())])

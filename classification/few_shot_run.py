@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,18 @@ from accelerate import Accelerator
 
 from classification import retrieval, run_results
 from classification.embeddings import averaged, side_by_side
+from classification.ensembles import choose_networks
 from classification.episodes import Episodes, draw_episodes, episode_table, hits
-from classification.few_shot_names import HEADS, KNOWING_HEAD, TRAINED_HEAD
+from classification.few_shot_names import HEADS, KNOWING_HEAD, TRAINED_HEAD, TRANSDUCTIVE_HEAD
 from classification.fine_tuning import Checkpoint
+from classification.knowledge import Knowledge
 from classification.knowledge_choice import choose, fit_informed_probe, span
 from classification.knowledge_prior import Teachers
-from classification.linear_probe import fit_linear_probe
+from classification.linear_probe import fit_linear_probe, inner_losses
 from classification.prototype_training import Training, fit_prototypes, trained_scores
 from classification.prototypes import (
     HeadChoice,
+    Statistics,
     choose_heads,
     fit_statistics,
     head_scores,
@@ -27,7 +30,9 @@ from classification.prototypes import (
     probabilities,
 )
 from classification.study_inputs import Job, Study
-from classification.synthetic_teachers import SyntheticRows
+from classification.support_filling import Filling, fill_support
+from classification.synthetic_teachers import SyntheticRows, mean_images
+from classification.transductive import transductive_scores
 from curation.leak_guard import Guard, columns_for_guard
 from curation.opening import photograph_sha256
 from harness.files import read_json, write_atomically, write_json
@@ -48,6 +53,8 @@ class Plan:
     training: Training
     frequent_from: int  # patients of a frequent condition
     eval_batch_size: int
+    chosen_ensemble: bool = False  # whether networks are chosen, rather than all taken
+    synthetic_as_prior: bool = False  # whether the synthetic images of a condition together count as one photograph
 
 
 def guard_of(study: Study, job: Job) -> Guard:
@@ -114,30 +121,88 @@ def trained_episodes(
 def frozen_episodes(
     _: Accelerator, study: Study, job: Job, plan: Plan, guard: Guard, embeddings: Sequence[np.ndarray]
 ) -> tuple:
-    """Episodes answered by every head on the same frozen features."""
-    features, labels, groups = averaged(embeddings), study.labels, study.groups
+    """Episodes answered by every head on the same frozen features, or by the transductive head alone."""
+    labels, groups, n = study.labels, study.groups, len(study.images)
     base = guard.admit(job.fold.train, "prototypes")
-    episodes = asked_episodes(study, job, plan)
+    photographs, synthetic = base[base < n], base[base >= n]
     apart = job.fold.protocol == "strict"
-    choices = choose_heads(features, labels, groups, base, plan.n_way, plan.k_shot, job.seed, subjects_apart=apart)
-    statistics = fit_statistics(features, labels, base)
-    scores = {head: head_scores(head, features, episodes, statistics, choices[head].setting) for head in HEADS}
-    notes = {}
+    asked = (labels, groups, photographs, plan.n_way, plan.k_shot, job.seed)  # nothing is chosen on synthetic images
+
+    def loss(features: np.ndarray) -> float:
+        (choice,) = choose_heads(features, *asked, heads=("discriminant",), subjects_apart=apart).values()
+        return np.inf if choice.loss is None else choice.loss
+
+    kept, notes = kept_networks(embeddings, plan, loss)
+    features = averaged([embeddings[number] for number in kept])
+    episodes = asked_episodes(study, job, plan)
+    filling = None
+    if study.sources:
+        filling = fill_support(episodes, study.sources, labels, job.fold.train, plan.synthetic_as_prior)
+        notes["filled_supports"] = float((filling.totals > 0).mean())
+    if plan.head == TRANSDUCTIVE_HEAD:
+        scores = {TRANSDUCTIVE_HEAD: transductive_scores(features, episodes, filling)}
+        choices = {TRANSDUCTIVE_HEAD: HeadChoice(None, 1.0)}  # the scores are logs of shares that add up to 1
+        return (*answers(study, episodes, scores, choices, TRANSDUCTIVE_HEAD), notes)
+    choices = choose_heads(features, *asked, subjects_apart=apart)
+    taught = teachers_of(study, features, photographs, synthetic, plan.synthetic_as_prior)
+    statistics = fit_statistics(taught.features, taught.conditions, np.arange(len(taught)))
+    settings = {head: choices[head].setting for head in HEADS}
+    scores = {
+        head: head_scores(head, features, episodes, statistics, settings[head], filling=filling) for head in HEADS
+    }
     if study.knowledge is not None:
-        profiles = study.knowledge.profiles
-        centre, axes = span(features[base])
-        near = (features[base] - centre) @ axes.T
-        taught = Teachers(near, profiles[labels[base]], labels[base], np.zeros(len(base), int))
-        chosen = choose(taught, profiles, labels[base], groups[base])
-        notes["knowledge"] = dataclasses.asdict(chosen)
-        means = None
-        if chosen.used:
-            means = informed_means(features, labels, base, episodes, statistics.centre, profiles, chosen.shares)
+        means, notes["knowledge"] = means_by_terms(study, features, photographs, taught, statistics, episodes, filling)
         choices[KNOWING_HEAD] = choices["discriminant"]
-        setting = choices["discriminant"].setting
-        scores[KNOWING_HEAD] = head_scores("discriminant", features, episodes, statistics, setting, means)
+        of_head = (statistics, settings["discriminant"], means, filling)
+        scores[KNOWING_HEAD] = head_scores("discriminant", features, episodes, *of_head)
     notes["choices"] = {head: dataclasses.asdict(choice) for head, choice in choices.items()}
     return (*answers(study, episodes, scores, choices, plan.head), notes)
+
+
+def kept_networks(
+    embeddings: Sequence[np.ndarray], plan: Plan, loss: Callable[[np.ndarray], float]
+) -> tuple[list[int], dict]:
+    """Numbers of the networks whose embeddings are used, and a note of them if they were chosen; loss: in nats, of
+    features, on photographs of the training side."""
+    if not plan.chosen_ensemble:
+        return list(range(len(embeddings))), {}
+    kept = choose_networks(embeddings, loss)
+    return kept, {"networks": kept}
+
+
+def teachers_of(
+    study: Study, features: np.ndarray, photographs: np.ndarray, synthetic: np.ndarray, as_prior: bool
+) -> Teachers:
+    """The photographs and synthetic images of base conditions; of a condition's synthetic images the mean, as_prior."""
+    rows = photographs if as_prior else np.concatenate([photographs, synthetic])
+    labels = study.labels
+    profiles = (study.knowledge or Knowledge.of_nothing(study.label.num_classes)).profiles
+    teachers = Teachers(features[rows], profiles[labels[rows]], labels[rows], np.zeros(len(rows), int))
+    if as_prior and len(synthetic):
+        teachers = teachers.joined(mean_images(features, labels, synthetic, profiles, domain=0))
+    return teachers
+
+
+def means_by_terms(
+    study: Study,
+    features: np.ndarray,
+    photographs: np.ndarray,
+    taught: Teachers,
+    statistics: Statistics,
+    episodes: Episodes,
+    filling: Filling | None,
+) -> tuple[np.ndarray | None, dict]:
+    """Class means (e, w, d) that annotated terms draw, or None if these do not fit, and how that was found."""
+    labels, profiles = study.labels, study.knowledge.profiles
+    centre, axes = span(features[photographs])
+    near = (features[photographs] - centre) @ axes.T
+    of_photographs = labels[photographs]
+    teachers = Teachers(near, profiles[of_photographs], of_photographs, np.zeros(len(photographs), int))
+    chosen = choose(teachers, profiles, of_photographs, study.groups[photographs])
+    means = None
+    if chosen.used:
+        means = informed_means(features, labels, taught, episodes, statistics.centre, profiles, chosen.shares, filling)
+    return means, dataclasses.asdict(chosen)
 
 
 def answers(
@@ -165,13 +230,21 @@ def ranked_probes(
     _: Accelerator, study: Study, job: Job, plan: Plan, guard: Guard, embeddings: Sequence[np.ndarray]
 ) -> tuple:
     """The fold's probes ranked in its gallery by every method, with joined and with separate galleries."""
-    features, unit = averaged(embeddings), side_by_side(embeddings)
     labels, groups, n = study.labels, study.groups, len(study.images)
     gallery, probes = guard.admit(job.fold.train, "the gallery"), job.fold.test
+    photographs = gallery[gallery < n]
+
+    def loss(features: np.ndarray) -> float:
+        losses = inner_losses(features[photographs], labels[photographs], groups[photographs])
+        return np.inf if losses is None else float(losses.min())
+
+    kept, notes = kept_networks(embeddings, plan, loss)
+    embeddings = [embeddings[number] for number in kept]
+    features, unit = averaged(embeddings), side_by_side(embeddings)
     frequent = retrieval.frequent_conditions(labels[:n], groups[:n], plan.frequent_from)
     is_frequent = np.isin(labels, frequent)
     sides = {"joined": slice(None), "frequent": True, "rare": False}
-    tables, predictions, notes = [], None, {}
+    tables, predictions = [], None
     for name, side in sides.items():
         of_gallery = gallery if name == "joined" else gallery[is_frequent[gallery] == side]
         of_probes = probes if name == "joined" else probes[is_frequent[probes] == side]
@@ -186,7 +259,8 @@ def ranked_probes(
             tables.append(of_rows.assign(rank=rank, method=method, gallery=name))
         if name == "joined":
             found = probe.probabilities(features[of_probes], study.label.num_classes)
-            predictions, notes = study.image_columns.iloc[of_probes].assign(probabilities=list(found)), said
+            predictions = study.image_columns.iloc[of_probes].assign(probabilities=list(found))
+            notes |= said
     return pd.concat(tables), predictions, notes
 
 
@@ -195,22 +269,23 @@ def scores_of_methods(
 ) -> tuple:
     """method -> scores (p, C); the discriminant, and notes about it."""
     labels, groups, n_classes = study.labels, study.groups, study.label.num_classes
-    synthetic = gallery >= len(study.images)
-    learnt_from = (features, labels, groups, gallery[~synthetic], guard)
+    n = len(study.images)
+    synthetic = study.uses.rows(gallery, n) if study.uses else SyntheticRows.none()
+    learnt_from = (features, labels, groups, gallery[gallery < n], guard)
     notes = {}
-    if study.knowledge is None:
-        probe = fit_linear_probe(*learnt_from, gallery[synthetic])
+    if study.knowledge is None and not len(synthetic.prior):
+        probe = fit_linear_probe(*learnt_from, synthetic.data)
     else:
-        profiles = study.knowledge.profiles
-        as_data = SyntheticRows.as_data(gallery[synthetic], profiles.shape[1])
-        probe, choice = fit_informed_probe(*learnt_from, profiles, synthetic=as_data)
+        known = study.knowledge or Knowledge.of_nothing(n_classes)
+        probe, choice = fit_informed_probe(*learnt_from, known.profiles, synthetic=synthetic)
         notes["knowledge"] = dataclasses.asdict(choice)
     notes |= {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
+    shown = np.setdiff1d(gallery, synthetic.prior)  # a prior is no image that could be the nearest
     of_probe = np.full((len(probes), n_classes), -np.inf)
     of_probe[:, probe.classes] = probe.scores(features[probes])
     scores = {
-        "nearest_image": retrieval.class_similarities(unit[gallery], labels[gallery], unit[probes], n_classes),
+        "nearest_image": retrieval.class_similarities(unit[shown], labels[shown], unit[probes], n_classes),
         "discriminant": of_probe,
-        "unseen_discriminant": retrieval.unseen_scores(features, labels, groups, gallery, probes, n_classes),
+        "unseen_discriminant": retrieval.unseen_scores(features, labels, groups, shown, probes, n_classes),
     }
     return scores, probe, notes

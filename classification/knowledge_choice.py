@@ -163,8 +163,9 @@ def choose(
             if again == dataclasses.replace(choice, shrinkage=SHRINKAGE):
                 break
             choice = dataclasses.replace(again, shrinkage=choice.shrinkage)
+    # at the usual shrinkage: knowledge that does not fit seems to at the best of several
+    used = is_lower(losses[:, SHRINKAGES.index(SHRINKAGE)], chance, STANDARD_ERRORS)
     losses = losses[:, SHRINKAGES.index(choice.shrinkage)]
-    used = is_lower(losses, chance, STANDARD_ERRORS)
     temperature = inner_temperature(weighted, profiles, labels, groups, choice, directions) if used else None
     of_terms = {"left_out_loss": float(losses.mean()), "left_out_chance": float(chance.mean())}
     return dataclasses.replace(choice, used=used, temperature=temperature, **of_terms)

@@ -132,6 +132,16 @@ def choose_regularisation(features: np.ndarray, labels: np.ndarray, groups: np.n
     """Shrinkage and temperature of least log loss on inner folds of these images; None if there can be no such folds.
 
     features (n, d), labels (n,), groups (n,)."""
+    loss = inner_losses(features, labels, groups)
+    if loss is None:
+        return None
+    i, j = np.unravel_index(loss.argmin(), loss.shape)
+    return SHRINKAGES[i], TEMPERATURES[j]
+
+
+def inner_losses(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray | None:
+    """Mean log loss in nats on inner folds of these images, (SHRINKAGES, TEMPERATURES); None if there can be no such
+    folds. features (n, d), labels (n,), groups (n,)."""
     fold = inner_folds(labels, groups)
     if (fold < 0).all():
         return None
@@ -144,8 +154,7 @@ def choose_regularisation(features: np.ndarray, labels: np.ndarray, groups: np.n
             own = scores[np.arange(len(scores)), np.searchsorted(probe.classes, labels[held_out])]
             for j, temperature in enumerate(TEMPERATURES):
                 loss[i, j] += (logsumexp(scores / temperature, axis=1) - own / temperature).sum()
-    i, j = np.unravel_index(loss.argmin(), loss.shape)
-    return SHRINKAGES[i], TEMPERATURES[j]
+    return loss / (fold >= 0).sum()
 
 
 def spread_of_scores(probe: LinearProbe, features: np.ndarray, labels: np.ndarray) -> float:

@@ -22,6 +22,7 @@ from classification.episodes import Episodes, draw_episodes, hits
 from classification.few_shot_names import HEADS
 from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
 from classification.linear_probe import FALLBACK_SHRINKAGE, SHRINKAGES, Covariance, discriminants
+from classification.support_filling import Filling, n_shown, support_means
 from harness.errors import ProtocolError
 from harness.seeds import derived_seed
 
@@ -52,14 +53,18 @@ class HeadChoice:
 
     setting: float | None  # shrinkage of a discriminant, threshold of a shrunken centroid
     temperature: float  # divides the scores, so that their softmax is calibrated; changes no rank
+    loss: float | None = None  # the log loss in nats for which they were chosen; None if nothing could be chosen
 
 
 def fit_statistics(features: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Statistics:
     """features (n, d), labels (n,): of the whole dataset; rows (b,): the images of the base conditions, perhaps none.
 
     Without any image the centre is the origin, and nothing is known of variances: a discriminant then is the nearest
-    class mean."""
+    class mean. So it is if each condition has one image; deviations are then those of all features. Raises ValueError
+    for features of these rows that are not finite."""
     width = features.shape[1]
+    if not np.isfinite(features[rows]).all():
+        raise ValueError("features of base conditions must be finite; leave these images out")
     if not len(rows):
         return Statistics(np.zeros(width), None, np.ones(width))
     base = features[rows].astype(np.float64)
@@ -83,24 +88,26 @@ def head_scores(
     statistics: Statistics,
     setting: float | None,
     means: np.ndarray | None = None,
+    filling: Filling | None = None,
 ) -> np.ndarray:
     """Scores (e, w, w) of question i of each episode for class j, the higher the better.
 
     features (n, d) of the whole dataset; setting: one of SETTINGS[head]. means (e, w, d): of the classes, if something
-    else than their support gives them (discriminant only)."""
+    else than their support gives them (discriminant only). filling: synthetic images beside the support. A feature that
+    is not a number makes the scores of its episodes nan, which episodes.hits refuses."""
     if head == "cosine":
-        return _cosines(_unit(features), episodes)
+        return _cosines(_unit(features), episodes, filling)
     if head == "centred_mean":
-        return -_squared_distances(_unit(features - statistics.centre), episodes)
+        return -_squared_distances(_unit(features - statistics.centre), episodes, filling)
     if head == "shrunken_centroid":
         # The median is added so that features that hardly vary do not decide (Tibshirani et al., section 2).
         scaled = (features - statistics.centre) / (statistics.deviations + np.median(statistics.deviations) + 1e-12)
-        k = episodes.support.shape[2]
-        return -_squared_distances(scaled, episodes, shrink=setting / np.sqrt(k))
+        shrink = setting / np.sqrt(n_shown(episodes, filling))
+        return -_squared_distances(scaled, episodes, filling, shrink[..., None])
     centred = features - statistics.centre
-    k = episodes.support.shape[2]
     if means is None:  # shrunk as in linear_probe.fit_discriminants
-        means = k / (k + 1) * centred[episodes.support].mean(axis=2)
+        n = n_shown(episodes, filling)[..., None]
+        means = n / (n + 1) * support_means(centred, episodes, filling)
     return _discriminant_scores(centred[episodes.query], means, statistics.within, setting)
 
 
@@ -108,15 +115,17 @@ def _unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
-def _cosines(unit: np.ndarray, episodes: Episodes) -> np.ndarray:
-    prototypes = _unit(unit[episodes.support].mean(axis=2))
+def _cosines(unit: np.ndarray, episodes: Episodes, filling: Filling | None) -> np.ndarray:
+    prototypes = _unit(support_means(unit, episodes, filling))
     return unit[episodes.query] @ prototypes.transpose(0, 2, 1)
 
 
-def _squared_distances(points: np.ndarray, episodes: Episodes, shrink: float = 0.0) -> np.ndarray:
-    """(e, w, w) between queries and class means; each coordinate of a mean is brought nearer to 0 by `shrink`."""
-    prototypes, queries = points[episodes.support].mean(axis=2), points[episodes.query]
-    if shrink:
+def _squared_distances(
+    points: np.ndarray, episodes: Episodes, filling: Filling | None, shrink: np.ndarray | None = None
+) -> np.ndarray:
+    """(e, w, w) between queries and class means, whose coordinates are brought nearer to 0 by shrink (e, w, 1)."""
+    prototypes, queries = support_means(points, episodes, filling), points[episodes.query]
+    if shrink is not None:
         prototypes = np.sign(prototypes) * np.maximum(np.abs(prototypes) - shrink, 0.0)
     products = queries @ prototypes.transpose(0, 2, 1)
     return (queries**2).sum(axis=2)[:, :, None] - 2 * products + (prototypes**2).sum(axis=2)[:, None, :]
@@ -175,8 +184,8 @@ def choose_heads(
         for setting in SETTINGS[head] if parts else ():
             scores = [head_scores(head, features, *part, setting) for part in parts]
             temperature, loss = best_temperature(scores)
-            tried.append((loss, HeadChoice(setting, temperature)))
-        choices[head] = min(tried, key=lambda pair: pair[0])[1] if tried else HeadChoice(FALLBACKS[head], 0.0)
+            tried.append(HeadChoice(setting, temperature, loss))
+        choices[head] = min(tried, key=lambda choice: choice.loss) if tried else HeadChoice(FALLBACKS[head], 0.0)
     return choices
 
 
@@ -211,21 +220,25 @@ def accuracy_of(scores: np.ndarray) -> float:
 def informed_means(
     features: np.ndarray,
     labels: np.ndarray,
-    base_rows: np.ndarray,
+    base: Teachers,
     episodes: Episodes,
     centre: np.ndarray,
     profiles: np.ndarray,
     shares: Shares,
+    filling: Filling | None = None,
 ) -> np.ndarray:
     """Class means (e, w, d), relative to the centre, drawn towards what the conditions' annotated terms predict.
 
-    The base conditions' images teach what terms look like, the support images what their own class looks like; nothing
-    else is used. profiles (C, T): see knowledge_prior.likeness."""
-    base = Teachers(features[base_rows], profiles[labels[base_rows]], labels[base_rows], np.zeros(len(base_rows), int))
+    base: images of the base conditions, which teach what terms look like; the support images, and what fills them,
+    teach what their own class looks like; nothing else is used. profiles (C, T): see knowledge_prior.likeness."""
     means = np.empty((*episodes.classes.shape, features.shape[1]))
     for e, (classes, support) in enumerate(zip(episodes.classes, episodes.support, strict=True)):
-        shown = support.reshape(-1)
-        own = Teachers(features[shown], profiles[labels[shown]], labels[shown], np.zeros(len(shown), int))
+        shown, weights = support.reshape(-1), np.ones(support.size)
+        if filling is not None:
+            there = filling.weights[e] > 0
+            shown, weights = np.append(shown, filling.rows[e][there]), np.append(weights, filling.weights[e][there])
+        of_shown = (features[shown], profiles[labels[shown]], labels[shown], np.zeros(len(shown), int))
+        own = Teachers(*of_shown, noises=1 / weights)
         teachers = base.joined(own)
         prediction = predict_means(teachers, likeness(teachers, profiles), shares)
         means[e] = prediction.of_classes[classes] @ (teachers.features - centre)

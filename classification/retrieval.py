@@ -7,7 +7,6 @@ gallery. unseen_discriminant is the same, but what it knows of variation comes f
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,8 +22,6 @@ from classification.linear_probe import (
 )
 from classification.prototypes import fit_statistics
 
-METHODS = ("nearest_image", "discriminant", "unseen_discriminant")
-GALLERIES = ("joined", "frequent", "rare")  # the last two: frequent or rare conditions alone, probes and gallery
 TOP_K = (1, 5, 10, 30)
 UNSEEN_PARTS, UNSEEN_SEED = 5, 20263  # groups of conditions, each left out in turn
 FIRST_NEIGHBOURS = 64
@@ -157,16 +154,3 @@ def summaries(rankings: pd.DataFrame) -> dict:
             name: summary(side) for name, side in sides.items() if gallery == "joined" or name == gallery
         }
     return result
-
-
-def as_probabilities(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Softmax (p, C) of scores; 0 for a class of score -inf."""
-    shifted = (scores - scores.max(axis=1, keepdims=True)) / temperature
-    likelihoods = np.exp(shifted)
-    return likelihoods / likelihoods.sum(axis=1, keepdims=True)
-
-
-def temperature_of(scores: Sequence[np.ndarray]) -> float:
-    """The spread of all finite scores about their row's mean, by which similarities become probabilities."""
-    rows = [row[np.isfinite(row)] - row[np.isfinite(row)].mean() for row in scores]
-    return float(np.concatenate(rows).std()) or 1.0

@@ -54,6 +54,7 @@ class Study:
     features: np.ndarray | None = None  # (n + m, d) of a linear probe (see extract_features)
     knowledge: Knowledge | None = None  # of a linear probe that uses any
     uses: SyntheticUses | None = None  # of the m synthetic images in a linear probe; None: there are none
+    sources: dict[int, frozenset[int]] | None = None  # row -> those that its generator saw; of images beside a support
 
     @property
     def label(self) -> datasets.ClassLabel:
@@ -152,6 +153,7 @@ class Study:
         dataset = {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)}
         return {
             "dataset": dataset,
+            "simulated": self.is_simulated,
             "input": run_results.network_input(self.backbone),
             "faces_missed": int(self.pixels.faces_missed[: len(images)].sum()),
             "mixed_precision": accelerator.mixed_precision,

@@ -1,11 +1,12 @@
-"""Synthetic images that fill up the training conditions of few-shot episodes; no condition that is asked for gets any.
+"""Synthetic images that fill up the training conditions of few-shot episodes, or stand beside their support.
 
-An image is taken if everything that its generator saw shows training conditions, so it may come from a generator of any
-fold of the dataset; the guard checks this again by digests.
+For training conditions, an image is taken if everything that its generator saw shows training conditions, so it may
+come from a generator of any fold of the dataset. Beside a support, an image is taken if its generator saw nothing but
+this episode's support and training conditions (classification/support_filling.py). The guard checks both by digests.
 """
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import datasets
@@ -47,9 +48,14 @@ def fill_up(mix: SyntheticMix, fold: protocols.Fold, images: datasets.Dataset, u
     if not chosen:
         reason = f"no image there was made from the training conditions of fold {fold.number} alone, or none is needed"
         raise InputError(f"--synthetic_dataset: {reason}; make some with one generator per condition")
-    admit(mix, fold, columns_for_guard(images) | {"sha256": mix.photographs}, np.array(chosen))
+    admit(mix, fold, photograph_columns(mix, images), np.array(chosen))
     rows = mix.n_photographs + np.sort(chosen)
     return dataclasses.replace(fold, train=np.concatenate([fold.train, rows]))
+
+
+def photograph_columns(mix: SyntheticMix, images: datasets.Dataset) -> dict[str, list]:
+    """The columns of the n photographs that a guard checks before anything is decoded."""
+    return columns_for_guard(images) | {"sha256": mix.photographs}
 
 
 def admit(
@@ -76,12 +82,39 @@ def admit(
         Guard(numbered, of_photographs).admit_synthetic(images, mix.simulated)
 
 
+def support_sources(
+    mix: SyntheticMix, columns: Mapping[str, Sequence], copies: Sequence[Sequence[int]] | None = None
+) -> dict[int, frozenset[int]]:
+    """Row of each synthetic image -> the rows of all photographs that its generator saw; none if it saw words only.
+
+    columns: as for Guard, of the n photographs, or with `pixels` of all n + m pictures; copies (m,): see
+    SyntheticMix.admit. Raises LeakError for an image that does not say what it was made from, or was made from another
+    photograph than it says, and, once the pictures are known, for a copy of somebody who is not among its sources."""
+    n = mix.n_photographs
+    row_of = {image_id: row for row, image_id in enumerate(columns["image_id"][:n])}
+    groups = np.asarray(columns["group_id"][:n], dtype=object)
+    of_sources = defaultdict(list)
+    for number, ids in enumerate(mix.columns["source_image_ids"]):
+        of_sources[frozenset(row_of[image_id] for image_id in ids or () if image_id in row_of)].append(number)
+    nothing = np.array([], dtype=np.int64)
+    for sources, numbers in of_sources.items():
+        seen = np.isin(groups, groups[sorted(sources)])  # all photographs of these people: no episode tests one of them
+        fold = protocols.Fold(None, np.flatnonzero(seen), nothing, np.flatnonzero(~seen), mix.protocol)
+        admit(mix, fold, columns, np.array(numbers), copies)
+    return {n + number: sources for sources, numbers in of_sources.items() for number in numbers}
+
+
+def copies_in(records: JoinedArrays) -> list[Sequence[int]]:
+    """The photographs of which each synthetic image is a near duplicate, (m,); records (n + m,)."""
+    of_photographs, *of_parts = records.arrays
+    return [rows for part in of_parts for rows in near_duplicates.copies(part, of_photographs)]
+
+
 def refuse_copies(
     mix: SyntheticMix, fold: protocols.Fold, columns: Mapping[str, Sequence], records: JoinedArrays
 ) -> None:
     """Raise LeakError if a synthetic image of the fold is a copy of a photograph that it must not train on.
 
     columns: with `pixels` (n + m,); records (n + m,) by which copies are found."""
-    of_photographs, *of_parts = records.arrays
-    copies = [rows for part in of_parts for rows in near_duplicates.copies(part, of_photographs)]
-    admit(mix, fold, columns, fold.train[fold.train >= mix.n_photographs] - mix.n_photographs, copies)
+    rows = fold.train[fold.train >= mix.n_photographs] - mix.n_photographs
+    admit(mix, fold, columns, rows, copies_in(records))

@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 RUN, PAGE, CACHE = "run", "page", "cache"
+MADE_HERE = ("README.md", "predictions.parquet", "settings.json")  # in a dataset's folder, or in a run's
 CONTENT = re.compile(r"config_name: real\n(?:.*\n)??.*?content ([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
 class Place:
-    """path: absolute; kind: RUN, PAGE or CACHE; content: digest of the photographs' files when it was begun."""
+    """path: absolute; kind: RUN, PAGE (one file) or CACHE; content: digest of the photographs' files at that time."""
 
     path: str
     kind: str
@@ -28,12 +29,12 @@ class Place:
 
 
 def note(datasets: Sequence[str | os.PathLike], path: Path, kind: str) -> None:
-    """Adds a place to the lists of these datasets; of names on the Hub there is none.
+    """Adds a place to the lists of these datasets, or runs from which it is made; of names on the Hub there is none.
 
     A list that cannot be written is no reason not to run: a withdrawal can still be given the place by --derived."""
     for dataset in datasets:
         folder = Path(os.path.realpath(dataset))
-        if not (folder / "README.md").is_file():
+        if not any((folder / name).is_file() for name in MADE_HERE):
             continue
         place = Place(os.path.abspath(path), kind, content_of(folder))
         with contextlib.suppress(OSError):

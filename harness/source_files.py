@@ -8,7 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FROM = re.compile(r"^[ \t]*from ([\w.]+) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 IMPORT = re.compile(r"^[ \t]*import ([\w., ]+)", re.MULTILINE)
-READ_AT_ROOT = {"rdface_dataset.py": ("dataset_card.md",), "restore_images.py": ("dataset_card.md",)}
+READ_ELSEWHERE = {  # files outside of their packages that modules read
+    "curation/datasheet.py": "dataset_card.md",
+    "make_report.py": "classification/paper_results.csv",
+}
 
 
 def sources_of(script: str) -> list[Path]:
@@ -22,7 +25,8 @@ def sources_of(script: str) -> list[Path]:
             waiting += _imported(file)
     packages = {file.parent for file in found if file.parent != ROOT}
     tables = [file for package in packages for file in package.iterdir() if file.is_file() and file.suffix != ".py"]
-    return sorted({*found, *tables, *(ROOT / name for name in READ_AT_ROOT.get(script, ()))})
+    elsewhere = [ROOT / read for module, read in READ_ELSEWHERE.items() if ROOT / module in found]
+    return sorted({*found, *tables, *elsewhere})
 
 
 @functools.cache

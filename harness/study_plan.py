@@ -4,7 +4,7 @@
     defaults: {train_classifier: {dataset_name: "@rdface-sim", backbone: demo_models/backbone}}
     steps:
       probe: {command: train_classifier, options: {protocol: strict}}
-      probe_{protocol}: {command: train_classifier, foreach: {protocol: [paper, strict]}, options: {protocol: "{protocol}"}}
+      tuned_{way}: {command: train_classifier, foreach: {way: [paper, strict]}, options: {protocol: "{way}"}}
 
 Each step writes into the folder (or page) of its name in the study's folder. `@NAME` in an option is that path for
 another step, which then runs before, and `@NAME/rest` is a place in it; `@pixels`, or any other name that is no step,
@@ -24,14 +24,15 @@ from harness.errors import InputError
 @dataclass(frozen=True)
 class Command:
     """script: the file at the root, and a subcommand; last_file: what it writes last into its folder, "" if it writes
-    one file or page only; launched: by `accelerate launch`; resumes: understands --resume_from_checkpoint latest;
-    flag: of the output, "" if the output is its last argument."""
+    one file only, which has the step's name; launched: by `accelerate launch`; resumes: understands
+    --resume_from_checkpoint latest; flag: of the output; None: its last argument is the study's folder, into which it
+    writes."""
 
     script: str
     last_file: str = "run.json"
     launched: bool = True
     resumes: bool = True
-    flag: str = "--output_dir"
+    flag: str | None = "--output_dir"
 
 
 COMMANDS = {
@@ -47,6 +48,7 @@ COMMANDS = {
     "vlm_report_eval score": Command("vlm_report_eval.py score", launched=False, resumes=False),
     "make_report gallery": Command("make_report.py gallery", "", launched=False, resumes=False, flag="--output_file"),
     "make_report results": Command("make_report.py results", "", launched=False, resumes=False, flag="--output_file"),
+    "make_report study": Command("make_report.py study", "", launched=False, resumes=False, flag=None),
 }
 STEP_KEYS = {"command", "foreach", "arguments", "options", "after", "resources", "work"}
 STUDY_KEYS = {"study", "about", "launch", "defaults", "resources", "rates", "steps"}
@@ -81,11 +83,12 @@ class Study:
         """The file whose presence says that a step is done."""
         return self.output(name) / COMMANDS[self.steps[name].command].last_file
 
-    def command_line(self, name: str) -> list[str]:
-        """Script, arguments and output of a step, without Python and `accelerate launch`."""
-        step, output = self.steps[name], str(self.output(name))
+    def command_line(self, name: str, output: Path | None = None) -> list[str]:
+        """Script, arguments and output of a step, without Python and `accelerate launch`; output: another place."""
+        step = self.steps[name]
         command = COMMANDS[step.command]
-        return [*command.script.split(), *step.arguments, *([command.flag] if command.flag else []), output]
+        last = [command.flag, str(output or self.output(name))] if command.flag else [str(self.folder)]
+        return [*command.script.split(), *step.arguments, *last]
 
 
 def read_study(config: Mapping) -> Study:

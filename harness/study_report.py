@@ -7,7 +7,6 @@ measured".
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.study_plan import Study
 from harness.study_step import measured_of
@@ -24,9 +23,8 @@ def seconds_of(study: Study, name: str) -> tuple[float | None, str]:
     step = study.steps[name]
     try:
         measured = json.loads(measured_of(study.folder, name).read_text(encoding="utf-8"))
-        if measured["seconds"] is not None:
-            changed = "" if measured["command"] == study.command_line(name) else ", with other options"
-            return measured["seconds"], f"earlier run{changed}"
+        changed = "" if measured["command"] == study.command_line(name) else ", with other options"
+        return measured["seconds"], f"earlier run{changed}"
     except (OSError, ValueError, KeyError):
         pass
     if not step.work or set(step.work) - set(study.rates):
@@ -51,8 +49,8 @@ def plan(study: Study, jobs: Sequence[str]) -> str:
             amounts = ", ".join(f"{amount:,} {unit}" for unit, amount in step.work.items())
             source += f" ({amounts})" if amounts else ""
         lines.append(f"{name:<36} {step.command:<24} {step.resources['gpu']:>4} {duration(seconds):>10}  {source}")
-    lines.append(f"{len(jobs)} of {len(study.steps)} jobs would run; {known} have an estimate: {duration(3600 * hours)} "
-                 f"one after the other, {gpu_hours:.1f} GPU hours; {len(jobs) - known} are not measured")  # fmt: skip
+    sums = f"{len(jobs)} of {len(study.steps)} jobs would run; {known} have an estimate: {duration(3600 * hours)} one "
+    lines.append(f"{sums}after the other, {gpu_hours:.1f} GPU hours; {len(jobs) - known} are not measured")
     for unit, rate in study.rates.items():
         lines.append(f"rate: {rate['per_hour']:,} {unit} per hour on {rate['machine']} ({rate['source']})")
     return "\n".join(lines)
@@ -64,9 +62,3 @@ def duration(seconds: float | None) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def summary(study: Study) -> str:
-    """The pages of a finished study, and its headline numbers."""
-    pages = [path for name in study.steps if (path := study.last_file(name)).suffix == ".html"]
-    return f"open {', '.join(map(str, pages))}"

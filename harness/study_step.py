@@ -1,7 +1,7 @@
 """Runs one step of a study for the Snakefile: starts it anew or resumes it, keeps its log, and says when it is done.
 
-    python -m harness.study_step --study runs/demo --step probe --code DIGEST --log FILE [--resumes] [--launched …]
-        --made_from FILE … -- SCRIPT ARGUMENT …
+    python -m harness.study_step --study runs/demo --step probe --code DIGEST --log FILE [--resumes] [--processes N]
+        [--made_from FILE …] -- SCRIPT ARGUMENT …
 
 `STUDY/steps/STEP.json` says with which command line, code and inputs the step was begun. A step that was killed goes on
 from its checkpoints if all of these are as they were; otherwise what it left is removed, and it starts anew.
@@ -9,6 +9,7 @@ from its checkpoints if all of these are as they were; otherwise what it left is
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from harness.commands import Parser, path_argument
 from harness.files import sha256_of, write_json
 
+ROOT = Path(__file__).resolve().parents[1]
 RESUME = ("--resume_from_checkpoint", "latest")
 OURS = ("settings.json", "restoration_record.json", "SIMULATED.txt")  # files that mark a folder as a command's own
 TAIL_LINES = 8  # of the log, shown if a step fails
@@ -43,7 +45,9 @@ def main() -> int:
         "made_from": {str(file): sha256_of(file) for file in args.made_from},
     }
     goes_on = prepare(args.study, args.step, begun, args.resumes)
-    command = [*launcher(args.processes, args.mixed_precision), *args.command, *(RESUME if goes_on else ())]
+    script, *arguments = args.command
+    command = [*launcher(args.processes, args.mixed_precision), str(ROOT / script), *arguments]
+    command += RESUME if goes_on else ()
     started = time.monotonic()
     status = run_logged(command, args.log, args.threads)
     seconds = round(time.monotonic() - started, 1)
@@ -52,9 +56,11 @@ def main() -> int:
         shown = "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
         print(f"{args.step} failed (status {status}); {args.log} ends with\n{shown}", file=sys.stderr, flush=True)
         return status
-    measured = {"seconds": None if goes_on else seconds, "command": args.command}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    measured = {"seconds": seconds, "cpu_s": round(used.ru_utime + used.ru_stime, 1), "command": args.command}
+    if not goes_on:  # else it took longer than is known
+        write_json(measured_of(args.study, args.step), measured)
     write_json(record_of(args.study, args.step), begun | {"finished": True})
-    write_json(measured_of(args.study, args.step), measured)
     print(progress(args.study, args.step, seconds), flush=True)
     return 0
 

@@ -96,27 +96,40 @@ def reports_page(
     shown = [shown_condition(abbr, columns, real, synthetic, space, similarities) for abbr in condition_names]
     compared_by = readable(similarities[0]) if similarities else "none"
     simulated = real_or_simulated.is_simulated(real.columns.get("source_type", [None]))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return (
+        environment()
+        .get_template(TEMPLATE.name)
+        .render(
+            title="Phenotype reports, real and synthetic" + (" (simulated)" if simulated else ""),
+            simulated=simulated,
+            reporters={
+                name: sorted({str(one) for one in reports.columns["reporter"]})
+                for name, reports in (("real", real), ("synthetic", synthetic))
+            },
+            n_real=len(real),
+            n_synthetic=len(synthetic),
+            n_pairs=len(pairs),
+            similarity=compared_by,
+            headline=headline,
+            conditions=[one | rank for one, rank in zip(shown, ranks(matrix, condition_names), strict=True)],
+            matrix=matrix.tolist(),
+            heat_map=base64.b64encode(heat_map(matrix, condition_names, compared_by)).decode(),
+            made=f"{date.today():%d %B %Y}",
+        )
     )
-    environment.filters |= {"digest": digest, "number": shown_number}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title="Phenotype reports, real and synthetic" + (" (simulated)" if simulated else ""),
-        simulated=simulated,
-        reporters={
-            name: sorted({str(one) for one in reports.columns["reporter"]})
-            for name, reports in (("real", real), ("synthetic", synthetic))
-        },
-        n_real=len(real),
-        n_synthetic=len(synthetic),
-        n_pairs=len(pairs),
-        similarity=compared_by,
-        headline=headline,
-        conditions=[one | rank for one, rank in zip(shown, ranks(matrix, condition_names), strict=True)],
-        matrix=matrix.tolist(),
-        heat_map=base64.b64encode(heat_map(matrix, condition_names, compared_by)).decode(),
-        made=f"{date.today():%d %B %Y}",
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this package, which escape every value, with the filters `digest` and `number`."""
+    own = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    own.filters |= {"digest": digest, "number": shown_number}
+    return own
 
 
 # ---------------------------------------------------------------------------------------------------------- the pairs

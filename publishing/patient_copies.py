@@ -5,7 +5,8 @@
 
 The publisher looks for itself, since anybody can write a privacy report. Each picture is compared by its bytes and its
 pixels, by the test for near duplicates with which builds group photographs, and by the filter's search for copies
-and persons. What counts as a copy or a person is set by the photographs: no two people in them are as alike.
+and persons. What counts as a copy or a person is set by the photographs: no two people in them are as alike. Whatever
+cannot be compared is refused.
 """
 
 import dataclasses
@@ -116,6 +117,8 @@ def copy_problems(contents: Contents, photographs: Photographs, examiner: "Exami
             problems.append(f"{name}: is nearly a copy of the photograph {real.names[rows[n]]}; {REMEDY}")
         elif alike[n] > photographs.person_threshold:
             problems.append(f"{name}: shows the person on the photograph {real.names[persons[n]]}; {REMEDY}")
+        elif not np.isfinite(alike[n]):
+            problems.append(f"{name}: no face was found that could be compared with the photographs; {REMEDY}")
     return problems
 
 

@@ -28,6 +28,7 @@ PHONE = "a telephone number"
 RECORD = "the number of a record, an insurance or an account"
 BIRTH = "a date of birth"
 MACHINE = "the address of a machine in a private network"
+ENCODED = "bytes written as text, which nobody can read"
 PERSON, STREET, DAY = "a person's name", "a postal address", "a date to the day, as one of birth"
 
 PATHS = re.compile(
@@ -37,8 +38,9 @@ PATHS = re.compile(
     r"|(?<!\w)[A-Za-z]:(?:\\|/(?!/))\S"
     r"|(?<![\\\w])\\{2,4}[\w?.][\w?.$-]*\\{1,2}\S"  # \\server\share, also as JSON writes it
     r"|(?<![\w./])(?:\.\.[\\/]){2}|(?<![\w./])\.\.[\\/](?:home|users|scans|patients?|data|mnt|media)\b"
-    r"|(?<![\w/])~\w*[\\/](?!\.cache)[\w.]|\$\{?HOME\}?[\\/](?!\.cache)[\w.]|%\w+%\\"
-    r"|\b(?:file|s3[an]?|gs|gcs|ssh|sftp|scp|smb|cifs|nfs|afp|abfss?|wasbs?|adls?|hdfs|webhdfs|dbfs|webdavs?|rsync|minio|oss|cos"
+    r"|(?<![\w/])~\w*[\\/](?!\.cache)[\w.]|\$\{?HOME\}?[\\/](?!\.cache)[\w.]|%\w+%\\|\$env:\w+\\"
+    r"|(?<![\w./$-])(?:home|users)/[\w.-]+/[\w.-]+"
+    r"|\b(?:file|s3[an]?|gs|gcs|ssh|sftp|scp|smb|cifs|nfs|afp|abfss?|wasbs?|adls?|azure|az|hdfs|webhdfs|dbfs|webdavs?|rsync|minio|oss|cos"
     r"|obs|b2|r2|drive|vscode-remote|sshfs|gsiftp|lustre):/"
     r"|(?<![\w.])[\w.-]+@[\w.-]+:[/~\w]",  # user@machine:folder
     re.IGNORECASE,
@@ -48,6 +50,7 @@ TOKENS = re.compile(  # of services that detect-secrets does not know, or knows 
     r"|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bsk-[\w-]{20,}|\b[rs]k_(?:live|test)_\w{10,}|\bAIza[\w-]{35}"
     r"|\bya29\.[\w-]{20,}|\bxox[a-z]-[\w-]{10,}|\bxapp-[\w-]{10,}|\bnpm_\w{30,}|\bdckr_pat_[\w-]{20,}|\bdop_v1_\w{40,}"
     r"|\bglpat-[\w-]{15,}|\bAGE-SECRET-KEY-1\w{20,}|\bLTAI\w{12,}|\bwandb_v1_\w{20,}|\beyJ[\w-]{10,}\.eyJ[\w-]+"
+    r"|\bPuTTY-User-Key-File|(?<![a-z])(?:secret|private|access|api)_(?:\w{1,20}_)?key\s*[:=]\s*[\"']?[\w/+=-]{16,}"
     r"|-{3,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY|\bssh-(?:rsa|ed25519|dss) AAAA\w{20,}"
     r"|\bAccountKey=\S{20,}|\bSharedAccessSignature\b"
     r"|\b[\w+.-]+://[^\s/?#@\"'<>]+@[\w\[]"  # ssh://user@machine, https://user:password@machine
@@ -63,6 +66,7 @@ MAILS = re.compile(
     rf"(?<![\w./])[\w.+%'-]{{1,64}}{_AT}(?:[\w-]{{1,63}}?{_DOT}){{1,6}}[^\W\d_]{{2,}}"
     r"|(?<![\w./])[\w.+-]{1,64}@\[[\da-f.:]+\]"
     r"|\b[\w.+-]{1,64}\s+at\s+(?:[\w-]{1,63}(?:\s+dot\s+|\s*[\[({]\s*dot\s*[\])}]\s*)){1,6}[^\W\d_]{2,}"
+    r"|\"[\w .+-]{1,64}\"@\w"
     r"|\b[^\W\d_]{1,30}[._][^\W\d_]{1,30}\s+at\s+(?:[\w-]{1,63}\.){1,5}[a-z]{2,}"
     r"|\bmailto:\S",
     re.IGNORECASE,
@@ -84,17 +88,28 @@ RECORDS = re.compile(
     r"(?:\s*(?:no|nr|number|num|id|is|was))?[\s.:#=º°-]{0,5}[A-Z]{0,4}[-/ ]?\d[\d./ -]{2,}\d",
     re.IGNORECASE,
 )
-SOCIAL_SECURITY = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
-ACCOUNT = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
-_DATE = (
-    r"(?:\d{1,4}\s?[./-]\s?\d{1,2}\s?[./-]\s?\d{1,4}|\d{8}|\d{1,2}(?:st|nd|rd|th|\.)?\s+(?:of\s+)?[^\W\d_]{3,9}\.?,?\s+\d{4}"
-    r"|[^\W\d_]{3,9}\.?\s+\d{1,2}(?:st|nd|rd|th)?,?\s+\d{4})"
-)
-BIRTHS = re.compile(
-    rf"\b(?:born|dob|d\.o\.b|date[ _-]of[ _-]birth|birth[ _-]?(?:date|day)?|geb|geboren|geburtsdatum|née?|naissance"
-    rf"|nacid[oa]|nascid[oa]|nascimento|nat[oa])\b\W{{0,4}}(?:is|was|on|am|the|le|el|il|em|in)?\W{{0,3}}{_DATE}",
+NATIONAL = re.compile(r"(?<![\w.])\(0\d{1,5}\)(?:[\s/-]?\d){5,}|(?<![\w./=-])0[1-9]\d{8,9}(?![\w.])")  # telephone
+ENCODINGS = re.compile(  # a picture as base64 or hexadecimal digits; the longest digest has 128 of these
+    r"\bdata:[\w/+.-]*(?:;[\w=-]+)*;base64,|(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]{76}\s{1,3}){2,}|[A-Za-z0-9+/_-]{200,}"
+    r"|(?:\\x[0-9a-f]{2}){24,}|(?:\b[0-9a-f]{2}[\s:,]){48,}",
     re.IGNORECASE,
 )
+SOCIAL_SECURITY = re.compile(r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
+ACCOUNT = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
+_MONTH = r"[^\W\d_]{3,9}\.?"
+_DATE = (
+    r"(?:\d{1,4}\s?[./-]\s?\d{1,2}\s?[./-]\s?\d{1,4}|\d{8}"
+    rf"|\d{{1,2}}(?:st|nd|rd|th|\.)?\s+(?:of\s+|de\s+|di\s+)?{_MONTH},?\s+(?:de\s+|del\s+)?\d{{4}}"
+    rf"|{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}|\d{{4}},?\s+{_MONTH}\s+\d{{1,2}}"
+    rf"|\d{{1,2}}-{_MONTH}-\d{{2,4}}|\d{{4}}\s?年\s?\d{{1,2}}\s?月\s?\d{{1,2}}\s?日?)"
+)
+BIRTHS = re.compile(
+    rf"(?:\b(?:born|dob|d\.o\.b|date[ _-]of[ _-]birth|birth[ _-]?(?:date|day)?|geb|geboren|geburtsdatum|née?|naissance"
+    rf"|nacid[oa]|nascid[oa]|nacimiento|nascimento|nat[oa]|рожд[её]н\w*|родил\w*)\b|\bb\."
+    rf"|出生日期|出生于|生年月日|生まれ|出生)\W{{0,4}}(?:(?:is|was|on|am|in|the|le|el|il|em|в)\b\W{{0,3}}){{0,2}}{_DATE}",
+    re.IGNORECASE,
+)
+DEFANGED = re.compile(r"[\[({]([.:@])[\])}]")  # 192[.]168[.]1[.]20
 IPV4 = re.compile(r"(?<![\w.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?![\w]|\.\d)")
 IPV6 = re.compile(
     r"(?<![\w:])(?:fe[89ab][0-9a-f]|f[cd][0-9a-f]{2})?(?::{1,2}[0-9a-f]{1,4}){1,7}(?![\w:])", re.IGNORECASE
@@ -148,7 +163,7 @@ def private_cell(text: str) -> list[str]:
 def _spellings(text: str) -> list[str]:
     """The text in one spelling, and with the escapes of HTML and of web addresses resolved, if there are any."""
     plain = _plain(text)
-    unescaped = _plain(urllib.parse.unquote(html.unescape(plain)))
+    unescaped = _plain(DEFANGED.sub(r"\1", urllib.parse.unquote(html.unescape(plain))))
     return [plain] if plain == unescaped else [plain, unescaped]
 
 
@@ -185,6 +200,8 @@ def _private_kinds(text: str) -> Iterator[str]:
         yield BIRTH
     if MACHINES.search(text) or _has_private_address(text):
         yield MACHINE
+    if ENCODINGS.search(text):
+        yield ENCODED
 
 
 def _personal_kinds(text: str) -> Iterator[str]:
@@ -218,7 +235,7 @@ def _has_secret(text: str) -> bool:
 
 
 def _has_telephone_number(text: str) -> bool:
-    if PHONE_WORDS.search(text):
+    if PHONE_WORDS.search(text) or NATIONAL.search(text):
         return True
     if sum(map(str.isdigit, text)) < 7:
         return False
@@ -230,13 +247,15 @@ def _has_telephone_number(text: str) -> bool:
                 return True
     spaced = re.search(r"\d[\s().\-/]{1,3}\d", text)  # a number without any gap may be anything
     return bool(spaced) and any(
-        re.search(r"\D", match.raw_string.strip()) and not SOCIAL_DATES.fullmatch(match.raw_string)
+        re.search(r"\D", match.raw_string.strip()) and not NUMBERS.fullmatch(match.raw_string)
         for region in PHONE_REGIONS
         for match in phonenumbers.PhoneNumberMatcher(text, region, phonenumbers.Leniency.STRICT_GROUPING)
     )
 
 
-SOCIAL_DATES = re.compile(r"\d{4}[ .-]\d{2}[ .-]\d{2}|(?:19|20)\d\d\s*-\s*(?:19|20)\d\d")
+NUMBERS = re.compile(  # that phonenumbers takes for telephone numbers: shares, dates, years
+    r"0[.,]\d+|\d{4}[ .-]\d{2}[ .-]\d{2}|(?:19|20)\d\d\s*-\s*(?:19|20)\d\d"
+)
 
 
 def _has_account(text: str) -> bool:

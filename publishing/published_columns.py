@@ -16,6 +16,14 @@ from publishing.private_text import DAY, PERSON, RECORD, private_cell, private_t
 
 REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository
 OPEN_CONFIGS = ("synthetic",)  # in a repository of their own
+MAX_NUMBERS = 32  # in a list of a curator's own: a longer one can be a picture, or the embedding of a face
+VECTOR = f"a list of more than {MAX_NUMBERS} numbers, which can be a picture or tell a face"
+FOREIGN = "what no value of this column can be"
+FORMS = {  # of the project's own columns, as far as their values have one
+    "hpo_ids": r"HP:\d{7}", "orphanet_code": r"\d{1,9}", "country": "[A-Z]{3}", "sex": "female|male",
+    "paper_split": "train|test", "protocol": "strict|paper",
+}  # fmt: skip
+DIGEST = r"[0-9a-f]{64}"
 IMAGE, TEXT, NUMBER = "a picture", "text", "a number"
 # Words in the name of a column that tells who somebody is, in the languages of the regions that curators come from.
 PERSONAL = """
@@ -133,11 +141,17 @@ def schema_problems(config: str, columns: pa.Schema, known: dict[str, object], o
 def private_values(column: str, value: object, is_own: bool) -> Iterator[str]:
     """What a value of a column, which may be a list, gives away, in words that repeat none of it."""
     if isinstance(value, list):
+        if is_own and len(value) > MAX_NUMBERS and not isinstance(value[0], str):
+            yield VECTOR
+            return
         for part in value:
             yield from private_values(column, part, is_own)
     elif isinstance(value, str) and is_own:
         yield from private_cell(value)
     elif isinstance(value, str):
+        form = DIGEST if column.endswith("sha256") else FORMS.get(column)
+        if form and not re.fullmatch(form, value):
+            yield FOREIGN
         yield from private_text(value)
         if column == "subject_id":
             yield from (kind for kind in private_cell(value) if kind in (PERSON, DAY))

@@ -10,7 +10,9 @@ made from this photograph (withdrawal.derived), and then every file that still n
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
+import html
 import io
 import json
 import os
@@ -28,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation import datasheet
+from curation import datasheet, pairs_to_look_at
 from curation.opening import FINGERPRINT_DIGITS
 from curation.parquet_files import renumber, rewrite
 from curation.withdrawn_list import LIST_NAME
@@ -41,6 +43,8 @@ from publishing.published_columns import OPEN_CONFIGS, REAL_CONFIGS
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".html", ".yaml", ".yml", ".log")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PAGES = (".html", ".png", ".csv", ".json", ".yaml")  # of files that commands write outside of folders of their own
+WITHDRAWN = ".withdrawn"  # ends the name of a folder that is being removed
 PIECE = 1 << 22  # bytes that are searched at once
 
 
@@ -89,20 +93,18 @@ def traces_of(
     made_since: digest of the photographs' files without this one, if it was withdrawn before: what was made from these
     stays. repositories: ORG/NAME of which the Hub's client may keep copies."""
     home = folder.resolve()
-    traces = Traces(photograph, [], [], [], [])
+    traces = Traces(photograph, _left_beside(home), [], [], [])
     caches = [default_cache_dir()]
-    for place in {place.path: place for place in _places(home)}.values():  # what was last begun there
+    for place in {place.path: place for place in _places(home, made_since)}.values():  # what was last begun there
         path = Path(place.path)
         if place.kind == CACHE:
             caches.append(path)
-        if place.kind == CACHE or (made_since is not None and place.content == made_since) or not path.exists():
-            continue
-        if place.kind == PAGE:
-            traces.files += [path] * (path.suffix == ".html" and path.is_file())
-        elif _is_whole(path, home):
-            traces.folders.append(path)
+        elif place.kind == PAGE:
+            traces.files += [path] * (path.suffix in PAGES and path.is_file())
         elif not home.is_relative_to(path.resolve()):
-            traces.searched.append(path)
+            traces.folders += _left_beside(path)
+            if path.is_dir():
+                (traces.folders if _is_whole(path) else traces.searched).append(path)
     for cache in dict.fromkeys(caches):
         traces.files += withdraw_from_cache(cache, set(photograph.digests))
         traces.face_caches += [file for file in [cache / "detected_faces.sqlite"] if _has_faces(file, photograph)]
@@ -110,12 +112,13 @@ def traces_of(
     return traces
 
 
-def _places(home: Path) -> list[Place]:
-    """The places on the dataset's list, and on those of the datasets that lie in them."""
+def _places(home: Path, made_since: str | None) -> list[Place]:
+    """The places on the dataset's list, and on those of the datasets and runs that lie in them; caches in any case."""
     places, waiting = [], [home]
     while waiting:
-        for place in noted(waiting.pop()):
-            if place in places:
+        last_begun = {place.path: place for place in noted(waiting.pop())}
+        for place in last_begun.values():
+            if place in places or (place.kind != CACHE and made_since is not None and place.content == made_since):
                 continue
             places.append(place)
             path = Path(place.path)
@@ -125,20 +128,33 @@ def _places(home: Path) -> list[Place]:
     return places
 
 
-def _is_whole(path: Path, home: Path) -> bool:
+def _left_beside(target: Path) -> list[Path]:
+    """What killed builds, restorations and withdrawals left beside the folder that they wrote or removed."""
+    names = [f".{target.name}.previous", f".{target.name}.restoring", f".{target.name}{WITHDRAWN}"]
+    building = sorted(target.parent.glob(f".{glob.escape(target.name)}.building-*"))
+    return [path for path in [*(target.with_name(name) for name in names), *building] if path.is_dir()]
+
+
+def _is_whole(path: Path) -> bool:
     """Whether a run's folder is removed as a whole: it is one of this project, and generated nothing."""
-    is_run = path.is_dir() and (path / "settings.json").is_file() and not home.is_relative_to(path.resolve())
-    return is_run and not any(path.rglob(SOURCES_NAME))
+    return (path / "settings.json").is_file() and not any(path.rglob(SOURCES_NAME))
 
 
 def _library_caches(home: Path, repositories: Collection[str]) -> list[Path]:
     """Copies that `datasets` and the Hub's client keep of a dataset: Arrow files and downloads, with its pictures."""
     arrow, hub = Path(datasets.config.HF_DATASETS_CACHE), Path(huggingface_hub.constants.HF_HUB_CACHE)
     ours = re.compile(rf"{re.escape(home.name)}(-[0-9a-f]{{{FINGERPRINT_DIGITS}}})?")
-    found = [path for path in sorted(arrow.glob("*")) if ours.fullmatch(path.name)]
+    found = [path for path in sorted(arrow.glob("*")) if ours.fullmatch(_before_removal(path.name))]
     for name in repositories:
-        found += [hub / f"datasets--{name.replace('/', '--')}", *sorted(arrow.glob(f"{name.replace('/', '___')}*"))]
+        copy, rows = f"datasets--{name.replace('/', '--')}", name.replace("/", "___")
+        found += [path for path in sorted(hub.glob("*")) if _before_removal(path.name) == copy]
+        found += [path for path in sorted(arrow.glob("*")) if _before_removal(path.name).startswith(rows)]
     return found
+
+
+def _before_removal(name: str) -> str:
+    """A folder's name before a withdrawal that was killed had moved it aside."""
+    return name[1:].removesuffix(WITHDRAWN) if name.startswith(".") and name.endswith(WITHDRAWN) else name
 
 
 def _has_faces(file: Path, photograph: Photograph) -> bool:
@@ -167,8 +183,9 @@ def remove(traces: Traces) -> None:
     for file in traces.files:
         file.unlink(missing_ok=True)
     for folder in traces.folders:
-        gone = folder.with_name(f".{folder.name}.withdrawn")  # half a run must not be taken for one
-        if folder.is_dir():
+        gone = folder
+        if folder.is_dir() and not folder.name.endswith(WITHDRAWN):  # half a run must not be taken for one
+            gone = folder.with_name(f".{folder.name}{WITHDRAWN}")
             shutil.rmtree(gone, ignore_errors=True)
             os.replace(folder, gone)
         shutil.rmtree(gone, ignore_errors=True)
@@ -212,14 +229,32 @@ def remove_naming_files(folder: Path, photograph: Photograph) -> None:
                 datasheet.write_datasheet(home, datasheet.next_version(datasheet.version_of(home)))
 
 
+def lines_of_records(folder: Path, image_id: str) -> list[str]:
+    """What `forget_in_records` would change, for the user."""
+    names = [name for name in ("rejected.csv", pairs_to_look_at.PAGE) if _says(folder / name, image_id)]
+    return [f"{folder / name}: names it" for name in names]
+
+
 def forget_in_records(folder: Path, image_id: str) -> None:
-    """Takes the photograph's lines out of rejected.csv in a dataset's folder, which stays with the curator."""
-    file = folder / "rejected.csv"
-    if file.is_file():
+    """Takes the photograph's lines out of rejected.csv in a dataset's folder, which stays with the curator, and removes
+    the page of pairs to look at, with its table, if the page shows it: the next build makes both again."""
+    file, page = folder / "rejected.csv", folder / pairs_to_look_at.PAGE
+    if _says(file, image_id):
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if not re.search(rf"(?<![\w.]){re.escape(image_id)}(?!\w)", line)]
-        if len(kept) < len(lines):
-            write_atomically(file, lambda partial: partial.write_text("".join(kept), encoding="utf-8"))
+        kept = "".join(line for line in lines if not _word(image_id).search(line))
+        write_atomically(file, lambda partial: partial.write_text(kept, encoding="utf-8"))
+    if _says(page, image_id):
+        (folder / pairs_to_look_at.TEMPLATE).unlink(missing_ok=True)
+        page.unlink()
+
+
+def _word(image_id: str) -> re.Pattern:
+    return re.compile(rf"(?<![\w.]){re.escape(image_id)}(?!\w)")
+
+
+def _says(file: Path, image_id: str) -> bool:
+    text = html.unescape(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else ""
+    return bool(_word(image_id).search(text))
 
 
 def _names(path: Path, photograph: Photograph) -> bool:
@@ -259,7 +294,7 @@ def _may_name(kind: pa.DataType) -> bool:
 
 def _is_named(table: pa.Table, photograph: Photograph) -> pa.Array:
     """(n,) bool: whether any text of a row is the photograph's identifier or digest, or speaks of it."""
-    word = re.compile(rf"(?<![\w.]){re.escape(photograph.image_id)}(?!\w)")
+    word = _word(photograph.image_id)
 
     def names(value: object) -> bool:
         if isinstance(value, list):

@@ -7,6 +7,7 @@ another where they tested the same images.
 
 import csv
 import dataclasses
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ from scoring.run_scores import replicates_of, shown
 
 COLUMNS = ("top1", "top5", "top10", "top30", "macro_f1")  # those that a run has; others if it has none of them
 REMEDY = "give the folder that a training script wrote, or run again"
-OF_REGIME = re.compile(r"^\d+-shot$|^\d+-way|synthetic|^shuffled labels$")  # parts of a recipe that tell what it saw
+# Parts of a recipe that tell what it saw.
+OF_REGIME = re.compile(r"^\d+-shot$|^\d+-way|synthetic|^shuffled labels$|^transductive$")
 PUBLISHED = "published (arXiv 2604.03454, its 113 test images)"
 
 
@@ -74,10 +76,13 @@ def read_entry(folder: Path) -> Entry:
 
 
 def _is_score(values: object) -> bool:
-    number = (int, float)
-    if not isinstance(values, dict) or not isinstance(values.get("mean"), number):
+    if not isinstance(values, dict) or not _is_number(values.get("mean")):
         return False
-    return all(isinstance(values.get(name), (*number, type(None))) for name in ("low", "high"))
+    return all(values.get(name) is None or _is_number(values[name]) for name in ("low", "high", "sd"))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def data_of(folder: Path) -> tuple[str, bool | None]:
@@ -154,8 +159,10 @@ def differences(entries: Sequence[Entry], score: str = "top1") -> list[dict]:
     return rows
 
 
-def format_leaderboard(entries: Sequence[Entry]) -> str:
-    """The table as Markdown: one part per protocol and regime, best top-1 first; then the differences of top-1."""
+def format_leaderboard(entries: Sequence[Entry], pairs: Sequence[dict] | None = None) -> str:
+    """The table as Markdown: one part per protocol and regime, best top-1 first; then the differences of top-1.
+
+    pairs: what `differences` gives for these entries, if it is known already."""
     names = [name for name in COLUMNS if any(name in entry.metrics for entry in entries)]
     names += sorted({name for entry in entries for name in entry.metrics} - set(COLUMNS)) if not names else []
     parts: dict[tuple, list[Entry]] = defaultdict(list)
@@ -172,7 +179,8 @@ def format_leaderboard(entries: Sequence[Entry]) -> str:
         lines.append("")
     lines.append("Percent; brackets: 95 % interval over subjects; ± : sd over folds, as published.")
     lines.append("Rows of different data or protocols cannot be compared, and published rows with none of the others.")
-    if pairs := differences(entries):
+    pairs = differences(entries) if pairs is None else pairs
+    if pairs:
         lines += [
             "",
             "### Differences of top-1 on the same test images",

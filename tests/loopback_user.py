@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -42,8 +43,13 @@ def using(environment: dict[str, str]) -> Iterator[None]:
             huggingface_hub.close_session()
 
 
+CHANGES = ("replace", "rename", "unlink", "remove", "rmdir")  # functions of os after which a folder is another
+
+
 def _run(gate: Connection, environment: dict[str, str], command: str, arguments: list[str]) -> None:
-    gate.recv()
+    moment = gate.recv()
+    if isinstance(moment, int):
+        _die_before(moment)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -51,8 +57,36 @@ def _run(gate: Connection, environment: dict[str, str], command: str, arguments:
         os._exit(exit_status(importlib.import_module(command), *arguments))
 
 
+def _die_before(moment: int) -> None:
+    """Lets this process be killed (SIGKILL) in the place of the change of this number, 0, 1, .."""
+    done = 0
+
+    def counted(change):
+        def change_or_die(*arguments: object, **options: object) -> object:
+            nonlocal done
+            if done == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done += 1
+            return change(*arguments, **options)
+
+        return change_or_die
+
+    for name in CHANGES:
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def killed_before(moment: int, environment: dict[str, str], command: str, *arguments: object) -> int:
+    """Runs a command in a process that is killed before the change of this number to its files; the exit status."""
+    process, gate = waiting_process(environment, command, *arguments)
+    gate.send(moment)
+    process.join(timeout=120)
+    return process.exitcode
+
+
 def waiting_process(environment: dict[str, str], command: str, *arguments: object) -> tuple[BaseProcess, Connection]:
-    """A process that runs a command (by its module's name) once something is sent to the connection."""
+    """A process that runs a command (by its module's name) once something is sent to the connection.
+
+    A number that is sent is that of the change to files before which the process is killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([command, __name__, "imported_before"])
     gate, its_end = context.Pipe()

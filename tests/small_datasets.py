@@ -19,7 +19,9 @@ from test_rdface_dataset import Curator, encoded, picture
 import rdface_dataset
 from curation import datasheet
 from harness.files import sha256_of
+from phenotyping import phenotypes
 from publishing import publishable
+from simulation.photography import Photograph, take
 
 CONDITIONS = {"AAR": 4, "NA": 3, "WS": 2, "CSY": 2}
 
@@ -40,6 +42,24 @@ def one_config() -> Path:
 def three_configs() -> Path:
     """The same with configs restored and reports: copy it before a change."""
     return with_restored_and_reports(Path(shutil.copytree(one_config(), _temporary_folder() / "rdface")))
+
+
+def face(number: int, side_px: int = 128) -> PILImage.Image:
+    """A SIMULATED face, of another person for each number; MTCNN finds it."""
+    plan = Photograph(number, "", phenotypes.conditions()[number % 5], number, number, None, "Brazil")
+    return PILImage.fromarray(take(plan, side_px, 7)[0])
+
+
+@functools.cache
+def of_faces() -> Path:
+    """Config real of twelve SIMULATED faces of three conditions, one photograph each: copy it before a change."""
+    curator = Curator(_temporary_folder() / "faces-input", ["subject_id"])
+    for n in range(12):
+        abbr = ("AAR", "NA", "WS")[n % 3]
+        curator.add(f"{abbr}.{n // 3 + 1}.jpg", encoded(face(n)), abbr, subject_id=f"S{n}")
+    folder = curator.folder.parent / "rdface"
+    assert exit_status(rdface_dataset, "build", curator.save(), "--output_dir", folder) == 0
+    return folder
 
 
 def photographs(folder: Path, name: str = "rdface", conditions: dict[str, int] | None = None) -> Path:
@@ -69,12 +89,14 @@ def with_restored_and_reports(dataset: Path) -> Path:
     return dataset
 
 
-def synthetic(folder: Path, sources: list[list[str]], kept: list[bool] | None = None) -> Path:
-    """Synthetic images of which each was made from the images named, with the privacy report of the filter: green."""
+def synthetic(folder: Path, sources: list[list[str]], kept: list[bool] | None = None, show=None) -> Path:
+    """Synthetic images of which each was made from the images named, with the privacy report of the filter: green.
+
+    show: gives the n-th picture; patterns without a face if left out."""
     images = []
     for n in range(len(sources)):
         file = io.BytesIO()
-        picture(900 + n).save(file, "PNG")
+        (show(n) if show else picture(900 + n)).save(file, "PNG")
         images.append({"bytes": file.getvalue(), "path": f"S{n}.png"})
     columns = {"image": images, "synthetic_id": [f"S{n}" for n in range(len(sources))], "source_image_ids": sources}
     columns |= {"label": [0] * len(sources), "generator": ["dreambooth"] * len(sources)}

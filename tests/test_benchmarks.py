@@ -23,13 +23,18 @@ from accelerate.state import AcceleratorState
 from in_process import exit_status
 from safetensors.torch import load_file
 from small_pipelines import tiny_pipeline
+from test_face_embeddings import mean_colour_network
 
 import filter_synthetic
+import make_report
+import publish_dataset
 import rdface_dataset
+import score_runs
 import simulate_faces
 import train_classifier
 import train_dreambooth
 import train_fastgan
+import train_fewshot
 from benchmarks import (
     augmentation_causes,
     augmentation_gain,
@@ -49,6 +54,7 @@ from benchmarks import (
     knowledge_portraits,
     landmark_reports,
     perceptual_speed,
+    person_pairs,
     phenotype_fidelity,
     planted_copies,
     planted_people,
@@ -59,6 +65,7 @@ from benchmarks import (
     restoration_memory,
     simulator_yardsticks,
     synthetic_only,
+    withdrawn_traces,
     word_image_gain,
     word_images,
 )
@@ -80,6 +87,7 @@ SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not i
 ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs, power_table)
 ELSEWHERE += (episode_coverage, few_shot, few_shot_speed)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
+COMMANDS |= {f"{c.__name__}.py": c for c in (make_report, publish_dataset, score_runs, train_fewshot)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
 
 
@@ -248,6 +256,38 @@ def test_planted_people_stand_where_the_plan_says(tmp_path):
         content = (tmp_path / "synthetic" / name[:3] / f"{name}.jpg").read_bytes()
         seen = [n for n in (1, 2) if (folders[0] / "images" / f"{person}.{n}.jpg").read_bytes() == content]
         assert seen == [2] if kind == "planted" else seen
+
+
+def test_pairs_of_persons_are_counted_within_and_across_folders(tmp_path, capsys):
+    for seed, name in ((3, "one"), (4, "two")):
+        sizes = ("--num_images", 6, "--num_conditions", 3, "--image_size", 128, "--seed", seed)
+        launch_here("simulate_faces.py", "--output_dir", tmp_path / name, *sizes)
+    network, results = mean_colour_network(tmp_path / "mean.onnx"), tmp_path / "results.json"
+    flags = (
+        "--face_embedder",
+        network,
+        "--calibrate",
+        tmp_path / "one",
+        "--measure",
+        tmp_path / "one",
+        tmp_path / "two",
+    )
+    run(person_pairs, *flags, "--results", results)
+    measured = json.loads(results.read_text())["measured"]
+    n = [6 - missed for missed in json.loads(results.read_text())["photographs_without_face"].values()]
+    counts = [sum(kind["pairs"] for kind in record.values()) for record in measured.values()]
+    assert list(measured) == [f"SIMULATED people, {name}" for name in ("one", "one with two", "two", "all")]
+    assert counts == [n[0] * (n[0] - 1) // 2, n[0] * n[1], n[1] * (n[1] - 1) // 2, sum(n) * (sum(n) - 1) // 2]
+    assert "pairs of two people are too few for a false alarm of 0.0001" in capsys.readouterr().out
+
+
+def test_a_withdrawal_leaves_nothing_that_the_search_of_its_benchmark_finds(tmp_path, capsys):
+    sizes = ("--num_images", 14, "--num_conditions", 3, "--image_size", 128, "--without_generators")
+    args = withdrawn_traces.parse_args([str(one) for one in ("--work_dir", tmp_path / "study", *sizes)])
+    withdrawn_traces.main(args, launch_here)
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["left"] == {} and figures["listed"]
+    assert all(figures["files_before"][kind] for kind in ("bytes", "digest", "identifier", "pixels"))
 
 
 def test_dreambooth_speed_of_one_adapter_and_of_two(capsys):

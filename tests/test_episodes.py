@@ -1,12 +1,15 @@
 """episodes.py: the published class split against the rule written anew, draws, subjects apart, and intervals."""
 
+import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import episode_coverage
+from classification import few_shot_run
 from classification.episodes import (
     accuracy_interval,
     draw_episodes,
@@ -139,6 +142,63 @@ def test_interval_counts_conditions_however_many_episodes_there_are():
     assert many == pytest.approx(few, abs=1e-9)
     standard_error = right.std(ddof=1) / np.sqrt(20)
     assert few[1] - few[0] == pytest.approx(2 * 2.093 * standard_error, rel=0.06)  # Student's t, 19 degrees
+
+
+def test_interval_of_few_conditions_has_the_width_of_students_t():
+    right = np.linspace(0.2, 0.8, 12)
+    low, high = accuracy_interval(right, np.arange(12), [None] * 12)
+    standard_error = right.std(ddof=1) / np.sqrt(12)
+    assert high - low == pytest.approx(2 * 2.201 * standard_error, rel=0.02)  # 11 degrees; 4 % less without u / (u - 1)
+    narrow = accuracy_interval(right, np.arange(12), [None] * 12, level=0.8)
+    assert narrow[1] - narrow[0] == pytest.approx(2 * 1.363 * standard_error, rel=0.03)
+
+
+def test_conditions_that_share_a_subject_are_drawn_together():
+    right, conditions = np.tile([1.0, 1, 0, 0], 5), np.arange(20)
+    alone = accuracy_interval(right, conditions, [f"s{c}" for c in conditions])
+    pairs = accuracy_interval(right, conditions, [f"s{c // 2}" for c in conditions])
+    ratio = (pairs[1] - pairs[0]) / (alone[1] - alone[0])
+    assert ratio == pytest.approx(np.sqrt(2) * 2.262 / 2.093 * np.sqrt(19 / 18), rel=0.06)  # ten units instead of 20
+
+
+def test_an_accuracy_of_exactly_one_has_an_interval_without_width():
+    assert accuracy_interval(np.ones(9), np.arange(9), [None] * 9) == (1.0, 1.0)
+
+
+def digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(each, np.int64).tobytes() for each in arrays)).hexdigest()[:12]
+
+
+def test_folds_and_lists_of_episodes_are_the_same_in_every_version():
+    """Published lists can be drawn again; changing a seed here would make all earlier results incomparable."""
+    labels = np.repeat(np.arange(40), [1 + c % 5 for c in range(40)])
+    groups = np.array([f"g{row}" for row in range(len(labels))])
+    folds = strict_condition_folds(labels.tolist(), groups.tolist(), 5, 1)
+    assert digest(*(fold.test for fold in folds)) == "22db74c2625a"
+    fold = rows_of_fold(folds[1], labels, groups, "strict")
+    images = SimpleNamespace(labels=labels, groups=groups)
+    plan = SimpleNamespace(n_way=5, k_shot=1, test_episodes=20)
+    drawn = few_shot_run.asked_episodes(images, SimpleNamespace(seed=3, fold=fold), plan)
+    assert digest(drawn.classes, drawn.support, drawn.query) == "2eda583121ff"
+
+
+def test_an_episode_is_drawn_again_if_people_span_conditions():
+    """Six conditions that share people: most draws of three fail, and some succeed."""
+    labels = np.repeat(np.arange(6), 2)
+    groups = np.array(["a", "b", "a", "c", "b", "c", "d", "e", "d", "f", "e", "f"])
+    episodes = draw_episodes(np.arange(12), labels, groups, 3, 1, 200, np.random.default_rng(0))
+    assert len(episodes) == 200
+    for support, query in zip(episodes.support, episodes.query, strict=True):
+        assert not set(groups[support].ravel()) & set(groups[query])
+
+
+def test_a_condition_with_one_image_is_never_asked_for_and_may_be_missing_in_a_fold():
+    labels = np.array([0, 1, 1, 2, 2, 3, 3])
+    groups = np.array([f"g{row}" for row in range(7)])
+    (fold,) = strict_condition_folds(labels.tolist(), groups.tolist(), 2, 1)
+    assert 0 not in fold.test and 0 in fold.train
+    episodes = draw_episodes(np.arange(7), labels, groups, 2, 1, 50, np.random.default_rng(0))
+    assert 0 not in episodes.classes and 0 not in episodes.support
 
 
 def test_interval_of_one_condition_or_of_one_shared_subject_is_not_known():

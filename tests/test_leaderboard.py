@@ -74,12 +74,36 @@ def test_results_of_another_kind_need_no_predictions(tmp_path):
     assert "40.00 [30.00, 50.00]" in leaderboard.format_leaderboard([entry])
 
 
+def test_transductive_results_stand_in_a_table_of_their_own(tmp_path):
+    for name, head, mean in (("one", "discriminant", 0.4), ("all", "pt_map, transductive", 0.9)):
+        (tmp_path / name).mkdir()
+        results = {"protocol": "strict", "backbone": "tiny", "recipe": f"{head}, 5-way 1-shot frozen"}
+        results |= {"n_way": 5, "k_shot": 1, "metrics": {"top1": {"mean": mean, "low": None, "high": None}}}
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    table = leaderboard.format_leaderboard([leaderboard.read_entry(tmp_path / name) for name in ("one", "all")])
+    first, second = [part for part in table.split("### ") if part.startswith("strict")]
+    assert first.startswith("strict: 5-way 1-shot episodes, 5-way 1-shot frozen\n") and "| one |" in first
+    assert second.splitlines()[0].endswith("transductive, 5-way 1-shot frozen") and "| all |" in second
+    assert "| all |" not in first and "| one |" not in second
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"', "{}\n{}", "\x00", '{"protocol": "strict"}'])
+def test_a_results_file_that_is_damaged_is_refused_in_one_line(tmp_path, capsys, content):
+    (tmp_path / "results.json").write_text(content)
+    status, out, error = printed(capsys, tmp_path)
+    assert (status, out) == (2, "") and error.count("\n") == 1 and "results.json" in error
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda r: r.clear(), "lacks protocol, backbone, recipe or metrics"),
         (lambda r: r.update(metrics={"top1": 0.4}), "lacks protocol, backbone, recipe or metrics"),
         (lambda r: r["metrics"]["top1"].update(mean="high"), "lacks protocol, backbone, recipe or metrics"),
+        (lambda r: r["metrics"]["top5"].update(mean=float("nan")), "lacks protocol, backbone, recipe or metrics"),
+        (lambda r: r["metrics"]["top5"].update(high=True), "lacks protocol, backbone, recipe or metrics"),
+        (lambda r: r["metrics"]["top5"].update(sd="small"), "lacks protocol, backbone, recipe or metrics"),
+        (lambda r: r.update(recipe=["linear_probe"]), "lacks protocol, backbone, recipe or metrics"),
         (lambda r: r["metrics"]["top1"].update(mean=0.99), "says top1 0.9900, but predictions.parquet gives"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from loopback_hub import Hub, answer, serving
 from loopback_user import using
 
+from generation import diffusion_pipelines
 from harness import errors
 from publishing import model_upload
 
@@ -121,3 +122,12 @@ def test_the_card_tells_scores_limits_and_that_faces_were_simulated():
     real = model_upload.model_card("A classifier", "densenet169", facts, table, simulated=False)
     assert "simulated" not in real.lower()
     assert model_upload.ModelCard(real).data.license == "other"
+
+
+def test_a_local_path_of_a_base_is_written_into_no_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    assert "base_model: lab/base" in model_upload.adapter_card("lab/base", [], simulated=True)
+    for local in ("models/base", str(tmp_path / "models" / "base"), "../models/base", "C:/models/base"):
+        assert "base_model" not in model_upload.adapter_card(diffusion_pipelines.base_name(local), [], simulated=True)
+        assert str(tmp_path) not in model_upload.adapter_card(diffusion_pipelines.base_name(local), [], simulated=True)

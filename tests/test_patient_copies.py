@@ -1,6 +1,7 @@
 """publish --open looks for copies of photographs by itself, whatever a privacy report says, and fails closed."""
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import small_datasets
 from datasets import Features
 from in_process import exit_status
 from PIL import Image, ImageEnhance, ImageOps
+from test_face_embeddings import MOBILEFACENET
+from test_rdface_dataset import REAL_FACES, Curator
 
 import publish_dataset
+import rdface_dataset
 from curation import datasheet
 
 
@@ -64,6 +68,36 @@ def test_a_copy_of_a_photograph_is_refused_whatever_the_report_says(tmp_path, ca
     assert exit_status(publish_dataset, *command) == 2
     (line, last) = capsys.readouterr().err.strip().splitlines()[-2:]
     assert "row 2 (S1): is" in line and "photograph NA.1" in line and "nothing was sent" in last
+
+
+def test_an_image_without_a_face_cannot_be_compared_and_is_refused(tmp_path, capsys):
+    folder = small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"]])
+    command = ("publish", folder, "lab/synthetic", "--open", "--real_dataset", small_datasets.of_faces())
+    assert exit_status(publish_dataset, *command) == 2
+    assert "row 1 (S0): no face was found that could be compared" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    not (MOBILEFACENET.is_file() and REAL_FACES.is_dir()), reason="the real network or photographs are not here"
+)
+def test_memorised_persons_are_refused_and_named_and_others_are_not(tmp_path, capsys):
+    """Real adults: the dataset holds a photograph of eight, the images other ones of two of them and of two more."""
+
+    def photograph(person: str, number: int) -> Path:
+        return REAL_FACES / "rd_images" / person / f"{person}.{number}.jpg"
+
+    curator = Curator(tmp_path / "input", ["subject_id"])
+    for n in range(1, 9):
+        curator.add(f"AAR.{n}.jpg", photograph(f"P{n:02d}", 1).read_bytes(), subject_id=f"P{n:02d}")
+    real = tmp_path / "rdface"
+    assert exit_status(rdface_dataset, "build", curator.save(), "--output_dir", real) == 0
+    shown = [Image.open(photograph(*one)).convert("RGB") for one in (("P02", 3), ("P11", 1), ("P05", 3), ("P13", 1))]
+    folder = small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"]] * 4, show=shown.__getitem__)
+    command = ("publish", folder, "lab/synthetic", "--open", "--real_dataset", real, "--face_embedder", MOBILEFACENET)
+    assert exit_status(publish_dataset, *command) == 2
+    refused = re.findall(r"row (\d) \(S\d\): (.*) the photograph ([^;]*);", capsys.readouterr().err)
+    assert [(row, photograph) for row, _, photograph in refused] == [("1", "AAR.2"), ("3", "AAR.5")]
+    assert refused[1][1] == "shows the person on"  # the other one is a picture so like the first that it is no better
 
 
 def test_without_the_photographs_or_with_others_nothing_goes_open(tmp_path, capsys, photographs):

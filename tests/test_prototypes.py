@@ -7,11 +7,12 @@ import torch
 from accelerate import Accelerator
 from sklearn.neighbors import NearestCentroid
 
+from classification import prototypes
 from classification.backbones import Backbone
 from classification.episodes import Episodes, draw_episodes
 from classification.few_shot_names import HEADS
 from classification.fine_tuning import Checkpoint
-from classification.knowledge_prior import Shares
+from classification.knowledge_prior import Shares, Teachers
 from classification.prototype_training import Training, fit_prototypes, prototype_logits, trained_scores
 from classification.prototypes import (
     accuracy_of,
@@ -61,6 +62,12 @@ def test_each_head_equals_its_formula():
     distance = -((unit[3] - np.mean(unit[:3], axis=0)) ** 2).sum()
     assert head_scores("centred_mean", features, episodes, statistics, None)[2, 4, 1] == pytest.approx(distance)
 
+    scale = statistics.deviations + np.median(statistics.deviations)
+    shift = (mean - centre) / scale
+    shift = np.sign(shift) * np.maximum(np.abs(shift) - 0.5 / np.sqrt(3), 0)  # half a standard error of three images
+    distance = -((((query - centre) / scale) - shift) ** 2).sum()
+    assert head_scores("shrunken_centroid", features, episodes, statistics, 0.5)[2, 4, 1] == pytest.approx(distance)
+
     means = np.stack([features[labels == c].mean(axis=0) for c in range(12)])
     residuals = features[base] - means[labels[base]]
     within = residuals.T @ residuals / (len(base) - 12)
@@ -94,6 +101,45 @@ def test_knowing_how_people_vary_helps():
     }
     assert set(accuracy) == set(HEADS)
     assert accuracy["discriminant"] > accuracy["centred_mean"] + 0.05 > 0.25
+
+
+def test_the_chosen_setting_is_that_of_least_loss_on_inner_episodes():
+    features, labels, groups = study()
+    base = np.flatnonzero(labels < 12)
+    for head, choice in choose_heads(features, labels, groups, base, 5, 1, 0).items():
+        losses = {}
+        for setting in prototypes.SETTINGS[head]:
+            only = {name: (setting,) if name == head else settings for name, settings in prototypes.SETTINGS.items()}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(prototypes, "SETTINGS", only)
+                losses[setting] = choose_heads(features, labels, groups, base, 5, 1, 0, heads=(head,))[head].loss
+        assert choice.loss == min(losses.values()) == losses[choice.setting]
+        assert choice.loss < np.log(4)  # better than a guess among the four conditions of a part
+    other = choose_heads(features, labels, groups, base, 5, 1, 1)
+    assert other["cosine"].temperature != choose_heads(features, labels, groups, base, 5, 1, 0)["cosine"].temperature
+
+
+def test_probabilities_are_the_softmax_of_scores_over_the_temperature():
+    scores = np.random.default_rng(0).normal(size=(3, 4, 4))
+    odds = np.exp(scores / 2.5)
+    assert probabilities(scores, 2.5) == pytest.approx(odds / odds.sum(axis=2, keepdims=True))
+    spread = (scores - scores.mean(axis=2, keepdims=True)).std()
+    assert probabilities(scores, 0.0) == pytest.approx(probabilities(scores, spread))
+    assert probabilities(np.zeros((1, 3, 3)), 0.0) == pytest.approx(np.full((1, 3, 3), 1 / 3))  # all equal: a guess
+
+
+def test_features_that_are_not_numbers_are_refused():
+    features, labels, groups = study()
+    episodes, base = drawn(labels, groups, n=5), np.flatnonzero(labels < 12)
+    statistics = fit_statistics(features, labels, base)
+    features[base[3]] = np.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        fit_statistics(features, labels, base)
+    features[episodes.support[1, 2, 0]] = np.nan
+    for head in HEADS:
+        setting = {"shrunken_centroid": 0.5, "discriminant": 0.3}.get(head)
+        with pytest.raises(ValueError, match="not a number"):
+            accuracy_of(head_scores(head, features, episodes, statistics, setting))
 
 
 def test_choices_and_statistics_look_at_base_conditions_only():
@@ -143,7 +189,8 @@ def test_terms_draw_the_mean_of_one_photograph_to_where_the_condition_lies():
     episodes = draw_episodes(np.flatnonzero(labels >= 30), labels, groups, 5, 1, 100, np.random.default_rng(0))
     base = np.flatnonzero(labels < 30)
     statistics = fit_statistics(features, labels, base)
-    asked = (features, labels, base, episodes, statistics.centre)
+    taught = Teachers(features[base], profiles[labels[base]], labels[base], np.zeros(len(base), int))
+    asked = (features, labels, taught, episodes, statistics.centre)
     known = informed_means(*asked, profiles, Shares(1.0, 0.1))
     shuffled = informed_means(*asked, profiles[rng.permutation(40)], Shares(1.0, 0.1))
     accuracy = {

@@ -350,6 +350,7 @@ def test_killed_after_any_request_no_photograph_is_public_and_the_next_run_finis
                 repository = hub.repository(NAME)
                 assert ours(hub) == local(dataset) and not repository.private and repository.gated == "manual"
                 assert not repository.was_exposed
+                assert not list(dataset.parent.glob(f".{dataset.name}.publishing-*"))
             assert not hub.leaks()
         if killed == 0:
             break  # it makes fewer requests
@@ -374,13 +375,30 @@ def test_an_upload_cut_off_is_finished_by_the_same_command(hub, start, dataset, 
     assert ours(hub) == local(dataset) and not hub.repository(NAME).was_exposed
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "remedy", "is_no_remedy"),
+    [
+        (403, "Private repository storage limit reached", "--forget_history removes earlier versions", "use a token"),
+        (413, "Payload Too Large", "whose files have at most 500 MB", "run the same command again"),
+        (403, "You have no right to write here", "use a token that may write there", "storage is full"),
+    ],
+)
+def test_the_remedy_of_a_refused_commit_is_one_that_helps(hub, start, dataset, status, said, remedy, is_no_remedy):
+    hub.fault("POST .*/commit/", answer(status, said), times=None)
+    run = start("publish", dataset, NAME)
+    assert run.returncode == 1 and remedy in run.stderr and is_no_remedy not in run.stderr
+    assert not hub.repository(NAME).was_exposed
+
+
 # ---- synthetic images
 
 
-def test_synthetic_images_go_open_to_a_repository_of_their_own(hub, start, dataset, tmp_path):
-    folder, name = (
-        small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"], ["NA.1"]]),
-        "lab/rdface-synthetic",
+def test_synthetic_images_go_open_to_a_repository_of_their_own(hub, start, tmp_path):
+    """SIMULATED faces: each of another person than those on the photographs."""
+    dataset, name = Path(shutil.copytree(small_datasets.of_faces(), tmp_path / "rdface")), "lab/rdface-synthetic"
+    sources = [["AAR.1"], ["NA.1"]]
+    folder = small_datasets.synthetic(
+        tmp_path / "rdface-synthetic", sources, show=lambda n: small_datasets.face(31 + n)
     )
     assert "publish them with --open" in start("publish", folder, name).stderr
     run = start("publish", folder, name, "--open", "--visible", "--real_dataset", dataset)
@@ -460,7 +478,8 @@ def test_who_has_access_loads_the_dataset_and_who_has_not_learns_what_to_do(hub,
 # ---- withdraw
 
 
-def test_a_withdrawn_photograph_can_no_longer_be_had_in_any_version(hub, start, dataset, tmp_path):
+def test_a_withdrawn_photograph_can_no_longer_be_had_in_any_version(hub, start, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_dataset, "copies_of_patients", lambda *_: [])  # see test_patient_copies.py
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"], ["NA.1", "NA.2"]])
     start("publish", dataset, NAME, "--visible")
     start("publish", synthetic, "lab/synthetic", "--open", "--visible", "--real_dataset", dataset)

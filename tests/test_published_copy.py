@@ -1,6 +1,8 @@
 """The copy that is published holds the examined values of rows and nothing else, whatever the folder's files hold."""
 
+import base64
 import datetime
+import decimal
 import json
 import shutil
 from pathlib import Path
@@ -73,6 +75,13 @@ KINDS = {
     "list of lists": ([[TEXT]], pa.list_(pa.list_(pa.string()))),
     "day": (datetime.date(2012, 5, 4), pa.date32()),
     "telephone as a number": (442079460018, pa.int64()),
+    "picture as base64": ("data:image/jpeg;base64," + base64.b64encode(MARK * 20).decode(), pa.string()),
+    "picture as hexadecimal digits": ((MARK * 20).hex(), pa.string()),
+    "picture as numbers": (list(MARK * 2), pa.list_(pa.uint8())),
+    "embedding": ([0.125] * 64, pa.list_(pa.float32(), 64)),
+    "time": (datetime.datetime(2012, 5, 4), pa.timestamp("s")),
+    "decimal": (decimal.Decimal("442079460018"), pa.decimal128(20)),
+    "duration": (datetime.timedelta(days=4000), pa.duration("s")),
 }
 
 
@@ -107,6 +116,45 @@ def test_a_column_of_the_projects_own_must_have_its_type(dataset):
     index = table.column_names.index("source_type")
     overwrite(dataset, table.set_column(index, "source_type", hidden))
     with pytest.raises(InputError, match="column source_type holds struct"), published_copy(dataset):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("sex", "Jane"), ("country", "Jane"), ("orphanet_code", "Ward 7"), ("paper_split", "Jane"), ("sha256", "Jane")],
+)
+def test_a_value_that_a_column_of_the_projects_own_cannot_have_is_refused(dataset, column, value):
+    table = pq.read_table(shard_of(dataset))
+    index, values = table.column_names.index(column), table[column].to_pylist()
+    values[4] = value
+    overwrite(dataset, table.set_column(index, table.schema.field(index), pa.array(values, pa.string())))
+    with published_copy(dataset) as copy:
+        problems = publishable.examine(copy.folder, ()).problems
+    assert any(f"row 5 (NA.1): {column} holds what no value of this column can be" in line for line in problems)
+
+
+def test_an_extension_type_is_refused(dataset):
+    add(dataset, "remark", MARK[:16], pa.binary(16))
+    table = pq.read_table(shard_of(dataset))
+    index = table.column_names.index("remark")
+    overwrite(
+        dataset, table.set_column(index, "remark", pa.ExtensionArray.from_storage(pa.uuid(), table["remark"].chunk(0)))
+    )
+    with pytest.raises(InputError, match="column remark holds values of type"), published_copy(dataset, ["remark"]):
+        pass
+
+
+def test_hidden_files_and_links_stay_or_are_refused(dataset, tmp_path):
+    (dataset / "real" / ".train-00000-of-00001.parquet").write_bytes(MARK)
+    (dataset / ".figures").mkdir()
+    (dataset / ".figures" / "age_and_sex.png").write_bytes(MARK)
+    (dataset / "readme.md").write_bytes(MARK)
+    (dataset / "real" / "notes.json").write_bytes(MARK)
+    with published_copy(dataset) as copy:
+        assert MARK not in everything(copy.folder) and publishable.examine(copy.folder, ()).problems == []
+    (tmp_path / "elsewhere").mkdir()
+    (dataset / "restored").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="restored: is a link"), published_copy(dataset):
         pass
 
 

@@ -1,11 +1,13 @@
 """retrieval.py and embeddings.py: exact search against NumPy, ranks, galleries, views, and what has no answer."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from classification import retrieval
-from classification.embeddings import Viewed, averaged, side_by_side
+from classification.embeddings import Network, Viewed, averaged, embed, side_by_side
 from classification.few_shot_names import VIEWS
 
 
@@ -75,6 +77,36 @@ def test_unseen_conditions_gain_from_how_others_vary_and_from_nothing_of_themsel
     assert (one.weights == two.weights).all() and one.shrinkage == two.shrinkage
 
 
+def test_a_discriminant_of_seen_conditions_equals_its_formula():
+    features, labels, groups, gallery, probes = gallery_study(1)
+    seen = gallery[labels[gallery] > 4]
+    probe = retrieval._discriminant_of(features, labels, groups, gallery, seen)
+    centre = features[seen].mean(axis=0)
+    means = {c: features[gallery[labels[gallery] == c]] - centre for c in np.unique(labels[gallery])}
+    residuals = np.concatenate(
+        [features[seen[labels[seen] == c]] - centre - means[c].mean(axis=0) for c in means if c > 4]
+    )
+    within = residuals.T @ residuals / (len(seen) - len(np.unique(labels[seen])))
+    width, s = features.shape[1], probe.shrinkage
+    precision = np.linalg.inv((1 - s) * within + s * np.trace(within) / width * np.eye(width))
+    for column, c in enumerate(probe.classes):
+        mean = means[c].sum(axis=0) / (len(means[c]) + 1)  # as if the condition had one more image at the centre
+        expected = (features[probes] - centre) @ precision @ mean - 0.5 * mean @ precision @ mean
+        assert probe.scores(features[probes])[:, column] == pytest.approx(expected)
+
+
+def test_which_conditions_are_left_out_together_is_the_same_in_every_version():
+    features, labels, groups, gallery, probes = gallery_study(2)
+    classes = np.random.default_rng(20263).permutation(24)
+    expected = np.full((len(probes), 24), -np.inf)
+    for k in range(5):
+        asked = np.isin(labels[probes], classes[k::5])
+        seen = gallery[~np.isin(labels[gallery], classes[k::5])]
+        probe = retrieval._discriminant_of(features, labels, groups, gallery, seen)
+        expected[np.ix_(asked, probe.classes)] = probe.scores(features[probes[asked]])
+    assert (retrieval.unseen_scores(features, labels, groups, gallery, probes, 24) == expected).all()
+
+
 def test_conditions_of_one_image_each_give_the_nearest_mean():
     features = unit((6, 5))
     labels, gallery = np.array([0, 1, 2, 0, 1, 2]), np.arange(3)
@@ -99,10 +131,36 @@ def test_an_inner_product_is_the_mean_cosine_over_networks_and_views():
     assert np.linalg.norm(averaged([one, two]), axis=1) == pytest.approx(1)
 
 
+def test_ten_views_are_five_crops_and_their_mirrored_ones():
+    across, down = np.meshgrid(np.linspace(0, 240, 64), np.linspace(0, 120, 64))
+    picture = np.stack([across, down, 0 * down], axis=-1).astype(np.uint8)[None]
+    rows = np.array([0])
+    views = {view: Viewed(picture, view)[rows][0].astype(int) for view in VIEWS[10]}
+    assert len(views) == 10 and all(seen.shape == (64, 64, 3) for seen in views.values())
+    for crop, (first_across, first_down) in {
+        "middle": (15, 7.5),
+        "top left": (0, 0),
+        "top right": (30, 0),
+        "bottom left": (0, 15),
+        "bottom right": (30, 15),
+    }.items():
+        seen = views[crop]
+        assert seen[0, 0, 0] == pytest.approx(first_across, abs=2) and seen[0, 0, 1] == pytest.approx(first_down, abs=2)
+        assert np.ptp(seen[..., 0]) == pytest.approx(0.875 * 240, abs=4)
+        assert np.ptp(seen[..., 1]) == pytest.approx(0.875 * 120, abs=4)
+        assert (views[f"{crop}, mirrored"] == seen[:, ::-1]).all()
+
+
+def test_a_recognition_network_has_its_own_places_and_no_crops():
+    network = Network("faces", embedder=SimpleNamespace(places=np.zeros((5, 2))), detector="mtcnn")
+    with pytest.raises(ValueError, match="has no view middle"):
+        embed(None, network, [], VIEWS[10], None, 1)
+
+
 def test_views_mirror_and_turn_grey():
     picture = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
     rows = np.array([2, 0])
-    as_it_is, mirrored, grey, both = (Viewed(picture, view)[rows] for view in VIEWS)
+    as_it_is, mirrored, grey, both = (Viewed(picture, view)[rows] for view in VIEWS[4])
     assert (as_it_is == picture[rows]).all() and (mirrored == picture[rows][:, :, ::-1]).all()
     assert (grey[..., 0] == grey[..., 2]).all() and (both == grey[:, :, ::-1]).all()
     red, green, blue = picture[2, 1, 1].astype(float)

@@ -23,7 +23,7 @@ import simulate_faces
 from imaging import faces
 from phenotyping import phenotypes
 from simulation import photography
-from simulation.corpus import class_sizes, plan_corpus
+from simulation.corpus import class_sizes, develop, plan_corpus
 from simulation.face_geometry import LANDMARK_NAMES, Look, Shape, View
 from simulation.face_painting import paint_face
 from simulation.people import draw_person
@@ -124,6 +124,15 @@ def test_the_corpus_depends_on_the_seed_and_not_on_processes(corpus, tmp_path):
     conditions = phenotypes.conditions()[:7]
     first, other = (photography.take(plan_corpus(28, conditions, s)[0], 64, s)[0] for s in (5, 6))
     assert not np.array_equal(first, other)
+
+
+def test_people_of_another_seed_have_other_subject_ids(tmp_path):
+    photograph = plan_corpus(28, phenotypes.conditions()[:7], 5)[0]
+    (tmp_path / "rd_images" / photograph.condition.abbr).mkdir(parents=True)
+    rows, truths = zip(*(develop(photograph, tmp_path, 64, seed, 1.0) for seed in (5, 50)), strict=True)
+    assert (
+        [row["subject_id"] for row in rows] == [truth["subject"] for truth in truths] == ["sim5-00000", "sim50-00000"]
+    )
 
 
 def test_landmarks_follow_pose_and_parameters():

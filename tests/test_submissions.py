@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -179,11 +180,33 @@ def test_csv_files_that_cannot_be_read_are_refused_with_their_line(tmp_path, cap
     assert (status, out) == (2, "") and pd.Series(lines).str.contains(message).any(), lines
 
 
-def test_files_that_are_no_submission_are_refused_before_the_dataset_is_opened(tmp_path, capsys, dataset, monkeypatch):
+def test_files_that_are_no_submission_are_refused_before_the_dataset_is_opened(
+    tmp_path, capsys, dataset, good, monkeypatch
+):
     monkeypatch.setattr(score_runs, "open_tested", None)
     (tmp_path / "a.json").write_text("{}")
     (tmp_path / "a.parquet").write_text("no Parquet")
+    good.to_parquet(tmp_path / "whole.parquet")
+    content = (tmp_path / "whole.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
+    (tmp_path / "cut behind.parquet").write_bytes(content[:-3])
+    (tmp_path / "spoiled.parquet").write_bytes(content[:40] + bytes(400) + content[440:])
+    (tmp_path / "named.csv").write_bytes(content)
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    (tmp_path / "nowhere.parquet").symlink_to(tmp_path / "gone.parquet")
+    (tmp_path / "folder.parquet").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
     for name, message in [
+        ("cut.parquet", "not a readable Parquet"),
+        ("cut behind.parquet", "not a readable Parquet"),
+        ("spoiled.parquet", "not a readable Parquet"),
+        ("named.csv", "is no CSV file in UTF-8"),
+        ("empty.parquet", "not a readable Parquet"),
+        ("loop.csv", "no such file"),
+        ("nowhere.parquet", "no such file"),
+        ("folder.parquet", "is a folder"),
+        ("pipe.csv", "no such file"),
         ("a.json", "ends neither"),
         ("a.parquet", "not a readable Parquet"),
         ("b.csv", "no such file"),
@@ -209,6 +232,23 @@ def test_paper_tests_its_test_side_with_the_model_of_each_fold():
         with pytest.raises(submissions.SubmissionError) as refused:
             submissions.accepted(submissions.Table("x.parquet", table | change, [1, 2, 3, 4]), tested)
         assert pd.Series(refused.value.problems).str.contains(message).any()
+
+
+def test_a_symlink_is_followed_and_conditions_in_another_order_are_told_by_their_labels(
+    tmp_path, capsys, dataset, good
+):
+    names = load_images(str(dataset)).features["label"].names
+    reordered = as_csv(tmp_path / "a.csv", good, names)
+    pd.read_csv(reordered, keep_default_na=False)[["seed", *names[::-1], "image_id"]].to_csv(reordered, index=False)
+    (tmp_path / "link.csv").symlink_to(reordered)
+    status, out, _ = submit(capsys, dataset, tmp_path / "link.csv")
+    good.to_parquet(tmp_path / "a.parquet")
+    assert status == 0
+    assert json.loads(out)["metrics"] == json.loads(submit(capsys, dataset, tmp_path / "a.parquet")[1])["metrics"]
+    other = good.assign(label=3 - good["label"], probabilities=[row[::-1] for row in good["probabilities"]])
+    other.to_parquet(tmp_path / "b.parquet")  # numbered in the order of another dataset
+    status, out, lines = submit(capsys, dataset, tmp_path / "b.parquet")
+    assert (status, out) == (2, "") and ":1: label is 3, but the dataset says AAR" in lines[0]
 
 
 def test_the_folds_are_those_of_the_dataset(dataset, good):

@@ -229,7 +229,8 @@ def test_without_knowledge_images_as_data_give_the_predictions_of_the_plain_prob
         guard = leak_guard.Guard(side, {"image_id": ids, "group_id": groups})
         probe = fit_linear_probe(features, labels, groups, fold.train, guard, synthetic)
         head = probe.classifier(backbone, len(CLASS_NAMES)).head
-        logits = head.logits(torch.from_numpy(features[fold.test]))
+        with torch.inference_mode():
+            logits = head.logits(torch.from_numpy(features[fold.test]))
         expected = logits.double().softmax(dim=1).numpy().astype(np.float32)
         found = predictions[predictions["fold"] == fold.number].set_index("image_id")["probabilities"]
         assert np.array_equal(np.stack([found[ids[row]] for row in fold.test]), expected)

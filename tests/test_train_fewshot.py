@@ -13,7 +13,8 @@ from test_train_classifier import larger_rdface, painted_faces, pixels_dir, save
 import train_fewshot
 from benchmarks import few_shot, few_shot_speed
 from curation import protocols
-from scoring import prediction_files, run_scores
+from curation.opening import load_images
+from scoring import leaderboard, prediction_files, run_scores
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,8 @@ def results_of(folder: Path) -> dict:
 def test_frozen_features_answer_and_the_list_run_again_gives_the_same_to_the_last_digit(study, tmp_path):
     assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "a") == 0
     results, episodes = results_of(tmp_path / "a"), pd.read_parquet(tmp_path / "a" / "episodes.parquet")
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["simulated"] is True
+    assert leaderboard.read_entry(tmp_path / "a").data.endswith("(SIMULATED)") and results["transductive"] is False
     assert results["n_episodes"] == 40 and len(episodes) == 120  # two folds of four conditions
     assert results["chance"] == pytest.approx(1 / 3) and results["simulated"] is True
     assert set(results["heads"]) == {"cosine", "centred_mean", "shrunken_centroid", "discriminant"}
@@ -92,11 +95,18 @@ def test_refusals_take_one_line(study, tmp_path, capfd):
         (("--k_shot", 8), "8-shot needs 3 conditions with 8 photographs"),
         (("--protocol", "paper", "--n_way", 2), "fold 0, test conditions: 2-way 1-shot episodes cannot be drawn"),
         (("--protocol", "paper", "--k_shot", 5), "tests 1-shot"),
-        (("--mode", "train", "--views", 2), "--views, --head and --knowledge require"),
+        (("--mode", "train", "--views", 2), "--views, --head, --knowledge and --synthetic_as require"),
         (("--mode", "gallery", "--seed", 0, 1), "draws nothing"),
         (("--fold", 2), "there are 2 folds of conditions"),
         (("--head", "discriminant_with_terms"), "require --knowledge terms"),
         (("--backbone", "nobody.onnx"), "no such file"),
+        (("--backbone", "nobody.onnx", "--views", 10), "require backbones other than .onnx"),
+        (("--ensemble", "chosen"), "requires several backbones"),
+        (("--synthetic_in", "support"), "require --synthetic_dataset"),
+        (("--synthetic_as", "prior"), "require --synthetic_dataset"),
+        (("--synthetic_in", "support", "--mode", "gallery"), "requires --mode frozen and --protocol strict"),
+        (("--head", "pt_map", "--knowledge", "terms"), "uses no terms"),
+        (("--head", "pt_map", "--mode", "gallery"), "has methods of its own"),
         (("--knowledge", "terms"), "none of the dataset's conditions is annotated"),
     ):
         assert exit_status(train_fewshot, *study, *flags, *out) == 2, flags
@@ -140,6 +150,82 @@ def test_synthetic_images_of_a_generator_that_saw_tested_conditions_are_refused(
     assert "made from the training conditions of fold 0 alone" in capfd.readouterr().err
 
 
+def made_of_single_photographs(folder: Path, n: int = 2) -> Path:
+    """Synthetic images of each condition by generators that saw one of its photographs each: its first n."""
+    rows, made = painted_faces(8), []
+    for abbreviation in CLASS_NAMES[:8]:
+        own = [number for number, row in enumerate(rows) if row["label"] == abbreviation]
+        for number in own[:n]:
+            side = protocols.Fold(0, np.array([number]), np.array([], int), np.array([], int))
+            images = [image for image in made_from([side], rows, 2) if image["label"] == abbreviation]
+            made += [image | {"synthetic_id": f"{image['synthetic_id']}_{number}"} for image in images]
+    return saved(folder, made)
+
+
+def test_synthetic_images_stand_beside_the_photograph_that_they_were_made_from(study, tmp_path):
+    of_one = made_of_single_photographs(tmp_path / "of-one")
+    flags = (*study, "--synthetic_dataset", of_one, "--synthetic_in", "support")
+    assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "without") == 0
+    for use in ("data", "prior"):
+        assert exit_status(train_fewshot, *flags, "--synthetic_as", use, "--output_dir", tmp_path / use) == 0
+        record = json.loads((tmp_path / use / "run.json").read_text())
+        episodes = pd.read_parquet(tmp_path / use / "episodes.parquet")
+        first = {row["image_id"] for row in painted_faces(8) if row["image_id"].endswith((".1", ".2"))}
+        for number, fold in enumerate(record["folds"]):
+            of_fold = episodes[episodes["fold"] == number].drop_duplicates("episode")
+            shown = [image_id in first for support in of_fold["support"] for image_id in support]
+            assert fold["filled_supports"] == pytest.approx(np.mean(shown)) and 0 < np.mean(shown) < 1
+            assert fold["n_train"] == 33  # photographs alone
+        assert f"in support as {use}" in results_of(tmp_path / use)["recipe"]
+    tables = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("without", "data", "prior")]
+    probabilities = [np.stack(table.sort_values("image_id")["probabilities"].tolist()) for table in tables]
+    assert np.abs(probabilities[1] - probabilities[0]).max() > 1e-3
+    assert np.abs(probabilities[2] - probabilities[1]).max() > 1e-3
+
+
+def test_an_image_beside_a_support_must_say_truly_what_it_was_made_from(study, tmp_path, capfd):
+    rows = painted_faces(8)
+    side = protocols.Fold(0, np.array([0]), np.array([], int), np.array([], int))
+    (honest, *_) = made_from([side], rows, 1)
+    for change, said in (
+        ({"source_sha256": [rows[1]["sha256"]]}, "was made from another photograph"),
+        ({"source_image_ids": [], "source_sha256": []}, "names no source_image_ids"),
+        ({"source_image_ids": ["NOBODY.1"]}, "which is not in the dataset"),
+        ({"image": rows[9]["image"]}, "is a near duplicate of image"),  # of somebody else
+    ):
+        folder = saved(tmp_path / said.replace(" ", "-"), [honest | change])
+        flags = (*study, "--synthetic_dataset", folder, "--synthetic_in", "support", "--output_dir", tmp_path / "out")
+        assert exit_status(train_fewshot, *flags) == 1, said
+        assert said in capfd.readouterr().err
+
+
+def test_synthetic_images_as_a_prior_are_no_images_of_a_gallery(study, larger_rdface, tmp_path):  # noqa: F811
+    folds = protocols.folds(load_images(str(larger_rdface)), "strict")
+    folder = saved(tmp_path / "of-folds", made_from(folds, painted_faces(8), 3))
+    scores = {}
+    for use in ("data", "prior"):
+        flags = ("--mode", "gallery", "--synthetic_dataset", folder, "--synthetic_as", use)
+        assert exit_status(train_fewshot, *study, *flags, "--output_dir", tmp_path / use) == 0
+        ranked = pd.read_parquet(tmp_path / use / "episodes.parquet").query("gallery == 'joined'")
+        scores[use] = {method: table.set_index("query")["rank"] for method, table in ranked.groupby("method")}
+    assert exit_status(train_fewshot, *study, "--mode", "gallery", "--output_dir", tmp_path / "none") == 0
+    alone = pd.read_parquet(tmp_path / "none" / "episodes.parquet")
+    alone = alone.query("gallery == 'joined' and method == 'nearest_image'").set_index("query")["rank"]
+    assert scores["prior"]["nearest_image"].equals(alone)
+    assert not scores["data"]["nearest_image"].equals(alone)
+
+
+def test_the_transductive_head_answers_alone_and_says_what_it_is(study, tmp_path, capsys):
+    assert exit_status(train_fewshot, *study, "--head", "pt_map", "--output_dir", tmp_path / "t") == 0
+    assert "TRANSDUCTIVE" in capsys.readouterr().out
+    results = results_of(tmp_path / "t")
+    assert results["transductive"] is True and set(results["heads"]) == {"pt_map"}
+    assert results["recipe"].startswith("pt_map, transductive, ")
+    assert leaderboard.read_entry(tmp_path / "t").regime.count("transductive") == 1
+    predictions = pd.read_parquet(tmp_path / "t" / "predictions.parquet")
+    assert np.stack(predictions["probabilities"].tolist()).sum(axis=1) == pytest.approx(1)
+
+
 def test_the_benchmark_keeps_what_its_runs_found(study, larger_rdface, tiny_backbone, tmp_path, monkeypatch, capsys):  # noqa: F811
     def here(script: str, *arguments: object) -> None:
         assert script == "train_fewshot.py" and exit_status(train_fewshot, *arguments, "--test_episodes", 5) == 0
@@ -152,6 +238,23 @@ def test_the_benchmark_keeps_what_its_runs_found(study, larger_rdface, tiny_back
     kept = json.loads((tmp_path / "results" / "simulated_gallery.json").read_text())
     assert kept["simulated"] is True and kept["methods"]["nearest_image"]["joined"]["all"]["n"] == 64
     assert "nearest_image" in capsys.readouterr().out
+
+
+def test_the_benchmark_compares_two_runs_question_by_question(tmp_path):
+    asked = pd.DataFrame({"seed": 0, "fold": 0, "episode": [0, 0, 1, 1], "query": list("abcd")})
+    for name, column, right in (("t", "right_prototypes", [1, 0, 0, 0.5]), ("f", "right_discriminant", [1, 1, 0, 1])):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        table = asked.assign(label=[0, 1, 2, 3], subject=list("wxyz"), **{column: right})
+        table.sample(frac=1, random_state=1).to_parquet(folder / "episodes.parquet")
+    args = few_shot.parse_args(["--work_dir", str(tmp_path), "--results_dir", str(tmp_path), "--parts", "x"])
+    found = few_shot.compared(args, "t", "f")
+    assert found["frozen_minus_trained"] == pytest.approx((1 + 0.5) / 4) and found["n_conditions"] == 4
+    assert -1 <= found["low"] < found["frozen_minus_trained"] < found["high"] <= 1
+    asked.assign(query="other", right_discriminant=1.0).to_parquet(tmp_path / "runs" / "f" / "episodes.parquet")
+    (tmp_path / "t_difference.json").unlink()
+    with pytest.raises(SystemExit, match="not asked the same questions"):
+        few_shot.compared(args, "t", "f")
 
 
 def test_the_benchmark_of_speed_finds_the_same_neighbours(larger_rdface, tiny_backbone, tmp_path, monkeypatch):  # noqa: F811

@@ -1,9 +1,9 @@
 """withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
 
-import itertools
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +14,10 @@ import torch
 from accelerate import Accelerator
 from datasets import load_dataset
 from in_process import exit_status
+from loopback_user import killed_before
 
 import publish_dataset
-from curation import protocols, withdrawn_list
+from curation import pairs_to_look_at, protocols, withdrawn_list
 from curation.leak_guard import check_fold
 from generation import filter_files, synthetic_images, training_provenance
 from harness import derived_places, errors
@@ -301,32 +302,47 @@ def test_what_was_made_after_the_withdrawal_stays(worked_with, tmp_path):
     assert later.is_dir()
 
 
-class Killed(BaseException):
-    """As if the process had ended at this moment."""
-
-
-@pytest.mark.parametrize("moment", range(10))
-def test_stopped_at_any_moment_the_next_call_leaves_nothing(worked_with, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize("moment", [0, 1, 2, 3, 5, 8, 11, 15, 20, 26])
+def test_killed_at_any_moment_the_next_call_leaves_nothing(worked_with, tmp_path, moment):
+    """SIGKILL in the place of one of the command's changes to files."""
     row = next(row for row in rows(worked_with, "real") if row["image_id"] == "NA.2")
     photograph = traces.photograph_in(worked_with, "NA.2", row["sha256"])
-    calls = itertools.count()
-
-    def stopping(function):
-        def stop_or_go(*arguments, **options):
-            if next(calls) == moment:
-                raise Killed
-            return function(*arguments, **options)
-
-        return stop_or_go
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", stopping(os.replace))
-        patch.setattr(Path, "unlink", stopping(Path.unlink))
-        patch.setattr(shutil, "rmtree", stopping(shutil.rmtree))
-        with pytest.raises(Killed):
-            exit_status(publish_dataset, "withdraw", worked_with, "NA.2")
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    status = killed_before(moment, environment, "publish_dataset", "withdraw", worked_with, "NA.2")
+    assert status == -signal.SIGKILL
     assert exit_status(publish_dataset, "withdraw", worked_with, "NA.2") == 0
     assert holds(tmp_path, photograph, tmp_path / "arrow") == []
     assert not (tmp_path / "runs" / "classifier").exists() and not (tmp_path / "runs" / "page.html").exists()
     assert len(list((tmp_path / "pixels").glob("*.npy"))) == 2
     assert publishable.examine(worked_with).problems == []
+    assert not [path for path in tmp_path.rglob(".*") if path.name.endswith((".withdrawn", ".partial"))]
+
+
+def test_what_a_killed_build_left_and_the_page_of_pairs_go_too(dataset, tmp_path, capsys):
+    left = [tmp_path / f".rdface.{name}" for name in ("previous", "building-abc", "restoring")]
+    for folder in left:
+        shutil.copytree(dataset / "real", folder / "real")
+    (dataset / pairs_to_look_at.PAGE).write_text("<code>NA.2</code> and NA.3")
+    (dataset / pairs_to_look_at.TEMPLATE).write_text("NA/NA.2.jpg,NA/NA.3.jpg")
+    assert exit_status(publish_dataset, "withdraw", dataset, "NA.2", "--dry_run") == 0
+    told = capsys.readouterr().out
+    assert all(folder.name in told for folder in left) and pairs_to_look_at.PAGE in told
+    assert exit_status(publish_dataset, "withdraw", dataset, "NA.3") == 0
+    assert not any(folder.exists() for folder in left)
+    assert not (dataset / pairs_to_look_at.PAGE).exists() and not (dataset / pairs_to_look_at.TEMPLATE).exists()
+    (dataset / pairs_to_look_at.PAGE).write_text("WS.1")
+    assert exit_status(publish_dataset, "withdraw", dataset, "NA.2") == 0
+    assert (dataset / pairs_to_look_at.PAGE).exists()  # shows others
+
+
+def test_a_file_outside_of_a_run_goes_and_one_made_from_another_run_stays(worked_with, tmp_path):
+    sheet, listed, other = (tmp_path / name for name in ("sheet.png", "differential.csv", "other.csv"))
+    for file in (sheet, listed, other):
+        file.write_bytes(b"made")
+    derived_places.note([worked_with], sheet, derived_places.PAGE)
+    derived_places.note([tmp_path / "runs" / "classifier"], listed, derived_places.PAGE)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "settings.json").write_text("{}")
+    derived_places.note([tmp_path / "elsewhere"], other, derived_places.PAGE)
+    assert exit_status(publish_dataset, "withdraw", worked_with, "NA.2") == 0
+    assert not sheet.exists() and not listed.exists() and other.exists()

@@ -1,0 +1,283 @@
+"""Fills the one page of a whole study (study_page.html), and gathers its leaderboard and its numbers.
+
+    outcome = study_outcome(Path("runs/demo"), published, show_real=False)
+    outcome.page, outcome.leaderboard, outcome.results
+
+Any subset of the runs will do: a section without a run says which command makes one. The page loads nothing, holds no
+script, and shows no face of a patient unless its owner asks for it; see study_images.py and study_reports.py.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+from pages import study_classification, study_images, study_reports
+from pages.reports_page import environment
+from pages.study_blocks import Section, Table, Text
+from pages.study_images import StudyDataset
+from pages.study_results import Numbers, read_numbers, results_json
+from pages.study_runs import Run, Study, open_study
+from scoring import leaderboard
+from scoring.leaderboard import Entry
+
+TEMPLATE = "study_page.html"
+HEADLINES = {"recognition": "Recognition", "gain": "Gain", "reports": "Reports"}
+WORDS = re.compile(r"[A-Za-z]{2}.* |^.{24}")  # a cell that may be broken into lines; others are numbers or single words
+SHOWN_ARGUMENTS = 400  # characters of a command line on the page
+SCRIPTS = {
+    study_images.FILTER: "filter_synthetic.py",
+    "classifier": "train_classifier.py",
+    "few-shot episodes": "train_fewshot.py",
+    "retrieval in a gallery": "train_fewshot.py",
+    "reports": "vlm_report_eval.py generate",
+    "agreement of reports": "vlm_report_eval.py score",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """page: HTML; leaderboard: Markdown; results: the content of results.json; dataset: its folder, None without."""
+
+    page: str
+    leaderboard: str
+    results: dict
+    dataset: Path | None
+
+
+def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> Outcome:
+    """Raises InputError for a folder without a run, and for a run that cannot be read."""
+    study = open_study(folder)
+    dataset_folder = dataset_of(study)
+    dataset = study_images.open_dataset(dataset_folder) if dataset_folder else None
+    study_reports.mark_simulated(study)
+    simulated = mark_simulated(study, dataset)
+    numbers = read_numbers(study)
+    sections = sections_of(study, dataset, numbers, published, simulated is True, show_real)
+    counted = study_images.counts_of(dataset) if dataset else None
+    entries = [*numbers.entries, *published]
+    return Outcome(
+        rendered(study, dataset, numbers, sections, simulated, show_real),
+        leaderboard.format_leaderboard(entries, numbers.differences) + "\n",
+        results_json(study, numbers, simulated, counted),
+        dataset_folder,
+    )
+
+
+def dataset_of(study: Study) -> Path | None:
+    """The dataset with which most runs were made, of those in the folder; None without one."""
+    named = [Path(str(run.arguments.get("dataset_name", ""))).name for run in study.runs]
+    return max(study.datasets, key=lambda folder: named.count(folder.name), default=None)
+
+
+def mark_simulated(study: Study, dataset: StudyDataset | None) -> bool | None:
+    """Whether everything in the study is simulated: True only if each run and the dataset say so, None if one does not
+    tell. A run that does not record it is as its dataset, if it was made with this one."""
+    for run in study.runs:
+        if run.simulated is None and dataset and run.fingerprint == dataset.images._fingerprint:
+            run.simulated = dataset.simulated
+    said = [run.simulated for run in study.runs] + ([dataset.simulated] if dataset else [])
+    return False if False in said else None if None in said else True
+
+
+def sections_of(
+    study: Study,
+    dataset: StudyDataset | None,
+    numbers: Numbers,
+    published: Sequence[Entry],
+    simulated: bool,
+    show_real: bool,
+) -> list[Section]:
+    note = "SIMULATED: " if simulated else ""
+    recognition = numbers.headline["recognition"]
+    best = next((one for one in numbers.classifiers if recognition and one.run.name == recognition["run"]), None)
+    return [
+        study_images.dataset_section(dataset, note),
+        study_classification.classifiers_section(numbers, published, note),
+        study_classification.gains_section(numbers, note),
+        study_classification.few_shot_section(study, note),
+        study_classification.subgroups_section(best, note),
+        study_classification.calibration_section(best, note),
+        study_images.filter_section(study, note),
+        study_reports.reports_section(study, simulated, show_real),
+        study_images.gallery_section(study, dataset, simulated, show_real),
+        methods_section(study),
+    ]
+
+
+def rendered(
+    study: Study,
+    dataset: StudyDataset | None,
+    numbers: Numbers,
+    sections: Sequence[Section],
+    simulated: bool | None,
+    show_real: bool,
+) -> str:
+    numbered, templates = itertools.count(1), environment()
+    templates.filters["kind_of_cell"] = lambda cell: "words" if WORDS.search(str(cell)) else "number"
+    return templates.get_template(TEMPLATE).render(
+        title="RDFace study" + (" (SIMULATED)" if simulated else ""),
+        simulated=simulated,
+        not_told=[run.name for run in study.runs if run.simulated is not True],
+        shows_real=show_real and simulated is not True,
+        headlines=[headline_card(name, numbers.headline[name]) for name in HEADLINES],
+        words=in_words(dataset, numbers, simulated is True),
+        sections=sections,
+        figure_number=lambda: next(numbered),
+        made=f"{date.today():%d %B %Y}",
+        unfinished=study.unfinished,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ summary
+
+
+def headline_card(name: str, found: Mapping | None) -> dict:
+    """A headline number for the page: its heading, the number, its interval, and what it means."""
+    if found is None:
+        return {"heading": HEADLINES[name], "value": "–", "interval": "", "what": "no run in this folder tells it"}
+    sign, scale, unit, digits = {
+        "recognition": ("", 100, " %", 1), "gain": ("+", 100, " points", 1), "reports": ("", 1, "", 2),
+    }[name]  # fmt: skip
+
+    def text(value: float) -> str:
+        return f"{scale * value:{sign}.{digits}f}"
+
+    has_ends = found["low"] is not None and found["high"] is not None
+    what = found["what"]
+    if found.get("chance"):
+        what += f"; chance {scale * found['chance']:.{digits}f}{unit}"
+    what += f". Run {found['run']}" + (f" less {found['base']}" if "base" in found else "")
+    if found["chosen_from"] > 1:
+        what += f", the highest of {found['chosen_from']} and so a little too high"
+    return {
+        "heading": HEADLINES[name],
+        "value": text(found["value"]) + unit,
+        "interval": f"{text(found['low'])} to {text(found['high'])}" if has_ends else "",
+        "what": what + ".",
+    }
+
+
+def headline_lines(results: Mapping) -> list[str]:
+    """The three headline numbers for the screen. results: of results_json."""
+    note = "SIMULATED: " if results["simulated"] is True else ""
+    cards = [headline_card(name, results["headline"][name]) for name in HEADLINES]
+    for card in cards:
+        card["interval"] = f" [{card['interval']}]" if card["interval"] else ""
+    return [f"{note}{{heading}}: {{value}}{{interval}}, {{what}}".format(**card) for card in cards]
+
+
+def in_words(dataset: StudyDataset | None, numbers: Numbers, simulated: bool) -> list[str]:
+    """The study in plain sentences, for somebody who reads nothing else."""
+    noun = "simulated faces" if simulated else "photographs"
+    words = []
+    if dataset:
+        n, facts = len(dataset.images), dataset.facts
+        words.append(f"The study is about {n} {noun} of {facts['n_conditions']} rare genetic conditions.")
+    headline = numbers.headline
+    if found := headline["recognition"]:
+        chance = f"; a guess would be right in {100 * found['chance']:.1f} of 100" if found["chance"] else ""
+        words.append(
+            f"For a person whom it had never seen, the classifier put the right condition first in "
+            f"{100 * found['value']:.0f} of 100 images{chance}."
+        )
+    if found := headline["gain"]:
+        ends = (found["low"], found["high"])
+        sure = None not in ends and (ends[0] > 0 or ends[1] < 0)
+        verb = "raised" if found["value"] > 0 else "lowered"
+        doubt = "" if sure else ", which may be chance, since the interval includes no change"
+        added = found["what"].removeprefix("change of top-1 accuracy by ")
+        words.append(f"Adding {added} {verb} this by {abs(100 * found['value']):.1f} percentage points{doubt}.")
+    if found := headline["reports"]:
+        low = found["low"]
+        tells = "can be told" if low is not None and low > 0.5 else "cannot be told with certainty"
+        words.append(
+            f"From the terms in their reports, synthetic faces of a condition {tells} from those of other conditions: "
+            f"a report on one is more like a real report of its own condition in {100 * found['value']:.0f} of 100 "
+            "comparisons, where guessing gives 50."
+        )
+    words.append("Nothing here may be used to diagnose anybody.")
+    return words
+
+
+# ------------------------------------------------------------------------------------------------------------ methods
+
+
+def methods_section(study: Study) -> Section:
+    """What every run was made with, how long it took, and how it is started again."""
+    rows = [
+        [run.name, run.kind, data_of(run), seeds_of(run), duration(run.record.get("wall_s")), memory(run), device(run)]
+        for run in study.runs
+    ]
+    blocks: list[object] = [
+        Table(
+            "Runs, with what they took",
+            ["run", "kind", "data", "seeds", "time", "peak memory", "device"],
+            rows,
+            "Peak memory is that of the main process. A run that was resumed counts its last part alone.",
+        )
+    ]
+    versions: dict[str, set[str]] = {}
+    for run in study.runs:
+        for name, version in (run.record.get("versions") or {}).items():
+            versions.setdefault(name, set()).add(str(version))
+    if versions:
+        listed = [[name, ", ".join(sorted(found))] for name, found in sorted(versions.items())]
+        blocks.append(Table("Versions of the software", ["package", "version"], listed))
+    commits = sorted({str(run.record["git_commit"]) for run in study.runs if run.record.get("git_commit")})
+    if commits:
+        blocks.append(Text(f"Commit of this project: {', '.join(commits)}."))
+    started = [[run.name, command_line(run)] for run in study.runs if run.kind in SCRIPTS]
+    if started:
+        blocks.append(Table("How each run was started", ["run", "command"], started))
+    if study.unfinished:
+        blocks.append(Text(f"Begun and not finished, so not on this page: {', '.join(study.unfinished)}."))
+    return Section("methods", "Methods, versions, times", blocks)
+
+
+def data_of(run: Run) -> str:
+    kind = {True: "SIMULATED", False: "real", None: "not recorded"}[run.simulated]
+    return f"{kind}, {run.fingerprint}" if run.fingerprint else kind
+
+
+def seeds_of(run: Run) -> str:
+    seeds = run.record.get("seeds") or run.results.get("seeds") or run.arguments.get("seed")
+    return ", ".join(map(str, seeds)) if isinstance(seeds, list) else "-" if seeds is None else str(seeds)
+
+
+def duration(seconds: object) -> str:
+    if not isinstance(seconds, int | float):
+        return "-"
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def memory(run: Run) -> str:
+    """Of the process, and of the GPU if one was used."""
+    sizes = [
+        f"{size / 1e9:.1f} GB{where}"
+        for name, where in (("peak_memory_bytes", ""), ("peak_gpu_memory_bytes", " on the GPU"))
+        if isinstance(size := run.record.get(name), int)
+    ]
+    return ", ".join(sizes) or "-"
+
+
+def device(run: Run) -> str:
+    processes = run.record.get("n_processes")
+    name = str(run.record.get("device", "-"))
+    return f"{name}, {processes} processes" if isinstance(processes, int) and processes > 1 else name
+
+
+def command_line(run: Run) -> str:
+    """How a run was started, without what is off or not set, and with the last part of long paths."""
+    words = []
+    for name, value in run.arguments.items():
+        if value in (None, [], False) or name == "command":
+            continue
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        words.append(" ".join([f"--{name}", *(Path(text).name if Path(text).is_absolute() else text
+                                              for text in map(str, values))]))  # fmt: skip
+    line = " ".join([SCRIPTS[run.kind], *words])
+    return line if len(line) <= SHOWN_ARGUMENTS else line[:SHOWN_ARGUMENTS] + " .."

@@ -1,0 +1,148 @@
+"""The section of a study's page about reports: how far they agree, and pairs of them with the terms marked."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness import real_or_simulated
+from harness.errors import InputError, one_line
+from pages import charts
+from pages.reports_page import shown_condition, shown_similarities, states_of
+from pages.study_blocks import Figure, Missing, Pairs, Section, Table, Text
+from pages.study_runs import AGREEMENT, REPORTS, Run, Study
+from reporting.report_dataset import Reports, open_reports
+from reporting.term_similarity import TermSpace
+
+GENERATE = "accelerate launch vlm_report_eval.py generate --dataset_name DATASET --output_dir RUN_DIR/real_reports"
+SCORE = "python vlm_report_eval.py score --real_reports RUN_DIR/real_reports --synthetic_reports .. --output_dir .."
+PLACES = {"most alike": 0.0, "median": 0.5, "least alike": 1.0}  # among conditions, by their median pair
+FIELDS = ("precision", "recall")
+SCORE_AGAIN = "score again"
+
+
+def reports_section(study: Study, simulated: bool, show_real: bool) -> Section:
+    """simulated: whether the whole study is known to be simulated; otherwise what was written about patients is shown
+    with show_real alone."""
+    note = "SIMULATED: " if simulated else ""
+    blocks: list[object] = [written(run) for run in study.of(REPORTS)]
+    if not blocks:
+        blocks.append(Missing("No run that writes reports lies in this folder.", GENERATE))
+    for run in study.of(AGREEMENT):
+        blocks += agreement_blocks(run, note)
+        if simulated or show_real:
+            blocks += pair_blocks(run, study)
+        else:
+            text = "The study is not marked as simulated, so no report on a patient is shown; --show_real shows a few."
+            blocks.append(Text(text))
+    if not study.of(AGREEMENT):
+        blocks.append(Missing("No run that compares reports lies in this folder.", SCORE))
+    return Section("reports", "Reports on real and on synthetic faces", blocks)
+
+
+def written(run: Run) -> Text:
+    results = run.results
+    reporter = results["reporter"].get("reporter") if isinstance(results["reporter"], dict) else results["reporter"]
+    by = f" by {reporter}" if reporter else ""
+    return Text(f"{run.name}: {results['n_reports']} reports{by}, of which {results['n_malformed']} are malformed.")
+
+
+def agreement_blocks(run: Run, note: str) -> list[object]:
+    """How alike reports of one condition are, against reports of two; by each measure."""
+    measures = run.results["agreement"].get("findings", {})
+    rows, cells = [], []
+    for name, found in measures.items():
+        auc = found.get("auc") or {}
+        if auc.get("mean") is None:
+            continue
+        rows.append((f"{name}: {auc['mean']:.3f}", auc["mean"], auc["low"], auc["high"], 0))
+        cells.append([name, with_ends(found["matched"]), with_ends(found["mismatched"]), with_ends(auc)])
+    if not rows:
+        return [Text(f"{run.name}: no measure is defined for these reports.")]
+    head = ["measure", "mean, same condition", "mean, two conditions", "AUC"]
+    figure = Figure(
+        f"{note}Agreement of reports, {run.name}",
+        "How often a pair of reports of one condition is more alike than a pair of two conditions "
+        f"({run.results['n_pairs']} pairs of {run.results['n_conditions']} conditions), by each measure "
+        "of likeness; intervals are over conditions.",
+        *charts.intervals(rows, "AUC", 0.5, "chance"),
+        head,
+        cells,
+    )
+    terms = run.results.get("terms", {})
+    fit = [
+        [
+            f"{kind} reports",
+            *(with_ends(terms[kind].get(field, {}).get("own") or {}) for field in FIELDS),
+        ]
+        for kind in ("real", "synthetic")
+        if isinstance(terms.get(kind), dict)
+    ]
+    table = [Table(f"{note}Terms of the reports against those annotated for the condition",
+                   ["reports", *FIELDS], fit)] if fit else []  # fmt: skip
+    return [figure, *table]
+
+
+def with_ends(score: dict) -> str:
+    if score.get("mean") is None:
+        return "-"
+    ends = "" if score.get("low") is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
+    return f"{score['mean']:.3f}{ends}"
+
+
+def pair_blocks(run: Run, study: Study) -> list[object]:
+    """The median pair of three conditions: of that whose reports are most alike, of the median, and of the least."""
+    found = reports_of(run, study)
+    if found is None:
+        return [Text("The reports that were compared do not lie in this folder, so no pair is shown.")]
+    real, synthetic = found
+    file = run.folder / "pairs.parquet"
+    try:
+        pairs = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file}: cannot be read ({one_line(error)}); {SCORE_AGAIN}") from error
+    similarities = shown_similarities(pairs.schema, None)
+    if not similarities:
+        return [Text("No two reports can be compared, so no pair is shown.")]
+    space = TermSpace.of({i for reports in (real, synthetic) for own in reports.terms for i in states_of(own)})
+    try:
+        chosen = chosen_conditions(pairs, similarities[0])
+        arguments = (pairs.to_pydict(), real, synthetic, space, similarities)
+        shown = [shown_condition(abbr, *arguments) | {"place": place} for place, abbr in chosen]
+    except ValueError as error:  # pairs of other reports
+        raise InputError(f"{file}: {one_line(error)}; {SCORE_AGAIN}") from error
+    for one in shown:
+        one["pairs"] = sorted(one["pairs"], key=lambda pair: pair["name"] != "median")[:1]
+    return [Pairs(shown)]
+
+
+def chosen_conditions(pairs: pa.Table, similarity: str) -> list[tuple[str, str]]:
+    """(place, abbreviation) of the conditions that are shown, each once."""
+    medians = pairs.select(["disease_abbr", similarity]).to_pandas().groupby("disease_abbr")[similarity].median()
+    ordered = medians.dropna().sort_values(ascending=False, kind="stable").index.tolist()
+    chosen: dict[str, str] = {}
+    for place, share in PLACES.items():
+        if ordered:
+            chosen.setdefault(ordered[round(share * (len(ordered) - 1))], place)
+    return [(place, abbr) for abbr, place in chosen.items()]
+
+
+def reports_of(run: Run, study: Study) -> tuple[Reports, Reports] | None:
+    """The two sets of reports that a run compared, known by their content; None if one of them is not there."""
+    opened = {reports.fingerprint: reports for reports in map(open_reports, report_folders(study))}
+    found = [opened.get(run.record.get(side)) for side in ("real", "synthetic")]
+    return None if None in found else (found[0], found[1])
+
+
+def report_folders(study: Study) -> Sequence[str]:
+    return [str(run.folder) for run in study.of(REPORTS)]
+
+
+def mark_simulated(study: Study) -> None:
+    """Set `simulated` of the runs that compare reports, which do not record it, from the reports that they compared."""
+    for run in study.of(AGREEMENT):
+        if run.simulated is None and (found := reports_of(run, study)):
+            real, synthetic = found
+            of_synthetic = [other.simulated for other in study.of(REPORTS) if str(other.folder) == synthetic.name]
+            drawn = real_or_simulated.is_simulated(real.columns.get("source_type", [None]))
+            run.simulated = drawn and all(of_synthetic) and bool(of_synthetic)

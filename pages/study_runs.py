@@ -1,0 +1,109 @@
+"""What lies in a study's folder: every finished run, known by what its files say, and the dataset.
+
+    study = open_study(Path("runs/demo"))
+    study.of(CLASSIFIER)       # the runs of train_classifier.py, by name
+
+A run is a folder with run.json; its kind follows from run.json and results.json, never from the folder's name. A run
+that has begun (settings.json) but has no run.json is not finished, and is named as such.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.errors import InputError
+from harness.files import read_json
+
+CLASSIFIER, FEW_SHOT, GALLERY = "classifier", "few-shot episodes", "retrieval in a gallery"
+GENERATOR, FILTER = "generator", "filter"
+REPORTS, AGREEMENT = "reports", "agreement of reports"
+OTHER = "other"
+MAX_DEPTH = 3  # folders below the study's
+REMEDY = "run it again, or move it out of the study's folder"
+
+
+@dataclasses.dataclass
+class Run:
+    """A finished run. name: its place below the study's folder; results: {} if it has none."""
+
+    name: str
+    folder: Path
+    kind: str
+    results: dict
+    record: dict
+    simulated: bool | None = None  # of what images it was made; None: not recorded
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the dataset that it was made with, if its record says so."""
+        dataset = self.record.get("dataset")
+        return dataset.get("fingerprint") if isinstance(dataset, dict) else None
+
+    @property
+    def arguments(self) -> dict:
+        arguments = self.record.get("arguments")
+        return arguments if isinstance(arguments, dict) else {}
+
+
+@dataclasses.dataclass
+class Study:
+    """datasets: folders of built datasets in the study's; unfinished: names of runs that have not ended."""
+
+    folder: Path
+    runs: list[Run]
+    datasets: list[Path]
+    unfinished: list[str]
+
+    def of(self, kind: str) -> list[Run]:
+        return [run for run in self.runs if run.kind == kind]
+
+
+def open_study(folder: Path) -> Study:
+    """Raises InputError for a folder that holds neither a run nor a dataset, and for a file that is damaged."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; make demo writes one, runs/demo")
+    runs, datasets, unfinished = [], [], []
+    for place, files in _places(folder):
+        name = place.relative_to(folder).as_posix()
+        if any((place / config).is_dir() for config in ("real", "restored")) and "README.md" in files:
+            datasets.append(place)
+        if "run.json" in files and place != folder:
+            runs.append(_read_run(name, place, files))
+        elif "settings.json" in files:
+            unfinished.append(name)
+    if not runs and not datasets:
+        raise InputError(f"{folder}: holds no finished run (run.json) and no dataset; make demo writes some")
+    return Study(folder, runs, datasets, unfinished)
+
+
+def _places(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder of the study with the names of its files, sorted; what lies within a run is passed over."""
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        is_run = here != folder and {"run.json", "settings.json"} & set(files)
+        depth = len(here.relative_to(folder).parts)
+        folders[:] = [] if is_run or depth == MAX_DEPTH else sorted(n for n in folders if not n.startswith("."))
+        yield here, files
+
+
+def _read_run(name: str, folder: Path, files: list[str]) -> Run:
+    record = read_json(folder / "run.json", REMEDY)
+    results = read_json(folder / "results.json", REMEDY) if "results.json" in files else {}
+    said = [results.get("simulated"), record.get("simulated")]
+    simulated = next((value for value in said if isinstance(value, bool)), None)
+    return Run(name, folder, kind_of(results, record), results, record, simulated)
+
+
+def kind_of(results: dict, record: dict) -> str:
+    """The kind of a run, from what results.json ({} without one) and run.json hold."""
+    mode = results.get("mode")
+    if {"metrics", "backbone", "recipe"} <= set(results):
+        return CLASSIFIER if mode is None else GALLERY if mode == "gallery" else FEW_SHOT
+    if {"sides", "ranked_by"} <= set(results):
+        return FILTER
+    if {"reporter", "n_reports"} <= set(results):
+        return REPORTS
+    if {"agreement", "n_pairs"} <= set(results):
+        return AGREEMENT
+    return GENERATOR if not results and ("adapters" in record or "sampling" in record) else OTHER
