@@ -224,7 +224,7 @@ def open_recognition(args: argparse.Namespace) -> Recognition | None:
 
 def open_pairs(examined: Examined, recognition: Recognition | None) -> tuple[list[PairToLookAt], Persons]:
     """The pairs of photographs that the curator must look at, and what is known of persons; each row has its group."""
-    from curation import pairs_to_look_at
+    from curation import building, pairs_to_look_at
     from curation.same_person import NOT_LOOKED_FOR, find_persons
 
     rows = examined.rows
@@ -232,7 +232,8 @@ def open_pairs(examined: Examined, recognition: Recognition | None) -> tuple[lis
     pairs_to_look_at.note_joined_all_the_same(examined.different, groups, rows, notes)
     print_problems(notes, sys.stderr)
     persons = find_persons(rows, groups, recognition) if recognition else NOT_LOOKED_FOR
-    return pairs_to_look_at.still_open(persons.pairs, rows, examined.different, groups), persons
+    pairs = building.copies_to_look_at(examined) + list(persons.pairs)
+    return pairs_to_look_at.still_open(pairs, rows, examined.different, groups), persons
 
 
 def write_pairs(folder: Path, pairs: list[PairToLookAt], rows: list[Row]) -> list[str]:

@@ -276,10 +276,10 @@ def main(args: argparse.Namespace) -> None:
     spare_what_is_there()
     study.decode(accelerator, args.cache_dir, mix.parts if mix else (), args.corruptions)
     if mix:
-        mix.refuse_copies([job.fold for job in jobs], study.guarded, study.pixels.thumbnails)
+        mix.refuse_copies([job.fold for job in jobs], study.guarded, study.pixels.records)
     if knowledge and knowledge.readers:
         knowledge.read(accelerator, backbone, args.cache_dir, args.eval_batch_size)
-        knowledge.refuse_held_out([job.fold for job in jobs], study.guarded, study.thumbnails)
+        knowledge.refuse_held_out([job.fold for job in jobs], study.guarded, study.records)
     if args.recipe == "linear_probe":
         study.features = extract_features(accelerator, study, rows_of(study, jobs), args.eval_batch_size)
     disable_progress_bars()  # of `datasets`: the files written from here on take a moment

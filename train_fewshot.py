@@ -259,9 +259,9 @@ def main(args: argparse.Namespace) -> None:
     if study.backbone:
         study.pixels = decode(accelerator, parts, networks[0], args.cache_dir)
     if sources:
-        episode_fill.support_sources(mix, study.guarded, episode_fill.copies_in(study.pixels.thumbnails))
+        episode_fill.support_sources(mix, study.guarded, episode_fill.copies_in(study.pixels.records))
     for job in jobs if mix else ():
-        episode_fill.refuse_copies(mix, job.fold, study.guarded, study.pixels.thumbnails)
+        episode_fill.refuse_copies(mix, job.fold, study.guarded, study.pixels.records)
     embeddings = []
     if args.mode != "train" and pending:
         seen = (VIEWS[args.views], args.cache_dir, args.eval_batch_size)

@@ -29,7 +29,7 @@ from generation import membership_attack, privacy
 from generation.photograph_copies import Pictures, copies, picture_views
 from harness.commands import Parser
 from harness.errors import InputError
-from imaging import faces
+from imaging import faces, near_duplicates
 from phenotyping import phenotypes
 from scoring.intervals import bootstrap_interval
 from simulation.people import COUNTRY_ANCESTRY
@@ -104,15 +104,16 @@ class Description:
         self.no_face = np.zeros_like(self.embedded(np.zeros((FACE_PX, FACE_PX, 3), np.uint8)))
 
     def __call__(self, pictures: Iterator[np.ndarray], count: int, title: str) -> Pictures:
-        views, descriptors, mirrored = [], [], []
+        views, records, descriptors, mirrored = [], [], [], []
         for pixels in tqdm(pictures, total=count, desc=title):
             (face,) = self.detector.detect([pixels], threshold=DETECTOR_THRESHOLD)
             aligned = None if face is None else faces.align(pixels, face.landmarks, FACE_PX)
-            views.append(picture_views(Image.fromarray(pixels), aligned))
+            records.append(near_duplicates.record(Image.fromarray(pixels)))
+            views.append(picture_views(records[-1], aligned))
             both = self.no_face if aligned is None else self.embedded(aligned)
             descriptors.append(both[0])
             mirrored.append(both[1])
-        return Pictures(np.stack(views), np.stack(descriptors), np.stack(mirrored))
+        return Pictures(np.stack(views), np.stack(records), np.stack(descriptors), np.stack(mirrored))
 
     @torch.inference_mode()
     def embedded(self, aligned: np.ndarray) -> np.ndarray:

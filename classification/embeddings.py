@@ -100,10 +100,10 @@ def cropped(picture: np.ndarray, crop: str) -> np.ndarray:
 
 def decode(accelerator: Accelerator, parts: Sequence[datasets.Dataset], network: Network, cache_dir: Path) -> Pixels:
     """The pixels of the datasets' rows as the network's backbone takes them, from the cache or decoded now, with
-    thumbnails if there are several datasets."""
+    records for copies if there are several datasets."""
     backbone = network.backbone
     decoding = (backbone.image_size, backbone.face_alignment, cache_dir)
-    return join([cached_pixels(accelerator, part, *decoding, thumbnails=len(parts) > 1) for part in parts])
+    return join([cached_pixels(accelerator, part, *decoding, records=len(parts) > 1) for part in parts])
 
 
 def embed(

@@ -82,7 +82,7 @@ class Knowledge:
         """Decode the readers' photographs, extract their features, and set `teachers`."""
         for number, people in enumerate(self.readers, start=1):
             decoding = (backbone.image_size, backbone.face_alignment, cache_dir)
-            people.pixels = cached_pixels(accelerator, people.images, *decoding, thumbnails=True)
+            people.pixels = cached_pixels(accelerator, people.images, *decoding, records=True)
             rows = np.arange(len(people.images))
             features = features_of(accelerator, backbone, people.pixels.uint8, rows, batch_size)
             if not np.isfinite(features).all():
@@ -91,17 +91,17 @@ class Knowledge:
             self.teachers = taught if self.teachers is None else self.teachers.joined(taught)
 
     def refuse_held_out(
-        self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], thumbnails: np.ndarray
+        self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], records: np.ndarray
     ) -> None:
         """Raise LeakError if a reader is somebody whom one of the folds holds out, or a copy of such a photograph.
 
-        columns: of the study's n photographs, as for Guard, with `pixels`; thumbnails (n, 2, s, s): of them. To be
+        columns: of the study's n photographs, as for Guard, with `pixels`; records (n,): of them. To be
         called when the readers' photographs have been decoded."""
-        n = len(thumbnails)
+        n = len(records)
         of_photographs = {name: values[:n] for name, values in columns.items()}
         for people in self.readers:
             described = guarded_columns(people.images, people.pixels.uint8)
-            described["copies"] = near_duplicates.copies(people.pixels.thumbnails, thumbnails)
+            described["copies"] = near_duplicates.copies(people.pixels.records, records)
             for fold in folds:
                 guard = Guard(protocols.of_photographs(fold, n), of_photographs)
                 guard.admit_readers(described, people.name)

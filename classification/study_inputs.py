@@ -75,9 +75,9 @@ class Study:
         return self.image_columns["subject"].to_numpy()
 
     @property
-    def thumbnails(self) -> np.ndarray:
-        """(n, 2, s, s) of the photographs, if they are to be compared with other pictures (near_duplicates)."""
-        of_all = self.pixels.thumbnails
+    def records(self) -> np.ndarray:
+        """(n,) of the photographs, if they are to be compared with other pictures (near_duplicates)."""
+        of_all = self.pixels.records
         return of_all.arrays[0] if isinstance(of_all, JoinedArrays) else of_all
 
     @functools.cached_property
@@ -103,14 +103,14 @@ class Study:
         synthetic_parts: datasets of the m synthetic images, in the order of their rows."""
         decoding = (self.backbone.image_size, self.backbone.face_alignment, cache_dir)
         to_compare = bool(synthetic_parts) or bool(self.knowledge and self.knowledge.readers)
-        pixels = cached_pixels(accelerator, self.images, *decoding, thumbnails=to_compare)
+        pixels = cached_pixels(accelerator, self.images, *decoding, records=to_compare)
         n = len(self.images)
         if missed := pixels.faces_missed.sum():
             accelerator.print(f"no face found in {missed} of {n} images: these are used whole")
         if with_corruptions:
             kinds = itertools.product(corruptions.CORRUPTIONS, corruptions.SEVERITIES)
             self.corrupted = {kind: cached_pixels(accelerator, self.images, *decoding, kind) for kind in kinds}
-        parts = [cached_pixels(accelerator, part, *decoding, thumbnails=True) for part in synthetic_parts]
+        parts = [cached_pixels(accelerator, part, *decoding, records=True) for part in synthetic_parts]
         self.pixels = join([pixels, *parts])
         if missed := self.pixels.faces_missed[n:].sum():
             m = len(self.labels) - n

@@ -11,12 +11,14 @@ import numpy as np
 
 from curation import curated_table, pairs_to_look_at, protocols, schema
 from curation.curated_rows import FolderError, Problem, Row
+from curation.pairs_to_look_at import PairToLookAt
 from curation.parquet_files import MAX_ROW_GROUP_BYTES, MAX_SHARD_BYTES
 from curation.photograph_scan import scan
 from curation.withdrawn_list import Withdrawn
 from harness import real_or_simulated
 from harness.errors import ProtocolError
 from imaging import photographs
+from imaging.near_duplicates import Likeness
 
 ROW_GROUP_ROWS = (100, 50, 20, 10, 5, 2, 1)  # the first that keeps every row group within MAX_ROW_GROUP_BYTES
 
@@ -29,6 +31,7 @@ class Examined:
     extra_columns: list[str]  # the curator's own
     pairs: list[tuple[int, int]]  # numbers of rows that show one photograph, or nearly so, or that the curator joined
     different: list[tuple[int, int]]  # numbers of rows that the curator found to show different people
+    to_look_at: dict[tuple[int, int], Likeness]  # numbers of rows: perhaps copies, or one a part of the other
     problems: list[Problem]  # in the order of the CSV
 
 
@@ -41,10 +44,10 @@ def examine(folder: Path, workspace: Path, null_values: Iterable[str] = ()) -> E
     reserved = set(schema.real_features([]))
     rows, extra_columns = curated_table.read(folder, problems, reserved, null_values)
     answers = pairs_to_look_at.read_answers(folder, rows, problems)
-    rows, pairs, different = scan(rows, problems, workspace, answers)
+    rows, pairs, different, to_look_at = scan(rows, problems, workspace, answers)
     curated_table.assign_image_ids(rows, problems)
     problems.sort(key=lambda problem: problem.row or 0)
-    return Examined(rows, extra_columns, pairs, different, problems)
+    return Examined(rows, extra_columns, pairs, different, to_look_at, problems)
 
 
 def leave_out_withdrawn(examined: Examined, withdrawn: Iterable[Withdrawn]) -> None:
@@ -68,6 +71,21 @@ def leave_out_withdrawn(examined: Examined, withdrawn: Iterable[Withdrawn]) -> N
     examined.rows = [examined.rows[number] for number in kept]
     for pairs in (examined.pairs, examined.different):
         pairs[:] = [(kept[a], kept[b]) for a, b in pairs if a in kept and b in kept]
+    examined.to_look_at = {
+        (kept[a], kept[b]): likeness for (a, b), likeness in examined.to_look_at.items() if a in kept and b in kept
+    }
+
+
+def copies_to_look_at(examined: Examined) -> list[PairToLookAt]:
+    """Pairs of photographs that may be copies, and those of which one seems to be a part of the other, as of a plate.
+
+    Each row must have its image_id."""
+    pairs = []
+    for (a, b), likeness in examined.to_look_at.items():
+        kind = pairs_to_look_at.PLATE if likeness.is_part else pairs_to_look_at.COPY
+        image_ids = (examined.rows[row].values["image_id"] for row in (a, b))
+        pairs.append(PairToLookAt(*image_ids, kind, str(likeness)))
+    return pairs
 
 
 def fill_in_groups_and_folds(rows: list[Row], pairs: list[tuple[int, int]]) -> str | None:

@@ -203,13 +203,14 @@ def still_open(
 ) -> list[PairToLookAt]:
     """The pairs that nobody has answered and that are not in one group already, each once, with its first kind.
 
+    A picture and the plate that holds it are in one group, and are shown all the same, since a plate may join people.
     answered: numbers of rows; groups (n,): of each row."""
     number_of = {row.values["image_id"]: number for number, row in enumerate(rows)}
     known = {frozenset(pair) for pair in answered}
     left: dict[frozenset[int], PairToLookAt] = {}
     for pair in pairs:
         a, b = number_of[pair.first_image_id], number_of[pair.second_image_id]
-        if groups[a] != groups[b] and frozenset((a, b)) not in known:
+        if (groups[a] != groups[b] or pair.kind == PLATE) and frozenset((a, b)) not in known:
             left.setdefault(frozenset((a, b)), pair)
     return list(left.values())
 

@@ -104,17 +104,17 @@ def support_sources(
     return {n + number: sources for sources, numbers in of_sources.items() for number in numbers}
 
 
-def copies_in(thumbnails: JoinedArrays) -> list[Sequence[int]]:
-    """The photographs of which each synthetic image is a near duplicate, (m,); thumbnails (n + m, 2, s, s)."""
-    of_photographs, *of_parts = thumbnails.arrays
+def copies_in(records: JoinedArrays) -> list[Sequence[int]]:
+    """The photographs of which each synthetic image is a near duplicate, (m,); records (n + m,)."""
+    of_photographs, *of_parts = records.arrays
     return [rows for part in of_parts for rows in near_duplicates.copies(part, of_photographs)]
 
 
 def refuse_copies(
-    mix: SyntheticMix, fold: protocols.Fold, columns: Mapping[str, Sequence], thumbnails: JoinedArrays
+    mix: SyntheticMix, fold: protocols.Fold, columns: Mapping[str, Sequence], records: JoinedArrays
 ) -> None:
     """Raise LeakError if a synthetic image of the fold is a copy of a photograph that it must not train on.
 
-    columns: with `pixels` (n + m,); thumbnails (n + m, 2, s, s)."""
+    columns: with `pixels` (n + m,); records (n + m,) by which copies are found."""
     rows = fold.train[fold.train >= mix.n_photographs] - mix.n_photographs
-    admit(mix, fold, columns, rows, copies_in(thumbnails))
+    admit(mix, fold, columns, rows, copies_in(records))

@@ -22,7 +22,7 @@ from generation.perceptual_distance import square_pixels
 from generation.photograph_copies import Pictures, picture_views
 from harness.errors import one_line
 from harness.files import write_atomically
-from imaging import faces
+from imaging import faces, near_duplicates
 from imaging.face_embeddings import Embedder
 
 ALIGNED_PX = 128  # side of the aligned face of which `views` are made
@@ -47,6 +47,7 @@ class Examined:
     copy_descriptors: np.ndarray  # (n, c) float32: of the copy-detection network, or the features again
     mirrored_copy_descriptors: np.ndarray  # (n, c) float32: of the mirrored picture
     views: np.ndarray  # (n, 3, s, s) uint8, see photograph_copies.picture_views
+    records: np.ndarray  # (n,), see near_duplicates.record
     pixels: np.ndarray  # (n, 256, 256, 3) uint8, as LPIPS sees the picture; black if it cannot be decoded
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class Examined:
     @property
     def pictures(self) -> Pictures:
         """What the search for copies compares."""
-        return Pictures(self.views, self.copy_descriptors, self.mirrored_copy_descriptors)
+        return Pictures(self.views, self.records, self.copy_descriptors, self.mirrored_copy_descriptors)
 
     def save(self, file: Path) -> None:
         def write(partial: Path) -> None:
@@ -113,6 +114,7 @@ class Examiner:
         described = self._copy_descriptors(pictures, undecoded) if self.copy_network else (features, mirrored)
         pixels = np.stack([square_pixels(picture) for picture in pictures])
         pixels[undecoded] = 0
+        records = [near_duplicates.record(picture) for picture in pictures]
         return Examined(
             problems=np.array(problems, dtype=str),
             n_faces=np.array([0 if face is None else face.n_faces for face in largest]),
@@ -127,7 +129,8 @@ class Examiner:
             mirrored_identities=mirrored if self.embedder is None else identities,
             copy_descriptors=described[0],
             mirrored_copy_descriptors=described[1],
-            views=np.stack([picture_views(picture, face) for picture, face in zip(pictures, aligned, strict=True)]),
+            views=np.stack([picture_views(record, face) for record, face in zip(records, aligned, strict=True)]),
+            records=np.stack(records),
             pixels=pixels,
         )
 

@@ -2,8 +2,8 @@
 
     rows, scores = copies(real, synthetic)    # Pictures of both; every image's likeliest original
 
-near_duplicates asks whether two files show one photograph, and is strict, since it joins photographs to groups. Here a
-generator may have drawn the copy, and an image rejected in vain costs little: the comparison is lenient, and gives a
+near_duplicates asks whether two files show one photograph, and decides first. A generator may also have drawn a copy
+that is no altered file, and an image rejected in vain costs little: the comparison that follows is lenient, and gives a
 score whose threshold is calibrated on other people with the same condition (privacy.calibrate).
 """
 
@@ -15,15 +15,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from generation.privacy import Both, allowed, nearest_rows
-from imaging import near_duplicates
-from imaging.near_duplicates import MIN_CONTRAST, SIDE_PX
+from imaging import near_duplicates, re_encodings
+from imaging.re_encodings import MIN_CONTRAST, SIDE_PX
 
 WHOLE, INSIDE, FACE = range(3)  # the views of a picture
 CANDIDATES = 3  # photographs by each description of a picture that are laid on an image
 COARSE_PX, FINE_PX = 32, 64  # sides at which two pictures are aligned
 MIN_COARSE_CORRELATION = 0.6  # of the pictures aligned at COARSE_PX; copies reach 0.9, also cropped and warped ones
 MIN_COVERED = 0.5  # share of an image that the photograph must cover
-VIEWS_AT_ONCE = 1024  # views of as many images are turned over in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +30,20 @@ class Pictures:
     """What the search for copies compares; the arrays may be memory-mapped."""
 
     views: np.ndarray  # (n, 3, SIDE_PX, SIDE_PX) uint8, see picture_views
+    records: np.ndarray  # (n,), see near_duplicates.record
     descriptors: np.ndarray  # (n, d): of a copy-detection network such as SSCD, or of the project's backbone
     mirrored: np.ndarray  # (n, d): the same of the pictures mirrored left to right
 
 
-def picture_views(picture: Image.Image, aligned_face: np.ndarray | None) -> np.ndarray:
+def picture_views(record: np.ndarray, aligned_face: np.ndarray | None) -> np.ndarray:
     """Grey views (3, SIDE_PX, SIDE_PX) uint8: the whole picture, what is inside its black or white border, its face.
 
-    aligned_face (s, s, 3) uint8 as imaging.faces.align cuts it out. A view is black without a border or a face."""
+    record: near_duplicates.record of the picture; aligned_face (s, s, 3) uint8 as imaging.faces.align cuts it out. A
+    view is black without a border or a face."""
     face = np.zeros((1, SIDE_PX, SIDE_PX), np.uint8)
     if aligned_face is not None:
-        face[0] = near_duplicates.thumbnails(Image.fromarray(aligned_face))[0]
-    return np.concatenate([near_duplicates.both_thumbnails(picture), face])
+        face[0] = re_encodings.thumbnails(Image.fromarray(aligned_face))[0]
+    return np.concatenate([record["thumbnails"], face])
 
 
 def copies(
@@ -56,9 +57,10 @@ def copies(
 
     Candidates are the CANDIDATES photographs nearest to the image or its mirror image by the descriptor, by the
     outlines of the whole picture, and by those of the face. Each is laid on the image that it is nearest to
-    (`copy_score`), and the best counts. What the test for near duplicates confirms, by which builds group photographs
-    and guards refuse images, scores 1. block_rows, same, other: as in `nearest`. Returns rows (m,), -1 if nothing
-    resembles the image, and scores (m,) in 0..1; an image of a single colour, of which nothing can be said, scores nan.
+    (`copy_score`), and the best counts. What the test for near duplicates finds, by which builds group photographs and
+    guards refuse images, scores 1, also if a build would only propose it for a look. block_rows, same, other: as in
+    `nearest`. Returns rows (m,), -1 if nothing resembles the image, and scores (m,) in 0..1; an image of a single
+    colour, of which nothing can be said, scores nan.
     """
     listed = []  # which views were near, or are compared, with the photographs and whether the image is turned over
     for compared in (WHOLE, FACE):
@@ -68,7 +70,7 @@ def copies(
     by_descriptor = _either_way(real.descriptors, synthetic.descriptors, synthetic.mirrored, block_rows, same, other)
     listed.append(((WHOLE, INSIDE, FACE), *by_descriptor))
 
-    confirmed = _confirmed(real.views, synthetic.views)
+    confirmed = near_duplicates.copies(synthetic.records, real.records, certain=False)
     rows, scores = np.full(len(synthetic.views), -1), np.zeros(len(synthetic.views))
     for image in tqdm(range(len(rows)), desc="laying photographs on images", unit="image", leave=False):
         views, own = synthetic.views[image], slice(image, image + 1)
@@ -111,18 +113,7 @@ def _either_way(
 
 def _outlines(thumbnails: np.ndarray) -> np.ndarray:
     """(n, OUTLINE_PX^2) float16, zero for a thumbnail without contrast."""
-    return np.stack([near_duplicates.outline(np.ascontiguousarray(thumbnail)) for thumbnail in thumbnails])
-
-
-def _confirmed(real: np.ndarray, synthetic: np.ndarray) -> list[list[int]]:
-    """The photographs that the test for near duplicates confirms for each image or its mirror image."""
-    confirmed = []
-    for start in range(0, len(synthetic), VIEWS_AT_ONCE):
-        views = synthetic[start : start + VIEWS_AT_ONCE, :2]
-        turned = (np.ascontiguousarray(images) for images in (views, views[..., ::-1]))
-        as_it_is, mirrored = (near_duplicates.copies(images, real[:, :2]) for images in turned)
-        confirmed += [a + b for a, b in zip(as_it_is, mirrored, strict=True)]
-    return confirmed
+    return np.stack([re_encodings.outline(np.ascontiguousarray(thumbnail)) for thumbnail in thumbnails])
 
 
 def copy_score(image: np.ndarray, photograph: np.ndarray, view: int) -> float:

@@ -82,12 +82,12 @@ class SyntheticMix:
         guard.admit_synthetic(images, self.simulated)
 
     def refuse_copies(
-        self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], thumbnails: JoinedArrays
+        self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], records: JoinedArrays
     ) -> None:
         """Raise LeakError if an image made for one of the folds is a copy of a photograph that must not be trained on.
 
-        columns: as for admit, with `pixels`; thumbnails (n + m, 2, s, s): of all pictures (near_duplicates)."""
-        of_photographs, *of_parts = thumbnails.arrays
+        columns: as for admit, with `pixels`; records (n + m,): of all pictures (near_duplicates)."""
+        of_photographs, *of_parts = records.arrays
         copies = [rows for part in of_parts for rows in near_duplicates.copies(part, of_photographs)]
         for fold in folds:
             self.admit(fold, columns, copies)

@@ -1,272 +1,273 @@
-"""Finds near duplicates: one photograph re-encoded, scaled, cropped a little, framed, greyed or brightened.
+"""The one test for copies of a photograph, which a build, the guard, the filter and the publisher share.
 
-A perceptual hash proposes pairs of photographs, and a strict comparison of the aligned pictures confirms them: two
-photographs of one person in one room, taken seconds apart, are not duplicates. The thumbnails wait in an unnamed file,
-so that memory hardly grows with their number.
+    near = NearDuplicates(); near.add(0, record(image)); near.pairs()        # a build
+    copies(records_of_images, records_of_photographs)                        # all others
+
+A copy may be re-encoded, scaled, cropped, turned, mirrored, framed, recoloured, covered in part, or one of the pictures
+on a plate. Pictures that have several local features in common (imaging/feature_index.py) are laid on each other by
+them (imaging/local_features.py) and then compared place by place: a copy agrees in detail wherever both pictures have
+any, while the next frame of a burst differs at least at the eyes or the mouth. Pictures with few local features are
+also compared as a whole (imaging/re_encodings.py).
 """
 
-import itertools
-import os
+import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
-from scipy.fft import dctn
 from tqdm import tqdm
 
-SIDE_PX = 128  # of the thumbnails compared
-COARSE_PX = 48
-HASH_BITS = 63  # signs of the 8 x 8 lowest DCT frequencies without the mean (Zauner, 2010)
-MAX_HAMMING = 14  # of HASH_BITS: a crop of 4 % changes up to 14 of them, chance about 31
-CLOSE_HAMMING = 4  # most re-encodings have at most this, and few other pairs do
-OUTLINE_PX = 16
-MIN_OUTLINE_AGREEMENT = (
-    0.75  # cosine; higher for 99.8 % of re-encodings, lower for 3 of 4 other pairs with close hashes
-)
-SHIFT_PX, SHIFTED_PX = 4, 32  # first comparison: how far thumbnails are shifted, and their side
-MIN_SHIFTED_CORRELATION = 0.82  # re-encodings reach 0.85 and more; 3 of 4 other proposals do not reach it
-MIN_CORRELATION = 0.8  # of the aligned thumbnails
-MIN_COARSE_SIMILARITY = 0.5  # at COARSE_PX, where the alignment stops early; see `similarity`
-MIN_SIMILARITY = 0.93  # at SIDE_PX; re-encodings reach 0.96 and more, the next frame of a burst 0.88 at most
-BORDER_LEVEL = 28  # of 255: a border is darker than this, or brighter than 255 less this
-MIN_CONTRAST = 3.0  # standard deviation of a thumbnail, of 255; flat pictures all look alike
-MAX_REFUSALS = 3  # comparisons between two clusters of copies before they count as different photographs
+from imaging import local_features, re_encodings
+from imaging.feature_index import FeatureIndex
+from imaging.local_features import FEATURES
+from imaging.re_encodings import SIDE_PX
+
+RECORD = np.dtype([("thumbnails", np.uint8, (2, SIDE_PX, SIDE_PX)), ("features", FEATURES)])
+FEW_FEATURES = 100  # pictures with fewer are also compared as a whole
+MIN_AGREEING = 12  # places; different people in front of one wall reach 27
+FINE_PX, COARSE_PX = 1.0, 4.0  # standard deviations, px of a thumbnail: details between them are compared
+WINDOW_PX = 3.0  # standard deviation of the window in which details are correlated
+MIN_DETAIL = 9.0  # variance of the details, of 255^2, below which a place is plain
+MIN_OVERLAP = 0.4  # of one of the two pictures; two people in front of one poster overlap in less
+MIN_COMPARED = 0.04  # share of a thumbnail's places that both pictures cover with details
+ALIKE = 0.9  # correlation in a window
+CERTAIN_SHARE, UNCERTAIN_SHARE = 0.5, 0.4  # of the places compared that are alike; different people reach 0.3
+MIN_MIDDLE_SHARE = 0.3  # the same in the middle of what both show; another face in the same room reaches 0.1
+MAX_PLATE_SHARE, MIN_REST_SHARE = 0.6, 0.3  # of a plate that one picture covers; of the rest that is not plain
+MAX_REFUSALS = 3  # comparisons of thumbnails between two clusters of copies before they count as different photographs
 BLOCK_ROWS = 128
+OTHERS_AT_ONCE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Likeness:
+    """What two pictures have in common that have been laid on each other."""
+
+    agreeing: int  # local features
+    alike: float  # share of the places compared, 0..1
+    middle_alike: float  # the same in the middle half, by width and height, of what both pictures show
+    is_part: bool  # one picture is a part of the other, which shows more
+
+    @property
+    def certain(self) -> bool:
+        return self.alike >= CERTAIN_SHARE and self.middle_alike >= MIN_MIDDLE_SHARE
+
+    def __str__(self) -> str:
+        return f"{self.agreeing} places agree, and {100 * self.alike:.0f} % of the details"
+
+
+@dataclasses.dataclass
+class Found:
+    """Pairs of rows (smaller, larger)."""
+
+    certain: list[tuple[int, int]]  # as many as it takes to connect each cluster of copies
+    to_look_at: dict[tuple[int, int], Likeness]  # uncertain ones, and certain ones of a picture with a part of it
+
+
+def record(image: Image.Image) -> np.ndarray:
+    """Everything of a picture that the test needs, () of RECORD, 68 KB; image: RGB or grey."""
+    made = np.zeros((), RECORD)
+    for number, thumbnail in enumerate(re_encodings.thumbnails(image)):
+        made["thumbnails"][number] = thumbnail
+    made["features"] = local_features.features(local_features.grey_of(image))
+    return made
+
+
+def mirrored(of_picture: np.ndarray) -> np.ndarray:
+    """The record of the picture mirrored left to right."""
+    turned = of_picture.copy()
+    turned["thumbnails"] = of_picture["thumbnails"][..., ::-1]
+    turned["features"] = local_features.mirrored(of_picture["features"])
+    return turned
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> Likeness | None:
+    """What two pictures, records () of RECORD, have in common; None if they are no copies, and not alike."""
+    placed = local_features.lay_on(a["features"], b["features"])
+    if placed is None or placed.agreeing < MIN_AGREEING:
+        return None
+    likeness = Likeness(placed.agreeing, *_agreement(a, b, placed.to_other))
+    return likeness if likeness.alike >= UNCERTAIN_SHARE else None
+
+
+def _agreement(a: np.ndarray, b: np.ndarray, to_other: np.ndarray) -> tuple[float, float, bool]:
+    """The share of the places compared that are alike, the same in the middle, and whether one picture is a part.
+
+    The picture of more detail is laid on the other. Only places where both have details count: a black bar, a blown-out
+    sky or the corners beside a turned picture say nothing. to_other: local_features.Placed."""
+    if local_features.scale_of(to_other) < 1:
+        a, b, to_other = b, a, cv2.invertAffineTransform(to_other)
+    scale = local_features.scale_of(to_other)
+    x, y = (of["thumbnails"][0].astype(np.float32) for of in (a, b))
+    x_to_y = _to_pixels(b) @ np.vstack([to_other, [0, 0, 1]]) @ np.linalg.inv(_to_pixels(a))
+    if scale > 1.2:
+        y = cv2.GaussianBlur(y, (0, 0), scale / 2)
+    laid = {"M": x_to_y[:2], "dsize": (SIDE_PX, SIDE_PX)}
+    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    y = cv2.warpAffine(y, **laid, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+    covered = cv2.warpAffine(np.ones((SIDE_PX, SIDE_PX), np.uint8), **laid, flags=nearest)
+    inside = cv2.erode(covered, np.ones((7, 7)), borderType=cv2.BORDER_CONSTANT, borderValue=0).astype(np.float32)
+    x, y = _details(x), _details(y)
+    weight = _window(inside) + 1e-3
+    of_x, of_y, of_both = (_window(product * inside) / weight for product in (x * x, y * y, x * y))
+    compared = (inside > 0) & (np.minimum(of_x, of_y) > MIN_DETAIL)
+    if covered.mean() * scale**2 < MIN_OVERLAP or compared.mean() < MIN_COMPARED:  # both pictures are equally large
+        return 0.0, 0.0, False
+    alike = of_both > ALIKE * np.sqrt(of_x * of_y)
+    left, top, width, height = cv2.boundingRect(covered)
+    middle = np.zeros_like(compared)
+    middle[top + height // 4 : top + 3 * height // 4, left + width // 4 : left + 3 * width // 4] = True
+    in_middle = compared & middle
+    of_middle = float(alike[in_middle].mean()) if in_middle.any() else 0.0
+    return float(alike[compared].mean()), of_middle, _is_part(x, covered == 0)
+
+
+def _is_part(details: np.ndarray, rest: np.ndarray) -> bool:
+    """Whether a picture, of these details, shows much more than what another one covers; rest: what that does not."""
+    if rest.mean() < 1 - MAX_PLATE_SHARE:
+        return False
+    return bool((_window(details**2)[rest] > MIN_DETAIL).mean() >= MIN_REST_SHARE)
+
+
+def _to_pixels(of: np.ndarray) -> np.ndarray:
+    """(3, 3): px of the features' picture from its middle -> px of the thumbnail."""
+    middle = (SIDE_PX - 1) / 2
+    return np.array([[1, 0, middle], [0, 1, middle], [0, 0, 1]]) @ np.diag([*(SIDE_PX / of["features"]["size"]), 1])
+
+
+def _details(thumbnail: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(thumbnail, (0, 0), FINE_PX) - cv2.GaussianBlur(thumbnail, (0, 0), COARSE_PX)
+
+
+def _window(values: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(values, (0, 0), WINDOW_PX)
 
 
 class NearDuplicates:
-    """Collects thumbnails of photographs and finds the pairs that show the same photograph.
+    """Collects photographs and finds the pairs that show the same one.
 
-    folder: holds the unnamed file with the thumbnails, SIDE_PX^2 bytes each."""
+    folder: holds the unnamed file with the records, so that memory hardly grows with their number."""
 
     def __init__(self, folder: Path | None = None):
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as this object)
-        self._hashes: list[bytes] = []  # of each thumbnail
-        self._outlines: list[bytes] = []
-        self._rows: list[int] = []  # the photograph of each thumbnail
+        self._rows: list[int] = []  # the photograph of each record
 
-    def add(self, row: int, thumbnails: list[np.ndarray]) -> None:
-        for thumbnail in thumbnails:
-            if thumbnail.std() >= MIN_CONTRAST:
-                self._file.write(thumbnail.tobytes())
-                self._hashes.append(perceptual_hash(thumbnail).tobytes())
-                self._outlines.append(outline(thumbnail).tobytes())
-                self._rows.append(row)
+    def add(self, row: int, of_picture: np.ndarray) -> None:
+        """of_picture: `record` of the photograph that is called `row`."""
+        self._file.write(of_picture.tobytes())
+        self._rows.append(row)
 
-    def pairs(
-        self, identical: Iterable[tuple[int, int]] = (), different: Iterable[tuple[int, int]] = ()
-    ) -> list[tuple[int, int]]:
-        """Confirmed pairs of rows: as many as it takes to connect each cluster of copies.
+    def pairs(self, identical: Iterable[tuple[int, int]] = (), different: Iterable[tuple[int, int]] = ()) -> Found:
+        """Pairs of rows that are copies.
 
         identical: pairs of rows that are copies for certain, and are not returned again; different: pairs that somebody
         has looked at, and that are no copies whatever the comparison says."""
-        apart = {frozenset(pair) for pair in different}
         clusters = DisjointSet({*self._rows, *(row for pair in identical for row in pair)})
         for a, b in identical:
             clusters.merge(a, b)
-        refusals: Counter[tuple[int, int]] = Counter()
-        confirmed = []
+        found, apart = Found([], {}), {frozenset(pair) for pair in different}
+        if not self._rows:
+            return found
         self._file.flush()
-        # Close hashes first: they join copies to clusters, and two clusters are compared MAX_REFUSALS times at most.
-        for i, j in itertools.chain(self._proposals(CLOSE_HAMMING), self._proposals(MAX_HAMMING)):
-            a, b = self._rows[i], self._rows[j]
-            between = tuple(sorted((clusters[a], clusters[b])))
-            if between[0] == between[1] or refusals[between] >= MAX_REFUSALS or frozenset((a, b)) in apart:
-                continue
-            if same_photograph(self._thumbnail(i), self._thumbnail(j)):
-                clusters.merge(a, b)
-                confirmed.append((min(a, b), max(a, b)))
-            else:
-                refusals[between] += 1
-        return confirmed
+        records = np.memmap(self._file, RECORD, "r", shape=(len(self._rows),))
 
-    def _proposals(self, max_hamming: int) -> Iterator[tuple[int, int]]:
-        """Pairs of thumbnails whose hashes and outlines are close, the closest hashes of each block first."""
-        n = len(self._hashes)
-        bits = np.frombuffer(b"".join(self._hashes), dtype=np.int8).reshape(n, HASH_BITS)
-        signs = np.where(bits, np.float32(1), np.float32(-1))  # so that signs @ signs = HASH_BITS - 2 * Hamming
-        outlines = np.frombuffer(b"".join(self._outlines), dtype=np.float16).reshape(n, OUTLINE_PX**2)
-        for start in tqdm(range(0, n, BLOCK_ROWS), desc="Comparing photographs", unit=" blocks", leave=False):
-            agreement = signs[start : start + BLOCK_ROWS] @ signs[start:].T
-            i, j = np.nonzero(agreement >= HASH_BITS - 2 * max_hamming)
-            i, j = i[i < j], j[i < j]
-            order = np.argsort(-agreement[i, j], kind="stable")
-            for part in np.array_split(order, len(order) // 20_000 + 1):
-                a, b = start + i[part], start + j[part]
-                cosine = np.einsum("pd,pd->p", outlines[a].astype(np.float32), outlines[b].astype(np.float32))
-                alike = cosine >= MIN_OUTLINE_AGREEMENT
-                yield from zip(a[alike].tolist(), b[alike].tolist(), strict=True)
+        def still_apart(a: int, b: int) -> bool:
+            a, b = self._rows[a], self._rows[b]
+            return frozenset((a, b)) not in apart and not clusters.connected(a, b)
 
-    def _thumbnail(self, i: int) -> np.ndarray:
-        pixels = os.pread(self._file.fileno(), SIDE_PX * SIDE_PX, i * SIDE_PX * SIDE_PX)
-        return np.frombuffer(pixels, dtype=np.uint8).reshape(SIDE_PX, SIDE_PX)
+        def pair_of(a: int, b: int) -> tuple[int, int]:
+            a, b = sorted((self._rows[a], self._rows[b]))
+            return a, b
+
+        for (a, b), likeness in _alike_pairs(records, _own_candidates(records), records, still_apart):
+            pair = pair_of(a, b)
+            if likeness.certain and clusters.merge(*pair):
+                found.certain.append(pair)
+            if likeness.is_part or not likeness.certain:
+                found.to_look_at[pair] = likeness
+        refusals: Counter[tuple[int, int]] = Counter()
+        for a, b, turned in _whole_candidates(records, records):
+            pair = pair_of(a, b)
+            between = tuple(sorted(clusters[row] for row in pair))
+            if a != b and still_apart(a, b) and refusals[between] < MAX_REFUSALS:
+                if _same_as_a_whole(records[a], records[b], turned):
+                    clusters.merge(*pair)
+                    found.certain.append(pair)
+                else:
+                    refusals[between] += 1
+        return found
 
 
-def copies(images: Sequence[np.ndarray], photographs: Sequence[np.ndarray]) -> list[list[int]]:
+def copies(images: Sequence[np.ndarray], photographs: Sequence[np.ndarray], certain: bool = True) -> list[list[int]]:
     """The photographs that each image is a copy of, by the test with which a build groups near duplicates.
 
-    images (m, 2, SIDE_PX, SIDE_PX), photographs (n, 2, SIDE_PX, SIDE_PX) uint8: `both_thumbnails` of each, which may be
-    memory-mapped. Returns m increasing lists of numbers 0..n - 1. A picture of a single colour is a copy of nothing."""
-    photograph, numbers, signs, outlines = _signatures(photographs, range(len(photographs)))
-    copied: list[list[int]] = [[] for _ in range(len(images))]
-    for start in tqdm(range(0, len(images), BLOCK_ROWS), desc="looking for copies", unit="block", leave=False):
-        image, own_numbers, own_signs, own_outlines = _signatures(
-            images, range(start, min(start + BLOCK_ROWS, len(images)))
-        )
-        i, j = np.nonzero(own_signs @ signs.T >= HASH_BITS - 2 * MAX_HAMMING)
-        alike = np.einsum("pd,pd->p", own_outlines[i], outlines[j]) >= MIN_OUTLINE_AGREEMENT
-        for a, b in zip(i[alike].tolist(), j[alike].tolist(), strict=True):
-            a_row, b_row = image[a], photograph[b]
-            if b_row in copied[a_row]:
-                continue
-            if same_photograph(images[a_row][own_numbers[a]], photographs[b_row][numbers[b]]):
-                copied[a_row].append(b_row)
+    images (m,), photographs (n,) of RECORD, which may be memory-mapped. certain: without pairs that a build would only
+    propose for a look. Returns m increasing lists of numbers 0..n - 1. A picture of a single colour is a copy of
+    nothing."""
+    copied: list[set[int]] = [set() for _ in range(len(images))]
+    if not len(images) or not len(photographs):
+        return [[] for _ in copied]
+    candidates = FeatureIndex(photographs["features"]).candidates(images["features"])
+    for (image, row), likeness in _alike_pairs(images, candidates, photographs, lambda a, b: b not in copied[a]):
+        if likeness.certain or not certain:
+            copied[image].add(row)
+    for image, row, turned in _whole_candidates(images, photographs):
+        if row not in copied[image] and _same_as_a_whole(images[image], photographs[row], turned):
+            copied[image].add(row)
     return [sorted(rows) for rows in copied]
 
 
-def _signatures(stacks: Sequence[np.ndarray], rows: range) -> tuple[list[int], list[int], np.ndarray, np.ndarray]:
-    """Of the t thumbnails that are not flat: their rows, their places 0 or 1 in the row, and signs (t, HASH_BITS) and
-    outlines (t, OUTLINE_PX^2), both float32."""
-    places = [(row, n, thumbnail) for row in rows for n, thumbnail in enumerate(stacks[row])]
-    places = [place for place in places if place[2].std() >= MIN_CONTRAST]
-    bits = np.array([perceptual_hash(thumbnail) for *_, thumbnail in places]).reshape(-1, HASH_BITS)
-    outlines = np.array([outline(thumbnail) for *_, thumbnail in places], np.float32).reshape(-1, OUTLINE_PX**2)
-    signs = np.where(bits, np.float32(1), np.float32(-1))
-    return [row for row, *_ in places], [n for _, n, _ in places], signs, outlines
+def _same_as_a_whole(a: np.ndarray, b: np.ndarray, turned: bool) -> bool:
+    """Whether a thumbnail of one picture shows the same as one of the other, or of its mirror image."""
+    of_a, of_b = re_encodings.with_contrast(a["thumbnails"]), re_encodings.with_contrast(b["thumbnails"], turned)
+    return any(re_encodings.same_photograph(x, y) for x in of_a for y in of_b)
 
 
-def both_thumbnails(image: Image.Image) -> np.ndarray:
-    """`thumbnails` as one array (2, SIDE_PX, SIDE_PX) uint8; the second is black where there is no border."""
-    both = np.zeros((2, SIDE_PX, SIDE_PX), np.uint8)
-    for n, thumbnail in enumerate(thumbnails(image)):
-        both[n] = thumbnail
-    return both
+def _own_candidates(records: np.ndarray) -> Iterator[np.ndarray]:
+    """Pairs of records among themselves, (c, 3) as FeatureIndex.candidates, the smaller first and each only once."""
+    n = len(records)
+    keys = [np.zeros(0, np.int64)]
+    for block in FeatureIndex(records["features"]).candidates(records["features"]):
+        a, b = block[:, :2].min(axis=1), block[:, :2].max(axis=1)
+        keys.append(((a * n + b) * 2 + block[:, 2])[a != b])
+    pair, turned = np.divmod(np.unique(np.concatenate(keys)), 2)
+    yield np.stack([pair // n, pair % n, turned], axis=1)
 
 
-def thumbnails(image: Image.Image) -> list[np.ndarray]:
-    """The grey thumbnail (SIDE_PX, SIDE_PX) uint8 of a photograph; a second one without its black or white border."""
-    factor = max(1, min(image.size) // (2 * SIDE_PX))
-    grey = image.convert("L").reduce(factor)
-    whole = (0, 0, *grey.size)
-    boxes = [whole, _inside_border(np.asarray(grey))]
-    resample = Image.Resampling.BOX if min(grey.size) >= 2 * SIDE_PX else Image.Resampling.BILINEAR
-    return [
-        np.asarray(grey.resize((SIDE_PX, SIDE_PX), resample, box=box))
-        for box in dict.fromkeys(boxes)
-        if box is not None
-    ]
+def _alike_pairs(
+    first: np.ndarray,
+    candidates: Iterable[np.ndarray],
+    second: np.ndarray,
+    wanted: Callable[[int, int], bool],
+) -> Iterator[tuple[tuple[int, int], Likeness]]:
+    """Those of the candidates that are alike; wanted: asked of each pair before it is compared."""
+    for block in candidates:
+        for a, b, turned in tqdm(block.tolist(), desc="comparing", unit="pair", leave=False, disable=len(block) < 500):
+            if wanted(a, b):
+                likeness = compare(first[a], mirrored(second[b]) if turned else second[b])
+                if likeness is not None:
+                    yield (a, b), likeness
 
 
-def _inside_border(grey: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom (px) of the picture inside black and white borders; None if it is too small."""
-    left, top, bottom, right = 0, 0, *grey.shape
-    while True:  # a white border may frame a black one
-        inner = grey[top:bottom, left:right]
-        peeled = _border_lines(inner), _border_lines(inner[::-1]), _border_lines(inner.T), _border_lines(inner.T[::-1])
-        if not any(peeled):
-            return left, top, right, bottom
-        soft = [2 if lines else 0 for lines in peeled]  # px at a border's edge, which scaling and JPEG have blurred
-        top, bottom = top + peeled[0] + soft[0], bottom - peeled[1] - soft[1]
-        left, right = left + peeled[2] + soft[2], right - peeled[3] - soft[3]
-        if bottom - top < 0.4 * grey.shape[0] or right - left < 0.4 * grey.shape[1]:
-            return None
+def _whole_candidates(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, int, bool]]:
+    """Pairs whose thumbnails are close by hash and outline, if one of the two has few features; whether it is turned.
 
-
-def _border_lines(lines: np.ndarray) -> int:
-    """How many of the first lines are black or white border, but for 4 % of a line: ringing or dust."""
-    dark, bright = (lines <= BORDER_LEVEL).mean(axis=1), (lines >= 255 - BORDER_LEVEL).mean(axis=1)
-    border = np.maximum(dark, bright) > 0.96
-    return len(border) if border.all() else int(np.argmin(border))
-
-
-def perceptual_hash(thumbnail: np.ndarray) -> np.ndarray:
-    """(HASH_BITS,) int8 of 0 and 1: which low frequencies of the thumbnail lie above their median."""
-    small = cv2.resize(thumbnail, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = dctn(small, norm="ortho")[:8, :8].ravel()[1:]
-    return (low > np.median(low)).astype(np.int8)
-
-
-def outline(thumbnail: np.ndarray) -> np.ndarray:
-    """(OUTLINE_PX^2,) float16 of length 1: the thumbnail's coarse edges, without its brightness."""
-    small = cv2.resize(thumbnail, (OUTLINE_PX, OUTLINE_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
-    edges = (cv2.GaussianBlur(small, (0, 0), 1) - cv2.GaussianBlur(small, (0, 0), 4)).ravel()
-    return (edges / (np.linalg.norm(edges) + 1e-6)).astype(np.float16)
-
-
-def same_photograph(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two thumbnails (SIDE_PX, SIDE_PX) uint8 show one photograph, whatever was done to its file.
-
-    b is laid on a by the affine map of greatest correlation (Evangelidis and Psarakis, 2008), and both are compared
-    place by place: a re-encoding agrees everywhere, while another photograph differs at least at the eyes or the mouth.
-    Two coarse comparisons come first, so that most pairs need no fine one."""
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    if shifted_correlation(a, b) < MIN_SHIFTED_CORRELATION:
-        return False
-    small_a, small_b = (cv2.resize(x, (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA) for x in (a, b))
-    correlation, warp = _align(small_a, small_b, np.eye(2, 3, dtype=np.float32), iterations=30, epsilon=1e-3)
-    if correlation < MIN_CORRELATION or similarity(small_a, small_b, warp) < MIN_COARSE_SIMILARITY:
-        return False
-    warp[:, 2] *= SIDE_PX / COARSE_PX
-    correlation, warp = _align(a, b, warp, iterations=60, epsilon=1e-5)
-    return correlation >= MIN_CORRELATION and similarity(a, b, warp) >= MIN_SIMILARITY
-
-
-def shifted_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest correlation, -1..1, of the edges of a and the middle of b, shifted by SHIFT_PX of SHIFTED_PX at most."""
-    edges = []
-    for thumbnail in (a, b):
-        small = cv2.resize(thumbnail, (SHIFTED_PX, SHIFTED_PX), interpolation=cv2.INTER_AREA)
-        edges.append(cv2.GaussianBlur(small, (0, 0), 0.8) - cv2.GaussianBlur(small, (0, 0), 5))
-    middle = edges[1][SHIFT_PX:-SHIFT_PX, SHIFT_PX:-SHIFT_PX]
-    return float(cv2.matchTemplate(edges[0], middle, cv2.TM_CCOEFF_NORMED).max())
-
-
-def _align(a: np.ndarray, b: np.ndarray, warp: np.ndarray, iterations: int, epsilon: float) -> tuple[float, np.ndarray]:
-    """Correlation of the aligned images (0 if there is no alignment) and the affine map (2, 3) from a to b."""
-    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, iterations, epsilon)
-    try:
-        return cv2.findTransformECC(a, b, warp, cv2.MOTION_AFFINE, criteria, None, 5)
-    except cv2.error:  # raised if it diverges, which means that the pictures differ
-        return 0.0, warp
-
-
-def similarity(a: np.ndarray, b: np.ndarray, warp: np.ndarray) -> float:
-    """Structural similarity (Wang et al., 2004) of a and the warped b, both (n, n), at its 1st percentile over places.
-
-    Both are blurred first, against JPEG noise, and b gets the grey values of a, against brightness and contrast.
-    Returns at most 1; 0 if less than 70 % of a is covered."""
-    side = len(a)
-    blur, window, margin = side / 80, side / 32, side // 50 + 1  # px
-    a, b = cv2.GaussianBlur(a, (0, 0), blur), cv2.GaussianBlur(b, (0, 0), blur)
-    backwards, size = cv2.WARP_INVERSE_MAP, (side, side)
-    b = cv2.warpAffine(b, warp, size, flags=cv2.INTER_CUBIC | backwards, borderMode=cv2.BORDER_REPLICATE)
-    covered = cv2.warpAffine(np.ones(size, np.uint8), warp, size, flags=cv2.INTER_NEAREST | backwards)
-    edge = np.ones((2 * margin - 1, 2 * margin - 1))
-    covered = cv2.erode(covered, edge, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
-    if covered.mean() < 0.7:
-        return 0.0
-    x, y = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    x[covered] = (a[covered] - a[covered].mean()) / (a[covered].std() + 1) * 50
-    y[covered] = _with_histogram_of(x[covered], b[covered])
-    weight = cv2.GaussianBlur(covered.astype(np.float32), (0, 0), window) + 1e-3
-
-    def local_mean(z: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(z, (0, 0), window) / weight
-
-    mean_x, mean_y = local_mean(x), local_mean(y)
-    var_x, var_y = local_mean(x * x) - mean_x**2, local_mean(y * y) - mean_y**2
-    covariance = local_mean(x * y) - mean_x * mean_y
-    floor = 200  # variance; that of the whole picture is 2500, so plain walls count little
-    return float(np.percentile(((2 * covariance + floor) / (var_x + var_y + floor))[covered], 1))
-
-
-def _with_histogram_of(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Values (n,) mapped to the distribution of the reference (n,), so that their order of size is kept."""
-    matched = np.empty_like(reference)
-    matched[np.argsort(values, kind="stable")] = np.sort(reference)
-    return matched
+    Few pictures have few, so that this costs little; those are compared with all."""
+    few_first, few_second = (np.flatnonzero(of["features"]["count"] < FEW_FEATURES) for of in (first, second))
+    for few, of_few, others, swapped in ((few_first, first, second, False), (few_second, second, first, True)):
+        for start in range(0, len(few), BLOCK_ROWS):
+            block = few[start : start + BLOCK_ROWS]
+            both_ways = [
+                re_encodings.signatures(block, of_few[block]["thumbnails"], turned) for turned in (False, True)
+            ]
+            for other in range(0, len(others), OTHERS_AT_ONCE):
+                rows = range(other, min(other + OTHERS_AT_ONCE, len(others)))
+                theirs = re_encodings.signatures(rows, others[other : rows.stop]["thumbnails"])
+                for turned, mine in enumerate(both_ways):
+                    for a, b in re_encodings.close_pairs(mine, theirs):
+                        yield (b, a, bool(turned)) if swapped else (a, b, bool(turned))

@@ -45,7 +45,7 @@ class Pixels:
 
     uint8: "np.ndarray | JoinedArrays"  # (n, side, side, 3), memory-mapped
     faces_missed: np.ndarray  # (n,) bool: no face was detected, so the whole photograph was taken
-    thumbnails: "np.ndarray | JoinedArrays | None" = None  # (n, 2, s, s) of the whole pictures, by both_thumbnails
+    records: "np.ndarray | JoinedArrays | None" = None  # (n,) by which copies are found, see near_duplicates.record
 
 
 class JoinedArrays:
@@ -77,10 +77,10 @@ def join(parts: Sequence[Pixels]) -> Pixels:
     if len(parts) == 1:
         return parts[0]
     faces_missed = np.concatenate([part.faces_missed for part in parts])
-    thumbnails = None
-    if all(part.thumbnails is not None for part in parts):
-        thumbnails = JoinedArrays([part.thumbnails for part in parts])
-    return Pixels(JoinedArrays([part.uint8 for part in parts]), faces_missed, thumbnails)
+    records = None
+    if all(part.records is not None for part in parts):
+        records = JoinedArrays([part.records for part in parts])
+    return Pixels(JoinedArrays([part.uint8 for part in parts]), faces_missed, records)
 
 
 def cached_pixels(
@@ -91,15 +91,15 @@ def cached_pixels(
     cache_dir: Path,
     corruption: tuple[str, int] | None = None,
     padded: bool = False,
-    thumbnails: bool = False,
+    records: bool = False,
 ) -> Pixels:
     """The pixels of all images, from the cache or made now by all processes together.
 
     A machine that does not see the main process's folder makes a cache of its own. face_alignment: name of the detector
     with which faces are cut out, upright (faces.align); None: the whole photograph is resized, bilinear, without
     keeping its proportions, as the paper does. corruption: kind and severity, applied to the photograph before anything
-    else. padded: the whole photograph keeps its proportions, in the middle of a black square. thumbnails: also make
-    those by which copies are recognised (imaging/near_duplicates.py). Raises InputError that names an image which
+    else. padded: the whole photograph keeps its proportions, in the middle of a black square. records: also make
+    those by which copies are found (imaging/near_duplicates.py). Raises InputError that names an image which
     cannot be decoded."""
     settings = {
         "layout": LAYOUT,
@@ -109,7 +109,7 @@ def cached_pixels(
         "corruption": corruption,
         "versions": {name: version(name) for name in ("pillow", "opencv-python", "facenet-pytorch", "scikit-image")},
         "padded": padded,
-        "thumbnails": near_duplicates.SIDE_PX if thumbnails else None,
+        "records": str(near_duplicates.RECORD) if records else None,
     }
     stem = cache_dir / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     n = len(images)
@@ -117,9 +117,8 @@ def cached_pixels(
         stem.with_suffix(".npy"): (np.uint8, (n, side_px, side_px, 3)),
         stem.with_suffix(".missed.npy"): (bool, (n,)),
     }
-    if thumbnails:
-        shape = (n, 2, near_duplicates.SIDE_PX, near_duplicates.SIDE_PX)
-        arrays[stem.with_suffix(".thumbnails.npy")] = np.uint8, shape
+    if records:
+        arrays[stem.with_suffix(".records.npy")] = near_duplicates.RECORD, (n,)
     record = stem.with_suffix(".json")
     if any(gather_object([_fault(arrays, record, settings) is not None])):
         _make(accelerator, images, settings, arrays, record)
@@ -257,7 +256,7 @@ def _fill(
 ) -> None:
     """Fills some blocks of rows. share: which of all blocks."""
     n, side_px = len(images), settings["side_px"]
-    pixels, missed, *thumbnails = (np.load(_partial(file), mmap_mode="r+") for file in files)
+    pixels, missed, *records = (np.load(_partial(file), mmap_mode="r+") for file in files)
     alignment = settings["face_alignment"]
     detector = faces.load_detector(alignment, device) if alignment else None
     blocks = range(0, n, BLOCK_ROWS)[share]
@@ -273,9 +272,9 @@ def _fill(
                 fit = ImageOps.pad if settings["padded"] else Image.Image.resize
                 pixels[row] = np.asarray(fit(image, (side_px, side_px), Image.Resampling.BILINEAR))
             missed[row] = detector is not None and face is None
-            for both in thumbnails:
-                both[row] = near_duplicates.both_thumbnails(image)
-    for array in (pixels, missed, *thumbnails):
+            for array in records:
+                array[row] = near_duplicates.record(image)
+    for array in (pixels, missed, *records):
         array.flush()
 
 
@@ -291,8 +290,8 @@ def _open(files: list[Path]) -> Pixels:
     deadline = time.monotonic() + LATE_S
     while True:
         try:
-            pixels, *thumbnails = (np.load(file, mmap_mode="r") for file in (files[0], *files[2:]))
-            return Pixels(pixels, np.load(files[1]), *thumbnails)
+            pixels, *records = (np.load(file, mmap_mode="r") for file in (files[0], *files[2:]))
+            return Pixels(pixels, np.load(files[1]), *records)
         except (OSError, EOFError, ValueError) as error:
             if time.monotonic() > deadline:  # on a network disk they may appear late
                 reason = f"{one_line(error)}: another process removed or cut it just now"

@@ -4,9 +4,9 @@
     problems = copy_problems(contents, real, examiner)
 
 The publisher looks for itself, since anybody can write a privacy report. Each picture is compared by its bytes and its
-pixels, by the test for near duplicates with which builds group photographs, mirrored too, and by the filter's search
-for copies and persons. What counts as a copy or a person is set by the photographs: no two people in them are as alike.
-Whatever cannot be compared is refused.
+pixels, by the test for near duplicates with which builds group photographs, and by the filter's search for copies
+and persons. What counts as a copy or a person is set by the photographs: no two people in them are as alike. Whatever
+cannot be compared is refused.
 """
 
 import dataclasses
@@ -43,6 +43,7 @@ class Looked:
     sha256: list[str]  # of their bytes
     pixels_sha256: list[str]
     views: np.ndarray  # (n, 3, SIDE_PX, SIDE_PX) uint8
+    records: np.ndarray  # (n,), see near_duplicates.record
     descriptors: np.ndarray  # (n, d)
     mirrored: np.ndarray  # (n, d)
     identities: np.ndarray  # (n, e), nan without a face
@@ -50,7 +51,7 @@ class Looked:
 
     @property
     def pictures(self) -> Pictures:
-        return Pictures(self.views, self.descriptors, self.mirrored)
+        return Pictures(self.views, self.records, self.descriptors, self.mirrored)
 
 
 @dataclasses.dataclass
@@ -102,7 +103,7 @@ def copy_problems(contents: Contents, photographs: Photographs, examiner: "Exami
     real = photographs.looked
     same = {digest: name for name, digest in zip(real.names, real.sha256, strict=True)}
     same |= {digest: name for name, digest in zip(real.names, real.pixels_sha256, strict=True)}
-    duplicates = near_duplicates_of(images.views, real.views)
+    duplicates = near_duplicates.copies(images.records, real.records, certain=False)
     rows, scores = photograph_copies.copies(real.pictures, images.pictures)
     embedded = (real.identities, images.identities, images.mirrored_identities)
     persons, alike = privacy.nearest_either_way(*embedded)
@@ -119,18 +120,6 @@ def copy_problems(contents: Contents, photographs: Photographs, examiner: "Exami
         elif not np.isfinite(alike[n]):
             problems.append(f"{name}: no face was found that could be compared with the photographs; {REMEDY}")
     return problems
-
-
-def near_duplicates_of(images: np.ndarray, photographs: np.ndarray) -> list[list[int]]:
-    """The photographs that each image, or its mirror image, is a near duplicate of; both (n, 3, side, side) uint8."""
-    found = []
-    for start in range(0, len(images), photograph_copies.VIEWS_AT_ONCE):
-        views = images[start : start + photograph_copies.VIEWS_AT_ONCE, :2]
-        either = [
-            near_duplicates.copies(np.ascontiguousarray(v), photographs[:, :2]) for v in (views, views[..., ::-1])
-        ]
-        found += [sorted({*a, *b}) for a, b in zip(*either, strict=True)]
-    return found
 
 
 def _source_problems(contents: Contents, photographs: Photographs) -> Iterator[str]:
@@ -166,6 +155,7 @@ def _look(shards: list[Path], name_column: str, examiner: "Examiner") -> Looked:
                 first += len(rows)
                 examined = examiner.examine([row["image"] for row in rows])
                 parts["views"].append(examined.views)
+                parts["records"].append(examined.records)
                 parts["descriptors"].append(examined.copy_descriptors)
                 parts["mirrored"].append(examined.mirrored_copy_descriptors)
                 parts["identities"].append(examined.identities)

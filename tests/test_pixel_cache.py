@@ -163,7 +163,7 @@ def other_type(file: Path) -> None:
         (".npy", other_type, "holds int8"),
         (".missed.npy", cut, "mmap length is greater than file size"),
         (".missed.npy", Path.unlink, "No such file"),
-        (".thumbnails.npy", other_pixels, "is not what its record says"),
+        (".records.npy", other_pixels, "is not what its record says"),
         (".json", lambda file: file.write_bytes(b""), "is empty"),
         (".json", lambda file: file.write_bytes(file.read_bytes()[:-9]), "is cut short"),
         (".json", lambda file: file.write_bytes(b"[]"), "holds a JSON list"),
@@ -172,18 +172,18 @@ def other_type(file: Path) -> None:
 )
 def test_a_damaged_cache_is_made_again_and_says_so_in_one_line(kind, damage, reason, accelerator, tmp_path, capsys):
     images = dataset_of(photographs())
-    cached(accelerator, images, tmp_path, thumbnails=True)
+    cached(accelerator, images, tmp_path, records=True)
     (record,) = tmp_path.glob("*.json")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     damage(record.with_suffix(kind))
     capsys.readouterr()
-    pixels = cached(accelerator, images, tmp_path, thumbnails=True)
+    pixels = cached(accelerator, images, tmp_path, records=True)
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and reason in said
     assert said.startswith(f"pixel cache {record.stem} cannot be used (") and said.endswith("): it is made again\n")
     assert np.array_equal(pixels.uint8, np.stack([resized(image) for image in photographs()]))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-    cached(accelerator, images, tmp_path, thumbnails=True)
+    cached(accelerator, images, tmp_path, records=True)
     assert capsys.readouterr().out == ""
 
 

@@ -20,6 +20,7 @@ from generation.photograph_copies import FACE, WHOLE, Pictures, copies, copy_sco
 from generation.privacy import AFTER, BEFORE, COPY, NEGATIVE, PERSON, POSITIVE
 from harness.errors import InputError
 from harness.files import write_json
+from imaging import near_duplicates
 from publishing import publishable
 
 REAL_FACES = Path(__file__).resolve().parents[2] / "shared" / "real_faces"
@@ -134,9 +135,10 @@ def photographs() -> list[Image.Image]:
 
 def described(pictures: list[Image.Image]) -> Pictures:
     """With small grey pictures as descriptors."""
-    views = np.stack([picture_views(picture, None) for picture in pictures])
+    records = np.stack([near_duplicates.record(picture) for picture in pictures])
+    views = np.stack([picture_views(record, None) for record in records])
     small = views[:, 0, ::16, ::16].astype(float) - 128
-    return Pictures(views, small.reshape(len(views), -1), small[:, :, ::-1].reshape(len(views), -1))
+    return Pictures(views, records, small.reshape(len(views), -1), small[:, :, ::-1].reshape(len(views), -1))
 
 
 def edits(picture: Image.Image) -> dict[str, Image.Image]:
@@ -182,16 +184,17 @@ def test_of_a_single_colour_nothing_can_be_said(photographs):
 def test_a_face_is_found_in_another_picture_by_its_own_view(photographs):
     hopper, other = (np.asarray(photographs[n].resize((256, 256))) for n in (0, 3))
     face = np.ascontiguousarray(hopper[40:200, 60:220])
-    photograph = picture_views(photographs[0], face)
-    pasted = picture_views(Image.fromarray(other), face)
-    without = picture_views(Image.fromarray(other), None)
+    record, of_other = near_duplicates.record(photographs[0]), near_duplicates.record(Image.fromarray(other))
+    photograph = picture_views(record, face)
+    pasted = picture_views(of_other, face)
+    without = picture_views(of_other, None)
     assert copy_score(pasted, photograph, FACE) > 0.99
     assert copy_score(pasted, photograph, WHOLE) < 0.8
     assert copy_score(without, photograph, FACE) == 0
 
 
 def test_pictures_that_do_not_overlap_or_are_flat_do_not_agree(photographs):
-    view = picture_views(photographs[1], None)[0]
+    view = near_duplicates.record(photographs[1])["thumbnails"][0]
     assert laid_on(view, view) > 0.999
     assert laid_on(view, np.full_like(view, 90)) == 0
     assert laid_on(view, 255 - view) == 0

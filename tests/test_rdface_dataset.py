@@ -1,5 +1,6 @@
 """The curator's commands, started as a curator starts them: what is built, what is refused and why, what survives."""
 
+import collections
 import csv
 import dataclasses
 import hashlib
@@ -392,27 +393,35 @@ def test_changed_copies_are_grouped_and_different_photographs_are_not(tmp_path):
 
 
 @pytest.mark.skipif(not REAL_FACES.is_dir(), reason="needs the 70 real photographs beside the repository")
-def test_real_photographs_of_one_person_are_not_duplicates_and_their_copies_are(tmp_path):
+def test_copies_of_real_photographs_are_found_and_no_two_people_are_joined(tmp_path):
     near = near_duplicates.NearDuplicates(tmp_path)
     paths = sorted((REAL_FACES / "rd_images").glob("*/*.jpg"))
     for row, path in enumerate(paths):
-        near.add(row, near_duplicates.thumbnails(Image.open(path).convert("RGB")))
-    assert near.pairs() == []
+        near.add(row, near_duplicates.record(Image.open(path).convert("RGB")))
+    found = near.pairs()
+    person_of = [path.parent.name for path in paths]
+    assert all(person_of[a] == person_of[b] for a, b in [*found.certain, *found.to_look_at])
+    assert len(found.certain) <= 7  # of 140 pairs of one person: frames of which hardly a detail differs
     row, truth = len(paths), []
     for number, path in enumerate(paths[::7]):
         for data in changed_copies(Image.open(path).convert("RGB")).values():
-            near.add(row, near_duplicates.thumbnails(Image.open(io.BytesIO(data))))
+            near.add(row, near_duplicates.record(Image.open(io.BytesIO(data)).convert("RGB")))
             truth.append((7 * number, row))
             row += 1
-    group = protocols.groups([None] * row, near.pairs())
-    assert len({group[i] for i in range(len(paths))}) == len(paths), "a false link"
+    pairs = near.pairs().certain
+    group = protocols.groups([None] * row, pairs)
+    assert len({group[i] for i in range(len(paths))}) == len(paths) - len(found.certain), "a false link"
     assert np.mean([group[a] == group[b] for a, b in truth]) >= 0.95
 
 
 @pytest.mark.skipif(not REAL_FACES.is_dir(), reason="needs the 70 real photographs beside the repository")
 def test_real_photographs_build(tmp_path):
     dataset = built(REAL_FACES, tmp_path / "rdface")
-    assert len(dataset) == len(set(dataset["group_id"])) == 70
+    assert len(dataset) == 70
+    people_of = collections.defaultdict(set)
+    for group, abbreviation in zip(dataset["group_id"], dataset["disease_abbr"], strict=True):
+        people_of[group].add(abbreviation)
+    assert len(people_of) >= 63 and all(len(people) == 1 for people in people_of.values())
     assert not any(b"Exif" in row["image"]["bytes"] for row in dataset)
 
 

@@ -379,11 +379,11 @@ def test_a_held_out_photograph_in_other_bytes_and_pixels_is_refused(how, lit_por
 
 def test_copies_are_found_and_other_pictures_of_a_kind_are_not():
     portrait, other = (Image.fromarray(picture) for picture in (ASTRONAUT, skimage.data.coffee()))
-    photographs = np.stack([near_duplicates.both_thumbnails(picture) for picture in (other, portrait)])
+    photographs = np.stack([near_duplicates.record(picture) for picture in (other, portrait)])
     pictures = [Image.open(io.BytesIO(change(portrait))) for change in COPIES.values()]
-    pictures += [ImageOps.mirror(portrait), portrait.crop((180, 0, 320, 200)), Image.new("RGB", (64, 64))]
-    images = np.stack([near_duplicates.both_thumbnails(picture) for picture in pictures])
-    assert near_duplicates.copies(images, photographs) == [[1]] * len(COPIES) + [[], [], []]
+    pictures += [ImageOps.mirror(portrait), portrait.crop((100, 0, 400, 300)), Image.new("RGB", (64, 64))]
+    images = np.stack([near_duplicates.record(picture) for picture in pictures])
+    assert near_duplicates.copies(images, photographs) == [[1]] * (len(COPIES) + 2) + [[]]
     assert near_duplicates.copies(images[:0], photographs) == [] and near_duplicates.copies(
         images[:1], images[-1:]
     ) == [[]]
