@@ -16,6 +16,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from huggingface_hub.utils import get_token, validate_repo_id
 from curation import withdrawn_list
 from harness.commands import Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError, one_line
+from harness.run_folder import sole_writer
 from publishing import access_requests, model_upload, publication, publishable
 from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishing.publishable import Contents
@@ -190,7 +192,7 @@ def withdraw(args: argparse.Namespace) -> None:
         raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
     from curation.parquet_files import parquet_digest, shard_digests
     from publishing import traces, withdrawal  # import datasets, which takes a second: refusals come before
-    from publishing.published_copy import published_copy, remove_leftovers
+    from publishing.published_copy import remove_leftovers
 
     sha256 = withdrawal.digest_of(args.folder, args.image_id)
     photograph = traces.photograph_in(args.folder, args.image_id, sha256)
@@ -214,31 +216,35 @@ def withdraw(args: argparse.Namespace) -> None:
         print("dry run: nothing was removed")
         return
     published = {folder: open_published(name, folder) for folder, name in repo_ids.items()}
-
-    remove_leftovers(args.folder)
-    traces.remove_faces(left)
-    version = withdrawal.withdraw_with_card(args.folder, args.image_id)
-    traces.forget_in_records(args.folder, args.image_id)
-    print(f"{args.folder}: version {version} is without {args.image_id}")
-    for folder, its_derived in derived.items():
-        withdrawal.remove_with_cards(its_derived, args.image_id, sha256)
-        traces.remove_naming_files(folder, photograph)
-    traces.remove(left)
+    with sole_writer(args.folder.resolve()):  # a build that is running would bring it back
+        remove_leftovers(args.folder)
+        traces.remove_faces(left)
+        version = withdrawal.withdraw_with_card(args.folder, args.image_id)
+        traces.forget_in_records(args.folder, args.image_id)
+        print(f"{args.folder}: version {version} is without {args.image_id}")
+        for folder, its_derived in derived.items():
+            withdrawal.remove_with_cards(its_derived, args.image_id, sha256)
+            traces.remove_naming_files(folder, photograph)
+        traces.remove(left)
     for folder, (repository, audience) in published.items():
-        own_columns = args.publish_columns if folder == args.folder else ()
-        with published_copy(folder, own_columns) as copy:
-            contents = publishable.examine(copy.folder, own_columns)
-            if contents.problems:
-                raise HubError(
-                    f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again"
-                )
-            contents = publication.bring_into_line(repository, contents, folder)
-            publication.upload(repository, contents, audience, "Withdraw a photograph", forget_history=True)
+        bring_up_to_date(folder, repository, audience, args.publish_columns if folder == args.folder else ())
     print(
         f"not removed by this: row and file in the curator's folder{curators_folder(args.folder)}, whose next build"
         " refuses them; runs in folders that --derived does not name and the list beside the dataset does not know;"
         " other people's copies: ask for their deletion"
     )
+
+
+def bring_up_to_date(folder: Path, repository: Repository, audience: Audience, own_columns: Collection[str]) -> None:
+    """Publishes a folder that lost a photograph, and forgets all earlier versions."""
+    from publishing.published_copy import published_copy
+
+    with published_copy(folder, own_columns) as copy:
+        contents = publishable.examine(copy.folder, own_columns)
+        if contents.problems:
+            raise HubError(f"{repository.name}: not brought up to date: {contents.problems[0]}; then run this again")
+        contents = publication.bring_into_line(repository, contents, folder)
+        publication.upload(repository, contents, audience, "Withdraw a photograph", forget_history=True)
 
 
 def curators_folder(folder: Path) -> str:

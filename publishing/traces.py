@@ -108,7 +108,8 @@ def traces_of(
     for cache in dict.fromkeys(caches):
         traces.files += withdraw_from_cache(cache, set(photograph.digests))
         traces.face_caches += [file for file in [cache / "detected_faces.sqlite"] if _has_faces(file, photograph)]
-    traces.folders += [path for path in _library_caches(home, repositories) if path.is_dir()]
+    made = {card.parent.name for place in traces.searched for card in place.rglob("README.md")}
+    traces.folders += [path for path in _library_caches(home, made, repositories) if path.is_dir()]
     return traces
 
 
@@ -140,10 +141,13 @@ def _is_whole(path: Path) -> bool:
     return (path / "settings.json").is_file() and not any(path.rglob(SOURCES_NAME))
 
 
-def _library_caches(home: Path, repositories: Collection[str]) -> list[Path]:
-    """Copies that `datasets` and the Hub's client keep of a dataset: Arrow files and downloads, with its pictures."""
+def _library_caches(home: Path, made: Collection[str], repositories: Collection[str]) -> list[Path]:
+    """Copies that `datasets` and the Hub's client keep of a dataset: Arrow files and downloads, with its pictures.
+
+    made: names of the folders of datasets that were made from it."""
     arrow, hub = Path(datasets.config.HF_DATASETS_CACHE), Path(huggingface_hub.constants.HF_HUB_CACHE)
-    ours = re.compile(rf"{re.escape(home.name)}(-[0-9a-f]{{{FINGERPRINT_DIGITS}}})?")
+    digest = f"-[0-9a-f]{{{FINGERPRINT_DIGITS}}}"
+    ours = re.compile("|".join([f"{re.escape(home.name)}({digest})?", *(re.escape(name) + digest for name in made)]))
     found = [path for path in sorted(arrow.glob("*")) if ours.fullmatch(_before_removal(path.name))]
     for name in repositories:
         copy, rows = f"datasets--{name.replace('/', '--')}", name.replace("/", "___")
