@@ -68,8 +68,7 @@ def main() -> int:
         lock.release()
     seconds = round(time.monotonic() - started, 1)
     if status:
-        lines = args.log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-        shown = "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
+        shown = "\n".join(f"    {line}" for line in last_lines(args.log.read_text(encoding="utf-8", errors="replace")))
         print(f"{args.step} failed (status {status}); {args.log} ends with\n{shown}", file=sys.stderr, flush=True)
         return status
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -150,6 +149,15 @@ def run_logged(command: list[str], log: Path, threads: int) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: child.send_signal(number))
         return child.wait()
+
+
+def last_lines(log: str) -> list[str]:
+    """What a failed command said last, without what `accelerate launch` adds: a traceback of its own."""
+    lines = [line for line in log.replace("\r", "\n").splitlines() if line.strip()]
+    begins = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    if begins and any("accelerate/commands/launch.py" in line for line in lines[begins[-1] :]):
+        lines = lines[: begins[-1]]
+    return lines[-TAIL_LINES:]
 
 
 def progress(study: Path, step: str, seconds: float) -> str:

@@ -174,6 +174,16 @@ def test_a_step_goes_on_only_if_command_code_and_inputs_are_as_they_were(tmp_pat
     assert (tmp_path / "probe" / "notes.txt").is_file()  # the command will refuse the folder
 
 
+def test_what_a_failed_command_said_is_shown_without_the_launchers_traceback():
+    own = "Traceback (most recent call last):\n  a\nIndexError: b\n"
+    launchers = 'Traceback (most recent call last):\n  File "x/accelerate/commands/launch.py", line 1\nE: c\n'
+    assert study_step.last_lines("1%\r2%\n\nx.py: no such file; name another\n" + launchers)[-1] == (
+        "x.py: no such file; name another"
+    )
+    assert study_step.last_lines(own + launchers) == own.splitlines() == study_step.last_lines(own)
+    assert len(study_step.last_lines("line\n" * 50)) == 8
+
+
 def test_steps_take_gpus_that_no_other_step_holds(tmp_path, monkeypatch):
     (tmp_path / "steps").mkdir()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
