@@ -23,12 +23,13 @@ from harness.files import read_json
 from pages import charts
 from pages.dataset_page import thumbnail
 from pages.study_blocks import Faces, Figure, Listing, Missing, Section, Table, Text
-from pages.study_runs import FILTER, GENERATOR, Run, Study
+from pages.study_runs import CLASSIFIER, FEW_SHOT, FILTER, GALLERY, GENERATOR, Run, Study
 
 BUILD = "python rdface_dataset.py build INPUT_DIR --output_dir RUN_DIR/rdface-sim"
 GENERATE = "accelerate launch train_dreambooth.py --dataset_name DATASET --output_dir RUN_DIR/dreambooth"
 FILTERING = "accelerate launch filter_synthetic.py --dataset_name DATASET --synthetic_dataset SYNTHETIC --output_dir .."
 PRIVACY_REPORT = "privacy_report.json"
+ON_PHOTOGRAPHS = (CLASSIFIER, FEW_SHOT, GALLERY)  # kinds of runs whose record names the dataset of photographs
 N_FACES = 24  # of each kind
 MAX_COUNTRIES = 30  # bars; the table beside them has all
 GIVES_AWAY = ("near copy", "resembles the person")
@@ -61,12 +62,12 @@ def counts_of(dataset: StudyDataset) -> dict:
 # ------------------------------------------------------------------------------------------------------------ dataset
 
 
-def dataset_section(dataset: StudyDataset | None, note: str) -> Section:
+def dataset_section(dataset: StudyDataset | None, study: Study, note: str) -> Section:
     heading = "The dataset"
     if dataset is None:
-        text = "The dataset does not lie in this folder, so nothing is counted and no photograph is shown."
+        text = "The dataset is no folder on this machine, so nothing is counted and no photograph is shown."
         return Section("dataset", heading, [Missing(text, BUILD)])
-    facts = dataset.facts
+    facts, fingerprint = dataset.facts, dataset.images._fingerprint
     noun = "simulated images" if dataset.simulated else "photographs"
     mean_age = "" if facts["mean_age"] is None else f", mean age {facts['mean_age']:.1f} years"
     blocks: list[object] = [
@@ -83,6 +84,11 @@ def dataset_section(dataset: StudyDataset | None, note: str) -> Section:
             ("images of a condition", "conditions"),
         ),
     ]
+    others = [
+        run.name for run in study.runs if run.kind in ON_PHOTOGRAPHS and run.fingerprint not in (None, fingerprint)
+    ]
+    if others:
+        blocks.append(Text(f"Made with another dataset, or another build of this one: {', '.join(others)}."))
     for title, says, rows, name in (
         ("Images by age", "How old the people on the images are, in completed years.", facts["ages"], "age in years"),
         ("Images by sex", "How many images show female and male people.", facts["sexes"], "sex"),

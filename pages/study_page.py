@@ -10,6 +10,7 @@ script, and shows no face of a patient unless its owner asks for it; see study_i
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ from pages.reports_page import environment
 from pages.study_blocks import Section, Table, Text
 from pages.study_images import StudyDataset
 from pages.study_results import Numbers, read_numbers, results_json
-from pages.study_runs import OTHER, Run, Study, open_study
+from pages.study_runs import OTHER, Run, Study, is_dataset, open_study
 from scoring import leaderboard
 from scoring.leaderboard import Entry
 
@@ -69,9 +70,13 @@ def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> 
 
 
 def dataset_of(study: Study) -> Path | None:
-    """The dataset with which most runs were made, of those in the folder; None without one."""
-    named = [Path(str(run.arguments.get("dataset_name", ""))).name for run in study.runs]
-    return max(study.datasets, key=lambda folder: named.count(folder.name), default=None)
+    """The dataset with which most runs were made, of those in the study's folder; if it holds none, a folder that the
+    runs name; None without one."""
+    named = Counter(str(name) for run in study.runs if (name := run.arguments.get("dataset_name")))
+    if study.datasets:
+        names = Counter(Path(name).name for name in named.elements())
+        return max(study.datasets, key=lambda folder: names[folder.name])
+    return next((Path(name) for name, _ in named.most_common() if is_dataset(Path(name))), None)
 
 
 def mark_simulated(study: Study, dataset: StudyDataset | None) -> bool | None:
@@ -97,7 +102,7 @@ def sections_of(
     recognition = numbers.headline["recognition"]
     best = next((one for one in numbers.classifiers if recognition and one.run.name == recognition["run"]), None)
     return [
-        study_images.dataset_section(dataset, note),
+        study_images.dataset_section(dataset, study, note),
         study_classification.classifiers_section(numbers, published, note),
         study_classification.gains_section(numbers, note),
         study_classification.few_shot_section(study, note),

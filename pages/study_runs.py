@@ -73,7 +73,7 @@ def open_study(folder: Path) -> Study:
     runs, datasets, unfinished = [], [], []
     for place, files in _places(folder):
         name = place.relative_to(folder).as_posix()
-        if any((place / config).is_dir() for config in OF_PHOTOGRAPHS) and "README.md" in files:
+        if is_dataset(place):
             datasets.append(place)
         if "run.json" in files and place != folder:
             runs.append(_read_run(name, place, files))
@@ -82,6 +82,11 @@ def open_study(folder: Path) -> Study:
     if not runs and not datasets:
         raise InputError(f"{folder}: holds no finished run (run.json) and no dataset; make demo writes some")
     return Study(folder, runs, datasets, unfinished)
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a built dataset of photographs."""
+    return (folder / "README.md").is_file() and any((folder / config).is_dir() for config in OF_PHOTOGRAPHS)
 
 
 def _places(folder: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -197,6 +197,16 @@ def test_any_subset_makes_a_page_that_says_what_is_missing(study, tmp_path, kept
         )
 
 
+def test_a_dataset_that_lies_elsewhere_is_found_by_the_name_that_runs_record(study, tmp_path):
+    folder = tmp_path / "apart"
+    shutil.copytree(study / "probe", folder / "probe")
+    record = json.loads((folder / "probe" / "run.json").read_text())
+    record["arguments"]["dataset_name"] = str(study / "rdface-sim")
+    (folder / "probe" / "run.json").write_text(json.dumps(record))
+    found = study_page.study_outcome(folder, [], False)
+    assert found.dataset == study / "rdface-sim" and found.results["dataset"]["n_images"] == N_IMAGES
+
+
 def test_a_dataset_that_is_not_simulated_shows_no_photograph_unless_asked(tmp_path):
     folder = tmp_path / "private"
     shutil.copytree(small_datasets.one_config(), folder / "rdface")
@@ -220,6 +230,7 @@ def test_a_single_run_that_is_not_known_to_be_simulated_closes_the_page(study, t
     assert exit_status(make_report, "study", folder) == 0
     text = page(folder)
     assert "image/jpeg" not in text and 'class="pair"' not in text and "SIMULATED: " not in text
+    assert "another build of this one: probe." in part_of(text, "dataset")
     wanted = "<b>Not known to be simulated" if recorded is None else "<b>REAL data of patients.</b>"
     assert wanted in text and numbers(folder)["simulated"] is recorded
 
