@@ -277,7 +277,8 @@ def scores_of_methods(
         probe = fit_linear_probe(*learnt_from, synthetic.data)
     else:
         known = study.knowledge or Knowledge.of_nothing(n_classes)
-        probe, choice = fit_informed_probe(*learnt_from, known.profiles, synthetic=synthetic)
+        there = np.isin(np.arange(n_classes), labels[gallery])[:, None]  # a gallery ranks no other condition
+        probe, choice = fit_informed_probe(*learnt_from, np.where(there, known.profiles, np.nan), synthetic=synthetic)
         notes["knowledge"] = dataclasses.asdict(choice)
     notes |= {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
     shown = np.setdiff1d(gallery, synthetic.prior)  # a prior is no image that could be the nearest

@@ -8,14 +8,13 @@ balanced assignment of the queries (optimal transport with entropy, Cuturi, Neur
 """
 
 import numpy as np
-from scipy.special import logsumexp
 
 from classification.episodes import Episodes
 from classification.support_filling import Filling, n_shown, support_means
 
 SHARPNESS = 10.0  # lambda: how much distances count against the entropy of the assignment; the paper's
 STEP, STEPS = 0.2, 10  # how far centres move towards their new mean each time, and how often; as in common use
-SINKHORN_STEPS, TOLERANCE = 1000, 1e-8  # largest deviation of the row sums from 1
+SINKHORN_STEPS, TOLERANCE = 1000, 1e-6  # largest deviation of a column's sum from 1
 
 
 def transductive_scores(features: np.ndarray, episodes: Episodes, filling: Filling | None = None) -> np.ndarray:
@@ -42,14 +41,18 @@ def transductive_scores(features: np.ndarray, episodes: Episodes, filling: Filli
 def balanced(logits: np.ndarray) -> np.ndarray:
     """Logarithms (e, w, w) of the matrices that are exp(logits) with rows and columns scaled so that they add up to 1.
 
-    Sinkhorn's iterations, in logarithms. All-equal logits give 1 / w everywhere."""
+    Sinkhorn's iterations; rows add up to 1 in any case, columns to within TOLERANCE unless SINKHORN_STEPS were too few.
+    All-equal logits give 1 / w everywhere. Logits of one row must not differ by more than some hundreds."""
+    odds = np.exp(logits - logits.max(axis=2, keepdims=True))
+    of_columns = np.ones((*odds.shape[:2], 1))
     for _ in range(SINKHORN_STEPS):
-        logits = logits - logsumexp(logits, axis=1, keepdims=True)
-        rows = logsumexp(logits, axis=2, keepdims=True)
-        logits = logits - rows
-        if np.abs(rows).max(initial=0.0) < TOLERANCE:
+        of_rows = 1 / (odds @ of_columns)
+        sums = odds.transpose(0, 2, 1) @ of_rows
+        if np.abs(sums * of_columns - 1).max(initial=0.0) < TOLERANCE:
             break
-    return logits
+        of_columns = 1 / sums
+    of_rows = 1 / (odds @ of_columns)
+    return np.log(np.maximum(odds * of_rows * of_columns.transpose(0, 2, 1), 1e-300))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
