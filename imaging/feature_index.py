@@ -22,7 +22,7 @@ MAX_CANDIDATES = 10  # for each query, of most votes
 TURNS, SCALES_PER_OCTAVE = 12, 1  # how finely votes are sorted
 FLAT_UP_TO, UNCODED_UP_TO = 4_000, 200_000  # features that are compared one by one; that are kept as they are
 CODE_BYTES, MAX_LISTS, PROBED_LISTS = 16, 4096, 6
-TRAINING_FEATURES = 200_000
+TRAINING_FEATURES, TRAINING_ROUNDS = 200_000, 6
 ROWS_AT_ONCE = 256
 
 
@@ -46,7 +46,9 @@ class FeatureIndex:
             self._index = faiss.index_factory(128, f"IVF{lists},{codes}")
             self._index.cp.min_points_per_centroid = 1  # or it would print a warning
             self._index.nprobe = PROBED_LISTS
-            self._index.cp.niter = 6
+            self._index.cp.niter = TRAINING_ROUNDS
+            if codes != "Flat":
+                self._index.pq.cp.niter = TRAINING_ROUNDS
             step = max(1, self._total // TRAINING_FEATURES)
             self._index.train(np.concatenate([part[0] for part in _blocks(records[::step])]))
         described = []
