@@ -158,6 +158,11 @@ def with_interval(hits: int, of: int) -> dict:
     return {"n": hits, "of": of, "low": float(interval.low), "high": float(interval.high)}
 
 
+def is_certain(image: np.ndarray, photograph: np.ndarray) -> bool:
+    """Of a pair that is alike: whether a build would join it, and not only propose it for a look."""
+    return bool(near_duplicates.copies(image[None], photograph[None])[0])
+
+
 def measure(pictures: list[Image.Image], people: list[str], n_altered: int) -> dict:
     """Found copies per kind, and false links. The first photographs of the first n_altered people are altered."""
     started = time.monotonic()
@@ -173,10 +178,12 @@ def measure(pictures: list[Image.Image], people: list[str], n_altered: int) -> d
             for row, other in zip(first, others, strict=True)
         ]
         images = np.stack(made)
-        certain = near_duplicates.copies(images, records)
-        uncertain = near_duplicates.copies(images, records, certain=False)
+        alike = near_duplicates.copies(images, records, certain=False)
+        certain = [
+            [row for row in rows if is_certain(image, records[row])] for image, rows in zip(images, alike, strict=True)
+        ]
         found = 0
-        for row, other, rows, also in zip(first, others, certain, uncertain, strict=True):
+        for row, other, rows, also in zip(first, others, certain, alike, strict=True):
             shown = {people[row]} | ({people[other]} if kind == "two on a plate" else set())
             found += row in rows
             pairs += int((~np.isin(person_of, list(shown))).sum())
@@ -210,7 +217,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="of", required=True)
     simulated = commands.add_parser("simulated", help="SIMULATED people")
     simulated.add_argument("--seed", type=int, default=2811, help="of the people and their photographs")
-    simulated.add_argument("--people", type=int, default=5, help="per condition; the first one's photograph is altered")
+    simulated.add_argument("--people", type=int, default=2, help="per condition; the first one's photograph is altered")
     simulated.add_argument("--conditions", type=int, default=N_CONDITIONS, help="the first so many")
     folder = commands.add_parser("folder", help="photographs in a folder, person.number.jpg")
     folder.add_argument("folder", type=path_argument, help="is searched for *.jpg")
