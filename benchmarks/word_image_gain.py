@@ -286,7 +286,7 @@ def of_words(work_dir: Path, results_dir: Path, part: str, ks: Sequence[str]) ->
         results[k] = {"gains": gains(draws), "images added to knowledge": of_painting(draws)}
         print_arms(f"SIMULATED, {part}, k = {k}", results[k]["gains"])
         print_arms(f"SIMULATED, {part}, k = {k}: images added to knowledge", results[k]["images added to knowledge"])
-    write_json(results_dir / f"{part}.json", results)
+        write_json(results_dir / f"{part}.json", results)
 
 
 # ------------------------------------------------------------------------------------------------- images of adapters
