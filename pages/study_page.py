@@ -55,10 +55,12 @@ def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> 
     dataset_folder = dataset_of(study)
     dataset = study_images.open_dataset(dataset_folder) if dataset_folder else None
     drawn = frozenset(photograph_sha256(dataset.images)) if dataset and dataset.simulated else frozenset()
-    study_reports.mark_simulated(study, drawn)
+    opened = study_reports.open_all(study)
+    study_reports.mark_simulated(study, opened, drawn)
     simulated = mark_simulated(study, dataset)
     numbers = read_numbers(study)
-    sections = sections_of(study, dataset, numbers, published, simulated is True, show_real)
+    reports = study_reports.reports_section(study, opened, simulated is True, show_real)
+    sections = sections_of(study, dataset, numbers, published, reports, simulated is True, show_real)
     counted = study_images.counts_of(dataset) if dataset else None
     entries = [*numbers.entries, *published]
     return Outcome(
@@ -95,6 +97,7 @@ def sections_of(
     dataset: StudyDataset | None,
     numbers: Numbers,
     published: Sequence[Entry],
+    reports: Section,
     simulated: bool,
     show_real: bool,
 ) -> list[Section]:
@@ -109,7 +112,7 @@ def sections_of(
         study_classification.subgroups_section(best, note),
         study_classification.calibration_section(best, note),
         study_images.filter_section(study, note),
-        study_reports.reports_section(study, simulated, show_real),
+        reports,
         study_images.gallery_section(study, dataset, simulated, show_real),
         methods_section(study),
     ]

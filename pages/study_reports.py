@@ -1,6 +1,6 @@
 """The section of a study's page about reports: how far they agree, and pairs of them with the terms marked."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,9 +21,14 @@ SIDES = {"matched": "own condition", "mismatched": "all others"}  # of results.j
 SCORE_AGAIN = "score again"
 
 
-def reports_section(study: Study, simulated: bool, show_real: bool) -> Section:
-    """simulated: whether the whole study is known to be simulated; otherwise what was written about patients is shown
-    with show_real alone."""
+def open_all(study: Study) -> dict[str, Reports]:
+    """Name of a run -> the reports that it wrote. Raises InputError for reports that cannot be read."""
+    return {run.name: open_reports(str(run.folder)) for run in study.of(REPORTS)}
+
+
+def reports_section(study: Study, opened: Mapping[str, Reports], simulated: bool, show_real: bool) -> Section:
+    """opened: of open_all; simulated: whether the whole study is known to be simulated; otherwise what was written
+    about patients is shown with show_real alone."""
     note = "SIMULATED: " if simulated else ""
     blocks: list[object] = [written(run) for run in study.of(REPORTS)]
     if not blocks:
@@ -31,7 +36,7 @@ def reports_section(study: Study, simulated: bool, show_real: bool) -> Section:
     for run in study.of(AGREEMENT):
         blocks += agreement_blocks(run, note)
         if simulated or show_real:
-            blocks += pair_blocks(run, study)
+            blocks += pair_blocks(run, opened)
         else:
             text = "The study is not marked as simulated, so no report on a patient is shown; --show_real shows a few."
             blocks.append(Text(text))
@@ -97,12 +102,12 @@ def with_ends(score: dict) -> str:
     return f"{score['mean']:.3f}{ends}"
 
 
-def pair_blocks(run: Run, study: Study) -> list[object]:
+def pair_blocks(run: Run, opened: Mapping[str, Reports]) -> list[object]:
     """The median pair of three conditions: of that whose reports are most alike, of the median, and of the least."""
-    found = reports_of(run, study)
+    found = reports_of(run, opened)
     if found is None:
         return [Text("The reports that were compared do not lie in this folder, so no pair is shown.")]
-    real, synthetic = found
+    real, synthetic = (opened[name] for name in found)
     file = run.folder / "pairs.parquet"
     try:
         pairs = pq.read_table(file)
@@ -134,29 +139,24 @@ def chosen_conditions(pairs: pa.Table, similarity: str) -> list[tuple[str, str]]
     return [(place, abbr) for abbr, place in chosen.items()]
 
 
-def reports_of(run: Run, study: Study) -> tuple[Reports, Reports] | None:
-    """The two sets of reports that a run compared, known by their content; None if one of them is not there."""
-    opened = {reports.fingerprint: reports for reports in map(open_reports, report_folders(study))}
-    found = [opened.get(run.record.get(side)) for side in ("real", "synthetic")]
+def reports_of(run: Run, opened: Mapping[str, Reports]) -> tuple[str, str] | None:
+    """The names of the two runs whose reports a run compared, known by their content; None if one is not there."""
+    name_of = {reports.fingerprint: name for name, reports in opened.items()}
+    found = [name_of.get(run.record.get(side)) for side in ("real", "synthetic")]
     return None if None in found else (found[0], found[1])
 
 
-def report_folders(study: Study) -> Sequence[str]:
-    return [str(run.folder) for run in study.of(REPORTS)]
-
-
-def mark_simulated(study: Study, simulated_photographs: Container[str]) -> None:
+def mark_simulated(study: Study, opened: Mapping[str, Reports], simulated_photographs: Container[str]) -> None:
     """Set `simulated` of runs about reports that do not record it: of reports on synthetic images from the photographs
     that these were made from, and of runs that compare reports from those that they compared.
 
     simulated_photographs: digests of all that are known to be simulated."""
     for run in study.of(REPORTS):
         if run.simulated is None:
-            sources = open_reports(str(run.folder)).columns.get("source_sha256", [None])
+            sources = opened[run.name].columns.get("source_sha256", [None])
             all_drawn = all(own and all(digest in simulated_photographs for digest in own) for own in sources)
             run.simulated = True if all_drawn else None
     for run in study.of(AGREEMENT):
-        if run.simulated is None and (found := reports_of(run, study)):
-            folders = {reports.name for reports in found}
-            said = [other.simulated for other in study.of(REPORTS) if str(other.folder) in folders]
+        if run.simulated is None and (found := reports_of(run, opened)):
+            said = [other.simulated for other in study.of(REPORTS) if other.name in found]
             run.simulated = False if False in said else None if None in said else True

@@ -102,7 +102,7 @@ def test_status_captions_and_headlines_say_that_all_is_simulated(study):
     assert all(head.startswith("SIMULATED: ") for head in re.findall(r"<li><h3>(.*?)</h3>", text))
 
 
-def test_the_three_headline_numbers_are_those_of_the_runs_and_stand_first(study, capsys):
+def test_the_three_headline_numbers_are_those_of_the_runs_and_stand_first(study):
     found = numbers(study)
     assert next(iter(found)) == "headline" and found["simulated"] is True
     probe, terms = (json.loads((study / name / "results.json").read_text()) for name in ("probe", "probe_terms"))
@@ -116,20 +116,21 @@ def test_the_three_headline_numbers_are_those_of_the_runs_and_stand_first(study,
     assert gain["value"] == max(one["difference"] for one in gains.values()) and gain["chosen_from"] == 2
     auc = json.loads((study / "compared" / "results.json").read_text())["agreement"]["findings"]["ontology"]["auc"]
     assert (reports["value"], reports["low"], reports["high"]) == (auc["mean"], auc["low"], auc["high"])
-    assert exit_status(make_report, "study", study) == 0
-    said = capsys.readouterr().out
+    said = "\n".join(study_page.headline_lines(found))
     assert said.count("SIMULATED: ") == 3 and f"{100 * first['value']:.1f} %" in said
     summary = part_of(page(study), "summary")
     assert f"{100 * first['value']:.1f} %" in summary and f"{reports['value']:.2f}" in summary
 
 
 def test_times_and_memory_are_apart_so_that_two_runs_compare_equal(study, tmp_path):
-    again = Path(shutil.copytree(study, tmp_path / "again"))
+    once, again = tmp_path / "once", tmp_path / "again"
+    for folder in (once, again):
+        shutil.copytree(study / "probe", folder / "probe")
     record = json.loads((again / "probe" / "run.json").read_text())
     record |= {"wall_s": 12345.0, "peak_memory_bytes": 678}
     (again / "probe" / "run.json").write_text(json.dumps(record))
-    assert exit_status(make_report, "study", again) == 0
-    first, second = numbers(study), numbers(again)
+    assert exit_status(make_report, "study", once) == exit_status(make_report, "study", again) == 0
+    first, second = numbers(once), numbers(again)
     assert second["costs"]["probe"]["wall_s"] == 12345.0 != first["costs"]["probe"]["wall_s"]
     del first["costs"], second["costs"]
     assert first == second and "wall_s" not in json.dumps(first) and "205 min 45 s" in part_of(page(again), "methods")
@@ -145,7 +146,13 @@ def test_runs_are_known_by_what_their_files_say(study):
     assert kind_of({}, {"wall_s": 1}) == OTHER
     (study / "raw").mkdir()
     (study / "raw" / "run.json").write_text('{"wall_s": 1}')  # as a simulation leaves it
-    assert study_page.study_outcome(study, [], False).results["simulated"] is True
+    found = open_study(study)
+    assert {run.kind for run in found.runs if run.simulated is None} == {OTHER, REPORTS, AGREEMENT}
+    for run in found.runs:
+        run.simulated = True if run.kind != OTHER else None
+    assert study_page.mark_simulated(found, None) is True, "a simulation is no result that the page shows"
+    found.runs[0].simulated = False
+    assert study_page.mark_simulated(found, None) is False
     shutil.rmtree(study / "raw")
     (study / "half").mkdir()
     (study / "half" / "settings.json").write_text("{}")
@@ -220,19 +227,19 @@ def test_a_dataset_that_is_not_simulated_shows_no_photograph_unless_asked(tmp_pa
     assert "PHOTOGRAPHS OF PATIENTS" in text and numbers(folder)["simulated"] is False
 
 
-@pytest.mark.parametrize("recorded", [None, False])
-def test_a_single_run_that_is_not_known_to_be_simulated_closes_the_page(study, tmp_path, recorded):
+def test_a_single_run_that_is_not_known_to_be_simulated_closes_the_page(study, tmp_path):
     """Photographs, synthetic faces whose privacy is not green, and reports all disappear."""
-    folder = Path(shutil.copytree(study, tmp_path / "mixed"))
+    folder = tmp_path / "mixed"
+    for name in ("rdface-sim", "probe", "chosen", "said", "compared"):
+        shutil.copytree(study / name, folder / name)
     record = json.loads((folder / "probe" / "run.json").read_text())
-    record |= {"simulated": recorded, "dataset": {"fingerprint": "of another dataset"}}
+    record |= {"simulated": None, "dataset": {"fingerprint": "of another dataset"}}
     (folder / "probe" / "run.json").write_text(json.dumps(record))
     assert exit_status(make_report, "study", folder) == 0
     text = page(folder)
     assert "image/jpeg" not in text and 'class="pair"' not in text and "SIMULATED: " not in text
     assert "another build of this one: probe." in part_of(text, "dataset")
-    wanted = "<b>Not known to be simulated" if recorded is None else "<b>REAL data of patients.</b>"
-    assert wanted in text and numbers(folder)["simulated"] is recorded
+    assert "<b>Not known to be simulated" in text and numbers(folder)["simulated"] is None
 
 
 def test_names_with_markup_are_shown_as_text(study, tmp_path):
