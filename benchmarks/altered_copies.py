@@ -9,14 +9,20 @@ pool of the portraits by marks. Measured are SIMULATED people of the study's 103
 condition each, and folders whose people were left out of the tuning by --first and --step. Each picture is altered in
 every way of ALTERATIONS, and looked for among all originals (near_duplicates.copies). Links of an altered picture to
 another person's original are false, but for a plate, which shows two people; so are pairs of originals that a build
-would join. Intervals are Clopper and Pearson's, 95 %; for pairs they are too narrow, since pairs share people."""
+would join. Intervals are Clopper and Pearson's, 95 %; for pairs they are too narrow, since pairs share people.
+
+`scaling` groups many records: each holds the features of four of --base SIMULATED people, 64 of each, with noise in
+every descriptor, so that no two are copies; --copies of them are there twice, the second time mirrored, with further
+noise and without half of their features. It prints seconds, memory beside the file of records, and how many of these
+pairs were found, and how many others."""
 
 import argparse
 import io
 import re
+import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,7 +34,7 @@ from tqdm import tqdm
 
 from harness.commands import Parser, path_argument
 from harness.files import write_json
-from imaging import near_duplicates
+from imaging import local_features, near_duplicates
 from phenotyping import phenotypes
 from simulation.people import COUNTRY_ANCESTRY
 from simulation.photography import Photograph, take
@@ -158,6 +164,71 @@ def with_interval(hits: int, of: int) -> dict:
     return {"n": hits, "of": of, "low": float(interval.low), "high": float(interval.high)}
 
 
+def drawn_around(base: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """n records of features of other pictures, none a copy of another."""
+    quarter = local_features.MAX_FEATURES // 4
+    for _ in range(n):
+        record = np.zeros((), near_duplicates.RECORD)
+        features = record["features"]
+        for part in range(4):
+            source = base[rng.integers(len(base))]["features"]
+            rows = rng.permutation(int(source["count"]))[:quarter]
+            into = slice(part * quarter, part * quarter + len(rows))
+            for name in ("places", "scales", "angles"):
+                features[name][into] = source[name][rows]
+            features["places"][into] += rng.normal(0, 20, (len(rows), 2)).astype(np.float16)
+            features["descriptors"][into] = noisy(source["descriptors"][rows], rng)
+        features["count"], features["size"] = local_features.MAX_FEATURES, local_features.SIDE_PX
+        record["thumbnails"] = base[rng.integers(len(base))]["thumbnails"]
+        yield record
+
+
+def noisy(descriptors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(descriptors + rng.integers(-10, 11, descriptors.shape), 0, 255).astype(np.uint8)
+
+
+def measure_scaling(n: int, n_copies: int, n_base: int, seed: int) -> dict:
+    """Seconds and memory of grouping n records, of which n_copies are there twice."""
+    base = np.stack([near_duplicates.record(picture) for picture in simulated_people(seed, n_base, 1)[0]])
+    rng = np.random.default_rng([seed, 1])
+    near, copied = near_duplicates.NearDuplicates(), []
+    for row, record in enumerate(tqdm(drawn_around(base, n - n_copies, rng), total=n - n_copies, desc="records")):
+        near.add(row, record)
+        if row < n_copies:
+            copied.append(record)
+    for row, record in enumerate(copied):
+        again = near_duplicates.mirrored(record)
+        kept = rng.permutation(local_features.MAX_FEATURES)[: local_features.MAX_FEATURES // 2]
+        for name in ("places", "scales", "angles", "descriptors"):
+            again["features"][name][: len(kept)] = again["features"][name][kept]
+        again["features"]["count"] = len(kept)
+        again["features"]["descriptors"] = noisy(again["features"]["descriptors"], rng)
+        near.add(n - n_copies + row, again)
+    before, started, used = anonymous_bytes(), time.monotonic(), time.process_time()
+    found = set(near.pairs().certain)
+    planted = {(row, n - n_copies + row) for row in range(n_copies)}
+    return {
+        "records": n,
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(time.process_time() - used, 1),
+        "anonymous_MiB_after": round((anonymous_bytes() - before) / 2**20),
+        "peak_MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "found": with_interval(len(found & planted), n_copies),
+        "other_pairs": len(found - planted),
+    }
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
+def is_certain(image: np.ndarray, photograph: np.ndarray) -> bool:
+    """Of a pair that is alike: whether a build would join it, and not only propose it for a look."""
+    return bool(near_duplicates.copies(image[None], photograph[None])[0])
+
+
 def measure(pictures: list[Image.Image], people: list[str], n_altered: int) -> dict:
     """Found copies per kind, and false links. The first photographs of the first n_altered people are altered."""
     started = time.monotonic()
@@ -173,10 +244,12 @@ def measure(pictures: list[Image.Image], people: list[str], n_altered: int) -> d
             for row, other in zip(first, others, strict=True)
         ]
         images = np.stack(made)
-        certain = near_duplicates.copies(images, records)
-        uncertain = near_duplicates.copies(images, records, certain=False)
+        alike = near_duplicates.copies(images, records, certain=False)
+        certain = [
+            [row for row in rows if is_certain(image, records[row])] for image, rows in zip(images, alike, strict=True)
+        ]
         found = 0
-        for row, other, rows, also in zip(first, others, certain, uncertain, strict=True):
+        for row, other, rows, also in zip(first, others, certain, alike, strict=True):
             shown = {people[row]} | ({people[other]} if kind == "two on a plate" else set())
             found += row in rows
             pairs += int((~np.isin(person_of, list(shown))).sum())
@@ -210,19 +283,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="of", required=True)
     simulated = commands.add_parser("simulated", help="SIMULATED people")
     simulated.add_argument("--seed", type=int, default=2811, help="of the people and their photographs")
-    simulated.add_argument("--people", type=int, default=5, help="per condition; the first one's photograph is altered")
+    simulated.add_argument("--people", type=int, default=2, help="per condition; the first one's photograph is altered")
     simulated.add_argument("--conditions", type=int, default=N_CONDITIONS, help="the first so many")
     folder = commands.add_parser("folder", help="photographs in a folder, person.number.jpg")
     folder.add_argument("folder", type=path_argument, help="is searched for *.jpg")
     folder.add_argument("--one_each", action="store_true", help="every file shows another person")
     folder.add_argument("--first", type=int, default=0, help="number of the first person")
     folder.add_argument("--step", type=int, default=1, help="every so many people")
-    for command in (simulated, folder):
+    scaling = commands.add_parser("scaling", help="many records, drawn around those of SIMULATED people")
+    scaling.add_argument("--records", type=int, default=100_000, help="how many are grouped")
+    scaling.add_argument("--copies", type=int, default=1000, help="how many of them are copies of others")
+    scaling.add_argument("--base", type=int, default=100, help="SIMULATED people whose features are used, 1 to 166")
+    scaling.add_argument("--seed", type=int, default=2812, help="of these people and of the noise")
+    for command in (simulated, folder, scaling):
         command.add_argument("--results", type=path_argument, help="JSON file for the figures")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.of == "scaling":
+        result = {"simulated": True} | measure_scaling(args.records, args.copies, args.base, args.seed)
+        print(f"SIMULATED: {result}")
+        if args.results:
+            write_json(args.results, result)
+        return
     if args.of == "simulated":
         pictures, people = simulated_people(args.seed, args.conditions, args.people)
         result = {"simulated": True, "seed": args.seed} | measure(pictures, people, args.conditions)

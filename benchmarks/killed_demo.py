@@ -117,6 +117,8 @@ def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: 
     for _ in range(args.kills):
         run = start(folder, args.cores)
         if ends_within(run, moments.uniform(0, 2 * seconds / (args.kills + 1) + OVERHEAD_S)):
+            if run.returncode:
+                raise SystemExit(f"the study failed after {len(kills)} kills; its log is {folder / 'said.log'}")
             break
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()

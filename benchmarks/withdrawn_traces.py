@@ -77,6 +77,7 @@ class Wanted:
         views = [np.asarray(picture)]
         views += [faces.align(views[0], face.landmarks, side) for side in (128, backbone.image_size)] if face else []
         self.thumbnails = np.stack([thumbnail(view) for view in views])
+        self.shows_face = face is not None
         squares = [np.asarray(Image.fromarray(view).resize([backbone.image_size] * 2)) for view in views]
         with torch.inference_mode():
             features = backbone.network(normalise(np.stack(squares), backbone, "cpu")).float().flatten(1).numpy()
@@ -325,13 +326,12 @@ def conditions(dataset: Path) -> list[str]:
     return sorted({row["disease_abbr"] for row in rows})
 
 
-def chosen_photograph(dataset: Path) -> str:
-    """A photograph on the training side of fold 0, of a condition that has others."""
+def chosen_photograph(dataset: Path) -> Wanted:
+    """A photograph with a face on the training side of fold 0, of a condition that has others."""
     rows = pq.read_table(dataset / "real", columns=["image_id", "disease_abbr", "strict_fold"]).to_pylist()
     count = Counter(row["disease_abbr"] for row in rows)
-    return next(
-        row["image_id"] for row in rows if row["strict_fold"] not in (0, None) and count[row["disease_abbr"]] > 2
-    )
+    trains = [row for row in rows if row["strict_fold"] not in (0, None) and count[row["disease_abbr"]] > 2]
+    return next(wanted for row in trains if (wanted := Wanted(dataset, row["image_id"])).shows_face)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -355,8 +355,8 @@ def main(args: argparse.Namespace, launch=run, killed=run_until) -> None:
     launch("simulate_faces.py", "--output_dir", work / "raw", *sizes, "--seed", args.seed)
     steps = make_study(work, not args.without_generators, launch, killed)
     dataset = work / "rdface-sim"
-    image_id = chosen_photograph(dataset)
-    wanted, spared = Wanted(dataset, image_id), [work / "raw"]
+    wanted, spared = chosen_photograph(dataset), [work / "raw"]
+    image_id = wanted.image_id
     before = search(work, wanted, spared)
     print(f"SIMULATED study: {', '.join(steps)}; {image_id} is withdrawn")
     print(f"before: {len(before)} files; " + ", ".join(f"{kind} {n}" for kind, n in kinds_of(before).items()))

@@ -4,7 +4,7 @@
 
 Datasets, pictures and pixels are kept in --work_dir, also if the study is stopped. The digits per held-out image and
 arm of each support set stand in one file per part, RESULTS_DIR/draws_PART.json, and are not measured again; PART.json
-has the figures."""
+has the figures of --k."""
 
 import argparse
 import csv
@@ -242,6 +242,10 @@ class WordStudy:
                     arms[f"terms, {n} images as {use}"] = Arm(of_condition, use, own, True)
                 if n == IMAGES and use != "data":
                     arms[f"terms, readers, {n} images as {use}"] = Arm(of_condition, use, own, True, readers)
+        later, fewer = f"{MISSING:.0%} missing after painting", self.thinned
+        arms[f"{later}: terms"] = Arm(None, "", fewer, True)
+        arms[f"{later}: images as terms"] = Arm(images, "terms", fewer)
+        arms[f"{later}: terms, images as terms"] = Arm(images, "terms", fewer, True)
         order = dealt_at_random(np.arange(len(own))[:, None], seed)[:, 0]
         dealt, profiles = images.dealt(order), own[order]
         arms |= {f"dealt at random: images as {use}": Arm(dealt, use, profiles) for use in USES}
@@ -256,7 +260,8 @@ class WordStudy:
 def of_painting(draws: Sequence[dict]) -> dict[str, dict]:
     """What images add to knowledge: each arm with images and knowledge against the same knowledge alone."""
     found = {}
-    for knowing in ("terms, readers", "terms", f"{MISSING:.0%} missing: terms"):
+    missing = f"{MISSING:.0%} missing"
+    for knowing in ("terms, readers", "terms", f"{missing}: terms", f"{missing} after painting: terms"):
         if knowing in draws[0]["right"]:
             names = [name for name in draws[0]["right"] if name.startswith(f"{knowing}, ") and name not in found]
             names = [knowing, *(name for name in names if "images" in name)]
@@ -281,7 +286,6 @@ def of_words(work_dir: Path, results_dir: Path, part: str, ks: Sequence[str]) ->
         results[k] = {"gains": gains(draws), "images added to knowledge": of_painting(draws)}
         print_arms(f"SIMULATED, {part}, k = {k}", results[k]["gains"])
         print_arms(f"SIMULATED, {part}, k = {k}: images added to knowledge", results[k]["images added to knowledge"])
-    if set(ks) == set(KS):
         write_json(results_dir / f"{part}.json", results)
 
 

@@ -278,7 +278,8 @@ def scores_of_methods(
     else:
         known = study.knowledge or Knowledge.of_nothing(n_classes)
         there = np.isin(np.arange(n_classes), labels[gallery])[:, None]  # a gallery ranks no other condition
-        probe, choice = fit_informed_probe(*learnt_from, np.where(there, known.profiles, np.nan), synthetic=synthetic)
+        of_people = (np.where(there, known.profiles, np.nan), known.teachers, synthetic, known.teaches_photographs)
+        probe, choice = fit_informed_probe(*learnt_from, *of_people)
         notes["knowledge"] = dataclasses.asdict(choice)
     notes |= {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
     shown = np.setdiff1d(gallery, synthetic.prior)  # a prior is no image that could be the nearest

@@ -18,10 +18,10 @@ INDEXED = 48  # features of each picture
 NEIGHBOURS = 16  # of each feature of a query
 MAX_DISTANCE = 0.55  # of two descriptors of length 1; of features of one place it is about 0.3
 MIN_VOTES = 6  # a copy gets 17 and more, on a plate 8
-MAX_CANDIDATES = 16  # for each query, of most votes
+MAX_CANDIDATES = 10  # for each query, of most votes
 TURNS, SCALES_PER_OCTAVE = 12, 1  # how finely votes are sorted
 FLAT_UP_TO = 20_000  # features that are compared one by one
-CODE_BYTES, PROBED_LISTS = 16, 6
+CODE_BYTES, MAX_LISTS, PROBED_LISTS = 16, 4096, 6
 TRAINING_FEATURES = 200_000
 ROWS_AT_ONCE = 256
 
@@ -41,7 +41,7 @@ class FeatureIndex:
         if self._total <= FLAT_UP_TO:
             self._index = faiss.IndexFlatL2(128)
         else:
-            lists = int(np.clip(4 * np.sqrt(self._total), 64, 8192))
+            lists = int(np.clip(4 * np.sqrt(self._total), 64, MAX_LISTS))
             self._index = faiss.index_factory(128, f"IVF{lists},PQ{CODE_BYTES}")
             self._index.nprobe = PROBED_LISTS
             self._index.cp.niter = 6

@@ -18,6 +18,7 @@ SIDE_PX = 192  # of a square as large as the picture in which places are sought;
 MAX_FEATURES = 256  # the strongest
 MIN_CONTRAST = 0.01  # of SIFT, a quarter of its usual value: portraits have large smooth parts
 UNIT = 512  # a descriptor's length: one byte per value, of which hardly any is above 255
+HALF_PIXEL = 0.25  # px by which OpenCV places a point too far right and down: it doubles the picture without a shift
 MIN_SIZE = 12  # px, of the larger side of a picture too small to have places
 FEATURES = np.dtype(
     [
@@ -63,7 +64,7 @@ def features(grey: np.ndarray) -> np.ndarray:
     n = min(len(found), MAX_FEATURES)  # more are returned if several are equally strong
     if n:
         record["count"] = n
-        middle = np.array([width / 2, height / 2]) - 0.5
+        middle = np.array([width / 2, height / 2]) - HALF_PIXEL
         record["places"][:n] = [np.array(point.pt) - middle for point in found[:n]]
         record["scales"][:n] = [point.size for point in found[:n]]
         record["angles"][:n] = [point.angle for point in found[:n]]

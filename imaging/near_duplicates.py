@@ -36,7 +36,9 @@ MIN_DETAIL = 9.0  # variance of the details, of 255^2, below which a place is pl
 MIN_OVERLAP = 0.4  # of one of the two pictures; two people in front of one poster overlap in less
 MIN_COMPARED = 0.04  # share of a thumbnail's places that both pictures cover with details
 ALIKE = 0.9  # correlation in a window
-CERTAIN_SHARE, UNCERTAIN_SHARE = 0.5, 0.4  # of the places compared that are alike; different people reach 0.3
+UNCERTAIN_SHARE = 0.4  # of the places compared that are alike; different people reach 0.3
+CERTAIN_SHARE, MANY_AGREEING = 0.5, 35  # a black bar leaves 0.55 of them alike, and 45 places
+CERTAIN_SHARE_OF_FEW = 0.8  # with fewer places: small pictures of two people on a plate reach 16 and 0.71
 MIN_MIDDLE_SHARE = 0.3  # the same in the middle of what both show; another face in the same room reaches 0.1
 MAX_PLATE_SHARE, MIN_REST_SHARE = 0.6, 0.3  # of a plate that one picture covers; of the rest that is not plain
 MAX_REFUSALS = 3  # comparisons of thumbnails between two clusters of copies before they count as different photographs
@@ -55,7 +57,8 @@ class Likeness:
 
     @property
     def certain(self) -> bool:
-        return self.alike >= CERTAIN_SHARE and self.middle_alike >= MIN_MIDDLE_SHARE
+        enough = CERTAIN_SHARE if self.agreeing >= MANY_AGREEING else CERTAIN_SHARE_OF_FEW
+        return self.alike >= enough and self.middle_alike >= MIN_MIDDLE_SHARE
 
     def __str__(self) -> str:
         return f"{self.agreeing} places agree, and {100 * self.alike:.0f} % of the details"

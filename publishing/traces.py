@@ -108,7 +108,7 @@ def traces_of(
     for cache in dict.fromkeys(caches):
         traces.files += withdraw_from_cache(cache, set(photograph.digests))
         traces.face_caches += [file for file in [cache / "detected_faces.sqlite"] if _has_faces(file, photograph)]
-    made = {card.parent.name for place in traces.searched for card in place.rglob("README.md")}
+    made = {card.parent.name for place in traces.searched + traces.folders for card in place.rglob("README.md")}
     traces.folders += [path for path in _library_caches(home, made, repositories) if path.is_dir()]
     return traces
 

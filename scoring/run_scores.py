@@ -23,7 +23,7 @@ from harness.text_normalization import subject_key
 from scoring.abstention import risk_coverage_area
 from scoring.calibration import smooth_calibration_error
 from scoring.holm import holm
-from scoring.intervals import bootstrap_interval, corrected_interval, swap_p_value
+from scoring.intervals import bootstrap_interval, corrected_interval, logit_interval, swap_p_value
 from scoring.metrics import (
     balanced_accuracy,
     expected_calibration_error,
@@ -42,6 +42,7 @@ from scoring.subgroup_gaps import subgroup_gaps
 TOP_K = (1, 5, 10, 30)
 DECIMALS = ("nll", "ece", "smece", "aurc")  # shown as they are, not in percent
 UNITS = "% (nll .. aurc: not)"
+IN_LOGITS = {"aurc"}  # a few sure images change it a lot: a percentile interval of a poor classifier ends too early
 NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # no means over images: percentile intervals miss them
 
 
@@ -51,14 +52,14 @@ def score(predictions: pd.DataFrame) -> dict:
     A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed under
     `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
     interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
-    corrected_interval for macro F1, balanced accuracy and binned calibration error, which it would miss. All
-    scores are fractions 0..1, except `nll` (nats); top-k is given for k below the number of classes. If all images are
-    `unseen`, `top1_unseen` is the top-1 among the conditions that were left out together with the image's own, and
-    `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value of sex, age_group and region, if the
-    predictions have these columns, and `gaps` whether top-1 differs between them (subgroup_gaps.subgroup_gaps).
-    `n_without_subject` is present if images have none (each then counts as a subject of its own), `joined_subjects` if
-    one is spelt in several ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings are
-    mixed, or replicates did not test the same images."""
+    corrected_interval for macro F1, balanced accuracy and binned calibration error, and by logit_interval for the
+    risk-coverage area, which it would miss. All scores are fractions 0..1, except `nll` (nats); top-k is given for k
+    below the number of classes. If all images are `unseen`, `top1_unseen` is the top-1 among the conditions that were
+    left out together with the image's own, and `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value
+    of sex, age_group and region, if the predictions have these columns, and `gaps` whether top-1 differs between them
+    (subgroup_gaps.subgroup_gaps). `n_without_subject` is present if images have none (each then counts as a subject of
+    its own), `joined_subjects` if one is spelt in several ways. Raises ValueError if a cell cannot be read
+    (prediction_files.checked), settings are mixed, or replicates did not test the same images."""
     settings, images, probabilities = replicates_of(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
@@ -165,16 +166,18 @@ def _mean_over(statistic: Callable, probabilities: list[np.ndarray], labels: np.
     return lambda weights: np.mean([statistic(replicate, labels, weights) for replicate in probabilities], axis=0)
 
 
-def interval_of(name: str) -> Callable[..., tuple[float, float]]:
+def interval_of(name: str, of_difference: bool = False) -> Callable[..., tuple[float, float]]:
     """The function that gives the interval of the score of this name, or of a difference of two such scores."""
+    if name in IN_LOGITS and not of_difference:
+        return logit_interval
     return corrected_interval if name in NOT_LINEAR else bootstrap_interval
 
 
-def _low_and_high(name: str, weighted: Callable, subjects: pd.Series) -> dict:
+def _low_and_high(name: str, weighted: Callable, subjects: pd.Series, of_difference: bool = False) -> dict:
     """low and high of the score of this name, or of a difference of two such scores."""
     if subjects.nunique() < 2:
         return {"low": None, "high": None}  # one subject tells nothing about others
-    return dict(zip(("low", "high"), interval_of(name)(weighted, subjects), strict=True))
+    return dict(zip(("low", "high"), interval_of(name, of_difference)(weighted, subjects), strict=True))
 
 
 def _summary(
@@ -251,7 +254,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
             "a": value_a,
             "b": value_b,
             "difference": value_b - value_a,
-            **_low_and_high(name, lambda weights, a=mean_a, b=mean_b: b(weights) - a(weights), subjects),
+            **_low_and_high(name, lambda weights, a=mean_a, b=mean_b: b(weights) - a(weights), subjects, True),
             "p_value": swap_p_value(statistic, probabilities_a, probabilities_b, labels, subjects),
         }
     corrected = holm([values["p_value"] for values in scores.values()])

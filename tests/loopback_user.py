@@ -79,7 +79,7 @@ def killed_before(moment: int, environment: dict[str, str], command: str, *argum
     """Runs a command in a process that is killed before the change of this number to its files; the exit status."""
     process, gate = waiting_process(environment, command, *arguments)
     gate.send(moment)
-    process.join(timeout=120)
+    process.join(timeout=600)
     return process.exitcode
 
 

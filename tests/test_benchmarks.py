@@ -36,6 +36,7 @@ import train_dreambooth
 import train_fastgan
 import train_fewshot
 from benchmarks import (
+    altered_copies,
     augmentation_causes,
     augmentation_gain,
     build_scaling,
@@ -231,6 +232,28 @@ def test_build_scaling_finds_re_encoded_copies(tmp_path, capsys, monkeypatch):
     ).num_rows
     assert f"{rows} images: " in printed
     percent(r"; ([\d.]+) % of the copies found", printed)
+
+
+def test_altered_copies_of_a_few_people(tmp_path, monkeypatch):
+    """What its numbers mean is tested in test_altered_copies.py."""
+    kept = {"mirrored": altered_copies.ALTERATIONS["mirrored"]}
+    monkeypatch.setattr(altered_copies, "ALTERATIONS", kept)
+    drawn, read, folder = tmp_path / "drawn.json", tmp_path / "read.json", tmp_path / "pictures"
+    simulated = ["simulated", "--conditions", "2", "--people", "1", "--results", str(drawn)]
+    altered_copies.main(altered_copies.parse_args(simulated))
+    folder.mkdir()
+    for person in range(4):
+        small_datasets.face(person, 96).save(folder / f"{person}.1.jpg")
+    of_folder = ["folder", str(folder), "--first", "1", "--step", "2", "--results", str(read)]
+    altered_copies.main(altered_copies.parse_args(of_folder))
+    grouped = tmp_path / "grouped.json"
+    few = ["scaling", "--records", "20", "--copies", "4", "--base", "3", "--results", str(grouped)]
+    altered_copies.main(altered_copies.parse_args(few))
+    assert {"records": 20, "other_pairs": 0}.items() <= json.loads(grouped.read_text()).items()
+    for file in (drawn, read):
+        result = json.loads(file.read_text())
+        assert result["simulated"] == (file == drawn) and result["people"] == 2
+        assert result["kinds"]["mirrored"]["n"] == 2 and result["altered_linked_to_others"]["of"] == 2
 
 
 def test_filter_scaling_of_a_few_rows(tmp_path, capsys):

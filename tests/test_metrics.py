@@ -1,5 +1,6 @@
 """Metrics, scores of runs, comparisons: known values, scikit-learn, what intervals over subjects must do, refusals."""
 
+import functools
 import itertools
 import json
 import subprocess
@@ -193,6 +194,28 @@ def test_corrected_interval_of_a_plain_mean_is_the_binomial_one():
     assert (low, high) == pytest.approx((0.3 - half_width, 0.3 + half_width), abs=0.002)
     four_photographs_each = intervals.corrected_interval(hit_rate(np.repeat(hits, 4)), np.repeat(subjects, 4))
     assert four_photographs_each == pytest.approx((low, high))
+
+
+def test_logit_interval_of_a_plain_mean_is_that_of_its_logit_and_stays_within_bounds():
+    hits, subjects = np.repeat([1.0, 0.0], [60, 140]), [str(i) for i in range(200)]
+    reach = 1.96 * np.sqrt(0.3 * 0.7 / 199) / (0.3 * 0.7)
+    expected = [1 / (1 + np.exp(-(np.log(0.3 / 0.7) + side * reach))) for side in (-1, 1)]
+    assert intervals.logit_interval(hit_rate(hits), subjects) == pytest.approx(expected, abs=1e-4)
+    four_photographs_each = intervals.logit_interval(hit_rate(np.repeat(hits, 4)), np.repeat(subjects, 4))
+    assert four_photographs_each == pytest.approx(expected, abs=1e-4)
+    low, high = intervals.logit_interval(hit_rate(np.repeat([1.0, 0.0], [9, 1])), subjects[:10])
+    assert 0 < low < 0.9 < high < 1
+    assert intervals.logit_interval(hit_rate(np.ones(10)), subjects[:10]) == (1, 1)
+
+
+def test_a_risk_coverage_area_has_the_logit_interval_and_a_difference_of_two_the_bootstrap():
+    assert run_scores.interval_of("aurc") is intervals.logit_interval
+    assert run_scores.interval_of("aurc", of_difference=True) is intervals.bootstrap_interval
+    probabilities, labels = random_predictions(60)
+    weighted = functools.partial(run_scores.statistics_of(probabilities.shape[1])["aurc"], probabilities, labels)
+    shown = run_scores.score(as_table(probabilities, labels))["metrics"]["aurc"]
+    subjects = as_table(probabilities, labels)["subject"]
+    assert (shown["low"], shown["high"]) == pytest.approx(intervals.logit_interval(weighted, subjects))
 
 
 def test_corrected_interval_of_a_calibration_error_knows_its_bias():

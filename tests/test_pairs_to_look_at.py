@@ -14,7 +14,7 @@ from PIL import Image
 from test_face_embeddings import MOBILEFACENET, mean_colour_network
 from test_rdface_dataset import REAL_FACES, Curator, encoded, picture, run
 
-from curation import pairs_to_look_at, same_person
+from curation import building, pairs_to_look_at, same_person
 from curation.pairs_to_look_at import LOOKED_AT, PAGE, PERSON, TEMPLATE, PairToLookAt
 from publishing import publishable
 
@@ -100,14 +100,18 @@ def test_copies_stay_joined_through_a_third_and_a_note_says_so(curator, tmp_path
         ),
     ],
 )
-def test_a_wrong_answer_is_one_line_and_left_out_only_if_asked(curator, tmp_path, capsys, line, says):
+def test_a_wrong_answer_is_one_line_with_its_remedy(curator, tmp_path, line, says):
     curator.add("AAR.4.jpg", encoded(picture(9)), subject_id="p 1")
-    curator.add("AAR.5.jpg", encoded(picture(1), quality=100), subject_id="")
-    (curator.folder / "rd_images" / "AAR" / "AAR.5.jpg").write_bytes(encoded(picture(1)))
-    folder = answer(curator, line)
+    curator.add("AAR.5.jpg", encoded(picture(1)), subject_id="")
+    said = [str(problem) for problem in building.examine(answer(curator, line), tmp_path).problems]
+    (said,) = [one for one in said if one.startswith(f"{LOOKED_AT}:")]
+    assert says in said
+
+
+def test_a_wrong_answer_stops_the_build_and_is_left_out_if_asked(curator, tmp_path, capsys):
+    folder = answer(curator, "AAR/AAR.1.jpg,AAR/AAR.9.jpg,same person")
     assert run("build", folder, "--output_dir", tmp_path / "rdface") == 2
-    (said,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith(f"{LOOKED_AT}:")]
-    assert says in said and not (tmp_path / "rdface").exists()
+    assert f"{LOOKED_AT}:2: second_image" in capsys.readouterr().err and not (tmp_path / "rdface").exists()
     groups(folder, tmp_path / "rdface", "--skip_bad")
     assert LOOKED_AT in (tmp_path / "rdface" / "rejected.csv").read_text()
 
@@ -122,9 +126,9 @@ def test_a_wrong_answer_is_one_line_and_left_out_only_if_asked(curator, tmp_path
         (b"first_image,second_image,answer\n\0,x,y\n", "is no table of answers"),
     ],
 )
-def test_a_file_that_is_no_table_of_answers_is_one_line(curator, tmp_path, capsys, content, says):
+def test_a_file_that_is_no_table_of_answers_is_one_line(curator, capsys, content, says):
     (curator.save() / LOOKED_AT).write_bytes(content)
-    assert run("build", curator.folder, "--output_dir", tmp_path / "rdface") == 2
+    assert run("validate", curator.folder) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"rdface_dataset.py: {LOOKED_AT}") and says in line
 

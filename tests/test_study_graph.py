@@ -90,22 +90,30 @@ def plan_of(name):
     return yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
 
 
+def documented(name):
+    """How many jobs docs/cluster.md says that a configuration has."""
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    return int(re.search(rf"^\| `config/{name}.yaml` \|.*\| (\d+) \|$", text, re.MULTILINE)[1])
+
+
 def test_the_demo_is_planned_and_holds_the_runs_that_the_documentation_names(study):
     status, steps, said = study(plan_of("demo"), "--dry-run")
     assert status == 0 and steps == set(study_plan.read_study(plan_of("demo")).steps)
     assert {"raw", "rdface-sim", "probe_strict", "probe_terms", "finetune_paper", "dreambooth", "agreement"} <= steps
+    assert len(steps) == documented("demo")
     assert f"{len(steps)} of {len(steps)} jobs would run; 0 have an estimate" in said
 
 
 def test_the_papers_study_is_planned_with_its_cost_at_measured_rates(study):
     status, steps, said = study(plan_of("paper"), "--dry-run")
-    assert status == 0 and len(steps) == 220
+    assert status == 0 and len(steps) == documented("paper") == 220
     published = {"densenet169", "swin_t", "facenet", "resnet152", "clip_vit_b32", "vggface"}
     assert {f"finetune_{backbone}_{protocol}" for backbone in published for protocol in ("paper", "strict")} <= steps
     assert {f"fewshot_{backbone}_paper_{way}way" for backbone in published for way in (5, 10, 15)} <= steps
     # 103 conditions for six generators and 5 folds of them for two, with 100 images each
     hours = 16 * (103 / 160 + 10300 * 0.21 / 3600)
     assert f"8 have an estimate: {hours:.1f} h one after the other, {hours:.1f} GPU hours; 212 are not measured" in said
+    assert f"8 of 220 jobs have an estimate, {hours:.1f} GPU hours" in (ROOT / "docs" / "cluster.md").read_text()
     results = (ROOT / "docs" / "results.md").read_text()
     rates = plan_of("paper")["rates"]
     assert f"| 8 | {rates['adapters']['per_hour']} |" in results
@@ -115,7 +123,7 @@ def test_the_papers_study_is_planned_with_its_cost_at_measured_rates(study):
 
 def test_the_strong_study_is_planned_under_protocol_strict_alone(study):
     status, steps, said = study(plan_of("strong"), "--dry-run")
-    assert status == 0 and len(steps) == 52 and "10 have an estimate" in said
+    assert status == 0 and len(steps) == documented("strong") == 52 and "10 have an estimate" in said
     plan = study_plan.read_study(plan_of("strong"))
     assert "paper" not in [word for name in plan.steps for word in plan.command_line(name)]
 

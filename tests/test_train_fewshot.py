@@ -193,7 +193,7 @@ def test_an_image_beside_a_support_must_say_truly_what_it_was_made_from(study, t
         ({"source_sha256": [rows[1]["sha256"]]}, "was made from another photograph"),
         ({"source_image_ids": [], "source_sha256": []}, "names no source_image_ids"),
         ({"source_image_ids": ["NOBODY.1"]}, "which is not in the dataset"),
-        ({"image": rows[9]["image"]}, "is a near duplicate of image"),  # of somebody else
+        ({"image": rows[9]["image"]}, "is a copy of image"),  # of somebody else
     ):
         folder = saved(tmp_path / said.replace(" ", "-"), [honest | change])
         flags = (*study, "--synthetic_dataset", folder, "--synthetic_in", "support", "--output_dir", tmp_path / "out")
