@@ -100,7 +100,7 @@ class Persons:
         named = ", ".join(self.without_face[:5]) + ", ..." * (len(self.without_face) > 5)
         unseen = f"; no face was found on {counted(len(self.without_face), 'photograph')}: {named}" if named else ""
         found = counted(len(self.pairs), "pair")
-        return f"persons: {found} above cosine {self.cosine:.2f}{rate}, among {self.n_faces} faces{unseen}"
+        return f"persons: {found} above cosine {self.cosine:.3g}{rate}, among {self.n_faces} faces{unseen}"
 
     def record(self) -> dict:
         """For build_record.json."""

@@ -12,7 +12,7 @@ from datasets import Features
 from in_process import exit_status
 from PIL import Image, ImageOps
 from test_face_embeddings import MOBILEFACENET
-from test_rdface_dataset import REAL_FACES, Curator
+from test_rdface_dataset import REAL_FACES, Curator, encoded
 
 import publish_dataset
 import rdface_dataset
@@ -89,15 +89,16 @@ def test_an_image_without_a_face_cannot_be_compared_and_is_refused(tmp_path, cap
 def test_memorised_persons_are_refused_and_named_and_others_are_not(tmp_path, capsys):
     """Real adults: the dataset holds a photograph of eight, the images other ones of two of them and of two more."""
 
-    def photograph(person: str, number: int) -> Path:
-        return REAL_FACES / "rd_images" / person / f"{person}.{number}.jpg"
+    def photograph(person: str, number: int) -> Image.Image:
+        whole = Image.open(REAL_FACES / "rd_images" / person / f"{person}.{number}.jpg").convert("RGB")
+        return whole.reduce(2)
 
     curator = Curator(tmp_path / "input", ["subject_id"])
     for n in range(1, 9):
-        curator.add(f"AAR.{n}.jpg", photograph(f"P{n:02d}", 1).read_bytes(), subject_id=f"P{n:02d}")
+        curator.add(f"AAR.{n}.jpg", encoded(photograph(f"P{n:02d}", 1)), subject_id=f"P{n:02d}")
     real = tmp_path / "rdface"
     assert exit_status(rdface_dataset, "build", curator.save(), "--output_dir", real) == 0
-    shown = [Image.open(photograph(*one)).convert("RGB") for one in (("P02", 3), ("P11", 1), ("P05", 3), ("P13", 1))]
+    shown = [photograph(*one) for one in (("P02", 3), ("P11", 1), ("P05", 3), ("P13", 1))]
     folder = small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"]] * 4, show=shown.__getitem__)
     command = ("publish", folder, "lab/synthetic", "--open", "--real_dataset", real, "--face_embedder", MOBILEFACENET)
     assert exit_status(publish_dataset, *command) == 2
