@@ -51,6 +51,7 @@ from benchmarks import (
     filtered_training,
     incumbent_way,
     interval_coverage,
+    killed_demo,
     knowledge_gain,
     knowledge_portraits,
     landmark_reports,
@@ -84,9 +85,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = ROOT / "demo_models" / "backbone"
 SHARED = ROOT.parent / "shared"  # real photographs and weights, which are not in the repository
 # Run by test_landmark_reporter.py, test_perceptual_distance.py, test_privacy.py, test_planted_errors.py,
-# test_statistics.py, test_episodes.py and test_train_fewshot.py.
+# test_statistics.py, test_episodes.py, test_study_graph.py and test_train_fewshot.py.
 ELSEWHERE = (landmark_reports, perceptual_speed, planted_copies, report_agreement, report_pairs, power_table)
-ELSEWHERE += (episode_coverage, few_shot, few_shot_speed)
+ELSEWHERE += (episode_coverage, few_shot, few_shot_speed, killed_demo)
 COMMANDS = {f"{command.__name__}.py": command for command in (rdface_dataset, simulate_faces, train_classifier)}
 COMMANDS |= {f"{c.__name__}.py": c for c in (make_report, publish_dataset, score_runs, train_fewshot)}
 COMMANDS |= {f"{command.__name__}.py": command for command in (train_dreambooth, train_fastgan, filter_synthetic)}
