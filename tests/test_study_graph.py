@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import yaml
@@ -70,7 +71,8 @@ def study(tmp_path, monkeypatch, capfd):
         said = said.out + said.err
         return end.value.code, set(re.findall(r"^Job \d+: (\S+)$", said, re.MULTILINE)), said
 
-    return run
+    with mock.patch.dict(os.environ):  # the Snakefile leaves its settings there for the steps
+        yield run
 
 
 def made_by(config):
