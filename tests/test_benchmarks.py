@@ -418,9 +418,10 @@ def test_images_by_words_are_used_as_the_command_uses_them(base, tmp_path, capsy
     assert len(words.labels) == 8 and words.by_words.all() and words.said.any()
     fold = knowledge_gain.support_set(people, study.allowed, 1, 0)
     n, rows = len(people.labels), len(people.labels) + np.arange(8)
-    more = Guard(Fold(0, np.concatenate([fold.train, rows]), fold.val, fold.test), {"image_id": [*range(n + 8)]})
     data = [np.concatenate(pair) for pair in ((people.features, words.features), (people.labels, words.labels))]
     groups = np.concatenate([people.groups, [f"painted {i}" for i in range(8)]])
+    side = Fold(0, np.concatenate([fold.train, rows]), fold.val, fold.test)
+    more = Guard(side, {"image_id": [*range(n + 8)], "group_id": groups})
     for arm, synthetic in (("alone", ()), ("2 images as data", rows)):
         probe = knowledge_gain.fit_linear_probe(*data, groups, fold.train, more, synthetic)
         expected = knowledge_gain.is_right(probe, people, fold.test)
