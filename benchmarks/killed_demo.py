@@ -16,6 +16,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -44,7 +45,6 @@ SMALL = {  # a step of each command that the demo runs, with fewer photographs a
     "gallery.html": {},
     "results.json": {},
 }
-OVERHEAD_S = 10  # from the start of Snakemake to its first job
 
 
 def main() -> int:
@@ -75,8 +75,7 @@ def compare(args: argparse.Namespace, config: dict) -> dict:
     unbroken, killed = (place_for(args.work_dir / name, config) for name in ("unbroken", "killed"))
     if start(unbroken, args.cores).wait():
         raise SystemExit(f"the study failed without being killed; its log is {unbroken / 'said.log'}")
-    measured = [json.loads(file.read_text()) for file in (unbroken / config["study"] / "steps").glob("*.seconds.json")]
-    seconds = sum(step["seconds"] for step in measured) / args.cores
+    seconds = seconds_of_steps(unbroken / config["study"] / "steps")
     kills = kill_at_random(killed, config["study"], args, seconds)
     if start(killed, args.cores).wait():
         raise SystemExit(f"the study failed after {len(kills)} kills; its log is {killed / 'said.log'}")
@@ -84,13 +83,19 @@ def compare(args: argparse.Namespace, config: dict) -> dict:
     return {
         "simulated": True,
         "study": config["study"],
-        "steps": len(measured),
-        "seconds_of_all_steps": round(sum(step["seconds"] for step in measured), 1),
+        "steps": len(seconds),
+        "seconds_of_all_steps": round(sum(seconds.values()), 1),
         "kills": len(kills),
         "killed_during": kills,
         "compared": len(one),
         "differ": sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name)),
     }
+
+
+def seconds_of_steps(records: Path) -> dict[str, float]:
+    """How long each step took, in the order in which they ended."""
+    files = sorted(records.glob("*.seconds.json"), key=lambda file: file.stat().st_mtime)
+    return {file.name.removesuffix(".seconds.json"): json.loads(file.read_text())["seconds"] for file in files}
 
 
 def place_for(folder: Path, config: dict) -> Path:
@@ -109,35 +114,47 @@ def start(folder: Path, cores: int) -> subprocess.Popen:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
-def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: float) -> list[list[str]]:
-    """Start the study and kill its group, so often that the kills are spread over its duration.
+def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: dict[str, float]) -> list[list[str]]:
+    """Start the study and kill its group, again and again. Returns the steps that were under way at each kill.
 
-    seconds: how long it takes without a stop, about. Returns the steps that were under way at each kill."""
-    moments, kills = random.Random(args.seed), []
-    for _ in range(args.kills):
+    Each kill is meant for a moment of a step: drawn in proportion to the seconds that the steps take without a stop, so
+    that the kills are spread over all of the work, however long a start takes. A step that has ended before its moment
+    gets the kill later."""
+    moments, records, kills = random.Random(args.seed), folder / study / "steps", []
+    drawn = moments.choices(list(seconds), list(seconds.values()), k=args.kills)
+    for step in sorted(drawn, key=list(seconds).index):
         run = start(folder, args.cores)
-        if ends_within(run, moments.uniform(0, 2 * seconds / (args.kills + 1) + OVERHEAD_S)):
+        if ends_before(run, records / f"{step}.json", moments.uniform(0, seconds[step])):
             if run.returncode:
                 raise SystemExit(f"the study failed after {len(kills)} kills; its log is {folder / 'said.log'}")
             break
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-        kills.append(under_way(folder / study / "steps"))
+        kills.append(under_way(records))
     return kills
 
 
-def ends_within(run: subprocess.Popen, seconds: float) -> bool:
-    try:
-        run.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
+def ends_before(run: subprocess.Popen, record: Path, seconds: float) -> bool:
+    """Whether the study has ended before `seconds` have passed since the step of this record was begun in it."""
+    started, begun = time.time(), None
+    while run.poll() is None:
+        if begun is None and record.is_file():
+            last = record.stat().st_mtime
+            begun = last if last >= started else started if is_finished(record) else None
+        if begun and time.time() > begun + seconds:
+            return False
+        time.sleep(0.05)
     return True
 
 
 def under_way(records: Path) -> list[str]:
     """The steps that were begun and not finished, by their records."""
     files = [file for file in records.glob("*.json") if not file.name.endswith(".seconds.json")]
-    return sorted(file.stem for file in files if not json.loads(file.read_text()).get("finished"))
+    return sorted(file.stem for file in files if not is_finished(file))
+
+
+def is_finished(record: Path) -> bool:
+    return bool(json.loads(record.read_text()).get("finished"))
 
 
 def results_of(study: Path) -> dict[str, object]:

@@ -4,6 +4,7 @@ Croissant (https://docs.mlcommons.org/croissant/) describes a dataset for progra
 for responsible AI say what is sensitive, what is biased and which uses are out of bounds.
 """
 
+import copy
 import json
 import re
 from collections.abc import Mapping
@@ -54,7 +55,7 @@ def record(facts: Mapping) -> str:
         )
         written = json.loads(json.dumps(metadata.to_json(), default=str)) | responsible_use.additions(facts)
         written["@context"] |= responsible_use.VOCABULARIES
-        mlcroissant.Dataset(jsonld=written)  # as whoever reads the file will check it
+        mlcroissant.Metadata.from_json(mlcroissant.Context(), copy.deepcopy(written))  # as readers will check it
     except mlcroissant.ValidationError as error:
         raise InputError(f"croissant.json cannot be made: {one_line(error)}") from error
     return json.dumps(written, indent=2, ensure_ascii=False) + "\n"

@@ -104,7 +104,9 @@ def prepare(study: Path, step: str, begun: dict, resumes: bool) -> bool:
     without_record = (output / "restored").is_dir() and not (output / "restoration_record.json").is_file()
     if without_record or (not goes_on and any((output / name).exists() for name in OURS)):
         shutil.rmtree(output)
-    if not unchanged:
+    if unchanged:
+        os.utime(record)  # its time says when the step was begun last
+    else:
         write_json(record, begun)
     return goes_on
 

@@ -20,7 +20,7 @@ MAX_DISTANCE = 0.55  # of two descriptors of length 1; of features of one place 
 MIN_VOTES = 6  # a copy gets 17 and more, on a plate 8
 MAX_CANDIDATES = 10  # for each query, of most votes
 TURNS, SCALES_PER_OCTAVE = 12, 1  # how finely votes are sorted
-FLAT_UP_TO = 20_000  # features that are compared one by one
+FLAT_UP_TO, UNCODED_UP_TO = 4_000, 200_000  # features that are compared one by one; that are kept as they are
 CODE_BYTES, MAX_LISTS, PROBED_LISTS = 16, 4096, 6
 TRAINING_FEATURES = 200_000
 ROWS_AT_ONCE = 256
@@ -42,7 +42,9 @@ class FeatureIndex:
             self._index = faiss.IndexFlatL2(128)
         else:
             lists = int(np.clip(4 * np.sqrt(self._total), 64, MAX_LISTS))
-            self._index = faiss.index_factory(128, f"IVF{lists},PQ{CODE_BYTES}")
+            codes = "Flat" if self._total <= UNCODED_UP_TO else f"PQ{CODE_BYTES}"
+            self._index = faiss.index_factory(128, f"IVF{lists},{codes}")
+            self._index.cp.min_points_per_centroid = 1  # or it would print a warning
             self._index.nprobe = PROBED_LISTS
             self._index.cp.niter = 6
             step = max(1, self._total // TRAINING_FEATURES)

@@ -1,8 +1,9 @@
 """An installed Chromium without a window: measures a page at several widths, and takes pictures of it.
 
-python tests/browser.py runs/demo/report.html docs/study_page.jpg     # the picture in README.md
-python tests/browser.py PAGE PICTURE --width 390 --height 6000
-"""
+    python tests/browser.py runs/demo/report.html docs/study_page.jpg --top 3790 --height 740 --shown_width 900
+    python tests/browser.py PAGE PICTURE --width 390 --height 6000
+
+The first line makes the picture in README.md; where it begins depends on the runs that the page shows."""
 
 import argparse
 import html
@@ -57,15 +58,17 @@ def measure(browser: str, page: Path, widths: tuple[int, ...], folder: Path) -> 
     return {one["width"]: one for one in json.loads(html.unescape(found))}
 
 
-def picture(browser: str, page: Path, width: int, height: int, file: Path) -> None:
-    """A picture of the upper part of a page in a frame of this size, as PNG or JPEG."""
+def picture(browser: str, page: Path, file: Path, width: int, top: int, height: int, shown_width: int) -> None:
+    """A picture (PNG or JPEG) of a part of a page, `height` px from `top` on and `width` px wide, at shown_width px."""
+    bottom = top + height
     with tempfile.TemporaryDirectory(prefix="picture-") as folder:
-        frame = f'<iframe src="{page.resolve().as_uri()}" style="width:{width}px;height:{height}px;border:0"></iframe>'
+        frame = f'<iframe src="{page.resolve().as_uri()}" style="width:{width}px;height:{bottom}px;border:0"></iframe>'
         shell, shot = Path(folder) / "frame.html", Path(folder) / "shot.png"
         shell.write_text(f'<!doctype html><body style="margin:0">{frame}', encoding="utf-8")
-        run(browser, f"--window-size={max(width, 500)},{height}", f"--screenshot={shot}", file=shell)
+        run(browser, f"--window-size={max(width, 500)},{bottom}", f"--screenshot={shot}", file=shell)
         with Image.open(shot) as taken:
-            taken.convert("RGB").crop((0, 0, width, height)).save(file, quality=72, optimize=True)
+            part = taken.convert("RGB").crop((0, top, width, bottom))
+            part.resize((shown_width, height * shown_width // width)).save(file, quality=70, optimize=True)
 
 
 def main() -> None:
@@ -73,10 +76,13 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--top", type=int, default=0, help="where the picture begins, in pixels of the page")
     parser.add_argument("--height", type=int, default=860)
+    parser.add_argument("--shown_width", type=int, help="width of the picture (default: --width)")
     args = parser.parse_args()
     browser = find_browser() or parser.error(f"none of {', '.join(NAMES)} is installed")
-    picture(browser, args.page, args.width, args.height, args.picture)
+    shown_width = args.shown_width or args.width
+    picture(browser, args.page, args.picture, args.width, args.top, args.height, shown_width)
 
 
 if __name__ == "__main__":

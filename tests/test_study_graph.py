@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -218,13 +217,14 @@ def test_a_study_killed_with_its_whole_group_goes_on_without_a_flag(study, tmp_p
     monkeypatch.setattr(sys, "argv", arguments)
     begun = tmp_path / "work/killed/runs/small/steps/raw.json"
 
-    def ends_within(run, seconds):
-        while not begun.is_file():
-            time.sleep(0.02)
-        assert list(tmp_path.glob("work/killed/.snakemake/incomplete/*"))  # for which Snakemake asks for a flag
-        return False
+    killpg = os.killpg
 
-    monkeypatch.setattr(killed_demo, "ends_within", ends_within)
+    def kill_group(*target):
+        assert list(tmp_path.glob("work/killed/.snakemake/incomplete/*"))  # for which Snakemake asks for a flag
+        killpg(*target)
+
+    monkeypatch.setattr(os, "killpg", kill_group)
+    monkeypatch.setattr(killed_demo, "seconds_of_steps", lambda records: {"raw": 0.1})
     starts, in_a_process = [], killed_demo.start
 
     def start(folder, cores):
