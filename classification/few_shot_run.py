@@ -16,7 +16,7 @@ from classification.episodes import Episodes, draw_episodes, episode_table, hits
 from classification.few_shot_names import HEADS, KNOWING_HEAD, TRAINED_HEAD, TRANSDUCTIVE_HEAD
 from classification.fine_tuning import Checkpoint
 from classification.knowledge import Knowledge
-from classification.knowledge_choice import choose, fit_informed_probe, span
+from classification.knowledge_choice import Choice, choose, fit_informed_probe, span
 from classification.knowledge_prior import Teachers
 from classification.linear_probe import fit_linear_probe, inner_losses
 from classification.prototype_training import Training, fit_prototypes, trained_scores
@@ -193,6 +193,8 @@ def means_by_terms(
     filling: Filling | None,
 ) -> tuple[np.ndarray | None, dict]:
     """Class means (e, w, d) that annotated terms draw, or None if these do not fit, and how that was found."""
+    if not len(photographs):  # nobody shows what a term looks like
+        return None, dataclasses.asdict(Choice())
     labels, profiles = study.labels, study.knowledge.profiles
     centre, axes = span(features[photographs])
     near = (features[photographs] - centre) @ axes.T

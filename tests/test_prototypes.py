@@ -1,5 +1,7 @@
 """prototypes.py and prototype_training.py: heads against their formulas and scikit-learn, and what may be looked at."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import timm
@@ -11,6 +13,7 @@ from classification import prototypes
 from classification.backbones import Backbone
 from classification.episodes import Episodes, draw_episodes
 from classification.few_shot_names import HEADS
+from classification.few_shot_run import means_by_terms
 from classification.fine_tuning import Checkpoint
 from classification.knowledge_prior import Shares, Teachers
 from classification.prototype_training import Training, fit_prototypes, prototype_logits, trained_scores
@@ -270,3 +273,13 @@ def test_training_sees_no_held_out_image_and_says_when_the_loss_is_lost(tmp_path
     inputs = (Accelerator(cpu=True), small_network(), pixels, labels, groups, guard)
     with pytest.raises(InputError, match="loss is not finite"):
         fit_prototypes(*inputs, Training(3, 1, 1e30, 1, 8, 6), 0, Checkpoint(tmp_path / "c.pt", {}))
+
+
+def test_terms_that_no_photograph_shows_draw_no_class_mean():
+    study = SimpleNamespace(
+        labels=np.array([0, 1]), groups=np.array(["a", "b"]), knowledge=SimpleNamespace(profiles=np.eye(2))
+    )
+    features, nobody = np.eye(2), np.array([], int)
+    taught = Teachers(features[:0], np.zeros((0, 2)), nobody, nobody)
+    means, note = means_by_terms(study, features, nobody, taught, None, None, None)
+    assert means is None and not note["used"]
