@@ -219,7 +219,8 @@ def test_the_token_is_used_where_the_client_does_not_send_it_by_itself(hub, star
     assert ours(hub) == local(dataset)
 
 
-def test_another_dataset_is_not_overwritten_by_a_slip_in_the_name(hub, start, dataset, tmp_path):
+def test_another_dataset_is_not_overwritten_by_a_slip_in_the_name(hub, start, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish_dataset, "copies_of_patients", lambda *_: [])  # see test_patient_copies.py
     other = small_datasets.photographs(tmp_path, "other", {"XYZ": 3, "QRS": 2})
     start("publish", other, "lab/other")
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["AAR.1"]])
@@ -550,7 +551,10 @@ def test_withdrawing_what_is_not_there_changes_nothing(hub, start, dataset):
     assert run.returncode == 2 and "does not hold what rdface holds" in run.stderr and local(dataset) == before
 
 
-def test_a_withdrawal_never_takes_photographs_where_they_are_not_or_lie_open(hub, start, dataset, tmp_path):
+def test_a_withdrawal_never_takes_photographs_where_they_are_not_or_lie_open(
+    hub, start, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(publish_dataset, "copies_of_patients", lambda *_: [])  # see test_patient_copies.py
     synthetic = small_datasets.synthetic(tmp_path / "synthetic", [["NA.2"], ["AAR.3"]])
     start("publish", synthetic, "lab/synthetic", "--open", "--visible", "--real_dataset", dataset)
     before, theirs = local(dataset), ours(hub, "lab/synthetic")
