@@ -53,7 +53,7 @@ def corrected_interval(
     n = int(subject.max()) + 1
     (estimate,) = statistic(np.ones((1, len(subject))))
     bias = (_over_subjects(statistic, subject, _resamples(n, n_boot, seed)) - estimate).mean()
-    left_out = _over_subjects(statistic, subject, 1 - np.eye(n, dtype=np.uint8)) - estimate
+    left_out = _without_each_subject(statistic, subject) - estimate
     reach = NormalDist().inv_cdf((1 + level) / 2) * left_out.std() * math.sqrt(n - 1)
     return float(estimate - bias - reach), float(estimate - bias + reach)
 
@@ -72,12 +72,11 @@ def logit_interval(
     exactly 0 or 1, whose logit is infinite, it is the bootstrap interval. Needs at least two subjects. Source: Efron
     and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 11 and 12 (transformed scale)."""
     subject = numbered(subjects)
-    n = int(subject.max()) + 1
     (estimate,) = statistic(np.ones((1, len(subject))))
     if not 0 < estimate < 1:
         return bootstrap_interval(statistic, subjects, n_boot, seed, level)
-    left_out = _over_subjects(statistic, subject, 1 - np.eye(n, dtype=np.uint8)) - estimate
-    error = left_out.std() * math.sqrt(n - 1) / (estimate * (1 - estimate))
+    left_out = _without_each_subject(statistic, subject) - estimate
+    error = left_out.std() * math.sqrt(len(left_out) - 1) / (estimate * (1 - estimate))
     reach = NormalDist().inv_cdf((1 + level) / 2) * error
     centre = math.log(estimate / (1 - estimate))
     return 1 / (1 + math.exp(reach - centre)), 1 / (1 + math.exp(-reach - centre))
@@ -102,6 +101,11 @@ def _resamples(n_subjects: int, n_boot: int, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     even = np.full(n_subjects, 1 / n_subjects)
     return np.stack([generator.multinomial(n_subjects, even).astype(np.uint8) for _ in range(n_boot)])
+
+
+def _without_each_subject(statistic: Callable, subject: np.ndarray) -> np.ndarray:
+    """Values (n_subjects,) of the statistic if one subject at a time is left out, for a standard error."""
+    return _over_subjects(statistic, subject, 1 - np.eye(int(subject.max()) + 1, dtype=np.uint8))
 
 
 def _over_subjects(statistic: Callable, subject: np.ndarray, counts: np.ndarray) -> np.ndarray:
