@@ -40,6 +40,7 @@ from benchmarks import (
     augmentation_causes,
     augmentation_gain,
     build_scaling,
+    deaf_base,
     dreambooth_speed,
     episode_coverage,
     face_detection,
@@ -435,6 +436,19 @@ def test_images_by_words_are_used_as_the_command_uses_them(base, tmp_path, capsy
     assert synthetic_teachers.PRIOR_WEIGHT == 1.0 and len(weighed["right"]) == 1 + len(word_image_gain.WEIGHTS)
     _, images = adapters.open("1", 0)
     assert not images.by_words.any() and sorted(images.labels) == [0, 1, 2, 3]
+    # A base is deaf to words that no caption held; its images are known by the terms that the words stand for.
+    for name, value in {"BASE": base, "IMAGES": 2, "STEPS": 1, "BATCH": 1}.items():
+        monkeypatch.setattr(deaf_base, name, value)
+    run(deaf_base, *folders, "--k", "2")
+    (draw,) = json.loads((tmp_path / "results" / "draws_deaf_base.json").read_text())["k2"]
+    assert {"terms", "deaf base alone: images as data", "terms, phenotype adapter: images as terms"} <= set(
+        draw["right"]
+    )
+    deaf = deaf_base.DeafStudy(tmp_path)
+    assert len(set(deaf.deaf_terms)) == len(deaf.terms)
+    for generator in deaf_base.GENERATORS:
+        drawn = deaf.images_of(generator, "2")
+        assert (drawn.said <= (deaf.own[drawn.labels] > 0)).all() and drawn.said.any()
 
 
 def test_what_images_add_to_knowledge_is_measured_against_the_same_knowledge():
