@@ -35,6 +35,7 @@ test: lint
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/pyrefly check --summary=none --output-format=min-text
 
 clean:
 	rm -rf $(VENV) runs .snakemake .pytest_cache .ruff_cache .hypothesis

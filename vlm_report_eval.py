@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def add_generate(add) -> None:
+def add_generate(add: Callable[..., object]) -> None:
     text = "folder of a built dataset or of synthetic images, or ORG/NAME on the Hub; of filtered images, those kept"
     add("--dataset_name", type=dataset_argument, required=True, help=text)
     text = "real, restored or synthetic (default: synthetic if the folder holds it, else the dataset's own default)"
@@ -118,7 +118,7 @@ def add_generate(add) -> None:
     add("--resume_from_checkpoint", choices=("latest",), help=text)
 
 
-def add_score(add) -> None:
+def add_score(add: Callable[..., object]) -> None:
     text = "folder that generate wrote, or a dataset with config reports: reports on photographs"
     add("--real_reports", type=dataset_argument, required=True, metavar="DIR", help=text)
     text = "the same on synthetic images"

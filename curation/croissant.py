@@ -95,7 +95,7 @@ def record_set(context: mlcroissant.Context, config: Config) -> mlcroissant.Reco
     return mlcroissant.RecordSet(ctx=context, id=config.name, name=config.name, fields=fields)
 
 
-def type_of(name: str, feature) -> dict:
+def type_of(name: str, feature: object) -> dict:
     """Croissant's type of a column; lists may be nested. Raises InputError for a type that no config has."""
     dimensions = 0
     while isinstance(feature, datasets.List | datasets.LargeList):

@@ -1,9 +1,15 @@
 """Draws the figures of a dataset's card from the rows of its tables; equal rows give equal bytes."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import PIL.Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = {"class_sizes.png", "age_and_sex.png", "countries.png"}  # all that there can be
 MAX_LABELLED_BARS = 25
@@ -52,7 +58,7 @@ def bar_charts(title: str, panels: Mapping[str, list], counted: str) -> bytes:
         if len(rows) <= MAX_LABELLED_BARS:
             axes.bar_label(drawn, fontsize=8)
             axes.set_xticks(values, [str(value).replace(" ", "\n") for value in values])
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="y", integer=True)
         axes.set_xlabel(name)
         axes.set_ylabel(counted)
         axes.spines[["top", "right"]].set_visible(False)
@@ -84,14 +90,14 @@ def country_chart(title: str, regions: list[dict]) -> bytes:
         axes.bar_label(drawn, fontsize=7, padding=2)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("images")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return _png(figure)
 
 
-def _png(figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     # A palette saves two thirds of the size; only pixels are kept, and so no library's version.

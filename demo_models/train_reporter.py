@@ -102,8 +102,8 @@ def new_model(num_tokens: int, width: int, num_layers: int) -> FastVlmForConditi
     """The miniature backbone with its trained weights, an untrained projector and an untrained decoder."""
     backbone = timm.create_model(f"local-dir:{HERE / 'backbone'}", pretrained=True, num_classes=0)
     vision = TimmWrapperConfig(
-        architecture=ARCHITECTURE, model_args=MODEL_ARGS, do_pooling=False, hidden_size=backbone.num_features,
-        num_labels=0,
+        architecture=ARCHITECTURE, model_args=MODEL_ARGS, do_pooling=False, hidden_size=backbone.num_features,  # pyrefly: ignore[unexpected-keyword]
+        num_labels=0,  # pyrefly: ignore[unexpected-keyword]
     )  # fmt: skip
     text = LlamaConfig(
         vocab_size=num_tokens, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=num_layers,
@@ -112,7 +112,7 @@ def new_model(num_tokens: int, width: int, num_layers: int) -> FastVlmForConditi
     )  # fmt: skip
     config = FastVlmConfig(
         vision_config=vision, text_config=text, image_token_index=IMAGE, image_seq_length=NUM_IMAGE_TOKENS,
-        tie_word_embeddings=True, face_alignment="mtcnn",
+        tie_word_embeddings=True, face_alignment="mtcnn",  # pyrefly: ignore[unexpected-keyword]
     )  # fmt: skip
     model = FastVlmForConditionalGeneration(config)
     model.model.vision_tower.timm_model.load_state_dict(backbone.state_dict())

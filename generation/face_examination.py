@@ -8,11 +8,12 @@ stops the run."""
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 from classification.backbones import Backbone, normalise
@@ -188,7 +189,9 @@ def decode(encoded: Mapping) -> tuple[Image.Image | None, str]:
         return None, f"cannot be decoded ({one_line(error)[:100]})"
 
 
-def _filled(detected: Sequence[faces.Face | None], value, shape: tuple[int, ...]) -> np.ndarray:
+def _filled(
+    detected: Sequence[faces.Face | None], value: Callable[[faces.Face], ArrayLike], shape: tuple[int, ...]
+) -> np.ndarray:
     """(n, *shape) float64, nan without a face."""
     array = np.full((len(detected), *shape), np.nan)
     for row, face in enumerate(detected):

@@ -9,7 +9,7 @@ both intents give the same.)
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -23,6 +23,9 @@ PNG_COLOURS = (b"iCCP", b"gAMA", b"cHRM", b"sRGB", b"cICP")  # chunks that say w
 D65, D50 = (0.3127, 0.3290), (0.3457, 0.3585)  # CIE 1931 x, y of white
 SRGB_PRIMARIES = ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060))
 ADOBE_RGB = ("Adobe RGB", ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06)), D65, 563 / 256)  # its specification, 2005
+Chromaticity = Sequence[float]  # x, y (CIE 1931)
+Primaries = Sequence[Chromaticity]  # of red, green and blue
+
 CICP_PRIMARIES = {  # code of ITU-T H.273, table 2 -> name, primaries
     1: ("sRGB", SRGB_PRIMARIES),
     9: ("BT.2020", ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))),
@@ -189,7 +192,7 @@ def _coded(primaries: int, curve: int, grey: bool) -> tuple[str, bytes] | None:
 # ---- a profile from primaries and a curve (ICC.1:2022)
 
 
-def made_profile(primaries, white, exponent: float | None, grey: bool = False) -> bytes:
+def made_profile(primaries: Primaries, white: Chromaticity, exponent: float | None, grey: bool = False) -> bytes:
     """An ICC profile, version 4. primaries: x, y (CIE 1931) of red, green and blue; white: its x, y; exponent: of the
     curve from numbers to light, None for the curve of sRGB; grey: for grey pixels, which need only the curve.
 
@@ -218,7 +221,7 @@ def made_profile(primaries, white, exponent: float | None, grey: bool = False) -
     return header + bytes(128 - len(header)) + struct.pack(">I", len(tags)) + table + content
 
 
-def _adapted(primaries, white) -> np.ndarray:
+def _adapted(primaries: Primaries, white: Chromaticity) -> np.ndarray:
     """The matrix (3, 3) from linear RGB to XYZ under D50, adapted by the Bradford transform (ICC.1:2022, annex E)."""
     try:
         xyz = np.stack([_xyz(xy) for xy in primaries], axis=1)
@@ -233,11 +236,11 @@ def _adapted(primaries, white) -> np.ndarray:
     return adapted
 
 
-def _xyz(xy) -> np.ndarray:
+def _xyz(xy: Chromaticity) -> np.ndarray:
     x, y = map(float, xy)
     return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
-def _fixed(numbers) -> bytes:
+def _fixed(numbers: Iterable[float]) -> bytes:
     """The numbers as ICC profiles store them, in type s15Fixed16Number."""
     return b"".join(struct.pack(">i", round(float(number) * 65536)) for number in numbers)

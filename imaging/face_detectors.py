@@ -3,12 +3,14 @@
 Each finds all faces in a stack of equally large images. Which face is meant, thresholds, borders and sizes are the same
 for all of them: see faces.Detector."""
 
+from __future__ import annotations
+
 import os
 import sys
 import weakref
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +18,11 @@ import numpy as np
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
 from imaging.onnx_sessions import open_onnx, providers
+
+if TYPE_CHECKING:
+    from insightface.model_zoo.retinaface import RetinaFace as InsightfaceNetwork
+    from mediapipe.tasks.python.vision import FaceLandmarker
+    from onnxruntime import InferenceSession
 
 LOWEST_SCORE = 0.3  # candidates with lower scores are not returned
 INSIGHTFACE_LICENCE = (
@@ -102,7 +109,7 @@ class RetinaFace(FaceNetwork):
     STACK_PIXELS = 4_000_000  # that go through the network at once: more is not faster on a processor
     name, threshold, longest_side_px, grid_px = "retinaface", 0.9, 800, 32
 
-    def __init__(self, model: Path, session):
+    def __init__(self, model: Path, session: InferenceSession):
         """session: the onnxruntime session of the file `model`."""
         self.session, self.weights_sha256 = session, sha256_of(model)
         self.model = f"RetinaFace, {model.name}"
@@ -115,7 +122,7 @@ class RetinaFace(FaceNetwork):
         self.anchors = lru_cache(16)(self._anchors)  # of the last sizes
 
     @staticmethod
-    def has_layout(session) -> bool:
+    def has_layout(session: InferenceSession) -> bool:
         """Whether a network's outputs are those that this class decodes."""
         return sorted(output.shape[-1] for output in session.get_outputs() if len(output.shape) == 3) == [2, 4, 10]
 
@@ -289,7 +296,7 @@ MODEL_FILES = {  # what --detector_model names
 }
 
 
-def _close(network) -> None:
+def _close(network: FaceLandmarker) -> None:
     """Close MediaPipe's network, so that it does not try to when Python's modules are gone and print a traceback."""
     try:
         network.close()
@@ -297,11 +304,11 @@ def _close(network) -> None:
         network._handle = None
 
 
-def _output_of_width(session, width: int) -> str:
+def _output_of_width(session: InferenceSession, width: int) -> str:
     return next(output.name for output in session.get_outputs() if output.shape[-1] == width)
 
 
-def _insightface_network(model: Path, device: str):
+def _insightface_network(model: Path, device: str) -> InsightfaceNetwork:
     """insightface's detector in a pack's folder or an .onnx file, refused if it has no landmarks."""
     import onnxruntime
     from insightface.app import FaceAnalysis

@@ -82,9 +82,9 @@ def bars(rows: Sequence[tuple[str, int]], x_label: str, y_label: str) -> tuple[b
         for bar, none in zip(made, unknown, strict=True):
             bar.set_hatch("///" if none else "")
         axes.bar_label(made, padding=2, fontsize=9)
-        axis, of_counts = (axes.yaxis, axes.xaxis) if flat else (axes.xaxis, axes.yaxis)
+        axis = axes.yaxis if flat else axes.xaxis
         axis.set_ticks(places, names, fontsize=9.5)
-        of_counts.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x" if flat else "y", integer=True)
         if flat:
             axes.invert_yaxis()
             axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -112,7 +112,7 @@ def stacked_histogram(
         for number, (name, value) in enumerate((lines or {}).items()):
             axes.axvline(value, color=INK, linestyle=LINES[1 + number % 3], label=name)
         axes.set(xlabel=x_label, ylabel=y_label)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="y", integer=True)
         axes.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
 
     return drawn(3.0 + 0.17 * ((len(groups) + len(lines or {}) + 1) // 2), draw)

@@ -9,7 +9,7 @@ Reports belong together by the names of their labels, never by file names. Every
 products of matrices."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -327,7 +327,7 @@ def _similarities(
     synthetic: ReadReports,
     space: TermSpace,
     vectors: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
-):
+) -> Iterator[tuple[str, np.ndarray]]:
     """Each similarity of a part by its name, with its matrix (n, m), one at a time."""
     if part in (ALL_FINDINGS, *FINDINGS):
         a, b = real.statements(part, space), synthetic.statements(part, space)

@@ -4,7 +4,7 @@ The binned error is in scoring/metrics.py. Both are about the highest probabilit
 share of images whose most probable class is the right one?
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -83,5 +83,5 @@ def reliability_diagram(
     return pd.DataFrame(rows)
 
 
-def _mean_of(values: np.ndarray):
+def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return lambda weights: weights @ values / weights.sum(axis=1)

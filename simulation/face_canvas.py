@@ -5,6 +5,7 @@ pixel."""
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from simulation.face_geometry import LANDMARK_NAMES, Look, Shape, View, step
 
@@ -92,7 +93,7 @@ class Canvas:
         x, y = (u * per_unit[0] + 64).astype(np.float32), (v * per_unit[1] + 64).astype(np.float32)
         return cv2.remap(noise, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP) * 1.5
 
-    def lay(self, colour, cover: np.ndarray, at: tuple = (slice(None), slice(None))) -> None:
+    def lay(self, colour: ArrayLike, cover: np.ndarray, at: tuple = (slice(None), slice(None))) -> None:
         """Paints `colour` over the picture where `cover` (h, w) in 0..1 says so."""
         self.rgb[at] += (np.asarray(colour, np.float32) - self.rgb[at]) * cover[..., None]
 

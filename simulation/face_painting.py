@@ -49,7 +49,7 @@ class Painting(Canvas):
         fine = self.texture(1, u + wave, v, (26 * coarse, 2.0 + 4.0 * max(0.0, curl)))
         return 1 + 0.16 * fine + 0.10 * self.texture(2, u + wave, v, (9, 1.5 + 3 * max(0.0, curl)))
 
-    def hair_shade(self, u, v) -> np.ndarray:
+    def hair_shade(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         light = 0.85 - 0.12 * v - 0.16 * np.sign(self.view.light[0]) * -u
         forelock = 0.55 * onset(self.shape.z("white_forelock")) * bell(u - 0.12, 0.16) * step(0.0, -0.5, v)
         colour = self.hair_colour * (self.strands(u, v) * np.clip(light, 0.4, 1.25))[..., None]

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from simulation import face_eyes
 from simulation.face_canvas import Canvas
@@ -110,7 +111,7 @@ class Skin:
         self.brows()
         return np.clip(self.colour, 0, 1)
 
-    def lay(self, colour, cover: np.ndarray, at: tuple = (slice(None), slice(None))) -> None:
+    def lay(self, colour: ArrayLike, cover: np.ndarray, at: tuple = (slice(None), slice(None))) -> None:
         """Paints `colour` over the skin where `cover` (h, w) in 0..1 says so. at: the window's rows and columns."""
         self.colour[at] += (np.asarray(colour, np.float32) - self.colour[at]) * np.clip(cover, 0, 1)[..., None]
 
