@@ -432,8 +432,9 @@ def test_images_by_words_are_used_as_the_command_uses_them(base, tmp_path, capsy
     assert (order[words.dealt(order).labels] == words.labels).all()
     # The candidates for the weight of adapters' images are really used, and the constant is as before.
     adapters = word_image_gain.AdapterStudy(tmp_path, "study")
+    usual = synthetic_teachers.PRIOR_WEIGHT
     weighed = adapters.weights("1", 0)
-    assert synthetic_teachers.PRIOR_WEIGHT == 1.0 and len(weighed["right"]) == 1 + len(word_image_gain.WEIGHTS)
+    assert usual == synthetic_teachers.PRIOR_WEIGHT and len(weighed["right"]) == 1 + len(word_image_gain.WEIGHTS)
     _, images = adapters.open("1", 0)
     assert not images.by_words.any() and sorted(images.labels) == [0, 1, 2, 3]
     # A base is deaf to words that no caption held; its images are known by the terms that the words stand for.
@@ -449,6 +450,15 @@ def test_images_by_words_are_used_as_the_command_uses_them(base, tmp_path, capsy
     for generator in deaf_base.GENERATORS:
         drawn = deaf.images_of(generator, "2")
         assert (drawn.said <= (deaf.own[drawn.labels] > 0)).all() and drawn.said.any()
+
+
+def test_images_of_adapters_count_as_much_as_was_best_on_tuning_people():
+    tuned = json.loads((word_image_gain.RESULTS / "tuning.json").read_text())
+    means = {
+        weight: np.mean([of_k["gains"][f"weight {weight}"]["top1"] for of_k in tuned.values()])
+        for weight in word_image_gain.WEIGHTS
+    }
+    assert max(means, key=means.get) == synthetic_teachers.PRIOR_WEIGHT
 
 
 def test_what_images_add_to_knowledge_is_measured_against_the_same_knowledge():
