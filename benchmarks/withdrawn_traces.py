@@ -1,6 +1,7 @@
 """After a withdrawal, is anything of the photograph left? Searches a folder tree before and after, by what files hold.
 
     python benchmarks/withdrawn_traces.py --work_dir runs/withdrawn --results benchmarks/results/withdrawn_traces.json
+    export HF_HOME=runs/hub; make demo; python benchmarks/withdrawn_traces.py --work_dir runs --study runs/demo
 
 Makes a small SIMULATED study as a user would: build, a linear probe, retrieval in a gallery, result page, page of the
 dataset, a list of likely conditions; DreamBooth that is killed (SIGKILL) once its first checkpoint is there, DreamBooth
@@ -15,7 +16,10 @@ too, and in the caches of the libraries, it looks for
 - its embedding: rows of arrays and of lists that have the width of the backbone's features (cosine above 0.999).
 
 Before the withdrawal it must find each kind: a search that finds nothing proves nothing. What may be left is the line
-in withdrawn.csv and the curator's folder, which the command names."""
+in withdrawn.csv and the curator's folder, which the command names.
+
+--study withdraws from a study that was run before, such as the demo; everything below --work_dir is searched, so the
+libraries' caches (HF_HOME) should lie there, too."""
 
 import argparse
 import base64
@@ -31,7 +35,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -326,17 +330,21 @@ def conditions(dataset: Path) -> list[str]:
     return sorted({row["disease_abbr"] for row in rows})
 
 
-def chosen_photograph(dataset: Path) -> Wanted:
-    """A photograph with a face on the training side of fold 0, of a condition that has others."""
+def chosen_photograph(dataset: Path, of: Collection[str] = ()) -> Wanted:
+    """A photograph with a face on the training side of fold 0, of a condition that has others; of: the conditions that
+    are asked for, all without any."""
     rows = pq.read_table(dataset / "real", columns=["image_id", "disease_abbr", "strict_fold"]).to_pylist()
     count = Counter(row["disease_abbr"] for row in rows)
     trains = [row for row in rows if row["strict_fold"] not in (0, None) and count[row["disease_abbr"]] > 2]
+    trains = [row for row in trains if not of or row["disease_abbr"] in of]
     return next(wanted for row in trains if (wanted := Wanted(dataset, row["image_id"])).shows_face)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--work_dir", type=path_argument, required=True, help="new folder for everything")
+    text = "folder of a study that was run before, below --work_dir, with raw and rdface-sim; nothing else is made"
+    parser.add_argument("--study", type=path_argument, metavar="DIR", help=text)
     parser.add_argument("--num_images", type=int, default=40, help="simulated photographs")
     parser.add_argument("--num_conditions", type=int, default=8, help="their conditions")
     parser.add_argument("--image_size", type=int, default=256, help="side of a photograph in px")
@@ -349,20 +357,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace, launch=run, killed=run_until) -> None:
     work = args.work_dir.resolve()
-    if launch is run:  # before the first process is started
+    if launch is run and not args.study:  # before the first process is started
         os.environ["HF_HOME"] = str(work / "hub")  # of the commands, so that the search sees the libraries' caches
-    sizes = ("--num_images", args.num_images, "--num_conditions", args.num_conditions, "--image_size", args.image_size)
-    launch("simulate_faces.py", "--output_dir", work / "raw", *sizes, "--seed", args.seed)
-    steps = make_study(work, not args.without_generators, launch, killed)
-    dataset = work / "rdface-sim"
-    wanted, spared = chosen_photograph(dataset), [work / "raw"]
+    if args.study:
+        place = args.study.resolve()
+        steps = sorted(file.stem for file in (place / "steps").glob("*.json") if not file.stem.endswith(".seconds"))
+        wanted = chosen_photograph(place / "rdface-sim", {adapter.name for adapter in place.glob("*/fold0/adapters/*")})
+    else:
+        place = work
+        sizes = ("--num_images", args.num_images, "--num_conditions", args.num_conditions)
+        sizes += ("--image_size", args.image_size, "--seed", args.seed)
+        launch("simulate_faces.py", "--output_dir", place / "raw", *sizes)
+        steps = make_study(place, not args.without_generators, launch, killed)
+        wanted = chosen_photograph(place / "rdface-sim")
+    dataset, spared = place / "rdface-sim", [place / "raw"]
     image_id = wanted.image_id
     before = search(work, wanted, spared)
     print(f"SIMULATED study: {', '.join(steps)}; {image_id} is withdrawn")
     print(f"before: {len(before)} files; " + ", ".join(f"{kind} {n}" for kind, n in kinds_of(before).items()))
     launch("publish_dataset.py", "withdraw", dataset, image_id)
     after = search(work, wanted, spared)
-    allowed = f"rdface-sim/{withdrawn_list.LIST_NAME}"
+    allowed = (dataset / withdrawn_list.LIST_NAME).relative_to(work).as_posix()
     left = {name: kinds for name, kinds in after.items() if name != allowed}
     print(f"after: {len(left)} files besides {allowed} and the curator's folder")
     for name, kinds in left.items():
