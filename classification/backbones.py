@@ -55,9 +55,9 @@ def load_backbone(
     config.json and model.safetensors in timm's layout. weights: a .safetensors or .pth file to read instead (only
     tensors, never unpickled). image_size: side of the square input in px; None: the backbone's own. paper_input: give
     the paper's six 224 px images normalised with ImageNet's mean and standard deviation, even if they were trained on
-    another input (no effect on any other name). pretrained: False leaves the weights random. Features of the six: (1664,)
-    densenet169, (2048,) resnet152, (768,) swin_t, (512,) clip_vit_b32, (1792,) facenet and at 224 px (512, 7, 7)
-    vggface. Raises InputError if there is no such network, or its weights are missing or do not fit."""
+    another input (no effect on any other name). pretrained: False leaves the weights random. Features of the six:
+    (1664,) densenet169, (2048,) resnet152, (768,) swin_t, (512,) clip_vit_b32, (1792,) facenet and at 224 px
+    (512, 7, 7) vggface. Raises InputError if there is no such network, or its weights are missing or do not fit."""
     if weights is not None and not weights.is_file():
         raise InputError(f"--backbone_weights {weights}: no such file; give a .safetensors or .pth file")
     source = PAPER_BACKBONES.get(name, name)
