@@ -32,7 +32,7 @@ from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.real_or_simulated import BUILD, is_simulated
 from harness.run_folder import check_apart, prepare_output, run_record
 from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
-from reporting.reporter_names import DEFAULT_REPORTER, LANDMARKS, NORMS
+from reporting.reporter_names import DEFAULT_REPORTER, LANDMARKS, NORMS, REPORTERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,8 +87,8 @@ def add_generate(add: Callable[..., object]) -> None:
     add("--dataset_name", type=dataset_argument, required=True, help=text)
     text = "real, restored or synthetic (default: synthetic if the folder holds it, else the dataset's own default)"
     add("--dataset_config_name", help=text)
-    text = f"a model for image-text-to-text (ORG/NAME on the Hub, or a folder), or {LANDMARKS}; with --base_url the "
-    text += "name that the server gives its model"
+    text = f"a model for image-text-to-text (ORG/NAME on the Hub, or a folder), or {' or '.join(REPORTERS)}; with "
+    text += "--base_url the name that the server gives its model"
     add("--reporter", type=dataset_argument, default=DEFAULT_REPORTER, help=text)
     text = "address of a server that speaks OpenAI's protocol, such as http://127.0.0.1:8000/v1; its key, if it wants "
     text += "one, stands in the environment variable OPENAI_API_KEY"
@@ -137,11 +137,11 @@ def check_generate(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
             parser.error(f"--{flag} must be at least 1")
     if not args.timeout > 0:
         parser.error("--timeout must be positive")
-    is_known = args.reporter == LANDMARKS or args.base_url or Path(args.reporter).exists()
-    if not is_known and difflib.get_close_matches(args.reporter.lower(), [LANDMARKS], cutoff=0.8):
-        parser.error(f"--reporter {args.reporter}: there is no such model; did you mean {LANDMARKS}?")
-    if args.reporter == LANDMARKS and args.base_url:
-        parser.error(f"--reporter {LANDMARKS} needs no server; leave out --base_url")
+    is_known = args.reporter in REPORTERS or args.base_url or Path(args.reporter).exists()
+    if not is_known and (similar := difflib.get_close_matches(args.reporter.lower(), REPORTERS, n=1, cutoff=0.8)):
+        parser.error(f"--reporter {args.reporter}: there is no such model; did you mean {similar[0]}?")
+    if args.reporter in REPORTERS and args.base_url:
+        parser.error(f"--reporter {args.reporter} needs no server; leave out --base_url")
     if args.reporter == LANDMARKS and args.align_faces != "none":
         parser.error(f"--reporter {LANDMARKS} finds the faces itself; leave out --align_faces")
     if args.norms and args.reporter != LANDMARKS:
@@ -162,7 +162,7 @@ def main(args: argparse.Namespace) -> None:
 def generate(args: argparse.Namespace) -> None:
     started = time.monotonic()
     check_name(args.dataset_name, BUILD)
-    model = None if args.base_url or args.reporter == LANDMARKS else args.reporter
+    model = None if args.base_url or args.reporter in REPORTERS else args.reporter
     if args.base_url:
         from reporting.server_reporter import check_base_url
 

@@ -7,7 +7,7 @@ paper used.
 import dataclasses
 import difflib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import huggingface_hub
@@ -51,20 +51,20 @@ def load_backbone(
 ) -> Backbone:
     """The pretrained network called `name`, in evaluation mode and without its classifier.
 
-    name: one of PAPER_BACKBONES, a timm name (`resnet152.tv2_in1k`), `torchvision/NAME`, or a folder with config.json
-    and model.safetensors in timm's layout. weights: a .safetensors or .pth file to read instead (only tensors, never
-    unpickled). image_size: side of the square input in px; None: the backbone's own. paper_input: give the paper's six
-    224 px images normalised with ImageNet's mean and standard deviation, even if they were trained on another input
-    (no effect on any other name). pretrained: False leaves the weights random. Features of the six: (1664,)
-    densenet169, (2048,) resnet152, (768,) swin_t, (512,) clip_vit_b32, (1792,) facenet and at 224 px (512, 7, 7)
-    vggface. Raises InputError if there is no such network, or its weights are missing or do not fit."""
+    name: one of PAPER_BACKBONES or LOADERS, a timm name (`resnet152.tv2_in1k`), `torchvision/NAME`, or a folder with
+    config.json and model.safetensors in timm's layout. weights: a .safetensors or .pth file to read instead (only
+    tensors, never unpickled). image_size: side of the square input in px; None: the backbone's own. paper_input: give
+    the paper's six 224 px images normalised with ImageNet's mean and standard deviation, even if they were trained on
+    another input (no effect on any other name). pretrained: False leaves the weights random. Features of the six:
+    (1664,) densenet169, (2048,) resnet152, (768,) swin_t, (512,) clip_vit_b32, (1792,) facenet and at 224 px
+    (512, 7, 7) vggface. Raises InputError if there is no such network, or its weights are missing or do not fit."""
     if weights is not None and not weights.is_file():
         raise InputError(f"--backbone_weights {weights}: no such file; give a .safetensors or .pth file")
     source = PAPER_BACKBONES.get(name, name)
     if paper_input and name in PAPER_BACKBONES:
         image_size = image_size or PAPER_IMAGE_SIZE
-    if source in ("facenet", "vggface"):
-        backbone = {"facenet": _facenet, "vggface": _vggface}[source](weights, pretrained)
+    if source in LOADERS:
+        backbone = LOADERS[source](weights, pretrained)
     elif source.startswith("torchvision/"):
         backbone = _torchvision_backbone(source.removeprefix("torchvision/"), weights, pretrained)
     else:
@@ -116,6 +116,10 @@ def _vggface(weights: Path | None, pretrained: bool) -> Backbone:
             state[f"{torchvision_name.get(layer, layer)}.{parameter}"] = tensor
         load_weights(network, state, ("fc6", "fc7", "fc8", "classifier"), "vggface", weights)
     return Backbone(network, 224, VGGFACE_MEAN, (1 / 255,) * 3)
+
+
+# Networks that neither timm nor torchvision has: name -> loader(weights, pretrained), as load_backbone has them.
+LOADERS: dict[str, Callable[[Path | None, bool], Backbone]] = {"facenet": _facenet, "vggface": _vggface}
 
 
 def _download(url: str, cache: Path, name: str) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FROM = re.compile(r"^[ \t]*from ([\w.]+) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 IMPORT = re.compile(r"^[ \t]*import ([\w., ]+)", re.MULTILINE)
+PLACE = re.compile(r"""["']([\w.]+):\w+["']""")  # MODULE:NAME, which pkgutil.resolve_name imports
 READ_ELSEWHERE = {  # files outside of their packages that modules read
     "curation/datasheet.py": "dataset_card.md",
     "make_report.py": "classification/paper_results.csv",
@@ -35,6 +36,7 @@ def _imported(file: Path) -> list[Path]:
     text, names = file.read_text(encoding="utf-8"), []
     for module, imported in FROM.findall(text):
         names += [module, *(f"{module}.{name}" for name in re.findall(r"\w+", imported))]
+    names += PLACE.findall(text)
     for modules in IMPORT.findall(text):
         names += re.findall(r"[\w.]+", modules)
     files = []

@@ -10,6 +10,7 @@ import sys
 import weakref
 from functools import cache, lru_cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -17,11 +18,12 @@ import numpy as np
 
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
+from imaging.detector_names import MODEL_DETECTORS
 from imaging.onnx_sessions import open_onnx, providers
 
 if TYPE_CHECKING:
     from insightface.model_zoo.retinaface import RetinaFace as InsightfaceNetwork
-    from mediapipe.tasks.python.vision import FaceLandmarker
+    from mediapipe.tasks.python.vision import FaceLandmarker as MediaPipeNetwork
     from onnxruntime import InferenceSession
 
 LOWEST_SCORE = 0.3  # candidates with lower scores are not returned
@@ -201,7 +203,8 @@ class YuNet(FaceNetwork):
     LARGEST_OVERLAP = 0.3  # OpenCV's
     name, threshold, longest_side_px, grid_px = "yunet", 0.7, 800, 32
 
-    def __init__(self, model: Path):
+    def __init__(self, model: Path, device: str = "cpu"):
+        """device: it runs on the processor, whatever this says."""
         self.weights_sha256, self.model = sha256_of(model), f"YuNet, {model.name}"
         settings = {"score_threshold": LOWEST_SCORE, "nms_threshold": self.LARGEST_OVERLAP, "top_k": 5000}
         try:
@@ -237,7 +240,8 @@ class FaceLandmarker(FaceNetwork):
     MOST_FACES = 8
     name, threshold, n_dense = "mediapipe", 0.5, 478
 
-    def __init__(self, model: Path):
+    def __init__(self, model: Path, device: str = "cpu"):
+        """device: it runs on the processor, whatever this says."""
         try:
             import mediapipe
             from mediapipe.tasks.python import BaseOptions, vision
@@ -269,34 +273,28 @@ class FaceLandmarker(FaceNetwork):
 
 
 def load_model_detector(name: str, model: Path | None, device: str = "cpu") -> FaceNetwork:
-    """A network that wants a file: name "retinaface", "insightface", "yunet" or "mediapipe".
+    """The network with this name in MODEL_DETECTORS.
 
     Raises InputError with one line if the file is missing or cannot be read as this network."""
+    detector = MODEL_DETECTORS[name]
     if model is None:
-        raise InputError(f"--detector {name} needs the file of its network; add --detector_model {MODEL_FILES[name]}")
+        raise InputError(f"--detector {name} needs the file of its network; add --detector_model {detector.file}")
     if not model.exists():
-        raise InputError(f"--detector_model {model} is not there; name {MODEL_FILES[name]}")
-    if model.is_dir() and name != "insightface":
-        raise InputError(f"--detector_model {model} is a folder; name {MODEL_FILES[name]}")
+        raise InputError(f"--detector_model {model} is not there; name {detector.file}")
+    if model.is_dir() and not detector.may_be_folder:
+        raise InputError(f"--detector_model {model} is a folder; name {detector.file}")
     if not os.access(model, os.R_OK):
         raise InputError(f"--detector_model {model} cannot be read; check its permissions")
-    if name == "insightface":
-        return InsightFace(model, device)
-    if name == "retinaface":
-        session = open_onnx(model, device, "--detector_model")
-        return RetinaFace(model, session) if RetinaFace.has_layout(session) else InsightFace(model, device, name)
-    return {"yunet": YuNet, "mediapipe": FaceLandmarker}[name](model)
+    return resolve_name(detector.place)(model, device)
 
 
-MODEL_FILES = {  # what --detector_model names
-    "retinaface": "FILE.onnx",
-    "insightface": "the folder of a pack, or its detector's FILE.onnx",
-    "yunet": "FILE.onnx",
-    "mediapipe": "face_landmarker.task",
-}
+def open_retinaface(model: Path, device: str) -> FaceNetwork:
+    """RetinaFace from an ONNX file, through insightface if its outputs are laid out as insightface's."""
+    session = open_onnx(model, device, "--detector_model")
+    return RetinaFace(model, session) if RetinaFace.has_layout(session) else InsightFace(model, device, "retinaface")
 
 
-def _close(network: FaceLandmarker) -> None:
+def _close(network: MediaPipeNetwork) -> None:
     """Close MediaPipe's network, so that it does not try to when Python's modules are gone and print a traceback."""
     try:
         network.close()
@@ -328,7 +326,7 @@ def _insightface_network(model: Path, device: str) -> InsightfaceNetwork:
         reason = ""
     if getattr(network, "taskname", None) != "detection" or not network.use_kps:
         text = "insightface finds no face detector with five landmarks in it"
-        raise InputError(f"--detector_model {model}: {text}{reason}; name {MODEL_FILES['insightface']}")
+        raise InputError(f"--detector_model {model}: {text}{reason}; name {MODEL_DETECTORS['insightface'].file}")
     return network
 
 

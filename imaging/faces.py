@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 
 import cv2
 import numpy as np
@@ -22,8 +23,8 @@ from PIL import Image, ImageOps
 from skimage.transform import SimilarityTransform
 
 from harness.errors import InputError
-from imaging.detector_names import MODEL_DETECTORS
-from imaging.face_detectors import LOWEST_SCORE, MTCNN, Candidates, FaceNetwork, load_model_detector
+from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
+from imaging.face_detectors import LOWEST_SCORE, Candidates, FaceNetwork, load_model_detector
 
 LANDMARKS = ("eye at image left", "eye at image right", "nose", "mouth at image left", "mouth at image right")
 PAPER_BORDER = 0.5  # of height and width, black, on every side
@@ -131,9 +132,6 @@ class Placement:
         return Candidates(boxes, moved(faces.landmarks), faces.scores, dense)
 
 
-DETECTORS = {"mtcnn": MTCNN}  # those that need no file
-
-
 def load_detector(name: str = "mtcnn", device: str = "cpu", *, model: Path | None = None) -> Detector:
     """The detector with this name in FACE_DETECTORS or MODEL_DETECTORS, on `device` ("cpu", "cuda", ...).
 
@@ -141,12 +139,12 @@ def load_detector(name: str = "mtcnn", device: str = "cpu", *, model: Path | Non
     ValueError for other names, and InputError with one line for a model that is missing, or that cannot be read."""
     if name in MODEL_DETECTORS:
         return Detector(load_model_detector(name, None if model is None else Path(model), str(device)))
-    if name not in DETECTORS:
-        names = ", ".join(sorted([*DETECTORS, *MODEL_DETECTORS]))
+    if name not in FACE_DETECTORS:
+        names = ", ".join(sorted([*FACE_DETECTORS, *MODEL_DETECTORS]))
         raise ValueError(f"there is no face detector {name!r}; choose from {names}")
     if model is not None:
         raise InputError(f"--detector {name} has its weights in its package; leave out --detector_model {model}")
-    return Detector(DETECTORS[name](device))
+    return Detector(resolve_name(FACE_DETECTORS[name])(device))
 
 
 # Places of the LANDMARKS in an aligned face, as shares of its side. Models were trained on faces aligned like this.

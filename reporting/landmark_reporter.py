@@ -268,10 +268,9 @@ class LandmarkReporter:
         ]
 
     def record(self) -> dict:
-        """What a run's record says of the rules; the detector has a record of its own."""
-        return {"norms_sha256": self.norms.sha256, "norms_n_faces": self.norms.n_faces} | {
-            "threshold_sd": self.threshold_sd
-        }
+        """What a run's record says of the rules and their detector."""
+        norms = {"norms_sha256": self.norms.sha256, "norms_n_faces": self.norms.n_faces}
+        return self.detector.record() | norms | {"threshold_sd": self.threshold_sd}
 
 
 def report(deviations: np.ndarray, threshold_sd: float = THRESHOLD_SD) -> str:

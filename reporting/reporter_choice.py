@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from imaging.faces import Detector
 from reporting import landmark_reporter, report_sections
 from reporting.landmark_reporter import LandmarkReporter, Norms
 from reporting.report_inputs import ReportInputs
-from reporting.reporter_names import LANDMARKS, NORMS
+from reporting.reporter_names import LANDMARKS, NORMS, REPORTERS
 from reporting.reporters import Reporter, RuleReporter
 
 
@@ -40,12 +41,10 @@ def open_reporter(
     """The reporter, and a record of what its reports depend on: its name, its weights, its settings, its prompts.
 
     Raises InputError if it cannot be opened."""
-    if choice.reporter == LANDMARKS:
-        detector = open_detector(choice.detector, choice.detector_model, choice.cache_dir, device)
-        rules = LandmarkReporter(detector, norms_of(inputs, detector, choice.norms))
-        reporter = RuleReporter(LANDMARKS, rules, choice.batch_size)
-        return reporter, reporter.record() | detector.record() | rules.record()
-    if choice.base_url:
+    if choice.reporter in REPORTERS:
+        reporter = resolve_name(REPORTERS[choice.reporter])(choice, inputs, device)
+        record = reporter.record()
+    elif choice.base_url:
         reporter = _server(choice)
         record = reporter.record()
     else:
@@ -53,9 +52,17 @@ def open_reporter(
 
         reporter = load_image_text_reporter(choice.reporter, device, choice.batch_size, choice.max_new_tokens)
         record = reporter.record() | {"model_digest": model_digest(choice.reporter, reporter.model)}
-    record["prompt_sha256"] = report_sections.prompt_sha256(reporter.asked(0))
-    record["second_prompt_sha256"] = report_sections.prompt_sha256(reporter.asked(1))
+    if reporter.prompt is not None:
+        record["prompt_sha256"] = report_sections.prompt_sha256(reporter.asked(0))
+        record["second_prompt_sha256"] = report_sections.prompt_sha256(reporter.asked(1))
     return reporter, record
+
+
+def open_landmarks(choice: ReporterChoice, inputs: ReportInputs, device: torch.device) -> Reporter:
+    """The reporter that measures proportions. Raises InputError if there is no detector or there are no norms."""
+    detector = open_detector(choice.detector, choice.detector_model, choice.cache_dir, device)
+    rules = LandmarkReporter(detector, norms_of(inputs, detector, choice.norms))
+    return RuleReporter(LANDMARKS, rules, choice.batch_size)
 
 
 def _server(choice: ReporterChoice) -> Reporter:

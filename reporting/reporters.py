@@ -78,6 +78,8 @@ class WritesReports(Protocol):
 
     def write_reports(self, pictures: Sequence[np.ndarray]) -> list[str]: ...
 
+    def record(self) -> dict: ...
+
 
 class RuleReporter(Reporter):
     """A reporter that follows rules, is not asked in words, and always writes the same about a picture."""
@@ -92,6 +94,9 @@ class RuleReporter(Reporter):
             texts = self.rules.write_reports([picture for _, picture in batch])
             for (key, _), text in zip(batch, texts, strict=True):
                 yield key, Answer(text)
+
+    def record(self) -> dict:
+        return super().record() | self.rules.record()
 
 
 def cut_loops(text: str) -> Answer:

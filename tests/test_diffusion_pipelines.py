@@ -17,8 +17,6 @@ import train_dreambooth
 from generation import diffusion_pipelines as diffusion
 from generation import fastgan, generator_choices
 from harness import errors
-from imaging import faces
-from imaging.detector_names import FACE_DETECTORS
 
 Tensors = dict[str, torch.Tensor]
 
@@ -427,4 +425,3 @@ def test_commands_offer_the_keys_of_the_tables_that_are_indexed():
     assert tuple(diffusion.SCHEDULERS) == generator_choices.SCHEDULERS
     assert tuple(diffusion.WEIGHT_TYPES) == generator_choices.MIXED_PRECISION
     assert set(generator_choices.FASTGAN_RESOLUTIONS) <= set(fastgan.WIDTHS)
-    assert tuple(faces.DETECTORS) == FACE_DETECTORS

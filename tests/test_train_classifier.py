@@ -27,9 +27,8 @@ import train_classifier
 from classification import backbones, classifiers
 from curation import protocols
 from harness import errors
-from imaging import augmentations, faces
+from imaging import augmentations
 from imaging.corruptions import CORRUPTIONS, SEVERITIES
-from imaging.detector_names import FACE_DETECTORS
 from publishing import model_upload
 from scoring import metrics, prediction_files, run_scores
 
@@ -785,10 +784,9 @@ def test_flags_have_one_name_in_all_commands_and_the_former_ones_still_work():
     assert train_classifier.settings_of(now, {})["image_size"] == 64  # so that runs in progress can be continued
 
 
-def test_trackers_and_detectors_on_offer_are_those_that_there_are():
+def test_trackers_on_offer_are_those_that_there_are():
     kinds = [str(kind.value) for kind in LoggerType if kind != LoggerType.ALL]
     assert list(train_classifier.TRACKERS) == kinds
-    assert sorted(FACE_DETECTORS) == sorted(faces.DETECTORS)
 
 
 def test_two_processes_report_a_mistake_once(tiny, tmp_path):
