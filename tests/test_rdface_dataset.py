@@ -712,7 +712,8 @@ def test_row_with_too_few_cells_and_folder_without_images(curator, tmp_path, cap
     bare = Curator(tmp_path / "bare")
     bare.add("a.jpg")
     assert run("validate", bare.save()) == 2 and "holds no images" in capsys.readouterr().err
-    assert run("validate", tmp_path / "nowhere") == 2 and "is not a folder" in capsys.readouterr().err
+    nowhere = tmp_path / "nowhere"
+    assert run("validate", nowhere) == 2 and f"{nowhere}: is not a folder" in capsys.readouterr().err
 
 
 def test_the_command_itself_exits_2_without_a_traceback(curator, tmp_path):
