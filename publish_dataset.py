@@ -189,7 +189,11 @@ def withdraw(args: argparse.Namespace) -> None:
         raise InputError(f"{args.folder}: holds synthetic images; give the folder of the photographs")
     is_listed = args.image_id in {line.image_id for line in withdrawn_list.listed(args.folder)}
     if not is_listed and args.image_id not in contents.image_ids:
-        raise InputError(f"{args.folder}: holds no photograph {args.image_id}; give an image_id of its config real")
+        bare = re.sub(r"\.[a-z]\w*$", "", args.image_id.casefold())  # of a file's name
+        like = [known for known in contents.image_ids if known.casefold() == bare]
+        is_it = f" (is it {like[0]}?)" if like else ""
+        reason = f"holds no photograph {args.image_id}{is_it}; give an image_id of its config real"
+        raise InputError(f"{args.folder}: {reason}")
     from curation.parquet_files import parquet_digest, shard_digests
     from publishing import traces, withdrawal  # import datasets, which takes a second: refusals come before
     from publishing.published_copy import remove_leftovers
@@ -202,6 +206,7 @@ def withdraw(args: argparse.Namespace) -> None:
     left = traces.traces_of(args.folder, photograph, made_since, list(repo_ids.values()))
     places = dict.fromkeys([*(folder for folder, _ in args.derived), *left.searched])
     derived = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder in places}
+    print("would be removed:" if args.dry_run else "to be removed:")
     print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if is_listed else ""))
     for folder, its_derived in derived.items():
         lines = its_derived.lines(folder)

@@ -165,7 +165,7 @@ def build(args: argparse.Namespace) -> int:
 
 
 def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, started: float) -> int:
-    from curation import build_target, building, datasheet, schema, withdrawn_list
+    from curation import build_target, building, datasheet, protocols, schema, withdrawn_list
 
     recognition = open_recognition(args)  # refused now, too
 
@@ -190,7 +190,12 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     # ---- groups, folds, Parquet files, card
     why_no_paper = building.fill_in_groups_and_folds(rows, examined.pairs)
     if why_no_paper:
-        print(f"warning: protocol paper cannot be applied, its columns are null: {why_no_paper}", file=sys.stderr)
+        print(f"warning: no protocol paper, its columns are null: {why_no_paper}", file=sys.stderr)
+    if all(row.values["strict_fold"] is None for row in rows):
+        why = f"{protocols.NO_STRICT}, so nothing can be tested; add photographs of further people"
+        print(f"warning: no protocol strict, its column is null: {why}", file=sys.stderr)
+    elif why_no_paper:
+        print("use protocol strict, which is the default", file=sys.stderr)
     pairs, persons = open_pairs(examined, recognition)
     finished = workspace / "made"
     finished.mkdir()

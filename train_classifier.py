@@ -17,6 +17,7 @@ import hashlib
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -406,13 +407,20 @@ def summary(
     """What this run is about to do, so that the user sees at once whether it is the run that was meant."""
     images, backbone = study.images, study.backbone
     aligned = f"faces aligned by {backbone.face_alignment}" if backbone.face_alignment else "whole images"
+    place = "folder" if Path(args.dataset_name).is_dir() else "Hub"
+    simulated = "SIMULATED, " if study.is_simulated else ""
     lines = [
-        f"{args.dataset_name} ({'folder' if Path(args.dataset_name).is_dir() else 'Hub'}, config {images.config_name}, "
+        f"{args.dataset_name} ({simulated}{place}, config {images.config_name}, "
         f"fingerprint {images._fingerprint}): {len(images)} images, {study.label.num_classes} classes",
         f"{args.backbone} at {backbone.image_size} px, {aligned}, {study.names['recipe']}, protocol {args.protocol}, "
         f"{len(folds)} folds x {len(args.seed)} seeds ({n_done} done before), "
         f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision",
     ]
+    if args.k_shot:
+        labels = images["label"][:]
+        largest = max(max(Counter(labels[row] for row in fold.train.tolist()).values()) for fold in folds)
+        if args.k_shot > largest:
+            lines.append(f"--k_shot {args.k_shot}: all photographs train, since no condition has more than {largest}")
     if straddling := protocols.straddling(folds, images["group_id"][:]):
         lines.append(f"protocol {args.protocol}: {straddling} test images share a patient or copy with training")
     return "\n".join(lines)
@@ -445,7 +453,8 @@ def finish(
     record |= {"seeds": args.seed, "augmentation": augmentations.AMOUNTS if args.augmentation == "gentle" else None}
     record["folds"] = [{name: fold[name] for name in fold if name not in TOO_LONG} for fold in folds]
     write_json(args.output_dir / "run.json", record)
-    print(f"written: {args.output_dir}: " + ", ".join(name for name in RESULTS if (args.output_dir / name).is_file()))
+    written = [name for name in RESULTS if (args.output_dir / name).is_file()]
+    print(f"written: {args.output_dir}: " + ", ".join([*written, *["folds/*/model"] * args.save_models]))
     if args.push_to_hub:
         facts = [f"{len(study.images)} images, {study.label.num_classes} conditions", f"recipe {study.names['recipe']}"]
         card = model_upload.model_card("RDFace classifier", study.names["backbone"], facts, table, study.is_simulated)

@@ -75,7 +75,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "all backbones together, or those that tell training conditions apart best on inner episodes or folds"
     add("--ensemble", choices=("all", "chosen"), default="all", help=text)
     add_input(add, "none; mtcnn for an .onnx file")
-    add("--mode", choices=MODES, default="frozen", help="see above")
+    text = (
+        "train: all weights on episodes of training conditions, as in the paper; frozen: features computed once, all"
+        " heads answer the same episodes; gallery: held-out photographs rank the conditions of known ones"
+    )
+    add("--mode", choices=MODES, default="frozen", help=text)
     add("--protocol", choices=PROTOCOLS, default="strict", help="which conditions are tested, and how it is drawn")
     add_fold(add)
     add("--n_way", type=int, default=5, help="conditions per episode")

@@ -28,6 +28,8 @@ from harness.launched_processes import device_record
 from imaging import corruptions
 from imaging.pixel_cache import JoinedArrays, Pixels, cached_pixels, join
 
+MOST_NAMED = 10  # of the photographs without a face
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -106,7 +108,9 @@ class Study:
         pixels = cached_pixels(accelerator, self.images, *decoding, records=to_compare)
         n = len(self.images)
         if missed := pixels.faces_missed.sum():
-            accelerator.print(f"no face found in {missed} of {n} images: these are used whole")
+            names = [self.images["image_id"][row] for row in np.flatnonzero(pixels.faces_missed)[:MOST_NAMED].tolist()]
+            named = ", ".join(names) + (", ..." if missed > MOST_NAMED else "")
+            accelerator.print(f"no face found in {missed} of {n} images ({named}): these are used whole")
         if with_corruptions:
             kinds = itertools.product(corruptions.CORRUPTIONS, corruptions.SEVERITIES)
             self.corrupted = {kind: cached_pixels(accelerator, self.images, *decoding, kind) for kind in kinds}

@@ -66,7 +66,7 @@ class Row:
 def check_is_folder(folder: Path) -> None:
     """Raise FolderError if the curator's folder is none, or may not be looked into."""
     if not os.path.isdir(folder):
-        raise FolderError(folder.name, "is not a folder", f"give the folder that holds {CSV_NAME}")
+        raise FolderError(str(folder), "is not a folder", f"give the folder that holds {CSV_NAME}")
 
 
 def quoted(text: str) -> str:

@@ -32,6 +32,7 @@ MAX_CHARACTERS = {  # per column: at least five times the longest value that is 
 }  # fmt: skip
 MAX_OWN_CHARACTERS = 20_000  # of a cell of the curator's own columns, which are free text
 MAX_GENE_CHARACTERS = 50
+MOST_FILES_NAMED = 10  # in the note on files that no row names
 READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset column, reader, remedy
     "subject_id": ("subject_id", value_parsers.text_or_none, ""),
     "disease_name": ("disease_name", value_parsers.text_or_none, ""),
@@ -52,6 +53,7 @@ class Folder:
 
     root: Path
     _listed: dict[Path, dict[str, str]] = field(default_factory=dict)
+    _asked_for: set[str] = field(default_factory=set)
 
     def find(self, abbreviation: str, name: str) -> Path | str:
         """The file of this name, even if its Unicode form differs, or the reason why there is none."""
@@ -68,7 +70,10 @@ class Folder:
             names = self._names(path.parent)
             key = _same_spelling(name)
             if key not in names:
-                return f"{name} is missing"
+                like = [other for spelt, other in names.items() if _is_but_for_ending(key, spelt)]
+                self._asked_for.update(_same_spelling(str(path.with_name(other))) for other in like[:1])
+                return f"{name} is missing" + (f" (there is {like[0]})" if like else "")
+            self._asked_for.add(_same_spelling(str(path.with_name(names[key]))))
             if unicodedata.normalize("NFC", names[key]) != unicodedata.normalize("NFC", name):
                 return f"{name} is missing (there is {names[key]})"
             path = path.with_name(names[key])
@@ -77,7 +82,16 @@ class Folder:
             return f"{name} is a link that leads out of the folder"
         if path.is_symlink() and not path.exists():
             return f"{name} is a link that leads to no file"
+        self._asked_for.add(_same_spelling(str(path)))
         return path if path.is_file() else f"{name} is not a file"
+
+    def unnamed(self) -> list[str]:
+        """The files below rd_images that were never asked for, as paths within it, without hidden ones."""
+        images = self.root / IMAGES
+        files = (Path(folder) / name for folder, _, names in os.walk(images) for name in names if name[0] != ".")
+        return sorted(
+            str(path.relative_to(images)) for path in files if _same_spelling(str(path)) not in self._asked_for
+        )
 
     def _condition(self, abbreviation: str) -> Path:
         folder = self.root / IMAGES / abbreviation
@@ -90,6 +104,11 @@ class Folder:
             names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
             self._listed[folder] = {_same_spelling(name): name for name in names}
         return self._listed[folder]
+
+
+def _is_but_for_ending(name: str, other: str) -> bool:
+    """Whether two names differ in their endings only, as WIL.9.png or WIL.9 does from WIL.9.jpg."""
+    return other.rpartition(".")[0] in (name, re.sub(r"\.[a-z]\w*$", "", name))
 
 
 def _same_spelling(name: str) -> str:
@@ -125,6 +144,8 @@ def read(
         if row:
             _read_values(row, cell, extra, nulls, problems)
             rows.append(row)
+        elif cell and not _damage("subject_id", cell.get("subject_id", "")):  # so that one look finds all mistakes
+            _read_values(Row(line, "", folder, {}), cell, extra, nulls, problems)
         unread = [number + 1 for number in nameless if any(map(str.isalnum, "".join(cells[number : number + 1])))]
         if unread:
             reason = f"column {unread[0]} has no name, and is left out"
@@ -132,10 +153,21 @@ def read(
     for text in nulls.unmet.values():
         reason = f"no cell holds {quoted(text)}, which --null_values names"
         problems.append(Problem(CSV_NAME, None, None, "note", reason, f"check the spelling of {quoted(text)}"))
+    _note_unnamed(files, problems)
     row_consistency.note_spellings(rows, problems)
     rows = _once(row_consistency.agreeing(rows, problems), problems)
     row_consistency.note_doubtful(rows, problems)
     return rows, extra
+
+
+def _note_unnamed(files: Folder, problems: list[Problem]) -> None:
+    """Add a note on the files that no row names: a row may have been forgotten."""
+    names = files.unnamed()
+    if names:
+        more = f" and {len(names) - MOST_FILES_NAMED} more" if len(names) > MOST_FILES_NAMED else ""
+        reason = f"no row names {', '.join(map(quoted, names[:MOST_FILES_NAMED]))}{more}"
+        remedy = "add a row for each photograph that belongs here; other files are left out"
+        problems.append(Problem(IMAGES, None, None, "note", reason, remedy))
 
 
 def _own_columns(header: csv_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
@@ -209,16 +241,16 @@ def _usable_row(
         return refuse("disease_abbr", "is empty", "add the abbreviation, or delete the row")
     if not re.fullmatch(r"[^\W_][\w .+()'-]*", abbreviation) or len(abbreviation) > 100:
         return refuse("disease_abbr", f"{quoted(abbreviation)} cannot name a folder", "use letters, digits, - and _")
+    name = cell["image_name"].strip()
+    path = files.find(abbreviation, name)
     # A row whose subject cannot be read is refused: the same person might be on both sides of a fold otherwise.
     damage = _damage("subject_id", cell.get("subject_id", ""))
     if damage:
         return refuse("subject_id", *damage)
-    name = cell["image_name"].strip()
     other = _other_abbreviation(abbreviation, name, r"\.[0-9]+", abbreviations)
     if other:
         reason = f"{quoted(name)} is named as a photograph of {other}, but its row is of {abbreviation}"
         return refuse("image_name", reason, "correct the abbreviation, or rename the file")
-    path = files.find(abbreviation, name)
     if isinstance(path, str):
         return refuse("image_name", path, "correct the name, add the file or delete the row")
     other = _other_abbreviation(abbreviation, name, r"[ _-]*\(?[0-9]+\)?", abbreviations)

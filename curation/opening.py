@@ -35,6 +35,7 @@ CARD_ERRORS = (
     RecursionError,
 )  # raised over a header that is not ours
 WRITE_REPORTS = "write reports with vlm_report_eval.py generate"
+MOST_NAMED = 5  # of the folders in which a config lies
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
 FINGERPRINT_DIGITS = 16
 ELSEWHERE = re.compile(
@@ -95,6 +96,10 @@ def _loaded(name: str, config_name: str | None, remedy: str) -> datasets.Dataset
             cache = datasets.config.HF_DATASETS_CACHE
             reason = f"its cache {cache} cannot be written ({why})"
             raise InputError(f"dataset {name}: {reason}; set HF_DATASETS_CACHE or HF_HOME to another folder") from error
+        if config_name and "BuilderConfig" in str(error):
+            within = sorted({str(file.parents[1]) for file in Path(name).rglob(f"{config_name}/*.parquet")})
+            instead = f"give {' or '.join(within[:MOST_NAMED])}" if within else remedy
+            raise InputError(f"dataset {name}: holds no config {config_name}; {instead}") from error
         raise InputError(f"dataset {name}: {one_line(error)}; {remedy}") from error
     except CARD_ERRORS as error:
         reason = f"README.md: its header cannot be read ({one_line(error)})"

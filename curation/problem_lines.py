@@ -19,7 +19,7 @@ def print_problems(problems: Sequence[Problem], stream: TextIO) -> None:
     for problem in problems:
         rows = rows_alike.pop(_kind(problem), []) if problem.severity == "note" else [problem.row]
         if rows:
-            more = f" (also {named_rows(rows[1:])})" if rows[1:] else ""
+            more = f" (likewise {named_rows(rows[1:])})" if rows[1:] else ""
             print(f"{problem}{more}", file=stream)
 
 

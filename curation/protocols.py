@@ -7,6 +7,7 @@ when the dataset is built, and stored in its columns; afterwards they are only r
 """
 
 import argparse
+import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -23,7 +24,9 @@ from harness.text_normalization import subject_key
 
 N_FOLDS = 5
 PAPER_SEED = 42  # the authors' random_state
+PAPER_TEST_SHARE = 0.25
 STRICT_SEED = 20260
+NO_STRICT = "no condition has photographs of two people"  # why strict_fold holds nulls only
 STRICT_DRAWS = 64  # tried if groups that span many conditions get in each other's way; otherwise one draw is enough
 
 
@@ -119,10 +122,15 @@ def _paper_training_list(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.model_selection import train_test_split  # takes over a second, and only the paper's splits need it
 
     singletons, others = _singletons_first(np.arange(len(label)), label)
-    try:
-        train, test = train_test_split(others, test_size=0.25, random_state=PAPER_SEED, stratify=label[others])
-    except ValueError as error:
-        raise ProtocolError(f"the 25 % test split cannot be drawn: {error}") from error
+    n_test, conditions = math.ceil(PAPER_TEST_SHARE * len(others)), len(np.unique(label[others]))
+    if not conditions:
+        raise ProtocolError("the paper's test side cannot be drawn: no condition has two images")
+    if n_test < conditions:
+        raise ProtocolError(
+            f"the paper's test side cannot be drawn: it holds {PAPER_TEST_SHARE:.0%} of the images of conditions with "
+            f"several, here {n_test} of {len(others)}, too few for one image of each of these {conditions} conditions"
+        )
+    train, test = train_test_split(others, test_size=PAPER_TEST_SHARE, random_state=PAPER_SEED, stratify=label[others])
     return np.concatenate([singletons, train]), test
 
 
@@ -220,15 +228,20 @@ def folds(columns: Mapping[str, Sequence], protocol: str, n: int | None = None) 
     fold = np.array([-1 if value is None else value for value in columns[fold_column]], dtype=np.int64)
     _check_stored(columns, fold, fold_column)
     if (fold < 0).all():
-        raise ProtocolError(
-            f"column {fold_column} holds nulls only: the dataset is too small for protocol {protocol}"
-            + ("; use --protocol strict" if protocol == "paper" else ": no condition has two groups of images")
-        )
+        too_small = f"column {fold_column} holds nulls only: the dataset is too small for protocol {protocol}"
+        if protocol == "paper" and _holds_strict_folds(columns):
+            raise ProtocolError(f"{too_small}; use --protocol strict")
+        of_both = f", and {NO_STRICT}, as strict requires" if protocol == "paper" else f": {NO_STRICT}"
+        raise ProtocolError(f"{too_small}{of_both}; add photographs of further people")
     numbers = sorted(set(fold[fold >= 0].tolist()))
     if n is not None and n not in numbers:
         raise ProtocolError(f"there is no fold {n} under protocol {protocol}; the dataset has {numbers}")
     read = _strict_fold if protocol == "strict" else _paper_fold
     return [read(columns, fold, k) for k in (numbers if n is None else [n])]
+
+
+def _holds_strict_folds(columns: Mapping[str, Sequence]) -> bool:
+    return any(value is not None for value in columns["strict_fold"])
 
 
 def fold_number(text: str) -> int | None:

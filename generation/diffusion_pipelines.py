@@ -106,8 +106,9 @@ def open_pipeline(
             raise InputError(
                 f"{flag} {name}: lacks weights of {LACKS}; download it again, or convert it anew"
             ) from error
-        reason = one_line(error).partition(". If you want to instead")[0]
-        raise InputError(f"{flag} {name}: {reason[:300]}; {remedy}") from error
+        there = "" if configs or Path(name).is_dir() else "there is no such folder, and on the Hub: "
+        reason = one_line(error).partition(". If you want to instead")[0].rstrip(".")
+        raise InputError(f"{flag} {name}: {there}{reason[:300]}; {remedy}") from error
     except Unfit as error:
         raise InputError(f"{flag} {name}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

@@ -22,7 +22,7 @@ from generation.scored_images import read_scores, write_scored
 from generation.selection import Selection, select
 from generation.stored_rows import StoredRows
 from harness.errors import InputError, one_line
-from harness.files import sha256_of, write_json
+from harness.files import read_json, sha256_of, write_json
 
 GIVES_AWAY = ("near copy", "resembles the person")  # how the reasons of images begin that give a patient away
 
@@ -285,10 +285,13 @@ def kind_of(reason: str) -> str:
 
 
 def summary(folder: Path, outcome: Outcome) -> str:
-    """For the screen: how many images were kept, why the others were not, and what was written."""
+    """For the screen: how many images were kept, why the others were not, the privacy verdict, and what was written."""
     reasons = Counter(kind_of(reason) for reason in outcome.scores["reject_reason"] if reason)
     lines = [f"kept {int(outcome.scores['kept'].sum())} of {len(outcome.scores)} images"]
     lines += [f"  {n:6d} {reason}" for reason, n in reasons.most_common()]
+    report = read_json(folder / PRIVACY_REPORT, "filter again")
+    why = f"; {PRIVACY_REPORT} holds the reasons, and publish_dataset.py refuses the images" * bool(report["reasons"])
+    lines.append(f"privacy report: {report['verdict']}{why}")
     lines.append(
         f"written: {folder}: synthetic, results.json, {PRIVACY_REPORT}, {score_provenance.RECORD_NAME}, run.json"
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import errno
 import os
 import signal
@@ -33,15 +34,33 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": _Help, "allow_abbrev": False} | settings)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            message += self._is_it(message.partition(": ")[2].split())
         fail(f"{message}; see --help", 2)
+
+    def _is_it(self, unknown: list[str]) -> str:
+        """ " (is it --k_shot?)" for --k-shot; empty if no option of the command is spelt nearly so."""
+        subparsers = [action.choices.values() for action in self._actions if isinstance(action.choices, dict)]
+        parsers = [self, *(parser for choices in subparsers for parser in choices)]
+        options = [option for parser in parsers for option in parser._option_string_actions]
+        for option in (text.partition("=")[0] for text in unknown if text.startswith("--")):
+            like = difflib.get_close_matches("--" + option[2:].replace("-", "_"), options, 1)
+            if like:
+                return f" (is it {like[0]}?)"
+        return ""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Keeps the line breaks of a description, and adds the default unless the help text explains it already."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        has_default = action.default not in (None, [], False) and "default" not in (action.help or "")
-        return super()._get_help_string(action) if has_default and not action.required else action.help
+        default = action.default
+        has_default = default not in ([], "", None) and default is not False
+        if action.required or not has_default or "default" in (action.help or ""):
+            return action.help
+        if isinstance(default, list):
+            return f"{action.help} (default: {' '.join(map(str, default)).replace('%', '%%')})"
+        return super()._get_help_string(action)
 
 
 def path_argument(text: str) -> Path:

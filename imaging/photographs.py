@@ -185,6 +185,8 @@ def _kind(file_bytes: bytes) -> str:
     """What unreadable bytes look like, in words that repeat none of them."""
     if file_bytes[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
         return "its content is HEIC"
+    if file_bytes.startswith(b"%PDF"):
+        return "its content is PDF"
     if file_bytes.startswith((JPEG_START, PNG_START, b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")):
         return "it is damaged or truncated"
     sample = file_bytes[:512]

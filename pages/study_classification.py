@@ -206,7 +206,9 @@ def few_shot_section(study: Study, note: str) -> Section:
             Missing("No run of few-shot episodes lies in this folder.", f"{FEW} --output_dir RUN_DIR/episodes")
         )
     galleries = [block for run in study.of(GALLERY) for block in gallery_blocks(run, note)]
-    missing = Missing("No run of a gallery lies here.", f"{FEW.replace('frozen', 'gallery')} --output_dir ..")
+    missing = Missing(
+        "No run of a gallery lies here.", f"{FEW.replace('frozen', 'gallery')} --output_dir RUN_DIR/gallery"
+    )
     return Section("few-shot", "Few photographs: episodes and retrieval", [*blocks, *(galleries or [missing])])
 
 

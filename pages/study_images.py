@@ -27,7 +27,10 @@ from pages.study_runs import CLASSIFIER, FEW_SHOT, FILTER, GALLERY, GENERATOR, R
 
 BUILD = "python rdface_dataset.py build INPUT_DIR --output_dir RUN_DIR/rdface-sim"
 GENERATE = "accelerate launch train_dreambooth.py --dataset_name DATASET --output_dir RUN_DIR/dreambooth"
-FILTERING = "accelerate launch filter_synthetic.py --dataset_name DATASET --synthetic_dataset SYNTHETIC --output_dir .."
+FILTERING = (
+    "accelerate launch filter_synthetic.py --dataset_name DATASET --synthetic_dataset SYNTHETIC"
+    " --output_dir RUN_DIR/filtered"
+)
 PRIVACY_REPORT = "privacy_report.json"
 ON_PHOTOGRAPHS = (CLASSIFIER, FEW_SHOT, GALLERY)  # kinds of runs whose record names the dataset of photographs
 N_FACES = 24  # of each kind

@@ -14,7 +14,10 @@ from reporting.report_dataset import Reports, open_reports
 from reporting.term_similarity import TermSpace
 
 GENERATE = "accelerate launch vlm_report_eval.py generate --dataset_name DATASET --output_dir RUN_DIR/real_reports"
-SCORE = "python vlm_report_eval.py score --real_reports RUN_DIR/real_reports --synthetic_reports .. --output_dir .."
+SCORE = (
+    "python vlm_report_eval.py score --real_reports RUN_DIR/real_reports"
+    " --synthetic_reports RUN_DIR/synthetic_reports --output_dir RUN_DIR/agreement"
+)
 PLACES = {"most alike": 0.0, "median": 0.5, "least alike": 1.0}  # among conditions, by their median pair
 FIELDS = ("precision", "recall")
 SIDES = {"matched": "own condition", "mismatched": "all others"}  # of results.json -> as the page calls them

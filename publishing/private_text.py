@@ -211,7 +211,7 @@ def _personal_kinds(text: str) -> Iterator[str]:
         yield STREET
     if WHOLE_DATE.fullmatch(text):
         yield DAY
-    if LONG_NUMBER.search(text):
+    elif LONG_NUMBER.search(text):
         yield RECORD
 
 

@@ -10,7 +10,8 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -176,6 +177,7 @@ def _list_problems(text: str) -> list[str]:
 def _examined_shard(name: str, path: Path, originals: _Photographs, own_columns: Collection[str] | None) -> _Shard:
     """name: the path in the repository; originals: those of the shards examined before, to which it adds its own."""
     shard, config = _Shard(), name.split("/")[0]
+    alike: dict[str, list[str]] = defaultdict(list)  # problem -> the places where it was found
     try:
         with pq.ParquetFile(path) as file:
             shard.columns, shard.rows = file.schema_arrow.names, file.metadata.num_rows
@@ -187,12 +189,19 @@ def _examined_shard(name: str, path: Path, originals: _Photographs, own_columns:
             examined = [column for column in shard.columns if column in known or column in own_columns]
             for number, row in enumerate(_rows(file, examined), start=1):
                 where = f"{name}: row {number} ({row.get('image_id') or row.get('synthetic_id')})"
-                shard.problems += [f"{where}: {problem}" for problem in _row_problems(row, own_columns)]
+                for problem in _row_problems(row, own_columns):
+                    alike[problem].append(where)
                 if config in REAL_CONFIGS and (problem := originals.add(config, row)):
                     shard.problems.append(f"{where}: {problem}")
+            shard.problems += [_in_rows(problem, places) for problem, places in alike.items()]
     except (pa.ArrowException, OSError, KeyError) as error:
         shard.problems.append(f"{name}: cannot be read ({one_line(error)}); make the dataset again")
     return shard
+
+
+def _in_rows(problem: str, places: Sequence[str]) -> str:
+    """One line for a problem that several rows of a shard have in the same words; places: of these rows."""
+    return f"{places[0]}: {problem}" + (f" (also in {len(places) - 1} further rows)" if places[1:] else "")
 
 
 def _rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict]:

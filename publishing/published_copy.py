@@ -98,7 +98,9 @@ def _refuse(
                 problems.append(f"{config}/{path.name}: has other columns than the first file; {REMAKE}")
     for name in own_columns:
         if schemas and name not in seen:
-            problems.append(f"--publish_columns {name}: no config has a column of the curator's own of this name")
+            there = ", ".join(sorted(seen)) or "none"
+            reason = f"no config has a column of the curator's own of this name; there is {there}"
+            problems.append(f"--publish_columns {name}: {reason}")
     if problems:
         lines = "\n".join(problems[:NAMED])
         more = f" and {len(problems) - NAMED} more" if len(problems) > NAMED else ""

@@ -161,7 +161,8 @@ def load_image_text_reporter(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, HfHubHTTPError, HFValidationError) as error:
-        raise InputError(f"--reporter {name} cannot be opened ({one_line(error)[:300]}); {REMEDY}") from error
+        there = "" if folder else "there is no such folder, and on the Hub: "
+        raise InputError(f"--reporter {name} cannot be opened ({there}{one_line(error)[:300]}); {REMEDY}") from error
     if getattr(processor, "chat_template", None) is None or getattr(processor, "image_processor", None) is None:
         raise InputError(f"--reporter {name} has no chat template or takes no pictures; {REMEDY}")
     shown = folder.resolve().name if folder else name

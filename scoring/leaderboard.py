@@ -24,7 +24,7 @@ from scoring.prediction_files import read_predictions
 from scoring.run_scores import replicates_of, shown
 
 COLUMNS = ("top1", "top5", "top10", "top30", "macro_f1")  # those that a run has; others if it has none of them
-REMEDY = "give the folder that a training script wrote, or run again"
+REMEDY = "give folders of train_classifier.py or train_fewshot.py, or run these again"
 # Parts of a recipe that tell what it saw.
 OF_REGIME = re.compile(r"^\d+-shot$|^\d+-way|synthetic|^shuffled labels$|^transductive$")
 PUBLISHED = "published (arXiv 2604.03454, its 113 test images)"

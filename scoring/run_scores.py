@@ -13,6 +13,7 @@ seeds. benchmarks/interval_coverage.py measures how often the intervals hold.
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -232,6 +233,10 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
     (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = replicates_of(a), replicates_of(b)
     if of_a["protocol"] != of_b["protocol"]:
         raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
+    choices = [re.findall(r"\b\d+-way\b", of["recipe"]) or ["all conditions"] for of in (of_a, of_b)]
+    if choices[0] != choices[1]:
+        asked = " and ".join(of[0] for of in choices)
+        raise ValueError(f"the runs choose among different conditions: {asked}; compare runs that answer one question")
     if not np.array_equal(images["image_id"], images_b["image_id"]):
         only = sorted(set(images["image_id"]) ^ set(images_b["image_id"]))
         raise ValueError(f"{len(only)} test images are in one file only, the first {only[0]}; test both on the same")

@@ -60,8 +60,13 @@ def test_help_shows_the_defaults_that_there_are(capsys):
     parser.add_argument("--rank", type=int, default=8, help="of the adapters")
     parser.add_argument("--align_faces", help="detector (default: the setting the pipeline was trained with)")
     parser.add_argument("--shuffle", action="store_true", help="a control")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of the draws")
+    parser.add_argument("--reason", default="", help="of the answer")
+    shown = " ".join(parser.format_help().split())
+    assert "of the adapters (default: 8)" in shown and shown.count("default") == 4
+    assert "of the noise (default: 0)" in shown and "of the draws (default: 0 1)" in shown
     shown = parser.format_help()
-    assert "of the adapters (default: 8)" in shown and shown.count("default") == 2
     assert "    kept as it is\n" in shown
     with pytest.raises(SystemExit) as end:
         parser.parse_args(["--rank", "eight"])
@@ -69,6 +74,16 @@ def test_help_shows_the_defaults_that_there_are(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--data", "rdface"])  # no abbreviation, which a further flag would change
     assert "--dataset_name" in capsys.readouterr().err
+
+
+def test_a_misspelt_option_is_answered_with_the_one_that_there_is(capsys):
+    parser = Parser(prog="x")
+    build = parser.add_subparsers().add_parser("build")
+    build.add_argument("--k_shot")
+    for written, answer in (("--k-shot", " (is it --k_shot?)"), ("--kshot=1", " (is it --k_shot?)"), ("--zebra", "")):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["build", written])
+        assert capsys.readouterr().err.endswith(f"unrecognized arguments: {written}{answer}; see --help\n")
 
 
 def test_output_that_nobody_reads_to_its_end_ends_a_command_quietly():

@@ -208,7 +208,7 @@ def test_not_known_in_many_ways_is_nobody_and_folds_are_drawn(tmp_path, capsys):
     run("validate", folder)
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("disease_images.csv:2: note: subject_id: '#N/A' is read as not known; ")
-    assert told[0].endswith(" (also rows 3 and 7)") and len(told) == 5  # one line for each way, and the last
+    assert told[0].endswith(" (likewise rows 3 and 7)") and len(told) == 5  # one line for each way, and the last
     dataset = built(folder, tmp_path / "out")
     assert set(dataset["subject_id"]) == {None} and len(set(dataset["group_id"])) == 6
     assert None not in dataset["strict_fold"][:]
@@ -293,7 +293,7 @@ def test_what_is_no_countrys_exact_name_is_a_note_with_the_row_and_null(tmp_path
     assert run("validate", folder) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("disease_images.csv:2: note: country: 'Southern Africa' is no country; it is null; ")
-    assert told[0].endswith(" (also row 5)")
+    assert told[0].endswith(" (likewise row 5)")
     assert told[1].startswith(
         "disease_images.csv:4: note: country: 'GBR;FRA' names more than one country; it is null; "
     )
@@ -531,7 +531,7 @@ def test_cells_beyond_the_header_and_rows_without_an_abbreviation_are_refused(tm
     )
     status, problems, images = report(folder, capsys)
     assert (status, images) == (2, 1)
-    assert [(p["row"], p["severity"], p["reason"], p["remedy"]) for p in problems] == [
+    assert [(p["row"], p["severity"], p["reason"], p["remedy"]) for p in problems if p["row"]] == [
         (3, "row", "has 12 cells, where the header has 9", "quote cells that hold a semicolon, and name every column"),
         (4, "row", "has 12 cells, where the header has 9", "quote cells that hold a semicolon, and name every column"),
         (
@@ -539,6 +539,24 @@ def test_cells_beyond_the_header_and_rows_without_an_abbreviation_are_refused(tm
             "part its cells by a semicolon, as the header's are, or delete the line",
         ),
     ]  # fmt: skip
+
+
+def test_one_look_finds_all_mistakes_of_a_row_and_the_files_that_no_row_names(tmp_path, capsys):
+    folder = folder_of(tmp_path, {"age": "12.03.2015"}, {}, {})
+    photographs = folder / "rd_images/AAR"
+    (photographs / "AAR.1.jpg").rename(photographs / "AAR.1.JPG")
+    (photographs / "forgotten.jpg").write_bytes(b"-")
+    (photographs / ".DS_Store").write_bytes(b"-")
+    rewritten(folder, lambda text: text.replace("AAR.2.jpg", "AAR.2").replace("AAR.3.jpg", "AAR.3.png"))
+    status, problems, images = report(folder, capsys)
+    assert (status, images) == (2, 0)
+    assert [(p["row"], p["column"], p["reason"]) for p in problems] == [
+        (None, None, "no row names 'AAR/forgotten.jpg'"),
+        (2, "image_name", "AAR.1.jpg is missing (there is AAR.1.JPG)"),
+        (2, "age", "'12.03.2015' is no age"),
+        (3, "image_name", "AAR.2 is missing (there is AAR.2.jpg)"),
+        (4, "image_name", "AAR.3.png is missing (there is AAR.3.jpg)"),
+    ]
 
 
 def test_what_stands_in_a_column_without_a_name_is_left_out_with_a_note(tmp_path, capsys):

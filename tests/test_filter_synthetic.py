@@ -324,7 +324,9 @@ def test_what_is_known_changes_the_scores_and_is_recorded(filtered, corpus, synt
     table, output = term_table(tmp_path / "terms.csv", corpus, 0.9), tmp_path / "informed"
     flags = command(corpus, synthetic, output, "--per_class", 2, "--knowledge", "terms", "--term_table", table)
     assert exit_status(filter_synthetic, *flags) == 0
-    assert "knowledge: 9 of 9 classes have annotated terms, 9 in all" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "knowledge: 9 of 9 classes have annotated terms, 9 in all" in told
+    assert "\nprivacy report: red; privacy_report.json holds the reasons" in told
     before, after = scores(filtered), scores(output)
     both = [name for name, row in after.items() if row["faces"]]
     assert all(before[name]["phenotype_probability"] != after[name]["phenotype_probability"] for name in both)

@@ -666,6 +666,7 @@ def test_the_swap_test_uses_all_replicates_of_unequal_numbers():
     ("change", "message"),
     [
         (lambda t: t.assign(protocol="paper", fold=0), "protocols differ: strict and paper"),
+        (lambda t: t.assign(recipe="discriminant, 3-way 1-shot frozen"), "all conditions and 3-way"),
         (lambda t: t[t["image_id"] != "A.7"], r"1 test images are in one file only, the first A\.7"),
         (lambda t: t.assign(label=(t["label"] + 1) % 12), "classes, labels or subjects"),
         (lambda t: t.assign(subject="p0"), "classes, labels or subjects"),

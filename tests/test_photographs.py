@@ -352,6 +352,12 @@ def test_a_jpeg_that_lacks_blocks_is_refused_however_its_file_was_filled(tmp_pat
     assert refused > 200
 
 
+@pytest.mark.parametrize(("start", "kind"), [(b"%PDF-1.4\n", "PDF"), (b"\0\0\0\x18ftypheic", "HEIC"), (b"a", "text")])
+def test_what_is_no_picture_is_called_by_its_kind(tmp_path, start, kind):
+    with pytest.raises(photographs.PhotographError, match=f"its content is {kind}"):
+        read(tmp_path, start + b"1" * 500)
+
+
 def test_a_progressive_jpeg_cut_between_its_scans_is_refused(tmp_path):
     jpeg = photographs.strip_metadata(KINDS["progressive"])
     ends = image_files.scan_ends(jpeg)

@@ -73,6 +73,10 @@ def test_a_curators_own_column_holds_no_name_no_address_no_day_and_no_long_numbe
     assert private_cell(text)
 
 
+def test_a_day_is_called_one_thing():
+    assert len(private_cell("2012-05-04")) == len(private_cell("04.05.2012")) == 1
+
+
 @pytest.mark.parametrize(
     "text", ["Canon EOS", "Nikon Coolpix", "frontal view", "Room 12", "unit A", "2012", "0.1234567"]
 )

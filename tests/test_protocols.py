@@ -76,9 +76,9 @@ def test_paper_shape_has_the_published_number_of_test_images():
     ("labels", "why"),
     [
         ([f"P{i:02d}" for i in range(14) for _ in range(5)], "5 validation folds"),
-        (["A", "B", "C"], "test split"),
-        (["A", "A", "B", "B", "C", "C"], "test split"),
-        ([], "test split"),
+        (["A", "B", "C"], "no condition has two images"),
+        (["A", "A", "B", "B", "C", "C"], "here 2 of 6, too few for .* 3 conditions"),
+        ([], "no condition has two images"),
     ],
 )
 def test_paper_split_says_why_it_cannot_be_drawn(labels, why):
@@ -191,8 +191,13 @@ def test_images_that_straddle_are_counted():
 
 def test_folds_refuse_what_is_not_there():
     empty = {"paper_split": [None], "paper_fold": [None], "strict_fold": [0], "group_id": ["a"]}
-    with pytest.raises(errors.ProtocolError, match="too small"):
+    with pytest.raises(errors.ProtocolError, match="too small for protocol paper; use --protocol strict"):
         protocols.folds(empty, "paper")
+    for protocol in ("paper", "strict"):  # neither is sent to the other
+        with pytest.raises(
+            errors.ProtocolError, match=f"too small for protocol {protocol}.* photographs of two people"
+        ):
+            protocols.folds(empty | {"strict_fold": [None]}, protocol)
     with pytest.raises(errors.ProtocolError, match="no fold 7"):
         protocols.folds(empty, "strict", 7)
     with pytest.raises(errors.ProtocolError, match="no protocol"):

@@ -164,7 +164,8 @@ def test_what_must_not_leave_the_folder_keeps_all_of_it_here(hub, start, dataset
     datasheet.write_datasheet(dataset)
     run = start("publish", dataset, NAME, "--publish_columns", "camera")
     assert run.returncode == 2 and not hub.ledger
-    assert "row 1 (AAR.1): camera holds the path of a file on some machine" in run.stderr
+    assert run.stderr.count("camera holds the path of a file on some machine") == 1  # of all rows, in one line
+    assert "row 1 (AAR.1): camera holds" in run.stderr and f"(also in {len(table) - 1} further rows)" in run.stderr
     assert run.stderr.splitlines()[-1].endswith("not published, for the reasons above; nothing was sent")
     assert start("publish", dataset / "none", NAME).returncode == 2
     assert start("publish", dataset, "rdface").returncode == 2  # a name alone is a folder for load_dataset
@@ -493,6 +494,7 @@ def test_a_withdrawn_photograph_can_no_longer_be_had_in_any_version(hub, start, 
     derived = ("--derived", synthetic, "lab/synthetic")
     listed = start("withdraw", dataset, "NA.2", NAME, *derived, "--dry_run")
     assert listed.returncode == 0 and "2 images or reports" in listed.stdout and "nothing was removed" in listed.stdout
+    assert listed.stdout.startswith("would be removed:\n")
     run = start("withdraw", dataset, "NA.2", NAME, *derived)
     assert run.returncode == 0, run.stderr
     for name, folder, needle in ((NAME, dataset, picture), ("lab/synthetic", synthetic, synthetic_picture)):
@@ -548,7 +550,9 @@ def test_where_the_history_cannot_be_squashed_it_says_so_and_the_next_run_does_i
 def test_withdrawing_what_is_not_there_changes_nothing(hub, start, dataset):
     before = local(dataset)
     run = start("withdraw", dataset, "XX.9", NAME)
-    assert run.returncode == 2 and "holds no photograph XX.9" in run.stderr and local(dataset) == before
+    assert run.returncode == 2 and "holds no photograph XX.9;" in run.stderr and local(dataset) == before
+    run = start("withdraw", dataset, "na.2.jpg")
+    assert run.returncode == 2 and "no photograph na.2.jpg (is it NA.2?);" in run.stderr and local(dataset) == before
     run = start("withdraw", dataset, "NA.2", NAME)  # which was never published
     assert run.returncode == 2 and "does not hold what rdface holds" in run.stderr and local(dataset) == before
 

@@ -310,7 +310,14 @@ def test_image_ids_take_the_number_of_the_name_where_it_is_free(tmp_path):
 
 def test_protocol_columns_are_those_of_protocols_and_paper_is_null_with_a_warning(curator, tmp_path, capsys):
     dataset = built(curator.save(), tmp_path / "small")
-    assert "protocol paper cannot be applied" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.count("warning: no protocol ") == told.count("use protocol strict, which is the default") == 1
+    lonely = Curator(tmp_path / "lonely")
+    for n in range(2):
+        lonely.add(f"{n}.jpg", encoded(picture(n)), abbr=f"C{n}")
+    built(lonely.save(), tmp_path / "untestable")
+    told = capsys.readouterr().err
+    assert told.count("warning: no protocol ") == 2 and "use protocol strict" not in told
     assert set(dataset["paper_split"]) == set(dataset["paper_fold"]) == {None}
     assert "not applicable" in (tmp_path / "small/README.md").read_text()
     big = Curator(tmp_path / "big", ["subject_id"])
@@ -605,7 +612,9 @@ def test_latin_1_is_read_with_a_note_and_repeated_notes_are_folded(curator, caps
     assert run("validate", folder) == 0
     report = capsys.readouterr().out
     assert (
-        "was read as cp1252" in report and report.count("NOSUCHGENE") == 1 and "(also rows 3, 4, 5, 6 and 7)" in report
+        "was read as cp1252" in report
+        and report.count("NOSUCHGENE") == 1
+        and "(likewise rows 3, 4, 5, 6 and 7)" in report
     )
 
 
@@ -703,7 +712,8 @@ def test_row_with_too_few_cells_and_folder_without_images(curator, tmp_path, cap
     bare = Curator(tmp_path / "bare")
     bare.add("a.jpg")
     assert run("validate", bare.save()) == 2 and "holds no images" in capsys.readouterr().err
-    assert run("validate", tmp_path / "nowhere") == 2 and "is not a folder" in capsys.readouterr().err
+    nowhere = tmp_path / "nowhere"
+    assert run("validate", nowhere) == 2 and f"{nowhere}: is not a folder" in capsys.readouterr().err
 
 
 def test_the_command_itself_exits_2_without_a_traceback(curator, tmp_path):
@@ -769,7 +779,9 @@ def test_doubtful_patients_and_codes_are_noted_and_folded(curator, capsys):
         row["orphanet_code"] = "192"
     assert run("validate", curator.save()) == 0
     report = capsys.readouterr().out
-    assert "csv:6: note: subject_id: subject p1 has another condition in row 2" in report and "(also row 7)" in report
+    assert (
+        "csv:6: note: subject_id: subject p1 has another condition in row 2" in report and "(likewise row 7)" in report
+    )
     assert report.count("csv:6: note: orphanet_code: ORPHA 192 has another abbreviation in row 2") == 1
     assert report.count("ORPHA 192") == 1 and report.endswith("6 usable images, 0 problems, 4 notes\n")
 
@@ -781,8 +793,8 @@ def test_notes_on_photographs_are_folded_where_they_say_the_same(curator, capsys
     assert run("validate", curator.save()) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if "note: image_name" in line]
     assert [line.partition("image_name: ")[2] for line in told] == [
-        "AAR.20.jpg was converted to sRGB from another profile; nothing needs doing (also row 10)",
-        "AAR.21.jpg has no end-of-image marker; the picture is whole; nothing needs doing (also row 11)",
+        "AAR.20.jpg was converted to sRGB from another profile; nothing needs doing (likewise row 10)",
+        "AAR.21.jpg has no end-of-image marker; the picture is whole; nothing needs doing (likewise row 11)",
     ]
 
 

@@ -197,6 +197,7 @@ def test_any_subset_makes_a_page_that_says_what_is_missing(study, tmp_path, kept
     Outline(text)
     assert (found["headline"]["recognition"] is None) == ("probe" not in kept)
     assert ("train_fewshot.py" in part_of(text, "few-shot")) and "Make one: " in part_of(text, "gains")
+    assert "--output_dir .." not in text  # whoever pastes a command writes into a folder of its own
     if "rdface-sim" not in kept:
         assert found["dataset"] is None and "image/jpeg" not in text
         assert (found["simulated"] is True) == (kept != ["said", "compared"]), (

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -184,6 +185,12 @@ def test_informative_images_raise_accuracy_and_mislabelled_ones_lower_it(
     assert better["b"]["recipe"] == "linear_probe, + 54 synthetic (dreambooth)"
     assert better["metrics"]["top1"]["difference"] > 0.03  # more in k-shot, below
     assert worse["metrics"]["top1"]["difference"] < -0.3
+
+
+def test_the_folder_of_a_run_is_answered_with_that_of_its_images(informative, tmp_path):
+    shutil.copytree(informative, tmp_path / "run" / "fold1" / "synthetic")
+    with pytest.raises(errors.InputError, match=r"run: holds no config synthetic; give .*run/fold1/synthetic$"):
+        load_synthetic(str(tmp_path / "run"))
 
 
 def test_photographs_alone_are_tested_and_every_fold_says_what_it_learnt_from(mixed, informative, folds, rows):

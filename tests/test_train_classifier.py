@@ -509,13 +509,21 @@ def test_under_paper_the_epoch_of_best_validation_accuracy_is_the_one_that_predi
 
 
 @pytest.mark.parametrize("recipe", ["linear_probe", "finetune"])
-def test_k_shot_trains_on_the_support_set_and_tests_on_the_whole_test_side(recipe, tiny, tmp_path):
+def test_k_shot_trains_on_the_support_set_and_tests_on_the_whole_test_side(recipe, tiny, tmp_path, capsys):
     epochs = ("--num_train_epochs", 1)
     run_here(*tiny, "--output_dir", tmp_path, "--recipe", recipe, *epochs, "--k_shot", 1)
     record, predictions = record_of(tmp_path), prediction_files.read_predictions(tmp_path)
     assert [fold["n_train"] for fold in record["folds"]] == [9] * 5  # one of each condition
+    assert "no condition has more than" not in capsys.readouterr().out
     assert len(predictions) == predictions["image_id"].nunique() == 32
     assert set(predictions["recipe"]) == {f"{recipe}, 1-shot"}
+
+
+def test_a_k_shot_beyond_all_photographs_is_noted(tiny, tmp_path, capsys):
+    run_here(*tiny, "--output_dir", tmp_path, "--fold", 0, "--k_shot", 99)
+    told = capsys.readouterr().out
+    assert "--k_shot 99: all photographs train, since no condition has more than" in told
+    assert told.rstrip().endswith("folds/*/model") and (tmp_path / "folds/seed0_fold0/model").is_dir()
 
 
 def test_a_support_set_is_all_that_the_training_sees(tiny_rdface, tiny, tmp_path):
