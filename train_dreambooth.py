@@ -328,7 +328,8 @@ def main(args: argparse.Namespace) -> None:
             **device_record(accelerator),
         }
         write_json(args.output_dir / "run.json", record)
-        shutil.rmtree(args.output_dir / "work")
+        if (args.output_dir / "work").exists():  # not if everything was finished before
+            shutil.rmtree(args.output_dir / "work")
         if trains:
             facts = card_facts(args, sampling.base_model, len(learners))
             card = model_upload.adapter_card(sampling.base_model, facts, simulated)

@@ -277,6 +277,8 @@ def test_a_stopped_run_goes_on_and_a_changed_table_is_refused(by_words, places, 
     monkeypatch.setattr(dreambooth, "sampled_rows", lambda *arguments: calls.append(1) or whole(*arguments))
     resumed = run_here(places, tmp_path / "run", *more, "--resume_from_checkpoint", "latest")
     assert same_images(rows_of(resumed), rows_of(by_words)) and len(calls) == 3  # C0 is not made again
+    again = run_here(places, tmp_path / "run", *more, "--resume_from_checkpoint", "latest")  # finished before
+    assert same_images(rows_of(again), rows_of(by_words)) and len(calls) == 3
     places = places | {"table": tmp_path / "terms.csv"}
     places["table"].write_text(TABLE.replace("0.9,904", "0.8,904"))
     with pytest.raises(InputError, match="was started with term_table_sha256"):
