@@ -583,7 +583,7 @@ def test_rows_that_do_not_say_what_they_are_are_refused_in_one_line(columns, mes
 def test_folders_that_do_not_serve_are_refused_in_one_line(lit, informative, rows, folds, tmp_path):
     flags = (*lit, "--output_dir", tmp_path / "out", "--synthetic_dataset")
     assert f"dataset {tmp_path / 'none'}: there is no such folder" in refusal(*flags, tmp_path / "none")
-    assert "'synthetic' not found" in refusal(*flags, lit[1])  # photographs
+    assert "holds no config synthetic; make it" in refusal(*flags, lit[1])  # photographs
     some = saved(tmp_path / "some", made_from(folds[:3], rows, 1))
     assert "no image there was made for fold 3 of protocol strict" in refusal(*flags, some)
     unlike = [row | {"label": "C0"} for row in made_from(folds, rows, 1) if row["label"] == "C0"]

@@ -714,7 +714,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tiny, tmp_path):
     ("flags", "message"),
     [
         (("--dataset_name", "./nowhere"), "dataset ./nowhere: there is no such folder"),
-        (("--dataset_config_name", "restored"), "BuilderConfig 'restored' not found"),
+        (("--dataset_config_name", "restored"), "holds no config restored; build it"),
         (("--protocol", "paper"), "column paper_fold holds nulls only"),
         (("--fold", "9"), "there is no fold 9"),
         (("--backbone", "resnett18"), "no such folder or timm model; did you mean resnet18"),
