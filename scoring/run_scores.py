@@ -60,8 +60,12 @@ def score(predictions: pd.DataFrame) -> dict:
     of sex, age_group and region, if the predictions have these columns, and `gaps` whether top-1 differs between them
     (subgroup_gaps.subgroup_gaps). `n_without_subject` is present if images have none (each then counts as a subject of
     its own), `joined_subjects` if one is spelt in several ways. Raises ValueError if a cell cannot be read
-    (prediction_files.checked), settings are mixed, or replicates did not test the same images."""
+    (prediction_files.checked), settings are mixed, replicates did not test the same images, or the predictions are
+    those of few-shot episodes."""
     settings, images, probabilities = replicates_of(predictions)
+    if way := way_of(settings["recipe"]):
+        reason = f"each is the mean over the {way} episodes that asked for the image, each among its own conditions"
+        raise ValueError(f"predictions of few-shot episodes: {reason}; their accuracy stands in the run's results.json")
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
     by = _by_subgroup(images, probabilities)
@@ -222,6 +226,12 @@ def _by_age_then_name(value: str) -> tuple[bool, int, str]:
     return value == "not known", int(years or 0), value
 
 
+def way_of(recipe: str) -> str | None:
+    """Among how many conditions a run of few-shot episodes chooses, such as "5-way"; None for other runs."""
+    found = re.search(r"\b\d+-way\b", recipe)
+    return found[0] if found else None
+
+
 def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None) -> dict:
     """Two methods on the same test images: each score of both, the difference b - a, its interval and a p-value.
 
@@ -233,9 +243,9 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
     (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = replicates_of(a), replicates_of(b)
     if of_a["protocol"] != of_b["protocol"]:
         raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
-    choices = [re.findall(r"\b\d+-way\b", of["recipe"]) or ["all conditions"] for of in (of_a, of_b)]
+    choices = [way_of(of["recipe"]) or "all conditions" for of in (of_a, of_b)]
     if choices[0] != choices[1]:
-        asked = " and ".join(of[0] for of in choices)
+        asked = " and ".join(choices)
         raise ValueError(f"the runs choose among different conditions: {asked}; compare runs that answer one question")
     if not np.array_equal(images["image_id"], images_b["image_id"]):
         only = sorted(set(images["image_id"]) ^ set(images_b["image_id"]))

@@ -684,6 +684,13 @@ def test_what_cannot_be_compared_is_refused(change, message):
     assert "\n" not in str(refusal.value)
 
 
+def test_predictions_of_episodes_have_no_scores_among_all_conditions():
+    a, _ = two_methods(n=20)
+    with pytest.raises(ValueError, match=r"few-shot episodes: each is the mean over the 5-way episodes"):
+        run_scores.score(a.assign(recipe="discriminant, 5-way 1-shot frozen"))
+    assert run_scores.score(a.assign(recipe="gallery, nearest"))["n_test"] == 20
+
+
 def test_subgroups_are_scored_apart_and_disturb_nothing():
     probabilities, labels = random_predictions(n=90)
     plain = as_table(probabilities, labels)
