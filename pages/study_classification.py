@@ -6,7 +6,7 @@ import numpy as np
 
 from pages import charts
 from pages.study_blocks import Figure, Missing, Section, Table, Text
-from pages.study_results import Classifier, Numbers
+from pages.study_results import Classifier, Numbers, made_with
 from pages.study_runs import FEW_SHOT, GALLERY, Run, Study
 from scoring import run_scores
 from scoring.abstention import risk_coverage_area, risk_coverage_curve
@@ -174,7 +174,7 @@ def curves_figure(numbers: Numbers, note: str) -> Figure | None:
         if one.entry.protocol == "strict" and not one.is_control and "top1" in one.entry.metrics:
             recipe = ", ".join(part for part in one.recipe.split(", ") if part != f"{one.shots}-shot")
             named = ", ".join(one.added) or "photographs alone"
-            of_recipe = series.setdefault((one.run.results["backbone"], recipe), {})
+            of_recipe = series.setdefault((recipe, *made_with(one)), {})
             of_recipe.setdefault(named, {})[one.shots or np.inf] = one
     counts = {key: len({x for points in lines.values() for x in points}) for key, lines in series.items()}
     if not counts or max(counts.values()) < 2:
@@ -189,7 +189,7 @@ def curves_figure(numbers: Numbers, note: str) -> Figure | None:
         cells += [[name, "all" if np.isinf(x) else f"{x:g}", percent(values)] for x, values in top1.items()]
     return Figure(
         f"{note}Top-1 accuracy against the number of photographs",
-        f"How many photographs per condition {key[1]} needs, alone and with what was added; bars: 95 % intervals.",
+        f"How many photographs per condition {key[0]} needs, alone and with what was added; bars: 95 % intervals.",
         *charts.curves(lines, "photographs per condition in training", "top-1, %", ticks),
         ["what was learnt from", "photographs per condition", "top-1, %"],
         cells,

@@ -76,12 +76,17 @@ def as_classifier(run: Run, entry: Entry) -> Classifier:
 
 def base_of(one: Classifier, classifiers: Sequence[Classifier]) -> Classifier | None:
     """The run that lacks only what this one was given besides photographs; None if there is none."""
-    same = (one.run.results["protocol"], one.run.results["backbone"], one.recipe)
     for other in classifiers:
-        alike = same == (other.run.results["protocol"], other.run.results["backbone"], other.recipe)
-        if one.added and not other.added and alike:
+        if one.added and not other.added and one.recipe == other.recipe and made_with(one) == made_with(other):
             return other
     return None
+
+
+def made_with(one: Classifier) -> tuple:
+    """What else makes two runs comparable: protocol, network, photographs, how they are decoded, and who is tested."""
+    run = one.run
+    of_results = [run.results.get(name) for name in ("protocol", "backbone", "n_test")]
+    return (*of_results, run.fingerprint, str(run.record.get("input")), run.arguments.get("fold"))
 
 
 def planned_comparisons(classifiers: Sequence[Classifier]) -> set[frozenset[str]]:
@@ -124,8 +129,8 @@ def _negative(value: float | None) -> float | None:
 def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agreements: Sequence[Run]) -> dict:
     """Recognition, gain and reports: one number each with its interval, null if no run tells it.
 
-    Where several runs tell it the highest number is given, and `chosen_from` says of how many, since the highest of
-    several is a little too high."""
+    Recognition is told by the runs that test most images, not by those of a single fold beside them. If several runs
+    tell a number, the highest is given, and `chosen_from` says of how many, since that is a little too high."""
     plain = [
         one
         for one in classifiers
@@ -134,6 +139,8 @@ def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agr
         and not one.is_control
         and "top1" in one.entry.metrics
     ]
+    most = max((one.entry.n_test or 0 for one in plain), default=0)
+    plain = [one for one in plain if (one.entry.n_test or 0) == most]
     found: dict[str, dict | None] = {"recognition": None, "gain": None, "reports": None}
     if plain:
         best = max(plain, key=lambda one: one.entry.metrics["top1"]["mean"])

@@ -298,6 +298,26 @@ def test_a_gain_is_the_run_with_the_addition_less_the_one_without_whatever_their
     assert gains_of(runs, []) == [] and gains_of(runs[1:], [{"a": "b", "b": "c"} | pair]) == []
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"record": {"dataset": {"fingerprint": "restored"}}},
+        {"record": {"input": {"face_alignment": None}}},
+        {"record": {"arguments": {"fold": 0}}},
+        {"results": {"n_test": 12}},
+    ],
+)
+def test_a_run_of_other_photographs_or_people_is_no_base(other):
+    pair = {"difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.1, "p_holm": 0.1}
+    taught, first, base = classifier("taught", "knowledge of 9 terms"), classifier("a"), classifier("b")
+    first.run.record |= other.get("record", {})
+    first.run.results |= other.get("results", {})
+    differences = [{"a": name, "b": "taught"} | pair for name in ("a", "b")]
+    (gain,) = gains_of([first, base, taught], differences)
+    assert gain["base"] == "b"
+    assert gains_of([first, taught], differences) == []
+
+
 def test_of_many_runs_each_is_compared_with_its_base_and_plain_ones_with_the_first():
     runs = [classifier("taught", "knowledge of 9 terms"), classifier("b"), classifier("c"), classifier("d")]
     runs += [classifier("leaky", protocol="paper")]
@@ -315,7 +335,8 @@ def test_of_many_runs_each_is_compared_with_its_base_and_plain_ones_with_the_fir
 
 def test_the_headline_is_of_a_plain_run_under_strict_and_says_how_many_it_is_the_highest_of():
     runs = [classifier("low", top1=0.2), classifier("high", top1=0.3), classifier("taught", "+ 9 synthetic", 0.9)]
-    runs += [classifier("leaky", top1=0.8, protocol="paper")]
+    runs += [classifier("leaky", top1=0.8, protocol="paper"), classifier("one fold", top1=0.7)]
+    runs[-1].entry.n_test = 12
     found = headline_of(runs, [], [])["recognition"]
     assert (found["run"], found["value"], found["chosen_from"]) == ("high", 0.3, 2)
     card = study_page.headline_card("recognition", found)
