@@ -89,16 +89,16 @@ def top1_figure(classifiers: Sequence[Classifier], note: str) -> Iterable[Figure
     for one in ordered:
         top1 = one.entry.metrics["top1"]
         group = 2 if one.is_control else 0 if one.entry.protocol == "strict" else 1
-        label = f"{one.run.name}: {shown('top1', top1['mean'])}"
+        label = f"{one.run.name} ({one.entry.n_test} images): {shown('top1', top1['mean'])}"
         rows.append((label, *hundredfold(top1["mean"], top1["low"], top1["high"]), group))
-        cells.append([one.run.name, one.entry.protocol, percent(top1)])
+        cells.append([one.run.name, one.entry.protocol, one.entry.n_test, percent(top1)])
     chance = scored[0].run.results.get("chance")
     yield Figure(
         f"{note}Top-1 accuracy of every run",
         "How often the condition with the highest probability is the right one; filled circles: protocol strict, "
         "hollow squares: protocol paper, triangles: the control with shuffled labels.",
         *charts.intervals(rows, "top-1, %", 100 * chance if chance else None, "chance" if chance else ""),
-        ["run", "protocol", "top-1, %"],
+        ["run", "protocol", "images", "top-1, %"],
         cells,
     )
 

@@ -337,11 +337,13 @@ def test_the_headline_is_of_a_plain_run_under_strict_and_says_how_many_it_is_the
     runs = [classifier("low", top1=0.2), classifier("high", top1=0.3), classifier("taught", "+ 9 synthetic", 0.9)]
     runs += [classifier("leaky", top1=0.8, protocol="paper"), classifier("one fold", top1=0.7)]
     runs[-1].entry.n_test = 12
+    runs.insert(0, classifier("restored", top1=0.3))
+    runs[0].run.record["dataset"] = {"config_name": "restored"}
     found = headline_of(runs, [], [])["recognition"]
-    assert (found["run"], found["value"], found["chosen_from"]) == ("high", 0.3, 2)
+    assert (found["run"], found["value"], found["chosen_from"]) == ("high", 0.3, 3)
     card = study_page.headline_card("recognition", found)
     assert card["value"] == "30.0 %" and card["interval"] == "20.0 to 40.0"
-    assert "chance 10.0 %" in card["what"] and "the highest of 2" in card["what"]
+    assert "chance 10.0 %" in card["what"] and "the highest of 3" in card["what"]
     assert headline_of(runs, [], [])["reports"] is None and study_page.headline_card("gain", None)["value"] == "–"
 
 
