@@ -117,14 +117,14 @@ def start(folder: Path, cores: int) -> subprocess.Popen:
 def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: dict[str, float]) -> list[list[str]]:
     """Start the study and kill its group, again and again. Returns the steps that were under way at each kill.
 
-    Each kill is meant for a moment of a step: drawn in proportion to the seconds that the steps take without a stop, so
-    that the kills are spread over all of the work, however long a start takes. A step that has ended before its moment
-    gets the kill later."""
+    The kills are spread over the whole study: number k of n waits until its share k / n of the steps has ended and a
+    step was begun in this start, and then for a random time, up to twice as long as a step takes on average without a
+    stop."""
     moments, records, kills = random.Random(args.seed), folder / study / "steps", []
-    drawn = moments.choices(list(seconds), list(seconds.values()), k=args.kills)
-    for step in sorted(drawn, key=list(seconds).index):
+    mean_s = sum(seconds.values()) / len(seconds)
+    for number in range(args.kills):
         run = start(folder, args.cores)
-        if ends_before(run, records / f"{step}.json", moments.uniform(0, seconds[step])):
+        if ends_before(run, records, number * len(seconds) // args.kills, moments.uniform(0, 2 * mean_s)):
             if run.returncode:
                 raise SystemExit(f"the study failed after {len(kills)} kills; its log is {folder / 'said.log'}")
             break
@@ -134,14 +134,15 @@ def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: 
     return kills
 
 
-def ends_before(run: subprocess.Popen, record: Path, seconds: float) -> bool:
-    """Whether the study has ended before `seconds` have passed since the step of this record was begun in it."""
-    started, begun = time.time(), None
+def ends_before(run: subprocess.Popen, records: Path, ended: int, seconds: float) -> bool:
+    """Whether the study has ended before `seconds` have passed since a step was begun in it and `ended` have ended."""
+    started, at = time.time(), None
     while run.poll() is None:
-        if begun is None and record.is_file():
-            last = record.stat().st_mtime
-            begun = last if last >= started else started if is_finished(record) else None
-        if begun and time.time() > begun + seconds:
+        if at is None:
+            files = records_of(records)
+            if any(file.stat().st_mtime >= started for file in files) and sum(map(is_finished, files)) >= ended:
+                at = time.time()
+        if at and time.time() > at + seconds:
             return False
         time.sleep(0.05)
     return True
@@ -149,8 +150,12 @@ def ends_before(run: subprocess.Popen, record: Path, seconds: float) -> bool:
 
 def under_way(records: Path) -> list[str]:
     """The steps that were begun and not finished, by their records."""
-    files = [file for file in records.glob("*.json") if not file.name.endswith(".seconds.json")]
-    return sorted(file.stem for file in files if not is_finished(file))
+    return sorted(file.stem for file in records_of(records) if not is_finished(file))
+
+
+def records_of(records: Path) -> list[Path]:
+    """The records of the steps that were begun."""
+    return [file for file in records.glob("*.json") if not file.name.endswith(".seconds.json")]
 
 
 def is_finished(record: Path) -> bool:
