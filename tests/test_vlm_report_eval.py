@@ -192,7 +192,9 @@ def test_ctrl_c_ends_a_run_at_once_that_waits_for_a_server_and_says_how_to_go_on
 
     with chat_server(behave) as server:
         flags = [str(flag) for flag in served(corpus, tmp_path / "out", server.url, "--concurrency", 2)]
-        run = subprocess.Popen([*map(str, COMMAND), *flags], env=os.environ | ENVIRONMENT, stderr=subprocess.PIPE)
+        heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a script's job ignores it
+        environment = os.environ | ENVIRONMENT
+        run = subprocess.Popen([*map(str, COMMAND), *flags], env=environment, stderr=subprocess.PIPE, **heeded)
         until = time.monotonic() + 200
         while len(server.requests) < 4 and time.monotonic() < until:
             time.sleep(0.05)
