@@ -83,8 +83,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=text)
     text = "synthetic images per fold: those of highest cosine, or without that column a draw by seed (default: all)"
     add("--synthetic_top_n", type=int, metavar="N", help=text)
-    text = "for what they count. terms: they teach what the terms in their prompts look like; prior: all of a "
-    text += "condition are one more subject of it; data: each is a photograph (default: terms if made from words, else "
+    text = "for what they count. terms: they teach what the terms in their prompts look like; prior: their "
+    text += "mean draws that of their condition; data: each is a photograph (default: terms if made from words, else "
     add("--synthetic_as", choices=USES, help=text + "prior, in a linear probe under strict; data elsewhere)")
     add_knowledge(add, "a linear_probe draws class means")
     text = "know the person on a training photograph by the terms recorded for it (column hpo_ids), if there are any, "

@@ -1,4 +1,4 @@
-"""How synthetic images count in a linear probe: as photographs, as one subject per condition, or for their terms."""
+"""How synthetic images count in a linear probe: as photographs, as a prior of their condition, or for their terms."""
 
 import dataclasses
 
@@ -16,9 +16,9 @@ PRIOR_WEIGHT = 0.25
 class SyntheticRows:
     """Row numbers of synthetic images by their use, and what is known of them.
 
-    data (a,): each counts as a photograph. prior (p,): all of a condition together count as one subject; by_words (p,)
-    bool: made by words alone, so that no photograph had a part in them. terms (t,): teach what each term does to the
-    features; said (t, T) bool: the terms that their prompts said."""
+    data (a,): each counts as a photograph. prior (p,): their mean draws that of their condition; by_words (p,) bool: made
+    by words alone, so that no photograph had a part in them. terms (t,): teach what each term does to the features;
+    said (t, T) bool: the terms that their prompts said."""
 
     data: np.ndarray
     prior: np.ndarray
