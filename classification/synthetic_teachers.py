@@ -16,8 +16,8 @@ PRIOR_WEIGHT = 0.25
 class SyntheticRows:
     """Row numbers of synthetic images by their use, and what is known of them.
 
-    data (a,): each counts as a photograph. prior (p,): their mean draws that of their condition; by_words (p,) bool: made
-    by words alone, so that no photograph had a part in them. terms (t,): teach what each term does to the features;
+    data (a,): each counts as a photograph. prior (p,): their mean draws that of their condition; by_words (p,) bool:
+    made by words alone, so that no photograph had a part in them. terms (t,): teach what each term does to features;
     said (t, T) bool: the terms that their prompts said."""
 
     data: np.ndarray
