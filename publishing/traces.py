@@ -81,7 +81,7 @@ class Traces:
 
     def lines(self) -> list[str]:
         lines = [f"{folder}: a run, a cache or results that rest on it" for folder in self.folders]
-        lines += [f"{file}: a page or a cache with it" for file in self.files]
+        lines += [f"{file}: a page, a log or a cache with it" for file in self.files]
         return lines + [f"{file}: its faces, as far as they were detected" for file in self.face_caches]
 
 
@@ -94,9 +94,10 @@ def traces_of(
     stays. repositories: ORG/NAME of which the Hub's client may keep copies."""
     home = folder.resolve()
     traces = Traces(photograph, _left_beside(home), [], [], [])
-    caches = [default_cache_dir()]
+    caches, beside = [default_cache_dir()], {home.parent}
     for place in {place.path: place for place in _places(home, made_since)}.values():  # what was last begun there
         path = Path(place.path)
+        beside.add(path.parent)
         if place.kind == CACHE:
             caches.append(path)
         elif place.kind == PAGE:
@@ -108,6 +109,8 @@ def traces_of(
     for cache in dict.fromkeys(caches):
         traces.files += withdraw_from_cache(cache, set(photograph.digests))
         traces.face_caches += [file for file in [cache / "detected_faces.sqlite"] if _has_faces(file, photograph)]
+    for study in sorted(folder for folder in beside if (folder / "steps").is_dir()):  # what its steps have said
+        traces.files += [log for log in sorted((study / "logs").glob("*.log")) if _names(log, photograph)]
     made = {card.parent.name for place in traces.searched + traces.folders for card in place.rglob("README.md")}
     traces.folders += [path for path in _library_caches(home, made, repositories) if path.is_dir()]
     return traces

@@ -258,6 +258,10 @@ def worked_with(dataset, tmp_path, monkeypatch) -> Path:
     torch.save({"trained_on": {"source_sha256": [row["sha256"]]}, "weights": torch.zeros(9)}, work / "NA.pt")
     (work / ".NA.pt.partial").write_bytes(b"half a checkpoint")
     torch.save({"trained_on": {"source_sha256": ["0" * 64]}}, work / "AAR.pt")
+    for folder in ("steps", "logs"):  # of a study
+        (runs / folder).mkdir()
+    (runs / "logs" / "generator.log").write_text("terms are left out, first at NA.2: ptosis")
+    (runs / "logs" / "classifier.log").write_text("5 of 5 folds")
     (runs / "page.html").write_text("a gallery")
     derived_places.note([dataset], runs / "page.html", derived_places.PAGE)
     images = load_dataset(str(dataset), "real", split="train", cache_dir=tmp_path / "arrow")
@@ -284,6 +288,7 @@ def test_all_that_was_made_from_it_goes_and_nothing_else(worked_with, tmp_path, 
     assert exit_status(publish_dataset, "withdraw", dataset, "NA.2") == 0
     assert "curator's folder (rdface-input)" in capsys.readouterr().out
     assert not (runs / "classifier").exists() and not (runs / "page.html").exists()
+    assert [path.name for path in (runs / "logs").iterdir()] == ["classifier.log"]
     assert [path.name for path in (runs / "generator").rglob("*.p*t*")] == ["AAR.pt"]
     assert len(list((tmp_path / "pixels").glob("*.npy"))) == 2  # of other photographs
     assert holds(tmp_path, photograph, tmp_path / "arrow") == []
