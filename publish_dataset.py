@@ -28,6 +28,7 @@ from curation import withdrawn_list
 from harness.commands import Parser, dataset_argument, path_argument, run_command
 from harness.errors import InputError, one_line
 from harness.run_folder import sole_writer
+from harness.text_normalization import without_ending
 from publishing import access_requests, model_upload, publication, publishable
 from publishing.hub_repository import HUB_ERRORS, HubError, Repository, explained
 from publishing.publishable import Contents
@@ -189,7 +190,7 @@ def withdraw(args: argparse.Namespace) -> None:
         raise InputError(f"{args.folder}: holds synthetic images; give the folder of the photographs")
     is_listed = args.image_id in {line.image_id for line in withdrawn_list.listed(args.folder)}
     if not is_listed and args.image_id not in contents.image_ids:
-        bare = re.sub(r"\.[a-z]\w*$", "", args.image_id.casefold())  # of a file's name
+        bare = without_ending(args.image_id.casefold())
         like = [known for known in contents.image_ids if known.casefold() == bare]
         is_it = f" (is it {like[0]}?)" if like else ""
         reason = f"holds no photograph {args.image_id}{is_it}; give an image_id of its config real"

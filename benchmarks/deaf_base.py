@@ -7,7 +7,6 @@ adapters and pictures are kept in --work_dir, also if the study is stopped; deaf
 --results_dir hold the figures."""
 
 import argparse
-import csv
 import functools
 import itertools
 import sys
@@ -28,11 +27,11 @@ from benchmarks.word_image_gain import (
     of_painting,
     open_images,
     sampled,
+    write_table,
 )
 from curation import protocols
 from harness.commands import Parser
 from harness.files import write_json
-from phenotyping import condition_prior
 
 IMAGES, STEPS, BATCH = 12, 500, 8
 KS = ("2", "all")
@@ -52,25 +51,13 @@ def unheard_words(n: int) -> list[str]:
     return words[:: len(words) // n][:n]
 
 
-def write_deaf_table(file: Path, codes: Sequence[str], terms: Sequence[str]) -> list[str]:
-    """The project's annotations of these ORPHA codes, with unheard words for the terms; returns the words' ids in the
-    order of the terms."""
-    ids = [f"MARK:{word}" for word in unheard_words(len(terms))]
-    id_of, table = dict(zip(terms, ids, strict=True)), condition_prior.project_table()
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(["orphanet_code", "hpo_id", "frequency"])
-        rows.writerows([code, id_of[term], share] for code in codes for term, share in table[code].items())
-    return ids
-
-
 class DeafStudy(AdapterStudy):
     """The study's conditions, and images by words of the base alone and of one adapter of the training photographs."""
 
     def __init__(self, work_dir: Path):
         super().__init__(work_dir, "study")
-        self.table = work_dir / "deaf_terms.csv"
-        self.deaf_terms = write_deaf_table(self.table, self.people.codes, self.terms)
+        self.deaf_terms = [f"MARK:{word}" for word in unheard_words(len(self.terms))]
+        self.table = write_table(work_dir / "deaf_terms.csv", self.people.codes, self.own, self.deaf_terms)
 
     def images_of(self, generator: str, k: str) -> Images:
         adapter, deaf = GENERATORS[generator]

@@ -48,6 +48,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from benchmarks.killed_demo import records_of
 from classification.backbones import load_backbone, normalise
 from curation import withdrawn_list
 from harness.commands import Parser, path_argument
@@ -361,7 +362,7 @@ def main(args: argparse.Namespace, launch=run, killed=run_until) -> None:
         os.environ["HF_HOME"] = str(work / "hub")  # of the commands, so that the search sees the libraries' caches
     if args.study:
         place = args.study.resolve()
-        steps = sorted(file.stem for file in (place / "steps").glob("*.json") if not file.stem.endswith(".seconds"))
+        steps = sorted(record.stem for record in records_of(place / "steps"))
         wanted = chosen_photograph(place / "rdface-sim", {adapter.name for adapter in place.glob("*/fold0/adapters/*")})
     else:
         place = work

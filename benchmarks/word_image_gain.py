@@ -104,7 +104,7 @@ def sampled(folder: Path, n_images: int, flags: list) -> Path:
     return folder / "fold0" / "synthetic"
 
 
-def write_missing(file: Path, codes: Sequence[str], profiles: np.ndarray, terms: Sequence[str]) -> Path:
+def write_table(file: Path, codes: Sequence[str], profiles: np.ndarray, terms: Sequence[str]) -> Path:
     """A term table of these profiles (c, T), by ORPHA code (c,)."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
@@ -209,7 +209,7 @@ class WordStudy:
         self.readers = readers_of(others, profiles[n:], n).only(~np.isin(np.array(others.names)[others.labels], names))
         self.thinned, rest = thinned(self.own, MISSING, 0), [name for name in others.names if name not in names]
         if part == "missing":
-            table = write_missing(work_dir / "missing.csv", self.people.codes, self.thinned, terms)
+            table = write_table(work_dir / "missing.csv", self.people.codes, self.thinned, terms)
             sets = [(paint(work_dir, "missing", names, IMAGES, table), IMAGES)]
         else:
             sets = [(paint(work_dir, "fresh", names, IMAGES), IMAGES)]

@@ -108,7 +108,7 @@ class Folder:
 
 def _is_but_for_ending(name: str, other: str) -> bool:
     """Whether two names differ in their endings only, as WIL.9.png or WIL.9 does from WIL.9.jpg."""
-    return other.rpartition(".")[0] in (name, re.sub(r"\.[a-z]\w*$", "", name))
+    return other.rpartition(".")[0] in (name, text_normalization.without_ending(name))
 
 
 def _same_spelling(name: str) -> str:

@@ -33,6 +33,11 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(text.split()))  # composes what an invisible character had separated
 
 
+def without_ending(name: str) -> str:
+    """A file's name in lower case without its ending, which begins with a letter: wil.3 of wil.3.jpg, and of wil.3."""
+    return re.sub(r"\.[a-z]\w*$", "", name)
+
+
 @functools.cache
 def _plain(character: str) -> str:
     category = unicodedata.category(character)

@@ -130,9 +130,9 @@ def filter_section(study: Study, note: str) -> Section:
     """note: SIMULATED in front of captions, or nothing."""
     blocks: list[object] = []
     for run in study.of(GENERATOR):
-        n_adapters = len(run.record.get("adapters", ()))
-        made = f"{n_adapters} adapters" if n_adapters else "the base model, without an adapter"
-        made = made if "adapters" in run.record else "one generator per fold"
+        adapters, made = run.record.get("adapters"), "one generator per fold"
+        if adapters is not None:
+            made = f"{len(adapters)} adapters" if adapters else "the base model, without an adapter"
         blocks.append(Text(f"{run.name}: {made}; seeds {', '.join(map(str, run.record.get('seeds', [])))}."))
     if not blocks:
         blocks.append(Missing("No run of a generator lies in this folder.", GENERATE))

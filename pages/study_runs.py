@@ -37,10 +37,15 @@ class Run:
     simulated: bool | None = None  # of what images it was made; None: not recorded
 
     @property
+    def dataset(self) -> dict:
+        """What its record says of the dataset that it was made with; {} if it says nothing."""
+        dataset = self.record.get("dataset")
+        return dataset if isinstance(dataset, dict) else {}
+
+    @property
     def fingerprint(self) -> str | None:
         """Of the dataset that it was made with, if its record says so."""
-        dataset = self.record.get("dataset")
-        return dataset.get("fingerprint") if isinstance(dataset, dict) else None
+        return self.dataset.get("fingerprint")
 
     @property
     def arguments(self) -> dict:
