@@ -6,7 +6,7 @@
 --small: a step of each command, with fewer SIMULATED photographs and less training. Both studies run in folders of
 their own, `unbroken` and `killed`, and are continued there if this script was stopped. Prints how often it was killed,
 during which steps, and which results differ, times and memory aside; killed.json in the work folder holds the same.
-Exit status 1 if any do.
+Exit status 1 if any do, or if the study ended before it was killed as often as asked.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> int:
     report = compare(args, config)
     write_json(args.work_dir / "killed.json", report)
     print(json.dumps(report, indent=1))
-    return int(bool(report["differ"]) or not report["compared"])
+    return int(bool(report["differ"]) or not report["compared"] or report["kills"] < args.kills)
 
 
 def smaller(steps: dict) -> dict:
@@ -117,14 +117,12 @@ def start(folder: Path, cores: int) -> subprocess.Popen:
 def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: dict[str, float]) -> list[list[str]]:
     """Start the study and kill its group, again and again. Returns the steps that were under way at each kill.
 
-    The kills are spread over the whole study: number k of n waits until its share k / n of the steps has ended and a
-    step was begun in this start, and then for a random time, up to twice as long as a step takes on average without a
-    stop."""
+    The kills are spread over the whole study: number k of n waits until its share k / n of the steps has ended and
+    another was begun in this start, and then for a random part of the time that this step takes without a stop."""
     moments, records, kills = random.Random(args.seed), folder / study / "steps", []
-    mean_s = sum(seconds.values()) / len(seconds)
     for number in range(args.kills):
         run = start(folder, args.cores)
-        if ends_before(run, records, number * len(seconds) // args.kills, moments.uniform(0, 2 * mean_s)):
+        if ends_before(run, records, number * len(seconds) // args.kills, moments.random(), seconds):
             if run.returncode:
                 raise SystemExit(f"the study failed after {len(kills)} kills; its log is {folder / 'said.log'}")
             break
@@ -134,15 +132,15 @@ def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: 
     return kills
 
 
-def ends_before(run: subprocess.Popen, records: Path, ended: int, seconds: float) -> bool:
-    """Whether the study has ended before `seconds` have passed since a step was begun in it and `ended` have ended."""
-    started, at = time.time(), None
+def ends_before(run: subprocess.Popen, records: Path, ended: int, part: float, seconds: dict[str, float]) -> bool:
+    """Whether the study has ended before it is time to kill it: when `ended` steps have ended, another was begun in
+    this start, and `part` (0..1) of the seconds that this one takes has passed."""
+    started, kill_at = time.time(), None
     while run.poll() is None:
-        if at is None:
-            files = records_of(records)
-            if any(file.stat().st_mtime >= started for file in files) and sum(map(is_finished, files)) >= ended:
-                at = time.time()
-        if at and time.time() > at + seconds:
+        if kill_at is None and len(under_way(records)) + ended <= len(records_of(records)):
+            begun = [step for step in under_way(records) if (records / f"{step}.json").stat().st_mtime >= started]
+            kill_at = time.time() + part * seconds.get(begun[0], 0) if begun else None
+        if kill_at and time.time() >= kill_at:
             return False
         time.sleep(0.05)
     return True
