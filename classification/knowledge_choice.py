@@ -99,16 +99,19 @@ def fit_informed_probe(
     choice = choose(teachers.only(can_choose), profiles, labels[rows], groups[rows], directions, use_terms)
     if not choice.used and not by_adapters:
         return without, choice
-    shares, kept = choice.shares, np.ones(len(teachers), bool)
-    if not choice.used:
-        shares, kept = Shares(0.0, choice.rest_share), teachers.domains != domain
-    teachers = reweighted(teachers, choice.prior_weight, domain).only(kept)
+    if not choice.used and (profiles.shape[1] or readers or by_words):  # as if nothing had been known
+        of_photographs, left = (features, labels, groups, rows, guard), synthetic.without_words()
+        probe, unknowing = fit_informed_probe(*of_photographs, profiles[:, :0], synthetic=left, use_terms=False)
+        tested = {"left_out_loss": choice.left_out_loss, "left_out_chance": choice.left_out_chance}
+        return probe, dataclasses.replace(unknowing, **tested)
+    shares = choice.shares if choice.used else Shares(0.0, choice.rest_share)
+    teachers = reweighted(teachers, choice.prior_weight, domain)
     (probe,) = informed_discriminants(teachers, profiles, shares, [choice.shrinkage], directions)
     known = np.isfinite(profiles).all(axis=1) & choice.used & (profiles.shape[1] > 0)
     usable, seen = np.isin(probe.classes, teachers.conditions) | known, np.isin(probe.classes, labels[learnt])
     temperature = choice.temperature
     if (usable & ~seen).any():
-        of_choice, photographs = teachers.only(can_choose[kept]), (labels[rows], groups[rows])
+        of_choice, photographs = teachers.only(can_choose), (labels[rows], groups[rows])
         pull, temperature = pull_of_seen(of_choice, profiles, shares, *photographs, choice.shrinkage, directions)
         probe.biases = probe.biases - np.where(seen, pull, 0.0)
     temperature = temperature or spread_of_scores(probe, teachers.features[: len(rows)], labels[rows])

@@ -31,6 +31,11 @@ class SyntheticRows:
         nothing = np.array([], dtype=np.int64)
         return SyntheticRows(nothing, nothing, nothing.astype(bool), nothing, np.zeros((0, n_terms), bool))
 
+    def without_words(self) -> "SyntheticRows":
+        """Those that count although no term is believed: as photographs, and the prior of images by adapters."""
+        prior = self.prior[~self.by_words]
+        return dataclasses.replace(SyntheticRows.as_data(self.data), prior=prior, by_words=np.zeros(len(prior), bool))
+
     @staticmethod
     def as_data(rows: np.ndarray, n_terms: int = 0) -> "SyntheticRows":
         return dataclasses.replace(SyntheticRows.none(n_terms), data=np.asarray(rows, dtype=np.int64))

@@ -123,6 +123,37 @@ def test_knowledge_that_does_not_fit_changes_nothing(k):
     assert probe.temperature == alone.temperature
 
 
+def test_nothing_of_rejected_knowledge_is_left_beside_images_by_adapters():
+    few = study(3)
+    features, labels, groups = few["data"]
+    n, made = len(features), np.random.default_rng(6).integers(0, 24, 60)  # synthetic images, by and without adapters
+    features = np.vstack([features, features[few["fold"].train][made] + np.random.default_rng(7).normal(size=(60, 30))])
+    labels = np.concatenate([labels, labels[few["fold"].train][made]])
+    labels[n : n + 30] = np.random.default_rng(9).integers(0, 24, 30)  # those by words show the wrong conditions
+    groups = np.concatenate([groups, [f"s{number}" for number in range(60)]])
+    fold = Fold(0, np.concatenate([few["fold"].train, np.arange(n, n + 60)]), few["fold"].val, few["fold"].test)
+    guard = Guard(fold, {"image_id": groups.tolist(), "group_id": groups.tolist()})
+    shuffled = np.random.default_rng(5).permutation(few["profiles"])
+    by_words = np.arange(60) < 30
+    all_images = SyntheticRows(
+        np.array([], int), np.arange(n, n + 60), by_words, np.array([], int), np.zeros((0, 6), bool)
+    )
+    rng = np.random.default_rng(8)
+    reader_labels = 24 + np.repeat(np.arange(10), 3)
+    readers = Teachers(rng.normal(size=(30, 30)), rng.random((30, 6)), reader_labels, np.ones(30, int))
+    known, choice = fit_informed_probe(
+        features, labels, groups, few["fold"].train, guard, shuffled, readers, all_images
+    )
+    adapters = dataclasses.replace(all_images, prior=all_images.prior[30:], by_words=by_words[30:])
+    nothing = (shuffled[:, :0], None, adapters, False)
+    unknown, _ = fit_informed_probe(features, labels, groups, few["fold"].train, guard, *nothing)
+    assert not choice.used and choice.left_out_loss is not None
+    np.testing.assert_array_equal(known.weights, unknown.weights)
+    assert known.temperature == unknown.temperature
+    plain = fit_linear_probe(features, labels, groups, few["fold"].train, guard)
+    assert known.weights.shape != plain.weights.shape or np.abs(known.weights - plain.weights).max() > 0.01
+
+
 def test_recorded_terms_tell_more_than_frequencies_and_those_of_held_out_people_have_no_say():
     """Each person has terms of their own, drawn by the frequencies of the class; the terms move the features."""
     rng = np.random.default_rng(8)
