@@ -1,7 +1,7 @@
 """Places of a picture that are found again when it is cropped, turned, mirrored, framed, recoloured or covered in part.
 
     a, b = features(grey_a), features(grey_b)        # records of dtype FEATURES
-    placed = lay_on(a, b)                            # the similarity map from a to b on which most places agree
+    placed = lay_on(a, b)                            # maps from a to b on which most places agree
 
 Places and descriptors are SIFT's (Lowe, 2004), compared as RootSIFT (Arandjelovic and Zisserman, 2012): square roots of
 a descriptor divided by its sum, so that a scalar product compares two histograms by Hellinger's kernel. The map is
@@ -38,13 +38,14 @@ MIN_MATCHES = 8  # fewer are not laid on each other
 MAX_ERROR_PX = 4.0  # of a place that agrees with the map
 RANSAC_TRIALS, RANSAC_CONFIDENCE = 500, 0.999
 MIN_SCALE, MAX_SCALE = 0.2, 5.0  # of the map; others come from a few places by chance
+MAX_STRETCH = 1.8  # of the map along one direction against the other; 16:9 made square is 1.78
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
     """How one picture lies on another."""
 
-    agreeing: int  # places that agree with the map
+    agreeing: int  # places that agree with the map (scale, rotation, shift, and perhaps stretch)
     to_other: np.ndarray  # (2, 3): px of the one from its middle -> px of the other from its middle
 
 
@@ -82,17 +83,29 @@ def mirrored(record: np.ndarray) -> np.ndarray:
     return turned
 
 
-def lay_on(a: np.ndarray, b: np.ndarray) -> Placed | None:
-    """The similarity map (scale, rotation, shift) from a to b, two records of FEATURES; None if too little agrees."""
+def lay_on(a: np.ndarray, b: np.ndarray) -> list[Placed]:
+    """Maps from a to b, two records of FEATURES: a similarity (scale, rotation, shift), and an affine map if a picture
+    may have been stretched, as by those who make pictures square without cropping them. Empty if too little agrees."""
     first, second = _matches(a, b)
     if len(first) < MIN_MATCHES:
-        return None
-    places = (np.ascontiguousarray(record["places"][rows], np.float32) for record, rows in ((a, first), (b, second)))
+        return []
+    places = [np.ascontiguousarray(record["places"][rows], np.float32) for record, rows in ((a, first), (b, second))]
     options = {"ransacReprojThreshold": MAX_ERROR_PX, "maxIters": RANSAC_TRIALS, "confidence": RANSAC_CONFIDENCE}
     to_other, agrees = cv2.estimateAffinePartial2D(*places, method=cv2.RANSAC, **options)
-    if to_other is None or not MIN_SCALE <= scale_of(to_other) <= MAX_SCALE:
-        return None
-    return Placed(int(agrees.sum()), to_other)
+    if to_other is None:
+        return []
+    placed = [Placed(int(agrees.sum()), to_other)]
+    if placed[0].agreeing >= MIN_MATCHES:
+        stretched, agrees = cv2.estimateAffine2D(*places, method=cv2.RANSAC, **options)
+        if stretched is not None and _stretch_of(stretched) <= MAX_STRETCH:
+            placed.append(Placed(int(agrees.sum()), stretched))
+    return [each for each in placed if MIN_SCALE <= scale_of(each.to_other) <= MAX_SCALE]
+
+
+def _stretch_of(to_other: np.ndarray) -> float:
+    """How much longer the map makes one direction than the one across; infinite if it mirrors or flattens."""
+    longest, shortest = np.linalg.svd(to_other[:, :2], compute_uv=False)
+    return float(longest / shortest) if np.linalg.det(to_other[:, :2]) > 0 else np.inf
 
 
 def scale_of(to_other: np.ndarray) -> float:

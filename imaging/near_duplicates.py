@@ -92,10 +92,10 @@ def mirrored(of_picture: np.ndarray) -> np.ndarray:
 def compare(a: np.ndarray, b: np.ndarray) -> Likeness | None:
     """What two pictures, records () of RECORD, have in common; None if they are no copies, and not alike."""
     placed = local_features.lay_on(a["features"], b["features"])
-    if placed is None or placed.agreeing < MIN_AGREEING:
-        return None
-    likeness = Likeness(placed.agreeing, *_agreement(a, b, placed.to_other))
-    return likeness if likeness.alike >= UNCERTAIN_SHARE else None
+    enough = [each for each in placed if each.agreeing >= MIN_AGREEING]
+    found = [Likeness(each.agreeing, *_agreement(a, b, each.to_other)) for each in enough]
+    best = max(found, key=lambda each: each.alike, default=None)
+    return best if best and best.alike >= UNCERTAIN_SHARE else None
 
 
 def _agreement(a: np.ndarray, b: np.ndarray, to_other: np.ndarray) -> tuple[float, float, bool]:

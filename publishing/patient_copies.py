@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BATCH = 16
 NOT_EXCEEDED = 0.999  # share of the photographs whose nearest one of another person is less alike than a copy must be
+OUTER_FENCE = 3.0  # times the distance of the quartiles (Tukey, Exploratory Data Analysis, 1977)
 REMEDY = "run filter_synthetic.py on the images, and publish what it keeps"
 
 
@@ -91,9 +92,16 @@ def read_photographs(folder: Path, examiner: "Examiner") -> Photographs:
 
 
 def _limit(values: np.ndarray) -> float:
-    """The likeness that the share NOT_EXCEEDED of values does not exceed; without any, all are above it."""
+    """The likeness that the share NOT_EXCEEDED of values does not exceed; without any, all are above it.
+
+    Values that lie far above the others (Tukey's outer fence: three times the quartiles' distance above the upper one)
+    have no say: they come from one person or picture that the dataset counts as two."""
     measured = values[np.isfinite(values)]
-    return float(np.quantile(measured, NOT_EXCEEDED, method="higher")) if len(measured) else -np.inf
+    if not len(measured):
+        return -np.inf
+    lower, upper = np.quantile(measured, (0.25, 0.75))
+    kept = measured[measured <= upper + OUTER_FENCE * (upper - lower)]
+    return float(np.quantile(kept, NOT_EXCEEDED, method="higher"))
 
 
 def copy_problems(contents: Contents, photographs: Photographs, examiner: "Examiner") -> list[str]:

@@ -50,9 +50,18 @@ def test_the_mirrored_features_are_those_of_the_mirrored_picture(simulated):
     grey = local_features.grey_of(simulated[0])
     turned = local_features.features(np.ascontiguousarray(grey[:, ::-1]))
     mine = local_features.mirrored(local_features.features(grey))
-    placed = local_features.lay_on(mine, turned)
+    placed = local_features.lay_on(mine, turned)[0]
     assert placed.agreeing > 0.7 * min(mine["count"], turned["count"])
     assert np.allclose(placed.to_other, np.eye(2, 3), atol=0.1)
+
+
+@pytest.mark.parametrize(("factor", "is_found"), [(1.05, True), (1.34, True), (1.75, True), (2.1, False)])
+def test_a_stretched_picture_is_found_up_to_a_screen_made_square(simulated, factor, is_found):
+    record = near_duplicates.record(simulated[0])
+    stretched = near_duplicates.record(simulated[0].resize((256, round(256 * factor))))
+    assert near_duplicates.copies(stretched[None], record[None]) == [[0] if is_found else []]
+    agreeing = [placed.agreeing for placed in local_features.lay_on(stretched["features"], record["features"])]
+    assert len(agreeing) == 1 + is_found
 
 
 def test_a_build_joins_copies_and_proposes_plates_for_a_look(simulated):

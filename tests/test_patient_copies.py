@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import small_datasets
@@ -18,6 +19,7 @@ import publish_dataset
 import rdface_dataset
 from benchmarks import altered_copies
 from curation import datasheet
+from publishing import patient_copies
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,11 @@ def test_without_the_photographs_or_with_others_nothing_goes_open(tmp_path, caps
     assert "row 2 (S1): was made from photographs that --real_dataset does not hold" in capsys.readouterr().err
     assert exit_status(publish_dataset, *command, folder) == 2
     assert "holds no config real" in capsys.readouterr().err
+
+
+def test_a_person_counted_as_two_does_not_raise_the_limit():
+    likeness = np.random.default_rng(0).normal(0.3, 0.05, 400)
+    honest = patient_copies._limit(likeness)
+    assert honest == likeness.max()
+    assert patient_copies._limit(np.append(likeness, [0.8, 0.8])) == honest
+    assert patient_copies._limit(np.array([np.nan])) == -np.inf
