@@ -23,6 +23,7 @@ from imaging.image_files import (
     scan_ends,
     strip_metadata,
 )
+from imaging.jpeg_edges import hides_picture
 
 STANDARD_TABLES = {  # class and identifier -> code lengths and symbols of T.81, annex K.3
     0x00: bytes.fromhex("00010501010101010100000000000000000102030405060708090a0b"),
@@ -48,8 +49,11 @@ def without_spare_bytes(file_bytes: bytes) -> bytes:
 
     file_bytes: as strip_metadata returns them, of a picture that was decoded without a warning of missing blocks. A
     JPEG stays as it is if it has one scan without restart markers, no table but those that this scan uses, and no byte
-    after its last block. Raises PhotographError if it cannot be coded anew."""
+    after its last block. Raises PhotographError if it cannot be coded anew, and for what lies beyond the edges of a
+    picture: other blocks than an encoder would repeat, or the bits that fill up the rows of a PNG."""
     if file_bytes.startswith(JPEG_START):
+        if hides_picture(file_bytes):
+            raise PhotographError("holds more of a picture beyond its edges", "export it again as JPEG or PNG")
         return file_bytes if _is_tight_jpeg(file_bytes) else _coded_anew(file_bytes)
     return _tight_png(file_bytes) if file_bytes.startswith(PNG_START) else file_bytes
 
@@ -162,7 +166,9 @@ def _tight_png(png: bytes) -> bytes:
     kinds = [kind for kind, _ in chunks]
     of_kind = dict(reversed(chunks))  # the first of each
     header = of_kind[b"IHDR"]
-    depth, colour = header[8], header[9]
+    depth, colour, is_interlaced = header[8], header[9], header[12]
+    if depth < 8 and (is_interlaced or int.from_bytes(header[:4], "big") * depth % 8):
+        raise PhotographError("is a PNG with room in its rows", "export it again as JPEG or PNG")
     rows, is_exact = _rows(b"".join(content for kind, content in chunks if kind == b"IDAT"), png_raw_bytes(header))
     wanted = [(b"IHDR", header)]
     if b"sBIT" in of_kind and _is_sbit(of_kind[b"sBIT"], depth, colour):

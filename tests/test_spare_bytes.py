@@ -1,14 +1,16 @@
 """Nothing but pixels is left of a photograph's file, wherever a text was planted, and not a pixel changes."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import planted_pictures
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from test_rdface_dataset import encoded, picture
 
-from imaging import photographs, spare_bytes
+from imaging import jpeg_edges, photographs, spare_bytes
 
 
 def pixels(file_bytes: bytes) -> np.ndarray:
@@ -45,6 +47,43 @@ def test_an_ordinary_jpeg_keeps_its_bytes(options, mode):
     picture(4).convert(mode).save(file, "JPEG", **options)
     stripped = photographs.strip_metadata(file.getvalue())
     assert spare_bytes.without_spare_bytes(stripped) == stripped
+
+
+@pytest.mark.parametrize(("mode", "options"), [("RGB", {}), ("L", {}), ("RGB", {"progressive": True, "quality": 60})])
+def test_what_a_lossless_crop_left_beyond_the_edges_is_gone(tmp_path, mode, options):
+    shown = picture(4).resize((192, 128)).convert(mode)
+    ImageDraw.Draw(shown).text((70, 117), "JANE DOE", fill="black", font_size=10)
+    file = io.BytesIO()
+    shown.save(file, "JPEG", **options)
+    whole = file.getvalue()
+    at = max(whole.find(marker) for marker in (b"\xff\xc0", b"\xff\xc2"))
+    cropped = whole[: at + 5] + (121 if options or mode == "L" else 117).to_bytes(2, "big") + whole[at + 7 :]
+    (tmp_path / "cropped.jpg").write_bytes(cropped)
+    photograph, published, _ = photographs.read(tmp_path / "cropped.jpg")
+    assert photograph.rewritten and published.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(pixels(published), pixels(cropped))
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize("size", [(129, 90), (100, 113), (75, 127)])
+def test_edges_that_an_encoder_repeats_are_no_reason_to_encode_anew(quality, size):
+    for options in ({}, {"subsampling": 0}, {"progressive": True}):
+        file = io.BytesIO()
+        picture(5).resize(size).save(file, "JPEG", quality=quality, **options)
+        assert not jpeg_edges.hides_picture(file.getvalue())
+
+
+def test_bits_that_fill_up_the_rows_of_a_png_are_gone(tmp_path):
+    rng, width, height = np.random.default_rng(0), 65, 40
+    rows = np.packbits(rng.integers(0, 2, (height, 72), dtype=np.uint8), axis=1)  # 7 bits too many in each
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    source = b"\x89PNG\r\n\x1a\n" + b"".join(spare_bytes._chunk(*chunk) for chunk in chunks)
+    (tmp_path / "filled.png").write_bytes(source)
+    _, published, _ = photographs.read(tmp_path / "filled.png")
+    np.testing.assert_array_equal(pixels(published), pixels(source))
+    assert published[24] == 8 and spare_bytes.without_spare_bytes(published) == published  # its depth
 
 
 def test_an_ordinary_png_keeps_its_bytes():
