@@ -165,6 +165,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--k_shot 0 requires --knowledge terms")
     if args.k_shot == 0 and args.synthetic_dataset:
         parser.error("--k_shot 0 excludes --synthetic_dataset, whose images were made for other folds than these")
+    if args.k_shot == 0 and args.shuffle_labels:
+        parser.error("--k_shot 0 excludes --shuffle_labels: a condition left out would be seen under another's name")
     if args.left_out and args.k_shot != 0:
         parser.error("--left_out requires --k_shot 0")
     for flag in ("explain", "push_to_hub"):

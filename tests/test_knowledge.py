@@ -419,6 +419,7 @@ def test_further_people_teach_unless_they_are_held_out(command, capsys):
             "requires --recipe linear_probe and --protocol",
         ),
         (["--k_shot", "0", "--knowledge", "terms", "--synthetic_dataset", "x"], "--k_shot 0 excludes"),
+        (["--k_shot", "0", "--knowledge", "terms", "--shuffle_labels"], "--k_shot 0 excludes --shuffle_labels"),
         (["--left_out", "NA"], "--left_out requires --k_shot 0"),
         (["--synthetic_as", "prior"], "--synthetic_as requires --synthetic_dataset"),
         (["--knowledge", "terms", "--recipe", "finetune"], "--knowledge terms requires --recipe linear_probe"),
