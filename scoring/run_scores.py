@@ -63,9 +63,6 @@ def score(predictions: pd.DataFrame) -> dict:
     (prediction_files.checked), settings are mixed, replicates did not test the same images, or the predictions are
     those of few-shot episodes."""
     settings, images, probabilities = replicates_of(predictions)
-    if way := way_of(settings["recipe"]):
-        reason = f"each is the mean over the {way} episodes that asked for the image, each among its own conditions"
-        raise ValueError(f"predictions of few-shot episodes: {reason}; their accuracy stands in the run's results.json")
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
     by = _by_subgroup(images, probabilities)
@@ -90,7 +87,8 @@ def score(predictions: pd.DataFrame) -> dict:
 def replicates_of(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
     """Protocol, recipe and backbone; the test images sorted by image_id; their probabilities (n, C) by each replicate.
 
-    The table's `attrs` hold n_without_subject and joined_subjects, as score returns them."""
+    The table's `attrs` hold n_without_subject and joined_subjects, as score returns them. Raises ValueError as score
+    does."""
     predictions = checked(predictions, "predictions").reset_index(drop=True)
     test = predictions[predictions["split"] == "test"]
     if not len(test):
@@ -104,6 +102,9 @@ def replicates_of(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[n
             if any("synthetic" in str(value) for value in values):
                 remedy += ", or make the number of synthetic images equal with --synthetic_top_n"
             raise ValueError(f"{len(values)} values of {column} among the test rows: {values}; {remedy}")
+    if way := way_of(settings["recipe"][0]):
+        reason = f"each is the mean over the {way} episodes that asked for the image, each among its own conditions"
+        raise ValueError(f"predictions of few-shot episodes: {reason}; their accuracy stands in the run's results.json")
     one_label = test.groupby("image_id")["label"].nunique() == 1
     if not one_label.all():
         image_id = one_label.index[~one_label][0]
@@ -150,13 +151,16 @@ def left_out_together(images: pd.DataFrame, n_classes: int) -> np.ndarray | None
 
 
 def statistics_of_unseen(images: pd.DataFrame, n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
-    """As statistics_of, of images whose conditions were not trained on; none for others."""
+    """As statistics_of, of images whose conditions were not trained on; none for others.
+
+    The functions take the images in this order, once or several times over."""
     candidates = left_out_together(images, n_classes)
     if candidates is None:
         return {}
 
     def top1_among(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        return weighted_topk(np.where(candidates, probabilities, -1.0), labels, weights, k=1)
+        of_rows = np.tile(candidates, (len(labels) // len(candidates), 1))  # swap_p_value stacks two methods' rows
+        return weighted_topk(np.where(of_rows, probabilities, -1.0), labels, weights, k=1)
 
     return {"top1_unseen": top1_among}
 
@@ -238,15 +242,12 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
     a, b: predictions of one backbone, recipe and protocol each, as for score; seeds may differ in number and value.
     names: of the scores to compare; None: all. Scores are means over replicates. `low` and `high` are the 95 % interval
     of the difference over subjects, drawn for both methods together, from the same functions as in score; `p_value` is
-    from swap_p_value, and `p_holm` is corrected for the number of scores compared here, which are one family. Raises
+    from swap_p_value, and `p_holm` is corrected for the number of scores compared here, which are one family.
+    `top1_unseen` is compared if both methods chose among the same conditions, which neither had trained on. Raises
     ValueError if the protocol, the number of classes, the test images, their labels or their subjects differ."""
     (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = replicates_of(a), replicates_of(b)
     if of_a["protocol"] != of_b["protocol"]:
         raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
-    choices = [way_of(of["recipe"]) or "all conditions" for of in (of_a, of_b)]
-    if choices[0] != choices[1]:
-        asked = " and ".join(choices)
-        raise ValueError(f"the runs choose among different conditions: {asked}; compare runs that answer one question")
     if not np.array_equal(images["image_id"], images_b["image_id"]):
         only = sorted(set(images["image_id"]) ^ set(images_b["image_id"]))
         raise ValueError(f"{len(only)} test images are in one file only, the first {only[0]}; test both on the same")
@@ -259,7 +260,10 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
             "classes, labels or subjects of the same images differ; compare runs on one build of a dataset"
         )
     labels, subjects = images["label"].to_numpy(), images["subject"]
-    statistics, scores = statistics_of(n_classes) | statistics_of_unseen(images, n_classes), {}
+    statistics, scores = statistics_of(n_classes), {}
+    candidates, candidates_b = (left_out_together(each, n_classes) for each in (images, images_b))
+    if candidates is not None and candidates_b is not None and np.array_equal(candidates, candidates_b):
+        statistics |= statistics_of_unseen(images, n_classes)
     for name in names or statistics:
         statistic = statistics[name]
         mean_a, mean_b = (_mean_over(statistic, each, labels) for each in (probabilities_a, probabilities_b))
