@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     listed.add_argument("run", type=path_argument, help="predictions.parquet, or the folder that holds it")
     text = "how frequent conditions are where it is used: CSV with columns condition and prevalence (any unit)"
     listed.add_argument("--prior", type=path_argument, required=True, metavar="CSV", help=text)
-    text = "how frequent they were in training, in the same form (default: all alike, as for a linear probe)"
+    text = "how frequent they were in training, in the same form (only a linear probe needs none)"
     listed.add_argument("--training_prior", type=path_argument, metavar="CSV", help=text)
     listed.add_argument("--length", type=int, default=10, help="conditions per image")
     listed.add_argument("--output_file", type=path_argument, required=True, help="the CSV file to write")

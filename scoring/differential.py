@@ -16,6 +16,7 @@ from harness.errors import InputError
 from scoring.run_scores import replicates_of
 
 COLUMNS = ("condition", "prevalence")
+WITHOUT_PRIOR = ("linear_probe", "gallery discriminant")  # recipes that count all conditions alike
 
 
 def prior_corrected(probabilities: np.ndarray, training_prior: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -52,9 +53,14 @@ def differential_list(
     predicted, averaged over replicates).
 
     names (C,): the conditions, in the order of the probabilities; prior, training_prior: condition -> how frequent, in
-    any unit; None: all alike. Equal probabilities are listed in the order of the names. Raises ValueError for a
-    condition without a prior, for a prior of a condition that the classifier does not know, and as prior_corrected."""
-    _, images, replicates = replicates_of(predictions)
+    any unit; None: all alike, which holds for recipes WITHOUT_PRIOR alone. Equal probabilities are listed in the order
+    of the names. Raises ValueError for another recipe without a training prior, for a condition without a prior, for a
+    prior of a condition that the classifier does not know, and as prior_corrected and replicates_of."""
+    settings, images, replicates = replicates_of(predictions)
+    if training_prior is None and not settings["recipe"].startswith(WITHOUT_PRIOR):
+        reason = "may prefer conditions that were frequent in training"
+        remedy = "give how many photographs of each it was trained on with --training_prior"
+        raise ValueError(f"the recipe {settings['recipe']} {reason}; {remedy}")
     if len(names) != replicates[0].shape[1]:
         raise ValueError(f"{len(names)} names for {replicates[0].shape[1]} conditions; give those of the run")
     before = np.mean(replicates, axis=0)

@@ -268,6 +268,18 @@ def test_priors_that_are_none_are_refused_with_their_row(tmp_path, text, message
         differential.differential_list(predictions, ["AAR", "WS"], differential.read_prior(file), None, 5)
 
 
+@pytest.mark.parametrize("recipe", ["finetune", "lora, 5-shot", "submission"])
+def test_only_a_recipe_that_counts_conditions_alike_needs_no_training_prior(recipe):
+    predictions, names = as_table(np.full((3, 2), 0.5), np.array([0, 1, 0])), ["AAR", "WS"]
+    prior = {"AAR": 1, "WS": 3}
+    with pytest.raises(ValueError, match=f"the recipe {recipe} may prefer .* with --training_prior"):
+        differential.differential_list(predictions.assign(recipe=recipe), names, prior, None, 2)
+    told = differential.differential_list(predictions.assign(recipe=recipe), names, prior, prior, 2)
+    assert told["probability"].tolist() == [0.5] * 6
+    alike = differential.differential_list(predictions.assign(recipe="linear_probe, 1 px"), names, prior, None, 1)
+    assert alike["probability"].tolist() == [0.75] * 3
+
+
 def test_a_run_that_does_not_name_its_conditions_has_no_differential(tmp_path, capsys):
     as_table(np.full((3, 2), 0.5), np.array([0, 1, 0])).to_parquet(tmp_path / "predictions.parquet")
     (tmp_path / "prior.csv").write_text("condition,prevalence\nAAR,1\nWS,2\n")
