@@ -24,7 +24,7 @@ from harness.text_normalization import subject_key
 from scoring.abstention import risk_coverage_area
 from scoring.calibration import smooth_calibration_error
 from scoring.holm import holm
-from scoring.intervals import bootstrap_interval, corrected_interval, logit_interval, swap_p_value
+from scoring.intervals import bootstrap_interval, corrected_interval, logit_interval, swap_p_value, wilson_interval
 from scoring.metrics import (
     balanced_accuracy,
     expected_calibration_error,
@@ -44,24 +44,26 @@ TOP_K = (1, 5, 10, 30)
 DECIMALS = ("nll", "ece", "smece", "aurc")  # shown as they are, not in percent
 UNITS = "% (nll .. aurc: not)"
 IN_LOGITS = {"aurc"}  # a few sure images change it a lot: a percentile interval of a poor classifier ends too early
+NO_WIDTH = 1e-12  # of an interval; more than rounding
 NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # no means over images: percentile intervals miss them
 
 
 def score(predictions: pd.DataFrame) -> dict:
     """The content of results.json, from predictions of one backbone, recipe and protocol.
 
-    A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed under
-    `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
-    interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
-    corrected_interval for macro F1, balanced accuracy and binned calibration error, and by logit_interval for the
-    risk-coverage area, which it would miss. All scores are fractions 0..1, except `nll` (nats); top-k is given for k
-    below the number of classes. If all images are `unseen`, `top1_unseen` is the top-1 among the conditions that were
-    left out together with the image's own, and `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value
-    of sex, age_group and region, if the predictions have these columns, and `gaps` whether top-1 differs between them
-    (subgroup_gaps.subgroup_gaps). `n_without_subject` is present if images have none (each then counts as a subject of
-    its own), `joined_subjects` if one is spelt in several ways. Raises ValueError if a cell cannot be read
-    (prediction_files.checked), settings are mixed, replicates did not test the same images, or the predictions are
-    those of few-shot episodes."""
+    A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed
+    under `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are
+    the 95 % interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval,
+    but by corrected_interval for macro F1, balanced accuracy and binned calibration error, and by logit_interval
+    for the risk-coverage area, which it would miss. If all subjects score alike in top-k, as two of two do, no
+    resample differs from the others, and the interval is Wilson's, which counts subjects. All scores are fractions
+    0..1, except `nll` (nats); top-k is given for k below the number of classes. If all images are `unseen`,
+    `top1_unseen` is the top-1 among the conditions that were left out together with the image's own, and
+    `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value of sex, age_group and region, if the
+    predictions have these columns, and `gaps` whether top-1 differs between them (subgroup_gaps.subgroup_gaps).
+    `n_without_subject` is present if images have none (each then counts as a subject of its own), `joined_subjects`
+    if one is spelt in several ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings
+    are mixed, replicates did not test the same images, or the predictions are those of few-shot episodes."""
     settings, images, probabilities = replicates_of(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
@@ -184,9 +186,18 @@ def interval_of(name: str, of_difference: bool = False) -> Callable[..., tuple[f
 
 def _low_and_high(name: str, weighted: Callable, subjects: pd.Series, of_difference: bool = False) -> dict:
     """low and high of the score of this name, or of a difference of two such scores."""
-    if subjects.nunique() < 2:
+    n_subjects = int(subjects.nunique())
+    if n_subjects < 2:
         return {"low": None, "high": None}  # one subject tells nothing about others
-    return dict(zip(("low", "high"), interval_of(name, of_difference)(weighted, subjects), strict=True))
+    low, high = interval_of(name, of_difference)(weighted, subjects)
+    if is_share(name) and not of_difference and high - low < NO_WIDTH:  # two of two right: no resample can differ
+        low, high = wilson_interval(low, n_subjects)
+    return {"low": low, "high": high}
+
+
+def is_share(name: str) -> bool:
+    """Whether the score of this name is a share of images."""
+    return name.startswith("top")
 
 
 def _summary(
@@ -342,7 +353,7 @@ def chance(name: str, n_classes: int) -> float | None:
     """What a constant predictor scores, the same probability for every class; None where the labels decide."""
     if name == "top1_unseen":
         return None
-    if name.startswith("top"):
+    if is_share(name):
         return min(1.0, int(name.removeprefix("top")) / n_classes)
     harmonic = sum(1 / rank for rank in range(1, n_classes + 1))
     known = {"balanced_accuracy": 1 / n_classes, "mrr": harmonic / n_classes, "nll": math.log(n_classes)}

@@ -263,11 +263,14 @@ def test_methods_of_equal_skill_are_seldom_told_apart():
     assert 0 < max(found.values()) <= 0.11  # of 150 at 5 %, more than 16 happen once in 500 times
 
 
-def test_a_perfect_classifier_has_a_sure_score():
+def test_a_perfect_classifier_is_as_sure_as_its_number_of_subjects():
     labels = np.repeat(np.arange(11), 3)
     scores = run_scores.score(as_table(np.eye(12)[labels], labels))  # a class of 12 is not tested
-    for name in ("top1", "top5", "top10", "balanced_accuracy", "mrr"):
+    for name in ("balanced_accuracy", "mrr"):
         assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": 1.0, "high": 1.0}
+    low = pytest.approx(33 / (33 + 1.959964**2))  # Wilson's
+    for name in ("top1", "top5", "top10"):
+        assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": low, "high": 1.0}
     for name in ("nll", "ece"):
         assert scores["metrics"][name] == {"mean": 0.0, "sd": None, "low": 0.0, "high": 0.0}
     assert {scores["metrics"]["macro_f1"][key] for key in ("mean", "low", "high")} == {11 / 12}
@@ -715,6 +718,24 @@ def test_predictions_of_episodes_have_no_scores_among_all_conditions():
         with pytest.raises(ValueError, match=r"few-shot episodes: each is the mean over the 5-way episodes"):
             call()
     assert run_scores.score(a.assign(recipe="gallery, nearest"))["n_test"] == 20
+
+
+def test_a_subgroup_in_which_everybody_is_right_has_an_interval_with_a_width():
+    probabilities, labels = np.full((40, 12), 0.01), np.arange(40) % 12
+    probabilities[np.arange(40), (labels + np.arange(40) % 2) % 12] = 0.89  # every other image is right
+    subjects = [f"p{i // 4}" for i in range(40)]
+    subjects[0] = subjects[2] = "a"
+    subjects[4] = "b"
+    region = ["Oceania" if i in (0, 2, 4) else "Asia" for i in range(40)]
+    results = run_scores.score(as_table(probabilities, labels, subject=subjects, region=region))
+    two = results["by"]["region"]["Oceania"]["top1"]
+    z2 = 1.959964**2
+    assert (two["mean"], two["high"]) == (1, 1) and two["low"] == pytest.approx(2 / (2 + z2), abs=1e-6)
+    others = results["by"]["region"]["Asia"]["top1"]
+    right = np.array([i % 2 == 0 for i in range(40) if i not in (0, 2, 4)], float)
+    names = [name for name, of in zip(subjects, region, strict=True) if of == "Asia"]
+    expected = intervals.bootstrap_interval(lambda weights: weights @ right / weights.sum(axis=1), names)
+    assert (others["low"], others["high"]) == pytest.approx(expected)  # unchanged where resamples differ
 
 
 def test_subgroups_are_scored_apart_and_disturb_nothing():
