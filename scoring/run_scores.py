@@ -184,6 +184,16 @@ def interval_of(name: str, of_difference: bool = False) -> Callable[..., tuple[f
     return corrected_interval if name in NOT_LINEAR else bootstrap_interval
 
 
+def interval_words(name: str) -> str:
+    """How the interval of the score of this name is made."""
+    if name in IN_LOGITS:
+        return "normal for the logit, with the standard error of a jackknife over subjects"
+    if name in NOT_LINEAR:
+        return "normal, with the bias of a bootstrap and the standard error of a jackknife over subjects"
+    words = "percentile bootstrap over subjects"
+    return f"{words}; Wilson's, counting subjects, if all score alike" if is_share(name) else words
+
+
 def _low_and_high(name: str, weighted: Callable, subjects: pd.Series, of_difference: bool = False) -> dict:
     """low and high of the score of this name, or of a difference of two such scores."""
     n_subjects = int(subjects.nunique())
