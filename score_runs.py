@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     listed.add_argument("run", type=path_argument, help="predictions.parquet, or the folder that holds it")
     text = "how frequent conditions are where it is used: CSV with columns condition and prevalence (any unit)"
     listed.add_argument("--prior", type=path_argument, required=True, metavar="CSV", help=text)
-    text = "how frequent they were in training, in the same form (default: all alike, as for a linear probe)"
+    text = "how frequent they were in training, in the same form (only a linear probe needs none)"
     listed.add_argument("--training_prior", type=path_argument, metavar="CSV", help=text)
     listed.add_argument("--length", type=int, default=10, help="conditions per image")
     listed.add_argument("--output_file", type=path_argument, required=True, help="the CSV file to write")
@@ -178,12 +178,19 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes eval.yaml (for the dataset's repository), .eval_results/ (for the model's) and the record."""
+    """Writes eval.yaml (for the dataset's repository), .eval_results/ (for the model's) and the record.
+
+    Refuses a run that tests a part of the dataset, or is a control, as hub_results.check_whole does."""
     _, simulated = leaderboard.data_of(args.run)
     hub_results.check_names(args.dataset_id, args.model_id, simulated)
-    results = score(read_predictions(args.run))
+    predictions = read_predictions(args.run)
+    results = score(predictions)
     simulated = hub_results.is_called_simulated(args.dataset_id)
     record = read_json(args.run / "run.json", "run again") if (args.run / "run.json").is_file() else {}
+    arguments = record.get("arguments")
+    only_fold = arguments.get("fold") if isinstance(arguments, dict) else None
+    folds = set(predictions.loc[predictions["split"] == "test", "fold"].tolist())
+    hub_results.check_whole(str(args.run), results, folds, only_fold)
     entries = hub_results.eval_results(results, args.dataset_id, simulated, args.dataset_revision)
     of_all = hub_results.every_eval_ever(results, args.dataset_id, args.model_id, simulated, record.get("git_commit"))
     name = args.dataset_id.partition("/")[2]

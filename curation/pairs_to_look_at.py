@@ -85,7 +85,7 @@ def read_answers(folder: Path, rows: Sequence[Row], problems: list[Problem]) -> 
         row_of.setdefault(plain(image_file(row)), row)
     row_of |= {image_file(row): row for row in rows}  # names that differ in capitals alone
     answers: dict[tuple[int, int], Answer] = {}
-    for line, cell in _records(file):
+    for line, cell in _records(file, problems):
         try:
             answer = _answer(line, cell, row_of)
         except ValueError as error:
@@ -127,8 +127,8 @@ def _answer(line: int, cell: dict[str, str], row_of: dict[str, Row]) -> Answer |
     return Answer(line, (first.line, second.line), text, cell.get("digest", "").strip().casefold())
 
 
-def _records(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Each record of looked_at.csv with the line on which it begins."""
+def _records(file: Path, problems: list[Problem]) -> list[tuple[int, dict[str, str]]]:
+    """Each record of looked_at.csv with the line on which it begins; a record with more cells becomes a problem."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -155,7 +155,17 @@ def _records(file: Path) -> list[tuple[int, dict[str, str]]]:
     if missing:
         remedy = f"fill in {TEMPLATE}, and save it as {LOOKED_AT}"
         raise FolderError(LOOKED_AT, f"column {', '.join(missing)} is missing", remedy, row=1)
-    return [(line, dict(zip(header, [*cells, *[""] * len(header)], strict=False))) for line, cells in records[1:]]
+    if repeated := [name for name in header if name and header.count(name) > 1]:
+        raise FolderError(LOOKED_AT, f"column {repeated[0]} occurs twice", "keep one of the two", row=records[0][0])
+    found = []
+    for line, cells in records[1:]:
+        if any(cell.strip() for cell in cells[len(header) :]):
+            reason = f"has {len(cells)} cells, but there are {len(header)} columns"
+            remedy = "put cells that hold a comma or semicolon in quotation marks"
+            problems.append(Problem(LOOKED_AT, line, None, "row", reason, remedy))
+            continue
+        found.append((line, dict(zip(header, [*cells, *[""] * len(header)], strict=False))))
+    return found
 
 
 def numbered(

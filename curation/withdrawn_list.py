@@ -34,7 +34,7 @@ def read_list(text: str) -> list[Withdrawn]:
     names = [field.name for field in dataclasses.fields(Withdrawn)]
     table = csv.DictReader(text.splitlines())
     rows = list(table)
-    if table.fieldnames != names or not all(row[name] for row in rows for name in names):
+    if table.fieldnames != names or not all(set(row) == set(names) and all(row.values()) for row in rows):
         raise InputError(
             f"{LIST_NAME}: is not the list that a withdrawal writes ({','.join(names)}); put that one back"
         )

@@ -70,9 +70,9 @@ def open_inputs(
 
     k_shot: compare with the support sets of so many photographs per condition, drawn by seed, in place of the whole
     training sides; None: with these. Images of unknown origin, which no training takes, are compared with all
-    photographs either way. Raises InputError for datasets that cannot be opened, a condition that the photographs do
-    not have, and if no image was made for these folds; LeakError for an image that was made from a photograph outside
-    its fold's training side.
+    photographs either way. Raises InputError for datasets that cannot be opened or are given twice, a condition that
+    the photographs do not have, and if no image was made for these folds; LeakError for an image that was made from a
+    photograph outside its fold's training side.
     """
     with accelerator.main_process_first():
         images = load_images(dataset_name, config_name)
@@ -88,6 +88,8 @@ def open_inputs(
                 problems += left_out
             else:
                 part = load_synthetic(name)
+            if part._fingerprint in [other._fingerprint for other in parts]:
+                raise InputError(f"--synthetic_dataset {name}: its images are given twice; name each folder once")
             parts.append(part)
     named = zip(synthetic_names, parts, strict=True)
     labels = [np.array(class_numbers(name, part, class_names), dtype=np.int64) for name, part in named]

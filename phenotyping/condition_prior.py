@@ -4,14 +4,13 @@ The project's own table (conditions.csv) serves if no other is given. Another on
 `orphanet_code, hpo_id, frequency`, in any order, one row per annotation; the frequency is a share in 0..1. Terms are
 those of the Human Phenotype Ontology, or of a curator's own vocabulary (`MARK:glasses`)."""
 
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from harness.csv_table import read_table
 from harness.errors import InputError
 from phenotyping import phenotypes
 
@@ -33,23 +32,13 @@ def read_term_table(file: Path, exists_in_hpo: Callable[[str], bool]) -> TermTab
 
     exists_in_hpo: whether an HPO id is a current term. Raises InputError, which names file and row, for a missing
     column, an empty table, a code that is not a number, an id that looks like HPO's and is none, a frequency outside
-    0..1, and a term that is annotated twice."""
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror}); give a CSV file with {', '.join(COLUMNS)}"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file}: is not UTF-8; save it as CSV in UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, restval="")
-    header = [name.strip() for name in reader.fieldnames or ()]
+    0..1, a term that is annotated twice, and as read_table."""
+    header, rows = read_table(file)
     if missing := [name for name in COLUMNS if name not in header]:
         raise InputError(f"{file}: column {', '.join(missing)} is missing; the table needs {', '.join(COLUMNS)}")
-    reader.fieldnames = header
     table: TermTable = {}
-    for row in reader:
-        where = f"{file}, row {reader.line_num}"
+    for line, row in rows:
+        where = f"{file}, row {line}"
         code = _code(row["orphanet_code"], where)
         term = _term(row["hpo_id"], where, exists_in_hpo)
         terms = table.setdefault(code, {})

@@ -7,6 +7,7 @@ one condition are not independent."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from scipy.stats import rankdata
@@ -45,22 +46,28 @@ class Blocks:
     Pairs without a similarity (nan) count nowhere."""
 
     values: np.ndarray  # (n, m)
+    is_pair: np.ndarray  # (n, m) bool: whether the two are a pair at all
     real: np.ndarray  # (n,) numbers 0..C-1 of conditions
     synthetic: np.ndarray  # (m,)
     sums: np.ndarray  # (C, C) sums of similarities, real by synthetic condition
     counts: np.ndarray  # (C, C)
 
     @classmethod
-    def of(cls, values: np.ndarray, real: np.ndarray, synthetic: np.ndarray) -> "Blocks":
+    def of(
+        cls, values: np.ndarray, real: np.ndarray, synthetic: np.ndarray, no_pair: np.ndarray | None = None
+    ) -> "Blocks":
         """Restricted to conditions with a matched pair, which are numbered anew; -1 as a condition means none."""
+        is_pair = np.ones(values.shape, bool) if no_pair is None else ~no_pair
+        values = np.where(is_pair, values, np.nan)
         n_conditions = max(real.max(initial=-1), synthetic.max(initial=-1)) + 1
         _, counts = block_sums(values, real, synthetic, n_conditions)
         number = np.full(n_conditions + 1, -1)  # the last for -1
         (kept,) = np.nonzero(np.diag(counts) > 0)
         number[kept] = np.arange(len(kept))
         rows, columns = number[real] >= 0, number[synthetic] >= 0
-        values, real, synthetic = values[rows][:, columns], number[real[rows]], number[synthetic[columns]]
-        return cls(values, real, synthetic, *block_sums(values, real, synthetic, len(kept)))
+        values, is_pair = (each[rows][:, columns] for each in (values, is_pair))
+        real, synthetic = number[real[rows]], number[synthetic[columns]]
+        return cls(values, is_pair, real, synthetic, *block_sums(values, real, synthetic, len(kept)))
 
 
 def block_sums(
@@ -75,17 +82,24 @@ def block_sums(
     )
 
 
-def agreement(values: np.ndarray, real: np.ndarray, synthetic: np.ndarray, interval: Interval) -> dict:
+def agreement(
+    values: np.ndarray,
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    interval: Interval,
+    no_pair: np.ndarray | None = None,
+) -> dict:
     """Matched and mismatched similarity, the share of what chance leaves, and how well the two can be told apart.
 
     values (n, m): similarities of real and synthetic reports, at most 1, nan if undefined; real (n,), synthetic (m,):
-    numbers of their conditions, -1 for none. Returns
+    numbers of their conditions, -1 for none; no_pair (n, m) bool: two reports that are not compared, such as those of
+    one image, and so are not undefined, either. Returns
     `matched`, `mismatched`: mean, sd (over pairs, ddof=1), n_pairs, n_undefined, low, high;
     `corrected`: (matched - mismatched) / (1 - mismatched), as of Cohen's kappa: 0 is no better than pairs of two
     conditions, 1 is the same report;
     `auc`: the chance that a matched pair is more similar than a mismatched one, ties counted half; chance is 0.5.
     Each has mean, low and high; what cannot be computed is null."""
-    blocks = Blocks.of(values, real, synthetic)
+    blocks = Blocks.of(values, real, synthetic, no_pair)
     own = np.diag(blocks.counts) > 0
     if not own.any():
         return {"n_conditions": 0}
@@ -114,7 +128,7 @@ def agreement(values: np.ndarray, real: np.ndarray, synthetic: np.ndarray, inter
             "mean": float(finite.mean(dtype=float)) if len(finite) else None,
             "sd": sd,
             "n_pairs": len(finite),
-            "n_undefined": int(wanted.sum()) - len(finite),
+            "n_undefined": int((wanted & blocks.is_pair).sum()) - len(finite),
             **interval.of(lambda weights, place=place: means(weights)[place], conditions),
         }
     found["corrected"] = {"mean": _number(corrected(np.ones((1, len(own))))[0]), **interval.of(corrected, conditions)}
@@ -188,19 +202,28 @@ def retrieval(values: np.ndarray, real: np.ndarray, synthetic: np.ndarray, inter
     """How often a synthetic report's own condition is among the k that its text is most similar to.
 
     Arguments as in `agreement`. Conditions are ranked by the mean similarity to their real reports; ties count in
-    expectation. Reports without any similarity count as ties of all. Returns top1, top5, top10 (as far as there are
-    more conditions), each with mean, low, high and chance."""
+    expectation. Reports without any similarity count as ties of all. A report that has none to its own condition, but
+    has to others, is left out: if its image is the only one of the condition, it could never be right. Returns
+    n_reports, n_without_own (those left out), n_conditions, and top1, top5, top10 (as far as there are more
+    conditions), each with mean, low, high and chance."""
     candidates = np.unique(real[real >= 0])
     known = np.isin(synthetic, candidates)
     scores = condition_means(values[:, known], real, real.max(initial=-1) + 1)[:, candidates]
     labels = np.searchsorted(candidates, synthetic[known])
-    return {"n_reports": int(known.sum()), "n_conditions": len(candidates)} | ranking(scores, labels, interval)
+    defined = ~np.isnan(scores)
+    judged = defined[np.arange(len(labels)), labels] | ~defined.any(axis=1)
+    counts = {"n_reports": int(judged.sum()), "n_without_own": int((~judged).sum()), "n_conditions": len(candidates)}
+    return counts | ranking(scores[judged], labels[judged], interval)
 
 
 def ranking(scores: np.ndarray, labels: np.ndarray, interval: Interval) -> dict:
-    """top1, top5, top10 of scores (n, C) against labels (n,): mean, low, high and chance; nan is the lowest score."""
+    """top1, top5, top10 of scores (n, C) against labels (n,): mean, low, high and chance; nan is the lowest score.
+
+    chance: of a guess among the conditions with a score, or among all where none has one."""
     if not len(labels) or not scores.size:
         return {}
+    n_scored = (~np.isnan(scores)).sum(axis=1)
+    n_ranked = np.where(n_scored > 0, n_scored, scores.shape[1])
     scores = np.where(np.isnan(scores), -np.inf, scores)
     found = {}
     for k in TOP_K:
@@ -213,7 +236,7 @@ def ranking(scores: np.ndarray, labels: np.ndarray, interval: Interval) -> dict:
         found[f"top{k}"] = {
             "mean": float(statistic(None)[0]),
             **interval.of(statistic, labels),
-            "chance": k / scores.shape[1],
+            "chance": fmean(np.minimum(k / n_ranked, 1).tolist()),
         }
     return found
 

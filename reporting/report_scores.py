@@ -213,15 +213,16 @@ def _part_scores(
     """The scores of one similarity (n, m) of one part by the names under which results.json has them.
 
     normal (m,): whether a synthetic report calls the part normal."""
-    labels = pairing.real, pairing.synthetic
-    found = {"agreement": agreement.agreement(values, *labels, interval)}
+    labels, one_image = (pairing.real, pairing.synthetic), pairing.same_image
+    found = {"agreement": agreement.agreement(values, *labels, interval, one_image)}
     if part in REGIONS:
-        kept = agreement.agreement(values[:, ~normal], pairing.real, pairing.synthetic[~normal], interval)
+        of_others = values[:, ~normal], pairing.real, pairing.synthetic[~normal]
+        kept = agreement.agreement(*of_others, interval, one_image[:, ~normal])
         found["no_normal"] = kept | {"n_reports_dropped": int(normal.sum())}
     if part in (WHOLE, ALL_FINDINGS):
         found["retrieval"] = agreement.retrieval(values, *labels, interval)
         if pairing.is_source is not None:  # pairs of an image and a photograph that it was not generated from
-            found["unseen"] = agreement.agreement(np.where(pairing.is_source, np.nan, values), *labels, interval)
+            found["unseen"] = agreement.agreement(values, *labels, interval, one_image | pairing.is_source)
     return found
 
 

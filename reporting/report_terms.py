@@ -79,6 +79,7 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
         text = without_diagnosis(text)
     mentions: list[Mention] = []
     latest, last_clause = 0, None  # where the mentions of the clause before start
+    asked = None  # where they start if that clause is a question
     sides: dict[str, set[str]] = {}  # term for one side -> the sides on which it is present
     words: list[clause_words.Word] = []
     context: list[clause_parts.Part] = []
@@ -92,6 +93,10 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
             if len(words) < LONGEST_CLAUSE:
                 continue
         if words:
+            if asked is not None and (n_words := clause_words.says_no(words)):
+                mentions[asked:] = _denied(mentions[asked:])
+                words = clause_words.renumbered(words[n_words:])
+            first_of_clause = len(mentions)
             long_wordings = clause_terms.find_long_wordings(words)
             clause = clause_parts.split(words, context, previous)
             clause_terms.look_up(clause, long_wordings)
@@ -104,6 +109,7 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
                 if found.state == clause_parts.PRESENT:
                     sides.setdefault(found.hpo_id, set()).add(found.side)
             context, previous, words = clause.next_context(word.text), clause.next_previous(), []
+            asked = first_of_clause if word.text == "?" else None
         if word.text in (".", "\n"):
             previous, latest, last_clause = [], len(mentions), None
     for hpo_id in (hpo_id for hpo_id, said in sides.items() if len(said) == 2):  # left ptosis, later right ptosis
@@ -124,6 +130,16 @@ def _withdrawn(mentions: list[Mention], clause: clause_parts.Clause | None) -> l
     return [
         replace(mention, state=state) if mention.hpo_id in hpo_ids and not mention.implied else mention
         for mention in mentions
+    ]
+
+
+def _denied(mentions: list[Mention]) -> list[Mention]:
+    """The mentions of a question that is answered No; "is the nose normal? No." says nothing of its terms."""
+    absent = clause_parts.ABSENT
+    return [
+        replace(mention, state=absent) if mention.state == clause_parts.PRESENT else mention
+        for mention in mentions
+        if not (mention.implied and mention.state == absent)
     ]
 
 

@@ -3,7 +3,6 @@
 A classifier that was trained on as many photographs of each condition knows nothing of prevalence; a clinic does.
 """
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from harness.errors import one_line
+from harness.csv_table import read_table
+from harness.errors import InputError
 from scoring.run_scores import replicates_of
 
 COLUMNS = ("condition", "prevalence")
+WITHOUT_PRIOR = ("linear_probe", "gallery discriminant")  # recipes that count all conditions alike
 
 
 def prior_corrected(probabilities: np.ndarray, training_prior: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -52,9 +53,14 @@ def differential_list(
     predicted, averaged over replicates).
 
     names (C,): the conditions, in the order of the probabilities; prior, training_prior: condition -> how frequent, in
-    any unit; None: all alike. Equal probabilities are listed in the order of the names. Raises ValueError for a
-    condition without a prior, for a prior of a condition that the classifier does not know, and as prior_corrected."""
-    _, images, replicates = replicates_of(predictions)
+    any unit; None: all alike, which holds for recipes WITHOUT_PRIOR alone. Equal probabilities are listed in the order
+    of the names. Raises ValueError for another recipe without a training prior, for a condition without a prior, for a
+    prior of a condition that the classifier does not know, and as prior_corrected and replicates_of."""
+    settings, images, replicates = replicates_of(predictions)
+    if training_prior is None and not settings["recipe"].startswith(WITHOUT_PRIOR):
+        reason = "may prefer conditions that were frequent in training"
+        remedy = "give how many photographs of each it was trained on with --training_prior"
+        raise ValueError(f"the recipe {settings['recipe']} {reason}; {remedy}")
     if len(names) != replicates[0].shape[1]:
         raise ValueError(f"{len(names)} names for {replicates[0].shape[1]} conditions; give those of the run")
     before = np.mean(replicates, axis=0)
@@ -85,27 +91,22 @@ def _in_order(prior: Mapping[str, float], names: Sequence[str], what: str) -> np
 
 
 def read_prior(file: Path) -> dict[str, float]:
-    """condition -> prevalence (>= 0, any unit) from a CSV file with these columns. Raises ValueError with file and row
-    for what is none."""
-    try:
-        with open(file, newline="", encoding="utf-8-sig") as table:
-            reader = csv.DictReader(table, strict=True)
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file}: is no CSV file in UTF-8 ({one_line(error)}); write it again") from error
-    if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-        raise ValueError(f"{file}: column {missing[0]} is missing; give condition and prevalence")
+    """condition -> prevalence (>= 0, any unit) from a CSV file with these columns. Raises InputError with file and row
+    for what is none, and as read_table."""
+    header, rows = read_table(file)
+    if missing := [column for column in COLUMNS if column not in header]:
+        raise InputError(f"{file}: column {missing[0]} is missing; give condition and prevalence")
     prior: dict[str, float] = {}
     for line, row in rows:
-        name, text = (row["condition"] or "").strip(), row["prevalence"]
+        name, text = row["condition"].strip(), row["prevalence"]
         try:
             value = float(text)
-        except (TypeError, ValueError):
+        except ValueError:
             value = math.nan
         if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{file}:{line}: prevalence {text!r} is no number of at least 0; correct it")
+            raise InputError(f"{file}:{line}: prevalence {text!r} is no number of at least 0; correct it")
         if not name or name in prior:
-            raise ValueError(
+            raise InputError(
                 f"{file}:{line}: condition {name!r} is {'empty' if not name else 'given twice'}; correct it"
             )
         prior[name] = value

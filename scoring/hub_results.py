@@ -5,12 +5,13 @@
 Eval Ever (arXiv 2606.14516, schema 0.3.0) has all scores with their intervals. None of them names an image or a person.
 """
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from harness.errors import InputError
 from harness.real_or_simulated import REAL, SIMULATED
-from scoring.run_scores import TOP_K, shown_interval
+from scoring.run_scores import TOP_K, interval_words, shown_interval
 
 SCHEMA_VERSION = "0.3.0"
 TASKS = tuple(f"{protocol}_top{k}" for protocol in ("strict", "paper") for k in (1, 5))  # each is a leaderboard
@@ -36,6 +37,22 @@ def check_names(dataset_id: str, model_id: str, simulated: bool | None) -> None:
         remedy = f"report them for ORG/{SIMULATED}" if simulated else f"report them for ORG/{REAL}"
         what = "SIMULATED" if simulated else "real"
         raise InputError(f"--dataset_id {dataset_id}: these scores are of {what} images; {remedy}")
+
+
+def check_whole(run: str, results: Mapping, folds: Collection[int], only_fold: object) -> None:
+    """Raise InputError for a run whose scores are those of no benchmark: a control, conditions without photographs
+    (--k_shot 0), or a part of the folds.
+
+    run: its name, for messages; results: as results.json; folds: those that were predicted; only_fold: the number
+    that its run.json says it was limited to, None if it was not. Under `paper`, whose folds test the same images,
+    somebody else's predictions may be of one model."""
+    if "shuffled labels" in results["recipe"]:
+        raise InputError(f"{run}: was trained on shuffled labels, as a control; export a run without --shuffle_labels")
+    if "top1_unseen" in results["metrics"] or re.search(r"\b0-shot\b", results["recipe"]):
+        raise InputError(f"{run}: is of --k_shot 0, whose conditions no photograph showed; export a run without it")
+    if only_fold is not None or (results["protocol"] == "strict" and len(folds) == 1):
+        what = f"tests fold {next(iter(folds))} alone, {results['n_test']} images"
+        raise InputError(f"{run}: {what}; run all folds, and export that run")
 
 
 def is_called_simulated(dataset_id: str) -> bool:
@@ -119,7 +136,7 @@ def _result(name: str, values: Mapping, results: Mapping, source: Mapping) -> di
     score = {"score": values["mean"]}
     if values["low"] is not None:
         interval = {"lower": values["low"], "upper": values["high"], "confidence_level": 0.95}
-        interval["method"] = "bootstrap over subjects"
+        interval["method"] = interval_words(name)
         score["uncertainty"] = {"confidence_interval": interval, "num_samples": results["n_subjects"]}
     return {
         "evaluation_result_id": name,

@@ -82,6 +82,17 @@ def logit_interval(
     return 1 / (1 + math.exp(reach - centre)), 1 / (1 + math.exp(-reach - centre))
 
 
+def wilson_interval(share: float, n_subjects: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share 0..1 of independent subjects, which has a width even if all of them are alike.
+
+    Source: Wilson, Journal of the American Statistical Association 22, 1927."""
+    share, z = min(max(float(share), 0.0), 1.0), NormalDist().inv_cdf((1 + level) / 2)
+    centre = share + z**2 / (2 * n_subjects)
+    reach = z * math.sqrt(share * (1 - share) / n_subjects + z**2 / (4 * n_subjects**2))
+    low, high = (end / (1 + z**2 / n_subjects) for end in (centre - reach, centre + reach))
+    return min(max(low, 0.0), share), max(min(high, 1.0), share)  # it holds the share; rounding may miss 0 and 1
+
+
 def numbered(subjects: Sequence[str | None]) -> np.ndarray:
     """Subjects (n,) as numbers 0, 1, .. in the order of their names; every null is a subject of its own.
 

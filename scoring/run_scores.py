@@ -24,7 +24,7 @@ from harness.text_normalization import subject_key
 from scoring.abstention import risk_coverage_area
 from scoring.calibration import smooth_calibration_error
 from scoring.holm import holm
-from scoring.intervals import bootstrap_interval, corrected_interval, logit_interval, swap_p_value
+from scoring.intervals import bootstrap_interval, corrected_interval, logit_interval, swap_p_value, wilson_interval
 from scoring.metrics import (
     balanced_accuracy,
     expected_calibration_error,
@@ -44,28 +44,27 @@ TOP_K = (1, 5, 10, 30)
 DECIMALS = ("nll", "ece", "smece", "aurc")  # shown as they are, not in percent
 UNITS = "% (nll .. aurc: not)"
 IN_LOGITS = {"aurc"}  # a few sure images change it a lot: a percentile interval of a poor classifier ends too early
+NO_WIDTH = 1e-12  # of an interval; more than rounding
 NOT_LINEAR = {"macro_f1", "balanced_accuracy", "ece"}  # no means over images: percentile intervals miss them
 
 
 def score(predictions: pd.DataFrame) -> dict:
     """The content of results.json, from predictions of one backbone, recipe and protocol.
 
-    A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed under
-    `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are the 95 %
-    interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval, but by
-    corrected_interval for macro F1, balanced accuracy and binned calibration error, and by logit_interval for the
-    risk-coverage area, which it would miss. All scores are fractions 0..1, except `nll` (nats); top-k is given for k
-    below the number of classes. If all images are `unseen`, `top1_unseen` is the top-1 among the conditions that were
-    left out together with the image's own, and `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value
-    of sex, age_group and region, if the predictions have these columns, and `gaps` whether top-1 differs between them
-    (subgroup_gaps.subgroup_gaps). `n_without_subject` is present if images have none (each then counts as a subject of
-    its own), `joined_subjects` if one is spelt in several ways. Raises ValueError if a cell cannot be read
-    (prediction_files.checked), settings are mixed, replicates did not test the same images, or the predictions are
-    those of few-shot episodes."""
+    A replicate is one seed's pooled out-of-fold predictions under `strict`, and the model of one fold and seed
+    under `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are
+    the 95 % interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval,
+    but by corrected_interval for macro F1, balanced accuracy and binned calibration error, and by logit_interval
+    for the risk-coverage area, which it would miss. If all subjects score alike in top-k, as two of two do, no
+    resample differs from the others, and the interval is Wilson's, which counts subjects. All scores are fractions
+    0..1, except `nll` (nats); top-k is given for k below the number of classes. If all images are `unseen`,
+    `top1_unseen` is the top-1 among the conditions that were left out together with the image's own, and
+    `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value of sex, age_group and region, if the
+    predictions have these columns, and `gaps` whether top-1 differs between them (subgroup_gaps.subgroup_gaps).
+    `n_without_subject` is present if images have none (each then counts as a subject of its own), `joined_subjects`
+    if one is spelt in several ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings
+    are mixed, replicates did not test the same images, or the predictions are those of few-shot episodes."""
     settings, images, probabilities = replicates_of(predictions)
-    if way := way_of(settings["recipe"]):
-        reason = f"each is the mean over the {way} episodes that asked for the image, each among its own conditions"
-        raise ValueError(f"predictions of few-shot episodes: {reason}; their accuracy stands in the run's results.json")
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
     by = _by_subgroup(images, probabilities)
@@ -90,7 +89,8 @@ def score(predictions: pd.DataFrame) -> dict:
 def replicates_of(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
     """Protocol, recipe and backbone; the test images sorted by image_id; their probabilities (n, C) by each replicate.
 
-    The table's `attrs` hold n_without_subject and joined_subjects, as score returns them."""
+    The table's `attrs` hold n_without_subject and joined_subjects, as score returns them. Raises ValueError as score
+    does."""
     predictions = checked(predictions, "predictions").reset_index(drop=True)
     test = predictions[predictions["split"] == "test"]
     if not len(test):
@@ -104,6 +104,9 @@ def replicates_of(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[n
             if any("synthetic" in str(value) for value in values):
                 remedy += ", or make the number of synthetic images equal with --synthetic_top_n"
             raise ValueError(f"{len(values)} values of {column} among the test rows: {values}; {remedy}")
+    if way := way_of(settings["recipe"][0]):
+        reason = f"each is the mean over the {way} episodes that asked for the image, each among its own conditions"
+        raise ValueError(f"predictions of few-shot episodes: {reason}; their accuracy stands in the run's results.json")
     one_label = test.groupby("image_id")["label"].nunique() == 1
     if not one_label.all():
         image_id = one_label.index[~one_label][0]
@@ -150,13 +153,16 @@ def left_out_together(images: pd.DataFrame, n_classes: int) -> np.ndarray | None
 
 
 def statistics_of_unseen(images: pd.DataFrame, n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
-    """As statistics_of, of images whose conditions were not trained on; none for others."""
+    """As statistics_of, of images whose conditions were not trained on; none for others.
+
+    The functions take the images in this order, once or several times over."""
     candidates = left_out_together(images, n_classes)
     if candidates is None:
         return {}
 
     def top1_among(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        return weighted_topk(np.where(candidates, probabilities, -1.0), labels, weights, k=1)
+        of_rows = np.tile(candidates, (len(labels) // len(candidates), 1))  # swap_p_value stacks two methods' rows
+        return weighted_topk(np.where(of_rows, probabilities, -1.0), labels, weights, k=1)
 
     return {"top1_unseen": top1_among}
 
@@ -178,11 +184,30 @@ def interval_of(name: str, of_difference: bool = False) -> Callable[..., tuple[f
     return corrected_interval if name in NOT_LINEAR else bootstrap_interval
 
 
+def interval_words(name: str) -> str:
+    """How the interval of the score of this name is made."""
+    if name in IN_LOGITS:
+        return "normal for the logit, with the standard error of a jackknife over subjects"
+    if name in NOT_LINEAR:
+        return "normal, with the bias of a bootstrap and the standard error of a jackknife over subjects"
+    words = "percentile bootstrap over subjects"
+    return f"{words}; Wilson's, counting subjects, if all score alike" if is_share(name) else words
+
+
 def _low_and_high(name: str, weighted: Callable, subjects: pd.Series, of_difference: bool = False) -> dict:
     """low and high of the score of this name, or of a difference of two such scores."""
-    if subjects.nunique() < 2:
+    n_subjects = int(subjects.nunique())
+    if n_subjects < 2:
         return {"low": None, "high": None}  # one subject tells nothing about others
-    return dict(zip(("low", "high"), interval_of(name, of_difference)(weighted, subjects), strict=True))
+    low, high = interval_of(name, of_difference)(weighted, subjects)
+    if is_share(name) and not of_difference and high - low < NO_WIDTH:  # two of two right: no resample can differ
+        low, high = wilson_interval(low, n_subjects)
+    return {"low": low, "high": high}
+
+
+def is_share(name: str) -> bool:
+    """Whether the score of this name is a share of images."""
+    return name.startswith("top")
 
 
 def _summary(
@@ -238,15 +263,12 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
     a, b: predictions of one backbone, recipe and protocol each, as for score; seeds may differ in number and value.
     names: of the scores to compare; None: all. Scores are means over replicates. `low` and `high` are the 95 % interval
     of the difference over subjects, drawn for both methods together, from the same functions as in score; `p_value` is
-    from swap_p_value, and `p_holm` is corrected for the number of scores compared here, which are one family. Raises
+    from swap_p_value, and `p_holm` is corrected for the number of scores compared here, which are one family.
+    `top1_unseen` is compared if both methods chose among the same conditions, which neither had trained on. Raises
     ValueError if the protocol, the number of classes, the test images, their labels or their subjects differ."""
     (of_a, images, probabilities_a), (of_b, images_b, probabilities_b) = replicates_of(a), replicates_of(b)
     if of_a["protocol"] != of_b["protocol"]:
         raise ValueError(f"protocols differ: {of_a['protocol']} and {of_b['protocol']}; compare runs of one protocol")
-    choices = [way_of(of["recipe"]) or "all conditions" for of in (of_a, of_b)]
-    if choices[0] != choices[1]:
-        asked = " and ".join(choices)
-        raise ValueError(f"the runs choose among different conditions: {asked}; compare runs that answer one question")
     if not np.array_equal(images["image_id"], images_b["image_id"]):
         only = sorted(set(images["image_id"]) ^ set(images_b["image_id"]))
         raise ValueError(f"{len(only)} test images are in one file only, the first {only[0]}; test both on the same")
@@ -259,7 +281,10 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
             "classes, labels or subjects of the same images differ; compare runs on one build of a dataset"
         )
     labels, subjects = images["label"].to_numpy(), images["subject"]
-    statistics, scores = statistics_of(n_classes) | statistics_of_unseen(images, n_classes), {}
+    statistics, scores = statistics_of(n_classes), {}
+    candidates, candidates_b = (left_out_together(each, n_classes) for each in (images, images_b))
+    if candidates is not None and candidates_b is not None and np.array_equal(candidates, candidates_b):
+        statistics |= statistics_of_unseen(images, n_classes)
     for name in names or statistics:
         statistic = statistics[name]
         mean_a, mean_b = (_mean_over(statistic, each, labels) for each in (probabilities_a, probabilities_b))
@@ -338,7 +363,7 @@ def chance(name: str, n_classes: int) -> float | None:
     """What a constant predictor scores, the same probability for every class; None where the labels decide."""
     if name == "top1_unseen":
         return None
-    if name.startswith("top"):
+    if is_share(name):
         return min(1.0, int(name.removeprefix("top")) / n_classes)
     harmonic = sum(1 / rank for rank in range(1, n_classes + 1))
     known = {"balanced_accuracy": 1 / n_classes, "mrr": harmonic / n_classes, "nll": math.log(n_classes)}

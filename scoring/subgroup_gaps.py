@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
 from scoring.holm import holm
-from scoring.intervals import numbered
+from scoring.intervals import numbered, wilson_interval
 
 N_PERMUTATIONS = 10_000
-Z = NormalDist().inv_cdf(0.975)
 LEAST_SUBJECTS = 2  # of a subgroup: a single one tells nothing about others
 
 
@@ -59,18 +57,13 @@ def difference_to_others(hits: np.ndarray, own: np.ndarray, subjects: Sequence[s
     subjects (not of images) as the size of each, which makes it rather wide. Source: Newcombe, Statistics in Medicine
     17, 1998, pages 873-890, method 10."""
     subject = numbered(subjects)
-    (inside, low_in, high_in), (outside, low_out, high_out) = (
-        _wilson(hits[side].mean(), len(np.unique(subject[side]))) for side in (own, ~own)
+    inside, outside = (float(hits[side].mean()) for side in (own, ~own))
+    (low_in, high_in), (low_out, high_out) = (
+        wilson_interval(hits[side].mean(), len(np.unique(subject[side]))) for side in (own, ~own)
     )
-    difference = float(inside - outside)
+    difference = inside - outside
     low = difference - math.hypot(inside - low_in, high_out - outside)
     return {"difference": difference, "low": low, "high": difference + math.hypot(high_in - inside, outside - low_out)}
-
-
-def _wilson(share: float, n: int) -> tuple[float, float, float]:
-    """A share, and its 95 % interval from n independent people (Wilson, JASA 22, 1927)."""
-    centre, reach = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return float(share), (centre - reach) / (1 + Z**2 / n), (centre + reach) / (1 + Z**2 / n)
 
 
 def gap_p_value(

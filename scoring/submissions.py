@@ -7,7 +7,6 @@ and subgroups are always taken from the dataset. What a model was trained on can
 check is that each row names an image that its fold holds out.
 """
 
-import csv
 import dataclasses
 import os
 from collections import defaultdict
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.errors import one_line
+from harness.csv_table import TableError, read_table
 from harness.protocol_names import PROTOCOLS
 from scoring.prediction_files import (
     SPLITS,
@@ -89,21 +88,11 @@ def _read_parquet(file: Path) -> Table:
 
 def _read_csv(file: Path) -> Table:
     try:
-        with open(file, newline="", encoding="utf-8-sig") as opened:
-            reader = csv.reader(opened, strict=True)
-            header, cells = next(reader, []), []
-            cells = [(reader.line_num, line) for line in reader if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SubmissionError([f"{file}: is no CSV file in UTF-8 ({one_line(error)}); write it again"]) from error
-    header = [name.strip() for name in header]
-    if repeated := [name for name in header if header.count(name) > 1]:
-        raise SubmissionError([f"{file}: column {repeated[0] or 'without a name'} occurs twice; keep one of them"])
-    odd = [(row, len(line)) for row, line in cells if len(line) != len(header)]
-    if odd:
-        what = f"but the header has {len(header)}; give one per column"
-        raise SubmissionError([f"{file}:{row}: has {length} cells, {what}" for row, length in odd])
-    columns = {name: [line[i] for _, line in cells] for i, name in enumerate(header)}
-    return Table(str(file), columns, [row for row, _ in cells])
+        header, rows = read_table(file)
+    except TableError as error:
+        raise SubmissionError(error.problems) from error
+    columns = {name: [cells[name] for _, cells in rows] for name in header}
+    return Table(str(file), columns, [line for line, _ in rows])
 
 
 def accepted(table: Table, tested: Tested) -> pd.DataFrame:

@@ -32,6 +32,7 @@ def test_columns_stand_in_any_order_and_other_vocabularies_are_taken(tmp_path):
         ("904,glasses,0.5", "row 3: hpo_id 'glasses' is no HPO id"),
         ("904,HP:9999999,0.5", "row 3: HP:9999999 is not in the Human Phenotype Ontology"),
         ("905,HP:0000431,0.5", "row 3: HP:0000431 is annotated twice for ORPHA code 905"),
+        ("904,MARK:x,0,9", "terms.csv:3: has 4 cells, but the header has 3; give one per column"),
     ],
 )
 def test_a_mistake_is_named_with_its_row(tmp_path, row, reason):
@@ -45,10 +46,19 @@ def test_a_table_without_rows_or_columns_is_refused(tmp_path):
         table(tmp_path, "orphanet_code,hpo_id,frequency\n")
     with pytest.raises(InputError, match="column hpo_id is missing"):
         table(tmp_path, "orphanet_code,frequency\n904,1\n")
-    with pytest.raises(InputError, match="is not UTF-8"):
+    with pytest.raises(InputError, match="column frequency occurs twice"):
+        table(tmp_path, "orphanet_code,hpo_id,frequency,frequency\n904,MARK:x,0.9,0.1\n")
+    with pytest.raises(InputError, match="is no CSV file in UTF-8"):
         table(tmp_path, "orphanet_code,hpo_id,frequency\n904,MARK:ä,1\n", "latin-1")
     with pytest.raises(InputError, match="cannot be read"):
         condition_prior.read_term_table(tmp_path / "nowhere.csv", exists_in_hpo)
+
+
+def test_empty_cells_that_a_spreadsheet_adds_behind_the_last_column_say_nothing(tmp_path):
+    text = "orphanet_code,hpo_id,frequency,,\n904,MARK:x,0.9,,\n\n904,MARK:y,0.5\n"
+    assert table(tmp_path, text) == {"904": {"MARK:x": 0.9, "MARK:y": 0.5}}
+    with pytest.raises(InputError, match="2: has 4 cells, but the header has 3"):
+        table(tmp_path, "orphanet_code,hpo_id,frequency,\n904,MARK:x,0,9\n")
 
 
 def test_profiles_hold_the_annotated_frequencies_and_nothing_of_a_condition_without_any():

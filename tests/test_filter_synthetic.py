@@ -648,3 +648,10 @@ def test_what_cannot_work_is_refused_in_one_line(corpus, synthetic, tmp_path, ca
     printed = capsys.readouterr().err
     assert message in printed and "Traceback" not in printed
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def test_images_that_are_given_twice_are_refused(corpus, synthetic, tmp_path, capsys):
+    shutil.copytree(synthetic, tmp_path / "copy")
+    flags = ("--synthetic_dataset", synthetic, tmp_path / "copy")
+    assert exit_status(filter_synthetic, *command(corpus, synthetic, tmp_path / "out", *flags)) == 2
+    assert f"{tmp_path / 'copy'}: its images are given twice; name each folder once" in capsys.readouterr().err

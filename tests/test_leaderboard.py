@@ -154,6 +154,13 @@ def test_the_record_follows_the_schema_of_every_eval_ever_and_names_no_image(tmp
     top1 = record["evaluation_results"][0]["score_details"]
     interval = top1["uncertainty"]["confidence_interval"]
     assert interval["lower"] < top1["score"] < interval["upper"]
+    methods = {
+        result["evaluation_result_id"]: result["score_details"]["uncertainty"]["confidence_interval"]["method"]
+        for result in record["evaluation_results"]
+    }
+    assert all("percentile bootstrap" in methods[name] for name in ("top1", "top5", "mrr", "nll", "smece"))
+    assert all("bias of a bootstrap" in methods[name] for name in ("macro_f1", "balanced_accuracy", "ece"))
+    assert "logit" in methods["aurc"] and "Wilson" in methods["top1"]
     assert "A.1" not in text
     del record["evaluation_results"][0]["metric_config"]["max_score"]
     with pytest.raises(jsonschema.ValidationError):
@@ -172,3 +179,23 @@ def test_the_record_follows_the_schema_of_every_eval_ever_and_names_no_image(tmp
 def test_simulated_scores_are_not_reported_as_real_ones(tmp_path, capsys, record, dataset_id, message):
     assert export(tmp_path, finished(tmp_path / "run", 0.4, **record), dataset_id) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("of_table", "record", "message"),
+    [
+        ({"recipe": "linear_probe, shuffled labels"}, {}, "was trained on shuffled labels, as a control"),
+        ({"recipe": "linear_probe, 0-shot", "unseen": True}, {}, "is of --k_shot 0"),
+        ({"fold": 3}, {}, "tests fold 3 alone, 60 images; run all folds"),
+        ({"fold": 3, "protocol": "paper"}, {"arguments": {"fold": 3}}, "tests fold 3 alone, 60 images"),
+        ({"recipe": "linear_probe, 10-shot"}, {}, None),
+        ({"fold": 0, "protocol": "paper", "recipe": "submission"}, {"arguments": {"fold": None}}, None),
+    ],
+)
+def test_parts_and_controls_are_not_exported(tmp_path, capsys, of_table, record, message):
+    run = finished(tmp_path / "run", 0.4, **record)
+    pd.read_parquet(run / "predictions.parquet").assign(**of_table).to_parquet(run / "predictions.parquet")
+    assert export(tmp_path, run, "lab/rdface" if record else "lab/rdface-sim") == (2 if message else 0)
+    if message:
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line and not (tmp_path / "out").exists()

@@ -12,11 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
 from benchmarks import interval_coverage
-from scoring import intervals, metrics, prediction_files, run_scores
+from scoring import differential, intervals, metrics, prediction_files, run_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -263,11 +263,14 @@ def test_methods_of_equal_skill_are_seldom_told_apart():
     assert 0 < max(found.values()) <= 0.11  # of 150 at 5 %, more than 16 happen once in 500 times
 
 
-def test_a_perfect_classifier_has_a_sure_score():
+def test_a_perfect_classifier_is_as_sure_as_its_number_of_subjects():
     labels = np.repeat(np.arange(11), 3)
     scores = run_scores.score(as_table(np.eye(12)[labels], labels))  # a class of 12 is not tested
-    for name in ("top1", "top5", "top10", "balanced_accuracy", "mrr"):
+    for name in ("balanced_accuracy", "mrr"):
         assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": 1.0, "high": 1.0}
+    low = pytest.approx(33 / (33 + 1.959964**2))  # Wilson's
+    for name in ("top1", "top5", "top10"):
+        assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": low, "high": 1.0}
     for name in ("nll", "ece"):
         assert scores["metrics"][name] == {"mean": 0.0, "sd": None, "low": 0.0, "high": 0.0}
     assert {scores["metrics"]["macro_f1"][key] for key in ("mean", "low", "high")} == {11 / 12}
@@ -662,11 +665,29 @@ def test_the_swap_test_uses_all_replicates_of_unequal_numbers():
     assert intervals.swap_p_value(metrics.mean_reciprocal_rank, a[:1], b[:1], labels, np.arange(12)) == 1
 
 
+def test_conditions_without_photographs_are_compared_among_those_left_out_together():
+    rng, labels = np.random.default_rng(0), np.arange(24) % 6
+    random, lean = rng.dirichlet(np.ones(6), 24), rng.dirichlet(np.ones(6), 24) + 0.1 * np.eye(6)[labels]
+    a, b = (as_table(each, labels, fold=labels % 2, unseen=True) for each in (random, lean / 1.1))
+    compared = run_scores.compare(a, b, ["top1", "top1_unseen"])["metrics"]
+    together = labels[:, None] % 2 == np.arange(6) % 2
+    right_a, right_b = (
+        np.where(together, np.stack(each["probabilities"]), -1).argmax(axis=1) == labels for each in (a, b)
+    )
+    assert (compared["top1_unseen"]["a"], compared["top1_unseen"]["b"]) == (right_a.mean(), right_b.mean())
+    n_only_b, n_differ = int((right_b & ~right_a).sum()), int((right_a != right_b).sum())
+    exact = binomtest(n_only_b, n_differ).pvalue
+    assert exact < 0.5 and compared["top1_unseen"]["p_value"] == pytest.approx(exact, abs=0.02)
+    assert compared["top1_unseen"] != compared["top1"]
+    seen = run_scores.compare(a, b.drop(columns="unseen"))  # trained on these conditions: another question
+    assert "top1_unseen" not in seen["metrics"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t: t.assign(protocol="paper", fold=0), "protocols differ: strict and paper"),
-        (lambda t: t.assign(recipe="discriminant, 3-way 1-shot frozen"), "all conditions and 3-way"),
+        (lambda t: t.assign(recipe="discriminant, 3-way 1-shot frozen"), "of few-shot episodes: .* the 3-way"),
         (lambda t: t[t["image_id"] != "A.7"], r"1 test images are in one file only, the first A\.7"),
         (lambda t: t.assign(label=(t["label"] + 1) % 12), "classes, labels or subjects"),
         (lambda t: t.assign(subject="p0"), "classes, labels or subjects"),
@@ -685,10 +706,36 @@ def test_what_cannot_be_compared_is_refused(change, message):
 
 
 def test_predictions_of_episodes_have_no_scores_among_all_conditions():
-    a, _ = two_methods(n=20)
-    with pytest.raises(ValueError, match=r"few-shot episodes: each is the mean over the 5-way episodes"):
-        run_scores.score(a.assign(recipe="discriminant, 5-way 1-shot frozen"))
+    a, b = two_methods(n=20)
+    episodes = a.assign(recipe="discriminant, 5-way 1-shot frozen")
+    names = [f"c{number}" for number in range(12)]
+    for call in (
+        lambda: run_scores.score(episodes),
+        lambda: run_scores.compare(episodes, b.assign(recipe="cosine, 5-way 1-shot frozen")),
+        lambda: run_scores.per_class_table(episodes, names),
+        lambda: differential.differential_list(episodes, names, dict.fromkeys(names, 1.0), None, 3),
+    ):
+        with pytest.raises(ValueError, match=r"few-shot episodes: each is the mean over the 5-way episodes"):
+            call()
     assert run_scores.score(a.assign(recipe="gallery, nearest"))["n_test"] == 20
+
+
+def test_a_subgroup_in_which_everybody_is_right_has_an_interval_with_a_width():
+    probabilities, labels = np.full((40, 12), 0.01), np.arange(40) % 12
+    probabilities[np.arange(40), (labels + np.arange(40) % 2) % 12] = 0.89  # every other image is right
+    subjects = [f"p{i // 4}" for i in range(40)]
+    subjects[0] = subjects[2] = "a"
+    subjects[4] = "b"
+    region = ["Oceania" if i in (0, 2, 4) else "Asia" for i in range(40)]
+    results = run_scores.score(as_table(probabilities, labels, subject=subjects, region=region))
+    two = results["by"]["region"]["Oceania"]["top1"]
+    z2 = 1.959964**2
+    assert (two["mean"], two["high"]) == (1, 1) and two["low"] == pytest.approx(2 / (2 + z2), abs=1e-6)
+    others = results["by"]["region"]["Asia"]["top1"]
+    right = np.array([i % 2 == 0 for i in range(40) if i not in (0, 2, 4)], float)
+    names = [name for name, of in zip(subjects, region, strict=True) if of == "Asia"]
+    expected = intervals.bootstrap_interval(lambda weights: weights @ right / weights.sum(axis=1), names)
+    assert (others["low"], others["high"]) == pytest.approx(expected)  # unchanged where resamples differ
 
 
 def test_subgroups_are_scored_apart_and_disturb_nothing():

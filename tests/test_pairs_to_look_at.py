@@ -91,6 +91,7 @@ def test_copies_stay_joined_through_a_third_and_a_note_says_so(curator, tmp_path
         ("AAR/AAR.1.jpg,AAR/AAR.9.jpg,same person", "2: second_image: 'AAR/AAR.9.jpg' is no photograph of the table"),
         (",AAR/AAR.1.jpg,same person", "2: first_image: is empty; write it as in AAR/AAR.3.jpg"),
         ("AAR/AAR.1.jpg,AAR/AAR.1.jpg,same person", "2: second_image: 'AAR/AAR.1.jpg' is the first image"),
+        ("AAR/AAR.1.jpg,AAR/AAR.2.jpg,same person,x", "2: has 4 cells, but there are 3 columns; put cells that hold"),
         ("AAR/AAR.1.jpg,AAR/AAR.2.jpg,perhaps", "2: answer: 'perhaps' is no answer; write one of different people"),
         ("AAR/AAR.1.jpg,AAR/AAR.4.jpg,different people", "but rows 2 and 7 of the table have one subject_id"),
         ("AAR/AAR.1.jpg,AAR/AAR.5.jpg,different people", "the same photograph, pixel by pixel"),
@@ -124,6 +125,7 @@ def test_a_wrong_answer_stops_the_build_and_is_left_out_if_asked(curator, tmp_pa
         (b'first_image,second_image,answer\n"AAR/AAR.1.jpg,x,y\n', "a cell is not closed properly"),
         (b"first_image,second_image,answer\n\xff\xfe,x,y\n", "is not UTF-8; save it as CSV in UTF-8"),
         (b"first_image,second_image,answer\n\0,x,y\n", "is no table of answers"),
+        (b"first_image,second_image,answer,Answer\nx,y,,same person\n", "1: column answer occurs twice"),
     ],
 )
 def test_a_file_that_is_no_table_of_answers_is_one_line(curator, capsys, content, says):

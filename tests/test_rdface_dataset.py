@@ -858,10 +858,11 @@ def test_what_was_withdrawn_is_not_built_in_again(curator, tmp_path, capsys):
     again = built(folder, target, "--skip_bad")
     assert "AAR.2" not in again["image_id"][:] and len(again) == 5
     assert [line.image_id for line in withdrawn_list.listed(target)] == ["AAR.2"]
-    (target / "withdrawn.csv").write_text("mine")
-    assert run("build", folder, "--output_dir", target) == 2
     said = "rdface_dataset.py: withdrawn.csv: is not the list that a withdrawal writes"
-    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+    for text in ("mine", (target / "withdrawn.csv").read_text().rstrip() + ",one cell more\n"):
+        (target / "withdrawn.csv").write_text(text)
+        assert run("build", folder, "--output_dir", target) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
 def test_targets_that_cannot_be_are_refused_and_leave_nothing(curator, tmp_path, capsys):

@@ -109,6 +109,30 @@ def test_retrieval_ranks_conditions_by_mean_similarity():
     assert found["top1"]["chance"] == 1 / 4 and "top5" not in found
 
 
+def test_a_report_that_has_its_condition_to_itself_is_not_judged():
+    """Two reporters on the same photographs, of which half the conditions have one, and perfect similarity."""
+    labels = np.repeat(np.arange(12), [1] * 6 + [2] * 6)
+    values = np.where(labels[:, None] == labels, 0.9, 0.1)
+    one_image = np.eye(len(labels), dtype=bool)
+    values[one_image] = np.nan
+    found = agreement.retrieval(values, labels, labels, Interval(0))
+    assert (found["n_reports"], found["n_without_own"], found["n_conditions"]) == (12, 6, 12)
+    assert found["top1"]["mean"] == found["top10"]["mean"] == 1 and found["top1"]["chance"] == pytest.approx(1 / 12)
+    matched = agreement.agreement(values, labels, labels, Interval(0), one_image)["matched"]
+    assert (matched["n_pairs"], matched["n_undefined"]) == (12, 0)
+    values[6, 7] = np.nan  # two reports of different images that cannot be compared
+    assert agreement.agreement(values, labels, labels, Interval(0), one_image)["matched"]["n_undefined"] == 1
+
+
+def test_chance_is_that_of_a_guess_among_the_conditions_that_have_a_score():
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 8, 4000)
+    scores = np.where(rng.random((4000, 8)) < 0.4, np.nan, rng.random((4000, 8)))
+    scores[np.arange(4000), labels] = rng.random(4000)
+    found = agreement.ranking(scores, labels, Interval(0))["top1"]
+    assert found["chance"] > 0.15 and found["mean"] == pytest.approx(found["chance"], abs=0.03)
+
+
 def test_own_condition_and_the_mean_of_the_others():
     values = np.array([[1.0, 0.2, np.nan], [0.4, 0.6, 0.8], [np.nan, 0.5, 0.7]])
     found = agreement.own_and_others(values, np.array([0, 2, -1]), Interval(0))

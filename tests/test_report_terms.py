@@ -252,6 +252,18 @@ def test_only_what_was_said_before_is_withdrawn_and_a_degree_that_is_unknown_wit
         ("A beaked nose is lacking.", set(), {"Convex nasal ridge"}),
         ("No cleft lip or cleft palate.", set(), {"Cleft lip", "Cleft palate"}),
         ("No cleft lip, cleft palate or ptosis.", set(), {"Cleft lip", "Cleft palate", "Ptosis"}),
+        ("Widely spaced eyes are not a feature of this face.", set(), {"Hypertelorism"}),
+        ("Thin upper lip is not part of the picture.", set(), {"Thin upper lip vermilion"}),
+        ("Low-set ears aren't a clinical sign in her face, and the nose is short.", {"Short nose"}, {"Low-set ears"}),
+        ("Ptosis does not form part of his face.", set(), {"Ptosis"}),
+        ("Ptosis is not confined to the eyelid.", {"Ptosis"}, set()),
+        ("The nose is short and there is not a sign of ptosis.", {"Short nose"}, {"Ptosis"}),
+        ("Is there ptosis? No.", set(), {"Ptosis"}),
+        ("Is there ptosis or strabismus?\nA: Not seen.", set(), {"Ptosis", "Strabismus"}),
+        ("Is the mouth wide? No, it is narrow.", {"Narrow mouth"}, {"Wide mouth"}),
+        ("Is the mouth wide? Yes. Is there ptosis? No. A long nose.", {"Wide mouth", "Long nose"}, {"Ptosis"}),
+        ("Epicanthus? No ptosis.", {"Epicanthus"}, {"Ptosis"}),
+        ("Is the nose normal? No.", set(), set()),
     ],
 )
 def test_answers_contrasts_and_lists_are_negated_as_they_say(text, present, absent):

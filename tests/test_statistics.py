@@ -12,6 +12,7 @@ from test_metrics import as_table, random_predictions
 
 import score_runs
 from benchmarks import power_table
+from harness.errors import InputError
 from scoring import abstention, calibration, differential, holm, metrics, multiple_comparisons, power, subgroup_gaps
 
 ALL_EQUAL = np.full((12, 4), 0.25), np.arange(12) % 4
@@ -253,6 +254,8 @@ def test_bayes_with_the_true_prior_beats_the_uncorrected_classifier():
         ("condition,prevalence\nAAR,often\n", "prior.csv:2: prevalence 'often'"),
         ("condition,prevalence\nAAR,nan\n", "prior.csv:2: prevalence 'nan'"),
         ("condition,prevalence\nAAR,1\nAAR,2\n", "prior.csv:3: condition 'AAR' is given twice"),
+        ("condition,prevalence\nAAR,0,5\nWS,1\n", "prior.csv:2: has 3 cells, but the header has 2"),
+        ("condition,prevalence,prevalence\nAAR,1,99\n", "column prevalence occurs twice"),
         ("condition,prevalence\nAAR,1\nXXX,2\n", "XXX is no condition"),
         ("condition,prevalence\nAAR,1\n", "lack a row"),
     ],
@@ -261,8 +264,20 @@ def test_priors_that_are_none_are_refused_with_their_row(tmp_path, text, message
     file = tmp_path / "prior.csv"
     file.write_text(text)
     predictions = as_table(np.full((3, 2), 0.5), np.array([0, 1, 0]))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((InputError, ValueError), match=message):
         differential.differential_list(predictions, ["AAR", "WS"], differential.read_prior(file), None, 5)
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "lora, 5-shot", "submission"])
+def test_only_a_recipe_that_counts_conditions_alike_needs_no_training_prior(recipe):
+    predictions, names = as_table(np.full((3, 2), 0.5), np.array([0, 1, 0])), ["AAR", "WS"]
+    prior = {"AAR": 1, "WS": 3}
+    with pytest.raises(ValueError, match=f"the recipe {recipe} may prefer .* with --training_prior"):
+        differential.differential_list(predictions.assign(recipe=recipe), names, prior, None, 2)
+    told = differential.differential_list(predictions.assign(recipe=recipe), names, prior, prior, 2)
+    assert told["probability"].tolist() == [0.5] * 6
+    alike = differential.differential_list(predictions.assign(recipe="linear_probe, 1 px"), names, prior, None, 1)
+    assert alike["probability"].tolist() == [0.75] * 3
 
 
 def test_a_run_that_does_not_name_its_conditions_has_no_differential(tmp_path, capsys):

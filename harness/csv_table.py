@@ -1,0 +1,50 @@
+"""CSV tables that users write: every row has one cell for each column, and no column occurs twice."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import InputError, one_line
+
+
+class TableError(InputError):
+    """A table that cannot be used; `problems` has one line per reason, and the message is the first of them."""
+
+    def __init__(self, problems: Sequence[str]):
+        super().__init__(problems[0])
+        self.problems = list(problems)
+
+
+def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The names of the columns, and of each row the line on which it ends and its cells by column.
+
+    Blank lines are passed over, and so are empty cells behind the last column, which spreadsheets write. Raises
+    TableError for a file that cannot be read or is no CSV in UTF-8, for a column that occurs twice, and, with a line
+    for each, for rows that have more or fewer cells than there are columns, as a decimal comma makes them."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except OSError as error:
+        raise TableError([f"{file}: cannot be read ({error.strerror}); give a CSV file in UTF-8"]) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError([f"{file}: is no CSV file in UTF-8 ({one_line(error)}); write it again"]) from error
+    header = [name.strip() for name in lines[0][1]] if lines else []
+    while header and not header[-1]:
+        header.pop()
+    if repeated := [name for name in header if header.count(name) > 1]:
+        raise TableError([f"{file}: column {repeated[0] or 'without a name'} occurs twice; keep one of them"])
+    rows = [(line, _without_empty_end(cells, len(header))) for line, cells in lines[1:]]
+    if odd := [(line, len(cells)) for line, cells in rows if len(cells) != len(header)]:
+        what = f"but the header has {len(header)}; give one per column, and write decimals with a point"
+        raise TableError([f"{file}:{line}: has {n} cells, {what}" for line, n in odd])
+    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in rows]
+
+
+def _without_empty_end(cells: list[str], n_columns: int) -> list[str]:
+    """The cells of a row without empty ones behind the last column."""
+    n = len(cells)
+    while n > n_columns and not cells[n - 1].strip():
+        n -= 1
+    return cells[:n]
