@@ -65,7 +65,8 @@ def paper_condition_folds(labels: Sequence[int], names: Sequence[str]) -> list[C
     several = [c for c in sorted(range(len(names)), key=lambda c: names[c]) if count[c] > 1]
     n_test = int(len(several) * TEST_SHARE)
     if n_test < 1 or len(several) - n_test < N_FOLDS:
-        reason = f"{len(several)} conditions have two images or more, and the paper's split needs at least 7"
+        needed = N_FOLDS + 1  # a fifth of them, which is one, for the test, and one for each fold
+        reason = f"{len(several)} conditions have two images or more, and the paper's split needs at least {needed}"
         raise ProtocolError(f"{reason}; use --protocol strict")
     order = torch.randperm(len(several), generator=torch.Generator().manual_seed(PAPER_SEED)).numpy()
     conditions = np.array(several)[order]
