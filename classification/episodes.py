@@ -20,6 +20,7 @@ from scipy.stats import t as student
 from curation.protocols import N_FOLDS, PAPER_SEED, Fold
 from harness.errors import ProtocolError
 from scoring.intervals import bootstrap_interval, numbered
+from scoring.metrics import equal_but_for_rounding
 
 TEST_SHARE = 0.2  # of the conditions, in the paper
 STRICT_SEED = 20262  # of the draw that spreads conditions over the folds
@@ -249,11 +250,11 @@ def _units(conditions: np.ndarray, subjects: Sequence[str | None]) -> np.ndarray
 
 def hits(scores: np.ndarray) -> np.ndarray:
     """How far each question is right, (e, w) in 0..1: 1 if its own class has the highest score, 1 / t if it shares it
-    with t - 1 others, so that equal scores are a guess.
+    with t - 1 others, so that scores which are equal but for rounding are a guess.
 
     scores (e, w, w): of question i of an episode for its class j; questions are in the order of the classes. Raises
     ValueError for a score that is not a number."""
     if np.isnan(scores).any():
         raise ValueError("a score is not a number; features must be finite")
-    best = scores == scores.max(axis=2, keepdims=True)
+    best = equal_but_for_rounding(scores, scores.max(axis=2, keepdims=True))
     return np.diagonal(best, axis1=1, axis2=2) / best.sum(axis=2)
