@@ -27,7 +27,7 @@ from classification.prototypes import fit_statistics
 
 TOP_K = (1, 5, 10, 30)
 UNSEEN_PARTS, UNSEEN_SEED = 5, 20263  # groups of conditions, each left out in turn
-FIRST_NEIGHBOURS = 64
+PROBES_AT_ONCE = 256  # whose similarities to the whole gallery are held in memory together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +53,16 @@ def search(gallery: np.ndarray, probes: np.ndarray, k: int) -> Neighbours:
 
 
 def class_similarities(
-    gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, n_classes: int, at_least: int = max(TOP_K)
+    gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, n_classes: int
 ) -> np.ndarray:
-    """Similarity (p, n_classes) of each probe to the nearest gallery image of each class; -inf for a class without any.
-
-    More neighbours are sought until every probe has met `at_least` classes, or all of the gallery's; a class that it
-    has not met then is farther than all it has, and stays -inf."""
-    needed = min(at_least, len(np.unique(gallery_labels)))
-    k = FIRST_NEIGHBOURS
-    while True:
-        found = search(gallery, probes, k)
-        met = np.full((len(probes), n_classes), -np.inf, np.float32)
-        labels = gallery_labels[found.row]
-        np.maximum.at(met, (np.arange(len(probes))[:, None], labels), found.similarity)
-        if k >= len(gallery) or not len(probes) or np.isfinite(met).sum(axis=1).min() >= needed:
-            return met
-        k *= 4
+    """Similarity (p, n_classes) float32 of each probe to the nearest gallery image of each class; -inf for a class that
+    the gallery lacks, and for no other: the last condition has its true rank, too."""
+    nearest = np.full((len(probes), n_classes), -np.inf, np.float32)
+    for start in range(0, len(probes), PROBES_AT_ONCE):
+        rows = np.arange(start, min(start + PROBES_AT_ONCE, len(probes)))
+        found = search(gallery, probes[rows], len(gallery))
+        np.maximum.at(nearest, (rows[:, None], gallery_labels[found.row]), found.similarity)
+    return nearest
 
 
 def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -25,18 +25,18 @@ def test_search_equals_a_full_sort():
     assert retrieval.search(gallery[:3], probes, 7).row.shape == (40, 3)
 
 
-def test_a_condition_ranks_by_its_nearest_image_however_many_neighbours_that_takes():
-    gallery, probes, labels = unit((900, 8)), unit((25, 8), 1), np.random.default_rng(2).integers(0, 40, 900)
-    labels[:700] = 5  # a condition that fills the first neighbours of many probes
-    found = retrieval.class_similarities(gallery, labels, probes, 45)
+def test_every_condition_ranks_by_its_nearest_image_the_last_ones_too(monkeypatch):
+    """A condition far behind had the rank of one that the gallery lacks."""
+    monkeypatch.setattr(retrieval, "PROBES_AT_ONCE", 20)
+    gallery, probes, labels = unit((1000, 8)), unit((50, 8), 1), np.arange(1000) % 100
+    labels[300:] = 5  # a condition that fills the first neighbours of many probes
+    found = retrieval.class_similarities(gallery, labels, probes, 105)
     products = probes.astype(float) @ gallery.T.astype(float)
-    expected = np.stack([products[:, labels == c].max(axis=1) for c in range(40)], axis=1)
-    met = np.isfinite(found[:, :40])
-    assert met.sum(axis=1).min() >= 30 and not np.isfinite(found[:, 40:]).any()
-    assert found[:, :40][met] == pytest.approx(expected[met], abs=1e-6)
-    own = np.random.default_rng(3).integers(0, 40, 25)
-    exact, ours = retrieval.ranks(expected, own), retrieval.ranks(found, own)
-    assert (ours == exact)[exact <= 30].all() and (ours[exact > 30] > 30).all()
+    expected = np.stack([products[:, labels == c].max(axis=1) for c in range(100)], axis=1)
+    assert found[:, :100] == pytest.approx(expected, abs=1e-6) and (found[:, 100:] == -np.inf).all()
+    own = np.random.default_rng(3).integers(0, 100, 50)
+    exact = retrieval.ranks(expected, own)
+    assert (retrieval.ranks(found, own) == exact).all() and (exact > 60).sum() > 10
 
 
 def test_ranks_of_ties_of_missing_classes_and_of_nan():
