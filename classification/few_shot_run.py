@@ -257,8 +257,8 @@ def ranked_probes(
         columns["is_frequent"] = is_frequent
         of_rows = pd.DataFrame(columns).iloc[of_probes]
         for method, of_method in scores.items():
-            rank = retrieval.ranks(of_method, labels[of_probes])
-            tables.append(of_rows.assign(rank=rank, method=method, gallery=name))
+            rank, tied = retrieval.ranks(of_method, labels[of_probes])
+            tables.append(of_rows.assign(rank=rank, tied=tied, method=method, gallery=name))
         if name == "joined":
             found = probe.probabilities(features[of_probes], study.label.num_classes)
             predictions = study.image_columns.iloc[of_probes].assign(probabilities=list(found))

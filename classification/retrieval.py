@@ -24,6 +24,7 @@ from classification.linear_probe import (
     spread_of_scores,
 )
 from classification.prototypes import fit_statistics
+from scoring.metrics import equal_but_for_rounding, share_in_top
 
 TOP_K = (1, 5, 10, 30)
 UNSEEN_PARTS, UNSEEN_SEED = 5, 20263  # groups of conditions, each left out in turn
@@ -65,15 +66,18 @@ def class_similarities(
     return nearest
 
 
-def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Rank (p,) of each probe's own class, 1 for the best, the mean rank if classes tie; scores (p, C), labels (p,).
+def ranks(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of each probe's own class, 1 for the best, and how many classes share it, its own included: (p,) each.
 
-    A class of score -inf, which the gallery lacks, ranks last: with C + 1. Raises ValueError for nan."""
+    scores (p, C), labels (p,). Classes whose scores are equal but for rounding share the mean of their ranks. A class
+    of score -inf, which the gallery lacks, ranks last: with C + 1. Raises ValueError for nan."""
     if np.isnan(scores).any():
         raise ValueError("a score is not a number; features must be finite")
     own = scores[np.arange(len(scores)), labels][:, None]
-    rank = 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
-    return np.where(np.isfinite(own[:, 0]), rank, scores.shape[1] + 1.0)
+    equal = equal_but_for_rounding(scores, own)
+    ahead, tied = ((scores > own) & ~equal).sum(axis=1), equal.sum(axis=1)
+    is_there = np.isfinite(own[:, 0])
+    return np.where(is_there, ahead + (tied + 1) / 2, scores.shape[1] + 1.0), np.where(is_there, tied, 1)
 
 
 def whitened_cosines(
@@ -157,12 +161,16 @@ def frequent_conditions(labels: np.ndarray, groups: np.ndarray, frequent_from: i
 
 
 def summary(table: pd.DataFrame) -> dict:
-    """From one row per probe (`rank`, `label`, `subject`): n, n_conditions and, per top-k, mean, low and high.
+    """From one row per probe (`rank` and `tied`, see ranks; `label`, `subject`): n, n_conditions and, per top-k, mean,
+    low and high.
 
-    Fractions 0..1; intervals are for new conditions and subjects (episodes.accuracy_interval); null without probes."""
+    Fractions 0..1, ties counted in expectation as in all other scores (metrics.share_in_top); intervals are for new
+    conditions and subjects (episodes.accuracy_interval); null without probes."""
     result = {"n": len(table), "n_conditions": int(table["label"].nunique())}
+    tied = table["tied"].to_numpy()
+    ahead = table["rank"].to_numpy() - (tied + 1) / 2
     for k in TOP_K:
-        right = (table["rank"].to_numpy() <= k).astype(float)
+        right = share_in_top(ahead, tied, k)
         low, high = accuracy_interval(right, table["label"].to_numpy(), table["subject"].tolist())
         result[f"top{k}"] = {"mean": float(right.mean()) if len(table) else None, "low": low, "high": high}
     return result

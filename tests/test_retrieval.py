@@ -9,6 +9,7 @@ import pytest
 from classification import retrieval
 from classification.embeddings import Network, Viewed, averaged, embed, side_by_side
 from classification.few_shot_names import VIEWS
+from scoring import metrics
 
 
 def unit(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -35,17 +36,37 @@ def test_every_condition_ranks_by_its_nearest_image_the_last_ones_too(monkeypatc
     expected = np.stack([products[:, labels == c].max(axis=1) for c in range(100)], axis=1)
     assert found[:, :100] == pytest.approx(expected, abs=1e-6) and (found[:, 100:] == -np.inf).all()
     own = np.random.default_rng(3).integers(0, 100, 50)
-    exact = retrieval.ranks(expected, own)
-    assert (retrieval.ranks(found, own) == exact).all() and (exact > 60).sum() > 10
+    exact, _ = retrieval.ranks(expected, own)
+    assert (retrieval.ranks(found, own)[0] == exact).all() and (exact > 60).sum() > 10
 
 
 def test_ranks_of_ties_of_missing_classes_and_of_nan():
     scores = np.array([[3.0, 2, 1, -np.inf], [1, 1, 1, -np.inf], [1, 2, 3, -np.inf]])
-    assert retrieval.ranks(scores, np.array([0, 1, 3])).tolist() == [1, 2, 5]  # equal: the mean; missing: C + 1
+    rank, tied = retrieval.ranks(scores, np.array([0, 1, 3]))
+    assert rank.tolist() == [1, 2, 5] and tied.tolist() == [1, 3, 1]  # equal: the mean; missing: C + 1
     with pytest.raises(ValueError, match="not a number"):
         retrieval.ranks(np.array([[np.nan, 1.0]]), np.array([0]))
     with pytest.raises(ValueError, match="probes have embeddings that are not finite"):
         retrieval.search(unit((4, 3)), np.array([[np.nan, 0, 0]]), 1)
+
+
+@pytest.mark.parametrize("n_tied", [2, 40])
+def test_conditions_that_tie_share_the_first_places_as_in_all_other_scores(n_tied):
+    labels = np.arange(40) % n_tied
+    scores = np.zeros((40, 40))
+    scores[:, :n_tied] = 1.0 + 1e-15 * np.arange(n_tied)  # but for rounding
+    rank, tied = retrieval.ranks(scores, labels)
+    table = pd.DataFrame({"rank": rank, "tied": tied, "label": labels, "subject": [f"s{i}" for i in range(40)]})
+    found = [retrieval.summary(table)[f"top{k}"]["mean"] for k in retrieval.TOP_K]
+    assert found == pytest.approx([metrics.topk_hits(scores.round(9), labels, k).mean() for k in retrieval.TOP_K])
+    assert found == pytest.approx([min(1, k / n_tied) for k in retrieval.TOP_K])
+
+
+def test_a_network_that_shows_all_photographs_alike_ranks_by_chance():
+    """Its similarities differ by rounding, also those of equal float32 vectors."""
+    labels, same = np.arange(456) % 100, np.tile(unit((1, 1664)), (456, 1))
+    rank, tied = retrieval.ranks(retrieval.class_similarities(same, labels, same[:113], 100), labels[:113])
+    assert (rank == 50.5).all() and (tied == 100).all()
 
 
 def gallery_study(seed: int = 0, n_classes: int = 24, width: int = 15) -> tuple[np.ndarray, ...]:
@@ -65,7 +86,7 @@ def test_unseen_conditions_gain_from_how_others_vary_and_from_nothing_of_themsel
         scores = retrieval.unseen_scores(features, labels, groups, gallery, probes, 24)
         flat = side_by_side([features[:, None].astype(np.float32)])
         nearest = retrieval.class_similarities(flat[gallery], labels[gallery], flat[probes], 24)
-        shares.append([(retrieval.ranks(each, labels[probes]) == 1).mean() for each in (scores, nearest)])
+        shares.append([(retrieval.ranks(each, labels[probes])[0] == 1).mean() for each in (scores, nearest)])
     ours, theirs = np.mean(shares, axis=0)
     assert ours > theirs + 0.05 > 1.5 / 24
     spoiled = features.copy()
@@ -112,8 +133,8 @@ def test_a_condition_of_one_photograph_is_not_put_behind_all_others():
         gallery, few = np.setdiff1d(np.arange(len(labels)), probes), probes[10:]
         cosines = retrieval.whitened_cosines(features, labels, gallery, few, 0.5, 20)
         probe = retrieval._discriminant_of(features, labels, np.arange(len(labels)), gallery, gallery)
-        ranks["cosine"] += retrieval.ranks(cosines, labels[few]).tolist()
-        ranks["discriminant"] += retrieval.ranks(probe.scores(features[few]), labels[few]).tolist()
+        ranks["cosine"] += retrieval.ranks(cosines, labels[few])[0].tolist()
+        ranks["discriminant"] += retrieval.ranks(probe.scores(features[few]), labels[few])[0].tolist()
     assert np.mean(ranks["cosine"]) == pytest.approx(10.5, abs=1.5)
     assert np.mean(ranks["discriminant"]) > 12.5
 
@@ -159,7 +180,8 @@ def test_frequent_conditions_count_patients_and_summaries_say_null_for_nobody():
     labels, groups = np.array([0] * 5 + [1] * 3), np.array(["a", "a", "b", "b", "b", "c", "d", "e"])
     assert retrieval.frequent_conditions(labels, groups, 3).tolist() == [1]
     table = pd.DataFrame({"rank": [1, 2, 40], "label": [0, 1, 2], "subject": ["a", "b", "c"], "is_frequent": False})
-    found = retrieval.summaries(table.assign(method="nearest_image", gallery="joined"))["nearest_image"]["joined"]
+    table = table.assign(tied=1, method="nearest_image", gallery="joined")
+    found = retrieval.summaries(table)["nearest_image"]["joined"]
     assert [found["rare"][f"top{k}"]["mean"] for k in (1, 5, 10, 30)] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
     assert found["frequent"]["n"] == 0 and found["frequent"]["top1"] == {"mean": None, "low": None, "high": None}
 
