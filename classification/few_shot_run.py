@@ -291,6 +291,8 @@ def scores_of_methods(
         "nearest_image": retrieval.class_similarities(unit[shown], labels[shown], unit[probes], n_classes),
         "discriminant": of_probe,
         "whitened_cosine": retrieval.whitened_cosines(features, labels, shown, probes, probe.shrinkage, n_classes),
-        "unseen_discriminant": retrieval.unseen_scores(features, labels, groups, shown, probes, n_classes),
+        "unseen_discriminant": retrieval.unseen_scores(
+            features, labels, groups, shown, probes, n_classes, synthetic.data
+        ),
     }
     return scores, probe, notes

@@ -10,6 +10,7 @@ a cosine does not.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -114,29 +115,40 @@ def unseen_scores(
     gallery: np.ndarray,
     probes: np.ndarray,
     n_classes: int,
+    synthetic_rows: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
     """Scores (p, n_classes) of discriminants that learnt how faces vary without the probe's own condition.
 
     features (n, d), labels, groups (n,); gallery (g,), probes (p,): rows. The gallery's conditions are divided into
     parts. For the probes of one part, covariance and shrinkage come from the gallery images of all other parts; the
-    means of all classes come from the gallery. -inf for a class that the gallery lacks."""
+    means of all classes come from the gallery. synthetic_rows (s,): those of the gallery that are no photographs, and
+    have no part in the choice of the shrinkage, as in linear_probe.fit_linear_probe. -inf for a class that the gallery
+    lacks."""
     scores = np.full((len(probes), n_classes), -np.inf)
     classes = np.random.default_rng(UNSEEN_SEED).permutation(n_classes)
     for k in range(UNSEEN_PARTS):
         asked = np.isin(labels[probes], classes[k::UNSEEN_PARTS])
         seen = gallery[~np.isin(labels[gallery], classes[k::UNSEEN_PARTS])]
         if asked.any():
-            probe = _discriminant_of(features, labels, groups, gallery, seen)
+            photographs = seen[~np.isin(seen, synthetic_rows)]
+            probe = _discriminant_of(features, labels, groups, gallery, seen, photographs)
             scores[np.ix_(asked, probe.classes)] = probe.scores(features[probes[asked]])
     return scores
 
 
 def _discriminant_of(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, gallery: np.ndarray, seen: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    gallery: np.ndarray,
+    seen: np.ndarray,
+    photographs: np.ndarray,
 ) -> LinearProbe:
-    """Class means of the gallery's rows, covariance and shrinkage of the seen rows."""
+    """Class means of the gallery's rows, covariance of the seen rows, shrinkage of the photographs among these."""
     statistics = fit_statistics(features, labels, seen)
-    chosen = choose_regularisation(features[seen], labels[seen], groups[seen]) if len(seen) else None
+    chosen = None
+    if len(photographs):
+        chosen = choose_regularisation(features[photographs], labels[photographs], groups[photographs])
     shrinkage, temperature = chosen or (FALLBACK_SHRINKAGE, None)
     classes, label, counts = np.unique(labels[gallery], return_inverse=True, return_counts=True)
     centred = features[gallery] - statistics.centre

@@ -9,6 +9,10 @@ import pytest
 from classification import retrieval
 from classification.embeddings import Network, Viewed, averaged, embed, side_by_side
 from classification.few_shot_names import VIEWS
+from classification.few_shot_run import scores_of_methods
+from classification.synthetic_teachers import SyntheticUses
+from curation.leak_guard import Guard
+from curation.protocols import Fold
 from scoring import metrics
 
 
@@ -93,8 +97,8 @@ def test_unseen_conditions_gain_from_how_others_vary_and_from_nothing_of_themsel
     spoiled[probes] = 1e3  # a probe has no say in what is fitted
     other = retrieval.unseen_scores(spoiled, labels, groups, gallery, probes[:0], 24)
     assert other.shape == (0, 24)
-    one = retrieval._discriminant_of(features, labels, groups, gallery, gallery[labels[gallery] > 4])
-    two = retrieval._discriminant_of(spoiled, labels, groups, gallery, gallery[labels[gallery] > 4])
+    one = retrieval._discriminant_of(features, labels, groups, gallery, *2 * [gallery[labels[gallery] > 4]])
+    two = retrieval._discriminant_of(spoiled, labels, groups, gallery, *2 * [gallery[labels[gallery] > 4]])
     assert (one.weights == two.weights).all() and one.shrinkage == two.shrinkage
 
 
@@ -132,7 +136,7 @@ def test_a_condition_of_one_photograph_is_not_put_behind_all_others():
         probes = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
         gallery, few = np.setdiff1d(np.arange(len(labels)), probes), probes[10:]
         cosines = retrieval.whitened_cosines(features, labels, gallery, few, 0.5, 20)
-        probe = retrieval._discriminant_of(features, labels, np.arange(len(labels)), gallery, gallery)
+        probe = retrieval._discriminant_of(features, labels, np.arange(len(labels)), gallery, gallery, gallery)
         ranks["cosine"] += retrieval.ranks(cosines, labels[few])[0].tolist()
         ranks["discriminant"] += retrieval.ranks(probe.scores(features[few]), labels[few])[0].tolist()
     assert np.mean(ranks["cosine"]) == pytest.approx(10.5, abs=1.5)
@@ -142,7 +146,7 @@ def test_a_condition_of_one_photograph_is_not_put_behind_all_others():
 def test_a_discriminant_of_seen_conditions_equals_its_formula():
     features, labels, groups, gallery, probes = gallery_study(1)
     seen = gallery[labels[gallery] > 4]
-    probe = retrieval._discriminant_of(features, labels, groups, gallery, seen)
+    probe = retrieval._discriminant_of(features, labels, groups, gallery, seen, seen)
     centre = features[seen].mean(axis=0)
     means = {c: features[gallery[labels[gallery] == c]] - centre for c in np.unique(labels[gallery])}
     residuals = np.concatenate(
@@ -164,9 +168,30 @@ def test_which_conditions_are_left_out_together_is_the_same_in_every_version():
     for k in range(5):
         asked = np.isin(labels[probes], classes[k::5])
         seen = gallery[~np.isin(labels[gallery], classes[k::5])]
-        probe = retrieval._discriminant_of(features, labels, groups, gallery, seen)
+        probe = retrieval._discriminant_of(features, labels, groups, gallery, seen, seen)
         expected[np.ix_(asked, probe.classes)] = probe.scores(features[probes[asked]])
     assert (retrieval.unseen_scores(features, labels, groups, gallery, probes, 24) == expected).all()
+
+
+def test_synthetic_images_that_count_as_photographs_choose_no_shrinkage(monkeypatch):
+    """They teach means and covariance, but copies of photographs would say that a condition hardly varies."""
+    features, labels, groups, gallery, probes = gallery_study(4)
+    n, rows = len(labels), len(labels) + np.arange(len(gallery))
+    copies = features[gallery] + 0.01 * np.random.default_rng(0).normal(size=(len(rows), 15))
+    features, labels, groups = np.r_[features, copies], np.r_[labels, labels[gallery]], np.r_[groups, rows]
+    nothing = np.array([], dtype=np.int64)
+    uses = SyntheticUses(np.full(len(rows), "data", object), np.zeros(len(rows), bool), np.zeros((len(rows), 0), bool))
+    of_study = {"images": range(n), "label": SimpleNamespace(num_classes=24), "knowledge": None}
+    study = SimpleNamespace(labels=labels, groups=groups, uses=uses, **of_study)
+    columns = dict.fromkeys(("image_id", "group_id"), groups.astype(str).tolist())
+    guard = Guard(Fold(0, np.r_[gallery, rows], nothing, probes), columns)
+    asked, choose = [], retrieval.choose_regularisation
+    monkeypatch.setattr(retrieval, "choose_regularisation", lambda f, y, g: asked.extend(g) or choose(f, y, g))
+    unit_length = side_by_side([features[:, None].astype(np.float32)])
+    scores, *_ = scores_of_methods(study, features, unit_length, np.r_[gallery, rows], probes, guard)
+    assert set(asked) == set(gallery)
+    alone = retrieval.unseen_scores(features, labels, groups, gallery, probes, 24)
+    assert np.abs(scores["unseen_discriminant"] - alone).max() > 1e-3
 
 
 def test_conditions_of_one_image_each_give_the_nearest_mean():
