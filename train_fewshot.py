@@ -214,6 +214,7 @@ def main(args: argparse.Namespace) -> None:
     from classification.few_shot_inputs import open_networks
     from classification.few_shot_run import is_finished, run_fold
     from classification.knowledge import open_knowledge
+    from classification.run_results import input_settings
     from classification.study_inputs import Job, open_study
     from curation.opening import load_images
     from generation import episode_fill
@@ -245,6 +246,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- the study, and what is left to do of it
     digests = {"fingerprint": images._fingerprint, "backbone_sha256": content_digest(networks)}
+    digests |= input_settings([network.input for network in networks])
     digests |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
     digests |= knowledge.identity() if knowledge else {}
     settings = settings_of(args, digests | {"mixed_precision": accelerator.mixed_precision})

@@ -1,6 +1,7 @@
 """train_fewshot.py: each mode from the command line to its files, resumed and repeated, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,16 @@ def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study
     assert exit_status(train_fewshot, *training, *resumed) == 0
     assert results_of(tmp_path / "t") == before
     assert "(1 done before)" in capsys.readouterr().out
+
+
+def test_going_on_with_the_same_weights_and_another_input_is_refused(study, tiny_backbone, tmp_path, capsys):  # noqa: F811
+    backbone = shutil.copytree(tiny_backbone, tmp_path / "backbone")
+    flags = (*study, "--backbone", backbone, "--test_episodes", 2, "--output_dir", tmp_path / "run")
+    assert exit_status(train_fewshot, *flags, "--fold", 0) == 0
+    config = json.loads((backbone / "config.json").read_text())
+    (backbone / "config.json").write_text(json.dumps(config | {"face_alignment": "mtcnn"}))
+    assert exit_status(train_fewshot, *flags, "--resume_from_checkpoint", "latest") == 2
+    assert "was started with input_face_alignment [None], not ['mtcnn']" in capsys.readouterr().err
 
 
 def test_a_gallery_ranks_every_held_out_photograph_by_every_method(study, tmp_path):
