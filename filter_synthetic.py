@@ -215,6 +215,7 @@ def open_networks(accelerator: Accelerator, args: argparse.Namespace) -> tuple[E
 
 def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner, knowledge: Knowledge | None) -> dict:
     """Everything that the scores depend on, as JSON returns it: arguments, and digests of what they name."""
+    from classification.run_results import input_settings, network_input
     from harness.files import sha256_of
     from harness.weights_digest import weights_sha256
 
@@ -225,6 +226,7 @@ def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner, kn
     del settings["term_table"]  # its digest counts, not its place
     settings["term_table_sha256"] = knowledge.table_sha256 if knowledge else None
     settings["backbone_sha256"] = weights_sha256(examiner.backbone.network)
+    settings |= input_settings([network_input(examiner.backbone)])
     settings["photographs"] = hashlib.sha256("".join(inputs.digests).encode()).hexdigest()
     return json.loads(json.dumps(settings, default=str))
 

@@ -235,6 +235,7 @@ def main(args: argparse.Namespace) -> None:
     from datasets import disable_progress_bars
 
     from classification.fold_run import run_fold, spare_what_is_there
+    from classification.run_results import input_settings, network_input
     from classification.study_inputs import Job, extract_features, open_study, rows_of
     from generation.synthetic_uses import use_of_images, uses_of_images
     from harness.launched_processes import in_main_process, wait_for_files
@@ -255,6 +256,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- the study, and what is left to do of it
     digests = {"fingerprint": images._fingerprint, "backbone_sha256": weights_sha256(backbone.network)}
+    digests |= input_settings([network_input(backbone)])
     digests |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
     digests |= knowledge.identity() if knowledge else {}
     settings = settings_of(args, digests | {"mixed_precision": accelerator.mixed_precision})  # or the launcher's

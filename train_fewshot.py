@@ -33,6 +33,7 @@ from classification.few_shot_names import (
     TRANSDUCTIVE_HEAD,
     VIEWS,
 )
+from classification.recipes import PRIOR_WEIGHT
 from classification.study_options import A_BACKBONE, add_computing, add_fold, add_input, add_knowledge
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.common_options import add_dataset, add_output
@@ -94,7 +95,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=text)
     text = "support: instead, put them beside the support photographs from which alone they were made (mode frozen)"
     add("--synthetic_in", choices=("training", "support"), default="training", help=text)
-    text = "data: each is a photograph; prior: all of a condition count as one photograph (modes frozen and gallery)"
+    text = "data: each is a photograph; prior: all of a condition count together, beside a support as one photograph, "
+    text += f"where they draw class means in a gallery, or teach terms, as {PRIOR_WEIGHT} of one; images made by words "
+    text += "with a weight chosen in the gallery (modes frozen and gallery)"
     add("--synthetic_as", choices=("data", "prior"), default="data", help=text)
     add_knowledge(add)
     text = "views of each picture that are embedded: 2 with the mirrored one, 4 with both in grey, 10: five crops and "
@@ -211,6 +214,7 @@ def main(args: argparse.Namespace) -> None:
     from classification.few_shot_inputs import open_networks
     from classification.few_shot_run import is_finished, run_fold
     from classification.knowledge import open_knowledge
+    from classification.run_results import input_settings
     from classification.study_inputs import Job, open_study
     from curation.opening import load_images
     from generation import episode_fill
@@ -242,6 +246,7 @@ def main(args: argparse.Namespace) -> None:
 
     # ---- the study, and what is left to do of it
     digests = {"fingerprint": images._fingerprint, "backbone_sha256": content_digest(networks)}
+    digests |= input_settings([network.input for network in networks])
     digests |= {"synthetic_fingerprints": mix.fingerprints} if mix else {}
     digests |= knowledge.identity() if knowledge else {}
     settings = settings_of(args, digests | {"mixed_precision": accelerator.mixed_precision})

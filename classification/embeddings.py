@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from classification.backbones import Backbone, load_backbone
 from classification.extraction import features_of
 from classification.few_shot_names import CROPPED_SIDE, CROPS, GREY_VIEWS
+from classification.run_results import network_input
 from harness.errors import InputError, one_line
 from harness.weights_digest import weights_sha256
 from imaging.face_embeddings import Embedder, load_embedder
@@ -37,6 +38,11 @@ class Network:
     backbone: Backbone | None = None
     embedder: Embedder | None = None  # of a recognition network
     detector: str | None = None  # that finds the faces for a recognition network
+
+    @property
+    def input(self) -> dict:
+        """How it gets photographs, as far as the network's own file does not decide that."""
+        return network_input(self.backbone) if self.backbone else {"face_alignment": self.detector}
 
     @property
     def sha256(self) -> str:

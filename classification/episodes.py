@@ -20,6 +20,7 @@ from scipy.stats import t as student
 from curation.protocols import N_FOLDS, PAPER_SEED, Fold
 from harness.errors import ProtocolError
 from scoring.intervals import bootstrap_interval, numbered
+from scoring.metrics import equal_but_for_rounding
 
 TEST_SHARE = 0.2  # of the conditions, in the paper
 STRICT_SEED = 20262  # of the draw that spreads conditions over the folds
@@ -65,7 +66,8 @@ def paper_condition_folds(labels: Sequence[int], names: Sequence[str]) -> list[C
     several = [c for c in sorted(range(len(names)), key=lambda c: names[c]) if count[c] > 1]
     n_test = int(len(several) * TEST_SHARE)
     if n_test < 1 or len(several) - n_test < N_FOLDS:
-        reason = f"{len(several)} conditions have two images or more, and the paper's split needs at least 7"
+        needed = N_FOLDS + 1  # a fifth of them, which is one, for the test, and one for each fold
+        reason = f"{len(several)} conditions have two images or more, and the paper's split needs at least {needed}"
         raise ProtocolError(f"{reason}; use --protocol strict")
     order = torch.randperm(len(several), generator=torch.Generator().manual_seed(PAPER_SEED)).numpy()
     conditions = np.array(several)[order]
@@ -248,11 +250,11 @@ def _units(conditions: np.ndarray, subjects: Sequence[str | None]) -> np.ndarray
 
 def hits(scores: np.ndarray) -> np.ndarray:
     """How far each question is right, (e, w) in 0..1: 1 if its own class has the highest score, 1 / t if it shares it
-    with t - 1 others, so that equal scores are a guess.
+    with t - 1 others, so that scores which are equal but for rounding are a guess.
 
     scores (e, w, w): of question i of an episode for its class j; questions are in the order of the classes. Raises
     ValueError for a score that is not a number."""
     if np.isnan(scores).any():
         raise ValueError("a score is not a number; features must be finite")
-    best = scores == scores.max(axis=2, keepdims=True)
+    best = equal_but_for_rounding(scores, scores.max(axis=2, keepdims=True))
     return np.diagonal(best, axis1=1, axis2=2) / best.sum(axis=2)

@@ -54,7 +54,7 @@ class Plan:
     frequent_from: int  # patients of a frequent condition
     eval_batch_size: int
     chosen_ensemble: bool = False  # whether networks are chosen, rather than all taken
-    synthetic_as_prior: bool = False  # whether the synthetic images of a condition together count as one photograph
+    synthetic_as_prior: bool = False  # whether the synthetic images of a condition count together, by their mean
 
 
 def guard_of(study: Study, job: Job) -> Guard:
@@ -173,7 +173,8 @@ def kept_networks(
 def teachers_of(
     study: Study, features: np.ndarray, photographs: np.ndarray, synthetic: np.ndarray, as_prior: bool
 ) -> Teachers:
-    """The photographs and synthetic images of base conditions; of a condition's synthetic images the mean, as_prior."""
+    """The photographs and synthetic images of base conditions; as_prior, of a condition's synthetic images the mean,
+    with the noise of PRIOR_WEIGHT photographs (see mean_images)."""
     rows = photographs if as_prior else np.concatenate([photographs, synthetic])
     labels = study.labels
     profiles = (study.knowledge or Knowledge.of_nothing(study.label.num_classes)).profiles
@@ -257,8 +258,8 @@ def ranked_probes(
         columns["is_frequent"] = is_frequent
         of_rows = pd.DataFrame(columns).iloc[of_probes]
         for method, of_method in scores.items():
-            rank = retrieval.ranks(of_method, labels[of_probes])
-            tables.append(of_rows.assign(rank=rank, method=method, gallery=name))
+            rank, tied = retrieval.ranks(of_method, labels[of_probes])
+            tables.append(of_rows.assign(rank=rank, tied=tied, method=method, gallery=name))
         if name == "joined":
             found = probe.probabilities(features[of_probes], study.label.num_classes)
             predictions = study.image_columns.iloc[of_probes].assign(probabilities=list(found))
@@ -291,6 +292,8 @@ def scores_of_methods(
         "nearest_image": retrieval.class_similarities(unit[shown], labels[shown], unit[probes], n_classes),
         "discriminant": of_probe,
         "whitened_cosine": retrieval.whitened_cosines(features, labels, shown, probes, probe.shrinkage, n_classes),
-        "unseen_discriminant": retrieval.unseen_scores(features, labels, groups, shown, probes, n_classes),
+        "unseen_discriminant": retrieval.unseen_scores(
+            features, labels, groups, shown, probes, n_classes, synthetic.data
+        ),
     }
     return scores, probe, notes

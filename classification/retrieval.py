@@ -10,6 +10,7 @@ a cosine does not.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,10 +25,11 @@ from classification.linear_probe import (
     spread_of_scores,
 )
 from classification.prototypes import fit_statistics
+from scoring.metrics import equal_but_for_rounding, share_in_top
 
 TOP_K = (1, 5, 10, 30)
 UNSEEN_PARTS, UNSEEN_SEED = 5, 20263  # groups of conditions, each left out in turn
-FIRST_NEIGHBOURS = 64
+PROBES_AT_ONCE = 256  # whose similarities to the whole gallery are held in memory together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,33 +55,30 @@ def search(gallery: np.ndarray, probes: np.ndarray, k: int) -> Neighbours:
 
 
 def class_similarities(
-    gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, n_classes: int, at_least: int = max(TOP_K)
+    gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, n_classes: int
 ) -> np.ndarray:
-    """Similarity (p, n_classes) of each probe to the nearest gallery image of each class; -inf for a class without any.
-
-    More neighbours are sought until every probe has met `at_least` classes, or all of the gallery's; a class that it
-    has not met then is farther than all it has, and stays -inf."""
-    needed = min(at_least, len(np.unique(gallery_labels)))
-    k = FIRST_NEIGHBOURS
-    while True:
-        found = search(gallery, probes, k)
-        met = np.full((len(probes), n_classes), -np.inf, np.float32)
-        labels = gallery_labels[found.row]
-        np.maximum.at(met, (np.arange(len(probes))[:, None], labels), found.similarity)
-        if k >= len(gallery) or not len(probes) or np.isfinite(met).sum(axis=1).min() >= needed:
-            return met
-        k *= 4
+    """Similarity (p, n_classes) float32 of each probe to the nearest gallery image of each class; -inf for a class that
+    the gallery lacks, and for no other: the last condition has its true rank, too."""
+    nearest = np.full((len(probes), n_classes), -np.inf, np.float32)
+    for start in range(0, len(probes), PROBES_AT_ONCE):
+        rows = np.arange(start, min(start + PROBES_AT_ONCE, len(probes)))
+        found = search(gallery, probes[rows], len(gallery))
+        np.maximum.at(nearest, (rows[:, None], gallery_labels[found.row]), found.similarity)
+    return nearest
 
 
-def ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Rank (p,) of each probe's own class, 1 for the best, the mean rank if classes tie; scores (p, C), labels (p,).
+def ranks(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of each probe's own class, 1 for the best, and how many classes share it, its own included: (p,) each.
 
-    A class of score -inf, which the gallery lacks, ranks last: with C + 1. Raises ValueError for nan."""
+    scores (p, C), labels (p,). Classes whose scores are equal but for rounding share the mean of their ranks. A class
+    of score -inf, which the gallery lacks, ranks last: with C + 1. Raises ValueError for nan."""
     if np.isnan(scores).any():
         raise ValueError("a score is not a number; features must be finite")
     own = scores[np.arange(len(scores)), labels][:, None]
-    rank = 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
-    return np.where(np.isfinite(own[:, 0]), rank, scores.shape[1] + 1.0)
+    equal = equal_but_for_rounding(scores, own)
+    ahead, tied = ((scores > own) & ~equal).sum(axis=1), equal.sum(axis=1)
+    is_there = np.isfinite(own[:, 0])
+    return np.where(is_there, ahead + (tied + 1) / 2, scores.shape[1] + 1.0), np.where(is_there, tied, 1)
 
 
 def whitened_cosines(
@@ -116,29 +115,40 @@ def unseen_scores(
     gallery: np.ndarray,
     probes: np.ndarray,
     n_classes: int,
+    synthetic_rows: Sequence[int] | np.ndarray = (),
 ) -> np.ndarray:
     """Scores (p, n_classes) of discriminants that learnt how faces vary without the probe's own condition.
 
     features (n, d), labels, groups (n,); gallery (g,), probes (p,): rows. The gallery's conditions are divided into
     parts. For the probes of one part, covariance and shrinkage come from the gallery images of all other parts; the
-    means of all classes come from the gallery. -inf for a class that the gallery lacks."""
+    means of all classes come from the gallery. synthetic_rows (s,): those of the gallery that are no photographs, and
+    have no part in the choice of the shrinkage, as in linear_probe.fit_linear_probe. -inf for a class that the gallery
+    lacks."""
     scores = np.full((len(probes), n_classes), -np.inf)
     classes = np.random.default_rng(UNSEEN_SEED).permutation(n_classes)
     for k in range(UNSEEN_PARTS):
         asked = np.isin(labels[probes], classes[k::UNSEEN_PARTS])
         seen = gallery[~np.isin(labels[gallery], classes[k::UNSEEN_PARTS])]
         if asked.any():
-            probe = _discriminant_of(features, labels, groups, gallery, seen)
+            photographs = seen[~np.isin(seen, synthetic_rows)]
+            probe = _discriminant_of(features, labels, groups, gallery, seen, photographs)
             scores[np.ix_(asked, probe.classes)] = probe.scores(features[probes[asked]])
     return scores
 
 
 def _discriminant_of(
-    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, gallery: np.ndarray, seen: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    gallery: np.ndarray,
+    seen: np.ndarray,
+    photographs: np.ndarray,
 ) -> LinearProbe:
-    """Class means of the gallery's rows, covariance and shrinkage of the seen rows."""
+    """Class means of the gallery's rows, covariance of the seen rows, shrinkage of the photographs among these."""
     statistics = fit_statistics(features, labels, seen)
-    chosen = choose_regularisation(features[seen], labels[seen], groups[seen]) if len(seen) else None
+    chosen = None
+    if len(photographs):
+        chosen = choose_regularisation(features[photographs], labels[photographs], groups[photographs])
     shrinkage, temperature = chosen or (FALLBACK_SHRINKAGE, None)
     classes, label, counts = np.unique(labels[gallery], return_inverse=True, return_counts=True)
     centred = features[gallery] - statistics.centre
@@ -163,12 +173,16 @@ def frequent_conditions(labels: np.ndarray, groups: np.ndarray, frequent_from: i
 
 
 def summary(table: pd.DataFrame) -> dict:
-    """From one row per probe (`rank`, `label`, `subject`): n, n_conditions and, per top-k, mean, low and high.
+    """From one row per probe (`rank` and `tied`, see ranks; `label`, `subject`): n, n_conditions and, per top-k, mean,
+    low and high.
 
-    Fractions 0..1; intervals are for new conditions and subjects (episodes.accuracy_interval); null without probes."""
+    Fractions 0..1, ties counted in expectation as in all other scores (metrics.share_in_top); intervals are for new
+    conditions and subjects (episodes.accuracy_interval); null without probes."""
     result = {"n": len(table), "n_conditions": int(table["label"].nunique())}
+    tied = table["tied"].to_numpy()
+    ahead = table["rank"].to_numpy() - (tied + 1) / 2
     for k in TOP_K:
-        right = (table["rank"].to_numpy() <= k).astype(float)
+        right = share_in_top(ahead, tied, k)
         low, high = accuracy_interval(right, table["label"].to_numpy(), table["subject"].tolist())
         result[f"top{k}"] = {"mean": float(right.mean()) if len(table) else None, "low": low, "high": high}
     return result

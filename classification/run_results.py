@@ -16,6 +16,7 @@ from imaging.corruptions import SEVERITIES
 from scoring import prediction_files, run_scores
 from scoring.run_scores import shown, shown_interval
 
+INPUT = ("image_size", "mean", "std", "face_alignment")  # of a Backbone, apart from its network
 PAPER_RESULTS = Path(__file__).with_name("paper_results.csv")
 
 
@@ -36,7 +37,16 @@ def image_columns(images: datasets.Dataset, labels: np.ndarray) -> pd.DataFrame:
 
 def network_input(backbone: Backbone) -> dict:
     """How photographs were turned into the network's input, for records."""
-    return {name: getattr(backbone, name) for name in ("image_size", "mean", "std", "face_alignment")}
+    return {name: getattr(backbone, name) for name in INPUT}
+
+
+def input_settings(inputs: Sequence[dict]) -> dict:
+    """How photographs are turned into the input of each of several networks, for settings.json: `input_mean` and so on,
+    with a list of all networks each.
+
+    inputs: of each network, as network_input returns it, or a part of it. A digest of weights says nothing of it, and
+    folds that one run made of two inputs would be the predictions of two networks."""
+    return {f"input_{name}": [of_network.get(name) for of_network in inputs] for name in INPUT}
 
 
 def write_predictions(file: Path, predictions: pd.DataFrame, label: datasets.ClassLabel) -> None:

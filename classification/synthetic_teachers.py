@@ -5,11 +5,7 @@ import dataclasses
 import numpy as np
 
 from classification.knowledge_prior import Teachers
-from classification.recipes import USES
-
-# Subjects that all images of a condition count as, if an adapter saw its photographs: the best of five on tuning
-# people, among whom every weight cost accuracy (benchmarks/word_image_gain.py --part tuning).
-PRIOR_WEIGHT = 0.25
+from classification.recipes import PRIOR_WEIGHT, USES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,11 +26,11 @@ from curation import protocols
 from generation.descriptors import KINDS, Alignment, described, prepare, unit_length
 from generation.set_fidelity import ClassMeans, SetFidelity, set_fidelity
 from harness.errors import InputError
+from scoring.metrics import equal_but_for_rounding
 
 CALIBRATION_FOLDS = 5
 EMBEDDING_EXTRA_IMAGES = 3  # see _drawn_to_centre; chosen on SIMULATED conditions that no figure is reported of
 TEMPERATURE_RANGE = (0.1, 1000.0)  # of the standard deviation of wrong classes' scores
-TIE = 1e-12  # scores that differ by less, relative to their size, are equal but for rounding
 
 
 # ---- from scores to one number an image
@@ -50,7 +50,7 @@ def class_rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     scores (m, C), labels (m,) as in own_class_score. Equal scores share the mean of their places."""
     own = own_class_score(scores, labels)[:, None]
-    tied = np.abs(scores - own) <= TIE * np.maximum(np.abs(own), 1)  # its own place included; nan is never tied
+    tied = equal_but_for_rounding(scores, own)  # its own place included; nan is never tied
     better = (scores > own) & ~tied
     rank = better.sum(axis=1) + (tied.sum(axis=1) + 1) / 2
     return np.where(np.isnan(own[:, 0]), np.nan, rank)

@@ -62,8 +62,12 @@ def prepare_output(
         earlier = read_json(file, remedy)
         for name in settings:
             if settings[name] != earlier.get(name):
-                reason = f"{folder} was started with {name} {earlier.get(name)}, not {settings[name]}"
-                raise InputError(f"--resume_from_checkpoint: {reason}; give the same flags or another --output_dir")
+                if name not in earlier:  # begun by a version that did not record it
+                    reason = f"does not say with which {name} it was started, which is {settings[name]} now"
+                    raise InputError(f"--resume_from_checkpoint: {folder} {reason}; {remedy}")
+                reason = f"was started with {name} {earlier[name]}, not {settings[name]}"
+                same = "give the same flags and files, or another --output_dir"
+                raise InputError(f"--resume_from_checkpoint: {folder} {reason}; {same}")
     try:
         for name in [parts] if isinstance(parts, str) else parts:
             if resume:

@@ -8,14 +8,32 @@ is defined in each function.
 import numpy as np
 from scipy.sparse import csr_array
 
+# Scores that differ by less, relative to their size, are equal but for rounding.
+TIE = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 1e-6}
+
 
 def topk_hits(probabilities: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """The chance that each image's class is among its k most probable ones, if ties are broken at random.
 
     probabilities (n, C); labels (n,) in 0..C-1; returns (n,) in 0..1: 0 or 1 unless a tie straddles the k-th place.
     Hence a constant predictor scores k / C, which is chance, and the order of the classes never matters."""
-    ahead, tied = _places(probabilities, labels)
+    return share_in_top(*_places(probabilities, labels), k)
+
+
+def share_in_top(ahead: np.ndarray, tied: np.ndarray, k: int) -> np.ndarray:
+    """The chance (n,) to be among the first k, if ahead (n,) are better, and tied (n,) are as good, itself included."""
     return np.clip((k - ahead) / tied, 0.0, 1.0)
+
+
+def equal_but_for_rounding(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Which scores equal `own`, apart from what TIE allows, relative to its size or to 1 if that is more.
+
+    scores: any shape, whose type decides on the tolerance; own: of a shape that fits. nan equals nothing, and an
+    infinite score only its like. Products of equal features differ by rounding, which must not decide who is best."""
+    tie = TIE.get(np.asarray(scores).dtype, TIE[np.dtype(np.float64)])
+    with np.errstate(invalid="ignore"):
+        near = np.abs(scores - own) <= tie * np.maximum(np.abs(own), 1)
+    return (scores == own) | (near & np.isfinite(own))
 
 
 def reciprocal_ranks(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -60,8 +60,10 @@ def test_published_split_equals_the_rule_written_anew():
 
 
 def test_published_split_of_few_conditions_is_refused():
-    with pytest.raises(ProtocolError, match=r"at least 7.*strict"):
-        paper_condition_folds([0, 0, 1, 1, 2], ["A", "B", "C"])
+    with pytest.raises(ProtocolError, match=r"^5 conditions .* at least 6; use --protocol strict"):
+        paper_condition_folds([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5], list("ABCDEF"))
+    folds = paper_condition_folds([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], list("ABCDEF"))
+    assert [(len(fold.train), len(fold.val), len(fold.test)) for fold in folds] == [(4, 1, 1)] * 5
 
 
 def test_strict_folds_test_each_condition_once_and_keep_subjects_apart():

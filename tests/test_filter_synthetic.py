@@ -508,6 +508,18 @@ def test_two_processes_give_what_one_gives(filtered, corpus, synthetic):
                 assert two[name][column] == value, (name, column)
 
 
+def test_going_on_with_the_same_weights_and_another_input_is_refused(filtered, corpus, synthetic, tmp_path, capsys):
+    backbone = shutil.copytree(ROOT / "demo_models" / "backbone", tmp_path / "backbone")
+    config = json.loads((backbone / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.5, 0.5, 0.25]
+    (backbone / "config.json").write_text(json.dumps(config))
+    flags = command(corpus, synthetic, filtered, "--per_class", 2, "--lpips", "random", "--backbone", backbone)
+    before = (filtered / "results.json").read_bytes()
+    assert exit_status(filter_synthetic, *flags, "--resume_from_checkpoint", "latest") == 2
+    assert "was started with input_mean [[" in capsys.readouterr().err
+    assert (filtered / "results.json").read_bytes() == before
+
+
 def test_a_stopped_run_resumes_to_the_same_scores(filtered, corpus, synthetic, monkeypatch, capsys):
     output = corpus / "stopped"
     flags = command(corpus, synthetic, output, "--per_class", 2, "--lpips", "random")

@@ -16,7 +16,8 @@ from classification.knowledge import person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
 from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
 from classification.linear_probe import fit_linear_probe
-from classification.synthetic_teachers import PRIOR_WEIGHT, SyntheticRows, SyntheticUses, mean_images
+from classification.recipes import PRIOR_WEIGHT
+from classification.synthetic_teachers import SyntheticRows, SyntheticUses, mean_images
 from classification.term_directions import term_directions
 from classification.unseen_classes import pull_of_seen
 from classification.variance_shares import likeliest_shares

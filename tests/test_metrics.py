@@ -21,6 +21,15 @@ from scoring import differential, intervals, metrics, prediction_files, run_scor
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def test_scores_are_equal_but_for_rounding_in_their_own_precision():
+    best, inf, nan = np.float64(1000.0), np.inf, np.nan
+    scores = np.array([best, best - 1e-10, best - 1e-8, -inf, nan])
+    assert metrics.equal_but_for_rounding(scores, best).tolist() == [True, True, False, False, False]
+    coarse = np.array([0.5, 0.5 - 2e-7, 0.5 - 1e-5], np.float32)
+    assert metrics.equal_but_for_rounding(coarse, coarse[0]).tolist() == [True, True, False]
+    assert metrics.equal_but_for_rounding(np.array([-inf, 1.0]), -inf).tolist() == [True, False]
+
+
 def random_predictions(n: int = 200, n_classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (n, C) that lean to the right class, and labels (n,) of which the last class has none."""
     rng = np.random.default_rng(seed)

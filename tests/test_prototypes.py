@@ -1,5 +1,6 @@
 """prototypes.py and prototype_training.py: heads against their formulas and scikit-learn, and what may be looked at."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,14 @@ from sklearn.neighbors import NearestCentroid
 
 from classification import prototypes
 from classification.backbones import Backbone
-from classification.episodes import Episodes, draw_episodes
+from classification.episodes import Episodes, draw_episodes, hits
 from classification.few_shot_names import HEADS
 from classification.few_shot_run import means_by_terms
 from classification.fine_tuning import Checkpoint
 from classification.knowledge_prior import Shares, Teachers
 from classification.prototype_training import Training, fit_prototypes, prototype_logits, trained_scores
 from classification.prototypes import (
+    FALLBACKS,
     accuracy_of,
     best_temperature,
     choose_heads,
@@ -187,6 +189,19 @@ def test_without_base_conditions_or_their_variances_every_head_still_answers():
             scores = head_scores(head, features, episodes, statistics, choices[head].setting)
             assert accuracy_of(scores) > 0.2 and np.isfinite(scores).all()
             assert probabilities(scores, choices[head].temperature).sum(axis=2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_network_that_shows_all_photographs_alike_is_right_by_chance(head):
+    """Products of equal features differ by rounding, which made some class the best in all episodes alike."""
+    _, labels, groups = study()
+    episodes = drawn(labels, groups, n=20)
+    for width, seed in itertools.product((37, 368, 768), range(4)):
+        feature = np.random.default_rng(seed).normal(size=width)
+        features = np.tile(feature / np.linalg.norm(feature), (len(labels), 1))
+        statistics = fit_statistics(features, labels, np.flatnonzero(labels < 12))
+        scores = head_scores(head, features, episodes, statistics, FALLBACKS[head])
+        assert hits(scores) == pytest.approx(np.full((20, 5), 1 / 5)), (width, seed)
 
 
 def test_the_temperature_calibrates():

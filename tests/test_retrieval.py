@@ -9,6 +9,11 @@ import pytest
 from classification import retrieval
 from classification.embeddings import Network, Viewed, averaged, embed, side_by_side
 from classification.few_shot_names import VIEWS
+from classification.few_shot_run import scores_of_methods
+from classification.synthetic_teachers import SyntheticUses
+from curation.leak_guard import Guard
+from curation.protocols import Fold
+from scoring import metrics
 
 
 def unit(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -25,27 +30,47 @@ def test_search_equals_a_full_sort():
     assert retrieval.search(gallery[:3], probes, 7).row.shape == (40, 3)
 
 
-def test_a_condition_ranks_by_its_nearest_image_however_many_neighbours_that_takes():
-    gallery, probes, labels = unit((900, 8)), unit((25, 8), 1), np.random.default_rng(2).integers(0, 40, 900)
-    labels[:700] = 5  # a condition that fills the first neighbours of many probes
-    found = retrieval.class_similarities(gallery, labels, probes, 45)
+def test_every_condition_ranks_by_its_nearest_image_the_last_ones_too(monkeypatch):
+    """A condition far behind had the rank of one that the gallery lacks."""
+    monkeypatch.setattr(retrieval, "PROBES_AT_ONCE", 20)
+    gallery, probes, labels = unit((1000, 8)), unit((50, 8), 1), np.arange(1000) % 100
+    labels[300:] = 5  # a condition that fills the first neighbours of many probes
+    found = retrieval.class_similarities(gallery, labels, probes, 105)
     products = probes.astype(float) @ gallery.T.astype(float)
-    expected = np.stack([products[:, labels == c].max(axis=1) for c in range(40)], axis=1)
-    met = np.isfinite(found[:, :40])
-    assert met.sum(axis=1).min() >= 30 and not np.isfinite(found[:, 40:]).any()
-    assert found[:, :40][met] == pytest.approx(expected[met], abs=1e-6)
-    own = np.random.default_rng(3).integers(0, 40, 25)
-    exact, ours = retrieval.ranks(expected, own), retrieval.ranks(found, own)
-    assert (ours == exact)[exact <= 30].all() and (ours[exact > 30] > 30).all()
+    expected = np.stack([products[:, labels == c].max(axis=1) for c in range(100)], axis=1)
+    assert found[:, :100] == pytest.approx(expected, abs=1e-6) and (found[:, 100:] == -np.inf).all()
+    own = np.random.default_rng(3).integers(0, 100, 50)
+    exact, _ = retrieval.ranks(expected, own)
+    assert (retrieval.ranks(found, own)[0] == exact).all() and (exact > 60).sum() > 10
 
 
 def test_ranks_of_ties_of_missing_classes_and_of_nan():
     scores = np.array([[3.0, 2, 1, -np.inf], [1, 1, 1, -np.inf], [1, 2, 3, -np.inf]])
-    assert retrieval.ranks(scores, np.array([0, 1, 3])).tolist() == [1, 2, 5]  # equal: the mean; missing: C + 1
+    rank, tied = retrieval.ranks(scores, np.array([0, 1, 3]))
+    assert rank.tolist() == [1, 2, 5] and tied.tolist() == [1, 3, 1]  # equal: the mean; missing: C + 1
     with pytest.raises(ValueError, match="not a number"):
         retrieval.ranks(np.array([[np.nan, 1.0]]), np.array([0]))
     with pytest.raises(ValueError, match="probes have embeddings that are not finite"):
         retrieval.search(unit((4, 3)), np.array([[np.nan, 0, 0]]), 1)
+
+
+@pytest.mark.parametrize("n_tied", [2, 40])
+def test_conditions_that_tie_share_the_first_places_as_in_all_other_scores(n_tied):
+    labels = np.arange(40) % n_tied
+    scores = np.zeros((40, 40))
+    scores[:, :n_tied] = 1.0 + 1e-15 * np.arange(n_tied)  # but for rounding
+    rank, tied = retrieval.ranks(scores, labels)
+    table = pd.DataFrame({"rank": rank, "tied": tied, "label": labels, "subject": [f"s{i}" for i in range(40)]})
+    found = [retrieval.summary(table)[f"top{k}"]["mean"] for k in retrieval.TOP_K]
+    assert found == pytest.approx([metrics.topk_hits(scores.round(9), labels, k).mean() for k in retrieval.TOP_K])
+    assert found == pytest.approx([min(1, k / n_tied) for k in retrieval.TOP_K])
+
+
+def test_a_network_that_shows_all_photographs_alike_ranks_by_chance():
+    """Its similarities differ by rounding, also those of equal float32 vectors."""
+    labels, same = np.arange(456) % 100, np.tile(unit((1, 1664)), (456, 1))
+    rank, tied = retrieval.ranks(retrieval.class_similarities(same, labels, same[:113], 100), labels[:113])
+    assert (rank == 50.5).all() and (tied == 100).all()
 
 
 def gallery_study(seed: int = 0, n_classes: int = 24, width: int = 15) -> tuple[np.ndarray, ...]:
@@ -65,15 +90,15 @@ def test_unseen_conditions_gain_from_how_others_vary_and_from_nothing_of_themsel
         scores = retrieval.unseen_scores(features, labels, groups, gallery, probes, 24)
         flat = side_by_side([features[:, None].astype(np.float32)])
         nearest = retrieval.class_similarities(flat[gallery], labels[gallery], flat[probes], 24)
-        shares.append([(retrieval.ranks(each, labels[probes]) == 1).mean() for each in (scores, nearest)])
+        shares.append([(retrieval.ranks(each, labels[probes])[0] == 1).mean() for each in (scores, nearest)])
     ours, theirs = np.mean(shares, axis=0)
     assert ours > theirs + 0.05 > 1.5 / 24
     spoiled = features.copy()
     spoiled[probes] = 1e3  # a probe has no say in what is fitted
     other = retrieval.unseen_scores(spoiled, labels, groups, gallery, probes[:0], 24)
     assert other.shape == (0, 24)
-    one = retrieval._discriminant_of(features, labels, groups, gallery, gallery[labels[gallery] > 4])
-    two = retrieval._discriminant_of(spoiled, labels, groups, gallery, gallery[labels[gallery] > 4])
+    one = retrieval._discriminant_of(features, labels, groups, gallery, *2 * [gallery[labels[gallery] > 4]])
+    two = retrieval._discriminant_of(spoiled, labels, groups, gallery, *2 * [gallery[labels[gallery] > 4]])
     assert (one.weights == two.weights).all() and one.shrinkage == two.shrinkage
 
 
@@ -111,9 +136,9 @@ def test_a_condition_of_one_photograph_is_not_put_behind_all_others():
         probes = np.flatnonzero(np.r_[True, labels[1:] != labels[:-1]])
         gallery, few = np.setdiff1d(np.arange(len(labels)), probes), probes[10:]
         cosines = retrieval.whitened_cosines(features, labels, gallery, few, 0.5, 20)
-        probe = retrieval._discriminant_of(features, labels, np.arange(len(labels)), gallery, gallery)
-        ranks["cosine"] += retrieval.ranks(cosines, labels[few]).tolist()
-        ranks["discriminant"] += retrieval.ranks(probe.scores(features[few]), labels[few]).tolist()
+        probe = retrieval._discriminant_of(features, labels, np.arange(len(labels)), gallery, gallery, gallery)
+        ranks["cosine"] += retrieval.ranks(cosines, labels[few])[0].tolist()
+        ranks["discriminant"] += retrieval.ranks(probe.scores(features[few]), labels[few])[0].tolist()
     assert np.mean(ranks["cosine"]) == pytest.approx(10.5, abs=1.5)
     assert np.mean(ranks["discriminant"]) > 12.5
 
@@ -121,7 +146,7 @@ def test_a_condition_of_one_photograph_is_not_put_behind_all_others():
 def test_a_discriminant_of_seen_conditions_equals_its_formula():
     features, labels, groups, gallery, probes = gallery_study(1)
     seen = gallery[labels[gallery] > 4]
-    probe = retrieval._discriminant_of(features, labels, groups, gallery, seen)
+    probe = retrieval._discriminant_of(features, labels, groups, gallery, seen, seen)
     centre = features[seen].mean(axis=0)
     means = {c: features[gallery[labels[gallery] == c]] - centre for c in np.unique(labels[gallery])}
     residuals = np.concatenate(
@@ -143,9 +168,30 @@ def test_which_conditions_are_left_out_together_is_the_same_in_every_version():
     for k in range(5):
         asked = np.isin(labels[probes], classes[k::5])
         seen = gallery[~np.isin(labels[gallery], classes[k::5])]
-        probe = retrieval._discriminant_of(features, labels, groups, gallery, seen)
+        probe = retrieval._discriminant_of(features, labels, groups, gallery, seen, seen)
         expected[np.ix_(asked, probe.classes)] = probe.scores(features[probes[asked]])
     assert (retrieval.unseen_scores(features, labels, groups, gallery, probes, 24) == expected).all()
+
+
+def test_synthetic_images_that_count_as_photographs_choose_no_shrinkage(monkeypatch):
+    """They teach means and covariance, but copies of photographs would say that a condition hardly varies."""
+    features, labels, groups, gallery, probes = gallery_study(4)
+    n, rows = len(labels), len(labels) + np.arange(len(gallery))
+    copies = features[gallery] + 0.01 * np.random.default_rng(0).normal(size=(len(rows), 15))
+    features, labels, groups = np.r_[features, copies], np.r_[labels, labels[gallery]], np.r_[groups, rows]
+    nothing = np.array([], dtype=np.int64)
+    uses = SyntheticUses(np.full(len(rows), "data", object), np.zeros(len(rows), bool), np.zeros((len(rows), 0), bool))
+    of_study = {"images": range(n), "label": SimpleNamespace(num_classes=24), "knowledge": None}
+    study = SimpleNamespace(labels=labels, groups=groups, uses=uses, **of_study)
+    columns = dict.fromkeys(("image_id", "group_id"), groups.astype(str).tolist())
+    guard = Guard(Fold(0, np.r_[gallery, rows], nothing, probes), columns)
+    asked, choose = [], retrieval.choose_regularisation
+    monkeypatch.setattr(retrieval, "choose_regularisation", lambda f, y, g: asked.extend(g) or choose(f, y, g))
+    unit_length = side_by_side([features[:, None].astype(np.float32)])
+    scores, *_ = scores_of_methods(study, features, unit_length, np.r_[gallery, rows], probes, guard)
+    assert set(asked) == set(gallery)
+    alone = retrieval.unseen_scores(features, labels, groups, gallery, probes, 24)
+    assert np.abs(scores["unseen_discriminant"] - alone).max() > 1e-3
 
 
 def test_conditions_of_one_image_each_give_the_nearest_mean():
@@ -159,7 +205,8 @@ def test_frequent_conditions_count_patients_and_summaries_say_null_for_nobody():
     labels, groups = np.array([0] * 5 + [1] * 3), np.array(["a", "a", "b", "b", "b", "c", "d", "e"])
     assert retrieval.frequent_conditions(labels, groups, 3).tolist() == [1]
     table = pd.DataFrame({"rank": [1, 2, 40], "label": [0, 1, 2], "subject": ["a", "b", "c"], "is_frequent": False})
-    found = retrieval.summaries(table.assign(method="nearest_image", gallery="joined"))["nearest_image"]["joined"]
+    table = table.assign(tied=1, method="nearest_image", gallery="joined")
+    found = retrieval.summaries(table)["nearest_image"]["joined"]
     assert [found["rare"][f"top{k}"]["mean"] for k in (1, 5, 10, 30)] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
     assert found["frequent"]["n"] == 0 and found["frequent"]["top1"] == {"mean": None, "low": None, "high": None}
 

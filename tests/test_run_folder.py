@@ -124,6 +124,14 @@ def test_damaged_settings_stop_a_run_that_goes_on_and_lose_nothing_and_not_one_t
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}
 
 
+def test_a_run_from_before_something_was_recorded_is_not_gone_on_with(tmp_path):
+    run_folder.prepare_output(tmp_path, {"seed": 1}, "folds", (), False)
+    said = r"does not say with which input_std it was started, which is 0\.5 now; leave out --resume_from_checkpoint"
+    with pytest.raises(errors.InputError, match=said):
+        run_folder.prepare_output(tmp_path, {"seed": 1, "input_std": 0.5}, "folds", (), True)
+    run_folder.prepare_output(tmp_path, {"seed": 1, "input_std": None}, "folds", (), True)
+
+
 def test_the_folder_of_another_command_is_refused_and_one_without_a_name_or_with_damaged_settings_is_not(tmp_path):
     def prepare(command: str, resume: bool = False) -> None:
         run_folder.prepare_output(tmp_path, {"seed": 1}, "parts", ("results.json",), resume, command)

@@ -375,7 +375,7 @@ def test_a_finished_run_is_scored_again_in_a_moment(killed_and_resumed, uninterr
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--learning_rate", 0.5), "was started with learning_rate 0.0001, not 0.5; give the same flags or another"),
+        (("--learning_rate", 0.5), "was started with learning_rate 0.0001, not 0.5; give the same flags and files, or"),
         (("--augmentation", "gentle"), "was started with augmentation none, not gentle"),
         (("--k_shot", 1), "was started with k_shot None, not 1"),
     ],
@@ -390,6 +390,21 @@ def test_going_on_with_other_settings_is_refused_and_changes_nothing(flags, mess
 def test_going_on_with_another_dataset_is_refused(probe, tiny, larger_rdface):
     flags = (*tiny, "--output_dir", probe, "--resume_from_checkpoint", "latest", "--dataset_name", larger_rdface)
     assert "was started with" in refusal(*flags)
+
+
+def test_going_on_with_the_same_weights_and_another_input_is_refused(tiny, tiny_backbone, tmp_path):
+    """Fold 0 would be predicted by another network than the folds after it, and the record would name one of them."""
+    backbone = shutil.copytree(tiny_backbone, tmp_path / "backbone")
+    flags = (*tiny, "--backbone", backbone, "--no-save_models", "--output_dir", tmp_path / "run")
+    run_here(*flags, "--fold", 0)
+    made = (tmp_path / "run" / "folds" / "seed0_fold0" / "predictions.parquet").read_bytes()
+    config = json.loads((backbone / "config.json").read_text())
+    before = config["pretrained_cfg"]["std"]
+    config["pretrained_cfg"]["std"] = [0.5, 0.5, 0.125]
+    (backbone / "config.json").write_text(json.dumps(config))
+    message = refusal(*flags, "--resume_from_checkpoint", "latest")
+    assert f"was started with input_std [{before}], not [[0.5, 0.5, 0.125]]; give the same flags and files" in message
+    assert (tmp_path / "run" / "folds" / "seed0_fold0" / "predictions.parquet").read_bytes() == made
 
 
 def test_seeds_are_added_to_a_finished_run_and_without_the_flag_it_starts_anew(tiny, tmp_path):

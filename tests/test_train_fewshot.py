@@ -1,6 +1,7 @@
 """train_fewshot.py: each mode from the command line to its files, resumed and repeated, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from test_train_classifier import larger_rdface, painted_faces, pixels_dir, save
 
 import train_fewshot
 from benchmarks import few_shot, few_shot_speed
+from classification.knowledge_choice import PRIOR_WEIGHTS
+from classification.recipes import PRIOR_WEIGHT
+from classification.synthetic_teachers import mean_images
 from curation import protocols
 from curation.opening import load_images
 from scoring import leaderboard, prediction_files, run_scores
@@ -67,6 +71,16 @@ def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study
     assert exit_status(train_fewshot, *training, *resumed) == 0
     assert results_of(tmp_path / "t") == before
     assert "(1 done before)" in capsys.readouterr().out
+
+
+def test_going_on_with_the_same_weights_and_another_input_is_refused(study, tiny_backbone, tmp_path, capsys):  # noqa: F811
+    backbone = shutil.copytree(tiny_backbone, tmp_path / "backbone")
+    flags = (*study, "--backbone", backbone, "--test_episodes", 2, "--output_dir", tmp_path / "run")
+    assert exit_status(train_fewshot, *flags, "--fold", 0) == 0
+    config = json.loads((backbone / "config.json").read_text())
+    (backbone / "config.json").write_text(json.dumps(config | {"face_alignment": "mtcnn"}))
+    assert exit_status(train_fewshot, *flags, "--resume_from_checkpoint", "latest") == 2
+    assert "was started with input_face_alignment [None], not ['mtcnn']" in capsys.readouterr().err
 
 
 def test_a_gallery_ranks_every_held_out_photograph_by_every_method(study, tmp_path):
@@ -216,6 +230,17 @@ def test_synthetic_images_as_a_prior_are_no_images_of_a_gallery(study, larger_rd
     alone = pd.read_parquet(tmp_path / "none" / "episodes.parquet")
     alone = alone.query("gallery == 'joined' and method == 'nearest_image'").set_index("query")["rank"]
     assert scores["prior"]["nearest_image"].equals(alone)
+
+
+def test_what_a_prior_counts_as_is_said_as_it_is(capsys):
+    assert exit_status(train_fewshot, "--help") == 0
+    assert f"as {PRIOR_WEIGHT} of one; images made by words" in " ".join(capsys.readouterr().out.split())
+    features, nothing_known = np.eye(4), np.zeros((2, 0))
+    means = mean_images(features, np.array([0, 0, 1, 1]), np.arange(4), nothing_known, 0)
+    assert (1 / means.noises == PRIOR_WEIGHT).all()
+    text = (Path(train_fewshot.__file__).parent / "docs" / "fewshot.md").read_text(encoding="utf-8")
+    assert text.count(str(PRIOR_WEIGHT)) == 3
+    assert ", ".join(f"{weight:g}" for weight in PRIOR_WEIGHTS[:2]) + f" or {PRIOR_WEIGHTS[2]:g}" in text
 
 
 def test_the_transductive_head_answers_alone_and_says_what_it_is(study, tmp_path, capsys):
