@@ -49,6 +49,7 @@ def class_rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Place of each image's own label among all classes that can be scored, (m,): 1 is the best.
 
     scores (m, C), labels (m,) as in own_class_score. Equal scores share the mean of their places."""
+    scores = np.asarray(scores, np.float64)  # whose ties are closest: cosines of landmark distances differ by little
     own = own_class_score(scores, labels)[:, None]
     tied = equal_but_for_rounding(scores, own)  # its own place included; nan is never tied
     better = (scores > own) & ~tied

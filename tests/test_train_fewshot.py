@@ -259,7 +259,7 @@ def test_the_benchmark_keeps_what_its_runs_found(study, larger_rdface, tiny_back
         assert script == "train_fewshot.py" and exit_status(train_fewshot, *arguments, "--test_episodes", 5) == 0
 
     monkeypatch.setattr(few_shot, "run", here)
-    monkeypatch.setattr(few_shot, "simulated", lambda work_dir: larger_rdface)
+    monkeypatch.setattr(few_shot, "simulated", lambda *_: larger_rdface)
     monkeypatch.setattr(few_shot, "MINIATURE", str(tiny_backbone))
     places = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path / "results")]
     few_shot.main(few_shot.parse_args([*places, "--parts", "gallery"]))
