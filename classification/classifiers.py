@@ -251,6 +251,10 @@ def load_classifier(folder: Path, backbone: Backbone) -> FaceClassifier:
         raise InputError(
             f"classifier {folder} was trained on other weights or another input size of {name}; give the same backbone"
         )
+    for part in ("image_size", "mean", "std", "face_alignment"):
+        if part in config and config[part] != json.loads(json.dumps(getattr(backbone, part))):
+            was = f"was trained on another input of {name}: {part} {config[part]}, not {getattr(backbone, part)}"
+            raise InputError(f"classifier {folder} {was}; give the same backbone")
     shape, _ = probe_forward(network, backbone.image_size)
     if recipe == "lora":
         network = load_adapter(network, folder)

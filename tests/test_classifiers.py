@@ -1,5 +1,6 @@
 """classifiers.py: heads by hand, what each recipe trains, one step of the paper's six, saving and loading."""
 
+import dataclasses
 import json
 import shutil
 
@@ -264,6 +265,19 @@ def test_channels_last_weights_are_saved_and_a_second_save_replaces_the_first(tm
     restored = classifiers.load_classifier(tmp_path, backbone)
     state = classifier.state_dict()
     assert all(torch.equal(tensor, state[key]) for key, tensor in restored.state_dict().items())
+
+
+def test_another_input_of_the_same_weights_is_refused_in_one_line(tmp_path):
+    backbone = tiny_backbone("ViT")
+    classifier = classifiers.FaceClassifier(backbone.network, fitted_head(width=64), "linear_probe")
+    described = {"backbone": "ViT", "mean": backbone.mean, "std": backbone.std, "image_size": backbone.image_size}
+    classifiers.save_classifier(tmp_path, classifier, described)
+    assert torch.equal(logits(classifiers.load_classifier(tmp_path, backbone)), logits(classifier))
+    other = dataclasses.replace(backbone, std=[0.05] * 3)
+    with pytest.raises(
+        errors.InputError, match=r"another input of ViT: std .*, not \[0.05.*; give the same"
+    ):
+        classifiers.load_classifier(tmp_path, other)
 
 
 @pytest.mark.parametrize("recipe", ["finetune", "lora", "linear_probe"])
