@@ -86,16 +86,17 @@ def _has_first_and_last_name(text: str) -> bool:
     words that begin with capitals."""
     first, last = _census()
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text) if " " not in text else text  # JaneDoe
-    words = _words(text)
-    alone = len(words) <= 3 and len(text) <= 60
-    for a, b in itertools.pairwise(words):
+    found = [match for match in WORDS.finditer(text) if match[0].lower() not in PARTICLES]
+    alone = len(found) <= 3 and len(text) <= 60
+    for before, behind in itertools.pairwise(found):
+        a, b = before[0], behind[0]
         capitals = a[0].isupper() and b[0].isupper()
         if not capitals and not alone:
             continue
-        if re.search(rf"{re.escape(a)}\s*,\s*{re.escape(b)}", text):
+        if text[before.end() : behind.start()].strip() == ",":
             orders = [(b, a)]
         else:
-            orders = [(a, b)] + [(b, a)] * (capitals and len(words) == 2)
+            orders = [(a, b)] + [(b, a)] * (capitals and len(found) == 2)
         for given, family in orders:
             is_name = given.lower() in first and (family.lower() in last or not family.isascii())
             if is_name and not _is_something_else(a, b):

@@ -54,7 +54,7 @@ TOKENS = re.compile(  # of services that detect-secrets does not know, or knows 
     r"|\bPuTTY-User-Key-File|(?<![a-z])(?:secret|private|access|api)_(?:\w{1,20}_)?key\s*[:=]\s*[\"']?[\w/+=-]{16,}"
     r"|-{3,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY|\bssh-(?:rsa|ed25519|dss) AAAA\w{20,}"
     r"|\bAccountKey=\S{20,}|\bSharedAccessSignature\b"
-    r"|\b[\w+.-]+://[^\s/?#@\"'<>]+@[\w\[]"  # ssh://user@machine, https://user:password@machine
+    r"|(?<=[\w+.-])://[^\s/?#@\"'<>]+@[\w\[]"  # ssh://user@machine, https://user:password@machine
     r"|[?&;](?:access_?token|auth_?token|token|api_?key|apikey|sig|signature|password|passwd|pwd|secret|client_secret|auth"
     r"|jwt|session(?:_?id)?|x-amz-\w[\w-]*|x-goog-\w[\w-]*|awsaccesskeyid)=[^&\s]{4,}"
     r"|\b(?:password|passwd|passphrase|api[_ -]?key|secret[_ -]?key|access[_ -]?key|auth[_ -]?token|bearer)\b"
@@ -66,10 +66,11 @@ _DOT = r"(?:\.|[ \t]?\.[ \t]?|\s*[\[({<]\s*(?:dot|\.|punkt|point|punto)\s*[\])}>
 _DOMAIN = rf"(?:[\w-]{{1,63}}?{_DOT}){{1,6}}[^\W\d_]{{2,}}"
 _SPELLED = r"(?:[\w-]{1,63}(?:\s+dot\s+|\s*[\[({]\s*dot\s*[\])}]\s*)){1,6}[^\W\d_]{2,}"
 MAILS = re.compile(  # begins behind the last letter of a name, which is looked at afterwards: nothing else is quick
-    rf"(?<=[\w.+%'-]){_AT}{_DOMAIN}|(?<=[\w.+-])@\[[\da-f.:]+\]|(?<=[\w.+-])\s+at\s+{_SPELLED}|(?<=[\w .+-]\")@\w"
+    rf"(?<=[\w.+%'-]){_AT}{_DOMAIN}|(?<=[\w.+-])@\[[\da-f.:]+\]|(?<=[\w.+-])\s+at\s+{_SPELLED}|(?P<quoted>\"@)\w"
     r"|(?<=[^\W\d_])(?P<bare>\s+at\s+(?:[\w-]{1,63}\.){1,5}[a-z]{2,})|\bmailto:\S",
     re.IGNORECASE,
 )
+QUOTED = re.compile(r"\"[\w .+-]{1,64}$")
 FULL_NAME = re.compile(r"[^\W\d_][._][^\W\d_]{1,30}$")  # before "at clinic.org", which may be any place
 IN_ADDRESS = re.compile(r"://\S*/[\w.+%'-]*$")  # a page's address has names of files with an @, too
 PHONE_WORDS = re.compile(
@@ -121,7 +122,7 @@ IPV6 = re.compile(
     r"(?<![\w:])(?:fe[89ab][0-9a-f]|f[cd][0-9a-f]{2})?(?::{1,2}[0-9a-f]{1,4}){1,7}(?![\w:])", re.IGNORECASE
 )
 MACHINES = re.compile(
-    r"\b(?:localhost(?::\d|/)|[\w-]+\.(?:internal|intranet|intra|lan|local|localdomain|corp|home\.arpa)(?:[:/]|\b(?!\.\w)))"
+    r"\b(?:localhost(?::\d|/)|(?<=[\w-])\.(?:internal|intranet|intra|lan|local|localdomain|corp|home\.arpa)(?:[:/]|\b(?!\.\w)))"
     r"|(?<![\w:])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![\w:])",
     re.IGNORECASE,
 )
@@ -240,7 +241,8 @@ def private_identifier(text: str) -> list[str]:
 def _has_mail(text: str) -> bool:
     for match in MAILS.finditer(text):
         before = text[max(0, match.start() - 300) : match.start()]
-        if not IN_ADDRESS.search(before) and (match["bare"] is None or FULL_NAME.search(before)):
+        begins = FULL_NAME if match["bare"] else QUOTED if match["quoted"] else None
+        if not IN_ADDRESS.search(before) and (begins is None or begins.search(before)):
             return True
     return False
 

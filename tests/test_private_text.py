@@ -55,7 +55,8 @@ HONEST = [
     "https://www.flickr.com/photos/12345678@N00/1234567/", "12:30:45",
     "* 2026-11-29: version 1.2.0", "**2026-11-29**", "children at home/school", "0.123456789", "top-1 0.1234567",
     "seed=0123456789",
-    "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90",
+    "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90", '{"x": "y", "z": {\n  "@type": "@json"}}',
+    "photo at clinic.org", "https://example.org/img/face@2x.png",
 ]  # fmt: skip
 
 
@@ -121,7 +122,8 @@ def test_a_day_is_called_one_thing():
         "Canon EOS", "Nikon Coolpix", "frontal view", "Room 12", "unit A", "2012", "0.1234567", "EOS 5D Mark II",
         "1/2/3", "PMID: 12345678", "PMC1234567", "10.1002/ajmg.a.30123", "HP:0000316; HP:0000407", "ORPHA:192",
         "OMIM 194050", "FBN1", "NM_000138.5:c.1234A>G", "chr7:155799529-155799530", "Cornelia de Lange syndrome",
-        "1990-2000", "IL10RB", "Rubinstein-Taybi syndrome", "version 1.2.3", "10 x 15 cm", "5 marks", "May 2012", "2012-05",
+        "1990-2000", "IL10RB",
+        "Rubinstein-Taybi syndrome", "version 1.2.3", "10 x 15 cm", "5 marks", "May 2012", "2012-05",
         "ISO 200, 1/125 s", "d4735e3a265e16eee03f59718b9b5d03",
     ],
 )  # fmt: skip
