@@ -91,9 +91,10 @@ def _has_first_and_last_name(text: str) -> bool:
     for before, behind in itertools.pairwise(found):
         a, b = before[0], behind[0]
         capitals = a[0].isupper() and b[0].isupper()
-        if not capitals and not alone:
+        between = text[before.end() : behind.start()]
+        if not (capitals or alone) or re.search(r"\d", between):
             continue
-        if text[before.end() : behind.start()].strip() == ",":
+        if between.strip() == ",":
             orders = [(b, a)]
         else:
             orders = [(a, b)] + [(b, a)] * (capitals and len(found) == 2)

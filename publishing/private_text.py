@@ -129,7 +129,7 @@ MACHINES = re.compile(
 # Own columns only.
 STREETS = re.compile(
     r"\b\d{1,5}[a-z]?,?\s+(?:[^\W\d_][\w'.-]*\s+){1,4}(?:street|st|road|rd|avenue|ave|lane|ln|drive|way|court|crescent|boulevard|blvd"
-    r"|place|square|terrace|close|gardens)\b|\b[^\W\d_]+(?:straße|strasse|str\.|weg|platz|gasse|allee|laan|straat|gatan)\s*\d"
+    r"|square|terrace|gardens)\b|\b\d{1,5}[a-z]?,?\s+(?-i:(?:[^\W\da-zß-ÿ_][\w'.-]*\s+){1,4})(?:close|place)\b(?!-)|\b[^\W\d_]+(?:straße|strasse|str\.|weg|platz|gasse|allee|laan|straat|gatan)\s*\d"
     r"|\b(?:rue|avenue|calle|rua|via|viale|plaza|avenida|ul\.|улица)\s+(?:[^\W\d_][\w'.-]*\s*){1,5},?\s*\d"
     r"|\b\d{1,4},?\s+(?:rue|avenue|boulevard)\s|\b[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}\b|\bP\.? ?O\.? ?Box\s*\d",
     re.IGNORECASE,
@@ -267,6 +267,7 @@ def _has_secret(text: str) -> bool:
 
 
 def _has_telephone_number(text: str) -> bool:
+    text = ISBN.sub(lambda match: " " if _is_isbn(match[0]) else match[0], text)
     if PHONE_WORDS.search(text) or NATIONAL.search(text):
         return True
     if sum(map(str.isdigit, text)) < 7:
@@ -288,6 +289,17 @@ def _has_telephone_number(text: str) -> bool:
 NUMBERS = re.compile(  # that phonenumbers takes for telephone numbers: shares, dates, years
     r"0[.,]\d+|\d{4}[ .-]\d{2}[ .-]\d{2}|(?:19|20)\d\d\s*-\s*(?:19|20)\d\d"
 )
+
+
+ISBN = re.compile(r"(?<=\bISBN)(?:-1[03])?[:\s]{1,3}(?:\d[\s-]?){9}(?:(?:\d[\s-]?){3})?[\dX]\b", re.IGNORECASE)
+
+
+def _is_isbn(text: str) -> bool:
+    """Whether the check digit of a book's number is right (ISO 2108); text: behind the letters ISBN."""
+    digits = [10 if digit in "Xx" else int(digit) for digit in re.findall(r"[\dXx]", re.sub(r"^-1[03]", "", text))]
+    if len(digits) == 10:
+        return sum(weight * digit for weight, digit in zip(range(10, 0, -1), digits, strict=True)) % 11 == 0
+    return sum(digits[::2] + [3 * digit for digit in digits[1::2]]) % 10 == 0
 
 
 def _has_account(text: str) -> bool:

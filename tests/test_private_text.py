@@ -47,7 +47,8 @@ HONEST = [
     "ORPHA:192", "22q11.2 microdeletion",
     "46,XX,del(5)(p15.2)", "c.1234A>G (p.Arg412Gly)", "NM_000138.5:c.1234A>G", "chr7:155799529-155799530",
     "Cornelia de Lange syndrome", "ratio 3.5/4.2 mm", "hosted at example.org", "version 1.2.3.4", "CC BY 4.0",
-    "3 images @ 2.5 GHz", "ISBN 978-0-306-40615-7", "https://pubmed.ncbi.nlm.nih.gov/12345678/",
+    "3 images @ 2.5 GHz", "ISBN 978-0-306-40615-7", "ISBN 0721606156",
+    "ISBN-10: 0195138430", "ISBN 080442957X", "https://pubmed.ncbi.nlm.nih.gov/12345678/",
     "https://www.ncbi.nlm.nih.gov/pmc/articles/PMC1234567/figure/F1/?report=objectonly", 'load_dataset("./rdface")',
     "photo of a sks child with widely spaced eyes; seed 1234567890", "https://example.org/a?id=12&key=3", "male/female",
     "Interpupillary distance 55 mm (97th centile), 3 - 4 years", "born at 38 weeks; birth weight 2340 g", "born 2004",
@@ -111,6 +112,19 @@ def test_a_subjects_identifier_holds_no_name_and_no_day(text):
 ])  # fmt: skip
 def test_an_honest_identifier_of_a_subject_is_no_false_alarm(text):
     assert list(private_values("subject_id", text, is_own=False)) == []
+
+
+@pytest.mark.parametrize("text", [
+    "Long face", "Long nose; long face", "Dimple chin", "MS patient", "MR imaging", "Paris, France",
+    "Santa Maria hospital", "7 normal close", "12 front close", "1 full face close-up", "in 1 place", "Baby photograph", "Dr. consent",
+])  # fmt: skip
+def test_a_phenotype_a_disease_or_a_place_is_nobodys_name_or_address(text):
+    assert private_cell(text) == []
+
+
+@pytest.mark.parametrize("text", ["7 Normal Close", "12 Saint James Place", "ISBN 0721606157", "Doe, Georgia"])
+def test_what_only_looks_like_it_is_refused(text):
+    assert private_cell(text)
 
 
 def test_a_day_is_called_one_thing():
