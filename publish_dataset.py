@@ -196,7 +196,12 @@ def withdraw(args: argparse.Namespace) -> None:
         reason = f"holds no photograph {args.image_id}{is_it}; give an image_id of its config real"
         raise InputError(f"{args.folder}: {reason}")
     from curation.parquet_files import parquet_digest, shard_digests
-    from publishing import mentions, traces, withdrawal  # import datasets, which takes a second: refusals come before
+    from publishing import (  # import datasets, which takes a second: refusals come before
+        altered_copies,
+        mentions,
+        traces,
+        withdrawal,
+    )
     from publishing.published_copy import remove_leftovers
 
     sha256 = withdrawal.digest_of(args.folder, args.image_id)
@@ -214,6 +219,9 @@ def withdraw(args: argparse.Namespace) -> None:
             print(f"{folder}/{line}")
     for line in [*left.lines(), *traces.lines_of_records(args.folder, args.image_id)]:
         print(line)
+    copies = altered_copies.copies_that_stay(args.folder, args.image_id, args.repo_id, args.derived)
+    for line in copies:
+        print(line, file=sys.stderr)
     if args.dry_run:
         print("dry run: nothing was removed")
         return
@@ -236,6 +244,8 @@ def withdraw(args: argparse.Namespace) -> None:
         " refuses them; runs in folders that --derived does not name and the list beside the dataset does not know;"
         " other people's copies: ask for their deletion"
     )
+    for line in copies:
+        print(line, file=sys.stderr)
 
 
 def bring_up_to_date(folder: Path, repository: Repository, audience: Audience, own_columns: Collection[str]) -> None:

@@ -94,10 +94,8 @@ def _has_first_and_last_name(text: str) -> bool:
         between = text[before.end() : behind.start()]
         if not (capitals or alone) or re.search(r"\d", between):
             continue
-        if between.strip() == ",":
-            orders = [(b, a)]
-        else:
-            orders = [(a, b)] + [(b, a)] * (capitals and len(found) == 2)
+        may_be_turned = capitals and len(found) == 2
+        orders = [(b, a)] if between.strip() == "," else [(a, b)] + [(b, a)] * may_be_turned
         for given, family in orders:
             is_name = given.lower() in first and (family.lower() in last or not family.isascii())
             if is_name and not _is_something_else(a, b):

@@ -111,9 +111,7 @@ def examine(folder: Path, own_columns: Collection[str] | None = None) -> Content
     for name in [name for name in TEXTS if name in files and name != "README.md"]:
         text = _text_of(files[name])
         if text is None:
-            problems.append(
-                f"{name}: is no text in UTF-8 of at most {MAX_TEXT_BYTES:,} bytes; put the right file there"
-            )
+            problems.append(f"{name}: is no text in UTF-8 of at most {MAX_TEXT_BYTES:,} bytes; put the file back")
             continue
         problems += [f"{name}: holds {kind}; take it out" for kind in private_text(text)]
         problems += _list_problems(text) if name == withdrawn_list.LIST_NAME else []

@@ -1,7 +1,7 @@
 """Removes a photograph from a dataset's folder, with everything that was made from it, and lists it as withdrawn.
 
 Its rows are removed from every config (real, restored, reports), and the other rows no longer mention it
-(mentions.py). `withdrawn.csv` keeps its identifier and digest, so
+(mentions.py). `withdrawn.csv` keeps its identifier and digests, so
 that owners of copies can find theirs, no build accepts it again, and no other photograph gets its name. Synthetic
 images, adapters and generators that were made from it are removed too. They are known by their `source_image_ids`, and
 by their `source_sha256`, since a later build may have given the photograph another name.
@@ -10,10 +10,13 @@ by their `source_sha256`, since a later build may have given the photograph anot
 import dataclasses
 import datetime
 import functools
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,6 +29,7 @@ from generation.synthetic_images import SHEET_NAME
 from generation.training_provenance import SOURCES_NAME
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
+from imaging.face_cache import pixels_sha256
 from publishing import mentions
 from publishing.mentions import Photograph
 from publishing.publishable import OPEN_CONFIGS, REAL_CONFIGS
@@ -64,7 +68,8 @@ def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
         sha256 = digest_of(folder, image_id)
         if len(_columns(folder, "image_id")) == 1:
             raise InputError(f"{image_id} is the last photograph; delete the dataset itself")
-        entry = Withdrawn(image_id, sha256, datetime.date.today().isoformat(), version)
+        pixels = _pixels_sha256(folder, image_id)
+        entry = Withdrawn(image_id, sha256, datetime.date.today().isoformat(), version, pixels)
         write_list(folder, [*listed(folder), entry])  # first: it is listed, even if this is interrupted
     untested, groups = _untested_labels(folder, image_id), mentions.group_names(folder, image_id)
     photograph = Photograph(image_id)
@@ -76,6 +81,15 @@ def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
     for config in REAL_CONFIGS:
         renumber(folder / config)
     return changed[::-1]
+
+
+def _pixels_sha256(folder: Path, image_id: str) -> str:
+    """Digest of a photograph's pixels, by which a build knows it if it was saved again without loss. Nothing of the
+    picture can be told from it; what survives a lossy encoding, such as a thumbnail, would show the face."""
+    for path in sorted(folder.glob("real/*.parquet")):
+        for row in pq.read_table(path, filters=pc.field("image_id") == image_id, columns=["image"]).to_pylist():
+            return pixels_sha256(np.asarray(PIL.Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")))
+    return ""
 
 
 def _columns(folder: Path, *names: str) -> list[dict]:

@@ -116,7 +116,8 @@ def test_an_honest_identifier_of_a_subject_is_no_false_alarm(text):
 
 @pytest.mark.parametrize("text", [
     "Long face", "Long nose; long face", "Dimple chin", "MS patient", "MR imaging", "Paris, France",
-    "Santa Maria hospital", "7 normal close", "12 front close", "1 full face close-up", "in 1 place", "Baby photograph", "Dr. consent",
+    "Santa Maria hospital", "7 normal close", "12 front close", "1 full face close-up", "in 1 place",
+    "Baby photograph", "Dr. consent",
 ])  # fmt: skip
 def test_a_phenotype_a_disease_or_a_place_is_nobodys_name_or_address(text):
     assert private_cell(text) == []

@@ -1,5 +1,6 @@
 """withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
 
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from datasets import load_dataset
 from in_process import exit_status
 from loopback_user import killed_before
+from PIL import Image
 
 import publish_dataset
 from curation import pairs_to_look_at, protocols, withdrawn_list
@@ -278,6 +280,32 @@ def test_a_group_is_renamed_alike_in_all_files_whenever_the_withdrawal_is_interr
     monkeypatch.undo()
     withdrawal.withdraw(dataset, "AAR.1", "1.1.0")
     assert {row["group_id"] for row in rows(dataset, "real") if row["image_id"].startswith("AAR")} == {"AAR.2"}
+
+
+def test_altered_copies_that_stay_are_named_with_the_command_that_withdraws_them(dataset, capsys):
+    shard = dataset / "real" / "train-00000-of-00001.parquet"
+    table = pq.read_table(shard)
+    pictures = table["image"].to_pylist()
+    file = io.BytesIO()
+    Image.open(io.BytesIO(pictures[0]["bytes"])).convert("RGB").save(file, "JPEG", quality=60)
+    copied = table["image_id"].to_pylist().index("NA.3")
+    pictures[copied] = {"bytes": file.getvalue(), "path": "NA.3.jpg"}
+    pq.write_table(table.set_column(0, table.schema.field(0), pa.array(pictures, table.schema.field(0).type)), shard)
+    assert exit_status(publish_dataset, "withdraw", dataset, "AAR.1", "--dry_run") == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 1 and warned[0].startswith("warning: NA.3 is the same picture as AAR.1, or nearly so")
+    assert warned[0].endswith(f"python publish_dataset.py withdraw {dataset} NA.3")
+
+
+def test_a_list_of_an_earlier_release_is_read_and_gets_the_digest_of_pixels(dataset):
+    earlier = ["image_id,sha256,withdrawn_on,version", f"AAR.9,{'0' * 64},2026-01-01,1.0.0"]
+    (dataset / "withdrawn.csv").write_text("\n".join(earlier))
+    withdrawal.withdraw(dataset, "NA.2", "1.1.0")
+    old, new = withdrawn_list.listed(dataset)
+    assert old.pixels_sha256 == "" and len(new.pixels_sha256) == 64 and old.is_well_formed and new.is_well_formed
+    (dataset / "withdrawn.csv").write_text("image_id,sha256,withdrawn_on,version\na,b,c,d,e")
+    with pytest.raises(errors.InputError, match="is not the list"):
+        withdrawn_list.listed(dataset)
 
 
 def test_sources_that_cannot_be_read_stop_before_anything_is_removed(made):
