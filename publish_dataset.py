@@ -196,7 +196,12 @@ def withdraw(args: argparse.Namespace) -> None:
         reason = f"holds no photograph {args.image_id}{is_it}; give an image_id of its config real"
         raise InputError(f"{args.folder}: {reason}")
     from curation.parquet_files import parquet_digest, shard_digests
-    from publishing import traces, withdrawal  # import datasets, which takes a second: refusals come before
+    from publishing import (  # import datasets, which takes a second: refusals come before
+        altered_copies,
+        mentions,
+        traces,
+        withdrawal,
+    )
     from publishing.published_copy import remove_leftovers
 
     sha256 = withdrawal.digest_of(args.folder, args.image_id)
@@ -210,27 +215,27 @@ def withdraw(args: argparse.Namespace) -> None:
     print("would be removed:" if args.dry_run else "to be removed:")
     print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if is_listed else ""))
     for folder, its_derived in derived.items():
-        lines = its_derived.lines(folder)
-        found = {*its_derived.rows, *its_derived.files}
-        naming = traces.naming_files(folder, photograph)
-        lines += [f"{path.relative_to(folder)}: {what}" for path, what in naming.items() if path not in found]
-        for line in lines:
+        for line in traces.lines_below(folder, its_derived, photograph):
             print(f"{folder}/{line}")
     for line in [*left.lines(), *traces.lines_of_records(args.folder, args.image_id)]:
         print(line)
+    copies = altered_copies.copies_that_stay(args.folder, args.image_id, args.repo_id, args.derived)
+    for line in copies:
+        print(line, file=sys.stderr)
     if args.dry_run:
         print("dry run: nothing was removed")
         return
     published = {folder: open_published(name, folder) for folder, name in repo_ids.items()}
     with sole_writer(args.folder.resolve()):  # a build that is running would bring it back
         remove_leftovers(args.folder)
+        groups = mentions.group_names(args.folder, args.image_id)
         traces.remove_faces(left)
         version = withdrawal.withdraw_with_card(args.folder, args.image_id)
         traces.forget_in_records(args.folder, args.image_id)
         print(f"{args.folder}: version {version} is without {args.image_id}")
         for folder, its_derived in derived.items():
             withdrawal.remove_with_cards(its_derived, args.image_id, sha256)
-            traces.remove_naming_files(folder, photograph)
+            traces.remove_naming_files(folder, photograph, groups)
         traces.remove(left)
     for folder, (repository, audience) in published.items():
         bring_up_to_date(folder, repository, audience, args.publish_columns if folder == args.folder else ())
@@ -239,6 +244,8 @@ def withdraw(args: argparse.Namespace) -> None:
         " refuses them; runs in folders that --derived does not name and the list beside the dataset does not know;"
         " other people's copies: ask for their deletion"
     )
+    for line in copies:
+        print(line, file=sys.stderr)
 
 
 def bring_up_to_date(folder: Path, repository: Repository, audience: Audience, own_columns: Collection[str]) -> None:

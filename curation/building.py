@@ -51,15 +51,19 @@ def examine(folder: Path, workspace: Path, null_values: Iterable[str] = ()) -> E
 
 
 def leave_out_withdrawn(examined: Examined, withdrawn: Iterable[Withdrawn]) -> None:
-    """Take photographs that were withdrawn from the earlier build out of the rows and pairs; each becomes a problem."""
+    """Take photographs that were withdrawn from the earlier build out of the rows and pairs; each becomes a problem.
+
+    They are known by their bytes, by their pixels if they were saved again without loss, and by their names."""
     withdrawn = list(withdrawn)
     date_of_digest = {line.sha256: line.withdrawn_on for line in withdrawn}
+    date_of_digest |= {line.pixels_sha256: line.withdrawn_on for line in withdrawn if line.pixels_sha256}
     date_of_id = {line.image_id: line.withdrawn_on for line in withdrawn}
     kept: dict[int, int] = {}  # number before -> number after
     for number, row in enumerate(examined.rows):
         image_id, remedy = row.values["image_id"], "delete the row and the file"
-        if row.photograph.sha256 in date_of_digest:
-            reason = f"{row.path.name} was withdrawn on {date_of_digest[row.photograph.sha256]}"
+        digests = {row.photograph.sha256, row.photograph.pixels_sha256} & set(date_of_digest)
+        if digests:
+            reason = f"{row.path.name} was withdrawn on {date_of_digest[digests.pop()]}"
         elif image_id in date_of_id:
             reason = f"{row.path.name} would be {image_id}, which was another photograph's until {date_of_id[image_id]}"
             remedy = "delete the row and the file, or give the file another number if it shows somebody else"

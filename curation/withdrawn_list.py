@@ -13,12 +13,14 @@ LIST_NAME = "withdrawn.csv"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """A line of withdrawn.csv; sha256: of the published bytes; withdrawn_on: ISO 8601; version: the first without."""
+    """A line of withdrawn.csv; sha256: of the published bytes; withdrawn_on: ISO 8601; version: the first without;
+    pixels_sha256: as in photographs.Photograph, empty in lines of earlier releases."""
 
     image_id: str
     sha256: str
     withdrawn_on: str
     version: str
+    pixels_sha256: str = ""
 
     @property
     def is_well_formed(self) -> bool:
@@ -26,7 +28,8 @@ class Withdrawn:
         named = re.fullmatch(r"[^\s,/\\]{1,64}\.[0-9]{1,9}", self.image_id)
         dated = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", self.withdrawn_on)
         numbered = re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6}){2}", self.version)
-        return bool(named and dated and numbered and re.fullmatch("[0-9a-f]{64}", self.sha256))
+        digests = [self.sha256, *[self.pixels_sha256] * bool(self.pixels_sha256)]
+        return bool(named and dated and numbered and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests))
 
 
 def read_list(text: str) -> list[Withdrawn]:
@@ -34,11 +37,13 @@ def read_list(text: str) -> list[Withdrawn]:
     names = [field.name for field in dataclasses.fields(Withdrawn)]
     table = csv.DictReader(text.splitlines())
     rows = list(table)
-    if table.fieldnames != names or not all(set(row) == set(names) and all(row.values()) for row in rows):
+    required = names[:-1]
+    is_whole = all(set(row) <= set(names) and all(row[name] for name in required) for row in rows)
+    if table.fieldnames not in (names, required) or not is_whole:
         raise InputError(
             f"{LIST_NAME}: is not the list that a withdrawal writes ({','.join(names)}); put that one back"
         )
-    return [Withdrawn(**row) for row in rows]
+    return [Withdrawn(**{name: text or "" for name, text in row.items()}) for row in rows]
 
 
 def listed(folder: Path) -> list[Withdrawn]:

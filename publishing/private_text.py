@@ -13,13 +13,14 @@ import html
 import importlib
 import inspect
 import ipaddress
-import itertools
 import pkgutil
 import re
 import unicodedata
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
+
+from publishing.personal_names import has_name
+from publishing.written_days import DIGESTS, says_a_day
 
 PATH = "the path of a file on some machine"
 TOKEN = "a token or key"
@@ -53,7 +54,7 @@ TOKENS = re.compile(  # of services that detect-secrets does not know, or knows 
     r"|\bPuTTY-User-Key-File|(?<![a-z])(?:secret|private|access|api)_(?:\w{1,20}_)?key\s*[:=]\s*[\"']?[\w/+=-]{16,}"
     r"|-{3,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY|\bssh-(?:rsa|ed25519|dss) AAAA\w{20,}"
     r"|\bAccountKey=\S{20,}|\bSharedAccessSignature\b"
-    r"|\b[\w+.-]+://[^\s/?#@\"'<>]+@[\w\[]"  # ssh://user@machine, https://user:password@machine
+    r"|(?<=[\w+.-])://[^\s/?#@\"'<>]+@[\w\[]"  # ssh://user@machine, https://user:password@machine
     r"|[?&;](?:access_?token|auth_?token|token|api_?key|apikey|sig|signature|password|passwd|pwd|secret|client_secret|auth"
     r"|jwt|session(?:_?id)?|x-amz-\w[\w-]*|x-goog-\w[\w-]*|awsaccesskeyid)=[^&\s]{4,}"
     r"|\b(?:password|passwd|passphrase|api[_ -]?key|secret[_ -]?key|access[_ -]?key|auth[_ -]?token|bearer)\b"
@@ -62,19 +63,21 @@ TOKENS = re.compile(  # of services that detect-secrets does not know, or knows 
 )
 _AT = r"(?:[ \t]?@[ \t]?|\s*[\[({<]\s*(?:at|@|a|ät|arroba|chez)\s*[\])}>]\s*|[-_.]at[-_.])"
 _DOT = r"(?:\.|[ \t]?\.[ \t]?|\s*[\[({<]\s*(?:dot|\.|punkt|point|punto)\s*[\])}>]\s*|\s+dot\s+|[-_]dot[-_])"
-MAILS = re.compile(
-    rf"(?<![\w./])[\w.+%'-]{{1,64}}{_AT}(?:[\w-]{{1,63}}?{_DOT}){{1,6}}[^\W\d_]{{2,}}"
-    r"|(?<![\w./])[\w.+-]{1,64}@\[[\da-f.:]+\]"
-    r"|\b[\w.+-]{1,64}\s+at\s+(?:[\w-]{1,63}(?:\s+dot\s+|\s*[\[({]\s*dot\s*[\])}]\s*)){1,6}[^\W\d_]{2,}"
-    r"|\"[\w .+-]{1,64}\"@\w"
-    r"|\b[^\W\d_]{1,30}[._][^\W\d_]{1,30}\s+at\s+(?:[\w-]{1,63}\.){1,5}[a-z]{2,}"
-    r"|\bmailto:\S",
+_DOMAIN = rf"(?:[\w-]{{1,63}}?{_DOT}){{1,6}}[^\W\d_]{{2,}}"
+_SPELLED = r"(?:[\w-]{1,63}(?:\s+dot\s+|\s*[\[({]\s*dot\s*[\])}]\s*)){1,6}[^\W\d_]{2,}"
+MAILS = re.compile(  # begins behind the last letter of a name, which is looked at afterwards: nothing else is quick
+    rf"(?<=[\w.+%'-]){_AT}{_DOMAIN}|(?<=[\w.+-])@\[[\da-f.:]+\]|(?<=[\w.+-])\s+at\s+{_SPELLED}|(?P<quoted>\"@)\w"
+    r"|(?<=[^\W\d_])(?P<bare>\s+at\s+(?:[\w-]{1,63}\.){1,5}[a-z]{2,})|\bmailto:\S",
     re.IGNORECASE,
 )
+QUOTED = re.compile(r"\"[\w .+-]{1,64}$")
+FULL_NAME = re.compile(r"[^\W\d_][._][^\W\d_]{1,30}$")  # before "at clinic.org", which may be any place
+IN_ADDRESS = re.compile(r"://\S*/[\w.+%'-]*$")  # a page's address has names of files with an @, too
 PHONE_WORDS = re.compile(
     r"(?:\b(?:tel|telephone|telefon|téléphone|teléfono|telefone|phone|fon|mobile|mobil|handy|móvil|cell|cellphone|fax|whatsapp"
     r"|signal|call|ring|тел|телефон)\b|电话|電話|☎|☏|✆|\N{TELEPHONE RECEIVER}|\N{MOBILE PHONE})[^\w+(]{0,4}"
-    r"(?:(?:no|nr|number)\b\W{0,3})?(?:at|on|us|me|her|him|is)?\W{0,3}\+?\(?\d(?:[\s().\-/]{0,3}\d){5,}",
+    r"(?:(?:no|nr|number)\b\W{0,3})?(?:at|on|us|me|her|him|is)?\W{0,3}\+?\(?\d(?:[\s().\-/]{0,3}\d){5,}"
+    r"|\b(?:wa\.me/|whatsapp\.com/send/?\?phone=|t\.me/(?=\+)|tel:)\+?\d{6}",
     re.IGNORECASE,
 )
 INTERNATIONAL = re.compile(r"(?<![\w:.])\(?(?:\+|00(?=[\s().-]{0,2}[1-9]))")
@@ -85,7 +88,8 @@ RECORDS = re.compile(
     r"|nhs(?:[ _-]?(?:no|number))?|chi[ _-]number|ssn|social[ _-]security|passport|national[ _-]?id|id[ _-]card"
     r"|insurance|medicare|medicaid|fallnummer|patientennummer|versichertennummer|krankenkasse|personnummer|cpf"
     r"|curp|aadhaar|nir|bsn|account[ _-]?(?:no|number))\b"
-    r"(?:\s*(?:no|nr|number|num|id|is|was))?[\s.:#=º°-]{0,5}[A-Z]{0,4}[-/ ]?\d[\d./ -]{2,}\d",
+    r"(?:\s*(?:no|nr|number|num|id|is|was))?[\s.:#=º°-]{0,5}[A-Z]{0,4}[-/ ]?\d[\d./ -]{2,}\d"
+    r"|\bmrn[\s.:#=º°-]{0,5}[A-Z]{0,3}\d{4}",
     re.IGNORECASE,
 )
 NATIONAL = re.compile(r"(?<![\w.])\(0\d{1,5}\)(?:[\s/-]?\d){5,}|(?<![\w./=-])0[1-9]\d{8,9}(?![\w.])")  # telephone
@@ -104,9 +108,12 @@ _DATE = (
     rf"|\d{{1,2}}-{_MONTH}-\d{{2,4}}|\d{{4}}\s?年\s?\d{{1,2}}\s?月\s?\d{{1,2}}\s?日?)"
 )
 BIRTHS = re.compile(
-    rf"(?:\b(?:born|dob|d\.o\.b|date[ _-]of[ _-]birth|birth[ _-]?(?:date|day)?|geb|geboren|geburtsdatum|née?|naissance"
+    rf"(?:\b(?:born|dob|d\.o\.b|date[ _-]of[ _-]birth|birth[ _-]?(?:date|day)?|geb(?:\.?[ -]?dat(?:um)?)?|geboren"
+    rf"|geburtsdatum|geboortedatum|née?|naissance|nascita|nac|f[öø]dd?|urodz\w*|doğum(?:\s+tarihi)?|syntynyt|született"
     rf"|nacid[oa]|nascid[oa]|nacimiento|nascimento|nat[oa]|рожд[её]н\w*|родил\w*)\b|\bb\."
-    rf"|出生日期|出生于|生年月日|生まれ|出生)\W{{0,4}}(?:(?:is|was|on|am|in|the|le|el|il|em|в)\b\W{{0,3}}){{0,2}}{_DATE}",
+    rf"|出生日期|出生于|生年月日|生まれ|出生)\W{{0,4}}(?:\([dmyjta/. -]{{6,12}}\)\W{{0,3}})?"
+    rf"(?:(?:is|was|on|am|in|the|le|el|il|em|в)\b\W{{0,3}}){{0,2}}{_DATE}"
+    rf"|\d\s?日\s?(?:生|出生)",
     re.IGNORECASE,
 )
 DEFANGED = re.compile(r"[\[({]([.:@])[\])}]")  # 192[.]168[.]1[.]20
@@ -115,30 +122,34 @@ IPV6 = re.compile(
     r"(?<![\w:])(?:fe[89ab][0-9a-f]|f[cd][0-9a-f]{2})?(?::{1,2}[0-9a-f]{1,4}){1,7}(?![\w:])", re.IGNORECASE
 )
 MACHINES = re.compile(
-    r"\b(?:localhost(?::\d|/)|[\w-]+\.(?:internal|intranet|intra|lan|local|localdomain|corp|home\.arpa)(?:[:/]|\b(?!\.\w)))"
+    r"\b(?:localhost(?::\d|/)|(?<=[\w-])\.(?:internal|intranet|intra|lan|local|localdomain|corp|home\.arpa)(?:[:/]|\b(?!\.\w)))"
     r"|(?<![\w:])(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![\w:])",
     re.IGNORECASE,
 )
 # Own columns only.
-TITLES = re.compile(
-    r"\b(?:mr|mrs|ms|miss|dr|prof|herr|frau|mme|mlle|monsieur|madame|señora?|sra?|signora?|dott|baby|master)\b\.?\s+"
-    r"(?:[A-Z]\.?\s+){0,2}(?:of\s+)?[^\W\d_]{2,}",
-    re.IGNORECASE,
-)
-RELATIONS = re.compile(
-    r"\b(?:named?|called|patient|mother|father|brother|sister|parents?|son|daughter)\b(?:\s+is|\s*[:=])?\s+(?-i:[A-Z][a-z]{2,}\s+[A-Z][a-z]{2,})",
-    re.IGNORECASE,
-)
 STREETS = re.compile(
     r"\b\d{1,5}[a-z]?,?\s+(?:[^\W\d_][\w'.-]*\s+){1,4}(?:street|st|road|rd|avenue|ave|lane|ln|drive|way|court|crescent|boulevard|blvd"
-    r"|place|square|terrace|close|gardens)\b|\b[^\W\d_]+(?:straße|strasse|str\.|weg|platz|gasse|allee|laan|straat|gatan)\s*\d"
+    r"|square|terrace|gardens)\b|\b\d{1,5}[a-z]?,?\s+(?-i:(?:[^\W\da-zß-ÿ_][\w'.-]*\s+){1,4})(?:close|place)\b(?!-)|\b[^\W\d_]+(?:straße|strasse|str\.|weg|platz|gasse|allee|laan|straat|gatan)\s*\d"
     r"|\b(?:rue|avenue|calle|rua|via|viale|plaza|avenida|ul\.|улица)\s+(?:[^\W\d_][\w'.-]*\s*){1,5},?\s*\d"
-    r"|\b\d{1,4},?\s+(?:rue|avenue|boulevard)\s|\b[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}\b|\bP\.? ?O\.? ?Box\s*\d",
+    r"|\b\d{1,4},?\s+(?:rue|avenue|boulevard)\s|\b[A-Z]{1,2}\d[A-Z\d]?\s\d[A-Z]{2}\b|\bP\.? ?O\.? ?Box\s*\d",
     re.IGNORECASE,
 )
-WHOLE_DATE = re.compile(rf"\s*(?:[^\W\d_]{{2,9}},?\s+)?{_DATE}(?:[T\s]\s?[\d:.+Z-]+)?\s*", re.IGNORECASE)
-LONG_NUMBER = re.compile(r"(?<![\w.])\d(?:[\s/-]?\d){6,}(?!\.?\w)")
-WORDS = re.compile(r"[^\W\d_][^\W\d_'’-]*(?:[-'’][^\W\d_]+)*")
+LONG_NUMBER = re.compile(
+    r"(?<![\w.])\d(?:[\s/-]?\d){6,}(?!\.?\w)"
+    r"|(?<!\d)(?<!\d[.,])\d{7,}(?![.,]?\d)"  # also within a word: H1234567
+)
+PERSONAL_NUMBERS = re.compile(  # that countries or insurances give to a person
+    r"(?<!\w)(?:\d{1,3}(?:\.\d{3}){2}-[\dk]{1,2}"  # Brazil, Chile
+    r"|[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]|[A-Z]{4}\d{6}[HM][A-Z]{5}[A-Z\d]\d"  # Italy, Mexico
+    r"|756\.\d{4}\.\d{4}\.\d{2}|[A-CEGHJ-PR-TW-Z]{2}\d{6}[A-D])(?!\w)"  # Switzerland, United Kingdom
+    r"|(?<!\d)\d{3}\.\d{3}\.\d{3}-\d{2}(?!\d)",
+    re.IGNORECASE,
+)
+PUBLIC_NUMBERS = re.compile(  # that anybody can look up, and which tell of no patient
+    r"\b(?:PMID|PMC|HP|OMIM|MIM|ORPHA(?:NET|CODE)?|MONDO|DOID|UMLS|NCT|MESH|ENS[GTP]|N[MPCGR]_|rs|ISBN(?:-1[03])?|ISSN)[:\s]{0,3}\d[\d-]*"
+    r"|\bchr\w{1,2}:\d+(?:-\d+)?|\b10\.\d{4,9}/\S+|(?<!\d)(?:19|20)\d\d\s?[-/]\s?(?:19|20)\d\d(?!\d)",
+    re.IGNORECASE,
+)
 
 
 def private_text(text: str) -> list[str]:
@@ -190,7 +201,7 @@ def _private_kinds(text: str) -> Iterator[str]:
         yield PATH
     if TOKENS.search(text) or _has_secret(text):
         yield TOKEN
-    if MAILS.search(text):
+    if _has_mail(text):
         yield MAIL
     if _has_telephone_number(text):
         yield PHONE
@@ -205,14 +216,35 @@ def _private_kinds(text: str) -> Iterator[str]:
 
 
 def _personal_kinds(text: str) -> Iterator[str]:
-    if TITLES.search(text) or RELATIONS.search(text) or _has_name(text):
+    if has_name(text):
         yield PERSON
     if STREETS.search(text):
         yield STREET
-    if WHOLE_DATE.fullmatch(text):
+    text = PUBLIC_NUMBERS.sub(" ", DIGESTS.sub(" ", text))
+    if says_a_day(text):
         yield DAY
-    elif LONG_NUMBER.search(text):
+    elif LONG_NUMBER.search(text) or PERSONAL_NUMBERS.search(text):
         yield RECORD
+
+
+def private_identifier(text: str) -> list[str]:
+    """What the identifier of a subject gives away. It may be a number, and may hold several with a dash or a dot
+    between them, so that a date needs a year of four digits or a month in words."""
+    found = dict.fromkeys(private_text(text))
+    for spelling in _spellings(text):
+        found |= dict.fromkeys([PERSON] * has_name(re.sub(r"\b(?=\w*\d)[0-9a-f]{6,}\b|[_-]", " ", spelling)))
+        found |= dict.fromkeys([DAY] * says_a_day(spelling, short_years=False))
+        found |= dict.fromkeys([RECORD] * bool(PERSONAL_NUMBERS.search(spelling)))
+    return list(found)
+
+
+def _has_mail(text: str) -> bool:
+    for match in MAILS.finditer(text):
+        before = text[max(0, match.start() - 300) : match.start()]
+        begins = FULL_NAME if match["bare"] else QUOTED if match["quoted"] else None
+        if not IN_ADDRESS.search(before) and (begins is None or begins.search(before)):
+            return True
+    return False
 
 
 @functools.cache
@@ -235,6 +267,7 @@ def _has_secret(text: str) -> bool:
 
 
 def _has_telephone_number(text: str) -> bool:
+    text = ISBN.sub(lambda match: " " if _is_isbn(match[0]) else match[0], text)
     if PHONE_WORDS.search(text) or NATIONAL.search(text):
         return True
     if sum(map(str.isdigit, text)) < 7:
@@ -256,6 +289,17 @@ def _has_telephone_number(text: str) -> bool:
 NUMBERS = re.compile(  # that phonenumbers takes for telephone numbers: shares, dates, years
     r"0[.,]\d+|\d{4}[ .-]\d{2}[ .-]\d{2}|(?:19|20)\d\d\s*-\s*(?:19|20)\d\d"
 )
+
+
+ISBN = re.compile(r"(?<=\bISBN)(?:-1[03])?[:\s]{1,3}(?:\d[\s-]?){9}(?:(?:\d[\s-]?){3})?[\dX]\b", re.IGNORECASE)
+
+
+def _is_isbn(text: str) -> bool:
+    """Whether the check digit of a book's number is right (ISO 2108); text: behind the letters ISBN."""
+    digits = [10 if digit in "Xx" else int(digit) for digit in re.findall(r"[\dXx]", re.sub(r"^-1[03]", "", text))]
+    if len(digits) == 10:
+        return sum(weight * digit for weight, digit in zip(range(10, 0, -1), digits, strict=True)) % 11 == 0
+    return sum(digits[::2] + [3 * digit for digit in digits[1::2]]) % 10 == 0
 
 
 def _has_account(text: str) -> bool:
@@ -280,30 +324,5 @@ def _has_private_address(text: str) -> bool:
         except ValueError:
             continue
         if address.is_loopback or address.is_link_local or address in ipaddress.IPv6Network("fc00::/7"):
-            return True
-    return False
-
-
-@functools.cache
-def _census() -> tuple[frozenset[str], frozenset[str]]:
-    """First and last names of the United States' census, in small letters."""
-    import names
-
-    lines = {key: Path(path).read_text(encoding="utf-8").lower().splitlines() for key, path in names.FILES.items()}
-    read = {key: {line.split()[0] for line in listed} for key, listed in lines.items()}
-    return frozenset(read["first:male"] | read["first:female"]), frozenset(read["last"])
-
-
-def _has_name(text: str) -> bool:
-    """Whether a first name stands before, or after a comma behind, what may be a last name."""
-    first, last = _census()
-    words = WORDS.findall(text)
-    for a, b in itertools.pairwise(words):
-        alone = len(words) <= 3 and len(text) <= 60
-        names_like = (a[0].isupper() and b[0].isupper()) or alone
-        if not names_like:
-            continue
-        given, family = (b, a) if re.search(rf"{re.escape(a)}\s*,\s*{re.escape(b)}", text) else (a, b)
-        if given.lower() in first and (family.lower() in last or not family.isascii()):
             return True
     return False

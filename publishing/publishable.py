@@ -32,7 +32,8 @@ from publishing.published_columns import OPEN_CONFIGS, REAL_CONFIGS, known_colum
 TEXTS = ("README.md", "LICENSE", "croissant.json", "withdrawn.csv")
 SHARD = re.compile(rf"({'|'.join(REAL_CONFIGS + OPEN_CONFIGS)})/train-\d{{5}}-of-\d{{5}}\.parquet")
 FOLDERS = (*REAL_CONFIGS, *OPEN_CONFIGS, "figures")
-MAX_CARD_BYTES = 1_000_000
+MAX_TEXT_BYTES = 1_000_000
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 BATCH_ROWS = 50
 
 
@@ -108,7 +109,10 @@ def examine(folder: Path, own_columns: Collection[str] | None = None) -> Content
             contents.rows[config] = contents.rows.get(config, 0) + shard.rows
         problems += shard.problems
     for name in [name for name in TEXTS if name in files and name != "README.md"]:
-        text = files[name].read_text(encoding="utf-8", errors="replace")
+        text = _text_of(files[name])
+        if text is None:
+            problems.append(f"{name}: is no text in UTF-8 of at most {MAX_TEXT_BYTES:,} bytes; put the file back")
+            continue
         problems += [f"{name}: holds {kind}; take it out" for kind in private_text(text)]
         problems += _list_problems(text) if name == withdrawn_list.LIST_NAME else []
     problems += _card_problems(contents)
@@ -160,6 +164,17 @@ def class_names(header: dict) -> set[str]:
         return {str(name) for names in labels for name in names.values()}
     except (LookupError, TypeError, AttributeError):
         return set()
+
+
+def _text_of(file: Path) -> str | None:
+    """A file's text; None if it is too large, or holds bytes or control characters that no text has."""
+    if file.stat().st_size > MAX_TEXT_BYTES:
+        return None
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return None if CONTROLS.search(text) else text
 
 
 def _list_problems(text: str) -> list[str]:
@@ -257,12 +272,11 @@ def header_of(card: str) -> dict:
 
 def _card_problems(contents: Contents) -> Iterator[str]:
     """Everybody can read the card, load_dataset follows its header, and people agree to its terms."""
-    content = contents.files["README.md"].read_bytes()
-    text = content.decode("utf-8", errors="replace")
-    header = header_of(text)
-    if len(content) > MAX_CARD_BYTES or "\N{REPLACEMENT CHARACTER}" in text or ";base64," in text:
+    text = _text_of(contents.files["README.md"])
+    if text is None or ";base64," in text:
         yield "README.md: is no text of a card's size; make the dataset again"
         return
+    header = header_of(text)
     contact = header.get("contact")
     without_contact = html.unescape(text).replace(contact, "") if isinstance(contact, str) and contact else text
     for kind in (*private_text(without_contact), *(set(private_text(str(contact or ""))) - {MAIL})):

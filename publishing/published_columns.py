@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
-from publishing.private_text import DAY, PERSON, RECORD, private_cell, private_text
+from publishing.private_text import RECORD, private_cell, private_identifier, private_text
 
 REAL_CONFIGS = ("real", "restored", "reports")  # gated, in one repository
 OPEN_CONFIGS = ("synthetic",)  # in a repository of their own
@@ -152,8 +152,6 @@ def private_values(column: str, value: object, is_own: bool) -> Iterator[str]:
         form = DIGEST if column.endswith("sha256") else FORMS.get(column)
         if form and not re.fullmatch(form, value):
             yield FOREIGN
-        yield from private_text(value)
-        if column == "subject_id":
-            yield from (kind for kind in private_cell(value) if kind in (PERSON, DAY))
+        yield from private_identifier(value) if column == "subject_id" else private_text(value)
     elif is_own and isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
         yield from [RECORD] * (abs(value) >= 1_000_000)

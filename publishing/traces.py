@@ -19,26 +19,28 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import datasets
 import huggingface_hub.constants
 import numpy as np
 import PIL.Image
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curation import datasheet, pairs_to_look_at
 from curation.opening import FINGERPRINT_DIGITS
 from curation.parquet_files import renumber, rewrite
+from curation.problem_lines import counted
 from curation.withdrawn_list import LIST_NAME
 from generation.training_provenance import SOURCES_NAME
 from harness.derived_places import CACHE, PAGE, Place, noted
 from harness.files import default_cache_dir, sha256_of, write_atomically
 from imaging.face_cache import pixels_sha256
 from imaging.pixel_cache import withdraw_from_cache
+from publishing import mentions, withdrawal
+from publishing.mentions import Photograph, word
 from publishing.published_columns import OPEN_CONFIGS, REAL_CONFIGS
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".html", ".yaml", ".yml", ".log")
@@ -46,15 +48,6 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PAGES = (".html", ".png", ".csv", ".json", ".yaml")  # of files that commands write outside of folders of their own
 WITHDRAWN = ".withdrawn"  # ends the name of a folder that is being removed
 PIECE = 1 << 22  # bytes that are searched at once
-
-
-@dataclasses.dataclass(frozen=True)
-class Photograph:
-    """digests: SHA-256 of its bytes, and of the pictures restored from it; pixels: of the pixels of these."""
-
-    image_id: str
-    digests: frozenset[str]
-    pixels: frozenset[str] = frozenset()
 
 
 def photograph_in(folder: Path, image_id: str, sha256: str) -> Photograph:
@@ -210,8 +203,8 @@ def naming_files(folder: Path, photograph: Photograph) -> dict[Path, str]:
         if re.fullmatch(r"\..+\.partial", path.name):
             found[path] = "left half written by a run that was killed"
         elif path.suffix == ".parquet":
-            if _rows_naming(path, photograph):
-                found[path] = "rows that name it"
+            if any(effect := mentions.effect(path, photograph)):
+                found[path] = _rows(*effect)
         elif path.suffix.lower() in PICTURES and sha256_of(path) in photograph.digests:
             found[path] = "the photograph"
         elif _names(path, photograph):
@@ -219,12 +212,33 @@ def naming_files(folder: Path, photograph: Photograph) -> dict[Path, str]:
     return found
 
 
-def remove_naming_files(folder: Path, photograph: Photograph) -> None:
-    """Removes what `naming_files` finds; of a Parquet file the rows alone, after which a dataset gets a new card."""
+def lines_below(folder: Path, made: withdrawal.Derived, photograph: Photograph) -> list[str]:
+    """What a withdrawal removes or changes below a folder, for the user; made: what was made from the photograph."""
+    lines = made.lines(folder)
+    for path, what in naming_files(folder, photograph).items():
+        if path in made.rows:
+            gone, cleared = mentions.effect(path, photograph)
+            further = gone - made.rows[path], cleared
+            lines += [f"{path.relative_to(folder)}: {_rows(*further)}"] * any(further)
+        elif path not in made.files:
+            lines.append(f"{path.relative_to(folder)}: {what}")
+    return lines
+
+
+def _rows(gone: int, cleared: int) -> str:
+    stay = f"{counted(cleared, 'row')} of others that mention it, which stay without its name"
+    return " and ".join([f"{counted(gone, 'row')} of it"] * bool(gone) + [stay] * bool(cleared))
+
+
+def remove_naming_files(folder: Path, photograph: Photograph, groups: Mapping[str, str]) -> None:
+    """Removes what `naming_files` finds; of a Parquet file the photograph's rows alone, while those of others no longer
+    mention it, after which a dataset gets a new card. groups: mentions.group_names."""
     changed = set()
     for path in naming_files(folder, photograph):
         if path.suffix == ".parquet":
-            rewrite(path, lambda table: table.filter(pc.invert(_is_named(table, photograph))))
+            before = sha256_of(path)
+            rewrite(path, lambda table, path=path: mentions.without(table, path, photograph, groups))
+            withdrawal.keep_verdict(path, before)
             changed.add(path.parent)
         else:
             path.unlink(missing_ok=True)
@@ -248,20 +262,16 @@ def forget_in_records(folder: Path, image_id: str) -> None:
     file, page = folder / "rejected.csv", folder / pairs_to_look_at.PAGE
     if _says(file, image_id):
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = "".join(line for line in lines if not _word(image_id).search(line))
+        kept = "".join(line for line in lines if not word(image_id).search(line))
         write_atomically(file, lambda partial: partial.write_text(kept, encoding="utf-8"))
     if _says(page, image_id):
         (folder / pairs_to_look_at.TEMPLATE).unlink(missing_ok=True)
         page.unlink()
 
 
-def _word(image_id: str) -> re.Pattern:
-    return re.compile(rf"(?<![\w.]){re.escape(image_id)}(?!\w)")
-
-
 def _says(file: Path, image_id: str) -> bool:
     text = html.unescape(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else ""
-    return bool(_word(image_id).search(text))
+    return bool(word(image_id).search(text))
 
 
 def _names(path: Path, photograph: Photograph) -> bool:
@@ -281,32 +291,3 @@ def _pieces(path: Path) -> Iterator[bytes]:
         while piece := file.read(PIECE):
             yield before + piece
             before = piece[-1000:]
-
-
-def _rows_naming(path: Path, photograph: Photograph) -> int:
-    try:
-        with pq.ParquetFile(path) as file:
-            light = [field.name for field in file.schema_arrow if _may_name(field.type)]
-            groups = (file.read_row_group(n, columns=light) for n in range(file.num_row_groups))
-            return sum(pc.sum(_is_named(table, photograph)).as_py() or 0 for table in groups) if light else 0
-    except (pa.ArrowException, OSError):  # half a file, which nothing reads
-        return 0
-
-
-def _may_name(kind: pa.DataType) -> bool:
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_named(table: pa.Table, photograph: Photograph) -> pa.Array:
-    """(n,) bool: whether any text of a row is the photograph's identifier or digest, or speaks of it."""
-    word = _word(photograph.image_id)
-
-    def names(value: object) -> bool:
-        if isinstance(value, list):
-            return any(names(part) for part in value)
-        return isinstance(value, str) and (value in photograph.digests or bool(word.search(value)))
-
-    columns = [table[name].to_pylist() for name in table.column_names if _may_name(table.schema.field(name).type)]
-    return pa.array([any(map(names, row)) for row in zip(*columns, strict=True)] or [False] * len(table), pa.bool_())

@@ -1,6 +1,7 @@
 """Removes a photograph from a dataset's folder, with everything that was made from it, and lists it as withdrawn.
 
-Its rows are removed from every config (real, restored, reports). `withdrawn.csv` keeps its identifier and digest, so
+Its rows are removed from every config (real, restored, reports), and the other rows no longer mention it
+(mentions.py). `withdrawn.csv` keeps its identifier and digests, so
 that owners of copies can find theirs, no build accepts it again, and no other photograph gets its name. Synthetic
 images, adapters and generators that were made from it are removed too. They are known by their `source_image_ids`, and
 by their `source_sha256`, since a later build may have given the photograph another name.
@@ -9,10 +10,13 @@ by their `source_sha256`, since a later build may have given the photograph anot
 import dataclasses
 import datetime
 import functools
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,6 +29,9 @@ from generation.synthetic_images import SHEET_NAME
 from generation.training_provenance import SOURCES_NAME
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
+from imaging.face_cache import pixels_sha256
+from publishing import mentions
+from publishing.mentions import Photograph
 from publishing.publishable import OPEN_CONFIGS, REAL_CONFIGS
 
 MODEL_SUFFIXES = (".safetensors", ".pt", ".bin")
@@ -61,13 +68,28 @@ def withdraw(folder: Path, image_id: str, version: str) -> list[str]:
         sha256 = digest_of(folder, image_id)
         if len(_columns(folder, "image_id")) == 1:
             raise InputError(f"{image_id} is the last photograph; delete the dataset itself")
-        entry = Withdrawn(image_id, sha256, datetime.date.today().isoformat(), version)
+        pixels = _pixels_sha256(folder, image_id)
+        entry = Withdrawn(image_id, sha256, datetime.date.today().isoformat(), version, pixels)
         write_list(folder, [*listed(folder), entry])  # first: it is listed, even if this is interrupted
-    untested = _untested_labels(folder, image_id)
-    changed = [path for path in shards if rewrite(path, lambda table: _without(table, image_id, untested))]
+    untested, groups = _untested_labels(folder, image_id), mentions.group_names(folder, image_id)
+    photograph = Photograph(image_id)
+    changed = []
+    for path in reversed(shards):  # so that a group keeps its name until the photograph that gives the new one is met
+        rest = functools.partial(mentions.without, path=path, photograph=photograph, groups=groups)
+        if rewrite(path, lambda table, rest=rest: _without_untested(rest(table), untested)):
+            changed.append(path.relative_to(folder).as_posix())
     for config in REAL_CONFIGS:
         renumber(folder / config)
-    return [path.relative_to(folder).as_posix() for path in changed]
+    return changed[::-1]
+
+
+def _pixels_sha256(folder: Path, image_id: str) -> str:
+    """Digest of a photograph's pixels, by which a build knows it if it was saved again without loss. Nothing of the
+    picture can be told from it; what survives a lossy encoding, such as a thumbnail, would show the face."""
+    for path in sorted(folder.glob("real/*.parquet")):
+        for row in pq.read_table(path, filters=pc.field("image_id") == image_id, columns=["image"]).to_pylist():
+            return pixels_sha256(np.asarray(PIL.Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")))
+    return ""
 
 
 def _columns(folder: Path, *names: str) -> list[dict]:
@@ -93,7 +115,7 @@ def _untested_labels(folder: Path, image_id: str) -> set[int]:
     """Labels of the conditions that can no longer be tested under protocol strict without the photograph.
 
     Their images lie in fewer than two folds, so a tested image would have no training image of its condition. All other
-    folds and all group_ids stay as they are, so that results of two versions can be compared."""
+    folds and all groups stay as they are, so that results of two versions can be compared."""
     folds_of: dict[int, set[int]] = {}
     for row in _columns(folder, "image_id", "label", "strict_fold"):
         if row["image_id"] != image_id and row["strict_fold"] is not None:
@@ -101,8 +123,8 @@ def _untested_labels(folder: Path, image_id: str) -> set[int]:
     return {label for label, folds in folds_of.items() if len(folds) < 2}
 
 
-def _without(table: pa.Table, image_id: str, untested: set[int]) -> pa.Table:
-    table = table.filter(pc.not_equal(table["image_id"], image_id))
+def _without_untested(table: pa.Table, untested: set[int]) -> pa.Table:
+    """The table without the folds of conditions that are not tested."""
     if "strict_fold" not in table.column_names or not untested:
         return table
     index, fold = table.column_names.index("strict_fold"), table["strict_fold"]
@@ -215,8 +237,7 @@ def remove(derivatives: Derived, image_id: str, sha256: str | None = None) -> No
     for path in derivatives.rows:
         before = sha256_of(path)
         rewrite(path, functools.partial(_rest, path=path, image_id=image_id, sha256=sha256))
-        if path.parent.name in OPEN_CONFIGS:
-            _keep_verdict(path, before)
+        keep_verdict(path, before)
         if path.parent.name in REAL_CONFIGS + OPEN_CONFIGS:
             renumber(path.parent)
     for path in derivatives.files:
@@ -227,11 +248,11 @@ def _rest(table: pa.Table, path: Path, image_id: str, sha256: str | None) -> pa.
     return table.filter(pc.invert(_is_made_from(table, _key(path, table.column_names), image_id, sha256)))
 
 
-def _keep_verdict(shard: Path, sha256_before: str) -> None:
+def keep_verdict(shard: Path, sha256_before: str) -> None:
     """Lets the privacy report that was about a shard be about what is left of it: fewer images that all passed the
     filter. A shard that is renamed or removed after that needs a new report."""
     report_file, name = shard.parents[1] / PRIVACY_REPORT, f"{shard.parent.name}/{shard.name}"
-    if report_file.is_file() and shard.is_file():
+    if shard.parent.name in OPEN_CONFIGS and report_file.is_file() and shard.is_file():
         report = json.loads(report_file.read_text(encoding="utf-8"))
         if report.get("files", {}).get(name) == sha256_before:
             report["files"][name] = sha256_of(shard)

@@ -208,6 +208,16 @@ def test_the_licence_and_the_list_of_withdrawn_photographs_are_read(dataset):
     assert any(line.startswith("withdrawn.csv: line 2 is none") for line in problems)
 
 
+@pytest.mark.parametrize(
+    "content", [PICTURE["bytes"], b"Terms\0" + MARK, b"a" * 1_000_001], ids=["picture", "null", "long"]
+)
+def test_a_licence_that_is_no_text_is_refused(dataset, content):
+    (dataset / "LICENSE").write_bytes(content)
+    with published_copy(dataset) as copy:
+        problems = publishable.examine(copy.folder, ()).problems
+    assert any(line.startswith("LICENSE: is no text in UTF-8") for line in problems)
+
+
 @pytest.mark.parametrize("name", planted_pictures.BUILDERS)
 def test_a_picture_with_a_planted_text_does_not_leave(dataset, name):
     """Written into a shard past the build, as by somebody who edited it."""

@@ -865,6 +865,17 @@ def test_what_was_withdrawn_is_not_built_in_again(curator, tmp_path, capsys):
         assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
+def test_what_was_withdrawn_is_known_if_it_is_saved_again_without_loss(curator, tmp_path, capsys):
+    folder, target = curator.save(), tmp_path / "out"
+    built(folder, target)
+    withdrawal.withdraw(target, "AAR.2", "1.1.0")
+    before = folder / "rd_images" / "AAR" / "AAR.2.jpg"
+    curator.add("AAR.19.png", encoded(Image.open(before), "PNG"))
+    curator.save()
+    assert run("build", folder, "--output_dir", target) == 2
+    assert "AAR.19.png was withdrawn on " in capsys.readouterr().err
+
+
 def test_targets_that_cannot_be_are_refused_and_leave_nothing(curator, tmp_path, capsys):
     folder = curator.save()
     (tmp_path / "file").write_text("")

@@ -1,5 +1,6 @@
 """withdrawal.py: a photograph and what was made from it are gone from every file, and the rest is as it was."""
 
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from datasets import load_dataset
 from in_process import exit_status
 from loopback_user import killed_before
+from PIL import Image
 
 import publish_dataset
 from curation import pairs_to_look_at, protocols, withdrawn_list
@@ -22,7 +24,7 @@ from curation.leak_guard import check_fold
 from generation import filter_files, synthetic_images, training_provenance
 from harness import derived_places, errors, run_folder
 from imaging import pixel_cache
-from publishing import publishable, traces, withdrawal
+from publishing import mentions, publishable, traces, withdrawal
 
 
 @pytest.fixture
@@ -202,6 +204,108 @@ def test_restored_photographs_elsewhere_count_as_derived_and_predictions_do_not(
     assert [path.parent.name for path in found.rows] == ["restored"]
     withdrawal.remove(found, "NA.2")
     assert "NA.2" not in {row["image_id"] for row in rows(tmp_path / "elsewhere", "restored")}
+
+
+def mentioning(folder: Path, image_id: str) -> list[str]:
+    """Files below a folder of which a value, or the text, mentions a photograph."""
+    named = []
+    for path in folder.rglob("*"):
+        is_table = path.suffix == ".parquet"
+        rows = pq.read_table(path).to_pylist() if is_table else []
+        text = repr([{**row, "image": None} for row in rows])
+        text += path.read_text(errors="replace") if path.suffix in traces.TEXT_SUFFIXES else ""
+        named += [str(path)] * bool(mentions.word(image_id).search(text))
+    return named
+
+
+def test_photographs_of_its_group_and_pictures_that_only_mention_it_stay(dataset, tmp_path, capsys):
+    shard, elsewhere = next((dataset / "restored").glob("*.parquet")), tmp_path / "elsewhere" / "restored"
+    remarks = ["the brother of AAR.1", *[None] * (len(rows(dataset, "real")) - 1)][::-1]
+    for config in ("real", "restored"):
+        table = pq.read_table(dataset / config / shard.name)
+        pq.write_table(table.append_column("remark", pa.array(remarks)), dataset / config / shard.name)
+    shutil.copytree(dataset / "restored", elsewhere)
+    before = {row["image_id"]: row["group_id"] for row in rows(dataset, "real")}
+    assert before["AAR.2"] == "AAR.1"
+    assert exit_status(publish_dataset, "withdraw", dataset, "AAR.1", "--derived", elsewhere.parent, "--dry_run") == 0
+    assert "2 rows of others that mention it" in capsys.readouterr().out
+    assert exit_status(publish_dataset, "withdraw", dataset, "AAR.1", "--derived", elsewhere.parent) == 0
+    after = {name: "AAR.2" if group == "AAR.1" else group for name, group in before.items() if name != "AAR.1"}
+    for left in (rows(dataset, "real"), rows(dataset, "restored"), pq.read_table(elsewhere).to_pylist()):
+        assert {row["image_id"]: row["group_id"] for row in left} == after
+        assert left[-1]["remark"] == "the brother of (withdrawn)"
+    (dataset / "withdrawn.csv").unlink()
+    assert mentioning(dataset, "AAR.1") == mentioning(elsewhere, "AAR.1") == []
+
+
+def test_synthetic_images_that_resemble_it_stay_without_its_name_and_keep_their_verdict(dataset, tmp_path, capsys):
+    folder = small_datasets.synthetic(tmp_path / "rdface-synthetic", [["AAR.1"], ["NA.1"], ["NA.1"], ["NA.2"]])
+    shard = next((folder / "synthetic").glob("*.parquet"))
+    nearest = pa.array(["AAR.1", "AAR.1", "NA.2", "AAR.1"])
+    pq.write_table(pq.read_table(shard).append_column("nearest_real_id", nearest), shard)
+    small_datasets.datasheet.write_datasheet(folder, "1.0.0")
+    small_datasets.report_on(folder)
+    assert exit_status(publish_dataset, "withdraw", dataset, "AAR.1", "--derived", folder) == 0
+    told = capsys.readouterr().out
+    assert ": 1 images or reports" in told and ": 2 rows of others that mention it" in told
+    left = pq.read_table(folder / "synthetic").to_pylist()
+    assert [(row["synthetic_id"], row["nearest_real_id"]) for row in left] == [
+        ("S1", None), ("S2", "NA.2"), ("S3", None),
+    ]  # fmt: skip
+    assert publishable.privacy_problems(publishable.examine(folder)) == []
+    assert mentioning(folder, "AAR.1") == []
+
+
+def test_a_group_is_renamed_alike_in_all_files_whenever_the_withdrawal_is_interrupted(dataset, monkeypatch):
+    shard = dataset / "real" / "train-00000-of-00001.parquet"
+    table = pq.read_table(shard)
+    groups = ["AAR.1" if name.startswith("AAR") else name for name in table["image_id"].to_pylist()]
+    at = table.column_names.index("group_id")
+    table = table.set_column(at, table.schema.field(at), pa.array(groups))
+    for number, part in enumerate((table.slice(0, 3), table.slice(3))):  # AAR.1 to AAR.3, and AAR.4
+        pq.write_table(part, dataset / "real" / f"train-{number:05d}-of-00002.parquet")
+    shard.unlink()
+    done = []
+
+    def rewrite_some(path: Path, change) -> bool:
+        if path.parent.name == "real" and done:
+            raise KeyboardInterrupt
+        done.extend([path] * (path.parent.name == "real"))
+        return real_rewrite(path, change)
+
+    real_rewrite = withdrawal.rewrite
+    monkeypatch.setattr(withdrawal, "rewrite", rewrite_some)
+    with pytest.raises(KeyboardInterrupt):
+        withdrawal.withdraw(dataset, "AAR.1", "1.1.0")
+    monkeypatch.undo()
+    withdrawal.withdraw(dataset, "AAR.1", "1.1.0")
+    assert {row["group_id"] for row in rows(dataset, "real") if row["image_id"].startswith("AAR")} == {"AAR.2"}
+
+
+def test_altered_copies_that_stay_are_named_with_the_command_that_withdraws_them(dataset, capsys):
+    shard = dataset / "real" / "train-00000-of-00001.parquet"
+    table = pq.read_table(shard)
+    pictures = table["image"].to_pylist()
+    file = io.BytesIO()
+    Image.open(io.BytesIO(pictures[0]["bytes"])).convert("RGB").save(file, "JPEG", quality=60)
+    copied = table["image_id"].to_pylist().index("NA.3")
+    pictures[copied] = {"bytes": file.getvalue(), "path": "NA.3.jpg"}
+    pq.write_table(table.set_column(0, table.schema.field(0), pa.array(pictures, table.schema.field(0).type)), shard)
+    assert exit_status(publish_dataset, "withdraw", dataset, "AAR.1", "--dry_run") == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 1 and warned[0].startswith("warning: NA.3 is the same picture as AAR.1, or nearly so")
+    assert warned[0].endswith(f"python publish_dataset.py withdraw {dataset} NA.3")
+
+
+def test_a_list_of_an_earlier_release_is_read_and_gets_the_digest_of_pixels(dataset):
+    earlier = ["image_id,sha256,withdrawn_on,version", f"AAR.9,{'0' * 64},2026-01-01,1.0.0"]
+    (dataset / "withdrawn.csv").write_text("\n".join(earlier))
+    withdrawal.withdraw(dataset, "NA.2", "1.1.0")
+    old, new = withdrawn_list.listed(dataset)
+    assert old.pixels_sha256 == "" and len(new.pixels_sha256) == 64 and old.is_well_formed and new.is_well_formed
+    (dataset / "withdrawn.csv").write_text("image_id,sha256,withdrawn_on,version\na,b,c,d,e")
+    with pytest.raises(errors.InputError, match="is not the list"):
+        withdrawn_list.listed(dataset)
 
 
 def test_sources_that_cannot_be_read_stop_before_anything_is_removed(made):
