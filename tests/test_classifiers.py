@@ -274,9 +274,7 @@ def test_another_input_of_the_same_weights_is_refused_in_one_line(tmp_path):
     classifiers.save_classifier(tmp_path, classifier, described)
     assert torch.equal(logits(classifiers.load_classifier(tmp_path, backbone)), logits(classifier))
     other = dataclasses.replace(backbone, std=[0.05] * 3)
-    with pytest.raises(
-        errors.InputError, match=r"another input of ViT: std .*, not \[0.05.*; give the same"
-    ):
+    with pytest.raises(errors.InputError, match=r"another input of ViT: std .*, not \[0.05.*; give the same"):
         classifiers.load_classifier(tmp_path, other)
 
 
