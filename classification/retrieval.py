@@ -29,7 +29,6 @@ from scoring.metrics import equal_but_for_rounding, share_in_top
 
 TOP_K = (1, 5, 10, 30)
 UNSEEN_PARTS, UNSEEN_SEED = 5, 20263  # groups of conditions, each left out in turn
-PROBES_AT_ONCE = 256  # whose similarities to the whole gallery are held in memory together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +59,8 @@ def class_similarities(
     """Similarity (p, n_classes) float32 of each probe to the nearest gallery image of each class; -inf for a class that
     the gallery lacks, and for no other: the last condition has its true rank, too."""
     nearest = np.full((len(probes), n_classes), -np.inf, np.float32)
-    for start in range(0, len(probes), PROBES_AT_ONCE):
-        rows = np.arange(start, min(start + PROBES_AT_ONCE, len(probes)))
-        found = search(gallery, probes[rows], len(gallery))
-        np.maximum.at(nearest, (rows[:, None], gallery_labels[found.row]), found.similarity)
+    for label in np.unique(gallery_labels):
+        nearest[:, label] = search(gallery[gallery_labels == label], probes, 1).similarity[:, 0]
     return nearest
 
 
