@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product, takewhile
+from itertools import product
 
 from phenotyping import face_words, wording_index
 
@@ -154,17 +154,6 @@ _ASSESSMENTS, _LIMITED, _LIMITS, _TOO_LITTLE, _COMPARATIVES, _ONE_SIDE, _STATE_W
     frozenset(clue.split()) for clue in _CLUES.values()
 )
 _DONE = ("possible", "done", "performed")
-# "Ptosis is not a feature of this face", "a thin lip does not form part of the picture": a finding is not there.
-_DENIALS = {
-    "is": "is are was were",
-    "is not": "isn't aren't wasn't weren't",
-    "does": "do does did",
-    "does not": "don't doesn't didn't",
-    "passed over": "form make constitute represent clinical facial notable obvious apparent recorded",
-    "noun": "part feature features finding findings characteristic characteristics sign signs trait traits component "
-    "aspect element attribute hallmark manifestation",
-}
-_BE, _BE_NOT, _DO, _DO_NOT, _PASSED_OVER, _PREDICATE_NOUNS = (frozenset(words.split()) for words in _DENIALS.values())
 _ANSWERS = _COMPARATIVES | frozenset([",", "-", "–", "—", "nil", "none", "absent", "wide", "than"])
 _INFINITIVES = frozenset(verb.split()[0] for verb in _TO_ASSESS.split("|")) - {"be"}
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in words.split()} | {"\n": BREAK}
@@ -230,7 +219,6 @@ def words_of(text: str) -> list[Word]:
     _link_between(words)
     _mark_assessments(words)
     _mark_answers(words)
-    _mark_denials(words)
     return words
 
 
@@ -389,55 +377,3 @@ def _mark_answers(words: list[Word]) -> None:
             of_side = not _ONE_SIDE.isdisjoint(w.text for w in before)
             if not compared.isdisjoint(_ONE_SIDE) if "than" in compared else of_side:
                 word.kind = OTHER
-
-
-def _mark_denials(words: list[Word]) -> None:
-    """Makes the noun of "ptosis is not a feature of this face" say that ptosis is not seen; passes over the face."""
-    for i, word in enumerate(words):
-        if word.kind != NEGATION or not _denies_before(words, i):
-            continue
-        k = i + 1
-        while k < len(words) and (words[k].kind == DETERMINER or words[k].text in _PASSED_OVER):
-            k += 1
-        if k == len(words) or words[k].text not in _PREDICATE_NOUNS:
-            continue
-        words[k].kind = SEEN
-        of_face = takewhile(lambda w: w.kind in (LINK, DETERMINER, SKIP, OTHER, SITE, MODIFIER), words[k + 1 :])
-        for passed in (*words[i + 1 : k], *of_face):
-            passed.kind = SKIP
-
-
-def _denies_before(words: list[Word], negation: int) -> bool:
-    """Whether a negation belongs to a verb whose subject, which stands before it, is a finding."""
-    word, verb = words[negation].text, words[negation - 1] if negation else None
-    if word in _BE_NOT or word in _DO_NOT:
-        subject = negation - 1
-    elif verb and verb.kind == VERB and (verb.text in _BE or (verb.text in _DO and word != "no")):
-        subject = negation - 2
-    else:
-        return False
-    if subject < 0 or words[subject].kind not in _NAMED:
-        return False
-    start = max((i + 1 for i in range(subject) if words[i].kind == BREAK), default=0)
-    return any(earlier.kind == QUALITY for earlier in words[start : subject + 1])
-
-
-def says_no(words: list[Word]) -> int:
-    """How many words at the start of a clause answer a question with No, the comma behind it included; 0 for others.
-
-    "No", "A: no", "No, they are normal", "Not seen"; but not "no ptosis"."""
-    first = next((i for i, word in enumerate(words) if word.kind not in (DETERMINER, SKIP) and word.text != ":"), 0)
-    if words[first].kind != NEGATION:
-        return 0
-    after = words[first + 1 : first + 2]
-    if after and after[0].text == ",":
-        return first + 2
-    says_more = any(word.kind in (*_NAMED, NORMAL, UNSEEN, HIDES, UNSURE, NOT_SHOWN) for word in words[first:])
-    return 0 if says_more else len(words)
-
-
-def renumbered(words: list[Word]) -> list[Word]:
-    """The words as a clause of their own."""
-    for place, word in enumerate(words):
-        word.place = place
-    return words

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from phenotyping import face_lexicon
-from reporting import clause_parts, clause_states, clause_terms, clause_words, markup, relatives
+from reporting import clause_parts, clause_states, clause_terms, clause_words, denials, markup, relatives
 
 LONGEST_CLAUSE = 120  # words; a longer one is read in pieces, so that time grows with the length of the text
 STATES = ("present", "absent", "not_visible")
@@ -85,6 +85,7 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
     context: list[clause_parts.Part] = []
     previous: list[clause_parts.Part] = []
     all_words = clause_words.words_of(text)
+    denials.mark_denials(all_words)
     about_relatives = relatives.spans(all_words)
     for word in [*all_words, clause_words.Word(clause_words.BREAK, "", "", 0, 0, "\n")]:
         if word.kind != clause_words.BREAK:
@@ -93,9 +94,9 @@ def find_mentions(text: str, skip_diagnosis: bool = True) -> list[Mention]:
             if len(words) < LONGEST_CLAUSE:
                 continue
         if words:
-            if asked is not None and (n_words := clause_words.says_no(words)):
+            if asked is not None and (n_words := denials.says_no(words)):
                 mentions[asked:] = _denied(mentions[asked:])
-                words = clause_words.renumbered(words[n_words:])
+                words = denials.renumbered(words[n_words:])
             first_of_clause = len(mentions)
             long_wordings = clause_terms.find_long_wordings(words)
             clause = clause_parts.split(words, context, previous)
