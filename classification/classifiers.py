@@ -239,7 +239,8 @@ def save_classifier(folder: Path, classifier: FaceClassifier, config: dict, seen
 def load_classifier(folder: Path, backbone: Backbone) -> FaceClassifier:
     """The classifier that save_classifier wrote, in evaluation mode, on a copy of the backbone.
 
-    Raises InputError if a file is missing or damaged, or the backbone is not the one that was trained on."""
+    Raises InputError if a file is missing or damaged, or the backbone, or its input, is not the one that was trained
+    on."""
     config = read_config(folder)
     recipe, name = config["recipe"], config.get("backbone", "the backbone")
     weights = folder / weights_name(recipe)
@@ -251,7 +252,7 @@ def load_classifier(folder: Path, backbone: Backbone) -> FaceClassifier:
         raise InputError(
             f"classifier {folder} was trained on other weights or another input size of {name}; give the same backbone"
         )
-    for part in ("image_size", "mean", "std", "face_alignment"):
+    for part in ("image_size", "mean", "std"):  # faces are aligned by the caller
         if part in config and config[part] != json.loads(json.dumps(getattr(backbone, part))):
             was = f"was trained on another input of {name}: {part} {config[part]}, not {getattr(backbone, part)}"
             raise InputError(f"classifier {folder} {was}; give the same backbone")
