@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from curation.protocols import N_FOLDS, PAPER_SEED, Fold
 from harness.errors import ProtocolError
-from scoring.intervals import bootstrap_interval, numbered
+from scoring.intervals import bootstrap_interval, numbered, wilson_interval
 from scoring.metrics import equal_but_for_rounding
 
 TEST_SHARE = 0.2  # of the conditions, in the paper
@@ -222,13 +222,16 @@ def accuracy_interval(
     right (q,): of each question, 0..1; conditions (q,): the condition asked for; subjects (q,): of the query, null if
     not known. Episodes are no units: hundreds of them share the same few conditions and people. Conditions that share a
     subject are drawn together. The bootstrap interval is widened by what it misses of few units: sqrt(u / (u - 1)), and
-    the quantile of Student's t over that of the normal distribution. (None, None) for a single unit.
+    the quantile of Student's t over that of the normal distribution. If all questions are answered alike, no resample
+    differs, and the interval is Wilson's, which counts units. (None, None) for a single unit.
     benchmarks/episode_coverage.py measures how often it holds."""
     unit = _units(conditions, subjects)
     n_units = int(unit.max()) + 1 if len(unit) else 0
     if n_units < 2:
         return None, None
     right = np.asarray(right, float)
+    if np.ptp(right) == 0:
+        return wilson_interval(right[0], n_units, level)
     low, high = bootstrap_interval(lambda weights: weights @ right / weights.sum(axis=1), unit.tolist(), level=level)
     quantile = (1 + level) / 2
     wider = np.sqrt(n_units / (n_units - 1)) * student.ppf(quantile, n_units - 1) / normal.ppf(quantile)

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.fft import dct, idct
 from scipy.sparse import csr_array
 
-from scoring.intervals import bootstrap_interval, numbered
+from scoring.intervals import bootstrap_interval, numbered, wilson_interval
 from scoring.metrics import confidence_bins, excess_confidence
 
 CELLS = 256  # of the confidences 0..1, on which residuals are smoothed
@@ -60,14 +60,15 @@ def reliability_diagram(
     probability), `accuracy` (share of hits), and its 95 % interval over subjects, `low` and `high`.
 
     probabilities (n, C), labels (n,), subjects (n,); bins as in expected_calibration_error. The interval is null for a
-    bin with a single subject. Raises ValueError for probabilities that are not finite."""
+    bin with a single subject, and Wilson's, which counts subjects, if all images of a bin are hits, or none is. Raises
+    ValueError for probabilities that are not finite."""
     confidence, excess = excess_confidence(probabilities, labels)
     which, subject, hit = confidence_bins(confidence, n_bins), numbered(subjects), confidence - excess
     rows = []
     for number in np.unique(which):
         inside = which == number
         n_subjects = len(np.unique(subject[inside]))
-        low, high = (None, None) if n_subjects < 2 else bootstrap_interval(_mean_of(hit[inside]), subject[inside])
+        low, high = (None, None) if n_subjects < 2 else _interval(hit[inside], subject[inside])
         rows.append(
             {
                 "from": number / n_bins,
@@ -81,6 +82,13 @@ def reliability_diagram(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _interval(hit: np.ndarray, subject: np.ndarray) -> tuple[float, float]:
+    """Of a share of hits (n,) by bootstrap; by Wilson's formula if all are alike, so that no resample can differ."""
+    if np.ptp(hit) == 0:
+        return wilson_interval(hit[0], len(np.unique(subject)))
+    return bootstrap_interval(_mean_of(hit), subject)
 
 
 def _mean_of(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -96,6 +96,8 @@ def test_reliability_diagram_adds_up_to_the_binned_error():
     assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([error])
     several = diagram[diagram["n_subjects"] > 1]
     assert (several["low"] <= several["accuracy"]).all() and (several["accuracy"] <= several["high"]).all()
+    sure = calibration.reliability_diagram(np.tile([0.9, 0.1], (6, 1)), np.zeros(6, int), [0, 0, 1, 1, 2, 2])
+    assert sure["low"].tolist() == pytest.approx([3 / (3 + 1.959964**2)]) and sure["high"].tolist() == [1]  # 3 people
     alone = calibration.reliability_diagram(probabilities[:1], labels[:1], ["one"])
     assert alone["low"].isna().all()  # a single person tells nothing about others
 
