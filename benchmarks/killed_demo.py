@@ -118,7 +118,8 @@ def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: 
     """Start the study and kill its group, again and again. Returns the steps that were under way at each kill.
 
     The kills are spread over the whole study: number k of n waits until its share k / n of the steps has ended and
-    another was begun in this start, and then for a random part of the time that this step takes without a stop."""
+    another is under way that was begun in this start, until a random part of the time that this one takes without a
+    stop has passed since it began."""
     moments, records, kills = random.Random(args.seed), folder / study / "steps", []
     for number in range(args.kills):
         run = start(folder, args.cores)
@@ -133,13 +134,13 @@ def kill_at_random(folder: Path, study: str, args: argparse.Namespace, seconds: 
 
 
 def ends_before(run: subprocess.Popen, records: Path, ended: int, part: float, seconds: dict[str, float]) -> bool:
-    """Whether the study has ended before it is time to kill it: when `ended` steps have ended, another was begun in
-    this start, and `part` (0..1) of the seconds that this one takes has passed."""
+    """Whether the study has ended before it is time to kill it: when `ended` steps have ended, another is under way
+    that was begun in this start, and `part` (0..1) of the seconds that this one takes has passed since."""
     started, kill_at = time.time(), None
     while run.poll() is None:
         if kill_at is None and len(under_way(records)) + ended <= len(records_of(records)):
-            begun = [step for step in under_way(records) if (records / f"{step}.json").stat().st_mtime >= started]
-            kill_at = time.time() + part * seconds.get(begun[0], 0) if begun else None
+            begun = {step: (records / f"{step}.json").stat().st_mtime for step in under_way(records)}
+            kill_at = next((at + part * seconds.get(step, 0) for step, at in begun.items() if at >= started), None)
         if kill_at and time.time() >= kill_at:
             return False
         time.sleep(0.05)
