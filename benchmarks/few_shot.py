@@ -117,10 +117,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--work_dir", type=Path, required=True, help="datasets, pixels and runs; kept")
     parser.add_argument("--results_dir", type=Path, default=ROOT / "benchmarks" / "results" / "few_shot")
-    text = (
-        "frozen, gallery, rare_gallery (other people), real, trained_Wway_foldF (the miniature by the paper's recipe), "
-    )
-    text += "short_Wway (two epochs of 100 episodes), mobilenet_v2, random_swin_t, random_vggface (two of 30 episodes)"
+    text = "frozen, gallery, rare_gallery (other people), real, trained_Wway_foldF (by the paper's recipe), short_Wway "
+    text += "(two epochs of 100 episodes), mobilenet_v2, random_swin_t, random_vggface (two epochs of 30 episodes)"
     parser.add_argument("--parts", nargs="+", required=True, help=text)
     parser.add_argument("--attributes_dir", type=Path, help="folder with few, a curator's folder")
     parser.add_argument("--faces_dir", type=Path, help="a curator's folder of photographs of some adults")

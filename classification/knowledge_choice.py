@@ -104,7 +104,7 @@ def fit_informed_probe(
         probe, unknowing = fit_informed_probe(*of_photographs, profiles[:, :0], synthetic=left, use_terms=False)
         tested = {"left_out_loss": choice.left_out_loss, "left_out_chance": choice.left_out_chance}
         return probe, dataclasses.replace(unknowing, **tested)
-    shares = choice.shares if choice.used else Shares(0.0, choice.rest_share)
+    shares = choice.shares
     teachers = reweighted(teachers, choice.prior_weight, domain)
     (probe,) = informed_discriminants(teachers, profiles, shares, [choice.shrinkage], directions)
     known = np.isfinite(profiles).all(axis=1) & choice.used & (profiles.shape[1] > 0)

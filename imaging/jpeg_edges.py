@@ -12,9 +12,8 @@ from PIL import Image
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that state a size (T.81, table B.1)
 PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 SEGMENT_PX = 64  # of an edge, judged by itself
-MAX_DEVIATION = (
-    20.0  # root mean square, of 255; repeated edges differ by up to 21 at quality 30 or 15, one letter by 35
-)
+# Root mean square, of 255. Repeated edges differ by up to 21 at quality 30 or 15, and one letter by 35.
+MAX_DEVIATION = 20.0
 
 
 def hides_picture(jpeg: bytes) -> bool:

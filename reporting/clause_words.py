@@ -21,7 +21,7 @@ ASSESSABLE = "assessable"  # could be assessed: after a negation not to be seen,
 
 ABSENT_WORDS = frozenset(["absent", "absence", "missing", "lack", "lacking", "lacks"])  # qualities that may negate
 POSITIONS = frozenset(["above", "over", "under", "below", "beneath", "behind"])
-_NAMED = (SITE, MODIFIER, QUALITY)
+NAMED = (SITE, MODIFIER, QUALITY)
 INDEFINITE = frozenset(("a", "an", "there"))
 _KINDS = {
     DETERMINER: "a an there the his her hers their its this these both",
@@ -361,7 +361,7 @@ def _mark_answers(words: list[Word]) -> None:
             word.kind, word.text = VERB, ":"
         elif word.text in ("nil", "none") and ends and i and before[-1].kind in (SITE, MODIFIER, QUALITY):
             word.kind, word.stem, word.meaning, word.text = QUALITY, "absent", "absent", "absent"
-        elif word.text == "absent" and ends and i > 1 and before[-1].text == ":" and before[-2].kind in _NAMED:
+        elif word.text == "absent" and ends and i > 1 and before[-1].text == ":" and before[-2].kind in NAMED:
             if any(w.kind == QUALITY for w in before):  # sparse hair: absent; but not: hair: absent
                 word.kind, word.text = NEGATION, "no"
         elif word.text == "absent" and ends and i and before[-1].kind == SITE and _ends_with_finding(before):

@@ -8,6 +8,7 @@ from reporting.clause_words import (
     HIDES,
     LINK,
     MODIFIER,
+    NAMED,
     NEGATION,
     NORMAL,
     NOT_SHOWN,
@@ -22,7 +23,6 @@ from reporting.clause_words import (
     Word,
 )
 
-_NAMED = (SITE, MODIFIER, QUALITY)
 # "Ptosis is not a feature of this face", "a thin lip does not form part of the picture": a finding is not there.
 _DENIALS = {
     "is": "is are was were",
@@ -61,7 +61,7 @@ def _denies_before(words: list[Word], negation: int) -> bool:
         subject = negation - 2
     else:
         return False
-    if subject < 0 or words[subject].kind not in _NAMED:
+    if subject < 0 or words[subject].kind not in NAMED:
         return False
     start = max((i + 1 for i in range(subject) if words[i].kind == BREAK), default=0)
     return any(earlier.kind == QUALITY for earlier in words[start : subject + 1])
@@ -77,7 +77,7 @@ def says_no(words: list[Word]) -> int:
     after = words[first + 1 : first + 2]
     if after and after[0].text == ",":
         return first + 2
-    says_more = any(word.kind in (*_NAMED, NORMAL, UNSEEN, HIDES, UNSURE, NOT_SHOWN) for word in words[first:])
+    says_more = any(word.kind in (*NAMED, NORMAL, UNSEEN, HIDES, UNSURE, NOT_SHOWN) for word in words[first:])
     return 0 if says_more else len(words)
 
 
