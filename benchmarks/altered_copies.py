@@ -16,10 +16,11 @@ the new ones (local_features.MAX_STRETCH) come from the proportions of pictures,
 help was seen on every second of 20 Caltech faces. Three alterations are new: stretched, 3:4 made square, and seen
 aslant. Everything is measured again, SIMULATED people of seed 2811 and of another one, 2821.
 
-`scaling` groups many records: each holds the features of four of --base SIMULATED people, 64 of each, with noise in
-every descriptor, so that no two are copies; --copies of them are there twice, the second time mirrored, with further
-noise and without half of their features. It prints seconds, memory beside the file of records, and how many of these
-pairs were found, and how many others."""
+`scaling` groups many records. The first ones are of pictures: those of --photographs, and SIMULATED people up to
+--base. The others are drawn around them: each holds the features of four of these pictures, 64 of each, with noise in
+every descriptor, so that no two are copies; --copies of those drawn are there twice, the second time mirrored, with
+further noise and without half of their features. It prints seconds, memory beside the file of records, how many of the
+planted pairs were found, how many pairs of pictures (photographs may show one person twice), and how many others."""
 
 import argparse
 import io
@@ -215,13 +216,26 @@ def noisy(descriptors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(descriptors + rng.integers(-10, 11, descriptors.shape), 0, 255).astype(np.uint8)
 
 
-def measure_scaling(n: int, n_copies: int, n_base: int, seed: int) -> dict:
+def pictures_of(photographs: list[Path], n: int, seed: int) -> Iterator[Image.Image]:
+    """The pictures of these folders, and those of SIMULATED people until there are n."""
+    files = sorted(file for folder in photographs for file in folder.rglob("*.jpg"))[:n]
+    for file in tqdm(files, desc="photographs"):
+        yield Image.open(file).convert("RGB")
+    conditions = len(phenotypes.conditions())
+    people = -(-(n - len(files)) // conditions)
+    yield from simulated_people(seed, conditions, people)[0][: n - len(files)]
+
+
+def measure_scaling(n: int, n_copies: int, photographs: list[Path], n_base: int, seed: int) -> dict:
     """Seconds and memory of grouping n records, of which n_copies are there twice."""
-    base = np.stack([near_duplicates.record(picture) for picture in simulated_people(seed, n_base, 1)[0]])
+    base = np.stack([near_duplicates.record(picture) for picture in pictures_of(photographs, n_base, seed)])
     rng = np.random.default_rng([seed, 1])
     near, copied = near_duplicates.NearDuplicates(), []
-    for row, record in enumerate(tqdm(drawn_around(base, n - n_copies, rng), total=n - n_copies, desc="records")):
+    for row, record in enumerate(base):
         near.add(row, record)
+    first_again = n - n_copies
+    for row, record in enumerate(tqdm(drawn_around(base, first_again - n_base, rng), total=first_again - n_base)):
+        near.add(n_base + row, record)
         if row < n_copies:
             copied.append(record)
     for row, record in enumerate(copied):
@@ -231,18 +245,22 @@ def measure_scaling(n: int, n_copies: int, n_base: int, seed: int) -> dict:
             again["features"][name][: len(kept)] = again["features"][name][kept]
         again["features"]["count"] = len(kept)
         again["features"]["descriptors"] = noisy(again["features"]["descriptors"], rng)
-        near.add(n - n_copies + row, again)
+        near.add(first_again + row, again)
     before, started, used = anonymous_bytes(), time.monotonic(), time.process_time()
     found = set(near.pairs().certain)
-    planted = {(row, n - n_copies + row) for row in range(n_copies)}
+    planted = {(n_base + row, first_again + row) for row in range(n_copies)}
+    of_pictures = {(a, b) for a, b in found if b < n_base}
     return {
         "records": n,
+        "pictures": n_base,
+        "photographs_among_them": len([file for folder in photographs for file in folder.rglob("*.jpg")][:n_base]),
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - used, 1),
         "anonymous_MiB_after": round((anonymous_bytes() - before) / 2**20),
         "peak_MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "found": with_interval(len(found & planted), n_copies),
-        "other_pairs": len(found - planted),
+        "pairs_of_pictures": len(of_pictures),
+        "other_pairs": len(found - planted - of_pictures),
     }
 
 
@@ -318,11 +336,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     folder.add_argument("--one_each", action="store_true", help="every file shows another person")
     folder.add_argument("--first", type=int, default=0, help="number of the first person")
     folder.add_argument("--step", type=int, default=1, help="every so many people")
-    scaling = commands.add_parser("scaling", help="many records, drawn around those of SIMULATED people")
+    scaling = commands.add_parser("scaling", help="many records, drawn around those of pictures")
+    scaling.add_argument("--photographs", type=path_argument, nargs="*", default=[], help="folders searched for *.jpg")
     scaling.add_argument("--records", type=int, default=100_000, help="how many are grouped")
     scaling.add_argument("--copies", type=int, default=1000, help="how many of them are copies of others")
-    scaling.add_argument("--base", type=int, default=100, help="SIMULATED people whose features are used, 1 to 166")
-    scaling.add_argument("--seed", type=int, default=2812, help="of these people and of the noise")
+    scaling.add_argument("--base", type=int, default=5000, help="how many pictures: photographs, then SIMULATED people")
+    scaling.add_argument("--seed", type=int, default=2812, help="of the SIMULATED people and of the noise")
     for command in (simulated, folder, scaling):
         command.add_argument("--results", type=path_argument, help="JSON file for the figures")
     return parser.parse_args(argv)
@@ -330,8 +349,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     if args.of == "scaling":
-        result = {"simulated": True} | measure_scaling(args.records, args.copies, args.base, args.seed)
-        print(f"SIMULATED: {result}")
+        if not args.base + 2 * args.copies <= args.records:
+            sys.exit("error: --records leaves no room for the pictures of --base and for --copies twice")
+        result = measure_scaling(args.records, args.copies, args.photographs, args.base, args.seed)
+        result = {"simulated": True} | result
+        print(f"SIMULATED, drawn around pictures: {result}")
         if args.results:
             write_json(args.results, result)
         return

@@ -249,9 +249,11 @@ def test_altered_copies_of_a_few_people(tmp_path, monkeypatch):
     of_folder = ["folder", str(folder), "--first", "1", "--step", "2", "--results", str(read)]
     altered_copies.main(altered_copies.parse_args(of_folder))
     grouped = tmp_path / "grouped.json"
-    few = ["scaling", "--records", "20", "--copies", "4", "--base", "3", "--results", str(grouped)]
+    few = ["scaling", "--records", "20", "--copies", "4", "--base", "5", "--photographs"]
+    few += [str(folder), "--results", str(grouped)]
     altered_copies.main(altered_copies.parse_args(few))
-    assert {"records": 20, "other_pairs": 0}.items() <= json.loads(grouped.read_text()).items()
+    of_pictures = {"pictures": 5, "photographs_among_them": 4, "pairs_of_pictures": 0}
+    assert (of_pictures | {"records": 20, "other_pairs": 0}).items() <= json.loads(grouped.read_text()).items()
     for file in (drawn, read):
         result = json.loads(file.read_text())
         assert result["simulated"] == (file == drawn) and result["people"] == 2

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from small_pipelines import saved_pipeline
 from test_routed_lora import nearly_equal
-from test_train_classifier import LAUNCH_TWO, painted_faces, save_dataset, start
+from test_train_classifier import painted_faces, save_dataset, start_all
 
 import train_dreambooth
 from curation.leak_guard import Guard
@@ -252,11 +252,11 @@ def test_an_image_depends_on_seed_and_number_alone(by_words, places, tmp_path):
 
 
 def test_two_processes_make_the_same_images(by_words, places, tmp_path):
-    command = [*LAUNCH_TWO[:-1], ROOT / "train_dreambooth.py"]
-    run = start(command, *flags(places, tmp_path / "two", "--adapters_per_batch", 1))
-    assert run.returncode == 0, run.stderr
-    assert "without annotations, and so without images: C2, C3, C4, C5, C6, C7, ONE (7 conditions)" in run.stdout
-    assert "--term_table: 1 ORPHA codes are of no condition of the dataset, first 5" in run.stdout
+    of_two = flags(places, tmp_path / "two", "--adapters_per_batch", 1)
+    (first, printed, errors), (second, *_) = start_all([{}, {}], of_two, of_two, script="train_dreambooth.py")
+    assert (first, second) == (0, 0), errors
+    assert "without annotations, and so without images: C2, C3, C4, C5, C6, C7, ONE (7 conditions)" in printed
+    assert "--term_table: 1 ORPHA codes are of no condition of the dataset, first 5" in printed
     assert same_images(rows_of(tmp_path / "two" / "fold0" / "synthetic"), rows_of(by_words))
 
 

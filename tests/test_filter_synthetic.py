@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_train_classifier import LAUNCH_TWO, start
+from test_train_classifier import start_all
 
 import filter_synthetic
 import rdface_dataset
@@ -495,9 +495,9 @@ def test_the_kept_images_alone_are_the_best_of_all_and_no_face_is_detected_twice
 def test_two_processes_give_what_one_gives(filtered, corpus, synthetic):
     output = corpus / "two"
     flags = command(corpus, synthetic, output, "--per_class", 2, "--lpips", "random")
-    run = start([*LAUNCH_TWO[:-1], ROOT / "filter_synthetic.py"], *flags)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("written:") == 1  # the main process alone speaks
+    (first, printed, errors), (second, quiet, _) = start_all([{}, {}], flags, flags, script="filter_synthetic.py")
+    assert (first, second) == (0, 0), errors
+    assert printed.count("written:") == 1 and "written:" not in quiet  # the main process alone speaks
     one, two = scores(filtered), scores(output)
     assert list(one) == list(two)
     for name, row in one.items():

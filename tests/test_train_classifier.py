@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -155,8 +156,10 @@ def start(command: list, *flags: object) -> subprocess.CompletedProcess:
     return subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
-def start_all(variables: list[dict[str, object]], *flags: list) -> list[tuple[int, str, str]]:
-    """The script in several processes that know of each other, as a launcher starts them, but without its seconds.
+def start_all(
+    variables: list[dict[str, object]], *flags: Sequence, script: str = SCRIPT.name
+) -> list[tuple[int, str, str]]:
+    """A script in several processes that know of each other, as a launcher starts them, but without its seconds.
 
     variables: of each process's environment, besides those that tell it of the others; flags: of each process. Returns
     exit status, output and errors of each."""
@@ -166,7 +169,7 @@ def start_all(variables: list[dict[str, object]], *flags: list) -> list[tuple[in
     running = []
     for rank, (own, arguments) in enumerate(zip(variables, flags, strict=True)):
         told = {name: str(value) for name, value in (address | {"RANK": rank, "LOCAL_RANK": rank} | own).items()}
-        command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+        command = [sys.executable, str(ROOT / script), *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(subprocess.Popen(command, env=os.environ | ENVIRONMENT | told, **pipes))
     printed = [process.communicate(timeout=300) for process in running]

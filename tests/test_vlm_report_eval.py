@@ -20,7 +20,7 @@ from datasets import Features, Value, load_dataset
 from in_process import exit_status
 from PIL import Image
 from small_reporters import REPORT, chat_server, completion, saved_qwen, unreliable, well_behaved
-from test_train_classifier import ENVIRONMENT, LAUNCH_TWO, start
+from test_train_classifier import ENVIRONMENT, start_all
 
 import rdface_dataset
 import simulate_faces
@@ -103,9 +103,9 @@ def test_every_photograph_has_a_report_with_what_ties_it_to_content(by_qwen, cor
 def test_two_processes_and_other_batches_give_the_same_reports(by_qwen, corpus, qwen):
     output = corpus / "two"
     flags = generate(corpus, output, "--reporter", qwen, "--max_new_tokens", 8, "--batch_size", 3)
-    run = start([*LAUNCH_TWO[:-1], ROOT / "vlm_report_eval.py"], *flags)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("written:") == 1 and rows(output) == rows(by_qwen)
+    (first, printed, errors), (second, quiet, _) = start_all([{}, {}], flags, flags, script="vlm_report_eval.py")
+    assert (first, second) == (0, 0), errors
+    assert printed.count("written:") == 1 and "written:" not in quiet and rows(output) == rows(by_qwen)
     assert len(list((output / "answers").glob("*.jsonl"))) == 2
 
 
