@@ -9,7 +9,6 @@ import dataclasses
 import functools
 
 import numpy as np
-from scipy.special import logsumexp
 
 from classification.knowledge_prior import Shares, Teachers, informed_discriminants, informed_means, likeness
 from classification.linear_probe import (
@@ -19,6 +18,7 @@ from classification.linear_probe import (
     LinearProbe,
     fit_linear_probe,
     inner_folds,
+    losses_by_temperature,
     spread_of_scores,
 )
 from classification.synthetic_teachers import SyntheticRows, mean_images, reweighted
@@ -253,6 +253,4 @@ def inner_temperature(
 def log_losses(probe: LinearProbe, features: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Log loss (n, TEMPERATURES) of images among these classes (c,), sorted; features (n, d), labels (n,)."""
     scores = probe.scores(features)[:, np.isin(probe.classes, classes)]
-    own = scores[np.arange(len(scores)), np.searchsorted(classes, labels)]
-    losses = [logsumexp(scores / temperature, axis=1) - own / temperature for temperature in TEMPERATURES]
-    return np.stack(losses, axis=1)
+    return losses_by_temperature(scores, np.searchsorted(classes, labels))

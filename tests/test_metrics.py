@@ -527,7 +527,7 @@ def test_decimals_beside_missing_subjects_match_integers_in_another_file(tmp_pat
     numbers = [i // 2 for i in range(58)] + [np.nan, np.nan]
     of_a = a.assign(subject=numbers * 3)  # decimals, since one is missing
     of_b = b.assign(subject=[*map(str, numbers[:58]), None, None] * 2)
-    comparison = run_scores.compare(prediction_files.read_predictions(written(tmp_path, of_a)), of_b)
+    comparison = run_scores.compare(prediction_files.read_predictions(written(tmp_path, of_a)), of_b, ["top1"])
     assert (comparison["n_subjects"], comparison["n_without_subject"]) == (31, 2)
 
 
@@ -612,9 +612,14 @@ def two_methods(n: int = 150, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame
     return seeds([0, 1, 2], 0, "tiny"), seeds([5, 6], 0.1, "other")
 
 
+@functools.cache  # it takes seconds
+def compared() -> dict:
+    return run_scores.compare(*two_methods())
+
+
 def test_compare_gives_the_difference_of_the_scores():
     a, b = two_methods()
-    comparison = run_scores.compare(a, b)
+    comparison = compared()
     scores_a, scores_b = (run_scores.score(each)["metrics"] for each in (a, b))
     assert list(comparison["metrics"]) == list(scores_a)
     for name, values in comparison["metrics"].items():
@@ -844,7 +849,7 @@ def test_the_command_compares_two_runs(tmp_path):
     ]
     run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     comparison = json.loads(run.stdout)
-    assert comparison == run_scores.compare(*(prediction_files.read_predictions(tmp_path / folder) for folder in "ab"))
+    assert comparison == compared()
     shown = run_scores.format_comparison(comparison).splitlines()
     assert "B - A" in shown[3] and shown[4].split()[:3] == [
         "top1",

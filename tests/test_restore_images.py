@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.ESRGAN import ESRGAN
 from spandrel.architectures.RestoreFormer import RestoreFormer, RestoreFormerArch
 from spandrel_extra_arches.architectures.DDColor import DDColor
+from test_train_classifier import start_all
 
 import rdface_dataset
 import restore_images
@@ -51,10 +52,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "restore_images.py"
 UPSCALER = ROOT / "demo_models" / "restorers" / f"{train_restorers.NAME}.safetensors"
 ENVIRONMENT = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-LAUNCH_TWO = [
-    *(Path(sys.executable).with_name("accelerate"), "launch", "--multi_gpu", "--num_processes", "2"),
-    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", SCRIPT),
-]
 SIDE_PX, LARGE_PX = 64, 110
 N_IMAGES = 17  # three blocks
 
@@ -277,10 +274,9 @@ def start(command: list, *flags: object) -> subprocess.Popen:
 
 def test_two_processes_equal_one(restored, built, colorizer, tmp_path):
     flags = ("--dataset_name", built, *SMALL, "--colorizer", colorizer, "--output_dir", tmp_path / "two-sim")
-    launch = start(LAUNCH_TWO, *flags)
-    said, _ = launch.communicate(timeout=300)
-    assert launch.returncode == 0, said
-    assert said.count("written:") == 1 and "2 processes" in said
+    (first, said, errors), (second, quiet, _) = start_all([{}, {}], flags, flags, script=SCRIPT.name)
+    assert (first, second) == (0, 0), errors
+    assert said.count("written:") == 1 and "written:" not in quiet and "2 processes" in said
     one, two = read(restored, "restored"), read(tmp_path / "two-sim", "restored")
     assert [row["image_id"] for row in one] == [row["image_id"] for row in two]
     assert same_pictures(one, two)  # of batches of 4 and of 1, too
