@@ -16,7 +16,9 @@ $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; run make PYTHON=/path/to/python3.11")'
 	@echo "installing into $(VENV) (about 7 GB; two minutes on a fast line)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.txt
+	@echo "compiling it on all cores"
+	@$(BIN)/python -m compileall -q -j 0 $(VENV) >/dev/null 2>&1 || true  # some packages hold files of other Pythons
 	@touch $@
 
 # one progress display; each step's log is in runs/demo/logs; killed anywhere, it goes on when it is started again

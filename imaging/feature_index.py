@@ -92,7 +92,7 @@ class FeatureIndex:
         votes = []  # a feature votes once for a picture, turn and scale; borders between two turns are also tried
         for shift in (0, 1):
             cell = (pair * TURNS + (turn + shift) // 2 % (TURNS // 2)) * 32 + step
-            once = np.unique(np.stack([cell, feature]), axis=1)[0]
+            once = np.unique(cell * len(descriptors) + feature) // len(descriptors)
             cells, count = np.unique(once, return_counts=True)
             kept = count >= MIN_VOTES
             votes.append(np.stack([cells[kept] // (32 * TURNS), count[kept]]))
