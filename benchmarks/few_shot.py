@@ -29,6 +29,7 @@ MINIATURE = str(ROOT / "demo_models" / "backbone")
 SEED, RARE_SEED, N_IMAGES = 2801, 2804, 456  # RARE_SEED: people on whom no method of the rare gallery was chosen
 SHORT = ("--train_episodes", 100, "--num_train_epochs", 2)  # a thirtieth of the paper's training
 SHORTEST = ("--train_episodes", 30, "--num_train_epochs", 2)  # of large networks
+LONGER = ("--train_episodes", 60, "--num_train_epochs", 10)  # of those whose loss says nothing after so few
 ASKED = ["seed", "fold", "episode", "query"]  # what a question is known by in episodes.parquet
 KEPT = ("metrics", "heads", "methods", "chance", "n_episodes", "n_test", "n_subjects", "n_classes_tested", "recipe")
 
@@ -118,7 +119,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work_dir", type=Path, required=True, help="datasets, pixels and runs; kept")
     parser.add_argument("--results_dir", type=Path, default=ROOT / "benchmarks" / "results" / "few_shot")
     text = "frozen, gallery, rare_gallery (other people), real, trained_Wway_foldF (by the paper's recipe), short_Wway "
-    text += "(two epochs of 100 episodes), mobilenet_v2, random_swin_t, random_vggface (two epochs of 30 episodes)"
+    text += "(two epochs of 100 episodes), mobilenet_v2, random_swin_t, random_vggface (two epochs of 30 episodes), "
+    text += "longer_random_swin_t, longer_random_vggface (ten epochs of 60)"
     parser.add_argument("--parts", nargs="+", required=True, help=text)
     parser.add_argument("--attributes_dir", type=Path, help="folder with few, a curator's folder")
     parser.add_argument("--faces_dir", type=Path, help="a curator's folder of photographs of some adults")
@@ -149,8 +151,9 @@ def measure_training(args: argparse.Namespace, part: str) -> dict[str, dict]:
     elif part == "mobilenet_v2":
         network, length = (*networks_of(args)["mobilenet_v2"], "--align_faces", "none"), SHORTEST
     else:
-        name = part.removeprefix("random_")
-        network, length = ("--backbone", name, "--backbone_weights", random_weights(args, name)), SHORTEST
+        name = part.removeprefix("longer_").removeprefix("random_")
+        network = ("--backbone", name, "--backbone_weights", random_weights(args, name))
+        length = LONGER if part.startswith("longer_") else SHORTEST
         network = (*network, "--resolution", 64)
     dataset, asked = simulated(args.work_dir), ("--protocol", "paper", "--n_way", way, *fold)
     frozen = f"simulated_frozen_{part.removeprefix('trained_')}"
@@ -180,7 +183,7 @@ def main(args: argparse.Namespace) -> None:
             flags = ("--mode", "gallery", "--backbone", MINIATURE, "--views", 4)
             seed = SEED if part == "gallery" else RARE_SEED
             found[part] = measure(args, f"simulated_{part}", simulated(args.work_dir, seed), *flags)
-        elif part.startswith(("trained_", "short_", "mobilenet", "random_")):
+        elif part.startswith(("trained_", "short_", "mobilenet", "random_", "longer_")):
             found |= measure_training(args, part)
         elif part == "real":
             folders = {"attributes": args.attributes_dir / "few", "faces": args.faces_dir}
