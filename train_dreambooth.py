@@ -193,6 +193,7 @@ def main(args: argparse.Namespace) -> None:
         device_record,
         in_main_process,
         open_accelerator,
+        own_share,
         wait_for_files,
     )
     from imaging.pixel_cache import cached_pixels
@@ -295,9 +296,7 @@ def main(args: argparse.Namespace) -> None:
     training = from_args(dreambooth.Training, args)
     sampling = from_args(dreambooth.Sampling, args, base_model=diffusion.base_name(base))
     if shared:
-        left = [own for own in learning if not progress.trained(own[0], args.max_train_steps)]
-        accelerator.wait_for_everyone()  # nobody finishes an adapter before the others look
-        for own in left[accelerator.process_index :: accelerator.num_processes]:
+        for own in own_share(accelerator, learning, lambda own: progress.trained(own[0], args.max_train_steps)):
             progress.remove_parts(supports, own[0].folder)  # images of the adapter as it was before
             dreambooth.train(accelerator, pipeline, own, encoded, training)
         accelerator.wait_for_everyone()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from curation.restored_rows import Networks, restore_block, was_made_of
 from curation.schema import restored_features
 from harness.files import write_atomically
+from harness.launched_processes import own_share
 from imaging.restoration_settings import RestorationSettings
 
 BLOCK_ROWS = 8  # photographs per block: the same ones, whatever the number of processes
@@ -38,10 +39,8 @@ def restore_blocks(
     if accelerator.is_main_process:
         remove_unusable(files, undecoded, schema)
     accelerator.wait_for_everyone()
-    missing = [number for number, file in enumerate(files) if not file.exists()]
-    accelerator.wait_for_everyone()  # nobody writes a block before everybody has counted them
     failures = []
-    own = missing[accelerator.process_index :: accelerator.num_processes]
+    own = own_share(accelerator, range(len(files)), lambda number: files[number].exists())
     for number in tqdm(own, desc="blocks", unit="block", disable=not accelerator.is_main_process):
         restored, failed = restore_block(rows_of_block(undecoded, number), networks, settings, accelerator.autocast)
         failures += failed

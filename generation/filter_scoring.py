@@ -15,7 +15,7 @@ from generation.filter_inputs import Inputs
 from generation.fold_filter import FoldFilter, Photographs
 from generation.scored_images import write_scores
 from harness.files import write_atomically
-from harness.launched_processes import wait_for_files
+from harness.launched_processes import own_share, wait_for_files
 
 
 def examine_photographs(
@@ -27,8 +27,7 @@ def examine_photographs(
     files = [work / "photographs" / f"{start:08d}.npz" for start in starts]
     (work / "photographs").mkdir(parents=True, exist_ok=True)
     work.chmod(0o700)
-    pending = [(start, file) for start, file in zip(starts, files, strict=True) if not file.is_file()]
-    mine = pending[accelerator.process_index :: accelerator.num_processes]
+    mine = own_share(accelerator, list(zip(starts, files, strict=True)), lambda block: block[1].is_file())
     for start, file in tqdm(mine, desc="photographs", unit="block", disable=not accelerator.is_main_process):
         rows = range(start, min(start + batch_size, len(undecoded)))
         examiner.examine([undecoded[row]["image"] for row in rows]).save(file)
@@ -75,8 +74,7 @@ def score_images(
     folder.mkdir(parents=True, exist_ok=True)
     blocks = list(inputs.blocks(batch_size))
     undecoded = [part.cast_column("image", datasets.Image(decode=False)) for part in inputs.parts]
-    pending = [block for block in blocks if not (folder / f"{block[0]}.parquet").is_file()]
-    mine = pending[accelerator.process_index :: accelerator.num_processes]
+    mine = own_share(accelerator, blocks, lambda block: (folder / f"{block[0]}.parquet").is_file())
     for name, side, number, rows in tqdm(
         mine, desc="synthetic images", unit="block", disable=not accelerator.is_main_process
     ):

@@ -140,6 +140,16 @@ def check_shared(accelerator: Accelerator, folder: Path, flag: str) -> None:
         raise InputError(f"{flag} {folder}: {reason}; name a folder that all machines share")
 
 
+def own_share(accelerator: Accelerator, items: Sequence[Value], is_done: Callable[[Value], bool]) -> list[Value]:
+    """Those of the items not done yet that are this process's to do; each of the others has as many, but for one.
+
+    Called by all processes. All look before any goes on: if one had finished an item meanwhile, the others would count
+    otherwise, and some items would be nobody's."""
+    left = [item for item in items if not is_done(item)]
+    accelerator.wait_for_everyone()
+    return left[accelerator.process_index :: accelerator.num_processes]
+
+
 def wait_for_files(files: Sequence[Path]) -> None:
     """Wait until files that another machine wrote can be seen here, since a network file system may show them late.
 

@@ -9,8 +9,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -410,3 +413,22 @@ def test_a_command_is_stopped_by_sigterm_as_by_ctrl_c_and_writes_to_any_terminal
         signal.signal(signal.SIGTERM, before)
     assert terminal.buffer.getvalue() == b"M\\xe9ni\\xe8re \\xb1\n"
     assert (errors.stopped_status(stop.value), errors.stopped_status(KeyboardInterrupt())) == (143, 130)
+
+
+def test_no_item_is_nobodys_if_one_process_is_done_before_another_looks():
+    done: dict[str, int] = {}
+    meeting = threading.Barrier(2, timeout=20)
+
+    def work(process: int) -> None:
+        time.sleep(0.2 * process)
+        accelerator = SimpleNamespace(process_index=process, num_processes=2, wait_for_everyone=meeting.wait)
+        for item in launched_processes.own_share(accelerator, "abcdef", done.__contains__):
+            done[item] = process
+
+    done["c"] = 7  # by an earlier run
+    threads = [threading.Thread(target=work, args=(process,)) for process in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dict(sorted(done.items())) == {"a": 0, "b": 1, "c": 7, "d": 0, "e": 1, "f": 0}
