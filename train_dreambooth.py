@@ -296,7 +296,8 @@ def main(args: argparse.Namespace) -> None:
     training = from_args(dreambooth.Training, args)
     sampling = from_args(dreambooth.Sampling, args, base_model=diffusion.base_name(base))
     if shared:
-        for own in own_share(accelerator, learning, lambda own: progress.trained(own[0], args.max_train_steps)):
+        left = [own for own in learning if not progress.trained(own[0], args.max_train_steps)]
+        for own in own_share(accelerator, left):
             progress.remove_parts(supports, own[0].folder)  # images of the adapter as it was before
             dreambooth.train(accelerator, pipeline, own, encoded, training)
         accelerator.wait_for_everyone()

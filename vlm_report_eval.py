@@ -245,12 +245,12 @@ def ask(accelerator: Accelerator, reporter: Reporter, inputs: ReportInputs, fold
     from accelerate.utils import gather_object
     from tqdm import tqdm
 
+    from harness.launched_processes import own_share
     from reporting import answer_files
 
     accelerator.wait_for_everyone()
     keys = answer_files.still_to_ask(map(str, inputs.rows), answer_files.read_answers(folder), attempt)
-    accelerator.wait_for_everyone()  # all have read before anybody appends
-    mine = keys[accelerator.process_index :: accelerator.num_processes]
+    mine = own_share(accelerator, keys)
     flags: dict[str, tuple[str, ...]] = {}
     problems: list[str] = []
 

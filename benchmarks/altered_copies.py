@@ -219,24 +219,25 @@ def noisy(descriptors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def pictures_of(photographs: list[Path], n: int, seed: int) -> Iterator[Image.Image]:
-    """The pictures of these folders, and those of SIMULATED people until there are n."""
-    files = sorted(file for folder in photographs for file in folder.rglob("*.jpg"))[:n]
-    for file in tqdm(files, desc="photographs"):
+    """These pictures, and those of SIMULATED people until there are n."""
+    for file in tqdm(photographs, desc="photographs"):
         yield Image.open(file).convert("RGB")
-    conditions = len(phenotypes.conditions())
-    people = -(-(n - len(files)) // conditions)
-    yield from simulated_people(seed, conditions, people)[0][: n - len(files)]
+    n_people, conditions = n - len(photographs), len(phenotypes.conditions())
+    yield from simulated_people(seed, conditions, -(-n_people // conditions))[0][:n_people]
 
 
-def measure_scaling(n: int, n_copies: int, photographs: list[Path], n_base: int, seed: int) -> dict:
+def measure_scaling(n: int, n_copies: int, folders: list[Path], n_base: int, seed: int) -> dict:
     """Seconds and memory of grouping n records, of which n_copies are there twice."""
+    photographs = sorted(file for folder in folders for file in folder.rglob("*.jpg"))[:n_base]
     base = np.stack([near_duplicates.record(picture) for picture in pictures_of(photographs, n_base, seed)])
     rng = np.random.default_rng([seed, 1])
     near, copied = near_duplicates.NearDuplicates(), []
     for row, record in enumerate(base):
         near.add(row, record)
     first_again = n - n_copies
-    for row, record in enumerate(tqdm(drawn_around(base, first_again - n_base, rng), total=first_again - n_base)):
+    n_drawn = first_again - n_base
+    drawn = drawn_around(base, n_drawn, rng)
+    for row, record in enumerate(tqdm(drawn, total=n_drawn, desc="records")):
         near.add(n_base + row, record)
         if row < n_copies:
             copied.append(record)
@@ -255,7 +256,7 @@ def measure_scaling(n: int, n_copies: int, photographs: list[Path], n_base: int,
     return {
         "records": n,
         "pictures": n_base,
-        "photographs_among_them": len([file for folder in photographs for file in folder.rglob("*.jpg")][:n_base]),
+        "photographs_among_them": len(photographs),
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - used, 1),
         "anonymous_MiB_after": round((anonymous_bytes() - before) / 2**20),
@@ -351,10 +352,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     if args.of == "scaling":
-        if not args.base + 2 * args.copies <= args.records:
+        if args.base + 2 * args.copies > args.records:
             sys.exit("error: --records leaves no room for the pictures of --base and for --copies twice")
-        result = measure_scaling(args.records, args.copies, args.photographs, args.base, args.seed)
-        result = {"simulated": True} | result
+        measured = measure_scaling(args.records, args.copies, args.photographs, args.base, args.seed)
+        result = {"simulated": True} | measured
         print(f"SIMULATED, drawn around pictures: {result}")
         if args.results:
             write_json(args.results, result)

@@ -40,7 +40,7 @@ def restore_blocks(
         remove_unusable(files, undecoded, schema)
     accelerator.wait_for_everyone()
     failures = []
-    own = own_share(accelerator, range(len(files)), lambda number: files[number].exists())
+    own = own_share(accelerator, [number for number, file in enumerate(files) if not file.exists()])
     for number in tqdm(own, desc="blocks", unit="block", disable=not accelerator.is_main_process):
         restored, failed = restore_block(rows_of_block(undecoded, number), networks, settings, accelerator.autocast)
         failures += failed

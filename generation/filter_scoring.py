@@ -27,7 +27,8 @@ def examine_photographs(
     files = [work / "photographs" / f"{start:08d}.npz" for start in starts]
     (work / "photographs").mkdir(parents=True, exist_ok=True)
     work.chmod(0o700)
-    mine = own_share(accelerator, list(zip(starts, files, strict=True)), lambda block: block[1].is_file())
+    pending = [(start, file) for start, file in zip(starts, files, strict=True) if not file.is_file()]
+    mine = own_share(accelerator, pending)
     for start, file in tqdm(mine, desc="photographs", unit="block", disable=not accelerator.is_main_process):
         rows = range(start, min(start + batch_size, len(undecoded)))
         examiner.examine([undecoded[row]["image"] for row in rows]).save(file)
@@ -74,7 +75,7 @@ def score_images(
     folder.mkdir(parents=True, exist_ok=True)
     blocks = list(inputs.blocks(batch_size))
     undecoded = [part.cast_column("image", datasets.Image(decode=False)) for part in inputs.parts]
-    mine = own_share(accelerator, blocks, lambda block: (folder / f"{block[0]}.parquet").is_file())
+    mine = own_share(accelerator, [block for block in blocks if not (folder / f"{block[0]}.parquet").is_file()])
     for name, side, number, rows in tqdm(
         mine, desc="synthetic images", unit="block", disable=not accelerator.is_main_process
     ):

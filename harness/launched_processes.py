@@ -140,12 +140,11 @@ def check_shared(accelerator: Accelerator, folder: Path, flag: str) -> None:
         raise InputError(f"{flag} {folder}: {reason}; name a folder that all machines share")
 
 
-def own_share(accelerator: Accelerator, items: Sequence[Value], is_done: Callable[[Value], bool]) -> list[Value]:
-    """Those of the items not done yet that are this process's to do; each of the others has as many, but for one.
+def own_share(accelerator: Accelerator, left: Sequence[Value]) -> Sequence[Value]:
+    """Those of the items left to do that are this process's; each of the others has as many, but for one.
 
-    Called by all processes. All look before any goes on: if one had finished an item meanwhile, the others would count
-    otherwise, and some items would be nobody's."""
-    left = [item for item in items if not is_done(item)]
+    Called by all processes, each with the items that it found. All have looked before any goes on: if one had finished
+    an item meanwhile, the others would count otherwise, and some items would be nobody's."""
     accelerator.wait_for_everyone()
     return left[accelerator.process_index :: accelerator.num_processes]
 

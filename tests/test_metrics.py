@@ -483,10 +483,9 @@ def test_an_image_without_a_subject_is_a_subject_of_its_own(tmp_path):
 
 def test_comparison_and_p_value_take_images_without_a_subject_apart():
     a, b = (table.assign(subject=None) for table in two_methods(n=60))
-    names = ["top1", "balanced_accuracy", "ece"]
-    comparison = run_scores.compare(a, b, names)
+    comparison = run_scores.compare(a, b)
     assert (comparison["n_subjects"], comparison["n_without_subject"]) == (60, 60)
-    apart = run_scores.compare(*(table.assign(subject=table["image_id"]) for table in (a, b)), names)
+    apart = run_scores.compare(*(table.assign(subject=table["image_id"]) for table in (a, b)))
     assert comparison["metrics"] == apart["metrics"]
     assert "60 images without a subject are one each" in run_scores.format_comparison(comparison)
     with pytest.raises(ValueError, match="classes, labels or subjects"):
@@ -636,9 +635,8 @@ def test_compare_gives_the_difference_of_the_scores():
 
 def test_compare_the_other_way_round_and_in_any_order_of_rows():
     a, b = two_methods()
-    names = ["top1", "macro_f1", "nll", "ece"]
-    forth = run_scores.compare(a, b, names)["metrics"]
-    back = run_scores.compare(b.sample(frac=1, random_state=0), a, names)["metrics"]
+    forth = compared()["metrics"]
+    back = run_scores.compare(b.sample(frac=1, random_state=0), a)["metrics"]
     for name in forth:
         assert back[name]["difference"] == -forth[name]["difference"]
         assert back[name]["p_value"] == pytest.approx(forth[name]["p_value"], abs=0.02)

@@ -1017,7 +1017,7 @@ def test_only_an_earlier_build_is_replaced(curator, tmp_path, capsys):
 def test_killed_build_leaves_the_old_dataset_and_the_next_one_cleans_up(curator, tmp_path):
     target = tmp_path / "out"
     before = built(curator.save(), target)["sha256"][:]
-    for n in range(100, 240):
+    for n in range(100, 300):
         curator.add(f"AAR.{n}.png", encoded(picture(n, (256, 256)), "PNG", compress_level=0))
     curator.save()
     command = [sys.executable, ROOT / "rdface_dataset.py", "build", curator.folder, "--output_dir", target]

@@ -422,7 +422,7 @@ def test_no_item_is_nobodys_if_one_process_is_done_before_another_looks():
     def work(process: int) -> None:
         time.sleep(0.2 * process)
         accelerator = SimpleNamespace(process_index=process, num_processes=2, wait_for_everyone=meeting.wait)
-        for item in launched_processes.own_share(accelerator, "abcdef", done.__contains__):
+        for item in launched_processes.own_share(accelerator, [item for item in "abcdef" if item not in done]):
             done[item] = process
 
     done["c"] = 7  # by an earlier run
