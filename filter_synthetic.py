@@ -13,6 +13,7 @@ A folder <ABBR>/<ABBR>_<n>.png of somebody else's images is examined too; no tra
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import time
@@ -132,6 +133,7 @@ def main(args: argparse.Namespace) -> None:
     from generation import filter_figures, filter_results, filter_scoring
     from generation.filter_inputs import open_inputs
     from harness.launched_processes import check_output_dir, device_record, in_main_process, open_accelerator
+    from scoring.knowledge_use import use_of_knowledge
 
     # ---- photographs, folds, synthetic images, networks: refused before anything slow begins
     accelerator = open_accelerator(None)
@@ -178,6 +180,11 @@ def main(args: argparse.Namespace) -> None:
         record = run_record(vars(args), PACKAGES, started) | {"ranked_by": ranked_by, **device_record(accelerator)}
         write_json(args.output_dir / "run.json", record)
         filter_results.remove(args.output_dir, ("work",))
+        choices = [
+            {"knowledge": dataclasses.asdict(one.fitted.choice)} for one in filters.values() if one.fitted.choice
+        ]
+        if said := use_of_knowledge(choices):
+            print(said)
         print("\n".join([filter_results.summary(args.output_dir, outcome), *figures]))
     accelerator.wait_for_everyone()
 

@@ -438,6 +438,7 @@ def finish(
     from imaging import augmentations
     from publishing import model_upload
     from scoring import run_scores
+    from scoring.knowledge_use import use_of_knowledge
 
     folders = [job.folder for job in jobs]
     scores = run_results.save_results(args.output_dir, folders, study.label)
@@ -456,11 +457,13 @@ def finish(
     record |= run_record(vars(args), PACKAGES, started) | study.record(accelerator)
     record |= {"seeds": args.seed, "augmentation": augmentations.AMOUNTS if args.augmentation == "gentle" else None}
     record["folds"] = [{name: fold[name] for name in fold if name not in TOO_LONG} for fold in folds]
+    if said := use_of_knowledge(folds):
+        print(said)
     write_json(args.output_dir / "run.json", record)
     written = [name for name in RESULTS if (args.output_dir / name).is_file()]
     print(f"written: {args.output_dir}: " + ", ".join([*written, *["folds/*/model"] * args.save_models]))
     if args.push_to_hub:
-        facts = [f"{len(study.images)} images, {study.label.num_classes} conditions", f"recipe {study.names['recipe']}"]
+        facts = [f"{len(study.images)} images, {study.label.num_classes} conditions", f"recipe {scores['recipe']}"]
         card = model_upload.model_card("RDFace classifier", study.names["backbone"], facts, table, study.is_simulated)
         print(f"uploaded: {model_upload.push(args.output_dir, args.hub_model_id, args.hub_token, card)} (private)")
 

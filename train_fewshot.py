@@ -349,13 +349,15 @@ def finish(
     from classification import few_shot_results, few_shot_run, run_results
     from harness.files import read_json
     from harness.launched_processes import device_record
+    from scoring.knowledge_use import use_of_knowledge
 
     out, folders = args.output_dir, [job.folder for job in jobs]
     episodes = pd.concat([pd.read_parquet(folder / few_shot_run.EPISODES) for folder in folders], ignore_index=True)
     few_shot_run.write_table(out / "episodes.parquet", episodes)
     predictions = run_results.join(folders, "predictions.parquet", study.label, out / "predictions.parquet")
     of_test = None if args.mode == "gallery" else (args.head or TRAINED_HEAD, args.n_way, args.k_shot)
-    of_run = {"mode": args.mode, "simulated": study.is_simulated, **study.names}
+    names = {"backbone": study.names["backbone"], "recipe": predictions["recipe"].iloc[0]}
+    of_run = {"mode": args.mode, "simulated": study.is_simulated, **names}
     results = (
         few_shot_results.results_of(episodes, predictions, study.label.num_classes, args.frequent_from, of_test)
         | of_run
@@ -368,6 +370,8 @@ def finish(
     record |= {"mixed_precision": accelerator.mixed_precision, **device_record(accelerator)}
     record["folds"] = [read_json(folder / "fold.json", "delete its folder") for folder in folders]
     write_json(out / "run.json", record)
+    if said := use_of_knowledge(record["folds"]):
+        print(said)
     print(f"written: {out}: {', '.join(RESULTS)}")
 
 

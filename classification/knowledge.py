@@ -21,6 +21,7 @@ from harness.files import sha256_of
 from imaging import near_duplicates
 from imaging.pixel_cache import Pixels, cached_pixels
 from phenotyping import condition_prior
+from scoring.knowledge_use import LEAST_CONDITIONS
 
 
 @dataclasses.dataclass
@@ -66,15 +67,18 @@ class Knowledge:
         if not self.teaches_photographs:
             return f"{len(self.terms)} terms of synthetic images"
         n = sum(len(people.images) for people in self.readers)
-        recorded = ", recorded where they are," if self.recorded is not None else ""
+        recorded = " (recorded ones of people who have some)" if self.recorded is not None else ""
         return f"knowledge of {len(self.terms)} terms{recorded}" + (f" and {n} readers" if n else "")
 
     def summary(self) -> str:
-        """For the screen: how much is known, and of which classes nothing is."""
+        """For the screen: how much is known, of which classes nothing is, and whether that is enough to be tested."""
         known = len(self.profiles) - len(self.unknown)
         lines = [f"knowledge: {known} of {len(self.profiles)} classes have annotated terms, {len(self.terms)} in all"]
         if self.unknown:
             lines.append(f"without annotations, and so without prior: {', '.join(self.unknown)}")
+        if known < LEAST_CONDITIONS:
+            required = f"{LEAST_CONDITIONS} annotated conditions are required to test whether terms help"
+            lines.append(f"knowledge will not be used: {required}, and there are {known}")
         lines += [f"readers {people.name}: {len(people.images)} photographs" for people in self.readers]
         return "\n".join(lines)
 

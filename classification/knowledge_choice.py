@@ -26,6 +26,7 @@ from classification.term_directions import term_directions
 from classification.unseen_classes import groups_to_leave_out, pull_of_seen
 from classification.variance_shares import likeliest_shares
 from curation.leak_guard import Guard
+from scoring.knowledge_use import LEAST_CONDITIONS
 
 SHRINKAGE = FALLBACK_SHRINKAGE  # unless another one tells left-out conditions apart much better
 PRIOR_WEIGHTS = (0.5, 2.0, 8.0)  # subjects that all images of a condition made by words count as
@@ -44,7 +45,7 @@ class Choice:
     prior_weight: float | None = None  # of images made by words, as a subject of their condition
     shrinkage: float = FALLBACK_SHRINKAGE  # of the covariance about predicted means
     temperature: float | None = None
-    left_out_loss: float | None = None  # log loss, mean over conditions, among those left out together
+    left_out_loss: float | None = None  # log loss, mean over conditions, among those left out together; None: no test
     left_out_chance: float | None = None  # that of a guess
 
     @property
@@ -149,7 +150,7 @@ def choose(
     choice = read_shares(teachers, profiles, directions, use_terms)
     known = np.isfinite(profiles).all(axis=1)
     tested = np.unique(labels[known[labels]])
-    if len(tested) < 4 or not (profiles.shape[1] or choice.prior_weight):  # two groups of two
+    if len(tested) < LEAST_CONDITIONS or not (profiles.shape[1] or choice.prior_weight):
         return choice
     asked = (profiles, labels, tested)
     for last in (False, True):

@@ -14,9 +14,11 @@ from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json
 from imaging.corruptions import SEVERITIES
 from scoring import prediction_files, run_scores
+from scoring.knowledge_use import with_use
 from scoring.run_scores import shown, shown_interval
 
 INPUT = ("image_size", "mean", "std", "face_alignment")  # of a Backbone, apart from its network
+REMEDY = "delete its folder, and --resume_from_checkpoint latest trains the fold again"
 PAPER_RESULTS = Path(__file__).with_name("paper_results.csv")
 
 
@@ -104,8 +106,12 @@ def save_results(output_dir: Path, folders: Sequence[Path], label: datasets.Clas
 
 
 def join(folders: Sequence[Path], name: str, label: datasets.ClassLabel, file: Path) -> pd.DataFrame:
-    """The folds' predictions, written into one file in the order of the folders, then read back and checked."""
+    """The folds' predictions, written into one file in the order of the folders, then read back and checked.
+
+    Their recipe says of knowledge that no fold used that it was not used."""
     parts = pd.concat([pd.read_parquet(folder / name) for folder in folders], ignore_index=True)
+    (recipe,) = parts["recipe"].unique()
+    parts["recipe"] = with_use(recipe, [read_json(folder / "fold.json", REMEDY) for folder in folders])
     write_predictions(file, parts, label)
     return prediction_files.read_predictions(file)
 
@@ -135,8 +141,7 @@ def save_corruption_scores(output_dir: Path, folders: Sequence[Path], label: dat
 
 def save_learning_curves(output_dir: Path, folders: Sequence[Path]) -> list[dict]:
     """Write learning_curves.csv and .png of all folds (none for linear probes); returns each fold's fold.json."""
-    remedy = "delete its folder, and --resume_from_checkpoint latest trains the fold again"
-    folds = [read_json(folder / "fold.json", remedy) for folder in folders]
+    folds = [read_json(folder / "fold.json", REMEDY) for folder in folders]
     points = [
         {"seed": fold["seed"], "fold": fold["fold"], **point}
         for fold in folds

@@ -25,7 +25,7 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """There is no run of this kind. command: how one is made."""
+    """What is not there, or was not used. command: how one is made, if that helps."""
 
     text: str
     command: str = ""

@@ -139,9 +139,10 @@ def published_table(published: Sequence[Entry]) -> Table:
 
 def gains_section(numbers: Numbers, note: str) -> Section:
     heading = "What synthetic images and knowledge add"
+    said = [Missing(f"{one.run.name}: {one.unused}.") for one in numbers.classifiers if one.unused]
     if not numbers.gains:
         text = "No run that was given synthetic images or knowledge lies beside one that is the same in all else."
-        return Section("gains", heading, [Missing(text, f"{TRAIN}_terms --knowledge terms")])
+        return Section("gains", heading, [*said, Missing(text, f"{TRAIN}_terms --knowledge terms")])
     rows, cells = [], []
     for gain in numbers.gains:
         seen = "all photographs" if gain["shots"] is None else f"{gain['shots']} per condition"
@@ -158,7 +159,7 @@ def gains_section(numbers: Numbers, note: str) -> Section:
         ["run", "less run", "what was added", "photographs", "points", "p", "p after Holm"],
         cells,
     )
-    blocks: list[object] = [figure]
+    blocks: list[object] = [*said, figure]
     if (drawn := curves_figure(numbers, note)) is not None:
         blocks.append(drawn)
     else:
@@ -171,7 +172,12 @@ def curves_figure(numbers: Numbers, note: str) -> Figure | None:
     """Top-1 against photographs per condition, of the recipe with most numbers of photographs; None with only one."""
     series: dict[tuple, dict[str, dict[float, Classifier]]] = {}
     for one in numbers.classifiers:
-        if one.entry.protocol == "strict" and not one.is_control and "top1" in one.entry.metrics:
+        if (
+            one.entry.protocol == "strict"
+            and not one.is_control
+            and not one.lacks_knowledge
+            and "top1" in one.entry.metrics
+        ):
             recipe = ", ".join(part for part in one.recipe.split(", ") if part != f"{one.shots}-shot")
             named = ", ".join(one.added) or "photographs alone"
             of_recipe = series.setdefault((recipe, *made_with(one)), {})

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from pages.study_runs import AGREEMENT, CLASSIFIER, FEW_SHOT, GALLERY, Run, Study
 from scoring import leaderboard
+from scoring.knowledge_use import NOT_USED, use_of_knowledge
 from scoring.leaderboard import Entry
 
 ADDED = re.compile(r"^\+ |^as |^knowledge of |terms of synthetic images$")  # parts of a recipe that were given besides
@@ -25,17 +26,29 @@ METHODS = ("versions", "git_commit", "seeds", "device", "n_processes", "mixed_pr
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A classifier run as a row. added: what it was given besides photographs; shots: photographs per condition."""
+    """A classifier run as a row. added: what it used besides photographs; shots: photographs per condition; unused: why
+    folds did not use knowledge that they were given, None if all did, or none was given any."""
 
     run: Run
     entry: Entry
     added: tuple[str, ...]
     recipe: str  # without what was added
     shots: int | None  # None: all of the training side
+    unused: str | None = None
 
     @property
     def is_control(self) -> bool:
         return SHUFFLED in self.run.results["recipe"].split(", ")
+
+    @property
+    def lacks_knowledge(self) -> bool:
+        """Whether it was given knowledge that no fold used: its predictions are those without."""
+        return any(part.endswith(NOT_USED) for part in self.run.results["recipe"].split(", "))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it was given nothing besides photographs."""
+        return not self.added and not self.lacks_knowledge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +83,16 @@ def read_numbers(study: Study) -> Numbers:
 def as_classifier(run: Run, entry: Entry) -> Classifier:
     parts = run.results["recipe"].split(", ")
     shots = next((int(found[1]) for part in parts if (found := SHOTS.match(part))), None)
-    added = tuple(part for part in parts if ADDED.search(part))
-    return Classifier(run, entry, added, ", ".join(part for part in parts if part not in added), shots)
+    used = [part for part in parts if not part.endswith(NOT_USED)]
+    added = tuple(part for part in used if ADDED.search(part))
+    recipe = ", ".join(part for part in used if part not in added)
+    return Classifier(run, entry, added, recipe, shots, use_of_knowledge(run.record.get("folds") or []))
 
 
 def base_of(one: Classifier, classifiers: Sequence[Classifier]) -> Classifier | None:
     """The run that lacks only what this one was given besides photographs; None if there is none."""
     for other in classifiers:
-        if one.added and not other.added and one.recipe == other.recipe and made_with(one) == made_with(other):
+        if one.added and other.is_plain and one.recipe == other.recipe and made_with(one) == made_with(other):
             return other
     return None
 
@@ -95,7 +110,7 @@ def planned_comparisons(classifiers: Sequence[Classifier]) -> set[frozenset[str]
     planned = {frozenset((one.run.name, base.run.name)) for one in classifiers if (base := base_of(one, classifiers))}
     first: dict[str, str] = {}
     for one in classifiers:
-        if not one.added and not one.is_control:
+        if one.is_plain and not one.is_control:
             planned.add(frozenset((one.run.name, first.setdefault(one.entry.protocol, one.run.name))))
     return planned
 
@@ -135,7 +150,7 @@ def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agr
         one
         for one in classifiers
         if (one.entry.protocol, one.entry.regime) == ("strict", "all images")
-        and not one.added
+        and one.is_plain
         and not one.is_control
         and "top1" in one.entry.metrics
     ]

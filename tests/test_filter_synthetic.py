@@ -335,6 +335,7 @@ def test_what_is_known_changes_the_scores_and_is_recorded(filtered, corpus, synt
         assert {n: row[n] for n in others} == {n: before[name][n] for n in others}
     results = json.loads((output / "results.json").read_text())["sides"]["fold0"]
     assert results["knowledge"] == dataclasses.asdict(chosen)
+    assert ("knowledge was not used in" in told) == (not chosen.used)
     settings = json.loads((output / "scoring_record.json").read_text())["settings"]
     assert settings["knowledge"] == "terms" and settings["term_table_sha256"] == sha256_of(table)
     assert "term_table" not in settings  # the same content elsewhere is the same

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from in_process import exit_status
 from test_train_classifier import save_backbone
 
+import score_runs
 import train_classifier
 from classification.knowledge import person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
@@ -25,6 +26,7 @@ from curation.leak_guard import Guard
 from curation.protocols import Fold, unseen_folds
 from harness.errors import LeakError, ProtocolError
 from scoring import prediction_files
+from scoring.knowledge_use import use_of_knowledge, with_use
 
 
 def teachers_of(rng: np.random.Generator, conditions: list[int], domains: list[int], width: int = 3) -> Teachers:
@@ -396,7 +398,46 @@ def test_the_command_uses_terms_and_says_so(command, capsys):
     record = json.loads((output / "run.json").read_text())
     assert all({"term_share", "left_out_loss"} <= set(fold["knowledge"]) for fold in record["folds"])
     recipe = json.loads((output / "results.json").read_text())["recipe"]
-    assert "knowledge of 5 terms, recorded where they are" in recipe
+    assert "knowledge of 5 terms (recorded ones of people who have some)" in recipe
+    used = [fold["knowledge"]["used"] for fold in record["folds"]]
+    assert ("knowledge was not used in" in printed) == (not all(used))
+
+
+def test_the_command_says_that_three_conditions_are_too_few_to_test_knowledge(command, capsys):
+    rows = [f"{code_of(abbr)},MARK:{abbr},1" for abbr in list(small_datasets.CONDITIONS)[:3]]
+    (command.folder / "three.csv").write_text("\n".join(["orphanet_code,hpo_id,frequency", *rows]) + "\n")
+    status, output = command("untested", "--knowledge", "terms", "--term_table", command.folder / "three.csv")
+    assert status == 0
+    printed = capsys.readouterr().out
+    assert "knowledge will not be used: 4 annotated conditions are required" in printed and "there are 3" in printed
+    folds = json.loads((output / "run.json").read_text())["folds"]
+    assert (
+        f"knowledge was not used in {len(folds)} of {len(folds)} folds: its training side has fewer than 4" in printed
+    )
+    recipe = json.loads((output / "results.json").read_text())["recipe"]
+    assert recipe == "linear_probe, knowledge of 3 terms (not used)"
+    assert exit_status(score_runs, "compare", output, output) == 0
+    assert "knowledge of 3 terms (not used)" in capsys.readouterr().out
+
+
+def test_a_sentence_says_in_how_many_folds_knowledge_was_not_used_and_why():
+    used = {"knowledge": {"used": True, "left_out_loss": 1.0, "left_out_chance": 1.6}}
+    no_better = {"knowledge": {"used": False, "left_out_loss": 1.7, "left_out_chance": 1.6}}
+    untested = {"knowledge": {"used": False, "left_out_loss": None, "left_out_chance": None}}
+    recipe = "linear_probe, 1-shot, knowledge of 9 terms and 4 readers"
+    assert use_of_knowledge([{}, {}]) is None and use_of_knowledge([used, used]) is None
+    assert with_use(recipe, [used, no_better]) == recipe and with_use("finetune", [{}]) == "finetune"
+    assert with_use(recipe, [no_better, untested]) == recipe + " (not used)"
+    some = "linear_probe, + synthetic (x), as terms, 9 terms of synthetic images"
+    assert with_use(f"{some}, fog 3", [untested]) == f"{some} (not used), fog 3"
+    said = use_of_knowledge([used, no_better, no_better])
+    assert said.startswith(
+        "knowledge was not used in 2 of 3 folds: terms alone told left-out conditions apart no better"
+    )
+    assert said.endswith("(log loss 1.70, 1.60)")
+    said = use_of_knowledge([untested, no_better])
+    assert "not used in 2 of 2 folds: in 1, its training side has fewer than 4 conditions" in said
+    assert "; in 1, terms alone" in said
 
 
 def test_further_people_teach_unless_they_are_held_out(command, capsys):

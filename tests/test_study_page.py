@@ -10,6 +10,7 @@ from pathlib import Path
 
 import browser
 import numpy as np
+import pandas as pd
 import pytest
 import small_datasets
 from in_process import exit_status
@@ -21,7 +22,7 @@ from pages import charts, reports_page, study_page
 from pages.study_classification import percent
 from pages.study_results import Classifier, gains_of, headline_of, planned_comparisons
 from pages.study_runs import AGREEMENT, CLASSIFIER, FEW_SHOT, FILTER, GALLERY, OTHER, REPORTS, Run, kind_of, open_study
-from scoring import leaderboard
+from scoring import leaderboard, run_scores
 from scoring.leaderboard import Entry
 
 SECTIONS = ["dataset", "classifiers", "gains", "few-shot", "subgroups", "calibration", "filter", "reports", "gallery"]
@@ -296,6 +297,26 @@ def test_a_gain_is_the_run_with_the_addition_less_the_one_without_whatever_their
     (gain,) = gains_of(runs[::-1], [{"a": "b", "b": "a"} | pair])
     assert (gain["difference"], gain["low"], gain["high"], gain["base"]) == (-0.2, -0.3, -0.05, "b")
     assert gains_of(runs, []) == [] and gains_of(runs[1:], [{"a": "b", "b": "c"} | pair]) == []
+
+
+def test_knowledge_that_no_fold_used_is_no_gain_and_the_page_says_why(study, tmp_path):
+    study = shutil.copytree(study, tmp_path / "study")
+    untested = {"knowledge": {"used": False, "left_out_loss": None, "left_out_chance": None}}
+    for name in ("probe_terms", "one_shot_terms"):
+        run = study / name
+        predictions = pd.read_parquet(run / "predictions.parquet")
+        predictions["recipe"] += " (not used)"
+        predictions.to_parquet(run / "predictions.parquet")
+        (run / "results.json").write_text(json.dumps(run_scores.score(predictions)))
+        record = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(record | {"folds": [untested] * 5}))
+    assert exit_status(make_report, "study", study) == 0
+    results = numbers(study)
+    assert results["gains"] == [] and results["headline"]["gain"] is None
+    assert results["headline"]["recognition"]["run"] == "probe"
+    text = part_of(page(study), "gains")
+    assert "probe_terms: knowledge was not used in 5 of 5 folds: its training side has fewer than 4" in text
+    assert "90 terms (not used)" in (study / "leaderboard.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""Whether a run used the knowledge of conditions that it was given: every fold tests it on its training side first.
+
+The notes of a fold (fold.json, and `folds` of run.json) hold `knowledge` with `used`, and with `left_out_loss` and
+`left_out_chance`, the log losses of terms alone and of a guess on conditions left out; both are null if it was not
+tested, for which LEAST_CONDITIONS conditions with annotated terms are required.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+LEAST_CONDITIONS = 4  # on a training side: two groups of two, which are left out in turn
+NOT_USED = " (not used)"
+OF_KNOWLEDGE = re.compile(r"((?:^|, )(?:knowledge of \d+ terms|\d+ terms of synthetic images)[^,]*)")
+
+
+def with_use(recipe: str, folds: Sequence[Mapping]) -> str:
+    """The name of a recipe, which says of knowledge that no fold used that it was not used; folds: notes of each."""
+    tested = [fold["knowledge"] for fold in folds if fold.get("knowledge")]
+    if not tested or any(knowledge["used"] for knowledge in tested):
+        return recipe
+    return OF_KNOWLEDGE.sub(rf"\1{NOT_USED}", recipe)
+
+
+def use_of_knowledge(folds: Sequence[Mapping]) -> str | None:
+    """A sentence without its full stop, if a fold did not use the knowledge it was given, or else None.
+
+    folds: notes of each fold of each seed."""
+    tested = [fold["knowledge"] for fold in folds if fold.get("knowledge")]
+    unused = [knowledge for knowledge in tested if not knowledge["used"]]
+    if not unused:
+        return None
+    losses = [(each["left_out_loss"], each["left_out_chance"]) for each in unused if each["left_out_loss"] is not None]
+    reasons = []
+    if n_untested := len(unused) - len(losses):
+        reason = (
+            f"its training side has fewer than {LEAST_CONDITIONS} conditions with annotated terms, too few to test it"
+        )
+        reasons.append((n_untested, reason))
+    if losses:
+        loss, chance = (sum(values) / len(losses) for values in zip(*losses, strict=True))
+        reason = (
+            f"terms alone told left-out conditions apart no better than a guess (log loss {loss:.2f}, {chance:.2f})"
+        )
+        reasons.append((len(losses), reason))
+    why = "; ".join(f"in {n}, {reason}" if len(reasons) > 1 else reason for n, reason in reasons)
+    return f"knowledge was not used in {len(unused)} of {len(tested)} folds: {why}"
