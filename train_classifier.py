@@ -7,7 +7,8 @@ Recipes: finetune (the paper's), linear_probe (discriminant analysis on frozen f
 process takes folds of its own, so the results do not depend on the number of processes. With --synthetic_dataset the
 training sides gain synthetic images, each of which was made from that training side alone. Writes predictions.parquet
 (probabilities of each held-out image), results.json (the scores of that file), per_class.csv, confusion.csv,
-learning_curves.csv and .png, run.json, and a model for each fold. Also runs as plain `python train_classifier.py`.
+run.json, a model for each fold, and, unless the recipe is linear_probe, learning_curves.csv and .png. Also runs as
+plain `python train_classifier.py`.
 """
 
 from __future__ import annotations
@@ -236,7 +237,7 @@ def main(args: argparse.Namespace) -> None:
 
     from classification.fold_run import run_fold, spare_what_is_there
     from classification.run_results import input_settings, network_input
-    from classification.study_inputs import Job, extract_features, open_study, rows_of
+    from classification.study_inputs import Job, extract_features, open_study, rows_of, warn_of_simulated_faces
     from generation.synthetic_uses import use_of_images, uses_of_images
     from harness.launched_processes import in_main_process, wait_for_files
     from harness.weights_digest import weights_sha256
@@ -271,6 +272,7 @@ def main(args: argparse.Namespace) -> None:
     finished = in_main_process(accelerator, lambda: [study.is_finished(job) for job in jobs])  # so that all agree
     pending = [job for job, is_finished in zip(jobs, finished, strict=True) if not is_finished]
     accelerator.print(summary(accelerator, study, folds, len(jobs) - len(pending), args))
+    warn_of_simulated_faces(accelerator, backbone, args.backbone, images)
     if mix:
         accelerator.print(mix.summary())
     if knowledge:
@@ -413,10 +415,12 @@ def summary(
     aligned = f"faces aligned by {backbone.face_alignment}" if backbone.face_alignment else "whole images"
     place = "folder" if Path(args.dataset_name).is_dir() else "Hub"
     simulated = "SIMULATED, " if study.is_simulated else ""
+    said = (f"{args.resolution} px", aligned)  # the recipe's name repeats them if they were asked for
+    recipe = ", ".join(part for part in study.names["recipe"].split(", ") if part not in said)
     lines = [
         f"{args.dataset_name} ({simulated}{place}, config {images.config_name}, "
         f"fingerprint {images._fingerprint}): {len(images)} images, {study.label.num_classes} classes",
-        f"{args.backbone} at {backbone.image_size} px, {aligned}, {study.names['recipe']}, protocol {args.protocol}, "
+        f"{args.backbone} at {backbone.image_size} px, {aligned}, {recipe}, protocol {args.protocol}, "
         f"{len(folds)} folds x {len(args.seed)} seeds ({n_done} done before), "
         f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision",
     ]

@@ -215,7 +215,7 @@ def main(args: argparse.Namespace) -> None:
     from classification.few_shot_run import is_finished, run_fold
     from classification.knowledge import open_knowledge
     from classification.run_results import input_settings
-    from classification.study_inputs import Job, open_study
+    from classification.study_inputs import Job, open_study, warn_of_simulated_faces
     from curation.opening import load_images
     from generation import episode_fill
     from generation.synthetic_mix import open_mix
@@ -262,6 +262,9 @@ def main(args: argparse.Namespace) -> None:
     finished = in_main_process(accelerator, lambda: [is_finished(study, job) for job in jobs])  # so that all agree
     pending = [job for job, is_done in zip(jobs, finished, strict=True) if not is_done]
     accelerator.print(summary(accelerator, study, jobs, len(jobs) - len(pending), args))
+    for name, network in zip(args.backbone, networks, strict=True):
+        if network.backbone:
+            warn_of_simulated_faces(accelerator, network.backbone, name, images)
 
     # ---- pixels and embeddings, each computed once
     parts = [images, *(mix.parts if mix else ())]

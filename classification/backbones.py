@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from classification.backbone_names import CLIP_IMAGE_TOWER, PAPER_BACKBONES
-from classification.weight_files import load_weights, read_seen_photographs, read_weights
+from classification.weight_files import load_weights, of_simulated_faces, read_seen_photographs, read_weights
 from harness.errors import InputError, one_line
 from harness.files import read_json
 
@@ -40,6 +40,7 @@ class Backbone:
     std: Sequence[float]
     face_alignment: str | None = None  # detector that cut out the faces it was trained on; None: whole images
     seen_photographs: frozenset[str] = frozenset()  # digests of the photographs that this project trained it on
+    of_simulated_faces: bool = False  # whether its file says that it was trained on simulated faces alone
 
 
 def load_backbone(
@@ -58,6 +59,9 @@ def load_backbone(
     another input (no effect on any other name). pretrained: False leaves the weights random. Features of the six:
     (1664,) densenet169, (2048,) resnet152, (768,) swin_t, (512,) clip_vit_b32, (1792,) facenet and at 224 px
     (512, 7, 7) vggface. Raises InputError if there is no such network, or its weights are missing or do not fit."""
+    if weights is not None and weights.is_dir():
+        file = weights / "model.safetensors"
+        raise InputError(f"--backbone_weights {weights} is a folder; name the file of weights in it, such as {file}")
     if weights is not None and not weights.is_file():
         raise InputError(f"--backbone_weights {weights}: no such file; give a .safetensors or .pth file")
     source = PAPER_BACKBONES.get(name, name)
@@ -72,6 +76,7 @@ def load_backbone(
     file = weights or (Path(name) / "model.safetensors" if Path(name).is_dir() else None)
     if pretrained and file is not None:
         backbone.seen_photographs = read_seen_photographs(file)
+        backbone.of_simulated_faces = of_simulated_faces(file)
     backbone.image_size = image_size or backbone.image_size
     if paper_input and name in PAPER_BACKBONES:
         backbone.mean, backbone.std = IMAGENET_MEAN, IMAGENET_STD
@@ -155,8 +160,9 @@ def _timm_backbone(name: str, weights: Path | None, image_size: int | None, pret
     folder = Path(name) if Path(name).is_dir() else None
     if folder is None and not timm.is_model(name):
         suggestion = _did_you_mean(name, timm.list_models())
+        own = "a backbone of your own is known only to a script that imports its file (docs/extending.md)"
         raise InputError(
-            f"backbone {name}: no such folder or timm model{suggestion}; write torchvision/NAME for theirs"
+            f"backbone {name}: no such folder or timm model{suggestion}; write torchvision/NAME for theirs; {own}"
         )
     if folder is not None and not (folder / "config.json").is_file():
         raise InputError(f"backbone {name}: the folder has no config.json; save the model in timm's layout")

@@ -272,6 +272,10 @@ def weights_name(recipe: str) -> str:
 
 def read_config(folder: Path) -> dict:
     """The content of config.json in a folder that save_classifier wrote. Raises InputError if it cannot be used."""
+    if not (folder / "config.json").is_file():
+        what = "holds no config.json" if folder.is_dir() else "there is no such folder"
+        remedy = "name the model of one fold, such as RUN/folds/seed0_fold0/model (--no-save_models leaves none)"
+        raise InputError(f"classifier {folder}: {what}; {remedy}")
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:

@@ -225,6 +225,15 @@ def refuse_backbone_that_saw_held_out(
         guard.admit_weights(backbone.seen_photographs, name)
 
 
+def warn_of_simulated_faces(accelerator: Accelerator, backbone: Backbone, name: str, images: datasets.Dataset) -> None:
+    """Print one line if the backbone knows simulated faces alone and the dataset is not simulated.
+
+    name: of the backbone, for the line."""
+    if backbone.of_simulated_faces and not is_simulated(images):
+        reason = "was trained on simulated faces alone, and this dataset is not simulated"
+        accelerator.print(f"WARNING: {name} {reason}: expect no meaningful scores; name another --backbone")
+
+
 def rows_of(study: Study, jobs: Sequence[Job]) -> np.ndarray:
     """Row numbers of all photographs, and of the synthetic images in any of the jobs' folds, sorted."""
     in_folds = [rows for job in jobs for rows in (job.fold.train, job.fold.val)]

@@ -56,6 +56,14 @@ def read_seen_photographs(file: Path) -> frozenset[str]:
         raise InputError(f"weights {file}: its record {RECORD_KEY} cannot be read; train again") from error
 
 
+def of_simulated_faces(file: Path) -> bool:
+    """Whether a safetensors file says, as the demo's backbone does, that it was trained on simulated faces alone."""
+    if file.suffix != ".safetensors":
+        return False
+    with safe_open(file, "pt") as content:
+        return (content.metadata() or {}).get("simulated") == "true"
+
+
 def read_weights(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors or .pth file by name, including those inside a training checkpoint.
 

@@ -308,9 +308,9 @@ def photographs(dataset: StudyDataset, note: str) -> Faces:
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(f"image in row {row + 1} cannot be decoded ({one_line(error)}); build again") from error
         name = image["disease_name"] or images.features["label"].int2str(image["label"])
-        of_whom = "simulated face" if note else "photograph of a patient"
+        of_whom = "simulated face" if note else "photograph"
         pictures.append((f"{image['image_id']}, {name}", f"{of_whom} {image['image_id']}, {name}", jpeg))
-    noun = "faces drawn by a program" if note else "PHOTOGRAPHS OF PATIENTS, not to be passed on"
+    noun = "faces drawn by a program" if note else "REAL PHOTOGRAPHS, not to be passed on"
     return Faces(f"{note}{len(pictures)} {noun}, of one condition each, drawn at random (seed 0)", pictures)
 
 

@@ -276,6 +276,10 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
     same = np.array_equal(images["label"], images_b["label"]) and np.array_equal(
         images["subject"].map(subject_key), images_b["subject"].map(subject_key)
     )
+    shuffled = [side for side, of in (("A", of_a), ("B", of_b)) if "shuffled labels" in of["recipe"].split(", ")]
+    if shuffled and not same:
+        had = f"{' and '.join(shuffled)} had shuffled labels (--shuffle_labels, a control)"
+        raise ValueError(f"{had}, so the same images have other labels; compare runs without --shuffle_labels")
     if n_classes != probabilities_b[0].shape[1] or not same:
         raise ValueError(
             "classes, labels or subjects of the same images differ; compare runs on one build of a dataset"

@@ -361,6 +361,8 @@ def test_missing_and_damaged_files_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
+    assert f"classifier {tmp_path}: holds no config.json; name the model of one fold" in refusal()
+    (tmp_path / "config.json").write_text("{")
     assert "no readable config.json" in refusal()
     classifier = classifiers.build_classifier(backbone, N_CLASSES, "lora", "ViT")
     classifiers.save_classifier(tmp_path, classifier, {"backbone": "ViT"})

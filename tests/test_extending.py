@@ -1,4 +1,6 @@
-"""docs/extending.md: its files are taken out of the page, saved and started by its own commands, as a reader would."""
+"""docs/extending.md: its files are taken out of the page, saved and started by its own commands, as a reader would.
+
+So is predict.py of README.md, as it stands there, and with a backbone of one's own."""
 
 import json
 import re
@@ -14,22 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_datasets import of_faces
+from small_datasets import face, of_faces
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BlipConfig,
     BlipForQuestionAnswering,
     BlipImageProcessor,
     BlipProcessor,
-    Dinov2Config,
     Dinov2Model,
     PreTrainedTokenizerFast,
 )
 
+import train_classifier
 from classification import backbones
 from curation import protocols
 from curation.opening import load_images, load_synthetic, photograph_sha256
 from harness import source_files
+from harness.errors import InputError
 from harness.files import sha256_of
 from harness.weights_digest import weights_sha256
 from imaging import detector_names, faces
@@ -39,7 +42,11 @@ from reporting.report_inputs import open_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-FILES = {re.match(r'"""(\w+\.py)', code)[1]: code for code in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+FILES = {re.match(r'"""(\w+\.py)', code)[1]: code for code in BLOCKS if code.startswith('"""')}
+SMALL_NETWORK, OWN_BACKBONE = (code for code in BLOCKS if not code.startswith('"""'))
+PREDICT = re.search(r"^Save the following as `predict\.py`.*?^```python\n(.*?)^```", README, re.M | re.S)[1]
 COMMANDS = {
     Path(words[1]).name: words[1:]
     for lines in re.findall(r"^```bash\n(.*?)^```", PAGE, re.M | re.S)
@@ -95,7 +102,7 @@ def test_the_page_has_four_whole_files_of_fewer_than_30_lines():
         lines = [line for line in code.splitlines() if line.strip()]
         assert len(lines) < 30 and max(map(len, lines)) <= 120, name
     assert set(COMMANDS) == {*FILES, "train_classifier.py"}
-    linked = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")]
+    linked = [README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")]
     assert all("(docs/extending.md)" in text for text in linked)
 
 
@@ -103,14 +110,12 @@ def test_the_page_has_four_whole_files_of_fewer_than_30_lines():
 
 
 def test_a_backbone_of_ones_own_is_what_a_classifier_is_trained_with(here, capfd):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 42, "patch_size": 14}
-    network = Dinov2Model(Dinov2Config(**sizes)).eval()
-    network.save_pretrained("models/dinov2")
+    exec(SMALL_NETWORK, {})
+    network = Dinov2Model.from_pretrained("models/dinov2").eval()
     assert start("hf_backbone.py", leave_out=("--backbone_weights",)) == 2
     refusal = "hf_backbone.py: --backbone hf: name its FOLDER/model.safetensors with --backbone_weights"
     assert capfd.readouterr().err.splitlines()[-1] == refusal
-    assert start("hf_backbone.py", "--no-save_models") == 0
+    assert start("hf_backbone.py") == 0
     predictions = pd.read_parquet("runs/hf/predictions.parquet")
     assert set(predictions["backbone"]) == {"hf"} and predictions["image_id"].nunique() == len(load_images(of_faces()))
     assert record("runs/hf")["backbone_sha256"] == weights_sha256(network)
@@ -121,6 +126,56 @@ def test_a_backbone_of_ones_own_is_what_a_classifier_is_trained_with(here, capfd
         assert torch.equal(backbone.network(pixels), network(pixels).last_hidden_state[:, 0])
     random = backbones.load_backbone("hf", weights, pretrained=False).network
     assert weights_sha256(random) != weights_sha256(network)
+
+    # predict.py knows the name only if it imports the file, and the weights only if they are named
+    model = "runs/hf/folds/seed0_fold0/model"
+    del backbones.LOADERS["hf"]
+    assert "known only to a script that imports its file (docs/extending.md)" in predict(PREDICT, model, new_faces())
+    import_line, _, call = OWN_BACKBONE.partition("\n\n")
+    named = re.sub(r"backbone = load_backbone\(.*\)", call.strip(), PREDICT)
+    assert "known only to a script" in predict(named, model, new_faces())
+    capfd.readouterr()
+    assert predict(f"{import_line}\n{named}", model, new_faces()) is None
+    said = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert {line[0] for line in said} == {"0.jpg", "1.jpg"} and {line[1] for line in said} <= {"AAR", "NA", "WS"}
+    with pytest.raises(InputError, match=r"is a folder; name the file of weights in it, such as .*/model\.safet"):
+        backbones.load_backbone("hf", Path("models/dinov2"))
+
+
+def new_faces() -> Path:
+    """A folder with the photographs of two further people."""
+    Path("new").mkdir(exist_ok=True)
+    for n in range(2):
+        face(100 + n).save(f"new/{n}.jpg")
+    return Path("new")
+
+
+def predict(code: str, *folders: object) -> str | None:
+    """The line with which predict.py ended; None if it reached its end."""
+    Path("predict.py").write_text(code, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["predict.py", *map(str, folders)])
+        try:
+            runpy.run_path("predict.py", run_name="__main__")
+        except SystemExit as end:
+            return end.code
+    return None
+
+
+def test_predict_of_the_readme_names_a_wrong_path_and_what_belongs_there(here):
+    Path("demo_models").symlink_to(ROOT / "demo_models")
+    flags = ("--dataset_name", of_faces(), "--backbone", "demo_models/backbone", "--fold", 0, "--output_dir")
+    train_classifier.main(train_classifier.parse_args([*map(str, flags), "runs/first"]))
+    remedy = "name the model of one fold, such as RUN/folds/seed0_fold0/model (--no-save_models leaves none)"
+    nowhere = predict(PREDICT, "runs/nowhere/model", new_faces())
+    assert nowhere == f"predict.py: classifier runs/nowhere/model: there is no such folder; {remedy}"
+    of_run = predict(PREDICT, "runs/first", new_faces())
+    assert of_run == f"predict.py: classifier runs/first: holds no config.json; {remedy}"
+    model = "runs/first/folds/seed0_fold0/model"
+    missing = predict(PREDICT, model, "nowhere")
+    assert missing == "predict.py: nowhere: there is no photograph (.jpg, .jpeg, .png); name a folder that holds some"
+    assert predict(PREDICT, model) == "predict.py: name two folders: python predict.py MODEL PHOTOGRAPHS"
+    assert predict(PREDICT, model, new_faces()) is None
 
 
 # ---- face detector

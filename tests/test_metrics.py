@@ -719,6 +719,17 @@ def test_what_cannot_be_compared_is_refused(change, message):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_control_with_shuffled_labels_is_named_as_such():
+    a, b = (table.assign(recipe="linear_probe") for table in two_methods(n=20))
+    control, other = (
+        b.assign(label=(b["label"] + shift) % 12, recipe="linear_probe, shuffled labels") for shift in (1, 2)
+    )
+    for pair, named in (((a, control), "B"), ((control, a), "A"), ((control, other), "A and B")):
+        with pytest.raises(ValueError, match=rf"^{named} had shuffled labels \(--shuffle_labels, a control\), so "):
+            run_scores.compare(*pair)
+    assert run_scores.compare(control, control)["metrics"]["top1"]["difference"] == 0
+
+
 def test_predictions_of_episodes_have_no_scores_among_all_conditions():
     a, b = two_methods(n=20)
     episodes = a.assign(recipe="discriminant, 5-way 1-shot frozen")

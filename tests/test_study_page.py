@@ -221,12 +221,12 @@ def test_a_dataset_that_is_not_simulated_shows_no_photograph_unless_asked(tmp_pa
     shutil.copytree(small_datasets.one_config(), folder / "rdface")
     assert exit_status(make_report, "study", folder) == 0
     text = page(folder)
-    assert "image/jpeg" not in text and "<b>REAL data of patients.</b>" in text and "SIMULATED" not in text
+    assert "image/jpeg" not in text and "<b>REAL photographs.</b>" in text and "SIMULATED" not in text
     assert "AAR.1" not in text, "nor the name of one"
     assert exit_status(make_report, "study", folder, "--show_real") == 0
     text = page(folder)
-    assert text.count("image/jpeg") == 4 and "It shows photographs of patients" in text
-    assert "PHOTOGRAPHS OF PATIENTS" in text and numbers(folder)["simulated"] is False
+    assert text.count("image/jpeg") == 4 and "It shows real photographs" in text
+    assert "REAL PHOTOGRAPHS" in text and numbers(folder)["simulated"] is False
 
 
 def test_a_single_run_that_is_not_known_to_be_simulated_closes_the_page(study, tmp_path):

@@ -544,6 +544,29 @@ def test_a_k_shot_beyond_all_photographs_is_noted(tiny, tmp_path, capsys):
     assert told.rstrip().endswith("folds/*/model") and (tmp_path / "folds/seed0_fold0/model").is_dir()
 
 
+def test_a_setting_that_was_asked_for_stands_once_in_the_summary(tiny, tmp_path, capsys):
+    flags = ("--fold", 0, "--align_faces", "none", "--resolution", 64, "--k_shot", 2)
+    run_here(*tiny, "--output_dir", tmp_path, *flags)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "mixed precision" in line]
+    assert " at 64 px, whole images, linear_probe, 2-shot, protocol strict, " in line
+    assert set(prediction_files.read_predictions(tmp_path)["recipe"]) == {"linear_probe, 2-shot, 64 px, whole images"}
+
+
+def test_a_backbone_of_simulated_faces_is_warned_of_on_photographs_that_are_not(tiny, tmp_path, capsys):
+    demo = ROOT / "demo_models" / "backbone"
+    own_file = ("regnetx_002", "--backbone_weights", demo / "model.safetensors")
+    photographs = save_dataset(tmp_path / "own", [row | {"source_type": "clinic"} for row in painted_faces()])
+    for number, (dataset, backbone) in enumerate([((), [demo]), (photographs, [demo]), (photographs, own_file)]):
+        data = ("--dataset_name", dataset) if dataset else ()
+        flags = ("--backbone", *backbone, *data, "--align_faces", "none", "--fold", 0, "--no-save_models")
+        run_here(*tiny, "--output_dir", tmp_path / str(number), *flags)
+        warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
+        reason = "was trained on simulated faces alone, and this dataset is not simulated: expect no meaningful scores"
+        assert warned == ([f"WARNING: {backbone[0]} {reason}; name another --backbone"] if dataset else [])
+    run_here(*tiny, "--dataset_name", photographs, "--fold", 0, "--output_dir", tmp_path / "other")
+    assert "WARNING" not in capsys.readouterr().out
+
+
 def test_a_support_set_is_all_that_the_training_sees(tiny_rdface, tiny, tmp_path):
     """Other photographs in place of all that were not drawn, and of those held out: the same models."""
     rows = painted_faces()
@@ -737,7 +760,9 @@ def test_an_image_that_cannot_be_decoded_is_named(tiny, tmp_path):
         (("--fold", "9"), "there is no fold 9"),
         (("--backbone", "resnett18"), "no such folder or timm model; did you mean resnet18"),
         (("--backbone", "torchvision/resnett18"), "torchvision has no model 'resnett18'; did you mean resnet18"),
+        (("--backbone", "hf"), "a backbone of your own is known only to a script that imports its file (docs/ext"),
         (("--backbone_weights", "none.pth"), "--backbone_weights none.pth: no such file"),
+        (("--backbone_weights", ROOT), f"--backbone_weights {ROOT} is a folder; name the file of weights in it, such"),
         (("--report_to", "clearml"), "--report_to clearml: it is not installed; pip install clearml, or"),
         (("--push_to_hub",), "run hf auth login, or set HF_TOKEN"),
         (("--push_to_hub", "--hub_model_id", "a/b/c"), "a/b/c is no name for a repository: "),

@@ -98,6 +98,18 @@ def test_a_gallery_ranks_every_held_out_photograph_by_every_method(study, tmp_pa
     assert prediction_files.read_predictions(tmp_path / "g")["split"].eq("test").all()
 
 
+def test_a_backbone_of_simulated_faces_is_warned_of(study, tiny_backbone, tmp_path, capsys):  # noqa: F811
+    photographs = save_dataset(tmp_path / "own", [row | {"source_type": "clinic"} for row in painted_faces(10)])
+    demo = Path(train_fewshot.__file__).parent / "demo_models" / "backbone"
+    flags = ("--mode", "gallery", "--fold", 0, "--backbone", tiny_backbone, demo, "--align_faces", "none")
+    for dataset, n_warned in (((), 0), (("--dataset_name", photographs), 1)):
+        assert exit_status(train_fewshot, *study, *flags, *dataset, "--output_dir", tmp_path / str(n_warned)) == 0
+        warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
+        assert len(warned) == n_warned and all(
+            f"{demo} was trained on simulated faces alone" in line for line in warned
+        )
+
+
 def test_two_networks_are_an_ensemble_and_the_published_gallery_is_one(study, tiny_backbone, tmp_path):  # noqa: F811
     two = ("--backbone", tiny_backbone, "torchvision/shufflenet_v2_x0_5", "--backbone_weights", "own")
     assert exit_status(train_fewshot, *study, *two, "--output_dir", tmp_path / "x") == 2  # one file for two
