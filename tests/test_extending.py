@@ -176,6 +176,9 @@ def test_predict_of_the_readme_names_a_wrong_path_and_what_belongs_there(here):
     assert missing == "predict.py: nowhere: there is no photograph (.jpg, .jpeg, .png); name a folder that holds some"
     assert predict(PREDICT, model) == "predict.py: name two folders: python predict.py MODEL PHOTOGRAPHS"
     assert predict(PREDICT, model, new_faces()) is None
+    train_classifier.main(train_classifier.parse_args([*map(str, flags), "runs/whole", "--align_faces", "none"]))
+    whole = predict(PREDICT, "runs/whole/folds/seed0_fold0/model", new_faces())
+    assert whole.endswith("was trained on whole images; docs/classification.md says what to change")
 
 
 # ---- face detector
