@@ -25,6 +25,7 @@ from classification.study_options import add_fold, add_knowledge
 from generation.filter_files import FIGURES, PATIENTS_PHOTOGRAPHS, PRIVACY_REPORT
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.common_options import add_dataset, add_output
+from harness.counts import counted
 from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
@@ -151,12 +152,15 @@ def main(args: argparse.Namespace) -> None:
     in_main_process(accelerator, lambda: filter_results.remove(args.output_dir, RESULTS))
     for line in inputs.problems:
         accelerator.print(line)
+    support = (
+        f", compared with {counted(args.k_shot, 'photograph')} per condition (seed {args.seed})" if args.k_shot else ""
+    )
     accelerator.print(
-        f"{args.dataset_name} (fingerprint {inputs.images._fingerprint}): {len(inputs.images)} photographs; "
-        f"{inputs.n_synthetic} synthetic images of {len(inputs.sides)} folds, protocol {args.protocol}"
-        f"{f', compared with {args.k_shot} photographs per condition (seed {args.seed})' if args.k_shot else ''}\n"
+        f"{args.dataset_name} (fingerprint {inputs.images._fingerprint}): {counted(len(inputs.images), 'photograph')}; "
+        f"{counted(inputs.n_synthetic, 'synthetic image')} of {counted(len(inputs.sides), 'fold')}, "
+        f"protocol {args.protocol}{support}\n"
         f"faces by {args.detector}, phenotypes by {args.descriptor} on {args.backbone}, "
-        f"{accelerator.num_processes} processes on {accelerator.device}"
+        f"{counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}"
     )
     if knowledge:
         accelerator.print(knowledge.summary())

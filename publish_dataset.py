@@ -26,6 +26,7 @@ from huggingface_hub.utils import get_token, validate_repo_id
 
 from curation import withdrawn_list
 from harness.commands import Parser, dataset_argument, path_argument, run_command
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.run_folder import sole_writer
 from harness.text_normalization import without_ending
@@ -139,7 +140,7 @@ def print_plan(contents: Contents, copy: PublishedCopy, args: argparse.Namespace
     for name in copy.stays:
         print(f"  {'stays':8}{name}")
     for config, columns in contents.columns.items():
-        print(f"  config {config}: {contents.rows[config]} rows, columns {', '.join(columns)}")
+        print(f"  config {config}: {counted(contents.rows[config], 'row')}, columns {', '.join(columns)}")
         if copy.held_back[config]:
             print(f"  {'stays':8}columns of the curator's own: {', '.join(copy.held_back[config])}")
     if contents.own_columns:

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 
 from curation.curated_rows import CSV_NAME, FolderError, Problem, Row, check_is_folder
 from curation.extra_null_values import NullValues
-from curation.problem_lines import counted, print_problems
+from curation.problem_lines import print_problems
 from harness.commands import Parser, path_argument, run_command
+from harness.counts import counted
 from harness.files import write_json
 from harness.real_or_simulated import SIMULATED, is_simulated, would_shadow
 from harness.run_folder import full_disk_named, run_record, sole_writer
@@ -212,10 +213,18 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     write_record(finished, args, rows, examined.problems, persons.record(), len(pairs), started)
     build_target.replace(target, finished)
     images = f"{counted(len(rows), 'image')} of {counted(len(class_names), 'condition')}"
-    left_out = f"; {counted(len(bad), 'problem')} left out, listed in rejected.csv" if bad else ""
+    left_out = f"; left out: {named_losses(bad)}, listed in rejected.csv" if bad else ""
     print(f"{args.output_dir}: {images}; load_dataset opens it{left_out}")
     print("\n".join([persons.line(), *lines]))
     return 0
+
+
+def named_losses(bad: Sequence[Problem]) -> str:
+    """What --skip_bad costs: "1 row and 2 cells"; a row that is lost takes its cells along."""
+    lost = {(problem.file, problem.row) for problem in bad if problem.severity == "row"}
+    cells = [problem for problem in bad if problem.severity == "cell" and (problem.file, problem.row) not in lost]
+    counts = [counted(len(lost), "row")] * bool(lost) + [counted(len(cells), "cell")] * bool(cells)
+    return " and ".join(counts)
 
 
 def open_recognition(args: argparse.Namespace) -> Recognition | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
+from harness.counts import counted
 from harness.derived_places import PAGE, RUN, note
 from harness.errors import InputError
 from harness.files import write_json
@@ -160,8 +161,8 @@ def restore_dataset(accelerator: Accelerator, target: Path, args: argparse.Names
     if failures:
         named = "; ".join(failures[:10]) + ("; ..." if failures[10:] else "")
         raise InputError(
-            f"{len(failures)} of {len(images)} images could not be restored: {named}; the others are kept: put "
-            "right what is wrong and --resume_from_checkpoint latest, or build the dataset again without these"
+            f"{len(failures)} of {counted(len(images), 'image')} could not be restored: {named}; the others are kept: "
+            "put right what is wrong and --resume_from_checkpoint latest, or build the dataset again without these"
         )
 
     # ---- the dataset
@@ -215,10 +216,11 @@ def summary(
     listed = [network for network in (networks.upscaler, networks.face_enhancer, networks.colorizer) if network]
     squares = f"squares of at least {args.pad_to} px" if args.pad_to else "whole photographs"
     return (
-        f"{args.dataset_name} ({place}, config {images.config_name}): {len(images)} images, "
-        f"{done} of {len(blocks)} blocks done before\n{'; '.join(map(str, listed))}\n"
-        f"scale {args.output_scale} on {squares}, tiles of {args.tile} px, {accelerator.num_processes} processes on "
-        f"{accelerator.device}, {accelerator.mixed_precision} mixed precision"
+        f"{args.dataset_name} ({place}, config {images.config_name}): {counted(len(images), 'image')}, "
+        f"{done} of {counted(len(blocks), 'block')} done before\n{'; '.join(map(str, listed))}\n"
+        f"scale {args.output_scale} on {squares}, tiles of {args.tile} px, "
+        f"{counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}, "
+        f"{accelerator.mixed_precision} mixed precision"
     )
 
 

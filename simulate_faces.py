@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness import real_or_simulated
 from harness.commands import Parser, path_argument, run_command
+from harness.counts import counted
 from harness.errors import OutsideError
 from harness.files import write_json
 from harness.run_folder import check_replaceable, full_disk_named, run_record, sole_writer
@@ -85,9 +86,10 @@ def main(args: argparse.Namespace) -> None:
     conditions = phenotypes.conditions()[args.first_condition : args.first_condition + args.num_conditions]
     photographs = plan_corpus(args.num_images, conditions, args.seed)
     print(
-        f"{len(photographs)} SIMULATED photographs of {len({p.person for p in photographs})} people "
-        f"with {len(conditions)} conditions, "
-        f"{args.image_size} px, seed {args.seed}, {args.num_workers} processes"
+        f"{counted(len(photographs), 'SIMULATED photograph')} of "
+        f"{counted(len({p.person for p in photographs}), 'person', 'people')} with "
+        f"{counted(len(conditions), 'condition')}, {args.image_size} px, seed {args.seed}, "
+        f"{counted(args.num_workers, 'process', 'processes')}"
     )
     target = Path(os.path.realpath(args.output_dir))
     partial_folder = target.with_name(f".{target.name}.partial")  # renamed when complete, so never taken for a corpus

@@ -28,6 +28,7 @@ from classification.study_options import A_BACKBONE, add_computing, add_fold, ad
 from curation import protocols
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.common_options import add_dataset, add_output
+from harness.counts import counted
 from harness.errors import InputError
 from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
@@ -419,10 +420,12 @@ def summary(
     recipe = ", ".join(part for part in study.names["recipe"].split(", ") if part not in said)
     lines = [
         f"{args.dataset_name} ({simulated}{place}, config {images.config_name}, "
-        f"fingerprint {images._fingerprint}): {len(images)} images, {study.label.num_classes} classes",
+        f"fingerprint {images._fingerprint}): {counted(len(images), 'image')}, "
+        f"{counted(study.label.num_classes, 'class', 'classes')}",
         f"{args.backbone} at {backbone.image_size} px, {aligned}, {recipe}, protocol {args.protocol}, "
-        f"{len(folds)} folds x {len(args.seed)} seeds ({n_done} done before), "
-        f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision",
+        f"{counted(len(folds), 'fold')} x {counted(len(args.seed), 'seed')} ({n_done} done before), "
+        f"{counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}, "
+        f"{accelerator.mixed_precision} mixed precision",
     ]
     if args.k_shot:
         labels = images["label"][:]

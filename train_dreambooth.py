@@ -29,6 +29,7 @@ from curation.protocols import fold_number
 from generation import generator_choices, prompts
 from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
 from harness.common_options import add_dataset, add_output
+from harness.counts import counted
 from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
@@ -267,15 +268,17 @@ def main(args: argparse.Namespace) -> None:
     pending = [batch for batch, done in zip(batches, finished, strict=True) if not done]
     n_done = f"{len(batches) - len(pending)} of {len(batches)} batches done before"
     shown = f"faces aligned by {args.face_alignment}" if args.face_alignment else "whole photographs"
-    trained = f"{len(learners)} adapters of rank {args.rank}, {args.adapters_per_batch} at once ({n_done}), "
-    trained += f"{args.max_train_steps} steps, then {args.num_images} images each"
-    seen = f"{len(rows)} training photographs, {shown}, of" if trains else "no photograph is needed for"
+    trained = f"{counted(len(learners), 'adapter')} of rank {args.rank}, {args.adapters_per_batch} at once ({n_done}), "
+    trained += f"{counted(args.max_train_steps, 'step')}, then {counted(args.num_images, 'image')} each"
+    untrained = f"no adapter, {counted(args.num_images, 'image')} per condition and fold ({n_done})"
+    seen = f"{counted(len(rows), 'training photograph')}, {shown}, of" if trains else "no photograph is needed for"
     accelerator.print(
         f"{args.dataset_name} (config {images.config_name}, fingerprint {images._fingerprint}): {seen} "
-        f"{len({support.condition for support in supports})} conditions\n"
+        f"{counted(len({support.condition for support in supports}), 'condition')}\n"
         f"{base} at {args.resolution} px, protocol {args.protocol}, "
-        f"{trained if trains else f'no adapter, {args.num_images} images per condition and fold ({n_done})'}; "
-        f"{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed precision"
+        f"{trained if trains else untrained}; "
+        f"{counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}, "
+        f"{accelerator.mixed_precision} mixed precision"
     )
     if left_out:
         limit = prompts.prompt_limit(pipeline)

@@ -21,6 +21,7 @@ from curation.protocols import N_FOLDS, fold_number
 from generation import generator_choices
 from harness.commands import RESUMED, Parser, from_args, run_command
 from harness.common_options import add_dataset, add_output
+from harness.counts import counted
 from harness.errors import InputError
 from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
@@ -148,16 +149,18 @@ def main(args: argparse.Namespace) -> None:
     kind = "class-conditional" if args.class_conditional else "unconditional"
     seen = f"{args.k_shot}-shot" if args.k_shot else "all training images"
     accelerator.print(
-        f"{args.dataset_name} (config {images.config_name}, fingerprint {images._fingerprint}): {len(images)} images\n"
+        f"{args.dataset_name} (config {images.config_name}, fingerprint {images._fingerprint}): "
+        f"{counted(len(images), 'image')}\n"
         f"FastGAN at {args.resolution} px, {kind}, {args.align_faces} alignment, {args.perceptual} decoders, protocol "
-        f"{args.protocol}, {seen}, {len(sides)} generators x {args.max_train_steps} steps, {args.num_images} images "
-        f"each,\n{accelerator.num_processes} processes on {accelerator.device}, {accelerator.mixed_precision} mixed "
-        "precision"
+        f"{args.protocol}, {seen}, {counted(len(sides), 'generator')} x {counted(args.max_train_steps, 'step')}, "
+        f"{counted(args.num_images, 'image')} "
+        f"each,\n{counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}, "
+        f"{accelerator.mixed_precision} mixed precision"
     )
     alignment = None if args.align_faces == "none" else args.align_faces
     pixels = cached_pixels(accelerator, images, args.resolution, alignment, args.cache_dir)
     if pixels.faces_missed.any():
-        accelerator.print(f"no face found in {pixels.faces_missed.sum()} images: these are taken whole")
+        accelerator.print(f"no face found in {counted(pixels.faces_missed.sum(), 'image')}, taken whole")
     columns = guarded_columns(images, pixels.uint8)
     datasets.disable_progress_bars()  # the files written from here on take a moment
 

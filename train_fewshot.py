@@ -37,6 +37,7 @@ from classification.recipes import PRIOR_WEIGHT
 from classification.study_options import A_BACKBONE, add_computing, add_fold, add_input, add_knowledge
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.common_options import add_dataset, add_output
+from harness.counts import counted
 from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
@@ -337,9 +338,10 @@ def summary(accelerator: Accelerator, study: Study, jobs: list[Job], n_done: int
     simulated = "SIMULATED, " if study.is_simulated else ""
     return (
         f"{args.dataset_name} ({simulated}config {images.config_name}, fingerprint {images._fingerprint}): "
-        f"{len(images)} images, {study.label.num_classes} classes\n"
-        f"{names['backbone']}, {names['recipe']}, protocol {args.protocol}, {len(jobs)} folds and seeds "
-        f"({n_done} done before), {accelerator.num_processes} processes on {accelerator.device}"
+        f"{counted(len(images), 'image')}, {counted(study.label.num_classes, 'class', 'classes')}\n"
+        f"{names['backbone']}, {names['recipe']}, protocol {args.protocol}, "
+        f"{counted(len(jobs), 'pair')} of fold and seed "
+        f"({n_done} done before), {counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}"
     )
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
+from harness.counts import counted
 from harness.derived_places import RUN, note
 from harness.errors import InputError
 from harness.files import default_cache_dir, write_atomically, write_json
@@ -187,9 +188,9 @@ def generate(args: argparse.Namespace) -> None:
     in_main_process(accelerator, lambda: prepare(args.output_dir, settings, inputs, resume))
     accelerator.print(
         f"{args.dataset_name} (config {inputs.images.config_name}, fingerprint {inputs.images._fingerprint}): "
-        f"{len(inputs.rows)} of {len(inputs.images)} images, {inputs.chosen}\n"
+        f"{len(inputs.rows)} of {counted(len(inputs.images), 'image')}, {inputs.chosen}\n"
         f"reporter {reporter.name}, {'whole pictures' if inputs.detector is None else 'faces by ' + args.align_faces}, "
-        f"{accelerator.num_processes} processes on {accelerator.device}"
+        f"{counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}"
     )
     if args.photographs_leave_this_machine:
         accelerator.print("every picture is sent to the server of --base_url, on another machine")
@@ -210,8 +211,8 @@ def generate(args: argparse.Namespace) -> None:
         write_json(args.output_dir / "run.json", record | device_record(accelerator))
         for problem in problems:
             print(f"left out: {problem}")
-        print(f"written: {args.output_dir}: config reports ({results['n_reports']} reports, of which "
-              f"{results['n_malformed']} are malformed), results.json, run.json")  # fmt: skip
+        print(f"written: {args.output_dir}: config reports ({counted(results['n_reports'], 'report')}, "
+              f"malformed: {results['n_malformed']}), results.json, run.json")  # fmt: skip
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -336,7 +337,7 @@ def score(args: argparse.Namespace) -> None:
     os.chmod(args.output_dir, 0o700)  # the page shows reports on patients
     write_json(args.output_dir / "sources.json", sources_of(real, synthetic))
     print(
-        f"{len(real)} reports of {args.real_reports}, {len(synthetic)} of {args.synthetic_reports}; "
+        f"{counted(len(real), 'report')} of {args.real_reports}, {len(synthetic)} of {args.synthetic_reports}; "
         f"encoders {', '.join(encoders) or 'none'}"
         + (f" (not on this machine: {', '.join(not_run)})" if not_run else "")
     )

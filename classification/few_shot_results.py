@@ -5,6 +5,7 @@ import pandas as pd
 from classification import retrieval
 from classification.episodes import accuracy_interval
 from classification.few_shot_names import TRANSDUCTIVE_HEAD
+from harness.counts import counted
 from scoring import run_scores
 
 
@@ -74,6 +75,8 @@ def table_of(results: dict) -> str:
                     cells = "".join(f"{cell(scores[f'top{k}']):>20}" for k in (1, 5, 10, 30))
                     lines.append(f"{method:22}{gallery:10}{side:10}{cells}")
         return "\n".join(lines)
-    title = f"{results['n_episodes']} episodes, {results['n_way']}-way, chance {100 * results['chance']:.1f} %"
+    title = (
+        f"{counted(results['n_episodes'], 'episode')}, {results['n_way']}-way, chance {100 * results['chance']:.1f} %"
+    )
     title += ", TRANSDUCTIVE: all queries of an episode were seen at once" if results["transductive"] else ""
     return "\n".join([title, *(f"{head:26}{cell(score):>22}" for head, score in results["heads"].items())])

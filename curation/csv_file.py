@@ -9,12 +9,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.curated_rows import CSV_NAME, NO_REMEDY, OPTIONAL, REQUIRED, FolderError, Problem, quoted
+from curation.curated_rows import CSV_NAME, IMAGES, NO_REMEDY, OPTIONAL, REQUIRED, FolderError, Problem, quoted
 from harness import text_normalization
 from imaging import photographs
 
 MAX_CELL_CHARACTERS = 1_000_000  # of any cell: in a longer one, a quotation mark is not closed
 HEADER_WITHIN = 100  # lines; titles and blank lines may stand above the header
+TABLE_ENDINGS = {".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".numbers"}  # of what may be the table
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
 
@@ -62,14 +63,18 @@ def read(folder: Path, problems: list[Problem]) -> tuple[Header, list[tuple[int,
 
 def _no_table(folder: Path) -> FolderError:
     """The error for a missing table, which names a file that may be the table."""
-    name = Path(os.path.realpath(folder)).name
-    stem = Path(CSV_NAME).stem
+    path = Path(os.path.realpath(folder)) / CSV_NAME
+    stem = path.stem
     others = sorted(path.name for path in folder.iterdir() if column_name(path.name.split(".")[0]) == stem)
-    others += sorted(path.name for path in folder.glob("*.csv") if path.name not in others)
+    tables = (path.name for path in folder.iterdir() if path.suffix.casefold() in TABLE_ENDINGS)
+    others += sorted(set(tables) - set(others), key=lambda name: (not name.casefold().endswith(".csv"), name))
     if not others:
-        return FolderError(CSV_NAME, "is missing", f"put it into {name}")
-    remedy = f"rename it to {CSV_NAME}" if others[0].casefold().endswith(".csv") else f"save it as CSV, {CSV_NAME}"
-    return FolderError(CSV_NAME, f"is missing (there is {others[0]})", remedy)
+        remedy = f"put it beside the folder {IMAGES}, which holds the photographs as <disease_abbr>/<image_name>"
+        return FolderError(CSV_NAME, f"is missing: there is no file {path}", remedy)
+    remedy = f"open {others[0]} in a spreadsheet program, and save it as CSV in UTF-8 under the name {CSV_NAME}"
+    if others[0].casefold().endswith(".csv"):
+        remedy = f"rename {others[0]} to {CSV_NAME}"
+    return FolderError(CSV_NAME, f"is missing: there is no file {path}, but {others[0]}", remedy)
 
 
 def column_name(cell: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from imaging.photographs import Photograph
 
 CSV_NAME = "disease_images.csv"
+IMAGES = "rd_images"
 REQUIRED = ("image_name", "disease_name", "disease_abbr", "sub_category", "gene_name", "orphanet_code")
 OPTIONAL = ("subject_id", "age", "sex", "country", "hpo_ids", "source_type", "source_url", "license")
 NO_REMEDY = "nothing needs doing"

@@ -12,6 +12,7 @@ from pathlib import Path
 from curation import csv_file, row_consistency, value_parsers
 from curation.curated_rows import (
     CSV_NAME,
+    IMAGES,
     NO_REMEDY,
     OPTIONAL,
     REQUIRED,
@@ -25,13 +26,13 @@ from curation.extra_null_values import NullValues
 from harness import text_normalization
 from harness.null_words import is_null
 
-IMAGES = "rd_images"
 MAX_CHARACTERS = {  # per column: at least five times the longest value that is known
     "subject_id": 200, "disease_name": 500, "sub_category": 200, "gene_name": 20_000, "orphanet_code": 100, "age": 100,
     "sex": 100, "country": 200, "hpo_ids": 20_000, "source_type": 200, "source_url": 4_000, "license": 4_000,
 }  # fmt: skip
 MAX_OWN_CHARACTERS = 20_000  # of a cell of the curator's own columns, which are free text
 MAX_GENE_CHARACTERS = 50
+ADD_OR_DELETE = "correct the name, add the file or delete the row"
 MOST_FILES_NAMED = 10  # in the note on files that no row names
 READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset column, reader, remedy
     "subject_id": ("subject_id", value_parsers.text_or_none, ""),
@@ -40,7 +41,7 @@ READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset colum
     "gene_name": ("gene_names", value_parsers.gene_names, ""),
     "orphanet_code": ("orphanet_code", value_parsers.orphanet_code, "write its digits, as in 192, or leave it empty"),
     "age": ("age_years", value_parsers.age_years, 'write years, or as in "3 months" or "2y 6m", or leave it empty'),
-    "sex": ("sex", value_parsers.sex, "write female or male, or leave it empty"),
+    "sex": ("sex", value_parsers.sex, f"write {value_parsers.SEX_WORDS}, or leave it empty"),
     "source_type": ("source_type", value_parsers.text_or_none, ""),
     "source_url": ("source_url", value_parsers.text_or_none, ""),
     "license": ("license", value_parsers.text_or_none, ""),
@@ -55,27 +56,34 @@ class Folder:
     _listed: dict[Path, dict[str, str]] = field(default_factory=dict)
     _asked_for: set[str] = field(default_factory=set)
 
-    def find(self, abbreviation: str, name: str) -> Path | str:
-        """The file of this name, even if its Unicode form differs, or the reason why there is none."""
+    def find(self, abbreviation: str, name: str) -> Path | tuple[str, str]:
+        """The file of this name, even if its Unicode form differs, or the reason why there is none, and the remedy."""
         if name in ("", ".", "..") or re.search(r"[/\\\0]", name) or len(name.encode()) > 255:
-            return f"{name!r} is not a bare file name" if name else "is empty"
+            return (f"{name!r} is not a bare file name" if name else "is empty"), ADD_OR_DELETE
         try:
-            return self._find(abbreviation, name)
+            found = self._find(abbreviation, name)
         except OSError as error:
-            return f"{name} cannot be read ({error.strerror}: check the permissions)"
+            return f"{name} cannot be read ({error.strerror}: check the permissions)", ADD_OR_DELETE
+        return (found, ADD_OR_DELETE) if isinstance(found, str) else found
 
-    def _find(self, abbreviation: str, name: str) -> Path | str:
+    def _find(self, abbreviation: str, name: str) -> Path | str | tuple[str, str]:
         path = self._condition(abbreviation) / name
         if not path.exists():
             names = self._names(path.parent)
             key = _same_spelling(name)
+            folder = self._names(path.parent.parent).get(_same_spelling(abbreviation))
+            if not names and folder and not path.parent.exists():
+                self._asked_for.add(_same_spelling(str(path)))
+                reason = f"{name} is missing: there is no folder {abbreviation}, but {folder}, in other capitals"
+                return reason, f"write {folder} as disease_abbr, or rename the folder"
             if key not in names:
                 like = [other for spelt, other in names.items() if _is_but_for_ending(key, spelt)]
                 self._asked_for.update(_same_spelling(str(path.with_name(other))) for other in like[:1])
                 return f"{name} is missing" + (f" (there is {like[0]})" if like else "")
             self._asked_for.add(_same_spelling(str(path.with_name(names[key]))))
             if unicodedata.normalize("NFC", names[key]) != unicodedata.normalize("NFC", name):
-                return f"{name} is missing (there is {names[key]})"
+                reason = f"{name} is missing (there is {names[key]}, in other capitals)"
+                return reason, f"write {names[key]}, or rename the file"
             path = path.with_name(names[key])
         inside = os.path.realpath(self.root / IMAGES)  # resolve() would raise RuntimeError over a link to itself
         if not Path(os.path.realpath(path)).is_relative_to(inside):
@@ -251,8 +259,8 @@ def _usable_row(
     if other:
         reason = f"{quoted(name)} is named as a photograph of {other}, but its row is of {abbreviation}"
         return refuse("image_name", reason, "correct the abbreviation, or rename the file")
-    if isinstance(path, str):
-        return refuse("image_name", path, "correct the name, add the file or delete the row")
+    if isinstance(path, tuple):
+        return refuse("image_name", *path)
     other = _other_abbreviation(abbreviation, name, r"[ _-]*\(?[0-9]+\)?", abbreviations)
     if other:
         reason = f"{quoted(name)} begins as {other} does, but its row is of {abbreviation}"
@@ -295,8 +303,9 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
         cause = (
             f"a spreadsheet made it of {' or '.join(genes)}" if genes else "a spreadsheet may have made it of a gene"
         )
-        reason = f"{quoted(part)} is a date or a number, no gene ({cause}), and is left out"
+        reason = f"{quoted(part)} is a date or a number, no gene ({cause})"
         remedy = f"write {genes[0] if len(genes) == 1 else 'the symbol of the gene'}, and format the column as text"
+        remedy += "; --skip_bad leaves out only this entry"
         problems.append(row.problem("gene_name", "cell", reason, remedy))
         text["gene_name"] = text["gene_name"].replace(part, "", 1)
     for column, (name, reader, remedy) in READERS.items():
@@ -316,8 +325,15 @@ def _read_values(row: Row, cell: dict[str, str], extra: list[str], nulls: NullVa
     row.values["age_group"] = value_parsers.age_group(row.values["age_years"])
     row.values["hpo_ids"], wrong = value_parsers.hpo_ids(text["hpo_ids"])
     for term in wrong:
-        reason = f"{quoted(term)} is no current HPO term, and is left out"
-        problems.append(row.problem("hpo_ids", "cell", reason, "write it as in HP:0000316, or leave it out"))
+        reason = f"{quoted(term)} is no current HPO term"
+        problems.append(
+            row.problem(
+                "hpo_ids",
+                "cell",
+                reason,
+                "write it as in HP:0000316, or delete it; --skip_bad leaves out only this entry",
+            )
+        )
     _check_genes(row, problems)
     row.values |= {name: _readable(row, name, cell[name], problems).strip() or None for name in extra}
 
@@ -336,8 +352,9 @@ def _check_genes(row: Row, problems: list[Problem]) -> None:
     genes = row.values["gene_names"] or []
     for gene in genes:
         if len(gene) > MAX_GENE_CHARACTERS:
+            reason = f"{quoted(gene)} has more than {MAX_GENE_CHARACTERS} characters, and is no gene"
             problems.append(
-                row.problem("gene_name", "cell", f"{quoted(gene)} is no gene, and is left out", "correct it")
+                row.problem("gene_name", "cell", reason, "correct it; --skip_bad leaves out only this entry")
             )
         elif current := value_parsers.current_symbol(gene):
             reason = f"{gene} is a former symbol, which spreadsheets take for a date; the gene is {current} now"

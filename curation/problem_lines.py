@@ -36,8 +36,3 @@ def named_rows(rows: Sequence[int]) -> str:
     last = f"{len(numbers) - MOST_ROWS_NAMED} more" if len(numbers) > MOST_ROWS_NAMED else named.pop()
     listed = f"{', '.join(named)} and {last}" if named else last
     return f"row{'s' * (len(numbers) > 1)} {listed}"
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 image", "2 images"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

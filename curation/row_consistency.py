@@ -1,14 +1,26 @@
-"""Compares the rows of the curator's table: one person in two spellings, one row that contradicts the others."""
+"""Compares the rows of the curator's table with each other, and ORPHA codes with the project's table of conditions."""
 
+import difflib
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from statistics import median
 
-from curation.curated_rows import Problem, Row, quoted
+from curation.curated_rows import CSV_NAME, Problem, Row, quoted
+from curation.problem_lines import named_rows
 from harness import text_normalization
+from harness.counts import counted
+from phenotyping import phenotypes
 
 EXAMPLES = 10  # how many notes of one kind name their own spelling before the rest is folded into one
+NO_NAME = {  # words that many names of diseases have in common
+    "syndrome", "syndrom", "disease", "disorder", "type", "of", "and", "the", "with", "without", "due", "to", "in",
+    "de", "del", "der", "la", "le", "van", "von",
+}  # fmt: skip
+ALIKE = 0.8  # share of two words' letters that match, from which one is a spelling of the other
+ADULT_YEARS = 18
+OLDEST_LIKELY_YEARS = 100
 
 
 def agreeing(rows: list[Row], problems: list[Problem]) -> list[Row]:
@@ -138,9 +150,9 @@ def _subject(row: Row) -> str | None:
 def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
     """Add notes on one subject with several conditions, two sexes or most of the photographs, and on one ORPHA code or
     disease name with several abbreviations."""
-    number_them = "kept as one; number subjects across conditions"
+    two_people = "both count as one person; if they are two, give each a subject_id of its own, such as A-1 and B-1"
     for column, other, reason, remedy in (
-        ("subject_id", "disease_abbr", "subject {} has another condition in row {}", number_them),
+        ("subject_id", "disease_abbr", "subject {} has another condition in row {}", two_people),
         ("subject_id", "sex", "subject {} has another sex in row {}", "kept as one; correct the sex or the subject"),
         ("orphanet_code", "disease_abbr", "ORPHA {} has another abbreviation in row {}", "use one if they are one"),
         ("disease_name", "disease_abbr", "{} has another abbreviation in row {}", "use one if they are one"),
@@ -157,6 +169,57 @@ def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
                 noted.add((key, differs))
                 problems.append(row.problem(column, "note", reason.format(value, earlier.line), remedy))
     _note_catch_all(rows, problems)
+    _note_codes(rows, problems)
+    _note_ages(rows, problems)
+
+
+def _note_codes(rows: list[Row], problems: list[Problem]) -> None:
+    """Add a note on each condition whose ORPHA code belongs to another disease in the project's table of conditions.
+
+    A name agrees with the table's if one has all words of the other ("Noonan syndrome 1"). A name that the table lacks
+    also agrees if one word is alike ("Williams-Beuren"), or if a gene is the same, as it is under a synonym."""
+    disease_of = {condition.orphanet_code: condition for condition in phenotypes.conditions()}
+    code_of = {_words(condition.name): condition.orphanet_code for condition in phenotypes.conditions()}
+    noted = set()
+    for row in rows:
+        code, name = row.values["orphanet_code"], row.values["disease_name"]
+        disease, key = disease_of.get(code), (row.abbreviation, code, _name_key(name))
+        if disease is None or name is None or key in noted:
+            continue
+        words, listed = _words(name), _words(disease.name)
+        right = code_of.get(words)
+        if words <= listed or listed <= words:
+            continue
+        if right is None and (_share_a_word(words, listed) or set(row.values["gene_names"] or ()) & set(disease.genes)):
+            continue
+        noted.add(key)
+        reason = f"ORPHA {code} of {row.abbreviation}, {quoted(name)}, is {disease.name} in the project's table"
+        remedy = f"check the code, if {quoted(name)} is no other name of that disease"
+        if right is not None:
+            remedy = f"write {right}, which the project's table has for {quoted(name)}, or correct the name"
+        problems.append(row.problem("orphanet_code", "note", reason, remedy))
+
+
+def _words(name: str) -> frozenset[str]:
+    """The words of a disease's name, in small letters, without those that many names have."""
+    return frozenset(_name_key(name).split()) - NO_NAME
+
+
+def _share_a_word(some: Iterable[str], others: Iterable[str]) -> bool:
+    others = [word for word in others if not word.isdecimal()]
+    return any(difflib.get_close_matches(word, others, n=1, cutoff=ALIKE) for word in some)
+
+
+def _note_ages(rows: list[Row], problems: list[Problem]) -> None:
+    """Add one note on the photographs of adults, if most are of children, or else on those of very old people."""
+    ages = [(row, row.values["age_years"]) for row in rows if row.values["age_years"] is not None]
+    least = ADULT_YEARS if 2 * sum(age >= ADULT_YEARS for _, age in ages) < len(ages) else OLDEST_LIKELY_YEARS
+    found = [(row, age) for row, age in ages if age >= least]
+    if found:
+        oldest, age = max(found, key=lambda one: one[1])
+        reason = f"{counted(len(found), 'photograph')} of persons of {least} years or more "
+        reason += f"({named_rows([row.line for row, _ in found])}; the oldest, in row {oldest.line}, is {age:g})"
+        problems.append(Problem(CSV_NAME, None, "age", "note", reason, "nothing needs doing if these ages are right"))
 
 
 def _note_catch_all(rows: list[Row], problems: list[Problem]) -> None:
@@ -172,7 +235,7 @@ def _note_catch_all(rows: list[Row], problems: list[Problem]) -> None:
         several = conditions > 1 and len(members) > max(2, 2 * usual)
         if several or 2 * len(members) > max(len(rows), 7):
             subject = members[0].values["subject_id"]
-            under = f"{conditions} condition{'s' * (conditions > 1)}"
+            under = counted(conditions, "condition")
             reason = f"subject {subject} has {len(members)} photographs under {under}, of {len(rows)} in all"
             remedy = (
                 f"kept as one; if it means not known, leave the cells empty or add --null_values subject_id={subject}"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from curation.curated_rows import Row
 from curation.pairs_to_look_at import PERSON, PairToLookAt
-from curation.problem_lines import counted
+from harness.counts import counted
 from harness.errors import InputError
 from harness.text_normalization import subject_key
 from imaging import photographs
@@ -100,7 +100,7 @@ class Persons:
         named = ", ".join(self.without_face[:5]) + ", ..." * (len(self.without_face) > 5)
         unseen = f"; no face was found on {counted(len(self.without_face), 'photograph')}: {named}" if named else ""
         found = counted(len(self.pairs), "pair")
-        return f"persons: {found} above cosine {self.cosine:.3g}{rate}, among {self.n_faces} faces{unseen}"
+        return f"persons: {found} above cosine {self.cosine:.3g}{rate}, among {counted(self.n_faces, 'face')}{unseen}"
 
     def record(self) -> dict:
         """For build_record.json."""

@@ -23,6 +23,9 @@ from harness.null_words import is_null
 SEXES = {"f": "female", "female": "female", "girl": "female", "woman": "female"} | {
     "m": "male", "male": "male", "boy": "male", "man": "male", "u": None, "undetermined": None,
 }  # fmt: skip
+SEX_WORDS = " or ".join(  # "female (f, girl, woman) or male (m, boy, man)"
+    f"{sex} ({', '.join(word for word, meant in SEXES.items() if meant == sex != word)})" for sex in ("female", "male")
+)
 NEWBORN = {"newborn", "new-born", "neonate", "birth", "at birth"}
 MONTHS_PER_YEAR, WEEKS_PER_YEAR, DAYS_PER_YEAR = 12, 365.25 / 7, 365.25
 UNITS = {
@@ -168,7 +171,7 @@ def sex(text: str) -> str | None:
     if is_null(text):
         return None
     if text.strip().casefold() not in SEXES:
-        raise ValueError(f"{quoted(text)} is no sex")
+        raise ValueError(f"{quoted(text)} is no word for a sex that is known here")
     return SEXES[text.strip().casefold()]
 
 

@@ -20,6 +20,7 @@ from curation.protocols import Fold
 from curation.value_parsers import hpo_name
 from generation.prompts import with_terms
 from generation.synthetic_images import condition_number
+from harness.counts import counted
 from harness.errors import InputError
 from harness.seeds import derived_seed
 from phenotyping import phenotypes
@@ -180,12 +181,15 @@ def summary(recorded: dict, limit: int) -> str:
     """For the screen, from the record; limit: tokens that the text encoder reads."""
     without, unused = recorded["conditions_without_annotations"], recorded["unused_codes"]
     lines = [
-        f"prompts: {recorded['n_prompts']} people drawn from annotations; the text encoder reads {limit} tokens, so "
+        f"prompts: {counted(recorded['n_prompts'], 'person', 'people')} drawn from annotations; "
+        f"the text encoder reads {limit} tokens, so "
         f"{recorded['n_terms_left_out']} terms were left out of {recorded['n_shortened']} prompts, the least "
         "informative first"
     ]
     if without:
-        lines.append(f"without annotations, and so without images: {', '.join(without)} ({len(without)} conditions)")
+        lines.append(
+            f"without annotations, and so without images: {', '.join(without)} ({counted(len(without), 'condition')})"
+        )
     if unused:
         lines.append(f"--term_table: {len(unused)} ORPHA codes are of no condition of the dataset, first {unused[0]}")
     if recorded["not_recorded"]:

@@ -21,6 +21,7 @@ from generation.fold_filter import FoldFilter
 from generation.scored_images import read_scores, write_scored
 from generation.selection import Selection, select
 from generation.stored_rows import StoredRows
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.files import read_json, sha256_of, write_json
 
@@ -287,7 +288,7 @@ def kind_of(reason: str) -> str:
 def summary(folder: Path, outcome: Outcome) -> str:
     """For the screen: how many images were kept, why the others were not, the privacy verdict, and what was written."""
     reasons = Counter(kind_of(reason) for reason in outcome.scores["reject_reason"] if reason)
-    lines = [f"kept {int(outcome.scores['kept'].sum())} of {len(outcome.scores)} images"]
+    lines = [f"kept {int(outcome.scores['kept'].sum())} of {counted(len(outcome.scores), 'image')}"]
     lines += [f"  {n:6d} {reason}" for reason, n in reasons.most_common()]
     report = read_json(folder / PRIVACY_REPORT, "filter again")
     why = f"; {PRIVACY_REPORT} holds the reasons, and publish_dataset.py refuses the images" * bool(report["reasons"])

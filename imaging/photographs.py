@@ -41,6 +41,7 @@ EXTENSIONS = {  # extension -> true format; no others are tried, since Pillow ru
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP",
     ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".avif": "AVIF", ".jp2": "JPEG2000",
 }  # fmt: skip
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 FORMATS = (*dict.fromkeys(EXTENSIONS.values()), "MPO")
 CONVERTED_QUALITY = 95  # of a JPEG whose colours were converted, without subsampling
 JPEG_EXTRA = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
@@ -69,7 +70,9 @@ def read(path: Path) -> tuple[Photograph, bytes, Image.Image]:
     true_format, orientation, colours = _judge_header(file_bytes, notes)
     named = EXTENSIONS.get(path.suffix.lower())
     if named is None:
-        raise PhotographError("has no image extension", f"rename it to end in one of {' '.join(EXTENSIONS)}")
+        ending = next(ending for ending, kind in EXTENSIONS.items() if kind == true_format)
+        reason = f"has no image extension, but holds {true_format}"
+        raise PhotographError(reason, f"rename it to {path.with_suffix(ending).name}")
     if named != true_format:
         notes.append(f"is named {path.suffix} but holds {true_format}")
     published = strip_metadata(file_bytes, notes)
@@ -183,7 +186,7 @@ def _bomb() -> PhotographError:
 
 def _kind(file_bytes: bytes) -> str:
     """What unreadable bytes look like, in words that repeat none of them."""
-    if file_bytes[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1"):
+    if file_bytes[4:8] == b"ftyp" and file_bytes[8:12] in HEIC_BRANDS:
         return "its content is HEIC"
     if file_bytes.startswith(b"%PDF"):
         return "its content is PDF"

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from harness.counts import counted
 from pages import charts
 from pages.study_blocks import Figure, Missing, Section, Table, Text
 from pages.study_results import Classifier, Numbers, made_with
@@ -89,7 +90,7 @@ def top1_figure(classifiers: Sequence[Classifier], note: str) -> Iterable[Figure
     for one in ordered:
         top1 = one.entry.metrics["top1"]
         group = 2 if one.is_control else 0 if one.entry.protocol == "strict" else 1
-        label = f"{one.run.name} ({one.entry.n_test} images): {shown('top1', top1['mean'])}"
+        label = f"{one.run.name} ({counted(one.entry.n_test, 'image')}): {shown('top1', top1['mean'])}"
         rows.append((label, *hundredfold(top1["mean"], top1["low"], top1["high"]), group))
         cells.append([one.run.name, one.entry.protocol, one.entry.n_test, percent(top1)])
     chance = scored[0].run.results.get("chance")
@@ -229,7 +230,7 @@ def episodes_figure(run: Run, note: str) -> Figure:
     task = f"{results['n_way']} conditions with {results['k_shot']} {photographs} each"
     return Figure(
         f"{note}Few-shot episodes, {run.name}",
-        f"How often each method names the right one of {task} ({results['n_episodes']} episodes, protocol "
+        f"How often each method names the right one of {task} ({counted(results['n_episodes'], 'episode')}, protocol "
         f"{results['protocol']}, {results['backbone']}).",
         *charts.intervals(rows, "right answers, %", 100 * results["chance"], "chance"),
         ["method", "right answers, %"],
@@ -280,7 +281,8 @@ def subgroups_section(best: Classifier | None, note: str) -> Section:
             if group["difference"] is None:
                 cells.append([f"{SUBGROUPS.get(column, column)}: {value}", *shares, "-", "too few people"])
                 continue
-            label = f"{value} ({group['n_subjects']} people): {shown('top1', group['difference'], '+')}"
+            people = counted(group["n_subjects"], "person", "people")
+            label = f"{value} ({people}): {shown('top1', group['difference'], '+')}"
             rows.append((label, *hundredfold(group["difference"], group["low"], group["high"]), number))
             p_holm = "-" if gap["p_holm"] is None else f"{gap['p_holm']:.4f}"
             cells.append([f"{SUBGROUPS.get(column, column)}: {value}", *shares, percent(group, sign="+"), p_holm])

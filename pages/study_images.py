@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from curation import dataset_facts
 from curation.opening import is_simulated, load_images, load_synthetic
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.files import read_json
 from pages import charts
@@ -75,8 +76,9 @@ def dataset_section(dataset: StudyDataset | None, study: Study, note: str) -> Se
     mean_age = "" if facts["mean_age"] is None else f", mean age {facts['mean_age']:.1f} years"
     blocks: list[object] = [
         Text(
-            f"{dataset.name}: {facts['n_images']} {noun} of {facts['n_conditions']} conditions and {facts['n_groups']} "
-            f"people as far as is known, from {facts['n_countries']} countries{mean_age}. The real dataset of the "
+            f"{dataset.name}: {facts['n_images']} {noun} of {counted(facts['n_conditions'], 'condition')} and "
+            f"{counted(facts['n_groups'], 'person', 'people')} as far as is known, from "
+            f"{counted(facts['n_countries'], 'country', 'countries')}{mean_age}. The real dataset of the "
             "paper has 456 photographs of 103 conditions from 46 countries, mean age 6.4 years. A value with fewer "
             f"than {facts['fewest']} images is counted together with others."
         ),
@@ -98,9 +100,9 @@ def dataset_section(dataset: StudyDataset | None, study: Study, note: str) -> Se
         ("Images by UN region", "Where the people are from, by region.", regions(facts), "region"),
         ("Images by country", f"Where the people are from; at most {MAX_COUNTRIES}.", countries(facts), "country"),
     ):
-        counted = [(value, count) for value, count in rows if isinstance(count, int)]
-        if [value for value, _ in counted if value != "not recorded"]:
-            blocks.append(bars_of(f"{note}{title}", says, counted, (name, "images")))
+        known = [(value, count) for value, count in rows if isinstance(count, int)]
+        if [value for value, _ in known if value != "not recorded"]:
+            blocks.append(bars_of(f"{note}{title}", says, known, (name, "images")))
     return Section("dataset", heading, blocks)
 
 
@@ -132,7 +134,7 @@ def filter_section(study: Study, note: str) -> Section:
     for run in study.of(GENERATOR):
         adapters, made = run.record.get("adapters"), "one generator per fold"
         if adapters is not None:
-            made = f"{len(adapters)} adapters" if adapters else "the base model, without an adapter"
+            made = counted(len(adapters), "adapter") if adapters else "the base model, without an adapter"
         blocks.append(Text(f"{run.name}: {made}; seeds {', '.join(map(str, run.record.get('seeds', [])))}."))
     if not blocks:
         blocks.append(Missing("No run of a generator lies in this folder.", GENERATE))

@@ -5,6 +5,7 @@ from collections.abc import Container, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from pages import charts
 from pages.reports_page import shown_condition, shown_similarities, states_of
@@ -52,7 +53,7 @@ def written(run: Run) -> Text:
     results = run.results
     reporter = results["reporter"].get("reporter") if isinstance(results["reporter"], dict) else results["reporter"]
     by = f" by {reporter}" if reporter else ""
-    return Text(f"{run.name}: {results['n_reports']} reports{by}; malformed: {results['n_malformed']}.")
+    return Text(f"{run.name}: {counted(results['n_reports'], 'report')}{by}; malformed: {results['n_malformed']}.")
 
 
 def agreement_blocks(run: Run, note: str) -> list[object]:
@@ -71,8 +72,8 @@ def agreement_blocks(run: Run, note: str) -> list[object]:
     figure = Figure(
         f"{note}Agreement of reports, {run.name}",
         "How often a pair of reports of one condition is more alike than a pair of two conditions "
-        f"({run.results['n_pairs']} pairs of {run.results['n_conditions']} conditions), by each measure "
-        "of likeness; intervals are over conditions.",
+        f"({counted(run.results['n_pairs'], 'pair')} of {counted(run.results['n_conditions'], 'condition')}), by each "
+        "measure of likeness; intervals are over conditions.",
         *charts.intervals(rows, "AUC", 0.5, "chance"),
         head,
         cells,

@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import DatasetInfo
 
 from curation import withdrawn_list
+from harness.counts import counted
 from harness.errors import InputError
 from publishing import publishable
 from publishing.hub_repository import HubError, Repository, is_same
@@ -187,7 +188,10 @@ def send(
         names = ", ".join([*changed_still, *gone_still][:5])
         raise HubError(f"{repository.name}: after the upload these files are not as they should be: {names}; run again")
     if changed or gone or later is None:
-        print(f"{len(changed)} files uploaded, {len(contents.files) - len(changed)} unchanged, {len(gone)} deleted")
+        print(
+            f"{counted(len(changed), 'file')} uploaded, {len(contents.files) - len(changed)} unchanged, "
+            f"{len(gone)} deleted"
+        )
 
 
 def differences(

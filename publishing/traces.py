@@ -32,9 +32,9 @@ import pyarrow.parquet as pq
 from curation import datasheet, pairs_to_look_at
 from curation.opening import FINGERPRINT_DIGITS
 from curation.parquet_files import renumber, rewrite
-from curation.problem_lines import counted
 from curation.withdrawn_list import LIST_NAME
 from generation.training_provenance import SOURCES_NAME
+from harness.counts import counted
 from harness.derived_places import CACHE, PAGE, Place, noted
 from harness.files import default_cache_dir, sha256_of, write_atomically
 from imaging.face_cache import pixels_sha256

@@ -27,6 +27,7 @@ from curation.withdrawn_list import Withdrawn, listed, write_list
 from generation.filter_files import LANDMARKS, PATIENTS_PHOTOGRAPHS, PRIVACY_REPORT
 from generation.synthetic_images import SHEET_NAME
 from generation.training_provenance import SOURCES_NAME
+from harness.counts import counted
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
 from imaging.face_cache import pixels_sha256
@@ -142,7 +143,8 @@ class Derived:
     def lines(self, folder: Path) -> list[str]:
         """One line per file, for the user."""
         rows = [
-            f"{path.relative_to(folder).as_posix()}: {count} images or reports" for path, count in self.rows.items()
+            f"{path.relative_to(folder).as_posix()}: {counted(count, 'image or report', 'images or reports')}"
+            for path, count in self.rows.items()
         ]
         kinds = {".png": "pictures from a model trained on it", PATIENTS_PHOTOGRAPHS: "may show the photograph itself"}
         kinds |= dict.fromkeys((".jsonl", ".html", ".parquet"), "reports, some of them on it")

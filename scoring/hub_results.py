@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Collection, Mapping
 
+from harness.counts import counted
 from harness.errors import InputError
 from harness.real_or_simulated import REAL, SIMULATED
 from scoring.run_scores import TOP_K, interval_words, shown_interval
@@ -85,7 +86,8 @@ def eval_results(results: Mapping, dataset_id: str, simulated: bool, revision: s
     for name, values in results["metrics"].items():
         if (task := f"{results['protocol']}_{name}") not in TASKS:
             continue
-        notes = [results["recipe"], f"n {results['n_test']} images of {results['n_subjects']} people"]
+        people = counted(results["n_subjects"], "person", "people")
+        notes = [results["recipe"], f"n {counted(results['n_test'], 'image')} of {people}"]
         notes += [f"seeds {', '.join(map(str, results['seeds']))}"]
         notes += [f"95 % interval {shown_interval(name, values)}"] if values["low"] is not None else []
         notes = [*(["SIMULATED faces"] if simulated else []), *notes]

@@ -1,6 +1,7 @@
 """The curator's table as people and spreadsheets write it: who is one patient, what is not known, what contradicts."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 from test_rdface_dataset import HEADER, Curator, built, encoded, picture, run
 
-from curation import curated_rows, curated_table, protocols, value_parsers
+from curation import curated_rows, curated_table, protocols, row_consistency, value_parsers
 from curation.leak_guard import check_fold
 from harness import errors, text_normalization
+from harness.counts import counted
 from harness.null_words import is_null
+from imaging.photographs import EXTENSIONS
+from phenotyping import phenotypes
 from simulation import people
 
 COLUMNS = ["subject_id", "age", "country"]
@@ -368,7 +372,7 @@ def test_genes_and_a_code_of_another_condition(tmp_path, capsys):
         ("age", "9" * 101, "cell", "has 101 characters"),
         ("country", "x" * 201, "cell", "has 201 characters"),
         ("gene_name", "FBN1;" * 4_000 + "F", "cell", "has 20,001 characters"),
-        ("gene_name", "G" * 51, "cell", "is no gene, and is left out"),
+        ("gene_name", "G" * 51, "cell", "has more than 50 characters, and is no gene"),
         ("ward", "w" * 20_001, "cell", "has 20,001 characters"),
         ("subject_id", "s" * 201, "row", "has 201 characters"),
         ("subject_id", "s\x02", "row", "holds the control character U+0002"),
@@ -506,11 +510,16 @@ def test_tables_that_cannot_be_read_are_one_line_with_the_remedy(tmp_path, capsy
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("disease_images.CSV", "(there is disease_images.CSV); rename it to disease_images.csv"),
-        ("Disease Images.csv", "(there is Disease Images.csv); rename it to disease_images.csv"),
-        ("disease_images.xlsx", "(there is disease_images.xlsx); save it as CSV, disease_images.csv"),
-        ("faces.csv", "(there is faces.csv); rename it to disease_images.csv"),
-        (None, "disease_images.csv: is missing; put it into folder"),
+        ("disease_images.CSV", "but disease_images.CSV; rename disease_images.CSV to disease_images.csv"),
+        ("Disease Images.csv", "but Disease Images.csv; rename Disease Images.csv to disease_images.csv"),
+        (
+            "disease_images.xlsx",
+            "; open disease_images.xlsx in a spreadsheet program, and save it as CSV in UTF-8 under",
+        ),
+        ("patients.ods", "; open patients.ods in a spreadsheet program, and save it as CSV in UTF-8 under the name d"),
+        ("patients.tsv", "; open patients.tsv in a spreadsheet program, and save it as CSV in UTF-8 under the name d"),
+        ("faces.csv", "but faces.csv; rename faces.csv to disease_images.csv"),
+        (None, "; put it beside the folder rd_images, which holds the photographs as <disease_abbr>/<image_name>"),
     ],
 )
 def test_a_missing_table_is_one_line_that_names_what_may_be_it(tmp_path, capsys, monkeypatch, name, remedy):
@@ -520,7 +529,7 @@ def test_a_missing_table_is_one_line_that_names_what_may_be_it(tmp_path, capsys,
     for given in (folder, "."):
         assert run("validate", given) == 2
         (told,) = capsys.readouterr().err.splitlines()
-        assert remedy in told
+        assert remedy in told and f"is missing: there is no file {folder.resolve()}/disease_images.csv" in told
     assert report(folder, capsys)[::2] == (2, 0)
 
 
@@ -552,7 +561,7 @@ def test_one_look_finds_all_mistakes_of_a_row_and_the_files_that_no_row_names(tm
     assert (status, images) == (2, 0)
     assert [(p["row"], p["column"], p["reason"]) for p in problems] == [
         (None, None, "no row names 'AAR/forgotten.jpg'"),
-        (2, "image_name", "AAR.1.jpg is missing (there is AAR.1.JPG)"),
+        (2, "image_name", "AAR.1.jpg is missing (there is AAR.1.JPG, in other capitals)"),
         (2, "age", "'12.03.2015' is no age"),
         (3, "image_name", "AAR.2 is missing (there is AAR.2.jpg)"),
         (4, "image_name", "AAR.3.png is missing (there is AAR.3.jpg)"),
@@ -596,7 +605,7 @@ def test_genes_as_dates_are_cell_problems_and_former_symbols_notes(tmp_path, cap
     folder = folder_of(tmp_path, *({"gene_name": gene} for gene in genes))
     status, problems, _ = report(folder, capsys)
     assert status == 2 and [(p["row"], p["severity"], p["remedy"]) for p in problems if p["column"] == "gene_name"] == [
-        (2, "cell", "write SEPTIN2, and format the column as text"),
+        (2, "cell", "write SEPTIN2, and format the column as text; --skip_bad leaves out only this entry"),
         (3, "note", "write SEPTIN9"), (4, "note", "write MARCHF1"), (5, "note", "write DELEC1"),
         (6, "note", "write MTARC2"), (7, "note", "check its spelling"),
     ]  # fmt: skip
@@ -627,3 +636,124 @@ def test_names_without_numbers_are_numbered_in_proportion_to_the_rows(tmp_path):
     assert [row.values["image_id"] for row in rows[:4]] == ["A.1", "A.2", "A.4", "A.5"]
     assert rows[-1].values["image_id"] == "A.20001" and len(problems) == 20_000
     assert time.process_time() - began < 5  # 200 million steps if each search began at 1
+
+
+# --- capitals, codes of other diseases, ages of adults, and what the documentation says of them
+
+
+def test_a_folder_in_other_capitals_is_named_with_the_remedy(tmp_path, capsys):
+    folder = folder_of(tmp_path, {"abbr": "NOO"}, {"abbr": "NOO"}, {"abbr": "AAR"})
+    if (folder / "rd_images/noo").exists():
+        pytest.skip("this file system does not tell capitals apart")
+    rewritten(folder, lambda text: text.replace(",NOO,", ",Noo,"))
+    status, problems, images = report(folder, capsys)
+    assert (status, images) == (2, 1)
+    reason = "NOO.{}.jpg is missing: there is no folder Noo, but NOO, in other capitals"
+    remedy = "write NOO as disease_abbr, or rename the folder"
+    assert [(p["row"], p["reason"], p["remedy"]) for p in problems] == [
+        (2, reason.format(1), remedy), (3, reason.format(2), remedy)
+    ]  # fmt: skip
+
+
+OTHER_DISEASES = {  # name, code, genes -> the note
+    "code of another": ("Cornelia de Lange syndrome", "192", "", "write 199, which the project's table has for"),
+    "other spelling": ("CORNELIA-DE-LANGE Syndrom", "ORPHA:192", "", "write 199, which the project's table has for"),
+    "chromosomes": ("Trisomy 13", "3380", "", "write 3378, which the project's table has for 'Trisomy 13', or correct"),
+    "inheritance": ("Autosomal dominant Robinow syndrome", "1507", "", "write 3107, which the project's table has for"),
+    "unknown name": (
+        "Aarskog-Scott syndrome",
+        "192",
+        "FGD1",
+        "check the code, if 'Aarskog-Scott syndrome' is no other",
+    ),
+}
+SAME_DISEASE = {
+    "capitals": ("coffin lowry", "192", ""),
+    "subtype": ("Cornelia de Lange syndrome 1", "199", "NIPBL"),
+    "roman numeral": ("Cornelia de Lange syndrome, type II", "199", ""),
+    "another type": ("Waardenburg syndrome type 2", "894", ""),
+    "wider name": ("Kleefstra syndrome", "96147", ""),
+    "eponym added": ("Williams-Beuren syndrome", "904", ""),
+    "misspelt": ("Cofin-Lowri syndrome", "192", ""),
+    "accent": ("Cantu syndrome", "1517", ""),
+    "synonym with its gene": ("Brachmann's disease", "199", "NIPBL"),
+    "code that the table lacks": ("Cornelia de Lange syndrome", "915", ""),
+    "no code": ("Cornelia de Lange syndrome", "", ""),
+    "no name": ("", "192", ""),
+}
+
+
+def code_notes(tmp_path, capsys, name: str, code: str, genes: str) -> list[dict]:
+    row = {"disease_name": name, "orphanet_code": code, "gene_name": genes, "abbr": "X"}
+    status, problems, images = report(folder_of(tmp_path, row, row), capsys)
+    assert (status, images) == (0, 2)  # never a refusal
+    return [p for p in problems if p["column"] == "orphanet_code"]
+
+
+@pytest.mark.parametrize("case", OTHER_DISEASES)
+def test_a_code_of_another_disease_is_one_note_with_both_names(tmp_path, capsys, case):
+    name, code, genes, remedy = OTHER_DISEASES[case]
+    (note,) = code_notes(tmp_path, capsys, name, code, genes)
+    code = code.removeprefix("ORPHA:")
+    disease = next(condition.name for condition in phenotypes.conditions() if condition.orphanet_code == code)
+    assert (note["row"], note["severity"]) == (2, "note") and note["remedy"].startswith(remedy)
+    assert note["reason"] == f"ORPHA {code} of X, {name!r}, is {disease} in the project's table"
+
+
+@pytest.mark.parametrize("case", SAME_DISEASE)
+def test_a_name_that_agrees_with_its_code_is_no_note(tmp_path, capsys, case):
+    assert code_notes(tmp_path, capsys, *SAME_DISEASE[case]) == []
+
+
+def test_no_condition_of_the_projects_table_has_a_note_on_its_code():
+    conditions = phenotypes.conditions()
+    values = [
+        {"subject_id": None, "age_years": None, "sex": None, "disease_abbr": c.abbr, "disease_name": c.name,
+         "orphanet_code": c.orphanet_code, "gene_names": list(c.genes)} for c in conditions
+    ]  # fmt: skip
+    rows = [curated_rows.Row(n + 2, v["disease_abbr"], Path(), v) for n, v in enumerate(values)]
+    problems: list = []
+    row_consistency.note_doubtful(rows, problems)
+    assert problems == []
+    for row, other in zip(rows, [*conditions[1:], conditions[0]], strict=True):
+        row.values["orphanet_code"] = other.orphanet_code
+    row_consistency.note_doubtful(rows, problems)
+    assert len(problems) > 0.9 * len(rows)  # those that remain have a word in common
+
+
+@pytest.mark.parametrize(
+    ("ages", "told"),
+    [
+        ("3 5 95 6 40 7", "2 photographs of persons of 18 years or more (rows 4 and 6; the oldest, in row 4, is 95)"),
+        ("3 5 18", "1 photograph of persons of 18 years or more (row 4; the oldest, in row 4, is 18)"),
+        ("3 5 17.9", None),
+        ("30 40 50 3", None),  # a dataset of adults
+        ("30 40 110 3", "1 photograph of persons of 100 years or more (row 4; the oldest, in row 4, is 110)"),
+    ],
+)
+def test_adults_among_children_are_one_note(tmp_path, capsys, ages, told):
+    status, problems, images = report(folder_of(tmp_path, *({"age": age} for age in ages.split())), capsys)
+    assert (status, images) == (0, len(ages.split()))
+    assert [p["reason"] for p in problems if p["column"] == "age"] == ([told] if told else [])
+
+
+def line_of_docs(start: str) -> str:
+    docs = (Path(__file__).parents[1] / "docs/curators.md").read_text(encoding="utf-8")
+    (line,) = [line for line in docs.splitlines() if line.startswith(start)]
+    return line
+
+
+def test_the_documentation_lists_the_endings_ages_and_words_that_are_read():
+    assert re.findall(r"`(\.\w+)`", line_of_docs("- Photographs are ")) == list(EXTENSIONS)
+    words = re.findall(r"`(\w+)`", line_of_docs("- `sex` is "))
+    assert words[0] == "sex" and set(words[1:]) == set(value_parsers.SEXES)
+    assert value_parsers.SEX_WORDS == "female (f, girl, woman) or male (m, boy, man)"
+    ages = re.findall(r"`([^`]+)`", line_of_docs("- An age is "))
+    weeks, days = pytest.approx(5 * 7 / 365.25, abs=1e-4), pytest.approx(10 / 365.25, abs=1e-4)
+    read = [value_parsers.age_years(age.strip('"')) for age in ages]
+    assert read == [6, 6.5, 6.5, 0.25, 1.5, 2.5, weeks, days, 3.5, 0, 6.5]
+
+
+def test_counts_have_the_number_of_their_noun():
+    assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(n, "person", "people") for n in (1, 2)] == ["1 person", "2 people"]

@@ -791,6 +791,10 @@ def test_subgroups_are_scored_apart_and_disturb_nothing():
     assert by["region"]["Europe"]["n"] == 1 and by["region"]["Europe"]["top1"]["low"] is None  # a single subject
     shown = run_scores.format_table(scores | {"by": by, "gaps": gaps})
     assert f"sex not known: 30 images of 30 subjects, top1 {100 * by['sex']['not known']['top1']['mean']:.2f}" in shown
+    assert "region Europe: 1 image of 1 subject, top1 " in shown
+    head, columns, first, *_ = shown.splitlines()
+    assert head.endswith(", seed 0; values in %, but nll, ece, smece and aurc as they are")
+    assert columns.index("mean") + 4 == first.index(f"{100 * scores['metrics']['top1']['mean']:.2f}") + 5
 
 
 def test_what_one_of_several_files_knows_of_a_subject_is_known(tmp_path):

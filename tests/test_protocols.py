@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,17 @@ def test_paper_split_depends_on_order_of_appearance_only_not_on_names():
     labels = shuffled()
     renamed = {label: f"{hash(label) % 997:03d}{label}" for label in labels}
     assert protocols.paper_split(labels) == protocols.paper_split([renamed[label] for label in labels])
+
+
+def test_the_paper_split_takes_the_number_of_photographs_that_the_documentation_says():
+    docs = (Path(__file__).parents[1] / "docs/curators.md").read_text(encoding="utf-8")
+    assert "at least 4c - 3 of them: 37 for 10 conditions" in docs
+    sizes = [7, 4, 4, 4, 3, 3, 3, 3, 3, 3, 1, 1]  # 37 of 10 conditions with several
+    labels = [condition for condition, size in enumerate(sizes) for _ in range(size)]
+    side, _ = protocols.paper_split(labels)
+    assert side.count("test") == 10  # not one of each condition
+    with pytest.raises(errors.ProtocolError, match="here 9 of 36, too few for one image of each of these 10"):
+        protocols.paper_split(labels[1:])
 
 
 def test_paper_shape_has_the_published_number_of_test_images():

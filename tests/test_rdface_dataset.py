@@ -490,7 +490,9 @@ BAD_PHOTOGRAPHS = {
     "truncated gif": ("bad.gif", encoded(picture(53), "GIF")[:-2000], "damaged"),
     "truncated tiff": ("bad.tif", encoded(picture(53), "TIFF", compression="tiff_lzw")[:-2000], "damaged"),
     "empty": ("bad.jpg", b"", "is empty"),
-    "no image extension": ("bad.txt", encoded(picture(53)), "no image extension"),
+    "no image extension": ("bad.txt", encoded(picture(53)), "but holds JPEG; rename it to bad.jpg"),
+    "HEIC by name": ("bad.heic", encoded(picture(53), "PNG"), "but holds PNG; rename it to bad.png"),
+    "HEIC": ("bad.heic", b"\0\0\0\x18ftyphevc" + bytes(500), "its content is HEIC; export it as JPEG or PNG"),
     "text": ("bad.jpg", b"<html>404 not found</html>", "its content is text"),
     "bomb": ("bad.png", bomb(), "million pixels"),
     "1 x 1": ("bad.png", encoded(Image.new("RGB", (1, 1)), "PNG"), "1 x 1 px"),
@@ -517,7 +519,8 @@ def test_bad_photograph_is_named_and_good_rows_survive(curator, tmp_path, capsys
     assert dataset["image_id"][:] == ["AAR.1", "AAR.2", "AAR.3", "AAR.4", "NA.1", "NA.2", "AAR.60"]
     with (tmp_path / "out/rejected.csv").open() as file:
         (rejected,) = csv.DictReader(file)
-    assert (rejected["row"], rejected["severity"]) == (str(line), "row") and reason in rejected["reason"]
+    assert (rejected["row"], rejected["severity"]) == (str(line), "row")
+    assert reason in f"{rejected['reason']}; {rejected['remedy']}"
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(curator, tmp_path, capsys):
@@ -558,7 +561,11 @@ def test_duplicate_rows_and_one_photograph_under_two_conditions(curator, tmp_pat
 BAD_CELLS = {
     "age -1": ({"age": "-1"}, "age", "'-1' is no age"),
     "age 400": ({"age": "400"}, "age", "'400' is no age"),
-    "sex": ({"sex": "banana"}, "sex", "'banana' is no sex"),
+    "sex": (
+        {"sex": "banana"},
+        "sex",
+        "'banana' is no word for a sex that is known here; write female (f, girl, woman) or male (m, boy, man), or",
+    ),
     "ORPHA text": ({"orphanet_code": "see notes"}, "orphanet_code", "'see notes' is no ORPHA code"),
     "age with thousands": ({"age": "1,000"}, "age", "'1,000' is no age"),
     "negative ORPHA": ({"orphanet_code": "-5"}, "orphanet_code", "'-5' is no ORPHA code"),
@@ -577,7 +584,28 @@ def test_value_that_cannot_be_read_becomes_null_and_its_row_is_kept(curator, tmp
     name = {"age": "age_years"}.get(column, column)
     assert len(dataset) == 7
     assert row_of(dataset, "AAR.60")[name] == (["HP:0000316"] if column == "hpo_ids" else None)
-    assert reason in (tmp_path / "out/rejected.csv").read_text()
+    with (tmp_path / "out/rejected.csv").open() as file:
+        (rejected,) = csv.DictReader(file)
+    assert rejected["severity"] == "cell" and reason.partition(";")[0] in rejected["reason"]
+    assert "; left out: 1 cell, listed in rejected.csv" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_counted_in_rows_and_cells(curator, tmp_path, capsys):
+    curator.add("missing.jpg", age="old")  # its cells go with the row
+    curator.add("gone.jpg")
+    curator.add("AAR.60.jpg", encoded(picture(60)), age="old", hpo_ids="HP:316;HP:0000316")
+    folder = curator.save()
+    assert run("build", folder, "--output_dir", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert (
+        "'HP:316' is no current HPO term; write it as in HP:0000316, or delete it; --skip_bad leaves out only" in told
+    )
+    assert ", and is left out" not in told
+    dataset = built(folder, tmp_path / "out", "--skip_bad")
+    assert "; left out: 2 rows and 2 cells, listed in rejected.csv" in capsys.readouterr().out
+    assert row_of(dataset, "AAR.60")["hpo_ids"] == ["HP:0000316"]
+    with (tmp_path / "out/rejected.csv").open() as file:
+        assert [line["severity"] for line in csv.DictReader(file)] == ["row", "cell", "row", "cell", "cell"]
 
 
 def test_odd_but_good_input_builds_without_a_problem(curator, tmp_path, capsys):
@@ -776,14 +804,15 @@ def test_one_stray_byte_spoils_no_other_row(curator, tmp_path, capsys):
 def test_doubtful_patients_and_codes_are_noted_and_folded(curator, capsys):
     for row in curator.rows:
         row["subject_id"] = f"p{row['image_name'].split('.')[1]}"
-        row["orphanet_code"] = "192"
+        row["orphanet_code"] = "999999"
     assert run("validate", curator.save()) == 0
     report = capsys.readouterr().out
     assert (
-        "csv:6: note: subject_id: subject p1 has another condition in row 2" in report and "(likewise row 7)" in report
+        "csv:6: note: subject_id: subject p1 has another condition in row 2; both count as one person; if they are "
+        "two, give each a subject_id of its own, such as A-1 and B-1 (likewise row 7)" in report
     )
-    assert report.count("csv:6: note: orphanet_code: ORPHA 192 has another abbreviation in row 2") == 1
-    assert report.count("ORPHA 192") == 1 and report.endswith("6 usable images, 0 problems, 4 notes\n")
+    assert report.count("csv:6: note: orphanet_code: ORPHA 999999 has another abbreviation in row 2") == 1
+    assert report.count("ORPHA 999999") == 1 and report.endswith("6 usable images, 0 problems, 4 notes\n")
 
 
 def test_notes_on_photographs_are_folded_where_they_say_the_same(curator, capsys):

@@ -254,7 +254,7 @@ def test_results_are_recomputed_from_the_predictions_to_the_last_digit(two_proce
 
 def test_fine_tuning_on_one_and_on_two_processes_gives_the_same(two_processes, tiny, tmp_path, capsys):
     run_here(*tiny, "--output_dir", tmp_path / "one", *TWO_SEEDS)
-    assert "2 seeds (0 done before), 1 processes" in capsys.readouterr().out
+    assert "2 seeds (0 done before), 1 process on" in capsys.readouterr().out
     one, two = (prediction_files.read_predictions(folder) for folder in (tmp_path / "one", two_processes))
     columns = ["image_id", "label", "fold", "seed", "split", "subject"]
     assert one[columns].equals(two[columns])

@@ -247,7 +247,7 @@ def test_synthetic_images_that_resemble_it_stay_without_its_name_and_keep_their_
     small_datasets.report_on(folder)
     assert exit_status(publish_dataset, "withdraw", dataset, "AAR.1", "--derived", folder) == 0
     told = capsys.readouterr().out
-    assert ": 1 images or reports" in told and ": 2 rows of others that mention it" in told
+    assert ": 1 image or report" in told and ": 2 rows of others that mention it" in told
     left = pq.read_table(folder / "synthetic").to_pylist()
     assert [(row["synthetic_id"], row["nearest_real_id"]) for row in left] == [
         ("S1", None), ("S2", "NA.2"), ("S3", None),
