@@ -72,11 +72,11 @@ def dataset_section(dataset: StudyDataset | None, study: Study, note: str) -> Se
         text = "The dataset is no folder on this machine, so nothing is counted and no photograph is shown."
         return Section("dataset", heading, [Missing(text, BUILD)])
     facts, fingerprint = dataset.facts, dataset.images._fingerprint
-    noun = "simulated images" if dataset.simulated else "photographs"
+    noun = "simulated image" if dataset.simulated else "photograph"
     mean_age = "" if facts["mean_age"] is None else f", mean age {facts['mean_age']:.1f} years"
     blocks: list[object] = [
         Text(
-            f"{dataset.name}: {facts['n_images']} {noun} of {counted(facts['n_conditions'], 'condition')} and "
+            f"{dataset.name}: {counted(facts['n_images'], noun)} of {counted(facts['n_conditions'], 'condition')} and "
             f"{counted(facts['n_groups'], 'person', 'people')} as far as is known, from "
             f"{counted(facts['n_countries'], 'country', 'countries')}{mean_age}. The real dataset of the "
             "paper has 456 photographs of 103 conditions from 46 countries, mean age 6.4 years. A value with fewer "
