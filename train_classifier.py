@@ -106,7 +106,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "also score the test side under blur, noise, JPEG, darkness, grey and occlusion"
     add("--corruptions", action="store_true", help=text)
     add("--explain", nargs="+", default=[], metavar="IMAGE_ID", help="held-out images for which to draw heat maps")
-    add("--shuffle_labels", action="store_true", help="as a control, permute the labels: results must be at chance")
+    add(
+        "--shuffle_labels",
+        action="store_true",
+        help="as a control, permute the labels: results must not be above chance",
+    )
     add_output(add)
     add("--save_models", action=argparse.BooleanOptionalAction, default=True, help="keep the classifier of each fold")
     add("--checkpointing_epochs", type=int, default=10, help="epochs between checkpoints in a fold; 0: no checkpoints")
@@ -238,7 +242,7 @@ def main(args: argparse.Namespace) -> None:
 
     from classification.fold_run import run_fold, spare_what_is_there
     from classification.run_results import input_settings, network_input
-    from classification.study_inputs import Job, extract_features, open_study, rows_of, warn_of_simulated_faces
+    from classification.study_inputs import Job, extract_features, open_study, rows_of, warnings_about
     from generation.synthetic_uses import use_of_images, uses_of_images
     from harness.launched_processes import in_main_process, wait_for_files
     from harness.weights_digest import weights_sha256
@@ -273,7 +277,9 @@ def main(args: argparse.Namespace) -> None:
     finished = in_main_process(accelerator, lambda: [study.is_finished(job) for job in jobs])  # so that all agree
     pending = [job for job, is_finished in zip(jobs, finished, strict=True) if not is_finished]
     accelerator.print(summary(accelerator, study, folds, len(jobs) - len(pending), args))
-    warn_of_simulated_faces(accelerator, backbone, args.backbone, images)
+    study.warnings = warnings_about(backbone, names["backbone"], images)
+    for warning in study.warnings:
+        accelerator.print(f"WARNING: {warning}")
     if mix:
         accelerator.print(mix.summary())
     if knowledge:

@@ -216,7 +216,7 @@ def main(args: argparse.Namespace) -> None:
     from classification.few_shot_run import is_finished, run_fold
     from classification.knowledge import open_knowledge
     from classification.run_results import input_settings
-    from classification.study_inputs import Job, open_study, warn_of_simulated_faces
+    from classification.study_inputs import Job, open_study, warnings_about
     from curation.opening import load_images
     from generation import episode_fill
     from generation.synthetic_mix import open_mix
@@ -264,8 +264,10 @@ def main(args: argparse.Namespace) -> None:
     pending = [job for job, is_done in zip(jobs, finished, strict=True) if not is_done]
     accelerator.print(summary(accelerator, study, jobs, len(jobs) - len(pending), args))
     for name, network in zip(args.backbone, networks, strict=True):
-        if network.backbone:
-            warn_of_simulated_faces(accelerator, network.backbone, name, images)
+        shown_name = Path(name).name if Path(name).is_absolute() else name
+        study.warnings += warnings_about(network.backbone, shown_name, images) if network.backbone else []
+    for warning in study.warnings:
+        accelerator.print(f"WARNING: {warning}")
 
     # ---- pixels and embeddings, each computed once
     parts = [images, *(mix.parts if mix else ())]
@@ -371,7 +373,7 @@ def finish(
     print(few_shot_results.table_of(results))
     dataset = {"fingerprint": study.images._fingerprint, "config_name": study.images.config_name}
     record = run_record(vars(args), PACKAGES, started) | {"dataset": dataset, "backbone_sha256": sha256}
-    record["simulated"] = study.is_simulated
+    record |= {"simulated": study.is_simulated, "warnings": study.warnings}
     record |= {"mixed_precision": accelerator.mixed_precision, **device_record(accelerator)}
     record["folds"] = [read_json(folder / "fold.json", "delete its folder") for folder in folders]
     write_json(out / "run.json", record)

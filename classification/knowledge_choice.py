@@ -26,12 +26,11 @@ from classification.term_directions import term_directions
 from classification.unseen_classes import groups_to_leave_out, pull_of_seen
 from classification.variance_shares import likeliest_shares
 from curation.leak_guard import Guard
-from scoring.knowledge_use import LEAST_CONDITIONS
+from scoring.knowledge_use import LEAST_CONDITIONS, STANDARD_ERRORS
 
 SHRINKAGE = FALLBACK_SHRINKAGE  # unless another one tells left-out conditions apart much better
 PRIOR_WEIGHTS = (0.5, 2.0, 8.0)  # subjects that all images of a condition made by words count as
 GROUPS_SEED = 20261
-STANDARD_ERRORS = 1.5  # of the mean difference, by which terms must tell left-out conditions apart better than a guess
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Study:
     knowledge: Knowledge | None = None  # of a linear probe that uses any
     uses: SyntheticUses | None = None  # of the m synthetic images in a linear probe; None: there are none
     sources: dict[int, frozenset[int]] | None = None  # row -> those that its generator saw; of images beside a support
+    warnings: list[str] = dataclasses.field(default_factory=list)  # for the screen, run.json and the pages
 
     @property
     def label(self) -> datasets.ClassLabel:
@@ -158,6 +159,7 @@ class Study:
         return {
             "dataset": dataset,
             "simulated": self.is_simulated,
+            "warnings": self.warnings,
             "input": run_results.network_input(self.backbone),
             "faces_missed": int(self.pixels.faces_missed[: len(images)].sum()),
             "mixed_precision": accelerator.mixed_precision,
@@ -225,13 +227,13 @@ def refuse_backbone_that_saw_held_out(
         guard.admit_weights(backbone.seen_photographs, name)
 
 
-def warn_of_simulated_faces(accelerator: Accelerator, backbone: Backbone, name: str, images: datasets.Dataset) -> None:
-    """Print one line if the backbone knows simulated faces alone and the dataset is not simulated.
-
-    name: of the backbone, for the line."""
-    if backbone.of_simulated_faces and not is_simulated(images):
-        reason = "was trained on simulated faces alone, and this dataset is not simulated"
-        accelerator.print(f"WARNING: {name} {reason}: expect no meaningful scores; name another --backbone")
+def warnings_about(backbone: Backbone, name: str, images: datasets.Dataset) -> list[str]:
+    """A warning, for the screen and run.json, if the backbone knows simulated faces alone and the dataset is not
+    simulated; else nothing. name: of the backbone."""
+    if not backbone.of_simulated_faces or is_simulated(images):
+        return []
+    reason = "was trained on simulated faces alone, and this dataset is not simulated"
+    return [f"{name} {reason}: expect no meaningful scores; name another --backbone"]
 
 
 def rows_of(study: Study, jobs: Sequence[Job]) -> np.ndarray:

@@ -68,6 +68,8 @@ def prepare_output(
                 reason = f"was started with {name} {earlier[name]}, not {settings[name]}"
                 same = "give the same flags and files, or another --output_dir"
                 raise InputError(f"--resume_from_checkpoint: {folder} {reason}; {same}")
+    if not resume and file.is_file() and any((folder / name).exists() for name in results):
+        print(f"{folder}: the finished run that lay here is replaced{_how_it_differed(file, settings)}")
     try:
         for name in [parts] if isinstance(parts, str) else parts:
             if resume:
@@ -81,6 +83,17 @@ def prepare_output(
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {one_line(error)}; remove it, or name a new folder") from error
     write_json(file, settings | ({"command": command} if command else {}))
+
+
+def _how_it_differed(file: Path, settings: dict) -> str:
+    """In which settings an earlier run differed from these, for a message; "" if its file is damaged."""
+    try:
+        earlier = read_json(file, "")
+    except InputError:
+        return ""
+    differ = [name for name in settings if settings[name] != earlier.get(name)]
+    more = ", ..." if len(differ) > 5 else ""
+    return f"; it differed in {', '.join(differ[:5])}{more}" if differ else "; it had the same settings"
 
 
 def _check_command(file: Path, command: str) -> None:

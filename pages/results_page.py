@@ -17,6 +17,7 @@ from curation.opening import is_simulated
 from harness.errors import one_line
 from pages import dataset_page
 from pages.score_figures import confidence_figure
+from pages.study_runs import names_by_warning
 from scoring import prediction_files, run_scores
 from scoring.holm import holm
 
@@ -53,6 +54,7 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
         "n_seeds": predictions["seed"].nunique(),
         "folds": "" if predictions["fold"].nunique() > 1 else f", fold {first['fold']} only",
         "metrics": results["metrics"],
+        "warnings": record.get("warnings", []),
         "command": command_line(record.get("arguments", {})),
     }, predictions
 
@@ -163,6 +165,7 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
         columns=columns,
         chance=[run_scores.shown(name, run_scores.chance(name, n_classes)) for name in columns],
         runs=[run.row for run in runs],
+        warnings=names_by_warning({run.row["name"]: run.row["warnings"] for run in runs}),
         pairs=paired_differences(runs),
         confidence=first_runs_confidence(runs[0], simulated),
         faces=example_faces(images, runs[0].predictions, count),

@@ -12,6 +12,7 @@ from pages.study_runs import FEW_SHOT, GALLERY, Run, Study
 from scoring import run_scores
 from scoring.abstention import risk_coverage_area, risk_coverage_curve
 from scoring.calibration import reliability_diagram, smooth_calibration_error
+from scoring.knowledge_use import use_of_knowledge
 from scoring.leaderboard import Entry
 from scoring.metrics import expected_calibration_error
 from scoring.run_scores import shown
@@ -54,9 +55,10 @@ def classifiers_section(numbers: Numbers, published: Sequence[Entry], note: str)
 
 
 def scores_tables(classifiers: Sequence[Classifier], note: str) -> Iterable[Table]:
-    """One table for each protocol, the best top-1 first."""
-    for protocol in sorted({one.entry.protocol for one in classifiers}, reverse=True):
-        of_protocol = [one for one in classifiers if one.entry.protocol == protocol]
+    """One table for each protocol and number of conditions, the best top-1 first."""
+    kind_of = {one.run.name: (one.entry.protocol, one.run.results.get("n_classes", 0)) for one in classifiers}
+    for protocol, n_classes in sorted(set(kind_of.values()), reverse=True):
+        of_protocol = [one for one in classifiers if kind_of[one.run.name] == (protocol, n_classes)]
         of_protocol.sort(key=lambda one: -one.entry.metrics.get("top1", {"mean": 0})["mean"])
         names = [name for name in SCORES if any(name in one.entry.metrics for one in of_protocol)]
         rows = []
@@ -64,14 +66,15 @@ def scores_tables(classifiers: Sequence[Classifier], note: str) -> Iterable[Tabl
             metrics = one.entry.metrics
             cells = [percent(metrics[name], name) if name in metrics else "-" for name in names]
             rows.append([one.run.name, described(one), one.entry.n_test, one.entry.n_seeds, *cells])
-        n_classes = of_protocol[0].run.results.get("n_classes", 0)
         chances = [shown(name, run_scores.chance(name, n_classes)) for name in names]
         rows.append(["chance", "a class named at random", "", "", *chances])
         yield Table(
-            f"{note}Scores under protocol {protocol}, percent",
+            f"{note}Scores under protocol {protocol}, {counted(n_classes, 'condition')}, percent",
             ["run", "method", "images", "seeds", *(SCORES[name] for name in names)],
             rows,
-            "Brackets: 95 % interval over subjects. A run with shuffled labels is a control, which must be at chance. "
+            "Brackets: 95 % interval over subjects. A run with shuffled labels is a control: it must not be above "
+            "chance, and may be below if there are few people per condition, since an image that is held out leaves "
+            "its own condition fewer to learn from. "
             + ("Under paper, photographs of one patient may fall on both sides." if protocol == "paper" else ""),
         )
 
@@ -93,7 +96,8 @@ def top1_figure(classifiers: Sequence[Classifier], note: str) -> Iterable[Figure
         label = f"{one.run.name} ({counted(one.entry.n_test, 'image')}): {shown('top1', top1['mean'])}"
         rows.append((label, *hundredfold(top1["mean"], top1["low"], top1["high"]), group))
         cells.append([one.run.name, one.entry.protocol, one.entry.n_test, percent(top1)])
-    chance = scored[0].run.results.get("chance")
+    chances = {one.run.results.get("chance") for one in scored}
+    chance = chances.pop() if len(chances) == 1 else None  # runs of several datasets have no common one
     yield Figure(
         f"{note}Top-1 accuracy of every run",
         "How often the condition with the highest probability is the right one; filled circles: protocol strict, "
@@ -141,6 +145,8 @@ def published_table(published: Sequence[Entry]) -> Table:
 def gains_section(numbers: Numbers, note: str) -> Section:
     heading = "What synthetic images and knowledge add"
     said = [Missing(f"{one.run.name}: {one.unused}.") for one in numbers.classifiers if one.unused]
+    if said and not numbers.gains:
+        return Section("gains", heading, said)
     if not numbers.gains:
         text = "No run that was given synthetic images or knowledge lies beside one that is the same in all else."
         return Section("gains", heading, [*said, Missing(text, f"{TRAIN}_terms --knowledge terms")])
@@ -207,7 +213,11 @@ def curves_figure(numbers: Numbers, note: str) -> Figure | None:
 
 
 def few_shot_section(study: Study, note: str) -> Section:
-    blocks: list[object] = [episodes_figure(run, note) for run in study.of(FEW_SHOT)]
+    blocks: list[object] = []
+    for run in study.of(FEW_SHOT):
+        blocks.append(episodes_figure(run, note))
+        if unused := use_of_knowledge(run.record.get("folds") or []):
+            blocks.append(Missing(f"{run.name}: {unused}."))
     if not blocks:
         blocks.append(
             Missing("No run of few-shot episodes lies in this folder.", f"{FEW} --output_dir RUN_DIR/episodes")

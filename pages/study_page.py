@@ -21,7 +21,7 @@ from pages.reports_page import environment
 from pages.study_blocks import Section, Table, Text
 from pages.study_images import StudyDataset
 from pages.study_results import Numbers, read_numbers, results_json
-from pages.study_runs import OTHER, Run, Study, is_dataset, open_study
+from pages.study_runs import OTHER, Run, Study, is_dataset, names_by_warning, open_study
 from scoring import leaderboard
 from scoring.leaderboard import Entry
 
@@ -134,7 +134,7 @@ def rendered(
         not_told=[run.name for run in study.runs if run.simulated is not True and run.kind != OTHER],
         shows_real=show_real and simulated is not True,
         headlines=[headline_card(name, numbers.headline[name]) for name in HEADLINES],
-        words=in_words(dataset, numbers, simulated is True),
+        words=in_words(study, dataset, numbers, simulated is True),
         sections=sections,
         figure_number=lambda: next(numbered),
         made=f"{date.today():%d %B %Y}",
@@ -180,7 +180,7 @@ def headline_lines(results: Mapping) -> list[str]:
     return [f"{note}{{heading}}: {{value}}{{interval}}, {{what}}".format(**card) for card in cards]
 
 
-def in_words(dataset: StudyDataset | None, numbers: Numbers, simulated: bool) -> list[str]:
+def in_words(study: Study, dataset: StudyDataset | None, numbers: Numbers, simulated: bool) -> list[str]:
     """The study in plain sentences, for somebody who reads nothing else."""
     noun = "simulated faces" if simulated else "photographs"
     words = []
@@ -209,6 +209,10 @@ def in_words(dataset: StudyDataset | None, numbers: Numbers, simulated: bool) ->
             f"a report on one is more like a real report of its own condition in {100 * found['value']:.0f} of 100 "
             "comparisons, where guessing gives 50."
         )
+    if len({one.run.results.get("n_classes") for one in numbers.classifiers}) > 1:
+        words.append("Runs with different numbers of conditions lie in this folder; their scores cannot be compared.")
+    for warning, names in names_by_warning({run.name: run.record.get("warnings", ()) for run in study.runs}).items():
+        words.append(f"WARNING for {', '.join(names)}: {warning}.")
     words.append("Nothing here may be used to diagnose anybody.")
     return words
 

@@ -9,7 +9,7 @@ that has begun (settings.json) but has no run.json is not finished, and is named
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import InputError
@@ -110,6 +110,15 @@ def _read_run(name: str, folder: Path, files: list[str]) -> Run:
     said = [results.get("simulated"), record.get("simulated")]
     simulated = next((value for value in said if isinstance(value, bool)), None)
     return Run(name, folder, kind_of(results, record), results, record, simulated)
+
+
+def names_by_warning(warnings: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Each warning with the names of the runs that have it. warnings: run -> its warnings, as run.json records them."""
+    names: dict[str, list[str]] = {}
+    for name, of_run in warnings.items():
+        for warning in of_run:
+            names.setdefault(warning, []).append(name)
+    return names
 
 
 def kind_of(results: dict, record: dict) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 LEAST_CONDITIONS = 4  # on a training side: two groups of two, which are left out in turn
+STANDARD_ERRORS = 1.5  # of the mean difference, by which terms must tell left-out conditions apart better than a guess
 NOT_USED = " (not used)"
 OF_KNOWLEDGE = re.compile(r"((?:^|, )(?:knowledge of \d+ terms|\d+ terms of synthetic images)[^,]*)")
 
@@ -38,9 +39,8 @@ def use_of_knowledge(folds: Sequence[Mapping]) -> str | None:
         reasons.append((n_untested, reason))
     if losses:
         loss, chance = (sum(values) / len(losses) for values in zip(*losses, strict=True))
-        reason = (
-            f"terms alone told left-out conditions apart no better than a guess (log loss {loss:.2f}, {chance:.2f})"
-        )
+        reason = f"on conditions left out, the log loss of terms alone ({loss:.2f}) was not below that of a guess "
+        reason += f"({chance:.2f}) by {STANDARD_ERRORS:g} standard errors"
         reasons.append((len(losses), reason))
     why = "; ".join(f"in {n}, {reason}" if len(reasons) > 1 else reason for n, reason in reasons)
     return f"knowledge was not used in {len(unused)} of {len(tested)} folds: {why}"

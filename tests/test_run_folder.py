@@ -127,6 +127,23 @@ def test_damaged_settings_stop_a_run_that_goes_on_and_lose_nothing_and_not_one_t
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}
 
 
+def test_a_finished_run_that_is_replaced_is_named_with_what_differs(tmp_path, capsys):
+    for settings, said in (
+        ({"seed": 1, "dataset": "a"}, ""),
+        ({"seed": 1, "dataset": "b"}, "; it differed in dataset\n"),
+        ({"seed": 1, "dataset": "b"}, "; it had the same settings\n"),
+    ):
+        run_folder.prepare_output(tmp_path, settings, "parts", ("results.json",), False)
+        printed = capsys.readouterr().out
+        assert printed == (f"{tmp_path}: the finished run that lay here is replaced{said}" if said else "")
+        (tmp_path / "results.json").write_text("{}")
+    run_folder.prepare_output(tmp_path, settings, "parts", ("results.json",), True)
+    assert capsys.readouterr().out == ""
+    (tmp_path / "results.json").unlink(missing_ok=True)
+    run_folder.prepare_output(tmp_path, {"seed": 2}, "parts", ("results.json",), False)
+    assert capsys.readouterr().out == "", "nothing was finished there"
+
+
 def test_a_run_from_before_something_was_recorded_is_not_gone_on_with(tmp_path):
     run_folder.prepare_output(tmp_path, {"seed": 1}, "folds", (), False)
     said = r"does not say with which input_std it was started, which is 0\.5 now; leave out --resume_from_checkpoint"

@@ -299,6 +299,28 @@ def test_a_gain_is_the_run_with_the_addition_less_the_one_without_whatever_their
     assert gains_of(runs, []) == [] and gains_of(runs[1:], [{"a": "b", "b": "c"} | pair]) == []
 
 
+def test_runs_with_other_conditions_have_a_table_and_a_chance_of_their_own_and_warnings_are_on_the_page(
+    study, tmp_path
+):
+    study = shutil.copytree(study, tmp_path / "study")
+    other, rng, labels = study / "another", np.random.default_rng(0), np.arange(20) % 4
+    shutil.copytree(study / "probe", other)
+    predictions = as_table(rng.dirichlet(np.ones(4), 20), labels, recipe="linear_probe")
+    predictions.to_parquet(other / "predictions.parquet")
+    (other / "results.json").write_text(json.dumps(run_scores.score(predictions)))
+    record = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps(record | {"warnings": ["tiny knows <nothing>"]}))
+    assert exit_status(make_report, "study", study) == 0
+    tables = re.findall(r"Scores under protocol strict, (\d) conditions, percent.*?</table>", page(study), re.DOTALL)
+    assert tables == ["6", "4"]
+    shown = part_of(page(study), "classifiers")
+    chances = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r'<th scope="row">chance.*?</tr>', shown)]
+    assert [row[6] for row in chances] == ["16.67", "25.00"]
+    summary = part_of(page(study), "summary")
+    assert "different numbers of conditions lie in this folder" in summary
+    assert "WARNING for another: tiny knows &lt;nothing&gt;." in summary
+
+
 def test_knowledge_that_no_fold_used_is_no_gain_and_the_page_says_why(study, tmp_path):
     study = shutil.copytree(study, tmp_path / "study")
     untested = {"knowledge": {"used": False, "left_out_loss": None, "left_out_chance": None}}

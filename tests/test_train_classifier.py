@@ -562,7 +562,10 @@ def test_a_backbone_of_simulated_faces_is_warned_of_on_photographs_that_are_not(
         run_here(*tiny, "--output_dir", tmp_path / str(number), *flags)
         warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
         reason = "was trained on simulated faces alone, and this dataset is not simulated: expect no meaningful scores"
-        assert warned == ([f"WARNING: {backbone[0]} {reason}; name another --backbone"] if dataset else [])
+        name = Path(backbone[0]).name  # of an absolute path the last part
+        expected = [f"{name} {reason}; name another --backbone"] if dataset else []
+        assert warned == [f"WARNING: {warning}" for warning in expected]
+        assert json.loads((tmp_path / str(number) / "run.json").read_text())["warnings"] == expected
     run_here(*tiny, "--dataset_name", photographs, "--fold", 0, "--output_dir", tmp_path / "other")
     assert "WARNING" not in capsys.readouterr().out
 

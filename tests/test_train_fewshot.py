@@ -106,8 +106,10 @@ def test_a_backbone_of_simulated_faces_is_warned_of(study, tiny_backbone, tmp_pa
         assert exit_status(train_fewshot, *study, *flags, *dataset, "--output_dir", tmp_path / str(n_warned)) == 0
         warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
         assert len(warned) == n_warned and all(
-            f"{demo} was trained on simulated faces alone" in line for line in warned
+            "backbone was trained on simulated faces alone" in line for line in warned
         )
+        recorded = json.loads((tmp_path / str(n_warned) / "run.json").read_text())["warnings"]
+        assert [f"WARNING: {warning}" for warning in recorded] == warned
 
 
 def test_two_networks_are_an_ensemble_and_the_published_gallery_is_one(study, tiny_backbone, tmp_path):  # noqa: F811
