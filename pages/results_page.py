@@ -80,7 +80,8 @@ def read_record(file: Path) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         remedy = "finish the run, or delete the file: the page then says nothing of how the run was started"
         raise ValueError(f"{file}: not a readable run record ({one_line(error)}); {remedy}") from error
-    is_ours = isinstance(record, dict) and all(isinstance(record.get(n, {}), dict) for n in ("arguments", "input"))
+    kinds = {"arguments": dict, "input": dict, "warnings": list}
+    is_ours = isinstance(record, dict) and all(isinstance(record.get(n, kind()), kind) for n, kind in kinds.items())
     if not is_ours:
         raise ValueError(
             f"{file}: not a record of train_classifier.py; give the folder that it wrote, or delete the file"

@@ -72,6 +72,19 @@ def test_the_page_stands_alone_and_shows_what_the_results_say(study):
         assert max(Image.open(io.BytesIO(base64.b64decode(picture))).size) <= 160
 
 
+def test_real_photographs_have_a_banner_and_a_run_s_warning_is_on_the_page(study, tmp_path):
+    images = load_images(str(study / "rdface-sim"))
+    real = images.remove_columns("source_type").add_column("source_type", ["clinic"] * len(images))
+    shutil.copytree(study / "probe", tmp_path / "probe")
+    record = json.loads((tmp_path / "probe" / "run.json").read_text())
+    (tmp_path / "probe" / "run.json").write_text(json.dumps(record | {"warnings": ["it knows <nothing>"]}))
+    page = results_page.results_page([study / "probe", tmp_path / "probe"], real, 1)
+    assert "REAL photographs, some of them on this page." in page and "SIMULATED data" not in page
+    assert "<b>WARNING</b> for probe: it knows &lt;nothing&gt;." in page
+    page = (study / "page.html").read_text()
+    assert "REAL photographs" not in page and "WARNING" not in page
+
+
 def test_a_page_of_a_folder_without_predictions_is_refused(study, tmp_path, capsys):
     (tmp_path / "none").mkdir()
     flags = ["--dataset_name", study / "rdface-sim", "--output_file", tmp_path / "p.html"]
