@@ -283,7 +283,7 @@ def scores_of_methods(
         there = np.isin(np.arange(n_classes), labels[gallery])[:, None]  # a gallery ranks no other condition
         of_people = (np.where(there, known.profiles, np.nan), known.teachers, synthetic, known.teaches_photographs)
         probe, choice = fit_informed_probe(*learnt_from, *of_people)
-        notes["knowledge"] = dataclasses.asdict(choice)
+        notes["image_prior" if study.knowledge is None else "knowledge"] = dataclasses.asdict(choice)
     notes |= {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
     shown = np.setdiff1d(gallery, synthetic.prior)  # a prior is no image that could be the nearest
     of_probe = np.full((len(probes), n_classes), -np.inf)

@@ -127,7 +127,7 @@ def fit_probe(study: Study, fold: protocols.Fold, guard: Guard) -> tuple[LinearP
         known = study.knowledge or Knowledge.of_nothing(study.label.num_classes)
         of_people = (known.profiles, known.teachers, synthetic, known.teaches_photographs, known.recorded)
         probe, choice = fit_informed_probe(*learnt_from, *of_people)
-        notes["knowledge"] = dataclasses.asdict(choice)
+        notes["image_prior" if study.knowledge is None else "knowledge"] = dataclasses.asdict(choice)
     return probe, notes | {"shrinkage": probe.shrinkage, "temperature": probe.temperature}
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from curation import protocols
 from curation.leak_guard import Guard, columns_for_guard
+from curation.made_from import WORDS
 from curation.opening import is_simulated, load_synthetic, photograph_sha256
 from generation import score_provenance
 from harness.errors import InputError
@@ -134,8 +135,10 @@ class SyntheticMix:
         return sorted({min(n, self.top_n or n) for n in (min(counts), max(counts))})
 
     def name(self) -> str:
-        """For the name of the recipe: how many synthetic images, from which generators."""
-        return f"+ {'-'.join(map(str, self.numbers()))} synthetic ({' and '.join(self.generators)})"
+        """For the name of the recipe: how many synthetic images, from which generators, or from words alone."""
+        made = zip(self.columns["generator"], self.columns["made_from"], strict=True)
+        kinds = sorted({"words" if made_from == WORDS else generator for generator, made_from in made})
+        return f"+ {'-'.join(map(str, self.numbers()))} synthetic ({' and '.join(kinds)})"
 
     def summary(self) -> str:
         """For the screen: what was opened, how images are chosen, and the weakness of the paper's procedure."""

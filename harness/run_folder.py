@@ -194,6 +194,7 @@ def run_record(arguments: Mapping[str, object], packages: Sequence[str], started
     time.monotonic() at the start."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
+        "script": Path(sys.argv[0]).name,
         "arguments": {name: value for name, value in arguments.items() if not name.endswith("token")},
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "git_commit": git_commit(),

@@ -17,7 +17,7 @@ from curation.opening import is_simulated
 from harness.errors import one_line
 from pages import dataset_page
 from pages.score_figures import confidence_figure
-from pages.study_runs import names_by_warning
+from pages.study_runs import command_line, names_by_warning
 from scoring import prediction_files, run_scores
 from scoring.holm import holm
 
@@ -55,20 +55,8 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
         "folds": "" if predictions["fold"].nunique() > 1 else f", fold {first['fold']} only",
         "metrics": results["metrics"],
         "warnings": record.get("warnings", []),
-        "command": command_line(record.get("arguments", {})),
+        "command": command_line(record, "train_classifier.py"),
     }, predictions
-
-
-def command_line(arguments: dict) -> str:
-    """How the run was started. arguments: as run.json records them; those that are off or not set are left out."""
-    flags = [
-        f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in arguments.items()
-        if value not in (None, []) and not isinstance(value, bool)
-    ]
-    flags += [f"--{name}" for name, value in arguments.items() if value is True and name != "save_models"]
-    flags += ["--no-save_models"] if arguments.get("save_models") is False else []  # on unless it is switched off
-    return " ".join(["accelerate launch train_classifier.py", *flags])
 
 
 def read_record(file: Path) -> dict:

@@ -266,7 +266,8 @@ def gallery_blocks(run: Run, note: str) -> list[object]:
     figure = Figure(
         f"{note}Retrieval in a gallery, {run.name}",
         "How often the right condition comes first when a held-out photograph ranks all conditions of the gallery; "
-        f"frequent conditions have at least {run.results['frequent_from']} patients.",
+        f"frequent conditions have at least {run.results['frequent_from']} patients; 95 % intervals for new conditions "
+        "and people, so wider than those over people alone.",
         *charts.intervals(rows, "top-1, %"),
         head,
         cells,

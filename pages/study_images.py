@@ -92,6 +92,10 @@ def dataset_section(dataset: StudyDataset | None, study: Study, note: str) -> Se
     others = [
         run.name for run in study.runs if run.kind in ON_PHOTOGRAPHS and run.fingerprint not in (None, fingerprint)
     ]
+    restored = [run.name for run in study.runs if run.name in others and run.dataset.get("config_name") == "restored"]
+    others = [name for name in others if name not in restored]
+    if restored:
+        blocks.append(Text(f"Made with restored photographs (config restored): {', '.join(restored)}."))
     if others:
         blocks.append(Text(f"Made with another dataset, or another build of this one: {', '.join(others)}."))
     for title, says, rows, name in (

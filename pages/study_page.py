@@ -21,14 +21,13 @@ from pages.reports_page import environment
 from pages.study_blocks import Section, Table, Text
 from pages.study_images import StudyDataset
 from pages.study_results import Numbers, read_numbers, results_json
-from pages.study_runs import OTHER, Run, Study, is_dataset, names_by_warning, open_study
+from pages.study_runs import OTHER, Run, Study, command_line, is_dataset, names_by_warning, open_study
 from scoring import leaderboard
 from scoring.leaderboard import Entry
 
 TEMPLATE = "study_page.html"
 HEADLINES = {"recognition": "Recognition", "gain": "Gain", "reports": "Reports"}
 WORDS = re.compile(r"[A-Za-z]{2}.* |^.{24}")  # a cell that may be broken into lines; others are numbers or single words
-SHOWN_ARGUMENTS = 400  # characters of a command line on the page
 SCRIPTS = {
     study_images.FILTER: "filter_synthetic.py",
     "classifier": "train_classifier.py",
@@ -36,17 +35,18 @@ SCRIPTS = {
     "retrieval in a gallery": "train_fewshot.py",
     "reports": "vlm_report_eval.py generate",
     "agreement of reports": "vlm_report_eval.py score",
+    "generator": "train_dreambooth.py",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """page: HTML; leaderboard: Markdown; results: the content of results.json; dataset: its folder, None without."""
+    """page: HTML; leaderboard: Markdown; results: the content of results.json."""
 
     page: str
     leaderboard: str
     results: dict
-    dataset: Path | None
+    datasets: list[Path]  # every one that a run was made with
 
 
 def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> Outcome:
@@ -67,7 +67,7 @@ def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> 
         rendered(study, dataset, numbers, sections, simulated, show_real),
         leaderboard.format_leaderboard(entries, numbers.differences) + "\n",
         results_json(study, numbers, simulated, counted),
-        dataset_folder,
+        datasets_of(study),
     )
 
 
@@ -79,6 +79,13 @@ def dataset_of(study: Study) -> Path | None:
         names = Counter(Path(name).name for name in named.elements())
         return max(study.datasets, key=lambda folder: names[folder.name])
     return next((Path(name) for name, _ in named.most_common() if is_dataset(Path(name))), None)
+
+
+def datasets_of(study: Study) -> list[Path]:
+    """The folders of all datasets that lie in the study's folder or that its runs name."""
+    named = [Path(str(name)) for run in study.runs if (name := run.arguments.get("dataset_name"))]
+    folders = [*study.datasets, *(folder for folder in named if is_dataset(folder))]
+    return list({folder.resolve(): folder for folder in folders}.values())
 
 
 def mark_simulated(study: Study, dataset: StudyDataset | None) -> bool | None:
@@ -162,7 +169,8 @@ def headline_card(name: str, found: Mapping | None) -> dict:
         what += f"; chance {scale * found['chance']:.{digits}f}{unit}"
     what += f". Run {found['run']}" + (f" less {found['base']}" if "base" in found else "")
     if found["chosen_from"] > 1:
-        what += f", the highest of {found['chosen_from']} and so a little too high"
+        of_what = {"recognition": "such runs with photographs alone", "gain": "gains", "reports": "comparisons"}[name]
+        what += f", the highest of {found['chosen_from']} {of_what} and so a little too high"
     return {
         "heading": HEADLINES[name],
         "value": text(found["value"]) + unit,
@@ -244,9 +252,9 @@ def methods_section(study: Study) -> Section:
     commits = sorted({str(run.record["git_commit"]) for run in study.runs if run.record.get("git_commit")})
     if commits:
         blocks.append(Text(f"Commit of this project: {', '.join(commits)}."))
-    started = [[run.name, command_line(run)] for run in study.runs if run.kind in SCRIPTS]
+    started = [[run.name, command_line(run.record, SCRIPTS[run.kind])] for run in study.runs if run.kind in SCRIPTS]
     if started:
-        blocks.append(Table("How each run was started", ["run", "command"], started))
+        blocks.append(Table("How each run is started", ["run", "command"], started))
     if study.unfinished:
         blocks.append(Text(f"Begun and not finished, so not on this page: {', '.join(study.unfinished)}."))
     return Section("methods", "Methods, versions, times", blocks)
@@ -283,16 +291,3 @@ def device(run: Run) -> str:
     processes = run.record.get("n_processes")
     name = str(run.record.get("device", "-"))
     return f"{name}, {processes} processes" if isinstance(processes, int) and processes > 1 else name
-
-
-def command_line(run: Run) -> str:
-    """How a run was started, without what is off or not set, and with the last part of long paths."""
-    words = []
-    for name, value in run.arguments.items():
-        if value in (None, [], False) or name == "command":
-            continue
-        values = value if isinstance(value, list) else [] if value is True else [value]
-        words.append(" ".join([f"--{name}", *(Path(text).name if Path(text).is_absolute() else text
-                                              for text in map(str, values))]))  # fmt: skip
-    line = " ".join([SCRIPTS[run.kind], *words])
-    return line if len(line) <= SHOWN_ARGUMENTS else line[:SHOWN_ARGUMENTS] + " .."

@@ -69,11 +69,13 @@ def agreement_blocks(run: Run, note: str) -> list[object]:
     if not rows:
         return [Text(f"{run.name}: no measure is defined for these reports.")]
     head = ["measure", "mean, same condition", "mean, two conditions", "AUC"]
+    has_ends = any(None not in row[2:4] for row in rows)
+    intervals = "; intervals are over conditions." if has_ends else "; there are too few conditions for intervals."
     figure = Figure(
         f"{note}Agreement of reports, {run.name}",
         "How often a pair of reports of one condition is more alike than a pair of two conditions "
         f"({counted(run.results['n_pairs'], 'pair')} of {counted(run.results['n_conditions'], 'condition')}), by each "
-        "measure of likeness; intervals are over conditions.",
+        f"measure of likeness{intervals}",
         *charts.intervals(rows, "AUC", 0.5, "chance"),
         head,
         cells,

@@ -112,6 +112,22 @@ def _read_run(name: str, folder: Path, files: list[str]) -> Run:
     return Run(name, folder, kind_of(results, record), results, record, simulated)
 
 
+def command_line(record: Mapping, script: str) -> str:
+    """How a run is started, without options that are off or not set, and with the last part of absolute paths.
+
+    record: of run.json; script: that of runs whose record does not say which one they were started by."""
+    words, arguments = [str(record.get("script", script.split()[0]))], dict(record.get("arguments", {}))
+    words += [str(command)] if (command := arguments.pop("command", None)) else []
+    words += ["--no-save_models"] if arguments.pop("save_models", None) is False else []  # on unless it is switched off
+    for name, value in arguments.items():
+        if value is None or value is False or value == []:
+            continue
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        texts = [Path(text).name if Path(text).is_absolute() else text for text in map(str, values)]
+        words.append(" ".join([f"--{name}", *texts]))
+    return " ".join(words)
+
+
 def names_by_warning(warnings: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Each warning with the names of the runs that have it. warnings: run -> its warnings, as run.json records them."""
     names: dict[str, list[str]] = {}

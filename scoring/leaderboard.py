@@ -185,7 +185,8 @@ def format_leaderboard(entries: Sequence[Entry], pairs: Sequence[dict] | None = 
             cells += [_cell(name, entry.metrics.get(name)) for name in names]
             lines.append("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
-    lines.append("Percent; brackets: 95 % interval over subjects; ± : sd over folds, as published.")
+    brackets = "brackets: 95 % interval over subjects, of episodes over conditions with their subjects"
+    lines.append(f"Percent; {brackets}; ± : sd over folds, as published.")
     lines.append("Rows of different data or protocols cannot be compared, and published rows with none of the others.")
     pairs = differences(entries) if pairs is None else pairs
     if pairs:

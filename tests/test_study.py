@@ -121,7 +121,7 @@ def test_pages_do_not_depend_on_results_json_and_name_what_does_not_fit(study, t
     (tmp_path / "probe" / "run.json").unlink()
     whole, _ = results_page.read_run(study / "probe")
     row, predictions = results_page.read_run(tmp_path / "probe")
-    assert row["metrics"] == whole["metrics"] and row["command"] == "accelerate launch train_classifier.py"
+    assert row["metrics"] == whole["metrics"] and row["command"] == "train_classifier.py"
 
     wider = predictions.assign(probabilities=[[*p, 0.0] for p in predictions["probabilities"]])
     for table, message in (

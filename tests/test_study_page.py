@@ -21,7 +21,19 @@ import make_report
 from pages import charts, reports_page, study_page
 from pages.study_classification import percent
 from pages.study_results import Classifier, gains_of, headline_of, planned_comparisons
-from pages.study_runs import AGREEMENT, CLASSIFIER, FEW_SHOT, FILTER, GALLERY, OTHER, REPORTS, Run, kind_of, open_study
+from pages.study_runs import (
+    AGREEMENT,
+    CLASSIFIER,
+    FEW_SHOT,
+    FILTER,
+    GALLERY,
+    OTHER,
+    REPORTS,
+    Run,
+    command_line,
+    kind_of,
+    open_study,
+)
 from scoring import leaderboard, run_scores
 from scoring.leaderboard import Entry
 
@@ -297,6 +309,16 @@ def test_a_gain_is_the_run_with_the_addition_less_the_one_without_whatever_their
     (gain,) = gains_of(runs[::-1], [{"a": "b", "b": "a"} | pair])
     assert (gain["difference"], gain["low"], gain["high"], gain["base"]) == (-0.2, -0.3, -0.05, "b")
     assert gains_of(runs, []) == [] and gains_of(runs[1:], [{"a": "b", "b": "c"} | pair]) == []
+
+
+def test_a_command_on_a_page_can_be_given_again():
+    arguments = {"fold": 0, "seed": [0, 1], "more": [], "resume": None, "save_models": False, "shuffle_labels": True}
+    record = {"script": "hf_backbone.py", "arguments": arguments | {"corruptions": False, "cache_dir": "/far/away"}}
+    flags = "--no-save_models --fold 0 --seed 0 1 --shuffle_labels --cache_dir away"
+    assert command_line(record, "train_classifier.py") == f"hf_backbone.py {flags}"
+    score = {"arguments": {"command": "score", "save_models": True, "wide": "x " * 300}}
+    assert command_line(score, "vlm_report_eval.py score") == f"vlm_report_eval.py score --wide {'x ' * 300}"
+    assert command_line({}, "train_classifier.py") == "train_classifier.py"
 
 
 def test_runs_with_other_conditions_have_a_table_and_a_chance_of_their_own_and_warnings_are_on_the_page(

@@ -36,6 +36,7 @@ from classification.backbones import load_backbone
 from classification.extraction import features_of
 from classification.linear_probe import fit_linear_probe
 from curation import leak_guard, protocols
+from curation.made_from import WORDS
 from curation.opening import load_images, load_synthetic
 from generation import score_provenance, synthetic_images, synthetic_mix
 from harness import errors
@@ -463,6 +464,8 @@ def test_a_larger_draw_holds_the_smaller_one_and_seeds_and_folds_differ(lit, inf
         assert draws[5].choose(fold, 3).tolist() == chosen[5] != draws[5].choose(fold, 4).tolist()
     assert (draws[5].choose(folds[0], 3) + 54).tolist() != draws[5].choose(folds[1], 3).tolist()
     assert draws[1000].name() == "+ 54 synthetic (dreambooth)"
+    draws[1000].columns["made_from"][:3] = [WORDS] * 3
+    assert draws[1000].name() == "+ 54 synthetic (dreambooth and words)"
 
 
 def scored(folder: Path, folds: list[protocols.Fold], rows: list[dict]) -> datasets.Dataset:
