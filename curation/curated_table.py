@@ -215,9 +215,11 @@ def _check_own_columns(names: list[str], reserved: Collection[str], line: int) -
 def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[Problem]) -> dict[str, str] | None:
     """The cells by column, empty if a spreadsheet left them out at the row's end; None after adding a problem."""
     columns, counted = len(header.names), f"has {len(cells)} cell{'s' * (len(cells) != 1)}"
-    if any(cell.strip() for cell in cells[columns:]):
+    if len(cells) > columns:
         reason = f"{counted}, where the header has {columns}"
-        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}, and name every column"
+        is_empty = not any(cell.strip() for cell in cells[columns:])
+        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}, "
+        remedy += "or delete the empty cells at the row's end" if is_empty else "and name every column"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     lacking = [name for name in ("image_name", "disease_abbr") if name not in header.names[: len(cells)]]

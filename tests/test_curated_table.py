@@ -425,7 +425,11 @@ SPREADSHEETS = {  # what becomes of the text of a table; the notes' lines and re
         lambda t: t.replace("image_name", "Image_Name ").replace("subject_id", "Subject ID"),
         {1: "column 'Image_Name' is read as image_name; column 'Subject ID' is read as subject_id"},
     ),
-    "surplus but empty": (lambda t: t.replace("\n", ",,\n").replace(",,\n", "\n", 1), {}),
+    "surplus but empty in every row": (
+        lambda t: t.replace("\n", ",,\n").replace(",,\n", "\n", 1),
+        {1: "every row has at least 11 cells, where the header has 9"},
+    ),
+    "surplus but empty in the header and some rows": (lambda t: t.replace("\n", ",,\n", 3), {}),
 }  # fmt: skip
 
 
@@ -548,6 +552,23 @@ def test_cells_beyond_the_header_and_rows_without_an_abbreviation_are_refused(tm
             "part its cells by a semicolon, as the header's are, or delete the line",
         ),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_decimal_comma_without_quotation_marks_never_shifts_a_row(tmp_path, capsys, n_rows):
+    """The last column is empty, so that the surplus cell is empty, too."""
+    rows = [{"age": "6.5", "sex": "male", "country": "DEU"}, *[{"age": "4"}] * (n_rows - 1)]
+    folder = folder_of(tmp_path, *rows, columns=["age", "sex", "country", "comment"])
+    rewritten(folder, lambda text: text.replace("6.5", "6,5"))
+    status, problems, images = report(folder, capsys)
+    reason, remedy = "has 11 cells, where the header has 10", "quote cells that hold a comma, or delete the empty cells"
+    (refused,) = [p for p in problems if p["severity"] != "note"]
+    assert (status, images, refused["row"], refused["severity"]) == (2, n_rows - 1, 2, "row")
+    assert refused["reason"] == reason and refused["remedy"].startswith(remedy)
+    if n_rows > 1:
+        assert built(folder, tmp_path / "out", "--skip_bad")["image_id"][:] == ["AAR.2", "AAR.3"]
+    rewritten(folder, lambda text: text.replace("6,5", '"6,5"'))
+    assert built(folder, tmp_path / "quoted")["age_years"][0] == 6.5
 
 
 def test_one_look_finds_all_mistakes_of_a_row_and_the_files_that_no_row_names(tmp_path, capsys):
