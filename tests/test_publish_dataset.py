@@ -556,6 +556,7 @@ def test_withdrawing_what_is_not_there_changes_nothing(hub, start, dataset):
     assert run.returncode == 2 and "no photograph na.2.jpg (is it NA.2?);" in run.stderr and local(dataset) == before
     run = start("withdraw", dataset, "NA.2", NAME)  # which was never published
     assert run.returncode == 2 and "does not hold what rdface holds" in run.stderr and local(dataset) == before
+    assert "to be removed" not in run.stdout
 
 
 def test_a_withdrawal_never_takes_photographs_where_they_are_not_or_lie_open(
