@@ -147,7 +147,8 @@ def print_plan(contents: Contents, copy: PublishedCopy, args: argparse.Namespace
         print("  check that no column of --publish_columns reveals who a patient is")
     if not args.open:
         print("  everybody can read the card, and names and sizes of files, once the repository is visible")
-    then = "shown, and made private again unless strangers are refused" if args.visible else "left as visible as it is"
+    stays = "private, since it is new; --visible shows its page" if state is None else "left as visible as it is"
+    then = "shown, and made private again unless strangers are refused" if args.visible else stays
     print(f"  then {then}; {'open to everybody' if args.open else 'access by manual approval'}")
     print("dry run: nothing was sent")
     if reason:

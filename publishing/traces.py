@@ -45,7 +45,7 @@ from publishing.published_columns import OPEN_CONFIGS, REAL_CONFIGS
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".html", ".yaml", ".yml", ".log")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-PAGES = (".html", ".png", ".csv", ".json", ".yaml", ".md")  # of files that commands write outside of folders of their own
+PAGES = (".html", ".png", ".csv", ".json", ".yaml", ".md")  # of files that commands write outside of their own folders
 WITHDRAWN = ".withdrawn"  # ends the name of a folder that is being removed
 LEFT_BEHIND = "left by a build, a restoration or a withdrawal that was stopped"
 PIECE = 1 << 22  # bytes that are searched at once
