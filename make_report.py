@@ -21,6 +21,7 @@ from harness.files import write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 
 BUILD = "build it with rdface_dataset.py"
+STUDY_FILES = ("report.html", "leaderboard.md", "results.json")
 PAPER_RESULTS = Path(__file__).parent / "classification" / "paper_results.csv"
 STOPPED = "no page was written"
 
@@ -58,8 +59,8 @@ def write_study(folder: Path, show_real: bool) -> None:
     from scoring import leaderboard
 
     outcome = study_page.study_outcome(folder, leaderboard.published_entries(PAPER_RESULTS), show_real)
-    if outcome.dataset:
-        note([str(outcome.dataset)], folder / "report.html", PAGE)
+    for name in STUDY_FILES:
+        note([str(dataset) for dataset in outcome.datasets], folder / name, PAGE)
     write_page(folder / "report.html", outcome.page)
     try:
         write_atomically(folder / "leaderboard.md", lambda file: file.write_text(outcome.leaderboard, encoding="utf-8"))
@@ -67,7 +68,7 @@ def write_study(folder: Path, show_real: bool) -> None:
     except OSError as error:
         raise InputError(f"{folder}: {one_line(error)}; make room, or make it writable") from error
     print("\n".join(study_page.headline_lines(outcome.results)))
-    print(f"written: {folder}: report.html, leaderboard.md, results.json")
+    print(f"written: {folder}: {', '.join(STUDY_FILES)}")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -147,7 +147,8 @@ def print_plan(contents: Contents, copy: PublishedCopy, args: argparse.Namespace
         print("  check that no column of --publish_columns reveals who a patient is")
     if not args.open:
         print("  everybody can read the card, and names and sizes of files, once the repository is visible")
-    then = "shown, and made private again unless strangers are refused" if args.visible else "left as visible as it is"
+    stays = "private, since it is new; --visible shows its page" if state is None else "left as visible as it is"
+    then = "shown, and made private again unless strangers are refused" if args.visible else stays
     print(f"  then {then}; {'open to everybody' if args.open else 'access by manual approval'}")
     print("dry run: nothing was sent")
     if reason:
@@ -213,6 +214,8 @@ def withdraw(args: argparse.Namespace) -> None:
     left = traces.traces_of(args.folder, photograph, made_since, list(repo_ids.values()))
     places = dict.fromkeys([*(folder for folder, _ in args.derived), *left.searched])
     derived = {folder: withdrawal.derived(folder, args.image_id, sha256) for folder in places}
+    copies = altered_copies.copies_that_stay(args.folder, args.image_id, args.repo_id, args.derived)
+    published = {} if args.dry_run else {folder: open_published(name, folder) for folder, name in repo_ids.items()}
     print("would be removed:" if args.dry_run else "to be removed:")
     print(f"{args.folder}: {args.image_id}" + (" (withdrawn before)" if is_listed else ""))
     for folder, its_derived in derived.items():
@@ -220,13 +223,11 @@ def withdraw(args: argparse.Namespace) -> None:
             print(f"{folder}/{line}")
     for line in [*left.lines(), *traces.lines_of_records(args.folder, args.image_id)]:
         print(line)
-    copies = altered_copies.copies_that_stay(args.folder, args.image_id, args.repo_id, args.derived)
-    for line in copies:
+    for line in copies:  # now, since a call that completes an interrupted one no longer finds them
         print(line, file=sys.stderr)
     if args.dry_run:
         print("dry run: nothing was removed")
         return
-    published = {folder: open_published(name, folder) for folder, name in repo_ids.items()}
     with sole_writer(args.folder.resolve()):  # a build that is running would bring it back
         remove_leftovers(args.folder)
         groups = mentions.group_names(args.folder, args.image_id)
@@ -241,12 +242,12 @@ def withdraw(args: argparse.Namespace) -> None:
     for folder, (repository, audience) in published.items():
         bring_up_to_date(folder, repository, audience, args.publish_columns if folder == args.folder else ())
     print(
-        f"not removed by this: row and file in the curator's folder{curators_folder(args.folder)}, whose next build"
-        " refuses them; runs in folders that --derived does not name and the list beside the dataset does not know;"
-        " other people's copies: ask for their deletion"
+        f"not removed by this:\n  row and file in the curator's folder{curators_folder(args.folder)}: delete both; a"
+        f" build into {args.folder} refuses them, a build into another folder does not know of the withdrawal\n"
+        "  other datasets built from the same photograph: withdraw it from each\n"
+        "  runs in folders that --derived does not name and the list beside the dataset does not know\n"
+        "  other people's copies: ask for their deletion"
     )
-    for line in copies:
-        print(line, file=sys.stderr)
 
 
 def bring_up_to_date(folder: Path, repository: Repository, audience: Audience, own_columns: Collection[str]) -> None:

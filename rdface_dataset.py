@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from curation.curated_rows import CSV_NAME, FolderError, Problem, Row, check_is_folder
 from curation.extra_null_values import NullValues
-from curation.problem_lines import print_problems
+from curation.problem_lines import in_lines, print_problems
 from harness.commands import Parser, path_argument, run_command
 from harness.counts import counted
 from harness.files import write_json
@@ -123,6 +123,7 @@ def validate(args: argparse.Namespace) -> int:
 
         with tempfile.TemporaryDirectory() as workspace:
             examined = examine(args.folder, Path(workspace), args.null_values)
+        note_private_subjects(examined)
         rows, problems = examined.rows, examined.problems
     except FolderError as error:
         if not args.json:
@@ -132,9 +133,9 @@ def validate(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows, problems)
     else:
-        print_problems(problems, sys.stdout)
-        notes = len(problems) - len(bad)
-        print(f"{counted(len(rows), 'usable image')}, {counted(len(bad), 'problem')}, {counted(notes, 'note')}")
+        lines = print_problems(problems, sys.stdout)
+        counts = in_lines(len(bad), "problem", lines[False]), in_lines(len(problems) - len(bad), "note", lines[True])
+        print(f"{counted(len(rows), 'usable image')}, {', '.join(counts)}")
     return 2 if bad else 0
 
 
@@ -146,6 +147,21 @@ def print_json(rows: list[Row], problems: list[Problem]) -> None:
     }
     is_unicode = (sys.stdout.encoding or "").casefold().startswith("utf")
     print(json.dumps(result, indent=2, ensure_ascii=not is_unicode))
+
+
+def note_private_subjects(examined: Examined) -> None:
+    """Adds a note on each subject_id that publish_dataset.py would refuse; the note does not repeat it."""
+    from publishing.private_text import private_identifier
+
+    found: dict[str, list[str]] = {}
+    for row in examined.rows:
+        subject = row.values["subject_id"]
+        if subject is not None and subject not in found:
+            found[subject] = private_identifier(subject)
+        for problem in found.get(subject, ()):
+            remedy = f"publish_dataset.py refuses {problem} there; write a code, such as P1, before you publish"
+            examined.problems.append(row.problem("subject_id", "note", f"holds {problem}", remedy))
+    examined.problems.sort(key=lambda problem: problem.row or 0)
 
 
 # ---- build
@@ -173,14 +189,15 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     # ---- the curator's folder: every problem, before anything is made
     earlier = datasheet.card_header(target)  # refused now if it cannot be read, not after the work
     examined = building.examine(args.folder, workspace, args.null_values)
+    note_private_subjects(examined)
     withdrawn = withdrawn_list.listed(target)
     building.leave_out_withdrawn(examined, withdrawn)
     rows = examined.rows
     bad = [problem for problem in examined.problems if problem.severity != "note"]
-    print_problems(examined.problems, sys.stderr)
+    lines = print_problems(examined.problems, sys.stderr)
     if bad and not args.skip_bad:
         remedy = "correct what is wrong, or leave those rows and cells out with --skip_bad"
-        print(f"{counted(len(bad), 'problem')}; {remedy}", file=sys.stderr)
+        print(f"{in_lines(len(bad), 'problem', lines[False])}; {remedy}", file=sys.stderr)
         return 2
     if not rows:
         raise FolderError(CSV_NAME, "has no usable row", "correct the problems above")

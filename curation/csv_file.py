@@ -11,6 +11,7 @@ from pathlib import Path
 
 from curation.curated_rows import CSV_NAME, IMAGES, NO_REMEDY, OPTIONAL, REQUIRED, FolderError, Problem, quoted
 from harness import text_normalization
+from harness.csv_table import most_cells, without_empty_end
 from imaging import photographs
 
 MAX_CELL_CHARACTERS = 1_000_000  # of any cell: in a longer one, a quotation mark is not closed
@@ -29,7 +30,10 @@ class Header:
 
 
 def read(folder: Path, problems: list[Problem]) -> tuple[Header, list[tuple[int, list[str]]]]:
-    """The header, and of each record the line on which it starts and its cells; blank lines are passed over."""
+    """The header, and of each record the line on which it starts and its cells.
+
+    Blank lines are passed over, and so are empty cells behind the last column, if every row or the header has them; a
+    record keeps its surplus cells otherwise, empty or not."""
     path = folder / CSV_NAME
     try:
         content = path.read_bytes()
@@ -58,7 +62,13 @@ def read(folder: Path, problems: list[Problem]) -> tuple[Header, list[tuple[int,
         if "field limit" in str(error):
             reason = f"a cell has more than {MAX_CELL_CHARACTERS:,} characters, or its quotation mark is not closed"
         raise FolderError(CSV_NAME, reason, "correct it", row=start) from None
-    return header, records[1:]
+    raw_header, rows = records[0][1], records[1:]
+    most = most_cells(raw_header, [cells for _, cells in rows])
+    if most > len(raw_header):
+        reason = f"every row has at least {most} cells, where the header has {len(header.names)}"
+        remedy = f"{NO_REMEDY} if no cell holds {SEPARATORS[header.separator]} without quotation marks"
+        problems.append(Problem(CSV_NAME, header.line, None, "note", reason, remedy))
+    return header, [(line, without_empty_end(cells, len(header.names), most)) for line, cells in rows]
 
 
 def _no_table(folder: Path) -> FolderError:

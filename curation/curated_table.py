@@ -175,13 +175,15 @@ def _note_unnamed(files: Folder, problems: list[Problem]) -> None:
         more = f" and {len(names) - MOST_FILES_NAMED} more" if len(names) > MOST_FILES_NAMED else ""
         reason = f"no row names {', '.join(map(quoted, names[:MOST_FILES_NAMED]))}{more}"
         remedy = "add a row for each photograph that belongs here; other files are left out"
+        if any(name.casefold().endswith((".heic", ".heif")) for name in names):
+            remedy += "; export HEIC as JPEG or PNG first"
         problems.append(Problem(IMAGES, None, None, "note", reason, remedy))
 
 
 def _own_columns(header: csv_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
     """The names of the columns that the project does not know; a note says that they are kept."""
     extra = [name for name in header.names if name and name not in REQUIRED + OPTIONAL]
-    _check_own_columns(extra, reserved, header.line)
+    _check_own_columns(extra, reserved, header)
     if extra:
         alike = {name: csv_file.column_name(name) for name in extra}
         listed = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
@@ -190,14 +192,17 @@ def _own_columns(header: csv_file.Header, reserved: Collection[str], problems: l
     return extra
 
 
-def _check_own_columns(names: list[str], reserved: Collection[str], line: int) -> None:
+def _check_own_columns(names: list[str], reserved: Collection[str], header: csv_file.Header) -> None:
     """Raise FolderError for a column of the curator's own whose name Parquet, its readers or people would mistake.
 
-    reserved: the names that the build writes; line: of the header."""
+    reserved: the names that the build writes."""
+    line = header.line
     clashes = sorted(set(names) & set(reserved))
     if clashes:
         reason = f"column {', '.join(clashes)} has a name that the build writes"
-        raise FolderError(CSV_NAME, reason, "rename it", row=line)
+        asked = [column for column, (name, *_) in READERS.items() if [name] == clashes]
+        to = f" to {asked[0]}" if asked and asked[0] not in header.names else ""
+        raise FolderError(CSV_NAME, reason, f"rename it{to}" if len(clashes) == 1 else "rename them", row=line)
     seen = {name: name for name in reserved}
     for name in names:
         visible = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) != "Cf"))
@@ -215,9 +220,11 @@ def _check_own_columns(names: list[str], reserved: Collection[str], line: int) -
 def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[Problem]) -> dict[str, str] | None:
     """The cells by column, empty if a spreadsheet left them out at the row's end; None after adding a problem."""
     columns, counted = len(header.names), f"has {len(cells)} cell{'s' * (len(cells) != 1)}"
-    if any(cell.strip() for cell in cells[columns:]):
+    if len(cells) > columns:
         reason = f"{counted}, where the header has {columns}"
-        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}, and name every column"
+        is_empty = not any(cell.strip() for cell in cells[columns:])
+        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}, "
+        remedy += "or delete the empty cells at the row's end" if is_empty else "and name every column"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     lacking = [name for name in ("image_name", "disease_abbr") if name not in header.names[: len(cells)]]

@@ -17,6 +17,7 @@ from curation import protocols, schema, value_parsers, withdrawn_list
 from curation.made_from import WORDS
 from curation.parquet_files import shard_digests
 from harness import real_or_simulated
+from harness.counts import counted
 from harness.errors import InputError, ProtocolError, one_line
 
 OTHERS = "others"  # values with small counts, together
@@ -269,8 +270,9 @@ def regions(codes: Iterable[str | None]) -> list[dict]:
 def limitations(facts: Mapping) -> list[str]:
     """What the dataset's numbers do not allow to be concluded, one sentence each."""
     n, sizes = facts["n_images"], dict(facts["size_counts"])
+    have = "has" if 1 in (sizes.get(1, 0), facts["n_conditions"]) else "have"
     sentences = [
-        f"{sizes.get(1, 0)} of {facts['n_conditions']} conditions have a single image"
+        f"{sizes.get(1, 0)} of {counted(facts['n_conditions'], 'condition')} {have} a single image"
         f" ({100 * sizes.get(1, 0) / facts['n_conditions']:.0f} %), and the largest has {max(sizes)}: a result for one "
         "condition rests on a handful of images.",
         "How many images a condition has follows from what was collected, not from how frequent it is; nobody without "

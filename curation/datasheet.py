@@ -19,6 +19,7 @@ from curation import dataset_facts, dataset_figures
 from curation.dataset_facts import Config
 from curation.parquet_files import CONTENT, card_entry, parquet_digest, shard_digests
 from harness import real_or_simulated
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 
@@ -241,7 +242,7 @@ def template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
     )
-    environment.filters |= {"cell": cell, "few": dataset_facts.public_count}
+    environment.filters |= {"cell": cell, "few": dataset_facts.public_count, "counted": counted}
     return environment.from_string((ROOT / name).read_text(encoding="utf-8"))
 
 

@@ -169,8 +169,26 @@ def note_doubtful(rows: list[Row], problems: list[Problem]) -> None:
                 noted.add((key, differs))
                 problems.append(row.problem(column, "note", reason.format(value, earlier.line), remedy))
     _note_catch_all(rows, problems)
+    _note_left_out(rows, problems)
     _note_codes(rows, problems)
     _note_ages(rows, problems)
+
+
+def _note_left_out(rows: list[Row], problems: list[Problem]) -> None:
+    """Add a note on each condition of which some rows have a required value and others none; nothing is filled in."""
+    by_condition: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_condition[row.abbreviation].append(row)
+    told = {(problem.row, problem.column) for problem in problems}  # of a cell that cannot be read, say
+    for column in ("disease_name", "sub_category", "orphanet_code"):
+        for abbreviation, members in by_condition.items():
+            counts = Counter(value for row in members if (value := row.values[column]) is not None)
+            lacking = [row.line for row in members if row.values[column] is None and (row.line, column) not in told]
+            if counts and lacking:
+                value = quoted(counts.most_common(1)[0][0])
+                reason = f"no value in {named_rows(lacking)} of {abbreviation}, where other rows of it have {value}"
+                remedy = f"write {value} there, too, if it holds for all of {abbreviation}"
+                problems.append(Problem(CSV_NAME, lacking[0], column, "note", reason, remedy))
 
 
 def _note_codes(rows: list[Row], problems: list[Problem]) -> None:

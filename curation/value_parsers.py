@@ -10,6 +10,7 @@ import importlib.resources
 import logging
 import math
 import re
+import unicodedata
 
 import country_converter
 import pandas as pd
@@ -20,10 +21,11 @@ from curation.curated_rows import quoted
 from harness import text_normalization
 from harness.null_words import is_null
 
-SEXES = {"f": "female", "female": "female", "girl": "female", "woman": "female"} | {
-    "m": "male", "male": "male", "boy": "male", "man": "male", "u": None, "undetermined": None,
+SEXES = dict.fromkeys(("f", "female", "girl", "woman", "w", "weiblich", "mädchen"), "female") | {
+    "m": "male", "male": "male", "boy": "male", "man": "male", "männlich": "male", "junge": "male",
+    "u": None, "undetermined": None,
 }  # fmt: skip
-SEX_WORDS = " or ".join(  # "female (f, girl, woman) or male (m, boy, man)"
+SEX_WORDS = " or ".join(  # "female (f, girl, ...) or male (m, boy, ...)"
     f"{sex} ({', '.join(word for word, meant in SEXES.items() if meant == sex != word)})" for sex in ("female", "male")
 )
 NEWBORN = {"newborn", "new-born", "neonate", "birth", "at birth"}
@@ -170,9 +172,10 @@ def age_group(years: float | None) -> str | None:
 def sex(text: str) -> str | None:
     if is_null(text):
         return None
-    if text.strip().casefold() not in SEXES:
+    word = unicodedata.normalize("NFC", text.strip().casefold())
+    if word not in SEXES:
         raise ValueError(f"{quoted(text)} is no word for a sex that is known here")
-    return SEXES[text.strip().casefold()]
+    return SEXES[word]
 
 
 @functools.cache

@@ -19,7 +19,7 @@ class TableError(InputError):
 def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The names of the columns, and of each row the line on which it ends and its cells by column.
 
-    Blank lines are passed over, and so are empty cells behind the last column, which spreadsheets write. Raises
+    Blank lines are passed over, and so are empty cells behind the last column if `most_cells` allows them. Raises
     TableError for a file that cannot be read or is no CSV in UTF-8, for a column that occurs twice, and, with a line
     for each, for rows that have more or fewer cells than there are columns, as a decimal comma makes them."""
     try:
@@ -35,16 +35,23 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         header.pop()
     if repeated := [name for name in header if header.count(name) > 1]:
         raise TableError([f"{file}: column {repeated[0] or 'without a name'} occurs twice; keep one of them"])
-    rows = [(line, _without_empty_end(cells, len(header))) for line, cells in lines[1:]]
+    most = most_cells(lines[0][1] if lines else [], [cells for _, cells in lines[1:]])
+    rows = [(line, without_empty_end(cells, len(header), most)) for line, cells in lines[1:]]
     if odd := [(line, len(cells)) for line, cells in rows if len(cells) != len(header)]:
         what = f"but the header has {len(header)}; give one per column, and write decimals with a point"
         raise TableError([f"{file}:{line}: has {n} cells, {what}" for line, n in odd])
     return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in rows]
 
 
-def _without_empty_end(cells: list[str], n_columns: int) -> list[str]:
-    """The cells of a row without empty ones behind the last column."""
-    n = len(cells)
-    while n > n_columns and not cells[n - 1].strip():
-        n -= 1
-    return cells[:n]
+def most_cells(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The largest number of cells that a row may have, if the last of them are empty.
+
+    A spreadsheet ends every row, or the header too, with the same empty cells. If one row alone has a cell more than
+    the others, a comma within a cell may have parted it, so that all values after it stand one column too far."""
+    return max(len(header), min(map(len, rows)) if len(rows) > 1 else 0)
+
+
+def without_empty_end(cells: list[str], n_columns: int, most: int) -> list[str]:
+    """The cells of a row without empty ones behind the last column; as they are, if there are more than `most`."""
+    surplus_is_empty = not any(cell.strip() for cell in cells[n_columns:])
+    return cells[:n_columns] if surplus_is_empty and len(cells) <= most else cells

@@ -71,7 +71,7 @@ def read(path: Path) -> tuple[Photograph, bytes, Image.Image]:
     named = EXTENSIONS.get(path.suffix.lower())
     if named is None:
         ending = next(ending for ending, kind in EXTENSIONS.items() if kind == true_format)
-        reason = f"has no image extension, but holds {true_format}"
+        reason = f"{f'ends in {path.suffix}' if path.suffix else 'has no ending'}, but holds {true_format}"
         raise PhotographError(reason, f"rename it to {path.with_suffix(ending).name}")
     if named != true_format:
         notes.append(f"is named {path.suffix} but holds {true_format}")

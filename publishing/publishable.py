@@ -22,6 +22,7 @@ from curation import withdrawn_list
 from curation.dataset_figures import FIGURES
 from curation.parquet_files import card_entry, shard_digests
 from generation.filter_files import PRIVACY_REPORT
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.files import sha256_of
 from imaging import photographs
@@ -216,7 +217,7 @@ def _examined_shard(name: str, path: Path, originals: _Photographs, own_columns:
 
 def _in_rows(problem: str, places: Sequence[str]) -> str:
     """One line for a problem that several rows of a shard have in the same words; places: of these rows."""
-    return f"{places[0]}: {problem}" + (f" (also in {len(places) - 1} further rows)" if places[1:] else "")
+    return f"{places[0]}: {problem}" + (f" (also in {counted(len(places) - 1, 'further row')})" if places[1:] else "")
 
 
 def _rows(file: pq.ParquetFile, columns: list[str]) -> Iterator[dict]:

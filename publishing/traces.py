@@ -45,8 +45,9 @@ from publishing.published_columns import OPEN_CONFIGS, REAL_CONFIGS
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".md", ".html", ".yaml", ".yml", ".log")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-PAGES = (".html", ".png", ".csv", ".json", ".yaml")  # of files that commands write outside of folders of their own
+PAGES = (".html", ".png", ".csv", ".json", ".yaml", ".md")  # of files that commands write outside of their own folders
 WITHDRAWN = ".withdrawn"  # ends the name of a folder that is being removed
+LEFT_BEHIND = "left by a build, a restoration or a withdrawal that was stopped"
 PIECE = 1 << 22  # bytes that are searched at once
 
 
@@ -67,14 +68,13 @@ class Traces:
     """What is removed whole, and where single files and rows are looked for."""
 
     photograph: Photograph
-    folders: list[Path]
-    files: list[Path]
+    folders: dict[Path, str]  # with what each is, for the user
+    files: dict[Path, str]
     searched: list[Path]  # folders of generators and reports, to be treated like --derived
     face_caches: list[Path]
 
     def lines(self) -> list[str]:
-        lines = [f"{folder}: a run, a cache or results that rest on it" for folder in self.folders]
-        lines += [f"{file}: a page, a log or a cache with it" for file in self.files]
+        lines = [f"{path}: {what}" for path, what in [*self.folders.items(), *self.files.items()]]
         return lines + [f"{file}: its faces, as far as they were detected" for file in self.face_caches]
 
 
@@ -86,7 +86,7 @@ def traces_of(
     made_since: digest of the photographs' files without this one, if it was withdrawn before: what was made from these
     stays. repositories: ORG/NAME of which the Hub's client may keep copies."""
     home = folder.resolve()
-    traces = Traces(photograph, _left_beside(home), [], [], [])
+    traces = Traces(photograph, dict.fromkeys(_left_beside(home), LEFT_BEHIND), {}, [], [])
     caches, beside = [default_cache_dir()], {home.parent}
     for place in {place.path: place for place in _places(home, made_since)}.values():  # what was last begun there
         path = Path(place.path)
@@ -94,18 +94,23 @@ def traces_of(
         if place.kind == CACHE:
             caches.append(path)
         elif place.kind == PAGE:
-            traces.files += [path] * (path.suffix in PAGES and path.is_file())
+            if path.suffix in PAGES and path.is_file():
+                traces.files[path] = "a page or a table of what rests on it"
         elif not home.is_relative_to(path.resolve()):
-            traces.folders += _left_beside(path)
-            if path.is_dir():
-                (traces.folders if _is_whole(path) else traces.searched).append(path)
+            traces.folders |= dict.fromkeys(_left_beside(path), LEFT_BEHIND)
+            if path.is_dir() and _is_whole(path):
+                traces.folders[path] = "a run, whose results rest on it"
+            elif path.is_dir():
+                traces.searched.append(path)
     for cache in dict.fromkeys(caches):
-        traces.files += withdraw_from_cache(cache, set(photograph.digests))
+        traces.files |= dict.fromkeys(withdraw_from_cache(cache, set(photograph.digests)), "a cache of its pixels")
         traces.face_caches += [file for file in [cache / "detected_faces.sqlite"] if _has_faces(file, photograph)]
     for study in sorted(folder for folder in beside if (folder / "steps").is_dir()):  # what its steps have said
-        traces.files += [log for log in sorted((study / "logs").glob("*.log")) if _names(log, photograph)]
-    made = {card.parent.name for place in traces.searched + traces.folders for card in place.rglob("README.md")}
-    traces.folders += [path for path in _library_caches(home, made, repositories) if path.is_dir()]
+        logs = [log for log in sorted((study / "logs").glob("*.log")) if _names(log, photograph)]
+        traces.files |= dict.fromkeys(logs, "a log that names it")
+    made = {card.parent.name for place in [*traces.searched, *traces.folders] for card in place.rglob("README.md")}
+    copies = [path for path in _library_caches(home, made, repositories) if path.is_dir()]
+    traces.folders |= dict.fromkeys(copies, "a copy of a dataset in the cache of datasets or of the Hub's client")
     return traces
 
 

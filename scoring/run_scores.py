@@ -447,7 +447,9 @@ def format_comparison(comparison: dict) -> str:
         lines.append(
             f"{name:<18} {a:>6} {b:>6} {difference:>7}   {interval:<17} {values['p_value']:.4f} {values['p_holm']:.4f}"
         )
-    lines.append("p: permutation test that swaps the two runs' predictions subject by subject; it need not agree with the")
+    lines.append(
+        "p: permutation test that swaps the two runs' predictions subject by subject; it need not agree with the"
+    )
     lines.append("interval, a bootstrap over subjects, to the last digit")
     lines.append(f"Holm: p corrected for the {counted(len(comparison['metrics']), 'score')} of this table, one family")
     return "\n".join(lines)

@@ -59,6 +59,10 @@ def test_empty_cells_that_a_spreadsheet_adds_behind_the_last_column_say_nothing(
     assert table(tmp_path, text) == {"904": {"MARK:x": 0.9, "MARK:y": 0.5}}
     with pytest.raises(InputError, match="2: has 4 cells, but the header has 3"):
         table(tmp_path, "orphanet_code,hpo_id,frequency,\n904,MARK:x,0,9\n")
+    with pytest.raises(InputError, match="3: has 4 cells, but the header has 3"):  # 0,9 in a table with an empty column
+        table(tmp_path, "orphanet_code,frequency,hpo_id\n904,0.5,MARK:x\n904,1,MARK:y,\n")
+    every = table(tmp_path, "orphanet_code,hpo_id,frequency\n904,MARK:x,0.9,\n904,MARK:y,0.5,\n")
+    assert every == {"904": {"MARK:x": 0.9, "MARK:y": 0.5}}
 
 
 def test_profiles_hold_the_annotated_frequencies_and_nothing_of_a_condition_without_any():

@@ -360,7 +360,8 @@ def test_genes_and_a_code_of_another_condition(tmp_path, capsys):
     other = [{"abbr": "B", "gene_name": "KMT2D", "orphanet_code": "2"}] * 2
     _, problems, _ = report(folder_of(tmp_path, *rows, *other), capsys)
     assert [(p["row"], p["severity"], p["reason"]) for p in problems] == [
-        (5, "note", "the genes are those of B, not of the other rows of AAR")
+        (5, "note", "the genes are those of B, not of the other rows of AAR"),
+        (5, "note", "no value in row 5 of AAR, where other rows of it have '1'"),
     ]
 
 
@@ -425,7 +426,11 @@ SPREADSHEETS = {  # what becomes of the text of a table; the notes' lines and re
         lambda t: t.replace("image_name", "Image_Name ").replace("subject_id", "Subject ID"),
         {1: "column 'Image_Name' is read as image_name; column 'Subject ID' is read as subject_id"},
     ),
-    "surplus but empty": (lambda t: t.replace("\n", ",,\n").replace(",,\n", "\n", 1), {}),
+    "surplus but empty in every row": (
+        lambda t: t.replace("\n", ",,\n").replace(",,\n", "\n", 1),
+        {1: "every row has at least 11 cells, where the header has 9"},
+    ),
+    "surplus but empty in the header and some rows": (lambda t: t.replace("\n", ",,\n", 3), {}),
 }  # fmt: skip
 
 
@@ -548,6 +553,23 @@ def test_cells_beyond_the_header_and_rows_without_an_abbreviation_are_refused(tm
             "part its cells by a semicolon, as the header's are, or delete the line",
         ),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_decimal_comma_without_quotation_marks_never_shifts_a_row(tmp_path, capsys, n_rows):
+    """The last column is empty, so that the surplus cell is empty, too."""
+    rows = [{"age": "6.5", "sex": "male", "country": "DEU"}, *[{"age": "4"}] * (n_rows - 1)]
+    folder = folder_of(tmp_path, *rows, columns=["age", "sex", "country", "comment"])
+    rewritten(folder, lambda text: text.replace("6.5", "6,5"))
+    status, problems, images = report(folder, capsys)
+    reason, remedy = "has 11 cells, where the header has 10", "quote cells that hold a comma, or delete the empty cells"
+    (refused,) = [p for p in problems if p["severity"] != "note"]
+    assert (status, images, refused["row"], refused["severity"]) == (2, n_rows - 1, 2, "row")
+    assert refused["reason"] == reason and refused["remedy"].startswith(remedy)
+    if n_rows > 1:
+        assert built(folder, tmp_path / "out", "--skip_bad")["image_id"][:] == ["AAR.2", "AAR.3"]
+    rewritten(folder, lambda text: text.replace("6,5", '"6,5"'))
+    assert built(folder, tmp_path / "quoted")["age_years"][0] == 6.5
 
 
 def test_one_look_finds_all_mistakes_of_a_row_and_the_files_that_no_row_names(tmp_path, capsys):
@@ -708,8 +730,8 @@ def test_a_name_that_agrees_with_its_code_is_no_note(tmp_path, capsys, case):
 def test_no_condition_of_the_projects_table_has_a_note_on_its_code():
     conditions = phenotypes.conditions()
     values = [
-        {"subject_id": None, "age_years": None, "sex": None, "disease_abbr": c.abbr, "disease_name": c.name,
-         "orphanet_code": c.orphanet_code, "gene_names": list(c.genes)} for c in conditions
+        {"subject_id": None, "age_years": None, "sex": None, "sub_category": None, "disease_abbr": c.abbr,
+         "disease_name": c.name, "orphanet_code": c.orphanet_code, "gene_names": list(c.genes)} for c in conditions
     ]  # fmt: skip
     rows = [curated_rows.Row(n + 2, v["disease_abbr"], Path(), v) for n, v in enumerate(values)]
     problems: list = []
@@ -746,8 +768,10 @@ def line_of_docs(start: str) -> str:
 def test_the_documentation_lists_the_endings_ages_and_words_that_are_read():
     assert re.findall(r"`(\.\w+)`", line_of_docs("- Photographs are ")) == list(EXTENSIONS)
     words = re.findall(r"`(\w+)`", line_of_docs("- `sex` is "))
-    assert words[0] == "sex" and set(words[1:]) == set(value_parsers.SEXES)
-    assert value_parsers.SEX_WORDS == "female (f, girl, woman) or male (m, boy, man)"
+    assert words[0] == "sex" and {word.casefold() for word in words[1:]} == set(value_parsers.SEXES)
+    assert value_parsers.SEX_WORDS == (
+        "female (f, girl, woman, w, weiblich, mädchen) or male (m, boy, man, männlich, junge)"
+    )
     ages = re.findall(r"`([^`]+)`", line_of_docs("- An age is "))
     weeks, days = pytest.approx(5 * 7 / 365.25, abs=1e-4), pytest.approx(10 / 365.25, abs=1e-4)
     read = [value_parsers.age_years(age.strip('"')) for age in ages]
@@ -757,3 +781,72 @@ def test_the_documentation_lists_the_endings_ages_and_words_that_are_read():
 def test_counts_have_the_number_of_their_noun():
     assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert [counted(n, "person", "people") for n in (1, 2)] == ["1 person", "2 people"]
+
+
+def test_a_required_cell_that_only_some_rows_of_a_condition_fill_in_is_one_note(tmp_path, capsys):
+    rows = [{}, {"sub_category": ""}, {"sub_category": "unknown", "orphanet_code": ""}]
+    rows += [{"abbr": "WS", "sub_category": ""}, {"abbr": "WS", "sub_category": ""}]  # of whom nobody knows it
+    folder = folder_of(tmp_path, *rows)
+    status, problems, images = report(folder, capsys)
+    code = problems[1]["reason"].rpartition("'")[0].rpartition("'")[2]
+    assert (status, images) == (0, 5) and [(p["row"], p["column"], p["reason"], p["remedy"]) for p in problems] == [
+        (
+            3, "sub_category", "no value in rows 3 and 4 of AAR, where other rows of it have 'skeletal'",
+            "write 'skeletal' there, too, if it holds for all of AAR",
+        ),
+        (
+            4, "orphanet_code", f"no value in row 4 of AAR, where other rows of it have '{code}'",
+            f"write '{code}' there, too, if it holds for all of AAR",
+        ),
+    ]  # fmt: skip
+    assert built(folder, tmp_path / "out")["sub_category"][:] == ["skeletal", None, None, None, None]
+
+
+def test_a_subject_that_publication_would_refuse_is_noted_without_being_repeated(tmp_path, capsys):
+    folder = folder_of(tmp_path, {"subject_id": "Anna Müller"}, {"subject_id": "P1"}, {"subject_id": "Anna Müller"})
+    assert run("validate", folder) == 0
+    (told, counts) = capsys.readouterr().out.splitlines()
+    assert told == (
+        "disease_images.csv:2: note: subject_id: holds a person's name; publish_dataset.py refuses a person's name "
+        "there; write a code, such as P1, before you publish (likewise row 4)"
+    )
+    assert counts == "3 usable images, 0 problems, 2 notes in 1 line"
+
+
+def test_german_words_for_a_sex_are_read_and_equal_cells_that_cannot_be_are_one_line(tmp_path, capsys):
+    words = ["w", "Weiblich", "Ma\u0308dchen", "M\xc4NNLICH", "Junge", "?", "divers", "?"]
+    folder = folder_of(tmp_path, *({"sex": word} for word in words), columns=["sex"])
+    folder_problems = report(folder, capsys)[1]
+    assert [p["row"] for p in folder_problems] == [8] and run("validate", folder) == 2
+    rewritten(folder, lambda text: text.replace(",?\n", ",divers\n"))
+    capsys.readouterr()
+    assert run("validate", folder) == 2
+    told, counts = capsys.readouterr().out.splitlines()
+    assert told.startswith("disease_images.csv:7: sex: 'divers' is no word") and told.endswith(
+        "(likewise rows 8 and 9)"
+    )
+    assert counts == "8 usable images, 3 problems in 1 line, 0 notes"
+    rewritten(folder, lambda text: text.replace("divers", ""))
+    assert built(folder, tmp_path / "out")["sex"][:5] == ["female"] * 3 + ["male"] * 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "remedy"),
+    [
+        (["age_years"], "; rename it to age"),
+        (["gene_names"], "; rename it"),  # there is a column gene_name
+        (["age", "age_years"], "; rename it"),
+        (["age_years", "group_id"], "; rename them"),
+    ],
+)
+def test_a_column_that_the_build_writes_is_named_as_it_should_be(tmp_path, capsys, columns, remedy):
+    folder = folder_of(tmp_path, {}, columns=columns)
+    assert run("validate", folder) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"that the build writes{remedy}")
+
+
+def test_a_heic_file_that_no_row_names_is_to_be_exported(tmp_path, capsys):
+    folder = folder_of(tmp_path, {})
+    (folder / "rd_images/AAR/AAR.2.HEIC").write_bytes(b"-")
+    (note,) = report(folder, capsys)[1]
+    assert note["reason"] == "no row names 'AAR/AAR.2.HEIC'" and "; export HEIC as JPEG or PNG first" in note["remedy"]

@@ -318,6 +318,27 @@ def test_version_rises_with_the_content_only_and_the_contact_stays(folder, tmp_p
         datasheet.next_version("one")
 
 
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (["AAR.1", "AAR.1", "AAR.1"], "an image is tested. No image can be tested: conditions with a single group"),
+        (["AAR.1", "AAR.2", "AAR.2"], "an image is tested. 3 images of 1 condition are tested, each once; conditions"),
+    ],
+)
+def test_a_card_of_one_condition_is_in_the_singular_and_says_that_sizes_are_always_shown(tmp_path, groups, said):
+    rows = [row for row in photographs() if row["label"] == 0][:3]
+    for n, (row, group) in enumerate(zip(rows, groups, strict=True)):
+        row |= {"group_id": group, "strict_fold": n if len(set(groups)) > 1 else None}
+    write(tmp_path, "real", real_features(("AAR",)), rows)
+    datasheet.write_datasheet(tmp_path)
+    text = " ".join(card(tmp_path).split())
+    assert said in text and "3 images of 1 condition, one row an image." in text and "1 conditions" not in text
+    assert f"an aligned comparison: {len(set(groups))} group{'s' * (len(set(groups)) > 1)};" in text
+    assert table_of(card(tmp_path), "images of a condition") == {"3": "1"}
+    assert "How many images a condition has, and in how many a value is not recorded, is always shown." in text
+    assert "0 of 1 condition has a single image" in " ".join(dataset_facts.facts_of(tmp_path)["limitations"])
+
+
 def test_withdrawals_are_counted_and_an_empty_condition_stays_in_the_list(folder):
     for name in ("restored", "reports", "real"):
         shutil.rmtree(folder / name)

@@ -146,6 +146,7 @@ def test_a_dry_run_tells_what_would_happen_and_changes_nothing(hub, start, datas
     start("publish", dataset, NAME)
     run = start("publish", dataset, NAME, "--dry_run")
     assert "keep    real/train-00000-of-00001.parquet" in run.stdout and "upload" not in run.stdout
+    assert "then left as visible as it is" in run.stdout
     assert not [e for e in hub.ledger if e.method == "PUT" and e.number > hub.asked("/commit/")[-1].number]
 
 
@@ -154,6 +155,7 @@ def test_a_dry_run_needs_neither_a_token_nor_the_hub(dataset, monkeypatch, capsy
     assert exit_status(publish_dataset, "publish", dataset, NAME, "--dry_run") == 0  # tests are offline
     output = capsys.readouterr().out
     assert "not looked at" in output and "dry run: nothing was sent" in output
+    assert "then private, since it is new; --visible shows its page; access by manual approval" in output
 
 
 def test_what_must_not_leave_the_folder_keeps_all_of_it_here(hub, start, dataset):
@@ -556,6 +558,7 @@ def test_withdrawing_what_is_not_there_changes_nothing(hub, start, dataset):
     assert run.returncode == 2 and "no photograph na.2.jpg (is it NA.2?);" in run.stderr and local(dataset) == before
     run = start("withdraw", dataset, "NA.2", NAME)  # which was never published
     assert run.returncode == 2 and "does not hold what rdface holds" in run.stderr and local(dataset) == before
+    assert "to be removed" not in run.stdout
 
 
 def test_a_withdrawal_never_takes_photographs_where_they_are_not_or_lie_open(

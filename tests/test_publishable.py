@@ -203,3 +203,11 @@ def test_an_image_that_the_filter_rejected_keeps_all_of_them_back(tmp_path):
 def test_photographs_and_synthetic_images_do_not_share_a_folder(dataset, tmp_path):
     shutil.copytree(small_datasets.synthetic(tmp_path / "sim", [["AAR.1"]]) / "synthetic", dataset / "synthetic")
     assert any("give them a folder of their own" in problem for problem in problems(dataset))
+
+
+@pytest.mark.parametrize(("further", "said"), [(1, "(also in 1 further row)"), (2, "(also in 2 further rows)")])
+def test_one_problem_of_several_rows_is_one_line_that_counts_the_others(dataset, further, said):
+    for row in range(further + 1):
+        change(dataset, "source_type", "write to somebody@example.org", row)
+    (told,) = problems(dataset)
+    assert told.endswith(said)

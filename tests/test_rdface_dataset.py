@@ -490,8 +490,17 @@ BAD_PHOTOGRAPHS = {
     "truncated gif": ("bad.gif", encoded(picture(53), "GIF")[:-2000], "damaged"),
     "truncated tiff": ("bad.tif", encoded(picture(53), "TIFF", compression="tiff_lzw")[:-2000], "damaged"),
     "empty": ("bad.jpg", b"", "is empty"),
-    "no image extension": ("bad.txt", encoded(picture(53)), "but holds JPEG; rename it to bad.jpg"),
-    "HEIC by name": ("bad.heic", encoded(picture(53), "PNG"), "but holds PNG; rename it to bad.png"),
+    "no image extension": (
+        "bad.txt",
+        encoded(picture(53)),
+        "bad.txt ends in .txt, but holds JPEG; rename it to bad.jpg",
+    ),
+    "no ending": ("bad", encoded(picture(53)), "bad has no ending, but holds JPEG; rename it to bad.jpg"),
+    "HEIC by name": (
+        "bad.heic",
+        encoded(picture(53), "PNG"),
+        "bad.heic ends in .heic, but holds PNG; rename it to bad.png",
+    ),
     "HEIC": ("bad.heic", b"\0\0\0\x18ftyphevc" + bytes(500), "its content is HEIC; export it as JPEG or PNG"),
     "text": ("bad.jpg", b"<html>404 not found</html>", "its content is text"),
     "bomb": ("bad.png", bomb(), "million pixels"),
@@ -564,7 +573,7 @@ BAD_CELLS = {
     "sex": (
         {"sex": "banana"},
         "sex",
-        "'banana' is no word for a sex that is known here; write female (f, girl, woman) or male (m, boy, man), or",
+        "'banana' is no word for a sex that is known here; write female (f, girl, woman, w,",
     ),
     "ORPHA text": ({"orphanet_code": "see notes"}, "orphanet_code", "'see notes' is no ORPHA code"),
     "age with thousands": ({"age": "1,000"}, "age", "'1,000' is no age"),
@@ -812,7 +821,7 @@ def test_doubtful_patients_and_codes_are_noted_and_folded(curator, capsys):
         "two, give each a subject_id of its own, such as A-1 and B-1 (likewise row 7)" in report
     )
     assert report.count("csv:6: note: orphanet_code: ORPHA 999999 has another abbreviation in row 2") == 1
-    assert report.count("ORPHA 999999") == 1 and report.endswith("6 usable images, 0 problems, 4 notes\n")
+    assert report.count("ORPHA 999999") == 1 and report.endswith("6 usable images, 0 problems, 4 notes in 3 lines\n")
 
 
 def test_notes_on_photographs_are_folded_where_they_say_the_same(curator, capsys):

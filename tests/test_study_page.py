@@ -18,6 +18,8 @@ from small_study import N_CONDITIONS, N_IMAGES, small_study
 from test_metrics import as_table
 
 import make_report
+import publish_dataset
+from curation.opening import load_images
 from pages import charts, reports_page, study_page
 from pages.study_classification import percent
 from pages.study_results import Classifier, gains_of, headline_of, planned_comparisons
@@ -225,7 +227,7 @@ def test_a_dataset_that_lies_elsewhere_is_found_by_the_name_that_runs_record(stu
     record["arguments"]["dataset_name"] = str(study / "rdface-sim")
     (folder / "probe" / "run.json").write_text(json.dumps(record))
     found = study_page.study_outcome(folder, [], False)
-    assert found.dataset == study / "rdface-sim" and found.results["dataset"]["n_images"] == N_IMAGES
+    assert found.datasets == [study / "rdface-sim"] and found.results["dataset"]["n_images"] == N_IMAGES
 
 
 def test_a_dataset_that_is_not_simulated_shows_no_photograph_unless_asked(tmp_path):
@@ -435,3 +437,15 @@ def test_a_browser_shows_every_section_without_an_error_or_anything_beyond_the_e
     for width, one in found.items():
         assert one["sections"] == SECTIONS and one["broken"] == [] and one["requests"] == []
         assert one["scroll"] <= width and one["beyond"] == [], f"{width} px: {one['beyond'][:5]}"
+
+
+def test_a_withdrawal_removes_and_names_the_page_its_leaderboard_and_its_numbers(study, tmp_path, capsys):
+    folder = Path(shutil.copytree(study, tmp_path / "study"))
+    (folder / ".rdface-sim.derived").unlink()  # names places of the study that was copied
+    assert exit_status(make_report, "study", folder) == 0
+    image_id = load_images(str(folder / "rdface-sim"))[0]["image_id"]
+    capsys.readouterr()
+    assert exit_status(publish_dataset, "withdraw", folder / "rdface-sim", image_id) == 0
+    told = capsys.readouterr().out
+    for name in ("report.html", "leaderboard.md", "results.json"):
+        assert not (folder / name).exists() and f"{folder / name}: a page or a table of what rests on it" in told

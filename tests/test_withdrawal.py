@@ -295,6 +295,8 @@ def test_altered_copies_that_stay_are_named_with_the_command_that_withdraws_them
     warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(warned) == 1 and warned[0].startswith("warning: NA.3 is the same picture as AAR.1, or nearly so")
     assert warned[0].endswith(f"python publish_dataset.py withdraw {dataset} NA.3")
+    assert exit_status(publish_dataset, "withdraw", dataset, "AAR.1") == 0
+    assert capsys.readouterr().err.count("NA.3 is the same picture") == 1
 
 
 def test_a_list_of_an_earlier_release_is_read_and_gets_the_digest_of_pixels(dataset):
@@ -389,8 +391,10 @@ def test_all_that_was_made_from_it_goes_and_nothing_else(worked_with, tmp_path, 
     assert exit_status(publish_dataset, "withdraw", dataset, "NA.2", "--dry_run") == 0
     told = capsys.readouterr().out
     assert all(name in told for name in ("runs/classifier", "NA.pt", ".NA.pt.partial", "page.html", ".npy"))
+    assert f"{runs / 'classifier'}: a run, whose results rest on it" in told
     assert exit_status(publish_dataset, "withdraw", dataset, "NA.2") == 0
-    assert "curator's folder (rdface-input)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"curator's folder (rdface-input): delete both; a build into {dataset} refuses them, a build into an" in told
     assert not (runs / "classifier").exists() and not (runs / "page.html").exists()
     assert [path.name for path in (runs / "logs").iterdir()] == ["classifier.log"]
     assert [path.name for path in (runs / "generator").rglob("*.p*t*")] == ["AAR.pt"]
