@@ -228,6 +228,12 @@ def test_a_dataset_that_lies_elsewhere_is_found_by_the_name_that_runs_record(stu
     (folder / "probe" / "run.json").write_text(json.dumps(record))
     found = study_page.study_outcome(folder, [], False)
     assert found.datasets == [study / "rdface-sim"] and found.results["dataset"]["n_images"] == N_IMAGES
+    for name, dataset in (("probe_terms", study / "rdface-sim"), ("one_shot", small_datasets.one_config())):
+        shutil.copytree(study / name, folder / name)
+        record["arguments"]["dataset_name"] = str(dataset)
+        (folder / name / "run.json").write_text(json.dumps(record))
+    of_all = study_page.study_outcome(folder, [], False).datasets
+    assert set(of_all) == {study / "rdface-sim", small_datasets.one_config()} and len(of_all) == 2
 
 
 def test_a_dataset_that_is_not_simulated_shows_no_photograph_unless_asked(tmp_path):
