@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from pages.study_runs import AGREEMENT, CLASSIFIER, FEW_SHOT, GALLERY, Run, Study
 from scoring import leaderboard
-from scoring.knowledge_use import NOT_USED, use_of_knowledge
+from scoring.knowledge_use import NOT_USED, OF_KNOWLEDGE, use_of_knowledge
 from scoring.leaderboard import Entry
 
 ADDED = re.compile(r"^\+ |^as |^knowledge of |terms of synthetic images$")  # parts of a recipe that were given besides
@@ -86,7 +86,9 @@ def as_classifier(run: Run, entry: Entry) -> Classifier:
     used = [part for part in parts if not part.endswith(NOT_USED)]
     added = tuple(part for part in used if ADDED.search(part))
     recipe = ", ".join(part for part in used if part not in added)
-    return Classifier(run, entry, added, recipe, shots, use_of_knowledge(run.record.get("folds") or []))
+    knows = OF_KNOWLEDGE.search(run.results["recipe"])  # else older runs noted here how images were used as a prior
+    unused = use_of_knowledge(run.record.get("folds") or []) if knows else None
+    return Classifier(run, entry, added, recipe, shots, unused)
 
 
 def base_of(one: Classifier, classifiers: Sequence[Classifier]) -> Classifier | None:
