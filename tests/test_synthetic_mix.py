@@ -302,6 +302,13 @@ def test_going_on_with_other_synthetic_images_is_refused(lit, informative, misle
     assert "was started with synthetic_fingerprints" in refusal(*flags, *on, "--synthetic_dataset", folder)
 
 
+def test_images_used_as_a_prior_are_no_knowledge(lit, informative, tmp_path, capsys):
+    run_here(*lit, "--output_dir", tmp_path, "--synthetic_dataset", informative, "--synthetic_as", "prior", "--fold", 0)
+    assert "knowledge" not in capsys.readouterr().out
+    notes = json.loads((tmp_path / "folds/seed0_fold0/fold.json").read_text())
+    assert notes["image_prior"]["used"] is False and "knowledge" not in notes
+
+
 # ---- the guard, through the command
 
 
