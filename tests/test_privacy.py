@@ -297,6 +297,11 @@ def test_a_green_verdict_is_one_that_publishing_accepts(tmp_path):
         ({"of_g": {POSITIVE: result(0.899, 0.8, 1.0)}}, "an attack that misses copies reassures falsely"),
         ({"of_g": {NEGATIVE: result(0.6, 0.551, 0.65)}}, "is not 0.5"),
         ({"of_g": {NEGATIVE: result(0.4, 0.35, 0.449)}}, "is not 0.5"),
+        (
+            {"of_g": dict.fromkeys((BEFORE, AFTER, POSITIVE, NEGATIVE), "too few")},
+            "no membership attack has a result: too",
+        ),
+        ({"of_g": dict.fromkeys((BEFORE, AFTER, POSITIVE, NEGATIVE), result(0.5, 0.4, 0.6))}, "reassures falsely"),
     ],
 )
 def test_whatever_is_missing_or_too_high_makes_it_red(change, reason):
@@ -309,8 +314,7 @@ def test_whatever_is_missing_or_too_high_makes_it_red(change, reason):
 def test_every_generator_of_a_kept_image_must_have_been_attacked():
     report = reported(generators=("h", "g", "g"))
     assert report["verdict"] == "red"
-    names = (BEFORE, AFTER, POSITIVE, NEGATIVE)
-    assert report["reasons"] == [f"h: membership attack {name}: has no result: was not made" for name in names]
+    assert report["reasons"] == ["h: no membership attack has a result: was not made"]  # said once, not four times
 
 
 # ---- the measurement
