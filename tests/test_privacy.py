@@ -178,6 +178,13 @@ def test_what_a_build_takes_for_a_near_duplicate_scores_1(photographs):
     assert rows.tolist() == [1, 2, 1, 2] and scores.tolist() == [1] * 4
 
 
+def test_bars_within_others_are_drawn_on_terminals_only(photographs, capsys):
+    copies(described(photographs[:1]), described(photographs[:1]))
+    pairs = [np.zeros((500, 3), int)]
+    assert list(near_duplicates._alike_pairs([], pairs, [], wanted=lambda a, b: False)) == []
+    assert capsys.readouterr().err == ""  # which is no terminal here
+
+
 def test_of_a_single_colour_nothing_can_be_said(photographs):
     rows, scores = copies(described(photographs), described([Image.new("RGB", (64, 64), "grey")]))
     assert rows.tolist() == [-1] and np.isnan(scores).all()
