@@ -158,7 +158,7 @@ def filter_blocks(run: Run, note: str) -> list[object]:
     reasons = [str(reason) for reason in report.get("reasons", [])]
     blocks: list[object] = [Text(says)]
     if reasons:
-        blocks.append(Listing(f"Why the verdict is {verdict} ({len(reasons)} reasons)", reasons))
+        blocks.append(Listing(f"Why the verdict is {verdict} ({counted(len(reasons), 'reason')})", reasons))
     became = Counter(kind_of(reason) for reason in scores["reject_reason"])
     rows = [("kept", became.pop("kept", 0)), *became.most_common()]
     blocks.append(

@@ -211,6 +211,7 @@ def test_what_the_sections_show_is_what_the_runs_found(study):
     assert "photographs per condition" in part_of(text, "gains")
     report = json.loads((study / "chosen" / "privacy_report.json").read_text())
     assert f"Privacy: {report['verdict'].upper()}" in part_of(text, "filter")
+    assert f"{len(report['reasons'])} reason" in part_of(text, "filter") and "1 reasons" not in text
     assert "bars of at most 30 countries, all in the numbers below" in part_of(text, "dataset")
     assert "which a bin with a single person does not have" in part_of(text, "calibration")
     legend = re.sub(
