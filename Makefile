@@ -28,7 +28,9 @@ demo: $(READY)
 
 # the plan of a study with its estimated cost: make plan STUDY=paper
 STUDY ?= demo
+STUDIES := $(sort $(patsubst config/%.yaml,%,$(wildcard config/*.yaml)))
 plan: $(READY)
+	$(if $(filter $(STUDY),$(STUDIES)),,$(error there is no config/$(STUDY).yaml; STUDY may be $(STUDIES)))
 	@$(BIN)/snakemake --configfile config/$(STUDY).yaml --dry-run $(QUIETLY)
 
 test: lint

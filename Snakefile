@@ -109,6 +109,10 @@ for command, details in study_plan.COMMANDS.items():
 
 
 onstart:
+    to_run = [job.wildcards.step for job in workflow.dag.needrun_jobs() if job.rule.name != "all"]
+    if missing := study.missing_weights(to_run):
+        outcome["failed"] = True
+        raise WorkflowError(missing)
     study.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(study.folder / "study.lock")  # released by the system, however this process ends
     try:
@@ -118,13 +122,12 @@ onstart:
         raise WorkflowError(f"{study.folder}: another run of this study is under way; wait for it to end")
     outcome["lock"] = lock
     study_report.begin(study)
-    n_jobs = sum(job.rule.name != "all" for job in workflow.dag.needrun_jobs())
-    os.environ["RDFACE_STUDY_JOBS"] = str(n_jobs)
+    os.environ["RDFACE_STUDY_JOBS"] = str(len(to_run))
     gpus = workflow.global_resources.get("gpu").value or 0
     if workflow.local_exec and gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         os.environ["RDFACE_STUDY_GPUS"] = ",".join(visible.split(",")[:gpus])
-    print(f"{n_jobs} of {len(study.steps)} steps to do; what they say is kept in {study.folder}/logs", flush=True)
+    print(f"{len(to_run)} of {len(study.steps)} steps to do; what they say is kept in {study.folder}/logs", flush=True)
 
 
 onsuccess:

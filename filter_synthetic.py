@@ -131,6 +131,7 @@ def main(args: argparse.Namespace) -> None:
     work_offline_if_unreachable([args.dataset_name, *args.synthetic_dataset, args.backbone])
     # Imported here, since they take seconds: what is refused above, and --help, must not wait for them.
     from classification.study_inputs import refuse_backbone_that_saw_held_out
+    from curation.opening import is_simulated
     from generation import filter_figures, filter_results, filter_scoring
     from generation.filter_inputs import open_inputs
     from harness.launched_processes import check_output_dir, device_record, in_main_process, open_accelerator
@@ -156,7 +157,8 @@ def main(args: argparse.Namespace) -> None:
         f", compared with {counted(args.k_shot, 'photograph')} per condition (seed {args.seed})" if args.k_shot else ""
     )
     accelerator.print(
-        f"{args.dataset_name} (fingerprint {inputs.images._fingerprint}): {counted(len(inputs.images), 'photograph')}; "
+        f"{args.dataset_name} ({'SIMULATED, ' * is_simulated(inputs.images)}"
+        f"fingerprint {inputs.images._fingerprint}): {counted(len(inputs.images), 'photograph')}; "
         f"{counted(inputs.n_synthetic, 'synthetic image')} of {counted(len(inputs.sides), 'fold')}, "
         f"protocol {args.protocol}{support}\n"
         f"faces by {args.detector}, phenotypes by {args.descriptor} on {args.backbone}, "

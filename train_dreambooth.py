@@ -271,9 +271,11 @@ def main(args: argparse.Namespace) -> None:
     trained = f"{counted(len(learners), 'adapter')} of rank {args.rank}, {args.adapters_per_batch} at once ({n_done}), "
     trained += f"{counted(args.max_train_steps, 'step')}, then {counted(args.num_images, 'image')} each"
     untrained = f"no adapter, {counted(args.num_images, 'image')} per condition and fold ({n_done})"
+    simulated = is_simulated(images)
     seen = f"{counted(len(rows), 'training photograph')}, {shown}, of" if trains else "no photograph is needed for"
     accelerator.print(
-        f"{args.dataset_name} (config {images.config_name}, fingerprint {images._fingerprint}): {seen} "
+        f"{args.dataset_name} ({'SIMULATED, ' * simulated}config {images.config_name}, "
+        f"fingerprint {images._fingerprint}): {seen} "
         f"{counted(len({support.condition for support in supports}), 'condition')}\n"
         f"{base} at {args.resolution} px, protocol {args.protocol}, "
         f"{trained if trains else untrained}; "
@@ -318,7 +320,6 @@ def main(args: argparse.Namespace) -> None:
         wait_for_files([support.part for support in changed if args.num_images])
         progress.keep_checkpoints(learning)
         written = progress.finish_datasets(supports, args.num_images)
-        simulated = is_simulated(images)
         record = run_record(vars(args), PACKAGES, started) | {
             "dataset": {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)},
             "adapters": progress.adapter_records(learners),
@@ -334,8 +335,7 @@ def main(args: argparse.Namespace) -> None:
         if (args.output_dir / "work").exists():  # not if everything was finished before
             shutil.rmtree(args.output_dir / "work")
         if trains:
-            facts = card_facts(args, sampling.base_model, len(learners))
-            card = model_upload.adapter_card(sampling.base_model, facts, simulated)
+            card = model_upload.adapter_card(base, card_facts(args, len(learners)), simulated)
             (args.output_dir / "README.md").write_text(card, encoding="utf-8")
         print("written: " + "; ".join(written))
         if args.push_to_hub:
@@ -383,10 +383,10 @@ def settings_of_adapters(settings: dict) -> dict:
     return {name: value for name, value in settings.items() if name not in OTHER_THAN_ADAPTERS}
 
 
-def card_facts(args: argparse.Namespace, base_name: str, n_adapters: int) -> list[str]:
+def card_facts(args: argparse.Namespace, n_adapters: int) -> list[str]:
     """The lines of the model card."""
     return [
-        f"base: `{base_name}` at {args.resolution} px; its licence holds for the adapters too",
+        f"pictures of {args.resolution} px",
         f"{n_adapters} adapters of rank {args.rank}, alpha {args.lora_alpha:g}, {args.max_train_steps} steps, "
         f"learning rate {args.learning_rate:g}, protocol {args.protocol}",
         f"prompt: `{args.instance_prompt}`",

@@ -149,8 +149,8 @@ def main(args: argparse.Namespace) -> None:
     kind = "class-conditional" if args.class_conditional else "unconditional"
     seen = f"{args.k_shot}-shot" if args.k_shot else "all training images"
     accelerator.print(
-        f"{args.dataset_name} (config {images.config_name}, fingerprint {images._fingerprint}): "
-        f"{counted(len(images), 'image')}\n"
+        f"{args.dataset_name} ({'SIMULATED, ' * is_simulated(images)}config {images.config_name}, "
+        f"fingerprint {images._fingerprint}): {counted(len(images), 'image')}\n"
         f"FastGAN at {args.resolution} px, {kind}, {args.align_faces} alignment, {args.perceptual} decoders, protocol "
         f"{args.protocol}, {seen}, {counted(len(sides), 'generator')} x {counted(args.max_train_steps, 'step')}, "
         f"{counted(args.num_images, 'image')} "

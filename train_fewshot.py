@@ -338,12 +338,14 @@ def summary(accelerator: Accelerator, study: Study, jobs: list[Job], n_done: int
     """What this run is about to do, so that the user sees at once whether it is the run that was meant."""
     images, names = study.images, study.names
     simulated = "SIMULATED, " if study.is_simulated else ""
+    heads = f"\nevery head is scored, and the probabilities of {args.head} are kept" if args.mode == "frozen" else ""
     return (
         f"{args.dataset_name} ({simulated}config {images.config_name}, fingerprint {images._fingerprint}): "
         f"{counted(len(images), 'image')}, {counted(study.label.num_classes, 'class', 'classes')}\n"
         f"{names['backbone']}, {names['recipe']}, protocol {args.protocol}, "
         f"{counted(len(jobs), 'pair')} of fold and seed "
         f"({n_done} done before), {counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}"
+        f"{heads}"
     )
 
 

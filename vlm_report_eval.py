@@ -187,7 +187,8 @@ def generate(args: argparse.Namespace) -> None:
     resume = bool(args.resume_from_checkpoint)
     in_main_process(accelerator, lambda: prepare(args.output_dir, settings, inputs, resume))
     accelerator.print(
-        f"{args.dataset_name} (config {inputs.images.config_name}, fingerprint {inputs.images._fingerprint}): "
+        f"{args.dataset_name} ({'SIMULATED, ' * bool(inputs.is_simulated)}config {inputs.images.config_name}, "
+        f"fingerprint {inputs.images._fingerprint}): "
         f"{len(inputs.rows)} of {counted(len(inputs.images), 'image')}, {inputs.chosen}\n"
         f"reporter {reporter.name}, {'whole pictures' if inputs.detector is None else 'faces by ' + args.align_faces}, "
         f"{counted(accelerator.num_processes, 'process', 'processes')} on {accelerator.device}"

@@ -68,15 +68,17 @@ def table_of(results: dict) -> str:
         return f"{100 * score['mean']:.2f}{interval}"
 
     if results["mode"] == "gallery":
-        lines = [f"{'percent':22}{'gallery':10}{'probes':10}" + "".join(f"{f'top-{k}':>20}" for k in (1, 5, 10, 30))]
+        lines = [
+            f"{'% [95 % interval]':22}{'gallery':10}{'probes':10}"
+            + "".join(f"{f'top-{k}':>20}" for k in (1, 5, 10, 30))
+        ]
         for method, by_gallery in results["methods"].items():
             for gallery, by_side in by_gallery.items():
                 for side, scores in by_side.items():
                     cells = "".join(f"{cell(scores[f'top{k}']):>20}" for k in (1, 5, 10, 30))
                     lines.append(f"{method:22}{gallery:10}{side:10}{cells}")
         return "\n".join(lines)
-    title = (
-        f"{counted(results['n_episodes'], 'episode')}, {results['n_way']}-way, chance {100 * results['chance']:.1f} %"
-    )
+    title = f"{counted(results['n_episodes'], 'episode')}, {results['n_way']}-way {results['k_shot']}-shot; chance "
+    title += f"{100 * results['chance']:.1f} %; top-1 of every head in % [95 % interval over conditions]"
     title += ", TRANSDUCTIVE: all queries of an episode were seen at once" if results["transductive"] else ""
     return "\n".join([title, *(f"{head:26}{cell(score):>22}" for head, score in results["heads"].items())])

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from generation.privacy import nearest
+from harness.counts import counted
 from harness.errors import InputError
 from scoring.intervals import bootstrap_interval, numbered
 
@@ -116,8 +117,9 @@ def attack(
     n_members, n_held_out = (int((is_member[compared] == side).sum()) for side in (True, False))
     if min(n_members, n_held_out) < MIN_PEOPLE:
         raise InputError(
-            f"membership attack: {n_members} members and {n_held_out} people held out have the same conditions and "
-            f"synthetic images; at least {MIN_PEOPLE} of each are needed; use more photographs or conditions"
+            f"only {counted(n_members, 'member')} and {counted(n_held_out, 'person', 'people')} held out share a "
+            f"condition of which there are synthetic images; the membership attack requires at least {MIN_PEOPLE} of "
+            "each; use more photographs or conditions"
         )
     place = {row: i for i, row in enumerate(compared.tolist())}
     ranked = [

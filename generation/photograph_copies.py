@@ -72,7 +72,8 @@ def copies(
 
     confirmed = near_duplicates.copies(synthetic.records, real.records, certain=False)
     rows, scores = np.full(len(synthetic.views), -1), np.zeros(len(synthetic.views))
-    for image in tqdm(range(len(rows)), desc="laying photographs on images", unit="image", leave=False):
+    # disable=None: only on a terminal, since in a file a bar below another is a line anew each time
+    for image in tqdm(range(len(rows)), desc="laying photographs on images", unit="image", leave=False, disable=None):
         views, own = synthetic.views[image], slice(image, image + 1)
         if views[WHOLE].std() < MIN_CONTRAST:
             scores[image] = np.nan

@@ -268,9 +268,11 @@ def _threshold_problems(name: str, threshold: Threshold | str, scores: np.ndarra
 
 
 def _attack_problems(records: Mapping[str, Mapping | str]) -> list[str]:
+    records = {name: records.get(name, "was not made") for name in (BEFORE, AFTER, POSITIVE, NEGATIVE)}
+    if all(isinstance(record, str) for record in records.values()) and len(set(records.values())) == 1:
+        return [f"no membership attack has a result: {records[AFTER]}"]
     problems = []
-    for name in (BEFORE, AFTER, POSITIVE, NEGATIVE):
-        record = records.get(name, "was not made")
+    for name, record in records.items():
         numbers = [record.get(key) for key in ("auc", "low", "high")] if isinstance(record, Mapping) else [None]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             problems.append(f"membership attack {name}: has no result: {record}")

@@ -14,7 +14,7 @@ alone, `false` its --no- form, and `null` takes a default away. The Snakefile ma
 
 import difflib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,7 @@ COMMANDS = {
 }
 STEP_KEYS = {"command", "foreach", "arguments", "options", "after", "resources", "work"}
 STUDY_KEYS = {"study", "about", "launch", "defaults", "resources", "rates", "steps"}
+WEIGHTS = (".pth", ".pt", ".safetensors", ".onnx", ".task")  # endings of files that the user puts there
 RESOURCES = {"gpu": 0, "mem_mb": 4000, "runtime": 60, "threads": 1}  # a job that says nothing; runtime in minutes
 
 
@@ -89,6 +90,17 @@ class Study:
         command = COMMANDS[step.command]
         last = [command.flag, str(output or self.output(name))] if command.flag else [str(self.folder)]
         return [*command.script.split(), *step.arguments, *last]
+
+    def missing_weights(self, names: Collection[str]) -> str:
+        """One line that names the files of weights that steps read and that are not there; "" if all are."""
+        readers: dict[str, list[str]] = {}
+        for name in [name for name in self.steps if name in names]:
+            for word in self.steps[name].arguments:
+                path = Path(word)
+                if path.suffix in WEIGHTS and self.folder not in path.parents and not path.is_file():
+                    readers.setdefault(word, []).append(name)
+        files = [f"{file} (step {of[0]}{f' and {len(of) - 1} more' * bool(of[1:])})" for file, of in readers.items()]
+        return f"missing: {', '.join(files)}; put the weights there, or change the configuration" if files else ""
 
 
 def read_study(config: Mapping) -> Study:

@@ -36,9 +36,11 @@ def seconds_of(study: Study, name: str) -> tuple[float | None, str]:
 
 def plan(study: Study, jobs: Sequence[str]) -> str:
     """A table of the jobs with their cost, and the sums; jobs: names of the steps that would run, in any order."""
-    lines = [f"{'step':<36} {'command':<24} {'GPUs':>4} {'estimate':>10}  from"]
+    names = [name for name in study.steps if name in set(jobs)]
+    width = max(map(len, ["step", *names]))
+    lines = [f"{'step':<{width}} {'command':<24} {'GPUs':>4} {'estimate':>10}  from"]
     known, gpu_hours, hours = 0, 0.0, 0.0
-    for name in [name for name in study.steps if name in set(jobs)]:
+    for name in names:
         step = study.steps[name]
         seconds, source = seconds_of(study, name)
         if seconds is not None:
@@ -48,9 +50,11 @@ def plan(study: Study, jobs: Sequence[str]) -> str:
         else:
             amounts = ", ".join(f"{amount:,} {unit}" for unit, amount in step.work.items())
             source += f" ({amounts})" if amounts else ""
-        lines.append(f"{name:<36} {step.command:<24} {step.resources['gpu']:>4} {duration(seconds):>10}  {source}")
+        lines.append(f"{name:<{width}} {step.command:<24} {step.resources['gpu']:>4} {duration(seconds):>10}  {source}")
     sums = f"{len(jobs)} of {len(study.steps)} jobs would run; {known} have an estimate: {duration(3600 * hours)} one "
     lines.append(f"{sums}after the other, {gpu_hours:.1f} GPU hours; {len(jobs) - known} are not measured")
+    if missing := study.missing_weights(names):
+        lines.append(missing)
     for unit, rate in study.rates.items():
         lines.append(f"rate: {rate['per_hour']:,} {unit} per hour on {rate['machine']} ({rate['source']})")
     return "\n".join(lines)

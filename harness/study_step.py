@@ -1,4 +1,4 @@
-"""Runs one step of a study for the Snakefile: starts it anew or resumes it, keeps its log, and says when it is done.
+"""Runs one step of a study for the Snakefile: starts or resumes it, keeps its log, says when it begins and is done.
 
     python -m harness.study_step --study runs/demo --step probe --code DIGEST --log FILE [--resumes] [--processes N]
         [--made_from FILE …] -- SCRIPT ARGUMENT …
@@ -62,6 +62,7 @@ def main() -> int:
     command = [*launcher(args.processes, args.mixed_precision), str(ROOT / script), *arguments]
     command += RESUME if goes_on else ()
     held = take_gpus(args.study, args.gpus)
+    print(f"{'begins':>10}  {args.step}", flush=True)
     started = time.monotonic()
     status = run_logged(command, args.log, args.threads)
     for lock in held:

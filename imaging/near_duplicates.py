@@ -250,7 +250,8 @@ def _alike_pairs(
 ) -> Iterator[tuple[tuple[int, int], Likeness]]:
     """Those of the candidates that are alike; wanted: asked of each pair before it is compared."""
     for block in candidates:
-        for a, b, turned in tqdm(block.tolist(), desc="comparing", unit="pair", leave=False, disable=len(block) < 500):
+        quiet = len(block) < 500 or None  # None: only on a terminal, since in a file a bar below another is a line anew
+        for a, b, turned in tqdm(block.tolist(), desc="comparing", unit="pair", leave=False, disable=quiet):
             if wanted(a, b):
                 likeness = compare(first[a], mirrored(second[b]) if turned else second[b])
                 if likeness is not None:

@@ -332,7 +332,8 @@ def calibration_section(best: Classifier | None, note: str) -> Section:
             ),
             Figure(
                 f"{note}Probability against hits",
-                "On the dashed line a probability means what it says; below it the classifier is too sure of itself.",
+                "On the dashed line a probability means what it says; below it the classifier is too sure of itself. "
+                "Bars: 95 % interval over people, which a bin with a single person does not have.",
                 *charts.reliability(bins),
                 ["highest probability", "images", "share of hits"],
                 [

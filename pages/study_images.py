@@ -102,7 +102,12 @@ def dataset_section(dataset: StudyDataset | None, study: Study, note: str) -> Se
         ("Images by age", "How old the people on the images are, in completed years.", facts["ages"], "age in years"),
         ("Images by sex", "How many images show female and male people.", facts["sexes"], "sex"),
         ("Images by UN region", "Where the people are from, by region.", regions(facts), "region"),
-        ("Images by country", f"Where the people are from; at most {MAX_COUNTRIES}.", countries(facts), "country"),
+        (
+            "Images by country",
+            f"Where the people are from; bars of at most {MAX_COUNTRIES} countries, all in the numbers below.",
+            countries(facts),
+            "country",
+        ),
     ):
         known = [(value, count) for value, count in rows if isinstance(count, int)]
         if [value for value, _ in known if value != "not recorded"]:
@@ -139,7 +144,8 @@ def filter_section(study: Study, note: str) -> Section:
         adapters, made = run.record.get("adapters"), "one generator per fold"
         if adapters is not None:
             made = counted(len(adapters), "adapter") if adapters else "the base model, without an adapter"
-        blocks.append(Text(f"{run.name}: {made}; seeds {', '.join(map(str, run.record.get('seeds', [])))}."))
+        seeds = run.record.get("seeds", [])
+        blocks.append(Text(f"{run.name}: {made}; seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}."))
     if not blocks:
         blocks.append(Missing("No run of a generator lies in this folder.", GENERATE))
     for run in study.of(FILTER):
@@ -156,7 +162,7 @@ def filter_blocks(run: Run, note: str) -> list[object]:
     reasons = [str(reason) for reason in report.get("reasons", [])]
     blocks: list[object] = [Text(says)]
     if reasons:
-        blocks.append(Listing(f"Why the verdict is {verdict} ({len(reasons)} reasons)", reasons))
+        blocks.append(Listing(f"Why the verdict is {verdict} ({counted(len(reasons), 'reason')})", reasons))
     became = Counter(kind_of(reason) for reason in scores["reject_reason"])
     rows = [("kept", became.pop("kept", 0)), *became.most_common()]
     blocks.append(
@@ -219,18 +225,20 @@ def likeness_figures(run: Run, scores: pd.DataFrame, note: str) -> list[Figure]:
 def attack_blocks(report: Mapping, note: str) -> list[object]:
     """What an attack finds that asks whose photographs a generator saw."""
     reports = report.get("sides", {"": report})
-    rows, cells = [], []
+    rows, cells, without = [], [], {}
     for side, of_side in reports.items():
         for generator, records in of_side.get("membership_attack", {}).items():
             for name, record in records.items():
                 where = ", ".join(filter(None, (generator, side, name)))
                 if "auc" not in record:
-                    cells.append([where, "not measured: " + str(record.get("not_measured", "no result"))])
+                    without.setdefault(str(record.get("not_measured", "no result")), []).append(where)
                     continue
                 ends = f"{record['auc']:.2f} [{record['low']:.2f}, {record['high']:.2f}]"
                 cells.append([where, ends])
                 rows.append((f"{where}: {record['auc']:.2f}", record["auc"], record["low"], record["high"],
                              int("control" in name)))  # fmt: skip
+    said = " ".join(map(str, report.get("reasons", [])))  # stands above already
+    cells += [["; ".join(places), f"not measured: {why}"] for why, places in without.items() if why not in said]
     if not cells:
         return []
     if not rows:

@@ -88,7 +88,14 @@ def model_card(title: str, backbone: str, facts: Sequence[str], table: str, simu
 
 
 def adapter_card(base: str, facts: Sequence[str], simulated: bool) -> str:
-    """The card of DreamBooth adapters: their training data, how to load one, and what they must not be used for."""
+    """The card of DreamBooth adapters: their training data, how to load one, and what they must not be used for.
+
+    base: the pipeline as it was given; of a path that is absolute or leads out of the folder, only the last part is
+    written, since the rest says how somebody's machine is laid out."""
+    path = Path(base).expanduser()
+    is_elsewhere = path.is_absolute() or ".." in path.parts
+    base = path.resolve().name if is_elsewhere else base
+    remark = f"  # your copy of {base}" if is_elsewhere else ""
     metadata = ModelCardData(
         license="other",
         license_name="rdface-research",
@@ -110,12 +117,13 @@ def adapter_card(base: str, facts: Sequence[str], simulated: bool) -> str:
 are no evidence of how a condition looks; do not diagnose, identify or teach with them. An adapter in `fold<F>` saw that
 fold's training photographs only; use its pictures with that fold alone.
 
+- base: {"your copy of " * is_elsewhere}`{base}`; its licence holds for the adapters too
 {chr(10).join(f"- {fact}" for fact in facts)}
 
 ```python
 from diffusers import StableDiffusionPipeline
 
-pipeline = StableDiffusionPipeline.from_pretrained("{base}")
+pipeline = StableDiffusionPipeline.from_pretrained("{base}"){remark}
 pipeline.load_lora_weights("fold0/adapters/ABBR")  # a folder of this repository; alpha comes with the file
 ```
 """

@@ -42,10 +42,9 @@ def test_one_replicate_has_no_sd_and_the_table_shows_every_head():
     table = episodes("strict").query("seed == 0")
     results = results_of(table, pd.DataFrame(), 9, 7, ("cosine", 2, 1))
     assert results["heads"]["cosine"]["sd"] is None
-    shown = table_of(results | {"mode": "frozen"})
-    assert (
-        shown.startswith("6 episodes, 2-way, chance 50.0 %\n") and f"{100 * table['right_cosine'].mean():.2f}" in shown
-    )
+    title, *rows = table_of(results | {"mode": "frozen"}).splitlines()
+    assert title.startswith("6 episodes, 2-way 1-shot; chance 50.0 %; top-1 of every head in % [95 % interval")
+    assert len(rows) == len(results["heads"]) and f"{100 * table['right_cosine'].mean():.2f}" in "".join(rows)
     seen_at_once = table.rename(columns={"right_cosine": "right_pt_map"}).drop(columns="right_discriminant")
     transductive = results_of(seen_at_once, pd.DataFrame(), 9, 7, ("pt_map", 2, 1))
     assert transductive["transductive"] is True and "TRANSDUCTIVE" in table_of(transductive | {"mode": "frozen"})

@@ -325,6 +325,7 @@ def test_what_is_known_changes_the_scores_and_is_recorded(filtered, corpus, synt
     flags = command(corpus, synthetic, output, "--per_class", 2, "--knowledge", "terms", "--term_table", table)
     assert exit_status(filter_synthetic, *flags) == 0
     told = capsys.readouterr().out
+    assert f"{corpus / 'rdface-sim'} (SIMULATED, fingerprint " in told
     assert "knowledge: 9 of 9 classes have annotated terms, 9 in all" in told
     assert "\nprivacy report: red; privacy_report.json holds the reasons" in told
     before, after = scores(filtered), scores(output)

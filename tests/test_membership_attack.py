@@ -117,6 +117,9 @@ def test_too_few_people_prove_nothing():
         else:
             with pytest.raises(InputError, match=r"16 members and 8 people held out .* at least 10 of each"):
                 attack(of, of.embeddings, of.conditions)
+    one = People(of.embeddings[7:9], of.conditions[7:9], of.subjects[7:9], np.array([True, False]))
+    with pytest.raises(InputError, match="only 1 member and 1 person held out"):
+        attack(one, of.embeddings, of.conditions)
     with pytest.raises(InputError, match="0 members and 0 people held out"):
         attack(of, of.embeddings[:0], of.conditions[:0])
     with pytest.raises(InputError, match="0 members and 0 people held out"):

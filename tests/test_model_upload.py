@@ -8,7 +8,6 @@ import pytest
 from loopback_hub import Hub, answer, serving
 from loopback_user import using
 
-from generation import diffusion_pipelines
 from harness import errors
 from publishing import model_upload
 
@@ -129,5 +128,10 @@ def test_a_local_path_of_a_base_is_written_into_no_card(tmp_path, monkeypatch):
     (tmp_path / "models" / "base").mkdir(parents=True)
     assert "base_model: lab/base" in model_upload.adapter_card("lab/base", [], simulated=True)
     for local in ("models/base", str(tmp_path / "models" / "base"), "../models/base", "C:/models/base"):
-        assert "base_model" not in model_upload.adapter_card(diffusion_pipelines.base_name(local), [], simulated=True)
-        assert str(tmp_path) not in model_upload.adapter_card(diffusion_pipelines.base_name(local), [], simulated=True)
+        assert "base_model" not in model_upload.adapter_card(local, [], simulated=True)
+        assert str(tmp_path) not in model_upload.adapter_card(local, [], simulated=True)
+    loaded = 'StableDiffusionPipeline.from_pretrained("{}")'
+    for given in ("models/base", "lab/base"):
+        assert f"{loaded.format(given)}\n" in model_upload.adapter_card(given, [], simulated=True)
+    elsewhere = model_upload.adapter_card(str(tmp_path / "models" / "base"), [], simulated=True)
+    assert f"{loaded.format('base')}  # your copy of base\n" in elsewhere and "base: your copy of `base`;" in elsewhere

@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -183,6 +184,16 @@ def test_a_step_goes_on_only_if_command_code_and_inputs_are_as_they_were(tmp_pat
     assert (tmp_path / "probe" / "notes.txt").is_file()  # the command will refuse the folder
 
 
+def test_a_step_says_that_it_begins_and_that_it_is_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study_step, "run_logged", lambda *_: print("works") or 0)
+    step = ["--study", str(tmp_path), "--step", "raw", "--code", "0", "--log", str(tmp_path / "log")]
+    monkeypatch.setattr(sys, "argv", ["study_step", *step, "--", "simulate_faces.py"])
+    monkeypatch.setenv("RDFACE_STUDY_JOBS", "3")
+    assert study_step.main() == 0
+    begins, works, done = capsys.readouterr().out.splitlines()
+    assert (begins.split(), works, done.split()[:4]) == (["begins", "raw"], "works", ["1", "of", "3", "raw"])
+
+
 def test_what_a_failed_command_said_is_shown_without_the_launchers_traceback():
     own = "Traceback (most recent call last):\n  a\nIndexError: b\n"
     launchers = 'Traceback (most recent call last):\n  File "x/accelerate/commands/launch.py", line 1\nE: c\n'
@@ -322,6 +333,30 @@ def test_wrong_options_are_refused_before_the_first_job_starts(study, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_missing_weights_are_named_by_the_plan_and_refused_before_the_first_job_starts(study, tmp_path):
+    options = {"dataset_name": "@rdface-sim", "upscaler": "weights/x4.pth"}
+    restored = {"command": "restore_images", "options": options}
+    other = restored | {"options": options | {"upscaler": "@made.pth"}}  # by another step
+    config = copy.deepcopy(SMALL)
+    config["steps"] |= {"restored": restored, "again": restored, "other": other}
+    missing = "missing: weights/x4.pth (step again and 1 more); put the weights there"
+    status, _, said = study(config, "--dry-run")
+    assert status == 0 and missing in said
+    status, _, said = study(config)
+    assert status == 1 and missing in said and "Traceback" not in said
+    assert not (tmp_path / "runs/small").exists()
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/x4.pth").touch()
+    assert study_plan.read_study(config).missing_weights(config["steps"]) == ""
+
+
+def test_a_plan_of_an_unknown_study_names_the_known_ones():
+    make = ["make", "--old-file", ".venv/.ready", "plan", "STUDY=nope"]
+    end = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    assert end.returncode == 2 and len(end.stderr.splitlines()) == 1
+    assert "there is no config/nope.yaml; STUDY may be demo paper strong" in end.stderr
+
+
 def test_options_become_arguments_and_foreach_steps():
     config = {
         "study": "runs/x",
@@ -345,12 +380,14 @@ def test_options_become_arguments_and_foreach_steps():
 def test_an_estimate_names_its_source_and_is_never_made_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     work = {"command": "simulate_faces", "resources": {"gpu": 2}, "work": {"faces": 90}}
-    config = {"study": "runs/x", "steps": {"a": work, "b": {**work, "work": {"faces": 90, "eyes": 1}}}}
+    config = {"study": "runs/x", "steps": {"a": work, "b": {**work, "work": {"faces": 90, "eyes": 1}}, "c" * 45: work}}
     rates = {"faces": {"per_hour": 60, "machine": "M", "source": "S"}}
     plan = study_plan.read_study(config | {"rates": rates})
     assert study_report.seconds_of(plan, "a") == (5400, "rates on M")
     assert study_report.seconds_of(plan, "b") == (None, "not measured")
     assert "1 have an estimate: 1.5 h one after the other, 3.0 GPU hours" in study_report.plan(plan, ["b", "a"])
+    head, *rows = study_report.plan(plan, ["a", "c" * 45]).splitlines()[:3]
+    assert {row.index("simulate_faces") for row in rows} == {head.index("command")}  # columns, however long the names
     (tmp_path / "runs/x/steps").mkdir(parents=True)
     measured = {"seconds": 7.0, "command": plan.command_line("a")}
     study_step.measured_of(plan.folder, "a").write_text(json.dumps(measured))

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import browser
 import numpy as np
@@ -20,7 +21,7 @@ from test_metrics import as_table
 import make_report
 import publish_dataset
 from curation.opening import load_images
-from pages import charts, reports_page, study_page
+from pages import charts, reports_page, study_images, study_page
 from pages.study_classification import percent
 from pages.study_results import Classifier, gains_of, headline_of, planned_comparisons
 from pages.study_runs import (
@@ -29,6 +30,7 @@ from pages.study_runs import (
     FEW_SHOT,
     FILTER,
     GALLERY,
+    GENERATOR,
     OTHER,
     REPORTS,
     Run,
@@ -183,6 +185,24 @@ def test_the_leaderboard_has_all_runs_and_the_published_rows(study):
     assert "15.93 ± 2.34" in part_of(page(study), "classifiers")
 
 
+def test_what_no_attack_measured_is_said_once():
+    attacks = {"dreambooth": {name: {"not_measured": "too few people"} for name in ("before filtering", "control")}}
+    report = {
+        "membership_attack": attacks,
+        "reasons": ["dreambooth: no membership attack has a result: too few people"],
+    }
+    assert study_images.attack_blocks(report, "") == []  # the reasons stand above
+    (table,) = study_images.attack_blocks(report | {"reasons": []}, "")
+    assert table.rows == [["dreambooth, before filtering; dreambooth, control", "not measured: too few people"]]
+
+
+@pytest.mark.parametrize(("seeds", "said"), [([0], "seed 0."), ([0, 1], "seeds 0, 1.")])
+def test_one_seed_is_in_the_singular(seeds, said):
+    run = SimpleNamespace(name="faces", record={"adapters": {"WIL": {}}, "seeds": seeds})
+    section = study_images.filter_section(SimpleNamespace(of=lambda kind: [run] * (kind == GENERATOR)), "")
+    assert section.blocks[0].text == f"faces: 1 adapter; {said}"
+
+
 def test_what_the_sections_show_is_what_the_runs_found(study):
     text = page(study)
     probe = json.loads((study / "probe" / "results.json").read_text())
@@ -194,6 +214,13 @@ def test_what_the_sections_show_is_what_the_runs_found(study):
     assert "photographs per condition" in part_of(text, "gains")
     report = json.loads((study / "chosen" / "privacy_report.json").read_text())
     assert f"Privacy: {report['verdict'].upper()}" in part_of(text, "filter")
+    assert f"{len(report['reasons'])} reason" in part_of(text, "filter") and "1 reasons" not in text
+    assert "bars of at most 30 countries, all in the numbers below" in part_of(text, "dataset")
+    assert "which a bin with a single person does not have" in part_of(text, "calibration")
+    legend = re.sub(
+        "<[^>]*>", "", part_of(text, "reports").partition("Three conditions are shown")[2].partition("</p>")[0]
+    )
+    assert "Underlined and green is what both reports say (agrees)" in " ".join(legend.split())
     assert 'class="agrees"' in part_of(text, "reports") and "pair: " in part_of(text, "reports")
     assert part_of(text, "gallery").count("image/jpeg") == N_CONDITIONS + 9
     facts = numbers(study)["dataset"]
