@@ -606,7 +606,7 @@ def test_filtered_training_attacks_and_trains_with_three_selections_of_equal_siz
         json.loads((tmp_path / "results" / f"{name}.json").read_text()) for name in ("overfitted", "seed0", "training")
     )
     assert overfitted["n_source_photographs"] == 3 < demo["n_source_photographs"]
-    assert "at least 10 of each are needed" in overfitted["attack"]["before filtering"]  # too few people here
+    assert "at least 10 of each" in overfitted["attack"]["before filtering"]  # too few people here
     for record in (overfitted, demo):
         assert sum(record["rejected"].values()) + record["n_kept"] == record["n_images"] == 6
         assert record["memorised"]["n"] + record["memorised"]["n_others"] == 6

@@ -107,6 +107,7 @@ def test_corruption_scores_have_every_kind_and_severity_and_those_not_found(tmp_
 def test_corruption_scores_of_a_single_subject_have_no_interval(tmp_path):
     alone = predictions_of(0, rows=range(2))
     results.write_predictions(tmp_path / "fold" / "corrupted_blur_1.parquet", alone, LABEL)
+    (tmp_path / "fold" / "fold.json").write_text("{}")
     for severity in (2, 3):
         results.write_predictions(tmp_path / "fold" / f"corrupted_blur_{severity}.parquet", alone, LABEL)
     missed = {("blur", severity): 0.0 for severity in SEVERITIES}
