@@ -61,12 +61,11 @@ class Folder:
         if name in ("", ".", "..") or re.search(r"[/\\\0]", name) or len(name.encode()) > 255:
             return (f"{name!r} is not a bare file name" if name else "is empty"), ADD_OR_DELETE
         try:
-            found = self._find(abbreviation, name)
+            return self._find(abbreviation, name)
         except OSError as error:
             return f"{name} cannot be read ({error.strerror}: check the permissions)", ADD_OR_DELETE
-        return (found, ADD_OR_DELETE) if isinstance(found, str) else found
 
-    def _find(self, abbreviation: str, name: str) -> Path | str | tuple[str, str]:
+    def _find(self, abbreviation: str, name: str) -> Path | tuple[str, str]:
         path = self._condition(abbreviation) / name
         if not path.exists():
             names = self._names(path.parent)
@@ -79,7 +78,7 @@ class Folder:
             if key not in names:
                 like = [other for spelt, other in names.items() if _is_but_for_ending(key, spelt)]
                 self._asked_for.update(_same_spelling(str(path.with_name(other))) for other in like[:1])
-                return f"{name} is missing" + (f" (there is {like[0]})" if like else "")
+                return f"{name} is missing" + (f" (there is {like[0]})" if like else ""), ADD_OR_DELETE
             self._asked_for.add(_same_spelling(str(path.with_name(names[key]))))
             if unicodedata.normalize("NFC", names[key]) != unicodedata.normalize("NFC", name):
                 reason = f"{name} is missing (there is {names[key]}, in other capitals)"
@@ -87,11 +86,11 @@ class Folder:
             path = path.with_name(names[key])
         inside = os.path.realpath(self.root / IMAGES)  # resolve() would raise RuntimeError over a link to itself
         if not Path(os.path.realpath(path)).is_relative_to(inside):
-            return f"{name} is a link that leads out of the folder"
+            return f"{name} is a link that leads out of the folder", ADD_OR_DELETE
         if path.is_symlink() and not path.exists():
-            return f"{name} is a link that leads to no file"
+            return f"{name} is a link that leads to no file", ADD_OR_DELETE
         self._asked_for.add(_same_spelling(str(path)))
-        return path if path.is_file() else f"{name} is not a file"
+        return path if path.is_file() else (f"{name} is not a file", ADD_OR_DELETE)
 
     def unnamed(self) -> list[str]:
         """The files below rd_images that were never asked for, as paths within it, without hidden ones."""

@@ -16,8 +16,8 @@ OF_KNOWLEDGE = re.compile(r"((?:^|, )(?:knowledge of \d+ terms|\d+ terms of synt
 
 def with_use(recipe: str, folds: Sequence[Mapping]) -> str:
     """The name of a recipe, which says of knowledge that no fold used that it was not used; folds: notes of each."""
-    tested = [fold["knowledge"] for fold in folds if fold.get("knowledge")]
-    if not tested or any(knowledge["used"] for knowledge in tested):
+    given, unused = _given_and_unused(folds)
+    if not given or len(unused) < len(given):
         return recipe
     return OF_KNOWLEDGE.sub(rf"\1{NOT_USED}", recipe)
 
@@ -26,8 +26,7 @@ def use_of_knowledge(folds: Sequence[Mapping]) -> str | None:
     """A sentence without its full stop, if a fold did not use the knowledge it was given, or else None.
 
     folds: notes of each fold of each seed."""
-    tested = [fold["knowledge"] for fold in folds if fold.get("knowledge")]
-    unused = [knowledge for knowledge in tested if not knowledge["used"]]
+    given, unused = _given_and_unused(folds)
     if not unused:
         return None
     losses = [(each["left_out_loss"], each["left_out_chance"]) for each in unused if each["left_out_loss"] is not None]
@@ -43,4 +42,10 @@ def use_of_knowledge(folds: Sequence[Mapping]) -> str | None:
         reason += f"({chance:.2f}) by {STANDARD_ERRORS:g} standard errors"
         reasons.append((len(losses), reason))
     why = "; ".join(f"in {n}, {reason}" if len(reasons) > 1 else reason for n, reason in reasons)
-    return f"knowledge was not used in {len(unused)} of {len(tested)} folds: {why}"
+    return f"knowledge was not used in {len(unused)} of {len(given)} folds: {why}"
+
+
+def _given_and_unused(folds: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
+    """What folds noted of the knowledge they were given, and of these the notes of knowledge that was not used."""
+    given = [fold["knowledge"] for fold in folds if fold.get("knowledge")]
+    return given, [knowledge for knowledge in given if not knowledge["used"]]
