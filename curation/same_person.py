@@ -191,7 +191,7 @@ def face_vectors(rows: Sequence[Row], embedder: Embedder, detector: Detector) ->
     vectors, numbers = [np.zeros((0, embedder.n_values), np.float32)], []
     for start in tqdm(range(0, len(rows), BATCH), desc="Looking for persons", unit=" batches", leave=False):
         pictures = [_picture(row) for row in rows[start : start + BATCH]]
-        detected = detector.detect(pictures, batch_size=BATCH)
+        detected = detector.detect(pictures)
         seen = [n for n, face in enumerate(detected) if face is not None]
         if seen:
             landmarks = np.array([detected[n].landmarks for n in seen])

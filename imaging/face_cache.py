@@ -20,7 +20,7 @@ from harness.errors import InputError, one_line
 from imaging.face_detectors import LOWEST_SCORE, Candidates
 from imaging.faces import Detector, upright_rgb
 
-FORMAT = 1  # to be raised when a network, or what is done around it, finds other faces than before
+FORMAT = 2  # to be raised when a network, or what is done around it, finds other faces than before
 TABLE = "faces (pixels_sha256 TEXT, detector TEXT, five BLOB, dense BLOB, PRIMARY KEY (pixels_sha256, detector))"
 WAIT_S = 60  # for another process that is writing
 
@@ -44,7 +44,7 @@ class CachedDetector(Detector):
         self._run(f"CREATE TABLE IF NOT EXISTS {TABLE} WITHOUT ROWID", [()])
 
     def candidates(
-        self, images: Sequence[Image.Image | np.ndarray], batch_size: int = 16, border: float = 0.0
+        self, images: Sequence[Image.Image | np.ndarray], batch_size: int = 1, border: float = 0.0
     ) -> list[Candidates]:
         """See Detector.candidates."""
         pixels = [upright_rgb(image, row) for row, image in enumerate(images)]

@@ -500,6 +500,17 @@ def test_a_second_run_detects_nothing_and_finds_the_same(mtcnn, both, tmp_path):
     assert stat.S_IMODE((tmp_path / "cache" / "detected_faces.sqlite").stat().st_mode) == 0o600
 
 
+def test_a_run_that_goes_on_finds_to_the_last_bit_what_an_unbroken_one_finds(mtcnn, collins, hopper, tmp_path):
+    portraits = [np.asarray(image.resize((400, 400))) for image in (collins, hopper)]
+    images = [np.roll(image, shift, axis=1) for image in portraits for shift in (0, 20, 40, 60)]
+    unbroken = CachedDetector(mtcnn, tmp_path / "unbroken").detect(images)
+    for n_before in (1, 3, 5):  # the images that an earlier run had looked at before it was killed
+        stopped = CachedDetector(mtcnn, tmp_path / str(n_before))
+        stopped.detect(images[:n_before])
+        for continued, whole in zip(stopped.detect(images), unbroken, strict=True):
+            assert (continued.landmarks == whole.landmarks).all() and (continued.box == whole.box).all()
+
+
 def test_weights_and_settings_of_the_detector_are_part_of_the_question(tmp_path):
     single_face_network(tmp_path / "one.onnx")
     single_face_network(tmp_path / "two.onnx", side=320)
