@@ -25,7 +25,8 @@ from harness.protocol_names import PROTOCOLS
 from harness.real_or_simulated import BUILD
 from scoring import differential, hub_results, leaderboard, submissions
 from scoring.prediction_files import read_predictions
-from scoring.run_scores import compare, format_comparison, score
+from scoring.run_scores import compare, score
+from scoring.score_tables import format_comparison
 
 STOPPED = "nothing was changed"
 MOST_PROBLEMS = 50

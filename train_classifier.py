@@ -450,13 +450,13 @@ def finish(
     from classification import heat_maps, run_results
     from imaging import augmentations
     from publishing import model_upload
-    from scoring import run_scores
     from scoring.knowledge_use import use_of_knowledge
+    from scoring.score_tables import format_table
 
     folders = [job.folder for job in jobs]
     scores = run_results.save_results(args.output_dir, folders, study.label)
     folds = run_results.save_learning_curves(args.output_dir, folders)
-    table = run_scores.format_table(scores)
+    table = format_table(scores)
     print(table)
     if study.corrupted:
         missed = {which: float(pixels.faces_missed.mean()) for which, pixels in study.corrupted.items()}

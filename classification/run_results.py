@@ -15,7 +15,7 @@ from harness.files import read_json, write_atomically, write_json
 from imaging.corruptions import SEVERITIES
 from scoring import prediction_files, run_scores
 from scoring.knowledge_use import with_use
-from scoring.run_scores import shown, shown_interval
+from scoring.score_tables import shown, shown_interval
 
 INPUT = ("image_size", "mean", "std", "face_alignment")  # of a Backbone, apart from its network
 REMEDY = "delete its folder, and --resume_from_checkpoint latest trains the fold again"

@@ -18,7 +18,7 @@ from harness.errors import one_line
 from pages import dataset_page
 from pages.score_figures import confidence_figure
 from pages.study_runs import command_line, names_by_warning
-from scoring import prediction_files, run_scores
+from scoring import prediction_files, run_scores, score_tables
 from scoring.holm import holm
 
 TEMPLATE = Path(__file__).resolve().parent / "results_page.html"
@@ -119,8 +119,8 @@ def paired_differences(runs: Sequence[Run]) -> list[dict]:
                 continue
             names = {"a": earlier.row["name"], "b": run.row["name"], "p": f"{top1['p_value']:.4f}"}
             p_values.append(top1["p_value"])
-            difference = run_scores.shown("top1", top1["difference"], "+")
-            pairs.append(names | {"difference": difference, "interval": run_scores.shown_interval("top1", top1, "+")})
+            difference = score_tables.shown("top1", top1["difference"], "+")
+            pairs.append(names | {"difference": difference, "interval": score_tables.shown_interval("top1", top1, "+")})
             break
     return [pair | {"holm": f"{p:.4f}"} for pair, p in zip(pairs, holm(p_values), strict=True)]
 
@@ -140,7 +140,7 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
     for run in runs:
         scores = {name: run.row["metrics"].get(name, {}) for name in columns}
         run.row["cells"] = [
-            {part: run_scores.shown(name, values.get(part)) for part in ("mean", "low", "high")}
+            {part: score_tables.shown(name, values.get(part)) for part in ("mean", "low", "high")}
             for name, values in scores.items()
         ]
     simulated = is_simulated(images)
@@ -152,7 +152,7 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
         n_classes=n_classes,
         n_subjects=len(set(images["group_id"])),
         columns=columns,
-        chance=[run_scores.shown(name, run_scores.chance(name, n_classes)) for name in columns],
+        chance=[score_tables.shown(name, run_scores.chance(name, n_classes)) for name in columns],
         runs=[run.row for run in runs],
         warnings=names_by_warning({run.row["name"]: run.row["warnings"] for run in runs}),
         pairs=paired_differences(runs),

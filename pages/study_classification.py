@@ -15,7 +15,7 @@ from scoring.calibration import reliability_diagram, smooth_calibration_error
 from scoring.knowledge_use import use_of_knowledge
 from scoring.leaderboard import Entry
 from scoring.metrics import expected_calibration_error
-from scoring.run_scores import shown
+from scoring.score_tables import shown
 
 SCORES = {"top1": "top-1", "top5": "top-5", "top10": "top-10", "top30": "top-30", "macro_f1": "macro F1"}
 TRAIN = "python train_classifier.py --dataset_name DATASET --backbone demo_models/backbone --output_dir RUN_DIR/probe"

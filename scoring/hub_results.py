@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping
 from harness.counts import counted
 from harness.errors import InputError
 from harness.real_or_simulated import REAL, SIMULATED
-from scoring.run_scores import TOP_K, interval_words, shown_interval
+from scoring.run_scores import TOP_K, interval_words
+from scoring.score_tables import shown_interval
 
 SCHEMA_VERSION = "0.3.0"
 TASKS = tuple(f"{protocol}_top{k}" for protocol in ("strict", "paper") for k in (1, 5))  # each is a leaderboard

@@ -21,7 +21,8 @@ from harness.real_or_simulated import SIMULATED
 from scoring.metrics import topk_accuracy
 from scoring.multiple_comparisons import compare_all
 from scoring.prediction_files import read_predictions
-from scoring.run_scores import replicates_of, shown
+from scoring.run_scores import replicates_of
+from scoring.score_tables import shown
 
 COLUMNS = ("top1", "top5", "top10", "top30", "macro_f1")  # those that a run has; others if it has none of them
 REMEDY = "give folders of train_classifier.py or train_fewshot.py, or run these again"

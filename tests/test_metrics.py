@@ -16,7 +16,7 @@ from scipy.stats import binomtest, rankdata
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
 from benchmarks import interval_coverage
-from scoring import differential, intervals, metrics, prediction_files, run_scores
+from scoring import differential, intervals, metrics, prediction_files, run_scores, score_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -473,7 +473,7 @@ def test_an_image_without_a_subject_is_a_subject_of_its_own(tmp_path):
     alone = as_table(probabilities, labels, subject=subjects + [f"no subject: image A.{i}" for i in range(60, 120)])
     known = run_scores.score(alone)
     assert scores["metrics"] == known["metrics"] and "n_without_subject" not in known
-    assert "of 80 subjects (60 images without a subject are one each)," in run_scores.format_table(scores)
+    assert "of 80 subjects (60 images without a subject are one each)," in score_tables.format_table(scores)
 
     none = run_scores.score(table.assign(subject=None))["metrics"]["top1"]
     half_width = 1.96 * np.sqrt(none["mean"] * (1 - none["mean"]) / 120)  # independent images
@@ -487,7 +487,7 @@ def test_comparison_and_p_value_take_images_without_a_subject_apart():
     assert (comparison["n_subjects"], comparison["n_without_subject"]) == (60, 60)
     apart = run_scores.compare(*(table.assign(subject=table["image_id"]) for table in (a, b)))
     assert comparison["metrics"] == apart["metrics"]
-    assert "60 images without a subject are one each" in run_scores.format_comparison(comparison)
+    assert "60 images without a subject are one each" in score_tables.format_comparison(comparison)
     with pytest.raises(ValueError, match="classes, labels or subjects"):
         run_scores.compare(a, b.assign(subject="p0"))
 
@@ -518,7 +518,7 @@ def test_a_subject_in_several_spellings_is_one(tmp_path, spellings, joined):
     assert scores.get("joined_subjects") == joined and scores["n_subjects"] == (2 if joined else 3)
     meant = ["a", "a", "b"] if joined else ["a", "b", "c"]
     assert scores["metrics"] == run_scores.score(as_table(probabilities, labels, subject=meant * 30))["metrics"]
-    assert ("are one" in run_scores.format_table(scores)) == bool(joined)
+    assert ("are one" in score_tables.format_table(scores)) == bool(joined)
 
 
 def test_decimals_beside_missing_subjects_match_integers_in_another_file(tmp_path):
@@ -789,7 +789,7 @@ def test_subgroups_are_scored_apart_and_disturb_nothing():
     expected = {"n": 30, "n_subjects": 30} | {name: alone["metrics"][name] for name in ("top1", "top5")}
     assert by["sex"]["female"] == expected
     assert by["region"]["Europe"]["n"] == 1 and by["region"]["Europe"]["top1"]["low"] is None  # a single subject
-    shown = run_scores.format_table(scores | {"by": by, "gaps": gaps})
+    shown = score_tables.format_table(scores | {"by": by, "gaps": gaps})
     assert f"sex not known: 30 images of 30 subjects, top1 {100 * by['sex']['not known']['top1']['mean']:.2f}" in shown
     assert "region Europe: 1 image of 1 subject, top1 " in shown
     head, columns, first, *_ = shown.splitlines()
@@ -809,7 +809,7 @@ def test_what_one_of_several_files_knows_of_a_subject_is_known(tmp_path):
 
 def test_the_table_shows_nats_as_nats_and_chance_where_there_is_one():
     scores = run_scores.score(as_table(*random_predictions()))
-    lines = {line.split()[0]: line.split() for line in run_scores.format_table(scores).splitlines()[2:]}
+    lines = {line.split()[0]: line.split() for line in score_tables.format_table(scores).splitlines()[2:]}
     assert lines["nll"][1] == f"{scores['metrics']['nll']['mean']:.3f}" and lines["nll"][-1] == f"{np.log(12):.3f}"
     assert lines["top1"][1] == f"{100 * scores['metrics']['top1']['mean']:.2f}" and lines["top1"][-1] == "8.33"
     assert lines["ece"][1] == f"{scores['metrics']['ece']['mean']:.3f}" and lines["ece"][-1] == "-"
@@ -863,7 +863,7 @@ def test_the_command_compares_two_runs(tmp_path):
     run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     comparison = json.loads(run.stdout)
     assert comparison == compared()
-    shown = run_scores.format_comparison(comparison).splitlines()
+    shown = score_tables.format_comparison(comparison).splitlines()
     assert "B - A" in shown[3] and shown[4].split()[:3] == [
         "top1",
         *(f"{100 * comparison['metrics']['top1'][x]:.2f}" for x in "ab"),
