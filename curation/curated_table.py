@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from curation import csv_file, row_consistency, value_parsers
+from curation import csv_file, own_columns, row_consistency, value_parsers
 from curation.curated_rows import (
     CSV_NAME,
     IMAGES,
@@ -46,6 +46,7 @@ READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset colum
     "source_url": ("source_url", value_parsers.text_or_none, ""),
     "license": ("license", value_parsers.text_or_none, ""),
 }
+CSV_COLUMN_OF = {name: column for column, (name, *_) in READERS.items()}  # by the dataset's column
 
 
 @dataclass
@@ -136,7 +137,7 @@ def read(
         raise FolderError(CSV_NAME, "has no rows", "add one row per image")
     if not any((folder / IMAGES).glob("*/*")):
         raise FolderError(IMAGES, "holds no images", f"put them into {IMAGES}/<disease_abbr>/")
-    extra = _own_columns(header, reserved, problems)
+    extra = own_columns.own_columns(header, reserved, CSV_COLUMN_OF, problems)
     rows = []
     files, nulls = Folder(folder), NullValues(null_values)
     place = {name: number for number, name in enumerate(header.names) if name}
@@ -177,43 +178,6 @@ def _note_unnamed(files: Folder, problems: list[Problem]) -> None:
         if any(name.casefold().endswith((".heic", ".heif")) for name in names):
             remedy += "; export HEIC as JPEG or PNG first"
         problems.append(Problem(IMAGES, None, None, "note", reason, remedy))
-
-
-def _own_columns(header: csv_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
-    """The names of the columns that the project does not know; a note says that they are kept."""
-    extra = [name for name in header.names if name and name not in REQUIRED + OPTIONAL]
-    _check_own_columns(extra, reserved, header)
-    if extra:
-        alike = {name: csv_file.column_name(name) for name in extra}
-        listed = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
-        reason = f"unknown columns are kept as text: {', '.join(listed)}"
-        problems.append(Problem(CSV_NAME, header.line, None, "note", reason, NO_REMEDY))
-    return extra
-
-
-def _check_own_columns(names: list[str], reserved: Collection[str], header: csv_file.Header) -> None:
-    """Raise FolderError for a column of the curator's own whose name Parquet, its readers or people would mistake.
-
-    reserved: the names that the build writes."""
-    line = header.line
-    clashes = sorted(set(names) & set(reserved))
-    if clashes:
-        reason = f"column {', '.join(clashes)} has a name that the build writes"
-        asked = [column for column, (name, *_) in READERS.items() if [name] == clashes]
-        to = f" to {asked[0]}" if asked and asked[0] not in header.names else ""
-        raise FolderError(CSV_NAME, reason, f"rename it{to}" if len(clashes) == 1 else "rename them", row=line)
-    seen = {name: name for name in reserved}
-    for name in names:
-        visible = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) != "Cf"))
-        visible, whole, reason = " ".join(visible.split()), name.partition(".")[0], None
-        if whole != name and whole in reserved:  # Parquet names the parts of a column like this, as in image.bytes
-            reason = f"column {name} has the name of a part of column {whole}, which the build writes"
-        elif not visible or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c not in "\t\n\r" for c in name):
-            reason = f"column {name!r} has characters in its name that cannot be seen"
-        elif seen.setdefault(visible, name) != name:
-            reason = f"column {name!r} looks like column {seen[visible]!r}"
-        if reason:
-            raise FolderError(CSV_NAME, reason, "rename it", row=line)
 
 
 def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[Problem]) -> dict[str, str] | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_rdface_dataset import HEADER, Curator, built, encoded, picture, run
 
-from curation import curated_rows, curated_table, protocols, row_consistency, value_parsers
+from curation import curated_rows, curated_table, own_columns, protocols, row_consistency, value_parsers
 from curation.leak_guard import check_fold
 from harness import errors, text_normalization
 from harness.counts import counted
@@ -486,6 +486,15 @@ REFUSED_TABLES = {
         lambda t: "Title\n" + t.replace("gene_name", "gene"),
         "disease_images.csv:2: column gene_name is missing; add it",
     ),
+    "a mistyped column": (
+        lambda t: t.replace("disease_abbr", "disease_abr"),
+        "column disease_abbr is missing, but there is disease_abr; rename disease_abr to disease_abbr",
+    ),
+    "a mistyped column, and one that lacks": (
+        lambda t: t.replace("orphanet_code", "Orphanet Cod").replace("gene_name", "x"),
+        "column gene_name, orphanet_code is missing, but there is Orphanet Cod; "
+        "rename Orphanet Cod to orphanet_code, add gene_name",
+    ),
     "lines in quotes": (
         lambda t: "".join(f'"{line}"\n' for line in t.splitlines()),
         "take the quotation marks from around the lines",
@@ -843,6 +852,49 @@ def test_a_column_that_the_build_writes_is_named_as_it_should_be(tmp_path, capsy
     folder = folder_of(tmp_path, {}, columns=columns)
     assert run("validate", folder) == 2
     assert capsys.readouterr().err.rstrip().endswith(f"that the build writes{remedy}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (
+            ["Alter", "Geschlecht", "Land", "ward"],
+            [
+                "Alter may be age, Geschlecht may be sex, Land may be country, but under these names they are kept as "
+                "text only; rename those that are, and leave the others",
+                "unknown columns are kept as text: ward; nothing here uses them, and publish_dataset.py leaves them "
+                "out unless --publish_columns names them",
+            ],
+        ),
+        (
+            ["Année de naissance", "Nationalité"],
+            [
+                "Nationalité may be country, but under this name it is kept as text only; rename it to country if it "
+                "is, or leave it",
+                "unknown columns are kept as text: Année de naissance; nothing here uses them, and publish_dataset.py "
+                "leaves them out unless --publish_columns names them",
+            ],
+        ),
+        (["age", "Edad"], ["unknown columns are kept as text: Edad; nothing here uses them"]),  # there is an age
+        (["Alter in Monaten"], ["unknown columns are kept as text: Alter in Monaten; nothing here uses them"]),
+    ],
+)
+def test_a_known_column_in_another_language_is_named(tmp_path, capsys, columns, told):
+    folder = folder_of(tmp_path, {}, columns=columns)
+    status, problems, _ = report(folder, capsys)
+    lines = [f"{p['reason']}; {p['remedy']}" for p in problems if p["row"] == 1]
+    assert status == 0 and len(lines) == len(told)
+    assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
+
+
+def test_every_other_name_of_a_column_is_that_of_one_unknown_column():
+    words = [word for names in own_columns.OTHER_NAMES.values() for word in names.split()]
+    assert set(own_columns.OTHER_NAMES) == set(curated_rows.OPTIONAL)
+    assert len(words) == len(set(words)) and not set(words) & set(curated_rows.OPTIONAL + curated_rows.REQUIRED)
+    assert all(own_columns.may_be(word) for word in words), "each is spelt as names are compared"
+    for name, column in (("Nationalität", "country"), ("Género", "sex"), ("Patienten-ID", "subject_id"),
+                         ("Âge", "age"), ("Años", None), ("gene", None)):  # fmt: skip
+        assert own_columns.may_be(name) == column
 
 
 def test_a_heic_file_that_no_row_names_is_to_be_exported(tmp_path, capsys):
