@@ -56,6 +56,13 @@ class Folder:
     root: Path
     _listed: dict[Path, dict[str, str]] = field(default_factory=dict)
     _asked_for: set[str] = field(default_factory=set)
+    _unread: dict[str, list[set[str]]] = field(default_factory=lambda: defaultdict(list))  # file -> folders, if told
+
+    def set_aside(self, names: Iterable[str], folders: Iterable[str] = ()) -> None:
+        """Note that a row that cannot be used names one of these files, in one of these folders if there are any."""
+        folders = {_same_spelling(folder.strip()) for folder in folders}
+        for name in names:
+            self._unread[_same_spelling(name.strip())].append(folders)
 
     def find(self, abbreviation: str, name: str) -> Path | tuple[str, str]:
         """The file of this name, even if its Unicode form differs, or the reason why there is none, and the remedy."""
@@ -94,12 +101,15 @@ class Folder:
         return path if path.is_file() else (f"{name} is not a file", ADD_OR_DELETE)
 
     def unnamed(self) -> list[str]:
-        """The files below rd_images that were never asked for, as paths within it, without hidden ones."""
+        """The files below rd_images that no row names, as paths within it, without hidden ones."""
         images = self.root / IMAGES
         files = (Path(folder) / name for folder, _, names in os.walk(images) for name in names if name[0] != ".")
-        return sorted(
-            str(path.relative_to(images)) for path in files if _same_spelling(str(path)) not in self._asked_for
-        )
+        never_asked_for = (path for path in files if _same_spelling(str(path)) not in self._asked_for)
+        return sorted(str(path.relative_to(images)) for path in never_asked_for if not self._is_set_aside(path))
+
+    def _is_set_aside(self, path: Path) -> bool:
+        folder = _same_spelling(path.parent.name)
+        return any(not told or folder in told for told in self._unread.get(_same_spelling(path.name), ()))
 
     def _condition(self, abbreviation: str) -> Path:
         folder = self.root / IMAGES / abbreviation
@@ -148,6 +158,8 @@ def read(
     nameless = [number for number, name in enumerate(header.names) if not name]
     for line, cells in records:
         cell = _cells(line, cells, header, problems)
+        if cell is None:
+            files.set_aside(cells, cells)  # in whichever columns the two names now stand
         row = cell and _usable_row(line, cell, files, abbreviations, problems)
         if row:
             _read_values(row, cell, extra, nulls, problems)
@@ -186,7 +198,8 @@ def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[
     if len(cells) > columns:
         reason = f"{counted}, where the header has {columns}"
         is_empty = not any(cell.strip() for cell in cells[columns:])
-        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}, "
+        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}"
+        remedy += ' (a decimal comma, as in "6,5", may be the cause), ' if header.separator == "," else ", "
         remedy += "or delete the empty cells at the row's end" if is_empty else "and name every column"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
@@ -214,12 +227,13 @@ def _usable_row(
     def refuse(column: str | None, reason: str, remedy: str) -> None:
         problems.append(Problem(CSV_NAME, line, column, "row", reason, remedy))
 
-    abbreviation = _abbreviation(cell["disease_abbr"])
+    abbreviation, name = _abbreviation(cell["disease_abbr"]), cell["image_name"].strip()
     if not abbreviation:
+        files.set_aside([name])
         return refuse("disease_abbr", "is empty", "add the abbreviation, or delete the row")
     if not re.fullmatch(r"[^\W_][\w .+()'-]*", abbreviation) or len(abbreviation) > 100:
+        files.set_aside([name])
         return refuse("disease_abbr", f"{quoted(abbreviation)} cannot name a folder", "use letters, digits, - and _")
-    name = cell["image_name"].strip()
     path = files.find(abbreviation, name)
     # A row whose subject cannot be read is refused: the same person might be on both sides of a fold otherwise.
     damage = _damage("subject_id", cell.get("subject_id", ""))

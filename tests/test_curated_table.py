@@ -571,7 +571,7 @@ def test_a_decimal_comma_without_quotation_marks_never_shifts_a_row(tmp_path, ca
     folder = folder_of(tmp_path, *rows, columns=["age", "sex", "country", "comment"])
     rewritten(folder, lambda text: text.replace("6.5", "6,5"))
     status, problems, images = report(folder, capsys)
-    reason, remedy = "has 11 cells, where the header has 10", "quote cells that hold a comma, or delete the empty cells"
+    reason, remedy = "has 11 cells, where the header has 10", "quote cells that hold a comma (a decimal comma, "
     (refused,) = [p for p in problems if p["severity"] != "note"]
     assert (status, images, refused["row"], refused["severity"]) == (2, n_rows - 1, 2, "row")
     assert refused["reason"] == reason and refused["remedy"].startswith(remedy)
@@ -579,6 +579,23 @@ def test_a_decimal_comma_without_quotation_marks_never_shifts_a_row(tmp_path, ca
         assert built(folder, tmp_path / "out", "--skip_bad")["image_id"][:] == ["AAR.2", "AAR.3"]
     rewritten(folder, lambda text: text.replace("6,5", '"6,5"'))
     assert built(folder, tmp_path / "quoted")["age_years"][0] == 6.5
+
+
+def test_rows_with_which_the_same_is_wrong_are_one_line_and_their_files_are_not_said_to_be_forgotten(tmp_path, capsys):
+    rows = [{"age": "6.5"}, {"age": "7.5"}, {"age": "4"}, {"abbr": "NOO"}]
+    folder = folder_of(tmp_path, *rows, columns=["age", "sex"])
+    (folder / "rd_images/NOO/AAR.1.jpg").write_bytes(b"-")  # no row names this one: it bears another file's name only
+    rewritten(folder, lambda text: text.replace("6.5", "6,5").replace("7.5", "7,5").replace(",NOO,", ",,"))
+    assert run("validate", folder) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "rd_images: note: no row names 'NOO/AAR.1.jpg'; add a row for each photograph that belongs here; other files "
+        "are left out",
+        "disease_images.csv:2: has 9 cells, where the header has 8; quote cells that hold a comma (a decimal comma, as "
+        'in "6,5", may be the cause), or delete the empty cells at the row\'s end (likewise row 3)',
+        "disease_images.csv:5: disease_abbr: is empty; add the abbreviation, or delete the row",
+        "1 usable image, 3 problems in 2 lines, 1 note",
+    ]
 
 
 def test_one_look_finds_all_mistakes_of_a_row_and_the_files_that_no_row_names(tmp_path, capsys):
