@@ -12,14 +12,13 @@ from pathlib import Path
 
 from curation.curated_rows import CSV_NAME, IMAGES, NO_REMEDY, OPTIONAL, REQUIRED, FolderError, Problem, quoted
 from harness import text_normalization
-from harness.csv_table import most_cells, without_empty_end
+from harness.csv_table import SEPARATORS, most_cells, without_empty_end
 from imaging import photographs
 
 MAX_CELL_CHARACTERS = 1_000_000  # of any cell: in a longer one, a quotation mark is not closed
 HEADER_WITHIN = 100  # lines; titles and blank lines may stand above the header
 TABLE_ENDINGS = {".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".numbers"}  # of what may be the table
 ALIKE = 0.8  # share of two names' letters that match, from which one is the other with a mistake in it
-SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
 
 @dataclass(frozen=True)

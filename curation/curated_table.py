@@ -24,6 +24,7 @@ from curation.curated_rows import (
 )
 from curation.extra_null_values import NullValues
 from harness import text_normalization
+from harness.csv_table import SEPARATORS
 from harness.null_words import is_null
 
 MAX_CHARACTERS = {  # per column: at least five times the longest value that is known
@@ -198,7 +199,7 @@ def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[
     if len(cells) > columns:
         reason = f"{counted}, where the header has {columns}"
         is_empty = not any(cell.strip() for cell in cells[columns:])
-        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}"
+        remedy = f"quote cells that hold {SEPARATORS[header.separator]}"
         remedy += ' (a decimal comma, as in "6,5", may be the cause), ' if header.separator == "," else ", "
         remedy += "or delete the empty cells at the row's end" if is_empty else "and name every column"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
@@ -206,7 +207,7 @@ def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[
     lacking = [name for name in ("image_name", "disease_abbr") if name not in header.names[: len(cells)]]
     if lacking:
         reason = f"{counted}, where the header has {columns}, so that {lacking[0]} is left out"
-        remedy = f"part its cells by {csv_file.SEPARATORS[header.separator]}, as the header's are, or delete the line"
+        remedy = f"part its cells by {SEPARATORS[header.separator]}, as the header's are, or delete the line"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     if len(cells) < columns:
