@@ -801,7 +801,7 @@ def test_the_documentation_lists_the_endings_ages_and_words_that_are_read():
     ages = re.findall(r"`([^`]+)`", line_of_docs("- An age is "))
     weeks, days = pytest.approx(5 * 7 / 365.25, abs=1e-4), pytest.approx(10 / 365.25, abs=1e-4)
     read = [value_parsers.age_years(age.strip('"')) for age in ages]
-    assert read == [6, 6.5, 6.5, 0.25, 1.5, 2.5, weeks, days, 3.5, 0, 6.5]
+    assert read == [6, 6.5, 6.5, 0.25, 1.5, 2.5, weeks, days, 3.5, 1.5, 3.6, 6, 2.25, weeks, days, 0, 6.5]
 
 
 def test_counts_have_the_number_of_their_noun():

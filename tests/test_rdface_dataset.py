@@ -1085,13 +1085,17 @@ def test_killed_build_leaves_the_old_dataset_and_the_next_one_cleans_up(curator,
     [
         ("3 months", 0.25), ("2y 6m", 2.5), ("18 mo", 1.5), ("2 years", 2), ("P3Y6M", 3.5), ("6", 6), ("6,5", 6.5),
         ("newborn", 0), ("6 years old", 6), ("26 weeks", 0.4983), ("", None), ("n/a", None), ("0", 0),
+        ("18 Monate", 1.5), ("3,6 Jahre", 3.6), ("6 J", 6), ("6J.", 6), ("2J 3M", 2.25), ("2J3M", 2.25), ("1 Jahr", 1),
+        ("2 Jahre und 3 Monate", 2.25), ("2 Jahre, 1 Monat alt", 2.0833), ("26 Wochen", 0.4983), ("1 Woche", 0.0192),
+        ("10 Tage", 0.0274), ("1 Tag", 0.0027), ("3 Jahren", 3),
     ],
 )  # fmt: skip
 def test_ages(text, years):
     assert value_parsers.age_years(text) == years
 
 
-@pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas", "old", "of age"])
+@pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas", "old", "of age",
+                                  "6 T", "6 Jah", "3;6", "J", "alt", "6 Jahre 3", "2 J 3 J 4", "3 Monde"])  # fmt: skip
 def test_texts_that_are_no_age(text):
     with pytest.raises(ValueError, match="is no age"):
         value_parsers.age_years(text)
