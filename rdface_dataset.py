@@ -171,8 +171,8 @@ def note_private_subjects(examined: Examined) -> None:
         if subject is not None and subject not in found:
             found[subject] = private_identifier(subject)
         for problem in found.get(subject, ()):
-            remedy = f"publish_dataset.py refuses {problem} there; write a code, such as P1, before you publish"
-            examined.problems.append(row.problem("subject_id", "note", f"holds {problem}", remedy))
+            remedy = f"before you publish, write a code, such as P1, in place of {problem}"
+            examined.problems.append(row.problem("subject_id", "note", "publish_dataset.py refuses this cell", remedy))
     examined.problems.sort(key=lambda problem: problem.row or 0)
 
 
@@ -194,7 +194,7 @@ def build(args: argparse.Namespace) -> int:
 
 
 def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, started: float) -> int:
-    from curation import build_target, building, datasheet, protocols, schema, withdrawn_list
+    from curation import build_target, building, datasheet, protocols, row_consistency, schema, withdrawn_list
 
     recognition = open_recognition(args)  # refused now, too
 
@@ -230,6 +230,9 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
         print(f"warning: no protocol strict, its column is null: {why}", file=sys.stderr)
     elif why_no_paper:
         print("use protocol strict, which is the default", file=sys.stderr)
+    if unannotated := row_consistency.without_terms(rows):
+        why = "--knowledge terms has no prior for such conditions, unless --term_table FILE adds their terms"
+        print(f"note: no terms are known here for {unannotated}; {why}", file=sys.stderr)
     pairs, persons = open_pairs(examined, recognition)
     finished = workspace / "made"
     finished.mkdir()
@@ -254,7 +257,10 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     images = f"{counted(len(rows), 'image')} of {counted(len(class_names), 'condition')}"
     left_out = f"; left out: {named_losses(bad)}, listed in rejected.csv" if bad else ""
     print(f"{args.output_dir}: {images}; load_dataset opens it{left_out}")
-    print("\n".join([persons.line(), *lines]))
+    if persons.recognition or any(row.values["subject_id"] is None for row in rows):
+        print(persons.line())
+    for line in lines:
+        print(line)
     return 0
 
 

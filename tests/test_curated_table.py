@@ -804,6 +804,27 @@ def test_the_documentation_lists_the_endings_ages_and_words_that_are_read():
     assert read == [6, 6.5, 6.5, 0.25, 1.5, 2.5, weeks, days, 3.5, 1.5, 3.6, 6, 2.25, weeks, days, 0, 6.5]
 
 
+def test_the_documented_table_is_read_without_a_note_and_has_terms(tmp_path, capsys):
+    docs = (Path(__file__).parents[1] / "docs/curators.md").read_text(encoding="utf-8")
+    table = docs.partition("```text\nimage_name,")[2].partition("```")[0]
+    folder = folder_of(tmp_path, {"abbr": "WIL"}, {"abbr": "WIL"})
+    (folder / "disease_images.csv").write_text(f"image_name,{table}")
+    assert report(folder, capsys) == (0, [], 2)
+    built(folder, tmp_path / "out")
+    assert "no terms" not in capsys.readouterr().err
+
+
+def test_a_build_names_once_the_conditions_that_knowledge_knows_nothing_of(tmp_path, capsys):
+    rows = [{"orphanet_code": "915"}, {"orphanet_code": ""}, {"abbr": "WS", "orphanet_code": ""},
+            {"abbr": "WIL", "orphanet_code": "904"}]  # fmt: skip
+    built(folder_of(tmp_path, *rows), tmp_path / "out")
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "terms" in line]
+    assert note == (
+        "note: no terms are known here for AAR (ORPHA 915), WS (no ORPHA code); --knowledge terms has no prior for "
+        "such conditions, unless --term_table FILE adds their terms"
+    )
+
+
 def test_counts_have_the_number_of_their_noun():
     assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert [counted(n, "person", "people") for n in (1, 2)] == ["1 person", "2 people"]
@@ -833,8 +854,8 @@ def test_a_subject_that_publication_would_refuse_is_noted_without_being_repeated
     assert run("validate", folder) == 0
     (told, counts) = capsys.readouterr().out.splitlines()
     assert told == (
-        "disease_images.csv:2: note: subject_id: holds a person's name; publish_dataset.py refuses a person's name "
-        "there; write a code, such as P1, before you publish (likewise row 4)"
+        "disease_images.csv:2: note: subject_id: publish_dataset.py refuses this cell; before you publish, write a "
+        "code, such as P1, in place of a person's name (likewise row 4)"
     )
     assert counts == "3 usable images, 0 problems, 2 notes in 1 line"
 
