@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from curation import (
     opening,
     problem_lines,
     protocols,
+    restoration_target,
     schema,
     value_parsers,
     withdrawn_list,
@@ -1204,6 +1206,9 @@ def test_a_name_stays_until_another_one_is_given(curator, tmp_path, capsys):
     assert datasheet.card_header(made)["pretty_name"] == "Clinic faces"
     assert json.loads((made / "croissant.json").read_text())["name"] == "Clinic faces"
     assert "--name" not in capsys.readouterr().err
+    shutil.copytree(made / "real", tmp_path / "restoring/restored")  # as restore_images.py leaves it
+    restoration_target.publish(tmp_path / "restoring", tmp_path / "restored", source=made)
+    assert datasheet.card_header(tmp_path / "restored")["pretty_name"] == "Clinic faces"
     assert run("build", curator.folder, "--output_dir", made, "--name", "rdface") == 0
     assert datasheet.card_header(made)["pretty_name"] == "RDFace" and "Feng et al." in (made / "LICENSE").read_text()
 
