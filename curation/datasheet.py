@@ -70,7 +70,7 @@ def write_datasheet(
         "version": version,
         "contact": contact or earlier.get("contact"),
         "repository": repository,
-        "in_cache": datasets.naming.camelcase_to_snakecase(repository.rpartition("/")[2]),
+        "in_cache": name_in_cache(repository) if facts["is_other"] else facts["name"],
         "generator": GENERATOR if "real" in facts["configs"] else None,
     }
     figures = dataset_figures.draw(facts) if "ages" in facts else {}
@@ -219,6 +219,12 @@ def dataset_info(config: Config) -> dict:
             column["dtype"]["class_label"]["names"] = {key: Quoted(name) for key, name in names.items()}
     split = {"name": "train", "num_bytes": config.num_bytes, "num_examples": config.num_rows}
     return {"config_name": config.name, "features": columns, "splits": [split]}
+
+
+def name_in_cache(repository: str) -> str:
+    """What the names of a repository's copies in the cache of `datasets` hold, and those of other datasets do not."""
+    owner, _, name = repository.rpartition("/")
+    return f"{owner}___{datasets.naming.camelcase_to_snakecase(name)}"
 
 
 def size_category(rows: int) -> str:

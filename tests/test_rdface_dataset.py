@@ -1194,6 +1194,7 @@ def test_a_dataset_of_another_name_claims_neither_the_papers_name_nor_its_citati
     assert not re.search("described by|bibtex|published numbers", body)
     assert 'load_dataset("ORG/gesichter-koln-1-b-x"' in body and "ORG/rdface" not in body
     assert f"names {OWN_NAME}, version 1.0.0." in shown
+    assert '"$home"/datasets/*ORG___gesichter-koln-1-b-x* ' in body, "no other dataset's cache is to be deleted"
     load_dataset(str(made), split="train")
 
 
