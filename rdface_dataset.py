@@ -1,7 +1,7 @@
 """From a curator's folder to a dataset: the commands `validate` and `build`.
 
     python rdface_dataset.py validate FOLDER [--json]
-    python rdface_dataset.py build FOLDER --output_dir DIR [--skip_bad] [--face_embedder FILE]
+    python rdface_dataset.py build FOLDER --output_dir DIR [--name TEXT] [--skip_bad] [--face_embedder FILE]
 
 FOLDER holds `disease_images.csv` and the photographs, `rd_images/<disease_abbr>/<image_name>`. DIR becomes a dataset
 that `load_dataset(DIR)` opens without a script. All problems are reported at once, each with file, row, column, reason
@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curation.curated_rows import CSV_NAME, FolderError, Problem, Row, check_is_folder
+from curation.dataset_name import PAPERS_CONDITIONS, PAPERS_IMAGES, RDFACE, checked, is_papers, recorded
 from curation.extra_null_values import NullValues
 from curation.problem_lines import in_lines, print_problems
 from harness.commands import Parser, path_argument, run_command
 from harness.counts import counted
+from harness.errors import InputError
 from harness.files import write_json
 from harness.real_or_simulated import SIMULATED, is_simulated, would_shadow
 from harness.run_folder import full_disk_named, run_record, sole_writer
@@ -59,6 +61,14 @@ def null_value(text: str) -> str:
     return text
 
 
+def dataset_name(text: str) -> str:
+    """`type` of --name."""
+    try:
+        return checked(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def cosine(text: str) -> float:
     """`type` of --person_cosine."""
     try:
@@ -82,6 +92,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     building.add_argument(
         "--skip_bad", action="store_true", help="leave bad rows and cells out and list them in rejected.csv"
     )
+    text = "the dataset's name on its card, in its licence and in its records (default: that of the earlier build, or"
+    building.add_argument("--name", type=dataset_name, metavar="TEXT", help=f"{text} {RDFACE})")
     building.add_argument(
         "--contact",
         help="where to ask for an image's removal, shown on the public card (default: that of the earlier build)",
@@ -159,8 +171,8 @@ def note_private_subjects(examined: Examined) -> None:
         if subject is not None and subject not in found:
             found[subject] = private_identifier(subject)
         for problem in found.get(subject, ()):
-            remedy = f"publish_dataset.py refuses {problem} there; write a code, such as P1, before you publish"
-            examined.problems.append(row.problem("subject_id", "note", f"holds {problem}", remedy))
+            remedy = f"before you publish, write a code, such as P1, in place of {problem}"
+            examined.problems.append(row.problem("subject_id", "note", "publish_dataset.py refuses this cell", remedy))
     examined.problems.sort(key=lambda problem: problem.row or 0)
 
 
@@ -182,12 +194,13 @@ def build(args: argparse.Namespace) -> int:
 
 
 def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, started: float) -> int:
-    from curation import build_target, building, datasheet, protocols, schema, withdrawn_list
+    from curation import build_target, building, datasheet, protocols, row_consistency, schema, withdrawn_list
 
     recognition = open_recognition(args)  # refused now, too
 
     # ---- the curator's folder: every problem, before anything is made
     earlier = datasheet.card_header(target)  # refused now if it cannot be read, not after the work
+    name = args.name or recorded(earlier)
     examined = building.examine(args.folder, workspace, args.null_values)
     note_private_subjects(examined)
     withdrawn = withdrawn_list.listed(target)
@@ -201,7 +214,10 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
         return 2
     if not rows:
         raise FolderError(CSV_NAME, "has no usable row", "correct the problems above")
-    if is_simulated(row.values["source_type"] for row in rows) and would_shadow(target):
+    simulated = is_simulated(row.values["source_type"] for row in rows)
+    if simulated and args.name:
+        raise InputError(f"--name {args.name}: simulated images are published as RDFace-sim; leave --name out")
+    if simulated and would_shadow(target):
         remedy = f"name it {SIMULATED}"
         raise FolderError(target.name, "would shadow the real dataset with simulated images", remedy)
 
@@ -214,6 +230,9 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
         print(f"warning: no protocol strict, its column is null: {why}", file=sys.stderr)
     elif why_no_paper:
         print("use protocol strict, which is the default", file=sys.stderr)
+    if unannotated := row_consistency.without_terms(rows):
+        why = "--knowledge terms has no prior for such conditions, unless --term_table FILE adds their terms"
+        print(f"note: no terms are known here for {unannotated}; {why}", file=sys.stderr)
     pairs, persons = open_pairs(examined, recognition)
     finished = workspace / "made"
     finished.mkdir()
@@ -221,10 +240,16 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     if withdrawn:
         withdrawn_list.write_list(finished, withdrawn)
     class_names = list(dict.fromkeys(row.abbreviation for row in rows))
+    if not simulated and not args.name and name in (None, RDFACE) and not is_papers(len(rows), len(class_names)):
+        known = f"as the {PAPERS_IMAGES} photographs of {PAPERS_CONDITIONS} conditions of Feng et al. are called"
+        print(
+            f"note: the card calls this dataset {RDFACE}, {known}; give it a name of its own with --name TEXT",
+            file=sys.stderr,
+        )
     features = schema.real_features(class_names, examined.extra_columns)
     building.write_parquet(rows, features, finished / "real", workspace)
     version, contact = datasheet.version_after(target, finished), args.contact or earlier.get("contact")
-    datasheet.write_datasheet(finished, version, contact, earlier.get("repository"))
+    datasheet.write_datasheet(finished, version, contact, earlier.get("repository"), name)
     if bad:
         building.write_rejected(finished / "rejected.csv", bad)
     write_record(finished, args, rows, examined.problems, persons.record(), len(pairs), started)
@@ -232,7 +257,10 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     images = f"{counted(len(rows), 'image')} of {counted(len(class_names), 'condition')}"
     left_out = f"; left out: {named_losses(bad)}, listed in rejected.csv" if bad else ""
     print(f"{args.output_dir}: {images}; load_dataset opens it{left_out}")
-    print("\n".join([persons.line(), *lines]))
+    if persons.recognition or any(row.values["subject_id"] is None for row in rows):
+        print(persons.line())
+    for line in lines:
+        print(line)
     return 0
 
 
@@ -297,6 +325,7 @@ def write_record(
             "command": "build",
             "folder": Path(os.path.realpath(args.folder)).name,
             "output_dir": Path(os.path.realpath(args.output_dir)).name,
+            "name": args.name,
             "skip_bad": args.skip_bad,
             "null_values": args.null_values,
         },

@@ -9,6 +9,7 @@ import pandas as pd
 
 from classification.backbones import Backbone
 from curation import value_parsers
+from curation.dataset_name import is_papers
 from curation.opening import is_simulated
 from harness.errors import InputError, one_line
 from harness.files import read_json, write_atomically, write_json
@@ -181,7 +182,7 @@ def paper_comparison(images: datasets.Dataset, backbone: str, scores: dict, all_
     all_folds_and_epochs: whether the run has all folds and the paper's number of epochs. Source: Feng et al., RDFace,
     CVPR 2026, arXiv 2604.03454, test side of `paper`, mean and sd over five folds."""
     of_paper = pd.read_csv(PAPER_RESULTS).set_index("backbone")
-    same_data = not is_simulated(images) and len(images) == 456 and images.features["label"].num_classes == 103
+    same_data = not is_simulated(images) and is_papers(len(images), images.features["label"].num_classes)
     if not same_data or backbone not in of_paper.index:
         return None
     row, lines = of_paper.loc[backbone], [f"{'percent':<8}{'the paper':>16}{'this run':>16}"]

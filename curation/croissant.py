@@ -28,10 +28,11 @@ DESCRIPTIONS = {
     SIMULATED: "SIMULATED faces of rare genetic conditions, drawn by a program; none shows a person.",
     SYNTHETIC: "Faces made by generators that were trained on gated photographs; none shows a person.",
 }
+LAYOUT = "They are stored in the layout of RDFace (Feng et al., CVPR 2026). "  # of a dataset of another name
 
 
 def record(facts: Mapping) -> str:
-    """The record as JSON-LD. facts: dataset_facts.facts_of a folder, with `version` and `citation`.
+    """The record as JSON-LD. facts: dataset_facts.facts_of a folder, with `version` and facts_of_name.
 
     Raises InputError if the library's own validation fails."""
     context = mlcroissant.Context(conforms_to=SPECIFICATIONS[0])
@@ -42,10 +43,10 @@ def record(facts: Mapping) -> str:
         labels = [classes(context, names)] if names else []
         metadata = mlcroissant.Metadata(
             ctx=context,
-            name=facts["name"],
+            name=facts["title"] if facts["is_other"] else facts["name"],
             conforms_to=SPECIFICATIONS,
             version=facts["version"],
-            description=f"{DESCRIPTIONS[facts['name']]} Not for clinical use.",
+            description=f"{DESCRIPTIONS[facts['name']]} {LAYOUT * facts['is_other']}Not for clinical use.",
             license=[licence],
             cite_as=facts["citation"],
             keywords=["rare diseases", "faces", "medical images"] + ["simulated"] * facts["simulated"],

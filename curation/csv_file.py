@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import difflib
 import io
 import os
 import re
@@ -11,13 +12,13 @@ from pathlib import Path
 
 from curation.curated_rows import CSV_NAME, IMAGES, NO_REMEDY, OPTIONAL, REQUIRED, FolderError, Problem, quoted
 from harness import text_normalization
-from harness.csv_table import most_cells, without_empty_end
+from harness.csv_table import SEPARATORS, most_cells, without_empty_end
 from imaging import photographs
 
 MAX_CELL_CHARACTERS = 1_000_000  # of any cell: in a longer one, a quotation mark is not closed
 HEADER_WITHIN = 100  # lines; titles and blank lines may stand above the header
 TABLE_ENDINGS = {".csv", ".tsv", ".txt", ".xlsx", ".xls", ".ods", ".numbers"}  # of what may be the table
-SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+ALIKE = 0.8  # share of two names' letters that match, from which one is the other with a mistake in it
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,27 @@ def _header(lines: list[str], problems: list[Problem]) -> Header:
     held, number, cells = nearest
     names = [column_name(cell) for cell in cells]
     missing = [name for name in REQUIRED if name not in names]
-    hint = "add it" if held else "name the columns in the first line"
-    if len(cells) == 1:
+    hint = ("add it" if len(missing) == 1 else "add them") if held else "name the columns in the first line"
+    reason = f"column {', '.join(missing)} is missing"
+    if mistyped := _mistyped(missing, cells):
+        reason += f", but there is {', '.join(mistyped.values())}"
+        renamed = (f"rename {written} to {name}" for name, written in mistyped.items())
+        hint = ", ".join([*renamed, *(f"add {name}" for name in missing if name not in mistyped)])
+    elif len(cells) == 1:
         hint = "separate the cells by commas, semicolons or tabs"
         hint += ", and take the quotation marks from around the lines" if '"' in lines[number - 1] else ""
-    raise FolderError(CSV_NAME, f"column {', '.join(missing)} is missing", hint, row=number)
+    raise FolderError(CSV_NAME, reason, hint, row=number)
+
+
+def _mistyped(missing: list[str], cells: list[str]) -> dict[str, str]:
+    """The required columns that the header seems to hold with a mistake in the name, each with what it has instead."""
+    unknown = {column_name(cell): " ".join(cell.split()) for cell in cells}
+    unknown = {name: cell for name, cell in unknown.items() if name not in REQUIRED + OPTIONAL}
+    found = {}
+    for name in missing:
+        for like in difflib.get_close_matches(name, unknown, n=1, cutoff=ALIKE):
+            found[name] = unknown.pop(like)
+    return found
 
 
 def _named(cells: list[str], line: int, problems: list[Problem]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from curation import csv_file, row_consistency, value_parsers
+from curation import csv_file, own_columns, row_consistency, value_parsers
 from curation.curated_rows import (
     CSV_NAME,
     IMAGES,
@@ -24,6 +24,7 @@ from curation.curated_rows import (
 )
 from curation.extra_null_values import NullValues
 from harness import text_normalization
+from harness.csv_table import SEPARATORS
 from harness.null_words import is_null
 
 MAX_CHARACTERS = {  # per column: at least five times the longest value that is known
@@ -46,6 +47,7 @@ READERS: dict[str, tuple[str, Callable, str]] = {  # CSV column -> dataset colum
     "source_url": ("source_url", value_parsers.text_or_none, ""),
     "license": ("license", value_parsers.text_or_none, ""),
 }
+CSV_COLUMN_OF = {name: column for column, (name, *_) in READERS.items()}  # by the dataset's column
 
 
 @dataclass
@@ -55,6 +57,13 @@ class Folder:
     root: Path
     _listed: dict[Path, dict[str, str]] = field(default_factory=dict)
     _asked_for: set[str] = field(default_factory=set)
+    _unread: dict[str, list[set[str]]] = field(default_factory=lambda: defaultdict(list))  # file -> folders, if told
+
+    def set_aside(self, names: Iterable[str], folders: Iterable[str] = ()) -> None:
+        """Note that a row that cannot be used names one of these files, in one of these folders if there are any."""
+        folders = {_same_spelling(folder.strip()) for folder in folders}
+        for name in names:
+            self._unread[_same_spelling(name.strip())].append(folders)
 
     def find(self, abbreviation: str, name: str) -> Path | tuple[str, str]:
         """The file of this name, even if its Unicode form differs, or the reason why there is none, and the remedy."""
@@ -93,12 +102,15 @@ class Folder:
         return path if path.is_file() else (f"{name} is not a file", ADD_OR_DELETE)
 
     def unnamed(self) -> list[str]:
-        """The files below rd_images that were never asked for, as paths within it, without hidden ones."""
+        """The files below rd_images that no row names, as paths within it, without hidden ones."""
         images = self.root / IMAGES
         files = (Path(folder) / name for folder, _, names in os.walk(images) for name in names if name[0] != ".")
-        return sorted(
-            str(path.relative_to(images)) for path in files if _same_spelling(str(path)) not in self._asked_for
-        )
+        never_asked_for = (path for path in files if _same_spelling(str(path)) not in self._asked_for)
+        return sorted(str(path.relative_to(images)) for path in never_asked_for if not self._is_set_aside(path))
+
+    def _is_set_aside(self, path: Path) -> bool:
+        folder = _same_spelling(path.parent.name)
+        return any(not told or folder in told for told in self._unread.get(_same_spelling(path.name), ()))
 
     def _condition(self, abbreviation: str) -> Path:
         folder = self.root / IMAGES / abbreviation
@@ -136,7 +148,7 @@ def read(
         raise FolderError(CSV_NAME, "has no rows", "add one row per image")
     if not any((folder / IMAGES).glob("*/*")):
         raise FolderError(IMAGES, "holds no images", f"put them into {IMAGES}/<disease_abbr>/")
-    extra = _own_columns(header, reserved, problems)
+    extra = own_columns.own_columns(header, reserved, CSV_COLUMN_OF, problems)
     rows = []
     files, nulls = Folder(folder), NullValues(null_values)
     place = {name: number for number, name in enumerate(header.names) if name}
@@ -147,6 +159,8 @@ def read(
     nameless = [number for number, name in enumerate(header.names) if not name]
     for line, cells in records:
         cell = _cells(line, cells, header, problems)
+        if cell is None:
+            files.set_aside(cells, cells)  # in whichever columns the two names now stand
         row = cell and _usable_row(line, cell, files, abbreviations, problems)
         if row:
             _read_values(row, cell, extra, nulls, problems)
@@ -179,57 +193,21 @@ def _note_unnamed(files: Folder, problems: list[Problem]) -> None:
         problems.append(Problem(IMAGES, None, None, "note", reason, remedy))
 
 
-def _own_columns(header: csv_file.Header, reserved: Collection[str], problems: list[Problem]) -> list[str]:
-    """The names of the columns that the project does not know; a note says that they are kept."""
-    extra = [name for name in header.names if name and name not in REQUIRED + OPTIONAL]
-    _check_own_columns(extra, reserved, header)
-    if extra:
-        alike = {name: csv_file.column_name(name) for name in extra}
-        listed = (f"{name} (or is it {alike[name]}?)" if alike[name] in OPTIONAL else name for name in extra)
-        reason = f"unknown columns are kept as text: {', '.join(listed)}"
-        problems.append(Problem(CSV_NAME, header.line, None, "note", reason, NO_REMEDY))
-    return extra
-
-
-def _check_own_columns(names: list[str], reserved: Collection[str], header: csv_file.Header) -> None:
-    """Raise FolderError for a column of the curator's own whose name Parquet, its readers or people would mistake.
-
-    reserved: the names that the build writes."""
-    line = header.line
-    clashes = sorted(set(names) & set(reserved))
-    if clashes:
-        reason = f"column {', '.join(clashes)} has a name that the build writes"
-        asked = [column for column, (name, *_) in READERS.items() if [name] == clashes]
-        to = f" to {asked[0]}" if asked and asked[0] not in header.names else ""
-        raise FolderError(CSV_NAME, reason, f"rename it{to}" if len(clashes) == 1 else "rename them", row=line)
-    seen = {name: name for name in reserved}
-    for name in names:
-        visible = unicodedata.normalize("NFKC", "".join(c for c in name if unicodedata.category(c) != "Cf"))
-        visible, whole, reason = " ".join(visible.split()), name.partition(".")[0], None
-        if whole != name and whole in reserved:  # Parquet names the parts of a column like this, as in image.bytes
-            reason = f"column {name} has the name of a part of column {whole}, which the build writes"
-        elif not visible or any(unicodedata.category(c) in ("Cc", "Zl", "Zp") and c not in "\t\n\r" for c in name):
-            reason = f"column {name!r} has characters in its name that cannot be seen"
-        elif seen.setdefault(visible, name) != name:
-            reason = f"column {name!r} looks like column {seen[visible]!r}"
-        if reason:
-            raise FolderError(CSV_NAME, reason, "rename it", row=line)
-
-
 def _cells(line: int, cells: list[str], header: csv_file.Header, problems: list[Problem]) -> dict[str, str] | None:
     """The cells by column, empty if a spreadsheet left them out at the row's end; None after adding a problem."""
     columns, counted = len(header.names), f"has {len(cells)} cell{'s' * (len(cells) != 1)}"
     if len(cells) > columns:
         reason = f"{counted}, where the header has {columns}"
         is_empty = not any(cell.strip() for cell in cells[columns:])
-        remedy = f"quote cells that hold {csv_file.SEPARATORS[header.separator]}, "
+        remedy = f"quote cells that hold {SEPARATORS[header.separator]}"
+        remedy += ' (a decimal comma, as in "6,5", may be the cause), ' if header.separator == "," else ", "
         remedy += "or delete the empty cells at the row's end" if is_empty else "and name every column"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     lacking = [name for name in ("image_name", "disease_abbr") if name not in header.names[: len(cells)]]
     if lacking:
         reason = f"{counted}, where the header has {columns}, so that {lacking[0]} is left out"
-        remedy = f"part its cells by {csv_file.SEPARATORS[header.separator]}, as the header's are, or delete the line"
+        remedy = f"part its cells by {SEPARATORS[header.separator]}, as the header's are, or delete the line"
         problems.append(Problem(CSV_NAME, line, None, "row", reason, remedy))
         return None
     if len(cells) < columns:
@@ -250,12 +228,13 @@ def _usable_row(
     def refuse(column: str | None, reason: str, remedy: str) -> None:
         problems.append(Problem(CSV_NAME, line, column, "row", reason, remedy))
 
-    abbreviation = _abbreviation(cell["disease_abbr"])
+    abbreviation, name = _abbreviation(cell["disease_abbr"]), cell["image_name"].strip()
     if not abbreviation:
+        files.set_aside([name])
         return refuse("disease_abbr", "is empty", "add the abbreviation, or delete the row")
     if not re.fullmatch(r"[^\W_][\w .+()'-]*", abbreviation) or len(abbreviation) > 100:
+        files.set_aside([name])
         return refuse("disease_abbr", f"{quoted(abbreviation)} cannot name a folder", "use letters, digits, - and _")
-    name = cell["image_name"].strip()
     path = files.find(abbreviation, name)
     # A row whose subject cannot be read is refused: the same person might be on both sides of a fold otherwise.
     damage = _damage("subject_id", cell.get("subject_id", ""))

@@ -270,11 +270,16 @@ def regions(codes: Iterable[str | None]) -> list[dict]:
 def limitations(facts: Mapping) -> list[str]:
     """What the dataset's numbers do not allow to be concluded, one sentence each."""
     n, sizes = facts["n_images"], dict(facts["size_counts"])
-    have = "has" if 1 in (sizes.get(1, 0), facts["n_conditions"]) else "have"
+    rests_on = f"No condition has more than {max(sizes)} images: a result for one condition rests on as many at most."
+    if singles := sizes.get(1, 0):
+        have = "has" if 1 in (singles, facts["n_conditions"]) else "have"
+        rests_on = (
+            f"{singles} of {counted(facts['n_conditions'], 'condition')} {have} a single image"
+            f" ({100 * singles / facts['n_conditions']:.0f} %), and the largest has {max(sizes)}: a result for one "
+            "condition rests on a handful of images."
+        )
     sentences = [
-        f"{sizes.get(1, 0)} of {counted(facts['n_conditions'], 'condition')} {have} a single image"
-        f" ({100 * sizes.get(1, 0) / facts['n_conditions']:.0f} %), and the largest has {max(sizes)}: a result for one "
-        "condition rests on a handful of images.",
+        rests_on,
         "How many images a condition has follows from what was collected, not from how frequent it is; nobody without "
         "a condition is shown, so nothing can be said about screening.",
     ]

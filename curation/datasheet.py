@@ -6,6 +6,7 @@ dataset_facts.py.
 """
 
 import functools
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,9 @@ import huggingface_hub
 import jinja2
 import yaml
 
-from curation import dataset_facts, dataset_figures
+from curation import dataset_facts, dataset_figures, dataset_name
 from curation.dataset_facts import Config
 from curation.parquet_files import CONTENT, card_entry, parquet_digest, shard_digests
-from harness import real_or_simulated
 from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
@@ -26,11 +26,6 @@ from harness.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 GENERATOR = "<!-- Written by rdface_dataset.py build: a folder with this line may be replaced by the next build. -->"
 FIRST_VERSION = "1.0.0"
-PRETTY_NAMES = {
-    real_or_simulated.REAL: "RDFace",
-    real_or_simulated.SIMULATED: "RDFace-sim",
-    real_or_simulated.SYNTHETIC: "RDFace synthetic",
-}
 LICENCE_NAMES = {
     "controlled": "rdface-controlled-access",
     "simulated": "rdface-simulated",
@@ -39,13 +34,6 @@ LICENCE_NAMES = {
 FILES_HEADER = re.compile(
     r"^configs:\n(?:(?: |- ).*\n)*dataset_info:\n(?:(?: |- ).*\n)*", re.MULTILINE
 )  # files_header as YAML
-CITATION = """@inproceedings{rdface,
-  title     = {RDFace},
-  author    = {Feng and Long and Ali and Lou and Butt and Liu and Wang and Hu},
-  booktitle = {CVPR},
-  year      = {2026},
-  note      = {arXiv:2604.03454}
-}"""
 
 
 class Quoted(str):
@@ -58,23 +46,31 @@ yaml.SafeDumper.add_representer(
 
 
 def write_datasheet(
-    folder: Path, version: str | None = None, contact: str | None = None, repository: str | None = None
+    folder: Path,
+    version: str | None = None,
+    contact: str | None = None,
+    repository: str | None = None,
+    name: str | None = None,
 ) -> None:
     """Write README.md, LICENSE, croissant.json and figures/*.png beside a folder's Parquet files.
 
     folder: holds `real`, `restored`, `reports` (any of them), or `synthetic` alone, each with train-*.parquet.
-    version, contact, repository (ORG/NAME): None keeps what README.md says. If there is no README.md, the version is
-    1.0.0, no contact is named, and the owner is called ORG.
+    version, contact, repository (ORG/NAME), name (which only photographs may have of their own): None keeps what
+    README.md says. If there is no README.md, the version is 1.0.0, no contact is named, the owner is called ORG, and
+    the name is RDFace, or that of simulated or synthetic images.
     Raises InputError if the files are no such dataset."""
     from curation import croissant  # mlcroissant takes most of a second
 
     facts = dataset_facts.facts_of(folder)
     earlier = card_header(folder)
+    version = version or _version_in(earlier) or FIRST_VERSION
+    facts |= dataset_name.facts_of_name(facts["name"], name or dataset_name.recorded(earlier), version)
+    repository = repository or earlier.get("repository") or f"ORG/{facts['in_addresses']}"
     facts |= {
-        "version": version or _version_in(earlier) or FIRST_VERSION,
+        "version": version,
         "contact": contact or earlier.get("contact"),
-        "repository": repository or earlier.get("repository") or f"ORG/{facts['name']}",
-        "citation": CITATION,
+        "repository": repository,
+        "in_cache": name_in_cache(repository) if facts["is_other"] else facts["name"],
         "generator": GENERATOR if "real" in facts["configs"] else None,
     }
     figures = dataset_figures.draw(facts) if "ages" in facts else {}
@@ -98,7 +94,9 @@ def write_figures_and_record(folder: Path) -> None:
     from curation import croissant
 
     facts, earlier = dataset_facts.facts_of_rows(folder), card_header(folder)
-    facts |= {"version": _version_in(earlier) or FIRST_VERSION, "citation": CITATION}
+    version = _version_in(earlier) or FIRST_VERSION
+    facts |= {"version": version}
+    facts |= dataset_name.facts_of_name(facts["name"], dataset_name.recorded(earlier), version)
     figures = dataset_figures.draw(facts) if "ages" in facts else {}
     write_figures(folder / "figures", {name: png for name, (_, png) in figures.items()})
     record, card = croissant.record(facts), (folder / "README.md").read_text(encoding="utf-8")
@@ -176,12 +174,14 @@ def header(facts: Mapping) -> dict:
     kind = facts["kind"]
     tags = ["simulated"] * facts["simulated"] + ["synthetic"] * (kind == "synthetic")
     fields = {
-        "pretty_name": PRETTY_NAMES[facts["name"]],
+        "pretty_name": Quoted(facts["title"]) if facts["is_other"] else facts["title"],
         "version": facts["version"],
         "contact": facts["contact"],
         "repository": facts["repository"] if facts["repository"].partition("/")[0] != "ORG" else None,
         "license": "other" if kind in LICENCE_NAMES else kind,
-        "license_name": LICENCE_NAMES.get(kind),
+        "license_name": f"{facts['in_addresses']}-controlled-access"
+        if kind == "controlled"
+        else LICENCE_NAMES.get(kind),
         "license_link": "LICENSE" if kind in LICENCE_NAMES else None,
         "annotations_creators": ["machine-generated"] if tags else None,  # it is not known who annotated photographs
         "source_datasets": ["original"] if facts["simulated"] else None,
@@ -221,6 +221,12 @@ def dataset_info(config: Config) -> dict:
     return {"config_name": config.name, "features": columns, "splits": [split]}
 
 
+def name_in_cache(repository: str) -> str:
+    """What the names of a repository's copies in the cache of `datasets` hold, and those of other datasets do not."""
+    owner, _, name = repository.rpartition("/")
+    return f"{owner}___{datasets.naming.camelcase_to_snakecase(name)}"
+
+
 def size_category(rows: int) -> str:
     """The Hub's name for a size: n<1K, 1K<n<10K, ... 100B<n<1T, n>1T."""
     names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
@@ -242,7 +248,12 @@ def template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
     )
-    environment.filters |= {"cell": cell, "few": dataset_facts.public_count, "counted": counted}
+    environment.filters |= {
+        "cell": cell,
+        "in_quotes": functools.partial(json.dumps, ensure_ascii=False),
+        "few": dataset_facts.public_count,
+        "counted": counted,
+    }
     return environment.from_string((ROOT / name).read_text(encoding="utf-8"))
 
 

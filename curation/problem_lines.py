@@ -13,8 +13,8 @@ MOST_ROWS_NAMED = 10
 
 def print_problems(problems: Sequence[Problem], stream: TextIO) -> Counter[bool]:
     """Prints one line per problem; notes with the same remedy become one line, since nothing needs to be done about
-    them, and so do cells of one column that hold the same. Returns the number of lines of notes (True) and of other
-    problems (False)."""
+    them, and so do rows, and cells of one column, with which the same is wrong. Returns the number of lines of notes
+    (True) and of other problems (False)."""
     rows_alike: dict[tuple, list[int | None]] = defaultdict(list)
     for problem in problems:
         rows_alike[_kind(problem)].append(problem.row)
@@ -35,12 +35,12 @@ def in_lines(number: int, noun: str, lines: int) -> str:
 
 def _kind(problem: Problem) -> tuple:
     """What folded problems have in common: notes their remedy, or, if it is NO_REMEDY, the reason less name and
-    numbers; cells their reason and remedy. Others are never folded."""
+    numbers; rows and cells their reason and remedy. Others are never folded."""
     if problem.severity == "note":
         reason = re.sub(r"\d+", "", problem.reason.partition(" ")[2]) if problem.remedy == NO_REMEDY else ""
         return "note", problem.column, problem.remedy, reason
-    if problem.severity == "cell":
-        return "cell", problem.column, problem.remedy, problem.reason
+    if problem.severity in ("row", "cell"):
+        return problem.severity, problem.file, problem.column, problem.remedy, problem.reason
     return (id(problem),)
 
 

@@ -153,7 +153,7 @@ def conditions(facts: Mapping) -> list[dict]:
             "odrl:prohibition": [prohibition({"@id": "odrl:distribute"}), *prohibited],
             "odrl:obligation": obligations,
         }
-        return [*map(duo, CONTROLLED_TERMS), offer("RDFace controlled-access licence", offered)]
+        return [*map(duo, CONTROLLED_TERMS), offer(f"{facts['title']} controlled-access licence", offered)]
     permitted = [
         {"@type": "odrl:Permission", "odrl:action": {"@id": name}, "odrl:duty": [obligation("odrl:attribute")]}
         for name in ("odrl:use", "odrl:distribute")

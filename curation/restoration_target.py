@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from curation import dataset_figures, datasheet, schema, withdrawn_list
+from curation import dataset_figures, dataset_name, datasheet, schema, withdrawn_list
 from curation.parquet_files import parquet_digest, shard_digests
 from harness.errors import InputError, one_line
 from harness.files import read_json
@@ -102,7 +102,8 @@ def publish(made: Path, target: Path, source: Path | None) -> None:
         _publish_into_dataset(made, target, previous)
         return
     version = (source and datasheet.version_of(source)) or datasheet.FIRST_VERSION
-    datasheet.write_datasheet(made, datasheet.version_after(target, made) if target.exists() else version)
+    version = datasheet.version_after(target, made) if target.exists() else version
+    datasheet.write_datasheet(made, version, name=source and dataset_name.recorded(datasheet.card_header(source)))
     if target.exists():
         target.rename(previous)
     made.rename(target)

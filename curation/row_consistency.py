@@ -13,7 +13,7 @@ from harness import text_normalization
 from harness.counts import counted
 from phenotyping import phenotypes
 
-EXAMPLES = 10  # how many notes of one kind name their own spelling before the rest is folded into one
+EXAMPLES = 10  # how many notes of one kind name their own spelling, or conditions are named, before the rest is folded
 NO_NAME = {  # words that many names of diseases have in common
     "syndrome", "syndrom", "disease", "disorder", "type", "of", "and", "the", "with", "without", "due", "to", "in",
     "de", "del", "der", "la", "le", "van", "von",
@@ -216,6 +216,22 @@ def _note_codes(rows: list[Row], problems: list[Problem]) -> None:
         if right is not None:
             remedy = f"write {right}, which the project's table has for {quoted(name)}, or correct the name"
         problems.append(row.problem("orphanet_code", "note", reason, remedy))
+
+
+def without_terms(rows: Iterable[Row]) -> str:
+    """The conditions for which the project's table has no terms, by abbreviation and ORPHA code, as a text; "" if it
+    has terms for all of them."""
+    annotated = {condition.orphanet_code for condition in phenotypes.conditions()}
+    codes: dict[str, str | None] = {}
+    for row in rows:
+        codes[row.abbreviation] = codes.get(row.abbreviation) or row.values["orphanet_code"]
+    named = [
+        f"{abbreviation} ({f'ORPHA {code}' if code else 'no ORPHA code'})"
+        for abbreviation, code in codes.items()
+        if code not in annotated
+    ]
+    more = f" and {counted(len(named) - EXAMPLES, 'more condition')}" if len(named) > EXAMPLES else ""
+    return f"{', '.join(named[:EXAMPLES])}{more}"
 
 
 def _words(name: str) -> frozenset[str]:

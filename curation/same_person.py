@@ -87,8 +87,8 @@ class Persons:
         """For the build's report."""
         if self.recognition is None:
             return (
-                "persons: not looked for; photographs of one person count as one person's only by subject_id or as near"
-                " duplicates (--face_embedder FILE proposes pairs)"
+                "persons: not looked for; without a subject_id, two photographs of one person count as two people's,"
+                " unless they are near duplicates (--face_embedder FILE proposes pairs)"
             )
         measured = self.recognition.measured
         if self.cosine > self.recognition.cosine:

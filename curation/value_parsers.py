@@ -30,15 +30,13 @@ SEX_WORDS = " or ".join(  # "female (f, girl, ...) or male (m, boy, ...)"
 )
 NEWBORN = {"newborn", "new-born", "neonate", "birth", "at birth"}
 MONTHS_PER_YEAR, WEEKS_PER_YEAR, DAYS_PER_YEAR = 12, 365.25 / 7, 365.25
-UNITS = {
-    "y": 1,
-    "m": MONTHS_PER_YEAR,
-    "w": WEEKS_PER_YEAR,
-    "d": DAYS_PER_YEAR,
-}  # first letter of a unit -> how many make a year
+UNITS = {  # first letter of a unit, English or German -> how many make a year
+    "y": 1, "j": 1, "m": MONTHS_PER_YEAR, "w": WEEKS_PER_YEAR, "d": DAYS_PER_YEAR, "t": DAYS_PER_YEAR,
+}  # fmt: skip
+UNIT_WORDS = r"years?|yrs?|y/?o|y|jahre?n?|j|months?|mos?|mths?|monate?n?|m|weeks?|wks?|wochen?|w|days?|d|tage?n?"
 MAX_AGE_YEARS = 120
 NUMBER = r"\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?"  # 6,5 is a decimal; the comma of 1,000 may separate thousands
-AGE_PART = re.compile(rf"({NUMBER})\s*(years?|yrs?|y/?o|y|months?|mos?|mths?|m|weeks?|wks?|w|days?|d)\b\.?|({NUMBER})$")
+AGE_PART = re.compile(rf"({NUMBER})\s*({UNIT_WORDS})\b\.?|({NUMBER})$")
 COUNTRY_ALIASES = {  # common names that ISO 3166 lacks, in English and in the country's own languages
     "ARE": "UAE; Emirates",
     "AUT": "Österreich",
@@ -141,15 +139,16 @@ def text_or_none(text: str) -> str | None:
 
 
 def age_years(text: str) -> float | None:
-    """Years from "6", "6,5", "3 months", "2y 6m", "18 mo", "P3Y6M" (ISO 8601) or "newborn"; 0 to 120."""
+    """Years from "6", "6,5", "3 months", "2y 6m", "18 mo", "P3Y6M" (ISO 8601), "newborn", "18 Monate" or "2J 3M"; 0 to
+    120."""
     if is_null(text):
         return None
     spelled = text.strip().casefold()
     if spelled in NEWBORN:
         return 0.0
     iso = re.fullmatch(r"p(?=\d)((?:\d+y)?(?:\d+m)?(?:\d+w)?(?:\d+d)?)", spelled)
-    rest = re.sub(r"([ymwd])(?=\d)", r"\1 ", iso[1] if iso else spelled)
-    rest = re.sub(r"\s*(\bold|\bof age)$", "", rest)
+    rest = re.sub(r"([yjmwd])(?=\d)", r"\1 ", iso[1] if iso else spelled)
+    rest = re.sub(r"\s*(\bold|\bof age|\balt)$", "", rest)
     years, parts, at = 0.0, 0, 0
     while at < len(rest):
         part = AGE_PART.match(rest, at)
@@ -158,7 +157,7 @@ def age_years(text: str) -> float | None:
         number = float((part[1] or part[3]).replace(",", "."))
         years += number / UNITS[part[2][0]] if part[2] else number
         parts += 1
-        at = part.end() + len(re.match(r"[\s,;]*(?:and\b)?\s*", rest[part.end() :])[0])
+        at = part.end() + len(re.match(r"[\s,;]*(?:(?:and|und)\b)?\s*", rest[part.end() :])[0])
     if not parts or years > MAX_AGE_YEARS:  # "old" alone is no age
         raise ValueError(f"{quoted(text)} is no age")
     return round(years, 4)

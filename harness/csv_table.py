@@ -2,10 +2,13 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import InputError, one_line
+
+SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
 
 class TableError(InputError):
@@ -19,12 +22,15 @@ class TableError(InputError):
 def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The names of the columns, and of each row the line on which it ends and its cells by column.
 
-    Blank lines are passed over, and so are empty cells behind the last column if `most_cells` allows them. Raises
-    TableError for a file that cannot be read or is no CSV in UTF-8, for a column that occurs twice, and, with a line
-    for each, for rows that have more or fewer cells than there are columns, as a decimal comma makes them."""
+    The cells are parted by the one of SEPARATORS that makes most columns of the header. Blank lines are passed over,
+    and so are empty cells behind the last column if `most_cells` allows them. Raises TableError for a file that cannot
+    be read or is no CSV in UTF-8, for a column that occurs twice, and, with a line for each, for rows that have more or
+    fewer cells than there are columns, as a decimal comma makes them."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+        separator = max(SEPARATORS, key=lambda separator: len(_first_cells(text, separator)))
+        options = {"delimiter": separator, "strict": True, "skipinitialspace": True}
+        reader = csv.reader(io.StringIO(text, newline=""), **options)
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
         raise TableError([f"{file}: cannot be read ({error.strerror}); give a CSV file in UTF-8"]) from error
@@ -41,6 +47,20 @@ def read_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         what = f"but the header has {len(header)}; give one per column, and write decimals with a point"
         raise TableError([f"{file}:{line}: has {n} cells, {what}" for line, n in odd])
     return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in rows]
+
+
+def _first_cells(text: str, separator: str) -> list[str]:
+    """The cells of the first row that is not blank, if this is what separates them; none if it cannot be."""
+    try:
+        return next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator)), [])
+    except csv.Error:
+        return []
+
+
+def decimal(text: str) -> float:
+    """A number with a decimal point or a decimal comma. Raises ValueError for 1,000, of which the comma may separate
+    thousands, and for every text that is no number."""
+    return float(text.replace(",", ".") if re.fullmatch(r"\s*(0,\d+|\d+,(?!\d{3}\s*$)\d+)\s*", text) else text)
 
 
 def most_cells(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:

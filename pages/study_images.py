@@ -325,7 +325,7 @@ def photographs(dataset: StudyDataset, note: str) -> Faces:
         of_whom = "simulated face" if note else "photograph"
         pictures.append((f"{image['image_id']}, {name}", f"{of_whom} {image['image_id']}, {name}", jpeg))
     noun = "faces drawn by a program" if note else "REAL PHOTOGRAPHS, not to be passed on"
-    return Faces(f"{note}{len(pictures)} {noun}, of one condition each, drawn at random (seed 0)", pictures)
+    return Faces(f"{note}{len(pictures)} {noun}, each of another condition, chosen at random (seed 0)", pictures)
 
 
 def synthetic_faces(folder: Path, caption: str, kept_only: bool) -> list[Faces]:

@@ -30,7 +30,8 @@ RECORD = "the number of a record, an insurance or an account"
 BIRTH = "a date of birth"
 MACHINE = "the address of a machine in a private network"
 ENCODED = "bytes written as text, which nobody can read"
-PERSON, STREET, DAY = "a person's name", "a postal address", "a date to the day, as one of birth"
+PERSON, STREET = "a person's name", "a postal address"
+DAY = "a date with day, month and year, which may be of birth"
 
 PATHS = re.compile(
     r"(?<![\w/.:~-])(?<!\$home\")(?<!\$HOME)/(?:[\w.~@+-]+/)+[\w.~*@+-]"  # /nas/scans/doe.jpg

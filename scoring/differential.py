@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from harness.csv_table import read_table
+from harness.csv_table import decimal, read_table
 from harness.errors import InputError
 from scoring.run_scores import replicates_of
 
@@ -86,7 +86,8 @@ def _in_order(prior: Mapping[str, float], names: Sequence[str], what: str) -> np
     if unknown:
         raise ValueError(f"{what}: {unknown[0]} is no condition of this classifier; delete its row")
     if lacking:
-        raise ValueError(f"{what}: {lacking[0]} and {len(lacking) - 1} more lack a row; give 0 for what cannot occur")
+        more = f" and {len(lacking) - 1} more lack" if lacking[1:] else " lacks"
+        raise ValueError(f"{what}: {lacking[0]}{more} a row; add it, with prevalence 0 for what cannot occur")
     return np.array([prior[name] for name in names])
 
 
@@ -100,11 +101,11 @@ def read_prior(file: Path) -> dict[str, float]:
     for line, row in rows:
         name, text = row["condition"].strip(), row["prevalence"]
         try:
-            value = float(text)
+            value = decimal(text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or value < 0:
-            raise InputError(f"{file}:{line}: prevalence {text!r} is no number of at least 0; correct it")
+            raise InputError(f"{file}:{line}: prevalence {text!r} is no number of at least 0; write one such as 0.5")
         if not name or name in prior:
             raise InputError(
                 f"{file}:{line}: condition {name!r} is {'empty' if not name else 'given twice'}; correct it"

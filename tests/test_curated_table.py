@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_rdface_dataset import HEADER, Curator, built, encoded, picture, run
 
-from curation import curated_rows, curated_table, protocols, row_consistency, value_parsers
+from curation import curated_rows, curated_table, own_columns, protocols, row_consistency, value_parsers
 from curation.leak_guard import check_fold
 from harness import errors, text_normalization
 from harness.counts import counted
@@ -486,6 +486,15 @@ REFUSED_TABLES = {
         lambda t: "Title\n" + t.replace("gene_name", "gene"),
         "disease_images.csv:2: column gene_name is missing; add it",
     ),
+    "a mistyped column": (
+        lambda t: t.replace("disease_abbr", "disease_abr"),
+        "column disease_abbr is missing, but there is disease_abr; rename disease_abr to disease_abbr",
+    ),
+    "a mistyped column, and one that lacks": (
+        lambda t: t.replace("orphanet_code", "Orphanet Cod").replace("gene_name", "x"),
+        "column gene_name, orphanet_code is missing, but there is Orphanet Cod; "
+        "rename Orphanet Cod to orphanet_code, add gene_name",
+    ),
     "lines in quotes": (
         lambda t: "".join(f'"{line}"\n' for line in t.splitlines()),
         "take the quotation marks from around the lines",
@@ -562,7 +571,7 @@ def test_a_decimal_comma_without_quotation_marks_never_shifts_a_row(tmp_path, ca
     folder = folder_of(tmp_path, *rows, columns=["age", "sex", "country", "comment"])
     rewritten(folder, lambda text: text.replace("6.5", "6,5"))
     status, problems, images = report(folder, capsys)
-    reason, remedy = "has 11 cells, where the header has 10", "quote cells that hold a comma, or delete the empty cells"
+    reason, remedy = "has 11 cells, where the header has 10", "quote cells that hold a comma (a decimal comma, "
     (refused,) = [p for p in problems if p["severity"] != "note"]
     assert (status, images, refused["row"], refused["severity"]) == (2, n_rows - 1, 2, "row")
     assert refused["reason"] == reason and refused["remedy"].startswith(remedy)
@@ -570,6 +579,23 @@ def test_a_decimal_comma_without_quotation_marks_never_shifts_a_row(tmp_path, ca
         assert built(folder, tmp_path / "out", "--skip_bad")["image_id"][:] == ["AAR.2", "AAR.3"]
     rewritten(folder, lambda text: text.replace("6,5", '"6,5"'))
     assert built(folder, tmp_path / "quoted")["age_years"][0] == 6.5
+
+
+def test_rows_with_which_the_same_is_wrong_are_one_line_and_their_files_are_not_said_to_be_forgotten(tmp_path, capsys):
+    rows = [{"age": "6.5"}, {"age": "7.5"}, {"age": "4"}, {"abbr": "NOO"}]
+    folder = folder_of(tmp_path, *rows, columns=["age", "sex"])
+    (folder / "rd_images/NOO/AAR.1.jpg").write_bytes(b"-")  # no row names this one: it bears another file's name only
+    rewritten(folder, lambda text: text.replace("6.5", "6,5").replace("7.5", "7,5").replace(",NOO,", ",,"))
+    assert run("validate", folder) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "rd_images: note: no row names 'NOO/AAR.1.jpg'; add a row for each photograph that belongs here; other files "
+        "are left out",
+        "disease_images.csv:2: has 9 cells, where the header has 8; quote cells that hold a comma (a decimal comma, as "
+        'in "6,5", may be the cause), or delete the empty cells at the row\'s end (likewise row 3)',
+        "disease_images.csv:5: disease_abbr: is empty; add the abbreviation, or delete the row",
+        "1 usable image, 3 problems in 2 lines, 1 note",
+    ]
 
 
 def test_one_look_finds_all_mistakes_of_a_row_and_the_files_that_no_row_names(tmp_path, capsys):
@@ -775,7 +801,28 @@ def test_the_documentation_lists_the_endings_ages_and_words_that_are_read():
     ages = re.findall(r"`([^`]+)`", line_of_docs("- An age is "))
     weeks, days = pytest.approx(5 * 7 / 365.25, abs=1e-4), pytest.approx(10 / 365.25, abs=1e-4)
     read = [value_parsers.age_years(age.strip('"')) for age in ages]
-    assert read == [6, 6.5, 6.5, 0.25, 1.5, 2.5, weeks, days, 3.5, 0, 6.5]
+    assert read == [6, 6.5, 6.5, 0.25, 1.5, 2.5, weeks, days, 3.5, 1.5, 3.6, 6, 2.25, weeks, days, 0, 6.5]
+
+
+def test_the_documented_table_is_read_without_a_note_and_has_terms(tmp_path, capsys):
+    docs = (Path(__file__).parents[1] / "docs/curators.md").read_text(encoding="utf-8")
+    table = docs.partition("```text\nimage_name,")[2].partition("```")[0]
+    folder = folder_of(tmp_path, {"abbr": "WIL"}, {"abbr": "WIL"})
+    (folder / "disease_images.csv").write_text(f"image_name,{table}")
+    assert report(folder, capsys) == (0, [], 2)
+    built(folder, tmp_path / "out")
+    assert "no terms" not in capsys.readouterr().err
+
+
+def test_a_build_names_once_the_conditions_that_knowledge_knows_nothing_of(tmp_path, capsys):
+    rows = [{"orphanet_code": "915"}, {"orphanet_code": ""}, {"abbr": "WS", "orphanet_code": ""},
+            {"abbr": "WIL", "orphanet_code": "904"}]  # fmt: skip
+    built(folder_of(tmp_path, *rows), tmp_path / "out")
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "terms" in line]
+    assert note == (
+        "note: no terms are known here for AAR (ORPHA 915), WS (no ORPHA code); --knowledge terms has no prior for "
+        "such conditions, unless --term_table FILE adds their terms"
+    )
 
 
 def test_counts_have_the_number_of_their_noun():
@@ -807,8 +854,8 @@ def test_a_subject_that_publication_would_refuse_is_noted_without_being_repeated
     assert run("validate", folder) == 0
     (told, counts) = capsys.readouterr().out.splitlines()
     assert told == (
-        "disease_images.csv:2: note: subject_id: holds a person's name; publish_dataset.py refuses a person's name "
-        "there; write a code, such as P1, before you publish (likewise row 4)"
+        "disease_images.csv:2: note: subject_id: publish_dataset.py refuses this cell; before you publish, write a "
+        "code, such as P1, in place of a person's name (likewise row 4)"
     )
     assert counts == "3 usable images, 0 problems, 2 notes in 1 line"
 
@@ -843,6 +890,49 @@ def test_a_column_that_the_build_writes_is_named_as_it_should_be(tmp_path, capsy
     folder = folder_of(tmp_path, {}, columns=columns)
     assert run("validate", folder) == 2
     assert capsys.readouterr().err.rstrip().endswith(f"that the build writes{remedy}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (
+            ["Alter", "Geschlecht", "Land", "ward"],
+            [
+                "Alter may be age, Geschlecht may be sex, Land may be country, but under these names they are kept as "
+                "text only; rename those that are, and leave the others",
+                "unknown columns are kept as text: ward; nothing here uses them, and publish_dataset.py leaves them "
+                "out unless --publish_columns names them",
+            ],
+        ),
+        (
+            ["Année de naissance", "Nationalité"],
+            [
+                "Nationalité may be country, but under this name it is kept as text only; rename it to country if it "
+                "is, or leave it",
+                "unknown columns are kept as text: Année de naissance; nothing here uses them, and publish_dataset.py "
+                "leaves them out unless --publish_columns names them",
+            ],
+        ),
+        (["age", "Edad"], ["unknown columns are kept as text: Edad; nothing here uses them"]),  # there is an age
+        (["Alter in Monaten"], ["unknown columns are kept as text: Alter in Monaten; nothing here uses them"]),
+    ],
+)
+def test_a_known_column_in_another_language_is_named(tmp_path, capsys, columns, told):
+    folder = folder_of(tmp_path, {}, columns=columns)
+    status, problems, _ = report(folder, capsys)
+    lines = [f"{p['reason']}; {p['remedy']}" for p in problems if p["row"] == 1]
+    assert status == 0 and len(lines) == len(told)
+    assert all(line.startswith(start) for line, start in zip(lines, told, strict=True))
+
+
+def test_every_other_name_of_a_column_is_that_of_one_unknown_column():
+    words = [word for names in own_columns.OTHER_NAMES.values() for word in names.split()]
+    assert set(own_columns.OTHER_NAMES) == set(curated_rows.OPTIONAL)
+    assert len(words) == len(set(words)) and not set(words) & set(curated_rows.OPTIONAL + curated_rows.REQUIRED)
+    assert all(own_columns.may_be(word) for word in words), "each is spelt as names are compared"
+    for name, column in (("Nationalität", "country"), ("Género", "sex"), ("Patienten-ID", "subject_id"),
+                         ("Âge", "age"), ("Años", None), ("gene", None)):  # fmt: skip
+        assert own_columns.may_be(name) == column
 
 
 def test_a_heic_file_that_no_row_names_is_to_be_exported(tmp_path, capsys):

@@ -246,7 +246,7 @@ def test_the_croissant_record_says_what_responsible_use_needs(folder):
     record = croissant_record(folder)
     assert set(record) >= EIGHT and all(record[name] for name in EIGHT)
     assert {"http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"} == set(record["conformsTo"])
-    assert "a single image" in str(record["rai:dataLimitations"]) and "region" in str(record["rai:dataBiases"])
+    assert "more than 10 images" in str(record["rai:dataLimitations"]) and "region" in str(record["rai:dataBiases"])
     assert "children" in record["rai:personalSensitiveInformation"]
     steps = record["prov:wasGeneratedBy"]
     assert labels_of(steps) == ["Collection", "Build", "Restoration", "Reports"]
@@ -336,7 +336,12 @@ def test_a_card_of_one_condition_is_in_the_singular_and_says_that_sizes_are_alwa
     assert f"an aligned comparison: {len(set(groups))} group{'s' * (len(set(groups)) > 1)};" in text
     assert table_of(card(tmp_path), "images of a condition") == {"3": "1"}
     assert "How many images a condition has, and in how many a value is not recorded, is always shown." in text
-    assert "0 of 1 condition has a single image" in " ".join(dataset_facts.facts_of(tmp_path)["limitations"])
+    limitations = " ".join(dataset_facts.facts_of(tmp_path)["limitations"])
+    assert "a single image" not in limitations, "a limit that is not there"
+    assert "No condition has more than 3 images: a result for one condition rests on as many at most." in limitations
+    folder = tmp_path / "one image"
+    write(folder, "real", real_features(("AAR",)), rows[:1])
+    assert dataset_facts.facts_of(folder)["limitations"][0].startswith("1 of 1 condition has a single image (100 %)")
 
 
 def test_withdrawals_are_counted_and_an_empty_condition_stays_in_the_list(folder):

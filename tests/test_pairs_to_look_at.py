@@ -141,7 +141,8 @@ def test_a_file_that_is_no_table_of_answers_is_one_line(curator, capsys, content
 def test_persons_are_proposed_shown_answered_and_never_joined_unasked(curator, tmp_path, capsys, alike):
     folder, output = curator.save(), tmp_path / "rdface"
     plain = groups(folder, output)
-    assert "persons: not looked for" in capsys.readouterr().out and not (output / PAGE).exists()
+    said = "persons: not looked for; without a subject_id, two photographs of one person count as two people's"
+    assert said in capsys.readouterr().out and not (output / PAGE).exists()
     options = alike([0, 2], [1, 3, 4])
     assert groups(folder, output, *options) == plain
     told = capsys.readouterr().out
@@ -167,6 +168,18 @@ def test_persons_are_proposed_shown_answered_and_never_joined_unasked(curator, t
     joined = plain | {"NA.1": "AAR.2", "NA.2": "AAR.2"}
     assert groups(folder, output, *options) == joined
     assert not (output / PAGE).exists() and "to look at" not in capsys.readouterr().out
+
+
+def test_a_build_in_which_every_photograph_has_its_subject_does_not_say_that_persons_were_not_looked_for(
+    curator, tmp_path, capsys
+):
+    for number, row in enumerate(curator.rows):
+        row["subject_id"] = f"P{number}"
+    groups(curator.save(), tmp_path / "rdface")
+    assert "persons" not in capsys.readouterr().out
+    curator.rows[0]["subject_id"] = ""
+    groups(curator.save(), tmp_path / "rdface")
+    assert "persons: not looked for" in capsys.readouterr().out
 
 
 def test_an_answer_holds_for_the_photographs_that_were_looked_at(curator, tmp_path, capsys, alike):

@@ -84,7 +84,7 @@ def test_a_curators_own_column_holds_no_name_no_address_no_day_and_no_long_numbe
     "12-MAR-2015", "4.V.2012", "31.12.85",
 ])  # fmt: skip
 def test_a_day_is_found_wherever_it_stands_in_a_curators_own_column(text):
-    assert "a date to the day, as one of birth" in private_cell(text)
+    assert "a date with day, month and year, which may be of birth" in private_cell(text)
 
 
 @pytest.mark.parametrize("text", ["H1234567", "12345678Z", "123.456.789-09", "RSSMRA85T10A562S", "AB123456C"])

@@ -4,9 +4,12 @@ import collections
 import csv
 import dataclasses
 import hashlib
+import html
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from datasets import Image as ImageFeature
 from datasets import disable_progress_bars, load_dataset
 from in_process import exit_status
@@ -28,10 +32,12 @@ from curation import (
     building,
     curated_rows,
     curated_table,
+    dataset_name,
     datasheet,
     opening,
     problem_lines,
     protocols,
+    restoration_target,
     schema,
     value_parsers,
     withdrawn_list,
@@ -1081,13 +1087,17 @@ def test_killed_build_leaves_the_old_dataset_and_the_next_one_cleans_up(curator,
     [
         ("3 months", 0.25), ("2y 6m", 2.5), ("18 mo", 1.5), ("2 years", 2), ("P3Y6M", 3.5), ("6", 6), ("6,5", 6.5),
         ("newborn", 0), ("6 years old", 6), ("26 weeks", 0.4983), ("", None), ("n/a", None), ("0", 0),
+        ("18 Monate", 1.5), ("3,6 Jahre", 3.6), ("6 J", 6), ("6J.", 6), ("2J 3M", 2.25), ("2J3M", 2.25), ("1 Jahr", 1),
+        ("2 Jahre und 3 Monate", 2.25), ("2 Jahre, 1 Monat alt", 2.0833), ("26 Wochen", 0.4983), ("1 Woche", 0.0192),
+        ("10 Tage", 0.0274), ("1 Tag", 0.0027), ("3 Jahren", 3),
     ],
 )  # fmt: skip
 def test_ages(text, years):
     assert value_parsers.age_years(text) == years
 
 
-@pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas", "old", "of age"])
+@pytest.mark.parametrize("text", ["-1", "400", "six", "3-4", "1e3", "2 6", "P", "1/2", "6 bananas", "old", "of age",
+                                  "6 T", "6 Jah", "3;6", "J", "alt", "6 Jahre 3", "2 J 3 J 4", "3 Monde"])  # fmt: skip
 def test_texts_that_are_no_age(text):
     with pytest.raises(ValueError, match="is no age"):
         value_parsers.age_years(text)
@@ -1156,3 +1166,89 @@ def test_one_subject_of_two_sexes_is_noted(curator, capsys):
         row |= {"subject_id": "S1", "sex": sex}
     (note,) = [p for p in problems(curator.save(), capsys) if p["column"] == "subject_id"]
     assert note["row"] == 3 and note["reason"] == "subject S1 has another sex in row 2"
+
+
+# --- the name of the dataset
+
+OWN_NAME = 'Gesichter: "Köln" #1 | <b>\'*_{{ x }} ---'  # whatever YAML, Markdown and templates might read otherwise
+
+
+def test_a_dataset_of_another_name_claims_neither_the_papers_name_nor_its_citation(curator, tmp_path, capsys):
+    made = tmp_path / "out"
+    assert run("build", curator.save(), "--output_dir", made, "--name", OWN_NAME) == 0
+    assert "--name" not in capsys.readouterr().err
+    card, licence = ((made / name).read_text(encoding="utf-8") for name in ("README.md", "LICENSE"))
+    record = json.loads((made / "croissant.json").read_text(encoding="utf-8"))
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert (header["pretty_name"], header["license_name"]) == (OWN_NAME, "gesichter-koln-1-b-x-controlled-access")
+    assert header["extra_gated_heading"] == f"Ask for access to {OWN_NAME}"
+    assert licence.startswith(f"{OWN_NAME} controlled-access licence\n") and "Feng" not in licence
+    assert f"names the dataset, {OWN_NAME}, and its version.\n" in licence
+    assert (record["name"], record["citeAs"]) == (OWN_NAME, f"{OWN_NAME}, version 1.0.0")
+    assert "layout of RDFace" in record["description"]
+    assert record["usageInfo"][-1]["name"] == f"{OWN_NAME} controlled-access licence"
+    body = card.split("---\n", 2)[2]
+    shown = html.unescape(body)
+    assert f"# {OWN_NAME}: faces of rare genetic conditions\n" in shown and "<b>" not in body
+    assert "The dataset has the layout of RDFace (Feng et al." in body
+    assert not re.search("described by|bibtex|published numbers", body)
+    assert 'load_dataset("ORG/gesichter-koln-1-b-x"' in body and "ORG/rdface" not in body
+    assert f"names {OWN_NAME}, version 1.0.0." in shown
+    assert '"$home"/datasets/*ORG___gesichter-koln-1-b-x* ' in body, "no other dataset's cache is to be deleted"
+    load_dataset(str(made), split="train")
+
+
+def test_a_name_stays_until_another_one_is_given(curator, tmp_path, capsys):
+    made = tmp_path / "out"
+    assert run("build", curator.save(), "--output_dir", made, "--name", "Clinic faces") == 0
+    datasheet.write_datasheet(made, "1.1.0")  # as a withdrawal does
+    assert run("build", curator.folder, "--output_dir", made) == 0
+    datasheet.write_figures_and_record(made)  # as a publication does
+    assert datasheet.card_header(made)["pretty_name"] == "Clinic faces"
+    assert json.loads((made / "croissant.json").read_text())["name"] == "Clinic faces"
+    assert "--name" not in capsys.readouterr().err
+    shutil.copytree(made / "real", tmp_path / "restoring/restored")  # as restore_images.py leaves it
+    restoration_target.publish(tmp_path / "restoring", tmp_path / "restored", source=made)
+    assert datasheet.card_header(tmp_path / "restored")["pretty_name"] == "Clinic faces"
+    assert run("build", curator.folder, "--output_dir", made, "--name", "rdface") == 0
+    assert datasheet.card_header(made)["pretty_name"] == "RDFace" and "Feng et al." in (made / "LICENSE").read_text()
+
+
+def test_a_build_without_a_name_says_whose_name_the_card_has(curator, tmp_path, capsys, monkeypatch):
+    assert run("build", curator.save(), "--output_dir", tmp_path / "out") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if "--name" in line]
+    assert notes == [
+        "note: the card calls this dataset RDFace, as the 456 photographs of 103 conditions of Feng et al. are called; "
+        "give it a name of its own with --name TEXT"
+    ]
+    monkeypatch.setattr(dataset_name, "PAPERS_IMAGES", 6)
+    monkeypatch.setattr(dataset_name, "PAPERS_CONDITIONS", 2)
+    assert run("build", curator.folder, "--output_dir", tmp_path / "out") == 0
+    assert "--name" not in capsys.readouterr().err, "the table is the paper's"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "the name is empty"),
+        (" \n ", "the name is empty"),
+        ("Our\nfaces", "holds a line break"),
+        ("Our\u2028faces", "holds a line break"),
+        ("x" * 81, "the name has 81 characters; give one of at most 80"),
+        ("rdface-SIM", "is the name of images that were not photographed"),
+    ],
+)
+def test_a_name_that_no_card_can_have_is_refused_in_one_line(curator, tmp_path, capsys, name, reason):
+    assert run("build", curator.save(), "--output_dir", tmp_path / "out", "--name", name) == 2
+    said = capsys.readouterr().err
+    assert reason in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_simulated_images_keep_their_name(curator, tmp_path, capsys):
+    for row in curator.rows:
+        row["source_type"] = "simulated"
+    assert run("build", curator.save(), "--output_dir", tmp_path / "out", "--name", "Clinic faces") == 2
+    assert "simulated images are published as RDFace-sim; leave --name out" in capsys.readouterr().err
+    assert run("build", curator.folder, "--output_dir", tmp_path / "out") == 0
+    assert "--name" not in capsys.readouterr().err
+    assert datasheet.card_header(tmp_path / "out")["pretty_name"] == "RDFace-sim"

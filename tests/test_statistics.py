@@ -259,7 +259,10 @@ def test_bayes_with_the_true_prior_beats_the_uncorrected_classifier():
         ("condition,prevalence\nAAR,0,5\nWS,1\n", "prior.csv:2: has 3 cells, but the header has 2"),
         ("condition,prevalence,prevalence\nAAR,1,99\n", "column prevalence occurs twice"),
         ("condition,prevalence\nAAR,1\nXXX,2\n", "XXX is no condition"),
-        ("condition,prevalence\nAAR,1\n", "lack a row"),
+        ("condition,prevalence\nAAR,1\n", "^prior: WS lacks a row; add it, with prevalence 0 for what cannot occur$"),
+        ("condition,prevalence\n", "^prior: AAR and 1 more lack a row"),
+        ("condition;prevalence\nAAR;1,000\nWS;1\n", "prior.csv:2: prevalence '1,000' is no number"),
+        ("condition\tprevalence\nAAR\t1\t2\nWS\t3\n", "prior.csv:2: has 3 cells, but the header has 2"),
     ],
 )
 def test_priors_that_are_none_are_refused_with_their_row(tmp_path, text, message):
@@ -268,6 +271,21 @@ def test_priors_that_are_none_are_refused_with_their_row(tmp_path, text, message
     predictions = as_table(np.full((3, 2), 0.5), np.array([0, 1, 0]))
     with pytest.raises((InputError, ValueError), match=message):
         differential.differential_list(predictions, ["AAR", "WS"], differential.read_prior(file), None, 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "condition;prevalence\nAAR;0,5\nWS;1\n",
+        "condition\tprevalence\nAAR\t0,500\nWS\t1\n",
+        '\n"condition";"prevalence"\n"AAR";" 0,5"\n"WS";1,0\n',
+        '"condition","prevalence"\n"AAR","0,5"\n"WS",1\n',
+        "condition|prevalence\nAAR|0.5\nWS|1\n",
+    ],
+)
+def test_priors_are_read_with_the_separators_of_the_curators_table(tmp_path, text):
+    (tmp_path / "prior.csv").write_text(text)
+    assert differential.read_prior(tmp_path / "prior.csv") == {"AAR": 0.5, "WS": 1}
 
 
 @pytest.mark.parametrize("recipe", ["finetune", "lora, 5-shot", "submission"])
