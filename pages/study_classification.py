@@ -13,7 +13,7 @@ from scoring import run_scores
 from scoring.abstention import risk_coverage_area, risk_coverage_curve
 from scoring.calibration import reliability_diagram, smooth_calibration_error
 from scoring.knowledge_use import use_of_knowledge
-from scoring.leaderboard import Entry
+from scoring.leaderboard import Entry, on_which_images
 from scoring.metrics import expected_calibration_error
 from scoring.score_tables import shown
 
@@ -116,7 +116,7 @@ def differences_table(numbers: Numbers, note: str) -> Table | None:
     if not rows:
         return None
     return Table(
-        f"{note}Differences of top-1 on the same test images, percentage points",
+        f"{note}Differences of top-1 on {on_which_images(numbers.differences)}, percentage points",
         ["run", "less run", "difference", "p", "p after Holm"],
         rows,
         "p: permutation test that swaps two runs' predictions subject by subject; Holm: corrected for the pairs of one "
@@ -160,8 +160,8 @@ def gains_section(numbers: Numbers, note: str) -> Section:
         cells.append([gain["run"], gain["base"], gain["added"], seen, percent(gain, sign="+"), *p_values])
     figure = Figure(
         f"{note}Gains in top-1 accuracy",
-        "What each addition changed on the same test images, with its 95 % interval over subjects; filled: knowledge "
-        "of annotated terms, hollow: synthetic images; right of the dashed line the addition helped.",
+        f"What each addition changed on {on_which_images(numbers.differences)}, with its 95 % interval over subjects; "
+        "filled: knowledge of annotated terms, hollow: synthetic images; right of the dashed line the addition helped.",
         *charts.intervals(rows, "percentage points of top-1", 0.0, "no change"),
         ["run", "less run", "what was added", "photographs", "points", "p", "p after Holm"],
         cells,

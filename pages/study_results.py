@@ -108,12 +108,13 @@ def made_with(one: Classifier) -> tuple:
 
 def planned_comparisons(classifiers: Sequence[Classifier]) -> set[frozenset[str]]:
     """What is compared if there are too many runs for all pairs: each run with its base, and plain runs with the first
-    of their protocol."""
+    of their protocol and photographs."""
     planned = {frozenset((one.run.name, base.run.name)) for one in classifiers if (base := base_of(one, classifiers))}
-    first: dict[str, str] = {}
+    first: dict[tuple, str] = {}
     for one in classifiers:
         if one.is_plain and not one.is_control:
-            planned.add(frozenset((one.run.name, first.setdefault(one.entry.protocol, one.run.name))))
+            tested = one.entry.protocol, one.run.photographs.digest
+            planned.add(frozenset((one.run.name, first.setdefault(tested, one.run.name))))
     return planned
 
 

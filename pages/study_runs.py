@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.errors import InputError
 from harness.files import read_json
+from scoring.same_photographs import Photographs, photographs_of
 
 CLASSIFIER, FEW_SHOT, GALLERY = "classifier", "few-shot episodes", "retrieval in a gallery"
 GENERATOR, FILTER = "generator", "filter"
@@ -46,6 +47,11 @@ class Run:
     def fingerprint(self) -> str | None:
         """Of the dataset that it was made with, if its record says so."""
         return self.dataset.get("fingerprint")
+
+    @property
+    def photographs(self) -> Photographs:
+        """By what the photographs of which it was made are known, as far as its record says so."""
+        return photographs_of(self.record)
 
     @property
     def arguments(self) -> dict:

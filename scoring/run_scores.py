@@ -73,7 +73,7 @@ def score(predictions: pd.DataFrame) -> dict:
         **images.attrs,
         "n_classes": n_classes,
         "n_classes_tested": len(np.unique(labels)),
-        "seeds": sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist()),
+        "seeds": _seeds_of(predictions),
         "n_replicates": len(probabilities),
         "chance": 1 / n_classes,
         **_chance_of_unseen(images, n_classes),
@@ -307,10 +307,20 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
         "n_test": len(labels),
         "n_subjects": int(subjects.nunique()),
         **images.attrs,
-        "a": {"backbone": of_a["backbone"], "recipe": of_a["recipe"], "n_replicates": len(probabilities_a)},
-        "b": {"backbone": of_b["backbone"], "recipe": of_b["recipe"], "n_replicates": len(probabilities_b)},
+        "a": _side(of_a, a, probabilities_a),
+        "b": _side(of_b, b, probabilities_b),
         "metrics": scores,
     }
+
+
+def _seeds_of(predictions: pd.DataFrame) -> list[int]:
+    return sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist())
+
+
+def _side(settings: dict, predictions: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
+    """What is said of one of two methods that are compared."""
+    names = {name: settings[name] for name in ("backbone", "recipe")}
+    return names | {"seeds": _seeds_of(checked(predictions, "predictions")), "n_replicates": len(probabilities)}
 
 
 def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

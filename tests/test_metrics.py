@@ -629,7 +629,7 @@ def test_compare_gives_the_difference_of_the_scores():
     top1 = comparison["metrics"]["top1"]
     assert top1["low"] > 0 and top1["p_value"] < 0.01
     assert top1["high"] - top1["low"] < scores_a["top1"]["high"] - scores_a["top1"]["low"]  # it is paired
-    assert comparison["a"] == {"backbone": "tiny", "recipe": "linear_probe", "n_replicates": 3}
+    assert comparison["a"] == {"backbone": "tiny", "recipe": "linear_probe", "seeds": [0, 1, 2], "n_replicates": 3}
     assert (comparison["n_test"], comparison["n_subjects"]) == (150, 75)
 
 
@@ -862,9 +862,15 @@ def test_the_command_compares_two_runs(tmp_path):
     ]
     run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     comparison = json.loads(run.stdout)
-    assert comparison == compared()
+    expected = compared()
+    for side, name in (("a", "a"), ("b", "b/predictions.parquet")):
+        expected[side]["runs"] = [str(tmp_path / name)]
+    assert comparison == expected | {"same_photographs": None}
     shown = score_tables.format_comparison(comparison).splitlines()
-    assert "B - A" in shown[3] and shown[4].split()[:3] == [
+    assert shown[1].startswith(f"A: {tmp_path / 'a'}: ") and shown[1].endswith(", mean of 3 seeds")
+    assert shown[2].startswith(f"B: {tmp_path / 'b' / 'predictions.parquet'}: ")
+    assert shown[3] == score_tables.UNKNOWN_PHOTOGRAPHS
+    assert "B - A" in shown[4] and shown[5].split()[:3] == [
         "top1",
         *(f"{100 * comparison['metrics']['top1'][x]:.2f}" for x in "ab"),
     ]
