@@ -24,7 +24,7 @@ from harness.files import read_json
 from pages import charts
 from pages.dataset_page import thumbnail
 from pages.study_blocks import Faces, Figure, Listing, Missing, Section, Table, Text
-from pages.study_runs import CLASSIFIER, FEW_SHOT, FILTER, GALLERY, GENERATOR, Run, Study
+from pages.study_runs import FILTER, GENERATOR, ON_PHOTOGRAPHS, Run, Study
 
 BUILD = "python rdface_dataset.py build INPUT_DIR --output_dir RUN_DIR/rdface-sim"
 GENERATE = "accelerate launch train_dreambooth.py --dataset_name DATASET --output_dir RUN_DIR/dreambooth"
@@ -33,7 +33,6 @@ FILTERING = (
     " --output_dir RUN_DIR/filtered"
 )
 PRIVACY_REPORT = "privacy_report.json"
-ON_PHOTOGRAPHS = (CLASSIFIER, FEW_SHOT, GALLERY)  # kinds of runs whose record names the dataset of photographs
 N_FACES = 24  # of each kind
 MAX_COUNTRIES = 30  # bars; the table beside them has all
 GIVES_AWAY = ("near copy", "resembles the person")

@@ -9,7 +9,7 @@ that is the same in all else, on the same test images.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from pages.study_runs import AGREEMENT, CLASSIFIER, FEW_SHOT, GALLERY, Run, Study
 from scoring import leaderboard
@@ -62,9 +62,11 @@ class Numbers:
     headline: dict
 
 
-def read_numbers(study: Study) -> Numbers:
-    """Raises InputError for a run whose results are damaged, or not those of its predictions."""
-    classifiers, others = [], []
+def read_numbers(study: Study, others: Container[str] = ()) -> Numbers:
+    """others: runs of other photographs than those that the page describes, which tell no headline number.
+
+    Raises InputError for a run whose results are damaged, or not those of its predictions."""
+    classifiers, further = [], []
     for run in study.runs:
         if run.kind in (CLASSIFIER, FEW_SHOT, GALLERY):
             entry = leaderboard.read_entry(run.folder)
@@ -72,12 +74,14 @@ def read_numbers(study: Study) -> Numbers:
             if run.kind == CLASSIFIER:
                 classifiers.append(as_classifier(run, entry))
             else:
-                others.append(entry)
+                further.append(entry)
     entries = [one.entry for one in classifiers]
     differences = leaderboard.differences(entries, "top1", planned_comparisons(classifiers), ALL_PAIRS_OF)
     gains = gains_of(classifiers, differences)
-    headline = headline_of(classifiers, gains, study.of(AGREEMENT))
-    return Numbers(classifiers, [*entries, *others], differences, gains, headline)
+    described = [one for one in classifiers if one.run.name not in others]
+    agreements = [run for run in study.of(AGREEMENT) if run.name not in others]
+    headline = headline_of(described, [gain for gain in gains if gain["run"] not in others], agreements)
+    return Numbers(classifiers, [*entries, *further], differences, gains, headline)
 
 
 def as_classifier(run: Run, entry: Entry) -> Classifier:
@@ -173,6 +177,7 @@ def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agr
             "chance": best.run.results.get("chance"),
             "n": best.entry.n_test,
             "run": best.run.name,
+            "simulated": best.run.simulated,
             "chosen_from": len(plain),
         }
     if gains:
@@ -185,6 +190,7 @@ def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agr
             "high": best["high"],
             "p_holm": best["p_holm"],
             "run": best["run"],
+            "simulated": next(one.run.simulated for one in classifiers if one.run.name == best["run"]),
             "base": best["base"],
             "chosen_from": len(gains),
         }
@@ -201,6 +207,7 @@ def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agr
             "chance": 0.5,
             "n": run.results["n_pairs"],
             "run": run.name,
+            "simulated": run.simulated,
             "chosen_from": len(scored),
         }
     return found

@@ -9,20 +9,22 @@ that has begun (settings.json) but has no run.json is not finished, and is named
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import InputError
 from harness.files import read_json
-from scoring.same_photographs import Photographs, photographs_of
+from scoring.same_photographs import Photographs, photographs_of, same
 
 CLASSIFIER, FEW_SHOT, GALLERY = "classifier", "few-shot episodes", "retrieval in a gallery"
 GENERATOR, FILTER = "generator", "filter"
 REPORTS, AGREEMENT = "reports", "agreement of reports"
 OTHER = "other"
+ON_PHOTOGRAPHS = (CLASSIFIER, FEW_SHOT, GALLERY)  # kinds of runs whose record names the dataset of photographs
 OF_PHOTOGRAPHS = ("real", "restored")  # configs
 CONFIGS = (*OF_PHOTOGRAPHS, "reports", "synthetic")
 MAX_DEPTH = 3  # folders below the study's
+SOURCES = "sources.json"  # of reports that were compared: their photographs
 REMEDY = "run it again, or move it out of the study's folder"
 
 
@@ -116,6 +118,34 @@ def _read_run(name: str, folder: Path, files: list[str]) -> Run:
     said = [results.get("simulated"), record.get("simulated")]
     simulated = next((value for value in said if isinstance(value, bool)), None)
     return Run(name, folder, kind_of(results, record), results, record, simulated)
+
+
+def note_of(all_simulated: bool, simulated: Sequence[bool | None]) -> str:
+    """What stands in front of a caption. all_simulated: whether the whole study is known to be; simulated: of each run,
+    or of the dataset, that the caption is about, which tells where a study is mixed."""
+    if all_simulated:
+        return "SIMULATED: "
+    share = "SIMULATED" if all(simulated) else "partly SIMULATED"
+    return f"{share} data: " if any(simulated) else ""
+
+
+def of_other_photographs(study: Study, described: Photographs, digests: Container[str]) -> list[str]:
+    """Names of the runs that were made of other photographs than those a page describes, as far as records tell.
+
+    described, digests: what identifies these together and each. Where a record lacks what identifies them together, as
+    older ones do, other fingerprints are of other photographs, except those of restored ones. Runs that compare reports
+    name the photographs themselves."""
+    others = []
+    for run in (run for run in study.runs if run.kind in (*ON_PHOTOGRAPHS, AGREEMENT)):
+        known = same(run.photographs, described)
+        if run.kind == AGREEMENT and (run.folder / SOURCES).is_file():
+            known = all(
+                digest in digests for digest in read_json(run.folder / SOURCES, REMEDY).get("source_sha256", [])
+            )
+        is_older = known is None and run.photographs.digest is None and run.dataset.get("config_name") != "restored"
+        if known is False or (is_older and run.fingerprint not in (None, described.fingerprint)):
+            others.append(run.name)
+    return others
 
 
 def command_line(record: Mapping, script: str) -> str:
