@@ -17,7 +17,7 @@ from curation.opening import is_simulated, photographs_digest
 from harness.errors import one_line
 from pages import dataset_page
 from pages.score_figures import confidence_figure
-from pages.study_runs import command_line, names_by_warning
+from pages.study_runs import command_line, names_by_warning, shortens_paths
 from scoring import prediction_files, run_scores, score_tables
 from scoring.holm import holm
 from scoring.same_photographs import Photographs, photographs_of, same
@@ -58,6 +58,7 @@ def read_run(folder: Path) -> Run:
         "metrics": results["metrics"],
         "warnings": record.get("warnings", []),
         "command": command_line(record, "train_classifier.py"),
+        "shortened": shortens_paths(record),
     }
     return Run(row, predictions, photographs_of(record))
 
@@ -161,6 +162,7 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
         columns=columns,
         chance=[score_tables.shown(name, run_scores.chance(name, n_classes)) for name in columns],
         runs=[run.row for run in runs],
+        shortened=any(run.row["shortened"] for run in runs),
         warnings=names_by_warning({run.row["name"]: run.row["warnings"] for run in runs}),
         pairs=paired_differences(runs),
         confidence=first_runs_confidence(runs[0], simulated),

@@ -33,6 +33,7 @@ from pages.study_runs import (
     note_of,
     of_other_photographs,
     open_study,
+    shortens_paths,
 )
 from scoring import leaderboard
 from scoring.leaderboard import Entry
@@ -289,9 +290,12 @@ def methods_section(study: Study) -> Section:
     commits = sorted({str(run.record["git_commit"]) for run in study.runs if run.record.get("git_commit")})
     if commits:
         blocks.append(Text(f"Commit of this project: {', '.join(commits)}."))
-    started = [[run.name, command_line(run.record, SCRIPTS[run.kind])] for run in study.runs if run.kind in SCRIPTS]
+    started = [run for run in study.runs if run.kind in SCRIPTS or run.record.get("script")]
     if started:
-        blocks.append(Table("How each run is started", ["run", "command"], started))
+        commands = [[run.name, command_line(run.record, SCRIPTS.get(run.kind, ""))] for run in started]
+        shortened = any(shortens_paths(run.record) for run in started)
+        below = "Of absolute paths, only the last part is shown." if shortened else ""
+        blocks.append(Table("How each run is started", ["run", "command"], commands, below))
     if study.unfinished:
         blocks.append(Text(f"Begun and not finished, so not on this page: {', '.join(study.unfinished)}."))
     return Section("methods", "Methods, versions, times", blocks)

@@ -9,6 +9,7 @@ that has begun (settings.json) but has no run.json is not finished, and is named
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ ON_PHOTOGRAPHS = (CLASSIFIER, FEW_SHOT, GALLERY)  # kinds of runs whose record n
 OF_PHOTOGRAPHS = ("real", "restored")  # configs
 CONFIGS = (*OF_PHOTOGRAPHS, "reports", "synthetic")
 MAX_DEPTH = 3  # folders below the study's
+WORKED_OUT = ("face_alignment",)  # what scripts record among their arguments, but is no option
 SOURCES = "sources.json"  # of reports that were compared: their photographs
 REMEDY = "run it again, or move it out of the study's folder"
 
@@ -149,19 +151,29 @@ def of_other_photographs(study: Study, described: Photographs, digests: Containe
 
 
 def command_line(record: Mapping, script: str) -> str:
-    """How a run is started, without options that are off or not set, and with the last part of absolute paths.
+    """How a run is started, as a shell reads it: without options that are off, not set or empty, and with the last part
+    of absolute paths.
 
     record: of run.json; script: that of runs whose record does not say which one they were started by."""
-    words, arguments = [str(record.get("script", script.split()[0]))], dict(record.get("arguments", {}))
+    words, arguments = [str(record.get("script") or script.split()[0])], dict(record.get("arguments", {}))
     words += [str(command)] if (command := arguments.pop("command", None)) else []
     words += ["--no-save_models"] if arguments.pop("save_models", None) is False else []  # on unless it is switched off
     for name, value in arguments.items():
-        if value is None or value is False or value == []:
-            continue
-        values = value if isinstance(value, list) else [] if value is True else [value]
-        texts = [Path(text).name if Path(text).is_absolute() else text for text in map(str, values)]
-        words.append(" ".join([f"--{name}", *texts]))
-    return " ".join(words)
+        if name not in WORKED_OUT and value is not None and value is not False and value not in ([], ""):
+            texts = _texts_of(value)
+            words += [f"--{name}", *(Path(text).name if Path(text).is_absolute() else text for text in texts)]
+    return shlex.join(words)
+
+
+def shortens_paths(record: Mapping) -> bool:
+    """Whether command_line shortens a path of this record."""
+    values = [value for name, value in dict(record.get("arguments", {})).items() if name not in WORKED_OUT]
+    return any(Path(text).is_absolute() for value in values for text in _texts_of(value))
+
+
+def _texts_of(value: object) -> list[str]:
+    """The values of an option, as words of a command; none of one that is on."""
+    return [str(one) for one in (value if isinstance(value, list) else [] if value is True else [value])]
 
 
 def names_by_warning(warnings: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -352,7 +352,7 @@ def test_a_command_on_a_page_can_be_given_again():
     flags = "--no-save_models --fold 0 --seed 0 1 --shuffle_labels --cache_dir away"
     assert command_line(record, "train_classifier.py") == f"hf_backbone.py {flags}"
     score = {"arguments": {"command": "score", "save_models": True, "wide": "x " * 300}}
-    assert command_line(score, "vlm_report_eval.py score") == f"vlm_report_eval.py score --wide {'x ' * 300}"
+    assert command_line(score, "vlm_report_eval.py score") == f"vlm_report_eval.py score --wide '{'x ' * 300}'"
     assert command_line({}, "train_classifier.py") == "train_classifier.py"
 
 
