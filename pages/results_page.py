@@ -46,11 +46,12 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{folder}: {error}") from error
     first = predictions.iloc[0]
     alignment = record.get("input", {}).get("face_alignment")
+    seen = f"faces aligned by {alignment}" if alignment else "whole images"
     row = {
         "name": folder.name,
         "backbone": first["backbone"],
-        "input": f"faces aligned by {alignment}" if alignment else "whole images",
-        "recipe": first["recipe"],
+        "input": seen,
+        "recipe": ", ".join(part for part in first["recipe"].split(", ") if part != seen),  # which says it if asked for
         "protocol": first["protocol"],
         "n_test": results["n_test"],
         "n_seeds": predictions["seed"].nunique(),

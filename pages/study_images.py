@@ -211,14 +211,23 @@ def likeness_figures(run: Run, scores: pd.DataFrame, note: str) -> list[Figure]:
         figures.append(
             Figure(
                 f"{note}{title.capitalize()}",
-                f"{what}; what lies right of a threshold is rejected.",
+                what + rejected_above(thresholds),
                 *charts.stacked_histogram(groups, title, "images", thresholds),
                 ["what", "images", "median", "lowest", "highest"],
-                [[outcome, len(part), *spread(pd.Series(part))] for outcome, part in groups.items()]
-                + [[where, "", f"{value:.3f}", "", ""] for where, value in thresholds.items()],
+                [[outcome, len(part), *spread(pd.Series(part))] for outcome, part in groups.items()],
             )
         )
     return figures
+
+
+def rejected_above(thresholds: Mapping[str, float]) -> str:
+    """The end of a sentence that says which images are rejected. thresholds: by name, of each side."""
+    if not thresholds:
+        return "."
+    if len(thresholds) == 1:
+        return f"; what lies right of the threshold, {next(iter(thresholds.values())):.3f}, is rejected."
+    named = ", ".join(f"{name.removeprefix('threshold, ')} {value:.3f}" for name, value in thresholds.items())
+    return f"; what lies right of its side's threshold is rejected ({named})."
 
 
 def attack_blocks(report: Mapping, note: str) -> list[object]:

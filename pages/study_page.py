@@ -198,7 +198,11 @@ def headline_card(name: str, found: Mapping | None, simulated: bool = False) -> 
         what += f"; chance {scale * found['chance']:.{digits}f}{unit}"
     what += f". Run {found['run']}" + (f" less {found['base']}" if "base" in found else "")
     if found["chosen_from"] > 1:
-        of_what = {"recognition": "such runs with photographs alone", "gain": "gains", "reports": "comparisons"}[name]
+        of_what = {
+            "recognition": "such classifier runs with photographs alone",
+            "gain": "gains",
+            "reports": "comparisons",
+        }[name]
         what += f", the highest of {found['chosen_from']} {of_what} and so a little too high"
     return {
         "heading": heading,

@@ -1,6 +1,7 @@
 """The section of a study's page about reports: how far they agree, and pairs of them with the terms marked."""
 
 from collections.abc import Container, Mapping
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +53,8 @@ def reports_section(study: Study, opened: Mapping[str, Reports], simulated: bool
 def written(run: Run) -> Text:
     results = run.results
     reporter = results["reporter"].get("reporter") if isinstance(results["reporter"], dict) else results["reporter"]
+    given = str(run.arguments.get("reporter") or "")  # as it was named: demo_models/reporter
+    reporter = given if given and not Path(given).is_absolute() else reporter
     by = f" by {reporter}" if reporter else ""
     return Text(f"{run.name}: {counted(results['n_reports'], 'report')}{by}; malformed: {results['n_malformed']}.")
 

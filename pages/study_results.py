@@ -16,7 +16,8 @@ from scoring import leaderboard
 from scoring.knowledge_use import NOT_USED, OF_KNOWLEDGE, use_of_knowledge
 from scoring.leaderboard import Entry
 
-ADDED = re.compile(r"^\+ |^as |^knowledge of |terms of synthetic images$")  # parts of a recipe that were given besides
+# Parts of a recipe that were given besides photographs; recipes of older runs say `of synthetic images`.
+ADDED = re.compile(r"^\+ |^as |^knowledge of |terms (of|looked for in) synthetic images$")
 SHOTS = re.compile(r"^(\d+)-shot$")
 SHUFFLED = "shuffled labels"
 ALL_PAIRS_OF = 6  # runs of one family; of more, planned_comparisons alone, since a comparison takes a third of a second
@@ -77,6 +78,8 @@ def read_numbers(study: Study, others: Container[str] = ()) -> Numbers:
                 further.append(entry)
     entries = [one.entry for one in classifiers]
     differences = leaderboard.differences(entries, "top1", planned_comparisons(classifiers), ALL_PAIRS_OF)
+    with_base = {(base.run.name, one.run.name) for one in classifiers if (base := base_of(one, classifiers))}
+    differences = [turned(pair) if (pair["b"], pair["a"]) in with_base else pair for pair in differences]
     gains = gains_of(classifiers, differences)
     described = [one for one in classifiers if one.run.name not in others]
     agreements = [run for run in study.of(AGREEMENT) if run.name not in others]
@@ -133,15 +136,19 @@ def gains_of(classifiers: Sequence[Classifier], differences: Sequence[Mapping]) 
             continue
         base = found.run.name
         pair = by_names.get((base, one.run.name))
-        if pair is None and (turned := by_names.get((one.run.name, base))):
-            ends = {"difference": -turned["difference"]}
-            ends |= {"low": _negative(turned["high"]), "high": _negative(turned["low"])}
-            pair = {**turned, **ends}
+        if pair is None and (other_way := by_names.get((one.run.name, base))):
+            pair = turned(other_way)
         if pair is not None:
             numbers = {name: pair[name] for name in ("difference", "low", "high", "p_value", "p_holm")}
             about = {"run": one.run.name, "base": base, "added": ", ".join(one.added), "shots": one.shots}
             gains.append(about | {"protocol": one.run.results["protocol"]} | numbers)
     return gains
+
+
+def turned(pair: Mapping) -> dict:
+    """The comparison of the same two runs with the other sign, so that the page says it in one way only."""
+    ends = {"difference": -pair["difference"], "low": _negative(pair["high"]), "high": _negative(pair["low"])}
+    return {**pair, "a": pair["b"], "b": pair["a"], **ends}
 
 
 def _negative(value: float | None) -> float | None:

@@ -45,6 +45,7 @@ class Entry:
     n_seeds: int | None
     metrics: dict[str, dict]
     predictions: pd.DataFrame | None = None
+    chance: float | None = None  # top-1 of a guess
     photographs: Photographs = dataclasses.field(default_factory=Photographs)  # of which the run was made
 
 
@@ -74,6 +75,7 @@ def read_entry(folder: Path) -> Entry:
         len(results["seeds"]) if isinstance(results.get("seeds"), list) else None,
         metrics,
     )
+    entry.chance = results["chance"] if _is_number(results.get("chance")) else None
     entry.photographs = photographs_of(record_of(file.parent))
     entry.predictions = _predictions_of(file, entry)
     return entry
@@ -203,15 +205,20 @@ def format_leaderboard(entries: Sequence[Entry], pairs: Sequence[dict] | None = 
         parts[entry.protocol, entry.regime].append(entry)
     lines = []
     for protocol, regime in sorted(parts, key=lambda part: (part[0] != "strict", part[0], part[1] != "all images")):
-        lines += [f"### {protocol}: {regime}", "", "| run | method | data | n | seeds | " + " | ".join(names) + " |"]
-        lines += ["|---" * (5 + len(names)) + "|"]
+        lines += [
+            f"### {protocol}: {regime}",
+            "",
+            "| run | method | data | n | seeds | chance | " + " | ".join(names) + " |",
+        ]
+        lines += ["|---" * (6 + len(names)) + "|"]
         for entry in sorted(parts[protocol, regime], key=lambda entry: -_first(entry, names)):
             cells = [entry.name or "-", entry.method, entry.data, entry.n_test or "-", entry.n_seeds or "-"]
+            cells.append(shown("top1", entry.chance))
             cells += [_cell(name, entry.metrics.get(name)) for name in names]
             lines.append("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     brackets = "brackets: 95 % interval over subjects, of episodes over conditions with their subjects"
-    lines.append(f"Percent; {brackets}; ± : sd over folds, as published.")
+    lines.append(f"Percent; chance: top-1 of a guess; {brackets}; ± : sd over folds, as published.")
     lines.append("Rows of different data or protocols cannot be compared, and published rows with none of the others.")
     pairs = differences(entries) if pairs is None else pairs
     if pairs:
@@ -219,13 +226,13 @@ def format_leaderboard(entries: Sequence[Entry], pairs: Sequence[dict] | None = 
             "",
             f"### Differences of top-1 on {on_which_images(pairs)}",
             "",
-            "| family | less | run | points | p | Holm |",
+            "| family | run | less run | points | p | Holm |",
         ]
         lines += ["|---" * 6 + "|"]
         for pair in pairs:
             points = f"{shown('top1', pair['difference'], '+')} {_interval('top1', pair, '+')}".strip()
             p_values = f"{pair['p_value']:.4f} | {pair['p_holm']:.4f}"
-            lines.append(f"| {pair['family']} | {pair['a']} | {pair['b']} | {points} | {p_values} |")
+            lines.append(f"| {pair['family']} | {pair['b']} | {pair['a']} | {points} | {p_values} |")
         lines += ["", "Holm: p corrected for all pairs of one family, that is of one protocol and set of test images."]
     return "\n".join(lines)
 

@@ -49,10 +49,15 @@ def test_runs_are_listed_by_protocol_and_regime_with_intervals_and_published_row
     top1 = json.loads((good / "results.json").read_text())["metrics"]["top1"]
     assert "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**{k: 100 * top1[k] for k in ("mean", "low", "high")}) in strict
     assert "rdface-sim (SIMULATED)" in strict
+    assert "| seeds | chance | top1 |" in strict and strict.count("| 12.50 | ") == 2, "of 8 conditions"
     published = next(line for line in rest.splitlines() if "densenet169" in line)
     assert "published" in published and "15.93 ± 2.34" in published and "[" not in published
     pairs = [line for line in rest.splitlines() if line.startswith("| strict, 60 images")]
     assert len(pairs) == 3  # all three tested the same images
+    assert "| family | run | less run | points |" in rest
+    of_good = next(line.split("|")[2:5] for line in pairs if "good" in line and "poor" in line)
+    expected = (0.6, 0.05) if of_good[0].strip() == "good" else (0.05, 0.6)
+    assert (float(of_good[2].split()[0]) > 0) == (expected[0] > expected[1]), "run less run"
     p_values, corrected = np.array([[float(cell) for cell in line.split("|")[-3:-1]] for line in pairs]).T
     assert (corrected >= p_values).all() and corrected.max() <= 1 and (corrected > p_values).any()
 

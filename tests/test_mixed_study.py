@@ -80,6 +80,15 @@ def test_headline_numbers_are_of_the_dataset_that_the_page_describes(study, caps
     assert kinds["clinic_probe"] is False and headline["recognition"]["simulated"] is True
 
 
+def test_differences_on_the_page_and_in_the_leaderboard_have_the_sign_of_the_gains(study, capsys):
+    (study / "probe").rename(study / "without")  # behind the run that was given more, by name
+    found, _, _ = page_of(study, capsys)
+    signed = {(pair["b"], pair["a"]): pair["difference"] for pair in found["differences"]}
+    assert {gain["base"] for gain in found["gains"]} == {"without", "one_shot"}
+    assert all(signed[gain["run"], gain["base"]] == gain["difference"] for gain in found["gains"])
+    assert re.search(r"\| probe_terms \| without \| [+-]", (study / "leaderboard.md").read_text())
+
+
 def test_what_the_page_warns_of_is_said_on_the_screen(study, capsys):
     results = json.loads((study / "one_shot" / "results.json").read_text())
     (study / "one_shot" / "results.json").write_text(json.dumps(results | {"n_classes": 4}))

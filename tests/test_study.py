@@ -134,6 +134,9 @@ def test_pages_do_not_depend_on_results_json_and_name_what_does_not_fit(study, t
         with pytest.raises(ValueError, match=f"^{tmp_path / 'probe'}.*{message}") as refusal:
             results_page.results_page([tmp_path / "probe"], images, count=2)
         assert "\n" not in str(refusal.value)
+    predictions.assign(recipe="linear_probe, whole images").to_parquet(tmp_path / "probe" / "predictions.parquet")
+    row = results_page.read_run(tmp_path / "probe").row
+    assert (row["input"], row["recipe"]) == ("whole images", "linear_probe"), "said once"
     predictions.to_parquet(tmp_path / "probe" / "predictions.parquet")
     of_others = {"dataset": {"photographs": "those of another clinic with the same image_ids"}}
     (tmp_path / "probe" / "run.json").write_text(json.dumps(of_others))
