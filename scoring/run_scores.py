@@ -53,10 +53,11 @@ def score(predictions: pd.DataFrame) -> dict:
     under `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are
     the 95 % interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval,
     but by corrected_interval for macro F1, balanced accuracy and binned calibration error, and by logit_interval
-    for the risk-coverage area, which it would miss. If all subjects score alike in top-k, as two of two do, no
-    resample differs from the others, and the interval is Wilson's, which counts subjects. All scores are fractions
-    0..1, except `nll` (nats); top-k is given for k below the number of classes. If all images are `unseen`,
-    `top1_unseen` is the top-1 among the conditions that were left out together with the image's own, and
+    for the risk-coverage area, which it would miss. If all subjects score alike in top-k, as two of two do, no resample
+    differs from the others, and the interval is Wilson's, which counts subjects; the other scores have no such
+    interval, so that theirs is null where no resample differs. All scores are fractions 0..1, except `nll` (nats);
+    top-k is given for k below the number of classes. If all images are `unseen`, `top1_unseen` is the top-1 among the
+    conditions that were left out together with the image's own, and
     `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value of sex, age_group and region, if the
     predictions have these columns, and `gaps` whether top-1 differs between them (subgroup_gaps.subgroup_gaps).
     `n_without_subject` is present if images have none (each then counts as a subject of its own), `joined_subjects`
@@ -198,7 +199,9 @@ def _low_and_high(name: str, weighted: Callable, subjects: pd.Series, of_differe
     if n_subjects < 2:
         return {"low": None, "high": None}  # one subject tells nothing about others
     low, high = interval_of(name, of_difference)(weighted, subjects)
-    if is_share(name) and not of_difference and high - low < NO_WIDTH:  # two of two right: no resample can differ
+    if not of_difference and high - low < NO_WIDTH:  # all right, or all wrong: no resample can differ
+        if not is_share(name):
+            return {"low": None, "high": None}
         low, high = wilson_interval(low, n_subjects)
     return {"low": low, "high": high}
 

@@ -18,7 +18,9 @@ def shown(name: str, value: float | None, sign: str = "") -> str:
 
 
 def shown_interval(name: str, values: dict, sign: str = "") -> str:
-    """low .. high as text, formatted as `shown` does."""
+    """low .. high as text, formatted as `shown` does; a dash without an interval."""
+    if values["low"] is None or values["high"] is None:
+        return "-"
     return f"{shown(name, values['low'], sign)} .. {shown(name, values['high'], sign)}"
 
 
