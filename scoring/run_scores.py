@@ -57,12 +57,12 @@ def score(predictions: pd.DataFrame) -> dict:
     differs from the others, and the interval is Wilson's, which counts subjects; the other scores have no such
     interval, so that theirs is null where no resample differs. All scores are fractions 0..1, except `nll` (nats);
     top-k is given for k below the number of classes. If all images are `unseen`, `top1_unseen` is the top-1 among the
-    conditions that were left out together with the image's own, and
-    `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value of sex, age_group and region, if the
-    predictions have these columns, and `gaps` whether top-1 differs between them (subgroup_gaps.subgroup_gaps).
-    `n_without_subject` is present if images have none (each then counts as a subject of its own), `joined_subjects`
-    if one is spelt in several ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings
-    are mixed, replicates did not test the same images, or the predictions are those of few-shot episodes."""
+    conditions that were left out together with the image's own, and `chance_unseen` that of a guess. `by` has top-1 and
+    top-5 for each value of sex, age_group and region, if the predictions have these columns, and `gaps` whether top-1
+    differs between them (subgroup_gaps.subgroup_gaps). `n_without_subject` is present if images have none (each then
+    counts as a subject of its own), `joined_subjects` if one is spelt in several ways. Raises ValueError if a cell
+    cannot be read (prediction_files.checked), settings are mixed, replicates did not test the same images, or the
+    predictions are those of few-shot episodes."""
     settings, images, probabilities = replicates_of(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
