@@ -67,7 +67,7 @@ def write_study(folder: Path, show_real: bool) -> None:
         write_json(folder / "results.json", outcome.results)
     except OSError as error:
         raise InputError(f"{folder}: {one_line(error)}; make room, or make it writable") from error
-    print("\n".join(study_page.headline_lines(outcome.results)))
+    print("\n".join([*study_page.headline_lines(outcome.results), *outcome.warnings]))
     print(f"written: {folder}: {', '.join(STUDY_FILES)}")
 
 

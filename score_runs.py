@@ -26,6 +26,7 @@ from harness.real_or_simulated import BUILD
 from scoring import differential, hub_results, leaderboard, submissions
 from scoring.prediction_files import read_predictions
 from scoring.run_scores import compare, score
+from scoring.same_photographs import same_in_both
 from scoring.score_tables import format_comparison
 
 STOPPED = "nothing was changed"
@@ -89,8 +90,12 @@ def print_scores(args: argparse.Namespace) -> None:
 
 
 def print_comparison(args: argparse.Namespace) -> None:
-    a, b = (read_predictions(files) for files in ([args.a, *args.more_a], [args.b, *args.more_b]))
-    comparison = compare(a, b)
+    sides = {"a": [args.a, *args.more_a], "b": [args.b, *args.more_b]}
+    known_to_be_same = same_in_both(*sides.values())
+    comparison = compare(*(read_predictions(runs) for runs in sides.values()))
+    comparison["same_photographs"] = known_to_be_same
+    for side, runs in sides.items():
+        comparison[side]["runs"] = [str(run) for run in runs]
     print(json.dumps(comparison, indent=2) if args.json else format_comparison(comparison))
 
 

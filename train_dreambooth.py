@@ -158,12 +158,13 @@ def check_adapter(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--adapter {args.adapter} requires --prompts_from conditions")
     if not by_words and args.term_table:
         parser.error("--term_table requires --prompts_from conditions")
-    if args.adapter == generator_choices.PHENOTYPE and args.instance_prompt:
+    own_prompt = args.instance_prompt not in (None, "", PROMPTS[args.protocol])  # a record names the default one, too
+    if args.adapter == generator_choices.PHENOTYPE and own_prompt:
         parser.error("--instance_prompt is of no use with --adapter phenotype, whose captions say what is recorded")
     if args.adapter == generator_choices.NONE:
-        for flag in ("instance_prompt", "with_prior_preservation", "train_text_encoder", "push_to_hub"):
-            if getattr(args, flag):
-                parser.error(f"--{flag} requires an adapter; give --adapter condition, or leave it out")
+        flags = ("with_prior_preservation", "train_text_encoder", "push_to_hub")
+        for flag in [*(["instance_prompt"] if own_prompt else []), *(flag for flag in flags if getattr(args, flag))]:
+            parser.error(f"--{flag} requires an adapter; give --adapter condition, or leave it out")
         if not args.num_images:
             parser.error("--num_images 0 leaves nothing to do with --adapter none")
 

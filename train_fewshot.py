@@ -373,8 +373,7 @@ def finish(
     )
     write_json(out / "results.json", results)
     print(few_shot_results.table_of(results))
-    dataset = {"fingerprint": study.images._fingerprint, "config_name": study.images.config_name}
-    record = run_record(vars(args), PACKAGES, started) | {"dataset": dataset, "backbone_sha256": sha256}
+    record = run_record(vars(args), PACKAGES, started) | {"dataset": study.dataset_record(), "backbone_sha256": sha256}
     record |= {"simulated": study.is_simulated, "warnings": study.warnings}
     record |= {"mixed_precision": accelerator.mixed_precision, **device_record(accelerator)}
     record["folds"] = [read_json(folder / "fold.json", "delete its folder") for folder in folders]

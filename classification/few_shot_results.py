@@ -8,6 +8,8 @@ from classification.few_shot_names import TRANSDUCTIVE_HEAD
 from harness.counts import counted
 from scoring import run_scores
 
+GALLERY_WIDTH = 23  # of a column: 100.00 [100.0, 100.0] and two blanks
+
 
 def results_of(
     episodes: pd.DataFrame,
@@ -70,12 +72,12 @@ def table_of(results: dict) -> str:
     if results["mode"] == "gallery":
         lines = [
             f"{'% [95 % interval]':22}{'gallery':10}{'probes':10}"
-            + "".join(f"{f'top-{k}':>20}" for k in (1, 5, 10, 30))
+            + "".join(f"{f'top-{k}':>{GALLERY_WIDTH}}" for k in (1, 5, 10, 30))
         ]
         for method, by_gallery in results["methods"].items():
             for gallery, by_side in by_gallery.items():
                 for side, scores in by_side.items():
-                    cells = "".join(f"{cell(scores[f'top{k}']):>20}" for k in (1, 5, 10, 30))
+                    cells = "".join(f"{cell(scores[f'top{k}']):>{GALLERY_WIDTH}}" for k in (1, 5, 10, 30))
                     lines.append(f"{method:22}{gallery:10}{side:10}{cells}")
         return "\n".join(lines)
     title = f"{counted(results['n_episodes'], 'episode')}, {results['n_way']}-way {results['k_shot']}-shot; chance "

@@ -65,7 +65,7 @@ class Knowledge:
     def name(self) -> str:
         """For the name of the recipe."""
         if not self.teaches_photographs:
-            return f"{len(self.terms)} terms of synthetic images"
+            return f"{len(self.terms)} annotated terms looked for in synthetic images"
         n = sum(len(people.images) for people in self.readers)
         recorded = " (recorded ones of people who have some)" if self.recorded is not None else ""
         return f"knowledge of {len(self.terms)} terms{recorded}" + (f" and {n} readers" if n else "")

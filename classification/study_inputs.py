@@ -22,7 +22,7 @@ from classification.synthetic_teachers import SyntheticUses
 from classification.weight_files import read_seen_photographs
 from curation import protocols
 from curation.leak_guard import Guard, check_fold, columns_for_guard
-from curation.opening import guarded_columns, is_simulated, photograph_sha256
+from curation.opening import guarded_columns, is_simulated, photograph_sha256, photographs_digest
 from harness.errors import InputError
 from harness.launched_processes import device_record
 from imaging import corruptions
@@ -152,16 +152,20 @@ class Study:
                 raise InputError(f"{model} {reason}; delete {job.folder}, the fold is then done again")
         return finished
 
+    def dataset_record(self) -> dict:
+        """For run.json: what the dataset is known by. Runs of the same photographs have the same `photographs`."""
+        images = self.images
+        known_by = {"fingerprint": images._fingerprint, "photographs": photographs_digest(images)}
+        return known_by | {"config_name": images.config_name, "n_images": len(images)}
+
     def record(self, accelerator: Accelerator) -> dict:
         """For run.json: the data, how the network saw them, and on what it ran."""
-        images = self.images
-        dataset = {"fingerprint": images._fingerprint, "config_name": images.config_name, "n_images": len(images)}
         return {
-            "dataset": dataset,
+            "dataset": self.dataset_record(),
             "simulated": self.is_simulated,
             "warnings": self.warnings,
             "input": run_results.network_input(self.backbone),
-            "faces_missed": int(self.pixels.faces_missed[: len(images)].sum()),
+            "faces_missed": int(self.pixels.faces_missed[: len(self.images)].sum()),
             "mixed_precision": accelerator.mixed_precision,
             **device_record(accelerator),
         }

@@ -205,6 +205,13 @@ def photograph_sha256(images: datasets.Dataset) -> list[str]:
     return [hashlib.sha256((row["image"] or {}).get("bytes") or b"").hexdigest() for row in undecoded]
 
 
+def photographs_digest(images: datasets.Dataset) -> str:
+    """By what all photographs of a dataset together are known, 16 hexadecimal digits: of each image_id with the digest
+    of its photograph, so that config `restored` has the same one as config `real`, whatever the order of the rows."""
+    pairs = sorted(zip(images["image_id"][:], photograph_sha256(images), strict=True))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+
 def codes_of_classes(images: datasets.Dataset) -> list[str | None]:
     """The ORPHA code of each class, (C,); None if no image of the class has one."""
     if "orphanet_code" not in images.column_names:

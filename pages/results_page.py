@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from curation.opening import is_simulated
+from curation.opening import is_simulated, photographs_digest
 from harness.errors import one_line
 from pages import dataset_page
 from pages.score_figures import confidence_figure
-from pages.study_runs import command_line, names_by_warning
+from pages.study_runs import command_line, names_by_warning, shortens_paths
 from scoring import prediction_files, run_scores, score_tables
 from scoring.holm import holm
+from scoring.same_photographs import Photographs, photographs_of, same
 
 TEMPLATE = Path(__file__).resolve().parent / "results_page.html"
 
@@ -30,10 +31,11 @@ class Run:
 
     row: dict
     predictions: pd.DataFrame
+    photographs: Photographs
 
 
-def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
-    """A row of the table and the predictions behind it.
+def read_run(folder: Path) -> Run:
+    """A row of the table, the predictions behind it, and by what its photographs are known.
 
     Raises ValueError or FileNotFoundError, with the remedy, for a folder that does not hold a finished run."""
     predictions = prediction_files.read_predictions(folder)
@@ -44,11 +46,12 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
         raise ValueError(f"{folder}: {error}") from error
     first = predictions.iloc[0]
     alignment = record.get("input", {}).get("face_alignment")
-    return {
+    seen = f"faces aligned by {alignment}" if alignment else "whole images"
+    row = {
         "name": folder.name,
         "backbone": first["backbone"],
-        "input": f"faces aligned by {alignment}" if alignment else "whole images",
-        "recipe": first["recipe"],
+        "input": seen,
+        "recipe": ", ".join(part for part in first["recipe"].split(", ") if part != seen),  # which says it if asked for
         "protocol": first["protocol"],
         "n_test": results["n_test"],
         "n_seeds": predictions["seed"].nunique(),
@@ -56,7 +59,9 @@ def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
         "metrics": results["metrics"],
         "warnings": record.get("warnings", []),
         "command": command_line(record, "train_classifier.py"),
-    }, predictions
+        "shortened": shortens_paths(record),
+    }
+    return Run(row, predictions, photographs_of(record))
 
 
 def read_record(file: Path) -> dict:
@@ -129,14 +134,18 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
     """The HTML page. folders: of finished runs; images: their dataset; count: how many example images.
 
     Raises ValueError or FileNotFoundError, with the remedy, for runs that are not finished or of another dataset."""
-    runs = [Run(*read_run(folder)) for folder in folders]
+    runs = [read_run(folder) for folder in folders]
     columns = list(dict.fromkeys(name for run in runs for name in run.row["metrics"]))
     n_classes = images.features["label"].num_classes
+    of_dataset = Photographs(photographs_digest(images), images._fingerprint)
     for folder, run in zip(folders, runs, strict=True):
         n_predicted = len(run.predictions["probabilities"].iloc[0])
         if n_predicted != n_classes:
             counts = f"{n_predicted} classes, but this dataset has {n_classes}"
             raise ValueError(f"{folder}: its predictions are of {counts}; give the dataset that the run was made with")
+        if same(run.photographs, of_dataset) is False:
+            reason = "was made of other photographs than this dataset's, whatever their image_ids say"
+            raise ValueError(f"{folder}: {reason}; give the dataset that the run was made with")
     for run in runs:
         scores = {name: run.row["metrics"].get(name, {}) for name in columns}
         run.row["cells"] = [
@@ -154,6 +163,7 @@ def results_page(folders: list[Path], images: Dataset, count: int) -> str:
         columns=columns,
         chance=[score_tables.shown(name, run_scores.chance(name, n_classes)) for name in columns],
         runs=[run.row for run in runs],
+        shortened=any(run.row["shortened"] for run in runs),
         warnings=names_by_warning({run.row["name"]: run.row["warnings"] for run in runs}),
         pairs=paired_differences(runs),
         confidence=first_runs_confidence(runs[0], simulated),

@@ -12,14 +12,18 @@ from pages.study_runs import FEW_SHOT, GALLERY, Run, Study
 from scoring import run_scores
 from scoring.abstention import risk_coverage_area, risk_coverage_curve
 from scoring.calibration import reliability_diagram, smooth_calibration_error
-from scoring.knowledge_use import use_of_knowledge
-from scoring.leaderboard import Entry
+from scoring.knowledge_use import OF_KNOWLEDGE, use_of_knowledge
+from scoring.leaderboard import Entry, on_which_images
 from scoring.metrics import expected_calibration_error
 from scoring.score_tables import shown
 
 SCORES = {"top1": "top-1", "top5": "top-5", "top10": "top-10", "top30": "top-30", "macro_f1": "macro F1"}
 TRAIN = "python train_classifier.py --dataset_name DATASET --backbone demo_models/backbone --output_dir RUN_DIR/probe"
 FEW = "python train_fewshot.py --dataset_name DATASET --backbone demo_models/backbone --mode frozen"
+COUNTED_TERMS = (
+    "The number of terms in a method's name is that of all HPO terms annotated for the dataset's conditions. It is not "
+    "that of the terms that its photographs show, or that the prompts of its synthetic images say, which may be fewer."
+)
 SUBGROUPS = {"sex": "sex", "age_group": "age in years", "region": "UN region"}
 
 
@@ -48,6 +52,8 @@ def classifiers_section(numbers: Numbers, published: Sequence[Entry], note: str)
         blocks.append(Missing("No run of train_classifier.py lies in this folder.", TRAIN))
     else:
         blocks += [*top1_figure(numbers.classifiers, note), *scores_tables(numbers.classifiers, note)]
+        if any(OF_KNOWLEDGE.search(one.run.results["recipe"]) for one in numbers.classifiers):
+            blocks.append(Text(COUNTED_TERMS))
         if pairs := differences_table(numbers, note):
             blocks.append(pairs)
     blocks.append(published_table(published))
@@ -99,7 +105,7 @@ def top1_figure(classifiers: Sequence[Classifier], note: str) -> Iterable[Figure
     chances = {one.run.results.get("chance") for one in scored}
     chance = chances.pop() if len(chances) == 1 else None  # runs of several datasets have no common one
     yield Figure(
-        f"{note}Top-1 accuracy of every run",
+        f"{note}Top-1 accuracy of every classifier run",
         "How often the condition with the highest probability is the right one; filled circles: protocol strict, "
         "hollow squares: protocol paper, triangles: the control with shuffled labels.",
         *charts.intervals(rows, "top-1, %", 100 * chance if chance else None, "chance" if chance else ""),
@@ -116,7 +122,7 @@ def differences_table(numbers: Numbers, note: str) -> Table | None:
     if not rows:
         return None
     return Table(
-        f"{note}Differences of top-1 on the same test images, percentage points",
+        f"{note}Differences of top-1 on {on_which_images(numbers.differences)}, percentage points",
         ["run", "less run", "difference", "p", "p after Holm"],
         rows,
         "p: permutation test that swaps two runs' predictions subject by subject; Holm: corrected for the pairs of one "
@@ -160,8 +166,8 @@ def gains_section(numbers: Numbers, note: str) -> Section:
         cells.append([gain["run"], gain["base"], gain["added"], seen, percent(gain, sign="+"), *p_values])
     figure = Figure(
         f"{note}Gains in top-1 accuracy",
-        "What each addition changed on the same test images, with its 95 % interval over subjects; filled: knowledge "
-        "of annotated terms, hollow: synthetic images; right of the dashed line the addition helped.",
+        f"What each addition changed on {on_which_images(numbers.differences)}, with its 95 % interval over subjects; "
+        "filled: knowledge of annotated terms, hollow: synthetic images; right of the dashed line the addition helped.",
         *charts.intervals(rows, "percentage points of top-1", 0.0, "no change"),
         ["run", "less run", "what was added", "photographs", "points", "p", "p after Holm"],
         cells,

@@ -24,7 +24,7 @@ from harness.files import read_json
 from pages import charts
 from pages.dataset_page import thumbnail
 from pages.study_blocks import Faces, Figure, Listing, Missing, Section, Table, Text
-from pages.study_runs import CLASSIFIER, FEW_SHOT, FILTER, GALLERY, GENERATOR, Run, Study
+from pages.study_runs import FILTER, GENERATOR, ON_PHOTOGRAPHS, Run, Study
 
 BUILD = "python rdface_dataset.py build INPUT_DIR --output_dir RUN_DIR/rdface-sim"
 GENERATE = "accelerate launch train_dreambooth.py --dataset_name DATASET --output_dir RUN_DIR/dreambooth"
@@ -33,7 +33,6 @@ FILTERING = (
     " --output_dir RUN_DIR/filtered"
 )
 PRIVACY_REPORT = "privacy_report.json"
-ON_PHOTOGRAPHS = (CLASSIFIER, FEW_SHOT, GALLERY)  # kinds of runs whose record names the dataset of photographs
 N_FACES = 24  # of each kind
 MAX_COUNTRIES = 30  # bars; the table beside them has all
 GIVES_AWAY = ("near copy", "resembles the person")
@@ -212,14 +211,23 @@ def likeness_figures(run: Run, scores: pd.DataFrame, note: str) -> list[Figure]:
         figures.append(
             Figure(
                 f"{note}{title.capitalize()}",
-                f"{what}; what lies right of a threshold is rejected.",
+                what + rejected_above(thresholds),
                 *charts.stacked_histogram(groups, title, "images", thresholds),
                 ["what", "images", "median", "lowest", "highest"],
-                [[outcome, len(part), *spread(pd.Series(part))] for outcome, part in groups.items()]
-                + [[where, "", f"{value:.3f}", "", ""] for where, value in thresholds.items()],
+                [[outcome, len(part), *spread(pd.Series(part))] for outcome, part in groups.items()],
             )
         )
     return figures
+
+
+def rejected_above(thresholds: Mapping[str, float]) -> str:
+    """The end of a sentence that says which images are rejected. thresholds: by name, of each side."""
+    if not thresholds:
+        return "."
+    if len(thresholds) == 1:
+        return f"; what lies right of the threshold, {next(iter(thresholds.values())):.3f}, is rejected."
+    named = ", ".join(f"{name.removeprefix('threshold, ')} {value:.3f}" for name, value in thresholds.items())
+    return f"; what lies right of its side's threshold is rejected ({named})."
 
 
 def attack_blocks(report: Mapping, note: str) -> list[object]:

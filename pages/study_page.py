@@ -15,15 +15,29 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from curation.opening import photograph_sha256
+from curation.opening import photograph_sha256, photographs_digest
 from pages import study_classification, study_images, study_reports
 from pages.reports_page import environment
 from pages.study_blocks import Section, Table, Text
 from pages.study_images import StudyDataset
 from pages.study_results import Numbers, read_numbers, results_json
-from pages.study_runs import OTHER, Run, Study, command_line, is_dataset, names_by_warning, open_study
+from pages.study_runs import (
+    FEW_SHOT,
+    GALLERY,
+    OTHER,
+    Run,
+    Study,
+    command_line,
+    is_dataset,
+    names_by_warning,
+    note_of,
+    of_other_photographs,
+    open_study,
+    shortens_paths,
+)
 from scoring import leaderboard
 from scoring.leaderboard import Entry
+from scoring.same_photographs import Photographs
 
 TEMPLATE = "study_page.html"
 HEADLINES = {"recognition": "Recognition", "gain": "Gain", "reports": "Reports"}
@@ -47,6 +61,7 @@ class Outcome:
     leaderboard: str
     results: dict
     datasets: list[Path]  # every one that a run was made with
+    warnings: list[str]  # those of the page's summary, as sentences
 
 
 def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> Outcome:
@@ -54,20 +69,26 @@ def study_outcome(folder: Path, published: Sequence[Entry], show_real: bool) -> 
     study = open_study(folder)
     dataset_folder = dataset_of(study)
     dataset = study_images.open_dataset(dataset_folder) if dataset_folder else None
-    drawn = frozenset(photograph_sha256(dataset.images)) if dataset and dataset.simulated else frozenset()
+    digests = frozenset(photograph_sha256(dataset.images)) if dataset else frozenset()
     opened = study_reports.open_all(study)
-    study_reports.mark_simulated(study, opened, drawn)
+    study_reports.mark_simulated(study, opened, digests if dataset and dataset.simulated else frozenset())
     simulated = mark_simulated(study, dataset)
-    numbers = read_numbers(study)
+    others: list[str] = []
+    if dataset:
+        described = Photographs(photographs_digest(dataset.images), dataset.images._fingerprint)
+        others = of_other_photographs(study, described, digests)
+    numbers = read_numbers(study, others)
+    warnings = warnings_of(study, dataset, numbers, others)
     reports = study_reports.reports_section(study, opened, simulated is True, show_real)
     sections = sections_of(study, dataset, numbers, published, reports, simulated is True, show_real)
     counted = study_images.counts_of(dataset) if dataset else None
     entries = [*numbers.entries, *published]
     return Outcome(
-        rendered(study, dataset, numbers, sections, simulated, show_real),
+        rendered(study, dataset, numbers, sections, simulated, show_real, warnings),
         leaderboard.format_leaderboard(entries, numbers.differences) + "\n",
         results_json(study, numbers, simulated, counted),
         datasets_of(study),
+        warnings,
     )
 
 
@@ -108,17 +129,21 @@ def sections_of(
     simulated: bool,
     show_real: bool,
 ) -> list[Section]:
-    note = "SIMULATED: " if simulated else ""
+    of_classifiers = note_of(simulated, [one.run.simulated for one in numbers.classifiers])
+    of_few_shot = note_of(simulated, [run.simulated for run in (*study.of(FEW_SHOT), *study.of(GALLERY))])
     recognition = numbers.headline["recognition"]
     best = next((one for one in numbers.classifiers if recognition and one.run.name == recognition["run"]), None)
+    of_best = note_of(simulated, [best.run.simulated] if best else [])
     return [
-        study_images.dataset_section(dataset, study, note),
-        study_classification.classifiers_section(numbers, published, note),
-        study_classification.gains_section(numbers, note),
-        study_classification.few_shot_section(study, note),
-        study_classification.subgroups_section(best, note),
-        study_classification.calibration_section(best, note),
-        study_images.filter_section(study, note),
+        study_images.dataset_section(dataset, study, note_of(simulated, [dataset.simulated] if dataset else [])),
+        study_classification.classifiers_section(numbers, published, of_classifiers),
+        study_classification.gains_section(numbers, of_classifiers),
+        study_classification.few_shot_section(study, of_few_shot),
+        study_classification.subgroups_section(best, of_best),
+        study_classification.calibration_section(best, of_best),
+        study_images.filter_section(
+            study, note_of(simulated, [run.simulated for run in study.of(study_images.FILTER)])
+        ),
         reports,
         study_images.gallery_section(study, dataset, simulated, show_real),
         methods_section(study),
@@ -132,6 +157,7 @@ def rendered(
     sections: Sequence[Section],
     simulated: bool | None,
     show_real: bool,
+    warnings: Sequence[str],
 ) -> str:
     numbered, templates = itertools.count(1), environment()
     templates.filters["kind_of_cell"] = lambda cell: "words" if WORDS.search(str(cell)) else "number"
@@ -140,8 +166,8 @@ def rendered(
         simulated=simulated,
         not_told=[run.name for run in study.runs if run.simulated is not True and run.kind != OTHER],
         shows_real=show_real and simulated is not True,
-        headlines=[headline_card(name, numbers.headline[name]) for name in HEADLINES],
-        words=in_words(study, dataset, numbers, simulated is True),
+        headlines=[headline_card(name, numbers.headline[name], simulated is True) for name in HEADLINES],
+        words=in_words(dataset, numbers, simulated is True, warnings),
         sections=sections,
         figure_number=lambda: next(numbered),
         made=f"{date.today():%d %B %Y}",
@@ -152,10 +178,13 @@ def rendered(
 # ------------------------------------------------------------------------------------------------------------ summary
 
 
-def headline_card(name: str, found: Mapping | None) -> dict:
-    """A headline number for the page: its heading, the number, its interval, and what it means."""
+def headline_card(name: str, found: Mapping | None, simulated: bool = False) -> dict:
+    """A headline number for the page: its heading, the number, its interval, and what it means.
+
+    simulated: whether the whole study is known to be."""
+    heading = note_of(simulated, [found["simulated"]] if found else []) + HEADLINES[name]
     if found is None:
-        return {"heading": HEADLINES[name], "value": "–", "interval": "", "what": "no run in this folder tells it"}
+        return {"heading": heading, "value": "–", "interval": "", "what": "no run in this folder tells it"}
     sign, scale, unit, digits = {
         "recognition": ("", 100, " %", 1), "gain": ("+", 100, " points", 1), "reports": ("", 1, "", 2),
     }[name]  # fmt: skip
@@ -169,10 +198,14 @@ def headline_card(name: str, found: Mapping | None) -> dict:
         what += f"; chance {scale * found['chance']:.{digits}f}{unit}"
     what += f". Run {found['run']}" + (f" less {found['base']}" if "base" in found else "")
     if found["chosen_from"] > 1:
-        of_what = {"recognition": "such runs with photographs alone", "gain": "gains", "reports": "comparisons"}[name]
+        of_what = {
+            "recognition": "such classifier runs with photographs alone",
+            "gain": "gains",
+            "reports": "comparisons",
+        }[name]
         what += f", the highest of {found['chosen_from']} {of_what} and so a little too high"
     return {
-        "heading": HEADLINES[name],
+        "heading": heading,
         "value": text(found["value"]) + unit,
         "interval": f"{text(found['low'])} to {text(found['high'])}" if has_ends else "",
         "what": what + ".",
@@ -181,16 +214,15 @@ def headline_card(name: str, found: Mapping | None) -> dict:
 
 def headline_lines(results: Mapping) -> list[str]:
     """The three headline numbers for the screen. results: of results_json."""
-    note = "SIMULATED: " if results["simulated"] is True else ""
-    cards = [headline_card(name, results["headline"][name]) for name in HEADLINES]
+    cards = [headline_card(name, results["headline"][name], results["simulated"] is True) for name in HEADLINES]
     for card in cards:
         card["interval"] = f" [{card['interval']}]" if card["interval"] else ""
-    return [f"{note}{{heading}}: {{value}}{{interval}}, {{what}}".format(**card) for card in cards]
+    return ["{heading}: {value}{interval}, {what}".format(**card) for card in cards]
 
 
-def in_words(study: Study, dataset: StudyDataset | None, numbers: Numbers, simulated: bool) -> list[str]:
+def in_words(dataset: StudyDataset | None, numbers: Numbers, simulated: bool, warnings: Sequence[str]) -> list[str]:
     """The study in plain sentences, for somebody who reads nothing else."""
-    noun = "simulated faces" if simulated else "photographs"
+    noun = "simulated faces" if simulated or (dataset and dataset.simulated) else "photographs"
     words = []
     if dataset:
         n, facts = len(dataset.images), dataset.facts
@@ -217,12 +249,22 @@ def in_words(study: Study, dataset: StudyDataset | None, numbers: Numbers, simul
             f"a report on one is more like a real report of its own condition in {100 * found['value']:.0f} of 100 "
             "comparisons, where guessing gives 50."
         )
+    return [*words, *warnings, "Nothing here may be used to diagnose anybody."]
+
+
+def warnings_of(study: Study, dataset: StudyDataset | None, numbers: Numbers, others: Sequence[str]) -> list[str]:
+    """What whoever reads the numbers must know, for the page and the screen. others: runs of other photographs."""
+    said = []
+    if dataset and others:
+        said.append(
+            f"Runs of other photographs than those of {dataset.name} lie in this folder, and no number of this summary "
+            f"is theirs: {', '.join(others)}."
+        )
     if len({one.run.results.get("n_classes") for one in numbers.classifiers}) > 1:
-        words.append("Runs with different numbers of conditions lie in this folder; their scores cannot be compared.")
+        said.append("Runs with different numbers of conditions lie in this folder; their scores cannot be compared.")
     for warning, names in names_by_warning({run.name: run.record.get("warnings", ()) for run in study.runs}).items():
-        words.append(f"WARNING for {', '.join(names)}: {warning}.")
-    words.append("Nothing here may be used to diagnose anybody.")
-    return words
+        said.append(f"WARNING for {', '.join(names)}: {warning}.")
+    return said
 
 
 # ------------------------------------------------------------------------------------------------------------ methods
@@ -252,9 +294,12 @@ def methods_section(study: Study) -> Section:
     commits = sorted({str(run.record["git_commit"]) for run in study.runs if run.record.get("git_commit")})
     if commits:
         blocks.append(Text(f"Commit of this project: {', '.join(commits)}."))
-    started = [[run.name, command_line(run.record, SCRIPTS[run.kind])] for run in study.runs if run.kind in SCRIPTS]
+    started = [run for run in study.runs if run.kind in SCRIPTS or run.record.get("script")]
     if started:
-        blocks.append(Table("How each run is started", ["run", "command"], started))
+        commands = [[run.name, command_line(run.record, SCRIPTS.get(run.kind, ""))] for run in started]
+        shortened = any(shortens_paths(run.record) for run in started)
+        below = "Of absolute paths, only the last part is shown." if shortened else ""
+        blocks.append(Table("How each run is started", ["run", "command"], commands, below))
     if study.unfinished:
         blocks.append(Text(f"Begun and not finished, so not on this page: {', '.join(study.unfinished)}."))
     return Section("methods", "Methods, versions, times", blocks)

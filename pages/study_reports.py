@@ -1,6 +1,7 @@
 """The section of a study's page about reports: how far they agree, and pairs of them with the terms marked."""
 
 from collections.abc import Container, Mapping
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from harness.errors import InputError, one_line
 from pages import charts
 from pages.reports_page import shown_condition, shown_similarities, states_of
 from pages.study_blocks import Figure, Missing, Pairs, Section, Table, Text
-from pages.study_runs import AGREEMENT, REPORTS, Run, Study
+from pages.study_runs import AGREEMENT, REPORTS, Run, Study, note_of
 from reporting.report_dataset import Reports, open_reports
 from reporting.term_similarity import TermSpace
 
@@ -33,7 +34,7 @@ def open_all(study: Study) -> dict[str, Reports]:
 def reports_section(study: Study, opened: Mapping[str, Reports], simulated: bool, show_real: bool) -> Section:
     """opened: of open_all; simulated: whether the whole study is known to be simulated; otherwise what was written
     about patients is shown with show_real alone."""
-    note = "SIMULATED: " if simulated else ""
+    note = note_of(simulated, [run.simulated for run in (*study.of(REPORTS), *study.of(AGREEMENT))])
     blocks: list[object] = [written(run) for run in study.of(REPORTS)]
     if not blocks:
         blocks.append(Missing("No run that writes reports lies in this folder.", GENERATE))
@@ -52,6 +53,8 @@ def reports_section(study: Study, opened: Mapping[str, Reports], simulated: bool
 def written(run: Run) -> Text:
     results = run.results
     reporter = results["reporter"].get("reporter") if isinstance(results["reporter"], dict) else results["reporter"]
+    given = str(run.arguments.get("reporter") or "")  # as it was named: demo_models/reporter
+    reporter = given if given and not Path(given).is_absolute() else reporter
     by = f" by {reporter}" if reporter else ""
     return Text(f"{run.name}: {counted(results['n_reports'], 'report')}{by}; malformed: {results['n_malformed']}.")
 

@@ -9,14 +9,15 @@ that is the same in all else, on the same test images.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from pages.study_runs import AGREEMENT, CLASSIFIER, FEW_SHOT, GALLERY, Run, Study
 from scoring import leaderboard
 from scoring.knowledge_use import NOT_USED, OF_KNOWLEDGE, use_of_knowledge
 from scoring.leaderboard import Entry
 
-ADDED = re.compile(r"^\+ |^as |^knowledge of |terms of synthetic images$")  # parts of a recipe that were given besides
+# Parts of a recipe that were given besides photographs; recipes of older runs say `of synthetic images`.
+ADDED = re.compile(r"^\+ |^as |^knowledge of |terms (of|looked for in) synthetic images$")
 SHOTS = re.compile(r"^(\d+)-shot$")
 SHUFFLED = "shuffled labels"
 ALL_PAIRS_OF = 6  # runs of one family; of more, planned_comparisons alone, since a comparison takes a third of a second
@@ -62,9 +63,11 @@ class Numbers:
     headline: dict
 
 
-def read_numbers(study: Study) -> Numbers:
-    """Raises InputError for a run whose results are damaged, or not those of its predictions."""
-    classifiers, others = [], []
+def read_numbers(study: Study, others: Container[str] = ()) -> Numbers:
+    """others: runs of other photographs than those that the page describes, which tell no headline number.
+
+    Raises InputError for a run whose results are damaged, or not those of its predictions."""
+    classifiers, further = [], []
     for run in study.runs:
         if run.kind in (CLASSIFIER, FEW_SHOT, GALLERY):
             entry = leaderboard.read_entry(run.folder)
@@ -72,12 +75,16 @@ def read_numbers(study: Study) -> Numbers:
             if run.kind == CLASSIFIER:
                 classifiers.append(as_classifier(run, entry))
             else:
-                others.append(entry)
+                further.append(entry)
     entries = [one.entry for one in classifiers]
     differences = leaderboard.differences(entries, "top1", planned_comparisons(classifiers), ALL_PAIRS_OF)
+    with_base = {(base.run.name, one.run.name) for one in classifiers if (base := base_of(one, classifiers))}
+    differences = [turned(pair) if (pair["b"], pair["a"]) in with_base else pair for pair in differences]
     gains = gains_of(classifiers, differences)
-    headline = headline_of(classifiers, gains, study.of(AGREEMENT))
-    return Numbers(classifiers, [*entries, *others], differences, gains, headline)
+    described = [one for one in classifiers if one.run.name not in others]
+    agreements = [run for run in study.of(AGREEMENT) if run.name not in others]
+    headline = headline_of(described, [gain for gain in gains if gain["run"] not in others], agreements)
+    return Numbers(classifiers, [*entries, *further], differences, gains, headline)
 
 
 def as_classifier(run: Run, entry: Entry) -> Classifier:
@@ -108,12 +115,13 @@ def made_with(one: Classifier) -> tuple:
 
 def planned_comparisons(classifiers: Sequence[Classifier]) -> set[frozenset[str]]:
     """What is compared if there are too many runs for all pairs: each run with its base, and plain runs with the first
-    of their protocol."""
+    of their protocol and photographs."""
     planned = {frozenset((one.run.name, base.run.name)) for one in classifiers if (base := base_of(one, classifiers))}
-    first: dict[str, str] = {}
+    first: dict[tuple, str] = {}
     for one in classifiers:
         if one.is_plain and not one.is_control:
-            planned.add(frozenset((one.run.name, first.setdefault(one.entry.protocol, one.run.name))))
+            tested = one.entry.protocol, one.run.photographs.digest
+            planned.add(frozenset((one.run.name, first.setdefault(tested, one.run.name))))
     return planned
 
 
@@ -128,15 +136,19 @@ def gains_of(classifiers: Sequence[Classifier], differences: Sequence[Mapping]) 
             continue
         base = found.run.name
         pair = by_names.get((base, one.run.name))
-        if pair is None and (turned := by_names.get((one.run.name, base))):
-            ends = {"difference": -turned["difference"]}
-            ends |= {"low": _negative(turned["high"]), "high": _negative(turned["low"])}
-            pair = {**turned, **ends}
+        if pair is None and (other_way := by_names.get((one.run.name, base))):
+            pair = turned(other_way)
         if pair is not None:
             numbers = {name: pair[name] for name in ("difference", "low", "high", "p_value", "p_holm")}
             about = {"run": one.run.name, "base": base, "added": ", ".join(one.added), "shots": one.shots}
             gains.append(about | {"protocol": one.run.results["protocol"]} | numbers)
     return gains
+
+
+def turned(pair: Mapping) -> dict:
+    """The comparison of the same two runs with the other sign, so that the page says it in one way only."""
+    ends = {"difference": -pair["difference"], "low": _negative(pair["high"]), "high": _negative(pair["low"])}
+    return {**pair, "a": pair["b"], "b": pair["a"], **ends}
 
 
 def _negative(value: float | None) -> float | None:
@@ -172,6 +184,7 @@ def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agr
             "chance": best.run.results.get("chance"),
             "n": best.entry.n_test,
             "run": best.run.name,
+            "simulated": best.run.simulated,
             "chosen_from": len(plain),
         }
     if gains:
@@ -184,6 +197,7 @@ def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agr
             "high": best["high"],
             "p_holm": best["p_holm"],
             "run": best["run"],
+            "simulated": next(one.run.simulated for one in classifiers if one.run.name == best["run"]),
             "base": best["base"],
             "chosen_from": len(gains),
         }
@@ -200,6 +214,7 @@ def headline_of(classifiers: Sequence[Classifier], gains: Sequence[Mapping], agr
             "chance": 0.5,
             "n": run.results["n_pairs"],
             "run": run.name,
+            "simulated": run.simulated,
             "chosen_from": len(scored),
         }
     return found

@@ -9,19 +9,24 @@ that has begun (settings.json) but has no run.json is not finished, and is named
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import InputError
 from harness.files import read_json
+from scoring.same_photographs import Photographs, photographs_of, same
 
 CLASSIFIER, FEW_SHOT, GALLERY = "classifier", "few-shot episodes", "retrieval in a gallery"
 GENERATOR, FILTER = "generator", "filter"
 REPORTS, AGREEMENT = "reports", "agreement of reports"
 OTHER = "other"
+ON_PHOTOGRAPHS = (CLASSIFIER, FEW_SHOT, GALLERY)  # kinds of runs whose record names the dataset of photographs
 OF_PHOTOGRAPHS = ("real", "restored")  # configs
 CONFIGS = (*OF_PHOTOGRAPHS, "reports", "synthetic")
 MAX_DEPTH = 3  # folders below the study's
+WORKED_OUT = ("face_alignment",)  # what scripts record among their arguments, but is no option
+SOURCES = "sources.json"  # of reports that were compared: their photographs
 REMEDY = "run it again, or move it out of the study's folder"
 
 
@@ -46,6 +51,11 @@ class Run:
     def fingerprint(self) -> str | None:
         """Of the dataset that it was made with, if its record says so."""
         return self.dataset.get("fingerprint")
+
+    @property
+    def photographs(self) -> Photographs:
+        """By what the photographs of which it was made are known, as far as its record says so."""
+        return photographs_of(self.record)
 
     @property
     def arguments(self) -> dict:
@@ -112,20 +122,58 @@ def _read_run(name: str, folder: Path, files: list[str]) -> Run:
     return Run(name, folder, kind_of(results, record), results, record, simulated)
 
 
+def note_of(all_simulated: bool, simulated: Sequence[bool | None]) -> str:
+    """What stands in front of a caption. all_simulated: whether the whole study is known to be; simulated: of each run,
+    or of the dataset, that the caption is about, which tells where a study is mixed."""
+    if all_simulated:
+        return "SIMULATED: "
+    share = "SIMULATED" if all(simulated) else "partly SIMULATED"
+    return f"{share} data: " if any(simulated) else ""
+
+
+def of_other_photographs(study: Study, described: Photographs, digests: Container[str]) -> list[str]:
+    """Names of the runs that were made of other photographs than those a page describes, as far as records tell.
+
+    described, digests: what identifies these together and each. Where a record lacks what identifies them together, as
+    older ones do, other fingerprints are of other photographs, except those of restored ones. Runs that compare reports
+    name the photographs themselves."""
+    others = []
+    for run in (run for run in study.runs if run.kind in (*ON_PHOTOGRAPHS, AGREEMENT)):
+        known = same(run.photographs, described)
+        if run.kind == AGREEMENT and (run.folder / SOURCES).is_file():
+            known = all(
+                digest in digests for digest in read_json(run.folder / SOURCES, REMEDY).get("source_sha256", [])
+            )
+        is_older = known is None and run.photographs.digest is None and run.dataset.get("config_name") != "restored"
+        if known is False or (is_older and run.fingerprint not in (None, described.fingerprint)):
+            others.append(run.name)
+    return others
+
+
 def command_line(record: Mapping, script: str) -> str:
-    """How a run is started, without options that are off or not set, and with the last part of absolute paths.
+    """How a run is started, as a shell reads it: without options that are off, not set or empty, and with the last part
+    of absolute paths.
 
     record: of run.json; script: that of runs whose record does not say which one they were started by."""
-    words, arguments = [str(record.get("script", script.split()[0]))], dict(record.get("arguments", {}))
+    words, arguments = [str(record.get("script") or script.split()[0])], dict(record.get("arguments", {}))
     words += [str(command)] if (command := arguments.pop("command", None)) else []
     words += ["--no-save_models"] if arguments.pop("save_models", None) is False else []  # on unless it is switched off
     for name, value in arguments.items():
-        if value is None or value is False or value == []:
-            continue
-        values = value if isinstance(value, list) else [] if value is True else [value]
-        texts = [Path(text).name if Path(text).is_absolute() else text for text in map(str, values)]
-        words.append(" ".join([f"--{name}", *texts]))
-    return " ".join(words)
+        if name not in WORKED_OUT and value is not None and value is not False and value not in ([], ""):
+            texts = _texts_of(value)
+            words += [f"--{name}", *(Path(text).name if Path(text).is_absolute() else text for text in texts)]
+    return shlex.join(words)
+
+
+def shortens_paths(record: Mapping) -> bool:
+    """Whether command_line shortens a path of this record."""
+    values = [value for name, value in dict(record.get("arguments", {})).items() if name not in WORKED_OUT]
+    return any(Path(text).is_absolute() for value in values for text in _texts_of(value))
+
+
+def _texts_of(value: object) -> list[str]:
+    """The values of an option, as words of a command; none of one that is on."""
+    return [str(one) for one in (value if isinstance(value, list) else [] if value is True else [value])]
 
 
 def names_by_warning(warnings: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 LEAST_CONDITIONS = 4  # on a training side: two groups of two, which are left out in turn
 STANDARD_ERRORS = 1.5  # of the mean difference, by which terms must tell left-out conditions apart better than a guess
 NOT_USED = " (not used)"
-OF_KNOWLEDGE = re.compile(r"((?:^|, )(?:knowledge of \d+ terms|\d+ terms of synthetic images)[^,]*)")
+OF_KNOWLEDGE = re.compile(
+    r"((?:^|, )(?:knowledge of \d+ terms|\d+ (?:annotated )?terms (?:looked for in|of) synthetic images)[^,]*)"
+)
 
 
 def with_use(recipe: str, folds: Sequence[Mapping]) -> str:

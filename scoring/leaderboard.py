@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +22,7 @@ from scoring.metrics import topk_accuracy
 from scoring.multiple_comparisons import compare_all
 from scoring.prediction_files import read_predictions
 from scoring.run_scores import replicates_of
+from scoring.same_photographs import Photographs, groups_of, photographs_of, record_of, same
 from scoring.score_tables import shown
 
 COLUMNS = ("top1", "top5", "top10", "top30", "macro_f1")  # those that a run has; others if it has none of them
@@ -44,6 +45,8 @@ class Entry:
     n_seeds: int | None
     metrics: dict[str, dict]
     predictions: pd.DataFrame | None = None
+    chance: float | None = None  # top-1 of a guess
+    photographs: Photographs = dataclasses.field(default_factory=Photographs)  # of which the run was made
 
 
 def read_entry(folder: Path) -> Entry:
@@ -72,6 +75,8 @@ def read_entry(folder: Path) -> Entry:
         len(results["seeds"]) if isinstance(results.get("seeds"), list) else None,
         metrics,
     )
+    entry.chance = results["chance"] if _is_number(results.get("chance")) else None
+    entry.photographs = photographs_of(record_of(file.parent))
     entry.predictions = _predictions_of(file, entry)
     return entry
 
@@ -89,8 +94,7 @@ def _is_number(value: object) -> bool:
 def data_of(folder: Path) -> tuple[str, bool | None]:
     """What the run.json in a folder says of the dataset: its name ("" if it says none), and whether its images are
     simulated. A run from before this was recorded is known by the name that simulated datasets have; else None."""
-    file = folder / "run.json"
-    record = read_json(file, "delete it, or run again") if file.is_file() else {}
+    record = record_of(folder)
     arguments = record.get("arguments")
     name = Path(str(arguments.get("dataset_name", ""))).name if isinstance(arguments, dict) else ""
     recorded = record.get("simulated")
@@ -145,27 +149,49 @@ def differences(
 ) -> list[dict]:
     """Every two runs that tested the same images of the same people, under one protocol: compare_all of each family.
 
+    Runs that are known to be of different photographs are in different families, whatever their image_ids.
+
     planned: the comparisons that are made in a family of more than most_runs runs (default: all).
 
-    Returns its dicts with `family` (protocol and number of images), in order; runs that nothing can be compared with
-    have none. Raises InputError if two runs have one name."""
-    families: dict[tuple, dict[str, pd.DataFrame]] = defaultdict(dict)
+    Returns its dicts with `family` (protocol, number of images, and data where those of others have the same ids) and
+    `same_photographs` (true if known, else null), in order; runs that nothing can be compared with have none. Raises
+    InputError if two runs have one name."""
+    of_ids: dict[tuple, list[Entry]] = defaultdict(list)
     for entry in entries:
         if entry.predictions is not None:
             test = entry.predictions[entry.predictions["split"] == "test"].drop_duplicates("image_id")
             tested = test[["image_id", "label", "subject"]].astype(str).sort_values("image_id")
-            key = (entry.protocol, len(tested), tuple(tested.itertuples(index=False, name=None)))
-            if entry.name in families[key]:
-                raise InputError(f"two runs are called {entry.name}; rename one of the folders")
-            families[key][entry.name] = entry.predictions
+            of_ids[entry.protocol, len(tested), tuple(tested.itertuples(index=False, name=None))].append(entry)
     rows = []
-    for (protocol, n_images, _), runs in families.items():
-        try:
-            pairs = compare_all(runs, score, planned if len(runs) > most_runs else None)
-            rows += [{"family": f"{protocol}, {n_images} images"} | row for row in pairs]
-        except ValueError as error:
-            raise InputError(str(error)) from error
+    for (protocol, n_images, _), alike in of_ids.items():
+        groups = groups_of([entry.photographs for entry in alike])
+        for family in ([alike[i] for i in group] for group in groups):
+            name = f"{protocol}, {n_images} images" + (f" of {family[0].data}" if len(groups) > 1 else "")
+            rows += [{"family": name} | row for row in _compared(family, score, planned, most_runs)]
     return rows
+
+
+def _compared(
+    family: Sequence[Entry], score: str, planned: Container[frozenset[str]] | None, most_runs: int
+) -> list[dict]:
+    """The comparisons of one family; see differences."""
+    runs: dict[str, Entry] = {}
+    for entry in family:
+        if runs.setdefault(entry.name, entry) is not entry:
+            raise InputError(f"two runs are called {entry.name}; rename one of the folders")
+    tables = {name: entry.predictions for name, entry in runs.items() if entry.predictions is not None}
+    try:
+        pairs = compare_all(tables, score, planned if len(runs) > most_runs else None)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    known = [same(runs[pair["a"]].photographs, runs[pair["b"]].photographs) for pair in pairs]
+    return [pair | {"same_photographs": one} for pair, one in zip(pairs, known, strict=True)]
+
+
+def on_which_images(pairs: Sequence[Mapping]) -> str:
+    """On what the runs of some comparisons were compared, as far as their records tell. pairs: of differences."""
+    known = all(pair["same_photographs"] for pair in pairs)
+    return "the same test images" if known else "test images of the same ids"
 
 
 def format_leaderboard(entries: Sequence[Entry], pairs: Sequence[dict] | None = None) -> str:
@@ -179,29 +205,34 @@ def format_leaderboard(entries: Sequence[Entry], pairs: Sequence[dict] | None = 
         parts[entry.protocol, entry.regime].append(entry)
     lines = []
     for protocol, regime in sorted(parts, key=lambda part: (part[0] != "strict", part[0], part[1] != "all images")):
-        lines += [f"### {protocol}: {regime}", "", "| run | method | data | n | seeds | " + " | ".join(names) + " |"]
-        lines += ["|---" * (5 + len(names)) + "|"]
+        lines += [
+            f"### {protocol}: {regime}",
+            "",
+            "| run | method | data | n | seeds | chance | " + " | ".join(names) + " |",
+        ]
+        lines += ["|---" * (6 + len(names)) + "|"]
         for entry in sorted(parts[protocol, regime], key=lambda entry: -_first(entry, names)):
             cells = [entry.name or "-", entry.method, entry.data, entry.n_test or "-", entry.n_seeds or "-"]
+            cells.append(shown("top1", entry.chance))
             cells += [_cell(name, entry.metrics.get(name)) for name in names]
             lines.append("| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     brackets = "brackets: 95 % interval over subjects, of episodes over conditions with their subjects"
-    lines.append(f"Percent; {brackets}; ± : sd over folds, as published.")
+    lines.append(f"Percent; chance: top-1 of a guess; {brackets}; ± : sd over folds, as published.")
     lines.append("Rows of different data or protocols cannot be compared, and published rows with none of the others.")
     pairs = differences(entries) if pairs is None else pairs
     if pairs:
         lines += [
             "",
-            "### Differences of top-1 on the same test images",
+            f"### Differences of top-1 on {on_which_images(pairs)}",
             "",
-            "| family | less | run | points | p | Holm |",
+            "| family | run | less run | points | p | Holm |",
         ]
         lines += ["|---" * 6 + "|"]
         for pair in pairs:
             points = f"{shown('top1', pair['difference'], '+')} {_interval('top1', pair, '+')}".strip()
             p_values = f"{pair['p_value']:.4f} | {pair['p_holm']:.4f}"
-            lines.append(f"| {pair['family']} | {pair['a']} | {pair['b']} | {points} | {p_values} |")
+            lines.append(f"| {pair['family']} | {pair['b']} | {pair['a']} | {points} | {p_values} |")
         lines += ["", "Holm: p corrected for all pairs of one family, that is of one protocol and set of test images."]
     return "\n".join(lines)
 

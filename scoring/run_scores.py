@@ -53,15 +53,16 @@ def score(predictions: pd.DataFrame) -> dict:
     under `paper`. `mean` and `sd` (ddof=1, null for a single replicate) are over replicates. `low` and `high` are
     the 95 % interval over subjects of the mean over replicates, null for a single subject: by bootstrap_interval,
     but by corrected_interval for macro F1, balanced accuracy and binned calibration error, and by logit_interval
-    for the risk-coverage area, which it would miss. If all subjects score alike in top-k, as two of two do, no
-    resample differs from the others, and the interval is Wilson's, which counts subjects. All scores are fractions
-    0..1, except `nll` (nats); top-k is given for k below the number of classes. If all images are `unseen`,
-    `top1_unseen` is the top-1 among the conditions that were left out together with the image's own, and
-    `chance_unseen` that of a guess. `by` has top-1 and top-5 for each value of sex, age_group and region, if the
-    predictions have these columns, and `gaps` whether top-1 differs between them (subgroup_gaps.subgroup_gaps).
-    `n_without_subject` is present if images have none (each then counts as a subject of its own), `joined_subjects`
-    if one is spelt in several ways. Raises ValueError if a cell cannot be read (prediction_files.checked), settings
-    are mixed, replicates did not test the same images, or the predictions are those of few-shot episodes."""
+    for the risk-coverage area, which it would miss. If all subjects score alike in top-k, as two of two do, no resample
+    differs from the others, and the interval is Wilson's, which counts subjects; the other scores have no such
+    interval, so that theirs is null where no resample differs. All scores are fractions 0..1, except `nll` (nats);
+    top-k is given for k below the number of classes. If all images are `unseen`, `top1_unseen` is the top-1 among the
+    conditions that were left out together with the image's own, and `chance_unseen` that of a guess. `by` has top-1 and
+    top-5 for each value of sex, age_group and region, if the predictions have these columns, and `gaps` whether top-1
+    differs between them (subgroup_gaps.subgroup_gaps). `n_without_subject` is present if images have none (each then
+    counts as a subject of its own), `joined_subjects` if one is spelt in several ways. Raises ValueError if a cell
+    cannot be read (prediction_files.checked), settings are mixed, replicates did not test the same images, or the
+    predictions are those of few-shot episodes."""
     settings, images, probabilities = replicates_of(predictions)
     labels, n_classes = images["label"].to_numpy(), probabilities[0].shape[1]
     statistics = statistics_of(n_classes) | statistics_of_unseen(images, n_classes)
@@ -73,7 +74,7 @@ def score(predictions: pd.DataFrame) -> dict:
         **images.attrs,
         "n_classes": n_classes,
         "n_classes_tested": len(np.unique(labels)),
-        "seeds": sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist()),
+        "seeds": _seeds_of(predictions),
         "n_replicates": len(probabilities),
         "chance": 1 / n_classes,
         **_chance_of_unseen(images, n_classes),
@@ -198,7 +199,9 @@ def _low_and_high(name: str, weighted: Callable, subjects: pd.Series, of_differe
     if n_subjects < 2:
         return {"low": None, "high": None}  # one subject tells nothing about others
     low, high = interval_of(name, of_difference)(weighted, subjects)
-    if is_share(name) and not of_difference and high - low < NO_WIDTH:  # two of two right: no resample can differ
+    if not of_difference and high - low < NO_WIDTH:  # all right, or all wrong: no resample can differ
+        if not is_share(name):
+            return {"low": None, "high": None}
         low, high = wilson_interval(low, n_subjects)
     return {"low": low, "high": high}
 
@@ -307,10 +310,20 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
         "n_test": len(labels),
         "n_subjects": int(subjects.nunique()),
         **images.attrs,
-        "a": {"backbone": of_a["backbone"], "recipe": of_a["recipe"], "n_replicates": len(probabilities_a)},
-        "b": {"backbone": of_b["backbone"], "recipe": of_b["recipe"], "n_replicates": len(probabilities_b)},
+        "a": _side(of_a, a, probabilities_a),
+        "b": _side(of_b, b, probabilities_b),
         "metrics": scores,
     }
+
+
+def _seeds_of(predictions: pd.DataFrame) -> list[int]:
+    return sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist())
+
+
+def _side(settings: dict, predictions: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
+    """What is said of one of two methods that are compared."""
+    names = {name: settings[name] for name in ("backbone", "recipe")}
+    return names | {"seeds": _seeds_of(checked(predictions, "predictions")), "n_replicates": len(probabilities)}
 
 
 def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

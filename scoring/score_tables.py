@@ -4,6 +4,9 @@ from harness.counts import counted
 from scoring.run_scores import chance
 
 DECIMALS = ("nll", "ece", "smece", "aurc")  # shown as they are, not in percent
+UNKNOWN_PHOTOGRAPHS = (
+    "No record says whether A and B saw the same photographs: images are matched by image_id, label and subject."
+)
 UNITS = f"values in %, but {', '.join(DECIMALS[:-1])} and {DECIMALS[-1]} as they are"
 
 
@@ -15,7 +18,9 @@ def shown(name: str, value: float | None, sign: str = "") -> str:
 
 
 def shown_interval(name: str, values: dict, sign: str = "") -> str:
-    """low .. high as text, formatted as `shown` does."""
+    """low .. high as text, formatted as `shown` does; a dash without an interval."""
+    if values["low"] is None or values["high"] is None:
+        return "-"
     return f"{shown(name, values['low'], sign)} .. {shown(name, values['high'], sign)}"
 
 
@@ -63,14 +68,23 @@ def _subjects_of(results: dict) -> str:
     return text + (f" ({'; '.join(notes)})" if notes else "")
 
 
+def method_of(side: dict) -> str:
+    """A method of a comparison: the folders of its runs if they are known, what it is, and over how many seeds."""
+    runs = f"{', '.join(side['runs'])}: " if "runs" in side else ""
+    n_seeds, n_models = len(side["seeds"]), side["n_replicates"]
+    over = f"{'mean of ' if n_seeds > 1 else ''}{counted(n_seeds, 'seed')}"
+    if n_models > n_seeds:  # protocol paper scores the model of each fold and seed
+        over = f"mean of {n_models} models of {counted(n_seeds, 'seed')}"
+    return f"{runs}{side['backbone']}, {side['recipe']}, {over}"
+
+
 def format_comparison(comparison: dict) -> str:
     """The result of run_scores.compare as a text table."""
-    a, b = ("{backbone}, {recipe}, mean of {n_replicates}".format(**comparison[letter]) for letter in "ab")
     lines = [
         f"protocol {comparison['protocol']}: {counted(comparison['n_test'], 'test image')} of "
         f"{_subjects_of(comparison)}; {UNITS}",
-        f"A: {a}",
-        f"B: {b}",
+        *(f"{side.upper()}: {method_of(comparison[side])}" for side in "ab"),
+        *([UNKNOWN_PHOTOGRAPHS] if comparison.get("same_photographs", True) is None else []),
         f"{'':<18} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<17} {'p':>6} {'Holm':>6}",
     ]
     for name, values in comparison["metrics"].items():

@@ -158,7 +158,7 @@ def reports(folder: Path, images: datasets.Dataset, kind: str) -> None:
     write_reports(folder, rows, names)
     simulated = True if kind == "real" else None  # as generate records it
     results = {"simulated": simulated, "reporter": {"reporter": "landmarks"}, "n_reports": 18, "n_malformed": 0}
-    written(folder, results, None)
+    written(folder, results, None, arguments={"command": "generate", "reporter": "demo_models/reporter"})
 
 
 def compared(folder: Path) -> None:

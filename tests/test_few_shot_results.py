@@ -48,3 +48,11 @@ def test_one_replicate_has_no_sd_and_the_table_shows_every_head():
     seen_at_once = table.rename(columns={"right_cosine": "right_pt_map"}).drop(columns="right_discriminant")
     transductive = results_of(seen_at_once, pd.DataFrame(), 9, 7, ("pt_map", 2, 1))
     assert transductive["transductive"] is True and "TRANSDUCTIVE" in table_of(transductive | {"mode": "frozen"})
+
+
+def test_the_columns_of_a_gallery_stand_apart_with_the_longest_cells():
+    score = {"mean": 1.0, "low": 1.0, "high": 1.0}
+    tops = {f"top{k}": score for k in (1, 5, 10, 30)}
+    results = {"mode": "gallery", "methods": {"discriminant": {"joined": {"frequent": tops}}}}
+    head, row = table_of(results).splitlines()
+    assert row.count("  100.00 [100.0, 100.0]") == 4 and len(head) == len(row)

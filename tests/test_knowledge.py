@@ -13,7 +13,7 @@ from test_train_classifier import save_backbone
 
 import score_runs
 import train_classifier
-from classification.knowledge import person_profiles
+from classification.knowledge import Knowledge, person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
 from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
 from classification.linear_probe import fit_linear_probe
@@ -429,7 +429,10 @@ def test_a_sentence_says_in_how_many_folds_knowledge_was_not_used_and_why():
     assert with_use(recipe, [used, no_better]) == recipe and with_use("finetune", [{}]) == "finetune"
     assert with_use(recipe, [no_better, untested]) == recipe + " (not used)"
     some = "linear_probe, + synthetic (x), as terms, 9 terms of synthetic images"
-    assert with_use(f"{some}, fog 3", [untested]) == f"{some} (not used), fog 3"
+    named = Knowledge(np.zeros((2, 9)), [f"HP:{i}" for i in range(9)], [], "", [], teaches_photographs=False).name()
+    assert named == "9 annotated terms looked for in synthetic images", "of which the images say fewer"
+    for recipe in (some, f"linear_probe, + synthetic (x), as terms, {named}"):
+        assert with_use(f"{recipe}, fog 3", [untested]) == f"{recipe} (not used), fog 3"
     said = use_of_knowledge([used, no_better, no_better])
     assert said == (
         "knowledge was not used in 2 of 3 folds: on conditions left out, the log loss of terms alone (1.70) was not "

@@ -15,6 +15,7 @@ from test_metrics import as_table
 import make_report
 import score_runs
 from scoring import hub_results, leaderboard, run_scores
+from scoring.score_tables import method_of
 
 SCHEMA = Path(__file__).parent / "every_eval_ever" / "eval.schema.json"
 
@@ -48,10 +49,15 @@ def test_runs_are_listed_by_protocol_and_regime_with_intervals_and_published_row
     top1 = json.loads((good / "results.json").read_text())["metrics"]["top1"]
     assert "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**{k: 100 * top1[k] for k in ("mean", "low", "high")}) in strict
     assert "rdface-sim (SIMULATED)" in strict
+    assert "| seeds | chance | top1 |" in strict and strict.count("| 12.50 | ") == 2, "of 8 conditions"
     published = next(line for line in rest.splitlines() if "densenet169" in line)
     assert "published" in published and "15.93 ± 2.34" in published and "[" not in published
     pairs = [line for line in rest.splitlines() if line.startswith("| strict, 60 images")]
     assert len(pairs) == 3  # all three tested the same images
+    assert "| family | run | less run | points |" in rest
+    of_good = next(line.split("|")[2:5] for line in pairs if "good" in line and "poor" in line)
+    expected = (0.6, 0.05) if of_good[0].strip() == "good" else (0.05, 0.6)
+    assert (float(of_good[2].split()[0]) > 0) == (expected[0] > expected[1]), "run less run"
     p_values, corrected = np.array([[float(cell) for cell in line.split("|")[-3:-1]] for line in pairs]).T
     assert (corrected >= p_values).all() and corrected.max() <= 1 and (corrected > p_values).any()
 
@@ -63,6 +69,40 @@ def test_runs_that_tested_other_images_or_labels_are_not_compared(tmp_path):
     table.to_parquet(b / "predictions.parquet")
     (b / "results.json").write_text(json.dumps(run_scores.score(table)))
     assert leaderboard.differences([leaderboard.read_entry(folder) for folder in (a, b)]) == []
+
+
+def test_runs_of_different_photographs_are_not_compared_though_their_images_have_the_same_ids(tmp_path, capsys):
+    of_a, of_b = ({"dataset": {"photographs": clinic * 16, "fingerprint": clinic}} for clinic in "ab")
+    restored = {"dataset": of_a["dataset"] | {"fingerprint": "r", "config_name": "restored"}}
+    old = {"dataset": {"fingerprint": "b"}}  # from before photographs were recorded
+    of_no_record = {"dataset": "what another tool wrote"}
+    records = {"a": of_a, "restored": restored, "b": of_b, "old": old, "foreign": of_no_record}
+    runs = {
+        name: finished(tmp_path / name, 0.2, seed=seed, **record) for seed, (name, record) in enumerate(records.items())
+    }
+
+    def families(*names: str) -> dict[tuple[str, str], dict]:
+        entries = [leaderboard.read_entry(runs[name]) for name in names]
+        return {(pair["a"], pair["b"]): pair for pair in leaderboard.differences(entries)}
+
+    assert list(families(*runs)) == [("a", "restored"), ("b", "old")]
+    assert all(pair["n_comparisons"] == 1 and pair["same_photographs"] for pair in families(*runs).values())
+    (pair,) = families("a", "foreign").values()
+    assert pair["same_photographs"] is None
+    assert "### Differences of top-1 on the same test images" in printed(capsys, runs["a"], runs["restored"])[1]
+    assert "### Differences of top-1 on test images of the same ids" in printed(capsys, runs["a"], runs["foreign"])[1]
+
+    assert exit_status(score_runs, "compare", runs["foreign"], runs["a"], "--more_b", runs["b"]) == 2
+    assert exit_status(score_runs, "compare", runs["a"], runs["b"] / "predictions.parquet") == 2
+    first, second = capsys.readouterr().err.splitlines()
+    for line in (first, second):
+        assert "were made of different photographs, whatever their image_ids say; compare runs of one dataset" in line
+    assert exit_status(score_runs, "compare", runs["a"], runs["restored"]) == 0
+    out = capsys.readouterr().out
+    assert "No record says" not in out
+    assert f"\nA: {runs['a']}: tiny, linear_probe, 1 seed\nB: {runs['restored']}: tiny, linear_probe, 1 seed\n" in out
+    of_folds = {"runs": ["x"], "backbone": "tiny", "recipe": "finetune", "seeds": [0, 1, 2], "n_replicates": 15}
+    assert method_of(of_folds) == "x: tiny, finetune, mean of 15 models of 3 seeds"
 
 
 def test_results_of_another_kind_need_no_predictions(tmp_path):

@@ -276,16 +276,27 @@ def test_a_perfect_classifier_is_as_sure_as_its_number_of_subjects():
     labels = np.repeat(np.arange(11), 3)
     scores = run_scores.score(as_table(np.eye(12)[labels], labels))  # a class of 12 is not tested
     for name in ("balanced_accuracy", "mrr"):
-        assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": 1.0, "high": 1.0}
+        assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": None, "high": None}, "no resample differs"
     low = pytest.approx(33 / (33 + 1.959964**2))  # Wilson's
     for name in ("top1", "top5", "top10"):
         assert scores["metrics"][name] == {"mean": 1.0, "sd": None, "low": low, "high": 1.0}
     for name in ("nll", "ece"):
-        assert scores["metrics"][name] == {"mean": 0.0, "sd": None, "low": 0.0, "high": 0.0}
-    assert {scores["metrics"]["macro_f1"][key] for key in ("mean", "low", "high")} == {11 / 12}
+        assert scores["metrics"][name] == {"mean": 0.0, "sd": None, "low": None, "high": None}
+    assert scores["metrics"]["macro_f1"] == {"mean": 11 / 12, "sd": None, "low": None, "high": None}
     assert "top30" not in scores["metrics"]  # there are 12 classes
     assert (scores["n_test"], scores["n_classes"], scores["n_classes_tested"]) == (33, 12, 11)
     assert scores["chance"] == 1 / 12
+
+
+def test_a_classifier_that_is_always_wrong_claims_no_certainty_and_the_tables_show_no_interval():
+    labels = np.arange(30) % 3
+    results = run_scores.score(as_table(np.eye(3)[(labels + 1) % 3], labels))
+    for name in ("macro_f1", "balanced_accuracy", "aurc"):
+        assert (results["metrics"][name]["low"], results["metrics"][name]["high"]) == (None, None)
+    assert results["metrics"]["top1"]["low"] == 0 < results["metrics"]["top1"]["high"], "Wilson's"
+    rows = {line.split()[0]: line.split()[1:] for line in score_tables.format_table(results).splitlines()[2:]}
+    assert rows["macro_f1"][:3] == ["0.00", "-", "-"] and rows["aurc"][:3] == ["1.000", "-", "-"]
+    json.loads(json.dumps(results), parse_constant=pytest.fail)
 
 
 def test_strict_averages_over_seeds_the_pooled_out_of_fold_predictions():
@@ -629,7 +640,7 @@ def test_compare_gives_the_difference_of_the_scores():
     top1 = comparison["metrics"]["top1"]
     assert top1["low"] > 0 and top1["p_value"] < 0.01
     assert top1["high"] - top1["low"] < scores_a["top1"]["high"] - scores_a["top1"]["low"]  # it is paired
-    assert comparison["a"] == {"backbone": "tiny", "recipe": "linear_probe", "n_replicates": 3}
+    assert comparison["a"] == {"backbone": "tiny", "recipe": "linear_probe", "seeds": [0, 1, 2], "n_replicates": 3}
     assert (comparison["n_test"], comparison["n_subjects"]) == (150, 75)
 
 
@@ -862,9 +873,15 @@ def test_the_command_compares_two_runs(tmp_path):
     ]
     run = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     comparison = json.loads(run.stdout)
-    assert comparison == compared()
+    expected = compared()
+    for side, name in (("a", "a"), ("b", "b/predictions.parquet")):
+        expected[side]["runs"] = [str(tmp_path / name)]
+    assert comparison == expected | {"same_photographs": None}
     shown = score_tables.format_comparison(comparison).splitlines()
-    assert "B - A" in shown[3] and shown[4].split()[:3] == [
+    assert shown[1].startswith(f"A: {tmp_path / 'a'}: ") and shown[1].endswith(", mean of 3 seeds")
+    assert shown[2].startswith(f"B: {tmp_path / 'b' / 'predictions.parquet'}: ")
+    assert shown[3] == score_tables.UNKNOWN_PHOTOGRAPHS
+    assert "B - A" in shown[4] and shown[5].split()[:3] == [
         "top1",
         *(f"{100 * comparison['metrics']['top1'][x]:.2f}" for x in "ab"),
     ]

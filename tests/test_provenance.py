@@ -30,7 +30,7 @@ from test_train_classifier import (
 from classification import weight_files
 from curation import protocols
 from curation.leak_guard import Guard
-from curation.opening import load_images, photograph_sha256
+from curation.opening import load_images, photograph_sha256, photographs_digest
 from harness import errors
 from harness.errors import InputError
 
@@ -183,6 +183,15 @@ def test_a_restored_photograph_is_known_by_the_digest_of_the_photograph(dataset,
     restored = load_images(str(dataset), "restored")
     assert photograph_sha256(restored) != digests
     assert photograph_sha256(restored.add_column("original_sha256", digests)) == digests
+
+
+def test_runs_of_a_dataset_and_of_its_restored_photographs_may_be_compared(dataset, rows):
+    images, restored = (load_images(str(dataset), config) for config in ("real", "restored"))
+    known_by = photographs_digest(images)
+    assert photographs_digest(images.select(range(len(images))[::-1])) == known_by != photographs_digest(restored)
+    assert photographs_digest(restored.add_column("original_sha256", [row["sha256"] for row in rows])) == known_by
+    renamed = images.remove_columns("image_id").add_column("image_id", images["image_id"][::-1])
+    assert photographs_digest(renamed) != known_by, "another photograph has the name of each"
 
 
 # ---- caches

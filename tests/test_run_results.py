@@ -111,7 +111,7 @@ def test_corruption_scores_of_a_single_subject_have_no_interval(tmp_path):
     for severity in (2, 3):
         results.write_predictions(tmp_path / "fold" / f"corrupted_blur_{severity}.parquet", alone, LABEL)
     missed = {("blur", severity): 0.0 for severity in SEVERITIES}
-    assert "- .. -" in results.save_corruption_scores(tmp_path, [tmp_path / "fold"], LABEL, missed)
+    assert "(-)" in results.save_corruption_scores(tmp_path, [tmp_path / "fold"], LABEL, missed)
 
 
 def test_learning_curves_are_a_table_and_a_picture(tmp_path):

@@ -119,8 +119,9 @@ def test_pages_do_not_depend_on_results_json_and_name_what_does_not_fit(study, t
     shutil.copytree(study / "probe", tmp_path / "probe")
     (tmp_path / "probe" / "results.json").write_text("{")
     (tmp_path / "probe" / "run.json").unlink()
-    whole, _ = results_page.read_run(study / "probe")
-    row, predictions = results_page.read_run(tmp_path / "probe")
+    whole = results_page.read_run(study / "probe").row
+    run = results_page.read_run(tmp_path / "probe")
+    row, predictions = run.row, run.predictions
     assert row["metrics"] == whole["metrics"] and row["command"] == "train_classifier.py"
 
     wider = predictions.assign(probabilities=[[*p, 0.0] for p in predictions["probabilities"]])
@@ -133,6 +134,14 @@ def test_pages_do_not_depend_on_results_json_and_name_what_does_not_fit(study, t
         with pytest.raises(ValueError, match=f"^{tmp_path / 'probe'}.*{message}") as refusal:
             results_page.results_page([tmp_path / "probe"], images, count=2)
         assert "\n" not in str(refusal.value)
+    predictions.assign(recipe="linear_probe, whole images").to_parquet(tmp_path / "probe" / "predictions.parquet")
+    row = results_page.read_run(tmp_path / "probe").row
+    assert (row["input"], row["recipe"]) == ("whole images", "linear_probe"), "said once"
+    predictions.to_parquet(tmp_path / "probe" / "predictions.parquet")
+    of_others = {"dataset": {"photographs": "those of another clinic with the same image_ids"}}
+    (tmp_path / "probe" / "run.json").write_text(json.dumps(of_others))
+    with pytest.raises(ValueError, match="was made of other photographs than this dataset's"):
+        results_page.results_page([tmp_path / "probe"], images, count=2)
     cut = (study / "probe" / "predictions.parquet").read_bytes()[:-100]
     (tmp_path / "probe" / "predictions.parquet").write_bytes(cut)
     with pytest.raises(ValueError, match="not a readable Parquet file"):

@@ -207,6 +207,14 @@ def test_what_the_sections_show_is_what_the_runs_found(study):
     text = page(study)
     probe = json.loads((study / "probe" / "results.json").read_text())
     assert percent(probe["metrics"]["top1"]) in part_of(text, "classifiers")
+    assert "Top-1 accuracy of every classifier run" in text and "every run<" not in text
+    assert (
+        part_of(text, "classifiers").count("is that of all HPO terms annotated for the dataset&#39;s conditions") == 1
+    )
+    assert "18 reports by demo_models/reporter; malformed: 0" in part_of(text, "reports")
+    likeness = part_of(text, "filter")
+    assert "what lies right of the threshold, 0.700, is rejected" in likeness
+    assert '<th scope="row">threshold' not in likeness
     gap = probe["gaps"]["sex"]["subgroups"]["female"]
     assert percent(gap, sign="+") in part_of(text, "subgroups")
     episodes = json.loads((study / "episodes" / "results.json").read_text())
@@ -346,13 +354,19 @@ def test_a_gain_is_the_run_with_the_addition_less_the_one_without_whatever_their
     assert gains_of(runs, []) == [] and gains_of(runs[1:], [{"a": "b", "b": "c"} | pair]) == []
 
 
+def test_thresholds_stand_in_the_caption():
+    assert study_images.rejected_above({}) == "."
+    two = {"threshold, fold0": 0.7, "threshold, fold1": 0.85}
+    assert study_images.rejected_above(two).endswith("is rejected (fold0 0.700, fold1 0.850).")
+
+
 def test_a_command_on_a_page_can_be_given_again():
     arguments = {"fold": 0, "seed": [0, 1], "more": [], "resume": None, "save_models": False, "shuffle_labels": True}
     record = {"script": "hf_backbone.py", "arguments": arguments | {"corruptions": False, "cache_dir": "/far/away"}}
     flags = "--no-save_models --fold 0 --seed 0 1 --shuffle_labels --cache_dir away"
     assert command_line(record, "train_classifier.py") == f"hf_backbone.py {flags}"
     score = {"arguments": {"command": "score", "save_models": True, "wide": "x " * 300}}
-    assert command_line(score, "vlm_report_eval.py score") == f"vlm_report_eval.py score --wide {'x ' * 300}"
+    assert command_line(score, "vlm_report_eval.py score") == f"vlm_report_eval.py score --wide '{'x ' * 300}'"
     assert command_line({}, "train_classifier.py") == "train_classifier.py"
 
 
@@ -443,7 +457,7 @@ def test_the_headline_is_of_a_plain_run_under_strict_and_says_how_many_it_is_the
     assert (found["run"], found["value"], found["chosen_from"]) == ("high", 0.3, 3)
     card = study_page.headline_card("recognition", found)
     assert card["value"] == "30.0 %" and card["interval"] == "20.0 to 40.0"
-    assert "chance 10.0 %" in card["what"] and "the highest of 3" in card["what"]
+    assert "chance 10.0 %" in card["what"] and "the highest of 3 such classifier runs" in card["what"]
     assert headline_of(runs, [], [])["reports"] is None and study_page.headline_card("gain", None)["value"] == "–"
 
 

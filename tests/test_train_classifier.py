@@ -27,6 +27,7 @@ from test_model_upload import TOKEN, committed, hub_of_somebody
 import train_classifier
 from classification import backbones, classifiers
 from curation import protocols
+from curation.opening import load_images, photographs_digest
 from harness import errors
 from imaging import augmentations
 from imaging.corruptions import CORRUPTIONS, SEVERITIES
@@ -282,6 +283,7 @@ def test_the_run_record_tells_how_to_repeat_the_run(two_processes, tiny_rdface):
     assert arguments["dataset_name"] == str(tiny_rdface) and arguments["eval_batch_size"] == 5
     assert arguments["learning_rate"] == 1e-4 and arguments["num_train_epochs"] == 2
     assert record["dataset"]["n_images"] == 33 and record["dataset"]["fingerprint"]
+    assert record["dataset"]["photographs"] == photographs_digest(load_images(str(tiny_rdface)))
     assert record["seeds"] == [0, 1] and record["n_processes"] == 2 and record["wall_s"] > 0
     assert record["augmentation"] is None and record["input"]["image_size"] == 32
     folds = prediction_files.read_predictions(two_processes)[["seed", "fold"]].drop_duplicates().to_numpy().tolist()

@@ -65,6 +65,7 @@ def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study
     assert trained["query"].equals(frozen["query"]) and "right_prototypes" in trained
     record = json.loads((tmp_path / "t" / "run.json").read_text())
     assert [len(fold["learning_curve"]) for fold in record["folds"]] == [2, 2]
+    assert len(record["dataset"]["photographs"]) == 16, "as a classifier's record, so that runs can be compared"
     before = results_of(tmp_path / "t")
     (tmp_path / "t" / "folds" / "seed0_fold1" / "predictions.parquet").unlink()
     resumed = ("--output_dir", tmp_path / "t", "--resume_from_checkpoint", "latest")
