@@ -112,6 +112,22 @@ def test_a_backbone_of_simulated_faces_is_warned_of(study, tiny_backbone, tmp_pa
         assert [f"WARNING: {warning}" for warning in recorded] == warned
 
 
+def test_heads_that_nothing_can_teach_how_faces_vary_are_warned_of(study, tmp_path, capsys):
+    reason = "no training condition of fold 0 has two images, which would show how faces vary"
+    warning = f"{reason}: all heads answer like the nearest class mean; give a smaller --n_way"
+    # Of eight conditions that can be asked for, 4-way episodes leave four to train, and 5-way episodes leave none.
+    for flags, expected in (
+        (("--n_way", 4), []),
+        (("--n_way", 5), [warning]),
+        (("--n_way", 5, "--head", "pt_map"), []),
+    ):
+        out = tmp_path / "_".join(map(str, flags))
+        assert exit_status(train_fewshot, *study, "--test_episodes", 2, *flags, "--output_dir", out) == 0
+        assert json.loads((out / "run.json").read_text())["warnings"] == expected
+        shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
+        assert shown == [f"WARNING: {line}" for line in expected]
+
+
 def test_two_networks_are_an_ensemble_and_the_published_gallery_is_one(study, tiny_backbone, tmp_path):  # noqa: F811
     two = ("--backbone", tiny_backbone, "torchvision/shufflenet_v2_x0_5", "--backbone_weights", "own")
     assert exit_status(train_fewshot, *study, *two, "--output_dir", tmp_path / "x") == 2  # one file for two
