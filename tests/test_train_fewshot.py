@@ -298,6 +298,35 @@ def test_the_benchmark_keeps_what_its_runs_found(study, larger_rdface, tiny_back
     assert "nearest_image" in capsys.readouterr().out
 
 
+def test_the_benchmark_trains_each_network_as_long_as_its_help_says(tmp_path, monkeypatch, capsys):
+    asked = {}
+
+    def measure(args, name: str, dataset: Path, *flags: object) -> dict:
+        asked[name] = " ".join(map(str, flags))
+        return {"learning_curves": []}
+
+    monkeypatch.setattr(few_shot, "measure", measure)
+    monkeypatch.setattr(few_shot, "simulated", lambda *_: tmp_path)
+    monkeypatch.setattr(few_shot, "random_weights", lambda *_: tmp_path / "random.pth")
+    monkeypatch.setattr(few_shot, "compared", lambda *_: dict.fromkeys(("frozen_minus_trained", "low", "high"), 0))
+    flags = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path), "--weights", "mobilenet_v2=m.pth", "--parts"]
+    parts = ["trained_5way", "trained_15way", "mobilenet_v2", "longer_random_swin_t"]
+    few_shot.main(few_shot.parse_args([*flags, *parts]))
+    assert "--train_episodes" not in asked["simulated_trained_5way"] + asked["simulated_trained_15way"]
+    assert "--fold" not in asked["simulated_trained_5way"] and "--fold 0" in asked["simulated_trained_15way"]
+    assert asked["simulated_mobilenet_v2"].endswith("--fold 0 --train_episodes 30 --num_train_epochs 2")
+    longer = asked["simulated_longer_random_swin_t"]
+    assert "--backbone swin_t " in longer and longer.endswith("--fold 0 --train_episodes 60 --num_train_epochs 10")
+    assert "--mode frozen --backbone swin_t " in asked["simulated_frozen_longer_random_swin_t"]
+    with pytest.raises(SystemExit, match="--parts random_swin_t: unknown"):
+        few_shot.main(few_shot.parse_args([*flags, "random_swin_t"]))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        few_shot.parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "mobilenet_v2 (two epochs of 30 episodes), longer_random_swin_t, longer_random_vggface (ten" in text
+
+
 def test_the_benchmark_compares_two_runs_question_by_question(tmp_path):
     asked = pd.DataFrame({"seed": 0, "fold": 0, "episode": [0, 0, 1, 1], "query": list("abcd")})
     for name, column, right in (("t", "right_prototypes", [1, 0, 0, 0.5]), ("f", "right_discriminant", [1, 1, 0, 1])):
