@@ -212,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
     from datasets import disable_progress_bars
 
     from classification.embeddings import content_digest, decode, embed
-    from classification.few_shot_inputs import open_networks
+    from classification.few_shot_inputs import open_networks, warnings_about_heads
     from classification.few_shot_run import is_finished, run_fold
     from classification.knowledge import open_knowledge
     from classification.run_results import input_settings
@@ -266,6 +266,8 @@ def main(args: argparse.Namespace) -> None:
     for name, network in zip(args.backbone, networks, strict=True):
         shown_name = Path(name).name if Path(name).is_absolute() else name
         study.warnings += warnings_about(network.backbone, shown_name, images) if network.backbone else []
+    if args.mode == "frozen" and args.head != TRANSDUCTIVE_HEAD:
+        study.warnings += warnings_about_heads([job.fold for job in jobs], study.labels)
     for warning in study.warnings:
         accelerator.print(f"WARNING: {warning}")
 

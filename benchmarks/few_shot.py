@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts frozen gallery
     OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts trained_5way trained_10way
-    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts random_swin_t random_vggface
+    OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts mobilenet_v2 \\
+        longer_random_swin_t longer_random_vggface --weights mobilenet_v2=FILE
     OMP_NUM_THREADS=1 python benchmarks/few_shot.py --work_dir runs/few_shot --parts real --attributes_dir REAL \\
         --faces_dir FACES --weights squeezenet1_0=FILE mobilenet_v2=FILE --face_embedder mobilefacenet.onnx
 
@@ -27,8 +28,8 @@ from harness.files import read_json, write_json
 ROOT = Path(__file__).resolve().parents[1]
 MINIATURE = str(ROOT / "demo_models" / "backbone")
 SEED, RARE_SEED, N_IMAGES = 2801, 2804, 456  # RARE_SEED: people on whom no method of the rare gallery was chosen
-SHORTEST = ("--train_episodes", 30, "--num_train_epochs", 2)  # of large networks
-LONGER = ("--train_episodes", 60, "--num_train_epochs", 10)  # of those whose loss says nothing after so few
+SHORT = ("--train_episodes", 30, "--num_train_epochs", 2)  # of MobileNetV2 at 224 px
+LONGER = ("--train_episodes", 60, "--num_train_epochs", 10)  # of random weights at 64 px
 ASKED = ["seed", "fold", "episode", "query"]  # what a question is known by in episodes.parquet
 KEPT = ("metrics", "heads", "methods", "chance", "n_episodes", "n_test", "n_subjects", "n_classes_tested", "recipe")
 
@@ -118,10 +119,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work_dir", type=Path, required=True, help="datasets, pixels and runs; kept")
     parser.add_argument("--results_dir", type=Path, default=ROOT / "benchmarks" / "results" / "few_shot")
     text = "frozen, gallery, rare_gallery (other people), real, trained_5way, trained_10way, trained_15way (by the "
-    text += (
-        "paper's recipe; all folds at 5-way, fold 0 at the others), mobilenet_v2, random_swin_t, random_vggface (two "
-    )
-    text += "epochs of 30 episodes), longer_random_swin_t, longer_random_vggface (ten epochs of 60)"
+    text += "paper's recipe; all folds at 5-way, fold 0 at the others), mobilenet_v2 (two epochs of 30 episodes), "
+    text += "longer_random_swin_t, longer_random_vggface (ten epochs of 60)"
     parser.add_argument("--parts", nargs="+", required=True, help=text)
     parser.add_argument("--attributes_dir", type=Path, help="folder with few, a curator's folder")
     parser.add_argument("--faces_dir", type=Path, help="a curator's folder of photographs of some adults")
@@ -147,12 +146,10 @@ def measure_training(args: argparse.Namespace, part: str) -> dict[str, dict]:
         way = int(part.removeprefix("trained_").removesuffix("way"))
         fold = () if way == 5 else fold
     elif part == "mobilenet_v2":
-        network, length = (*networks_of(args)["mobilenet_v2"], "--align_faces", "none"), SHORTEST
+        network, length = (*networks_of(args)["mobilenet_v2"], "--align_faces", "none"), SHORT
     else:
-        name = part.removeprefix("longer_").removeprefix("random_")
-        network = ("--backbone", name, "--backbone_weights", random_weights(args, name))
-        length = LONGER if part.startswith("longer_") else SHORTEST
-        network = (*network, "--resolution", 64)
+        name, length = part.removeprefix("longer_random_"), LONGER
+        network = ("--backbone", name, "--backbone_weights", random_weights(args, name), "--resolution", 64)
     dataset, asked = simulated(args.work_dir), ("--protocol", "paper", "--n_way", way, *fold)
     frozen = f"simulated_frozen_{part.removeprefix('trained_')}"
     found = {
@@ -181,7 +178,7 @@ def main(args: argparse.Namespace) -> None:
             flags = ("--mode", "gallery", "--backbone", MINIATURE, "--views", 4)
             seed = SEED if part == "gallery" else RARE_SEED
             found[part] = measure(args, f"simulated_{part}", simulated(args.work_dir, seed), *flags)
-        elif part.startswith(("trained_", "mobilenet", "random_", "longer_")):
+        elif part.startswith(("trained_", "mobilenet", "longer_random_")):
             found |= measure_training(args, part)
         elif part == "real":
             folders = {"attributes": args.attributes_dir / "few", "faces": args.faces_dir}

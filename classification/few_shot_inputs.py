@@ -63,6 +63,19 @@ def check_enough(
             raise ProtocolError(f"fold {fold.number}, {side} conditions: {error}") from None
 
 
+def warnings_about_heads(folds: Sequence[protocols.Fold], labels: np.ndarray) -> list[str]:
+    """A warning, for the screen and run.json, if folds train on no two images of one condition; else nothing.
+
+    labels: of the images, and of synthetic images if folds have some."""
+    untaught = {str(fold.number) for fold in folds if len(np.unique(labels[fold.train])) == len(fold.train)}
+    if not untaught:
+        return []
+    reason = (
+        f"no training condition of fold {', '.join(sorted(untaught))} has two images, which would show how faces vary"
+    )
+    return [f"{reason}: all heads answer like the nearest class mean; give a smaller --n_way"]
+
+
 def open_networks(
     names: Sequence[str],
     weights: Sequence[Path],

@@ -138,12 +138,13 @@ def load_detector(name: str = "mtcnn", device: str = "cpu", *, model: Path | Non
     """The detector with this name in FACE_DETECTORS or MODEL_DETECTORS, on `device` ("cpu", "cuda", ...).
 
     model: the network's file, which those in MODEL_DETECTORS want; a folder for a pack of insightface. Raises
-    ValueError for other names, and InputError with one line for a model that is missing, or that cannot be read."""
+    InputError with one line for other names, and for a model that is missing, or that cannot be read."""
     if name in MODEL_DETECTORS:
         return Detector(load_model_detector(name, None if model is None else Path(model), str(device)))
     if name not in FACE_DETECTORS:
         names = ", ".join(sorted([*FACE_DETECTORS, *MODEL_DETECTORS]))
-        raise ValueError(f"there is no face detector {name!r}; choose from {names}")
+        own = "if it found the faces that a model was trained on, import the module that adds it (docs/extending.md)"
+        raise InputError(f"there is no face detector {name!r}; choose from {names}; {own}")
     if model is not None:
         raise InputError(f"--detector {name} has its weights in its package; leave out --detector_model {model}")
     return Detector(resolve_name(FACE_DETECTORS[name])(device))

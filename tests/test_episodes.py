@@ -102,6 +102,7 @@ def test_an_episode_shows_each_condition_with_other_subjects_than_it_asks_about(
     assert (labels[episodes.support] == episodes.classes[:, :, None]).all()
     for classes, support, query in zip(episodes.classes, episodes.support, episodes.query, strict=True):
         assert len(set(classes)) == way and set(support.ravel()) <= set(rows.tolist())
+        assert len(set(support.ravel())) == support.size  # no image stands twice
         assert not set(groups[support].ravel()) & set(groups[query])
     again = draw_episodes(rows, labels, groups, way, shot, 50, np.random.default_rng(1))
     assert (again.query == episodes.query).all() and (again.support == episodes.support).all()
@@ -153,6 +154,10 @@ def test_interval_of_few_conditions_has_the_width_of_students_t():
     assert high - low == pytest.approx(2 * 2.201 * standard_error, rel=0.02)  # 11 degrees; 4 % less without u / (u - 1)
     narrow = accuracy_interval(right, np.arange(12), [None] * 12, level=0.8)
     assert narrow[1] - narrow[0] == pytest.approx(2 * 1.363 * standard_error, rel=0.03)
+    right = np.array([0.4, 0.45, 0.5, 0.55, 0.6])
+    low, high = accuracy_interval(right, np.arange(5), [None] * 5)
+    expected = 2 * 2.776 * right.std(ddof=1) / np.sqrt(5)  # 4 degrees; 5 would be narrower by 7 %
+    assert high - low == pytest.approx(expected, rel=0.04)
 
 
 def test_conditions_that_share_a_subject_are_drawn_together():
@@ -166,6 +171,9 @@ def test_conditions_that_share_a_subject_are_drawn_together():
 def test_an_accuracy_of_exactly_one_has_an_interval_without_width():
     low, high = accuracy_interval(np.ones(9), np.arange(9), [None] * 9)  # no resample differs: Wilson's interval
     assert low == pytest.approx(9 / (9 + 1.959964**2), abs=1e-6) and high == 1
+    assert accuracy_interval(np.ones(90), np.arange(90) % 9, [None] * 90) == (low, high)  # conditions, not questions
+    low, high = accuracy_interval(np.array([0.0, 0, 0, 0, 1]), np.arange(5), [None] * 5)
+    assert low == 0 and 0.2 < high <= 1  # no accuracy lies below 0, however much a bootstrap interval is widened
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -162,7 +162,7 @@ def predict(code: str, *folders: object) -> str | None:
     return None
 
 
-def test_predict_of_the_readme_names_a_wrong_path_and_what_belongs_there(here):
+def test_predict_of_the_readme_takes_a_folder_or_a_file_and_names_what_belongs_in_place_of_others(here, capsys):
     Path("demo_models").symlink_to(ROOT / "demo_models")
     flags = ("--dataset_name", of_faces(), "--backbone", "demo_models/backbone", "--fold", 0, "--output_dir")
     train_classifier.main(train_classifier.parse_args([*map(str, flags), "runs/first"]))
@@ -172,10 +172,15 @@ def test_predict_of_the_readme_names_a_wrong_path_and_what_belongs_there(here):
     of_run = predict(PREDICT, "runs/first", new_faces())
     assert of_run == f"predict.py: classifier runs/first: holds no config.json; {remedy}"
     model = "runs/first/folds/seed0_fold0/model"
-    missing = predict(PREDICT, model, "nowhere")
-    assert missing == "predict.py: nowhere: there is no photograph (.jpg, .jpeg, .png); name a folder that holds some"
-    assert predict(PREDICT, model) == "predict.py: name two folders: python predict.py MODEL PHOTOGRAPHS"
-    assert predict(PREDICT, model, new_faces()) is None
+    remedy = "there is no photograph (.jpg, .jpeg, .png); name one, or a folder that holds some"
+    for place in ("nowhere", "nowhere.jpg", f"{model}/config.json"):
+        assert predict(PREDICT, model, place) == f"predict.py: {place}: {remedy}"
+    said = "predict.py: name a model and photographs: python predict.py MODEL FOLDER_OR_PHOTOGRAPH"
+    assert predict(PREDICT, model) == said
+    for place, shown in ((new_faces(), {"0.jpg", "1.jpg"}), (new_faces() / "1.jpg", {"1.jpg"})):
+        capsys.readouterr()
+        assert predict(PREDICT, model, place) is None
+        assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == shown
     train_classifier.main(train_classifier.parse_args([*map(str, flags), "runs/whole", "--align_faces", "none"]))
     whole = predict(PREDICT, "runs/whole/folds/seed0_fold0/model", new_faces())
     assert whole.endswith("was trained on whole images; docs/classification.md says what to change")
@@ -184,8 +189,9 @@ def test_predict_of_the_readme_names_a_wrong_path_and_what_belongs_there(here):
 # ---- face detector
 
 
-def test_faces_are_found_and_cut_out_by_a_detector_of_ones_own(here):
-    assert start("cascade_detector.py") == 0
+def test_faces_are_found_and_cut_out_by_a_detector_of_ones_own(here, capsys):
+    Path("demo_models").symlink_to(ROOT / "demo_models")
+    assert start("cascade_detector.py", "--fold", 0, "--backbone", "demo_models/backbone") == 0
     detector = faces.load_detector("cascade")
     pictures = [np.asarray(row["image"]) for row in load_images(of_faces())]
     found = detector.detect(pictures)
@@ -197,6 +203,17 @@ def test_faces_are_found_and_cut_out_by_a_detector_of_ones_own(here):
             errors.append(np.linalg.norm(one.landmarks - reference.landmarks, axis=1).mean() / eyes)
     assert np.median(errors) < 0.25 and max(errors) < 0.5
     assert detector.record()["detector_sha256"] and detector.detect([np.zeros((96, 96, 3), np.uint8)]) == [None]
+
+    # predict.py knows the name only if it imports the file
+    del detector_names.FACE_DETECTORS["cascade"], sys.modules["cascade_detector"]
+    model, photograph = "runs/cascade/folds/seed0_fold0/model", new_faces() / "0.jpg"
+    refusal = predict(PREDICT, model, photograph)
+    assert refusal.startswith("predict.py: there is no face detector 'cascade'; choose from insightface, mediapipe")
+    assert refusal.endswith("was trained on, import the module that adds it (docs/extending.md)")
+    assert "add `import cascade_detector` to `predict.py`" in PAGE
+    capsys.readouterr()
+    assert predict(f"import cascade_detector\n{PREDICT}", model, photograph) is None
+    assert capsys.readouterr().out.startswith("0.jpg ")
 
 
 def test_a_detector_with_a_file_is_one_line_of_its_table(here, monkeypatch):

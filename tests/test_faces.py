@@ -127,7 +127,7 @@ def test_descriptor_refuses_other_shapes():
 
 def test_an_unknown_detector_is_refused_with_the_known_ones():
     known = "insightface, mediapipe, mtcnn, retinaface, yunet"
-    with pytest.raises(ValueError, match=f"no face detector 'dlib'; choose from {known}"):
+    with pytest.raises(InputError, match=f"no face detector 'dlib'; choose from {known}; if it found the faces that a"):
         faces.load_detector("dlib")
     places = [*detector_names.FACE_DETECTORS.values(), *(one.place for one in detector_names.MODEL_DETECTORS.values())]
     assert all(callable(pkgutil.resolve_name(place)) for place in places)

@@ -19,7 +19,7 @@ def episodes(protocol: str) -> pd.DataFrame:
         for way in range(2)
     ]
     table = pd.DataFrame(rows).assign(protocol=protocol)
-    table["subject"] = table["query"]
+    table["subject"] = table["query"].replace("0-0-0", "0-0-1")  # one person has two conditions
     return table.assign(right_cosine=rng.integers(0, 2, len(table)), right_discriminant=rng.uniform(size=len(table)))
 
 
@@ -34,6 +34,8 @@ def test_sd_is_over_seeds_or_over_models_and_the_interval_over_conditions(protoc
     of_questions = (table["label"].to_numpy(), table["subject"].tolist())
     assert (top1["low"], top1["high"]) == accuracy_interval(table["right_discriminant"].to_numpy(), *of_questions)
     assert results["n_episodes"] == 12 and results["n_test"] == 12 and results["n_classes_tested"] == 4
+    assert results["n_subjects"] == 11
+    assert (top1["low"], top1["high"]) != accuracy_interval(table["right_discriminant"], table["label"], [None] * 24)
     assert (results["chance"], results["n_way"], results["k_shot"], results["n_classes"]) == (0.5, 2, 1, 9)
     assert results["n_replicates"] == table.groupby(replicate).ngroups and results["transductive"] is False
 

@@ -1,5 +1,6 @@
 """prototypes.py and prototype_training.py: heads against their formulas and scikit-learn, and what may be looked at."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from classification.knowledge_prior import Shares, Teachers
 from classification.prototype_training import Training, fit_prototypes, prototype_logits, trained_scores
 from classification.prototypes import (
     FALLBACKS,
+    HeadChoice,
     accuracy_of,
     best_temperature,
     choose_heads,
@@ -83,6 +85,26 @@ def test_each_head_equals_its_formula():
     assert head_scores("discriminant", features, episodes, statistics, 0.3)[2, 4, 1] == pytest.approx(discriminant)
 
 
+@pytest.mark.parametrize("width", [12, 40])
+def test_variances_are_about_the_class_means_and_count_a_degree_less_for_each(width):
+    """Also where 24 images of 12 conditions span less than the space: a variance that nobody shows is 0."""
+    features, labels, _ = study(n_images=2, width=width)
+    base = np.flatnonzero(labels < 12)
+    statistics = fit_statistics(features, labels, base)
+    means = np.stack([features[labels == c].mean(axis=0) for c in range(12)])
+    residuals = features[base] - means[labels[base]]
+    variances = (residuals**2).sum(axis=0) / (24 - 12)
+    assert statistics.centre == pytest.approx(features[base].mean(axis=0))
+    assert statistics.deviations == pytest.approx(np.sqrt(variances))
+    assert statistics.within.mean_variance == pytest.approx(variances.mean())
+    scores = head_scores("discriminant", features, drawn(labels, np.arange(40)), statistics, 0.3)
+    precision = np.linalg.inv(0.7 * residuals.T @ residuals / 12 + 0.3 * variances.mean() * np.eye(width))
+    episodes = drawn(labels, np.arange(40))
+    query, mean = (features[rows] - statistics.centre for rows in (episodes.query[2, 4], episodes.support[2, 1, 0]))
+    expected = query @ precision @ mean / 2 - 0.5 * mean @ precision @ mean / 4
+    assert scores[2, 4, 1] == pytest.approx(expected)
+
+
 def test_shrunken_centroids_agree_with_scikit_learn_without_shrinking():
     features, labels, groups = study()
     episodes = drawn(labels, groups, k=2, n=20)
@@ -127,7 +149,7 @@ def test_the_chosen_setting_is_that_of_least_loss_on_inner_episodes():
 
 def test_inner_episodes_are_the_same_in_every_version_and_keep_subjects_apart():
     features, labels, groups = study()
-    groups[0::5] = groups[np.roll(np.arange(0, 100, 5), 5)]  # first images show people of other conditions, too
+    groups[0::5] = groups[np.roll(np.arange(1, 100, 5), 5)]  # first images show people of other conditions, too
     base, seed = np.flatnonzero(labels < 12), 5
     classes = np.random.default_rng(derived_seed(seed, 3)).permutation(12)
     scores = []
@@ -142,6 +164,24 @@ def test_inner_episodes_are_the_same_in_every_version_and_keep_subjects_apart():
         patch.setitem(prototypes.SETTINGS, "discriminant", (0.3,))
         (choice,) = choose_heads(features, labels, groups, base, 5, 2, seed, heads=("discriminant",)).values()
     assert (choice.temperature, choice.loss) == best_temperature(scores)
+
+
+def test_parts_of_two_conditions_are_asked_for_and_of_one_subject_only_if_subjects_need_not_be_apart():
+    features, labels, groups = study()
+    few = np.flatnonzero(labels < 6)  # three parts of two conditions
+    asked = (features, labels, groups, few, 5, 1, 0)
+    assert 0 < choose_heads(*asked, heads=("cosine",))["cosine"].loss < np.log(2)
+    of_one_person = (features, labels, labels.astype(str), few, 5, 1, 0, ("cosine",))
+    assert choose_heads(*of_one_person)["cosine"].loss is None
+    assert choose_heads(*of_one_person, subjects_apart=False)["cosine"].loss < np.log(2)
+
+
+def test_every_question_counts_alike_in_the_loss_of_a_temperature():
+    rng = np.random.default_rng(0)
+    scores = [rng.normal(size=(9, 2, 2)) + 2 * np.eye(2), rng.normal(size=(4, 5, 5)) + 2 * np.eye(5)]
+    temperature, loss = best_temperature(scores)
+    own = [np.diagonal(probabilities(part, temperature), axis1=1, axis2=2).ravel() for part in scores]
+    assert loss == pytest.approx(-np.log(np.concatenate(own)).mean())
 
 
 def test_probabilities_are_the_softmax_of_scores_over_the_temperature():
@@ -184,10 +224,12 @@ def test_without_base_conditions_or_their_variances_every_head_still_answers():
     for rows in (np.array([], int), np.flatnonzero(labels < 12)[::5]):  # none; one image per condition
         statistics = fit_statistics(features, labels, rows)
         assert statistics.within is None
+        assert statistics.centre == pytest.approx(features[rows].mean(axis=0) if len(rows) else np.zeros(12))
         choices = choose_heads(features, labels, groups, rows, 5, 1, 0)
         for head in HEADS:
             scores = head_scores(head, features, episodes, statistics, choices[head].setting)
             assert accuracy_of(scores) > 0.2 and np.isfinite(scores).all()
+            assert choices[head] == HeadChoice(FALLBACKS[head], 0.0)
             assert probabilities(scores, choices[head].temperature).sum(axis=2) == pytest.approx(1)
 
 
@@ -236,6 +278,9 @@ def test_terms_draw_the_mean_of_one_photograph_to_where_the_condition_lies():
         for name, means in (("alone", None), ("known", known), ("shuffled", shuffled))
     }
     assert accuracy["known"] > accuracy["alone"] + 0.1 > accuracy["shuffled"]
+    moved = dataclasses.replace(taught, features=taught.features + 7)
+    again = informed_means(features + 7, labels, moved, episodes, statistics.centre + 7, profiles, Shares(1.0, 0.1))
+    assert again == pytest.approx(known)  # relative to the centre
 
 
 # ---- a trained network

@@ -10,6 +10,7 @@ from classification import retrieval
 from classification.embeddings import Network, Viewed, averaged, embed, side_by_side
 from classification.few_shot_names import VIEWS
 from classification.few_shot_run import scores_of_methods
+from classification.linear_probe import FALLBACK_SHRINKAGE, choose_regularisation
 from classification.synthetic_teachers import SyntheticUses
 from curation.leak_guard import Guard
 from curation.protocols import Fold
@@ -193,6 +194,17 @@ def test_synthetic_images_that_count_as_photographs_choose_no_shrinkage(monkeypa
     assert np.abs(scores["unseen_discriminant"] - alone).max() > 1e-3
 
 
+def test_the_shrinkage_of_seen_conditions_is_the_one_chosen_on_their_photographs():
+    chosen = set()
+    for seed in range(4):
+        features, labels, groups, gallery, _ = gallery_study(seed)
+        probe = retrieval._discriminant_of(features, labels, groups, gallery, gallery, gallery)
+        expected = choose_regularisation(features[gallery], labels[gallery], groups[gallery])
+        assert (probe.shrinkage, probe.temperature) == expected
+        chosen.add(probe.shrinkage)
+    assert chosen - {FALLBACK_SHRINKAGE}
+
+
 def test_conditions_of_one_image_each_give_the_nearest_mean():
     features = unit((6, 5))
     labels, gallery = np.array([0, 1, 2, 0, 1, 2]), np.arange(3)
@@ -208,6 +220,11 @@ def test_frequent_conditions_count_patients_and_summaries_say_null_for_nobody():
     found = retrieval.summaries(table)["nearest_image"]["joined"]
     assert [found["rare"][f"top{k}"]["mean"] for k in (1, 5, 10, 30)] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
     assert found["frequent"]["n"] == 0 and found["frequent"]["top1"] == {"mean": None, "low": None, "high": None}
+    mixed = pd.concat([table, table.assign(gallery="rare")])
+    mixed["is_frequent"] = (mixed["label"] == 2) & (mixed["gallery"] == "joined")
+    found = retrieval.summaries(mixed)["nearest_image"]
+    assert {name: side["n"] for name, side in found["joined"].items()} == {"all": 3, "frequent": 1, "rare": 2}
+    assert {name: side["n"] for name, side in found["rare"].items()} == {"rare": 3}
 
 
 def test_an_inner_product_is_the_mean_cosine_over_networks_and_views():

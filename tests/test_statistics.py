@@ -94,12 +94,24 @@ def test_reliability_diagram_adds_up_to_the_binned_error():
     diagram = calibration.reliability_diagram(probabilities, labels, np.arange(200) // 2)
     error = (diagram["n"] * (diagram["confidence"] - diagram["accuracy"]).abs()).sum() / 200
     assert metrics.expected_calibration_error(probabilities, labels) == pytest.approx([error])
+    assert ((diagram["from"] <= diagram["confidence"]) & (diagram["confidence"] <= diagram["to"])).all()
     several = diagram[diagram["n_subjects"] > 1]
     assert (several["low"] <= several["accuracy"]).all() and (several["accuracy"] <= several["high"]).all()
     sure = calibration.reliability_diagram(np.tile([0.9, 0.1], (6, 1)), np.zeros(6, int), [0, 0, 1, 1, 2, 2])
     assert sure["low"].tolist() == pytest.approx([3 / (3 + 1.959964**2)]) and sure["high"].tolist() == [1]  # 3 people
     alone = calibration.reliability_diagram(probabilities[:1], labels[:1], ["one"])
     assert alone["low"].isna().all()  # a single person tells nothing about others
+
+
+def test_photographs_of_one_person_make_no_bin_surer():
+    probabilities, labels = np.tile([0.7, 0.3], (12, 1)), np.arange(12) % 3 // 2  # 8 of 12 are right
+    (once,) = calibration.reliability_diagram(probabilities, labels, range(12)).to_dict("records")
+    ten_times = np.repeat(probabilities, 10, axis=0), np.repeat(labels, 10), np.repeat(np.arange(12), 10)
+    (again,) = calibration.reliability_diagram(*ten_times).to_dict("records")
+    assert (again["n"], again["n_subjects"], once["n"]) == (120, 12, 12)
+    assert (again["low"], again["high"]) == pytest.approx((once["low"], once["high"]))
+    (apart,) = calibration.reliability_diagram(*ten_times[:2], range(120)).to_dict("records")
+    assert apart["high"] - apart["low"] < 0.5 * (once["high"] - once["low"])
 
 
 # --------------------------------------------------------------------------------------------- several comparisons
@@ -146,8 +158,9 @@ def test_a_gap_is_found_and_dealt_groups_have_none():
     assert 0.025 < np.mean(found) < 0.08
 
 
-def test_the_p_value_is_the_share_of_all_dealings_with_as_large_a_variance_between_groups():
-    hits, groups = np.array([1, 1, 0, 0, 0, 1, 0]), "aaaabbc"
+@pytest.mark.parametrize("hits", [[1, 1, 0, 0, 0, 1, 0], [0, 0, 0, 1, 1, 1, 1]])
+def test_the_p_value_is_the_share_of_all_dealings_with_as_large_a_variance_between_groups(hits):
+    hits, groups = np.array(hits), "aaaabbc"
 
     def between(dealt: tuple) -> float:
         means = {name: hits[np.array(dealt) == name] for name in "abc"}
@@ -176,6 +189,11 @@ def test_subgroups_of_one_and_of_two_people():
     assert gaps["region"]["p_value"] is None and gaps["region"]["p_holm"] is None
     assert gaps["sex"]["p_holm"] == gaps["sex"]["p_value"] > 0.05  # alone in its family
     assert gaps["sex"]["n_subjects"] == 9
+    assert gaps["sex"]["p_value"] == subgroup_gaps.gap_p_value(hits[:8], subgroups["sex"][:8], range(8))  # without x
+    five = np.repeat(np.arange(10), 5)  # photographs of each person
+    again = subgroup_gaps.subgroup_gaps(hits[five], subgroups.loc[five], five)
+    assert again["sex"]["p_value"] == pytest.approx(gaps["sex"]["p_value"], abs=0.02)
+    assert again["sex"]["subgroups"]["m"] == of_two | {"n": 10}
 
 
 def test_ten_people_of_whom_none_is_right_have_a_wide_interval():
@@ -188,6 +206,8 @@ def test_ten_people_of_whom_none_is_right_have_a_wide_interval():
 
 def test_equal_hits_have_no_gap_and_nan_is_refused():
     assert subgroup_gaps.gap_p_value(np.ones(8), list("aabbaabb"), range(8)) == 1
+    apart = np.arange(40) // 20
+    assert subgroup_gaps.gap_p_value(apart, apart, range(40), n_permutations=9) == 1 / 10  # the observed one counts
     with pytest.raises(ValueError, match="image 2 is not finite"):
         subgroup_gaps.gap_p_value(np.array([0, 1, np.nan]), list("aab"), range(3))
 

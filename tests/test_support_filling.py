@@ -8,6 +8,7 @@ from classification.few_shot_names import HEADS
 from classification.knowledge_prior import Shares, Teachers
 from classification.prototypes import fit_statistics, head_scores, informed_means
 from classification.support_filling import Filling, fill_support, n_shown, support_means
+from classification.transductive import transductive_scores
 
 # Rows 0..7 are photographs of conditions 0..3, two of each; 8..12 are synthetic images.
 LABELS = np.array([0, 0, 1, 1, 2, 2, 3, 3, 0, 0, 1, 1, 0])
@@ -32,6 +33,13 @@ def test_an_image_stands_beside_the_support_that_it_was_made_from_and_beside_no_
     for e, query in enumerate(EPISODES.query):
         for row in filling.rows[e][filling.weights[e] > 0]:
             assert not SOURCES[row] & set(query.tolist())
+
+
+def test_a_generator_may_have_seen_the_support_of_other_conditions_of_the_episode():
+    sources = {8: frozenset({0, 2}), 10: frozenset({0, 2})}  # one image of condition 0, and one of condition 1
+    filling = fill_support(EPISODES, sources, LABELS, TRAIN, as_prior=False)
+    assert filling.totals.tolist() == [[1, 1], [0, 0]]  # rows 0 and 2 are support in the first episode alone
+    assert filling.rows[0].tolist() == [[8], [10]]
 
 
 def test_as_a_prior_all_images_of_a_condition_count_as_one_photograph():
@@ -75,6 +83,17 @@ def test_an_image_that_counts_as_a_photograph_is_one_more_support_image_to_every
     assert np.ptp(expected - head_scores(head, features, one, statistics, setting)) > 0
     for filling in (filled, halved):
         assert head_scores(head, features, one, statistics, setting, filling=filling) == pytest.approx(expected)
+
+
+def test_the_transductive_head_sees_the_filling_as_it_would_see_photographs(study):
+    features, _, _, one, two = study
+    expected = transductive_scores(features, two)
+    assert np.abs(expected - transductive_scores(features, one)).max() > 0.01
+    for filling in (
+        Filling(np.array([[[1], [6]]]), np.ones((1, 2, 1))),
+        Filling(np.array([[[1, 1], [6, 6]]]), np.full((1, 2, 2), 0.5)),
+    ):
+        assert transductive_scores(features, one, filling) == pytest.approx(expected)
 
 
 def test_terms_see_the_filling_as_they_would_see_photographs(study):

@@ -113,6 +113,22 @@ def test_a_backbone_of_simulated_faces_is_warned_of(study, tiny_backbone, tmp_pa
         assert [f"WARNING: {warning}" for warning in recorded] == warned
 
 
+def test_heads_that_nothing_can_teach_how_faces_vary_are_warned_of(study, tmp_path, capsys):
+    reason = "no training condition of fold 0 has two images, which would show how faces vary"
+    warning = f"{reason}: all heads answer like the nearest class mean; give a smaller --n_way"
+    # Of eight conditions that can be asked for, 4-way episodes leave four to train, and 5-way episodes leave none.
+    for flags, expected in (
+        (("--n_way", 4), []),
+        (("--n_way", 5), [warning]),
+        (("--n_way", 5, "--head", "pt_map"), []),
+    ):
+        out = tmp_path / "_".join(map(str, flags))
+        assert exit_status(train_fewshot, *study, "--test_episodes", 2, *flags, "--output_dir", out) == 0
+        assert json.loads((out / "run.json").read_text())["warnings"] == expected
+        shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
+        assert shown == [f"WARNING: {line}" for line in expected]
+
+
 def test_two_networks_are_an_ensemble_and_the_published_gallery_is_one(study, tiny_backbone, tmp_path):  # noqa: F811
     two = ("--backbone", tiny_backbone, "torchvision/shufflenet_v2_x0_5", "--backbone_weights", "own")
     assert exit_status(train_fewshot, *study, *two, "--output_dir", tmp_path / "x") == 2  # one file for two
@@ -281,6 +297,35 @@ def test_the_benchmark_keeps_what_its_runs_found(study, larger_rdface, tiny_back
     kept = json.loads((tmp_path / "results" / "simulated_gallery.json").read_text())
     assert kept["simulated"] is True and kept["methods"]["nearest_image"]["joined"]["all"]["n"] == 64
     assert "nearest_image" in capsys.readouterr().out
+
+
+def test_the_benchmark_trains_each_network_as_long_as_its_help_says(tmp_path, monkeypatch, capsys):
+    asked = {}
+
+    def measure(args, name: str, dataset: Path, *flags: object) -> dict:
+        asked[name] = " ".join(map(str, flags))
+        return {"learning_curves": []}
+
+    monkeypatch.setattr(few_shot, "measure", measure)
+    monkeypatch.setattr(few_shot, "simulated", lambda *_: tmp_path)
+    monkeypatch.setattr(few_shot, "random_weights", lambda *_: tmp_path / "random.pth")
+    monkeypatch.setattr(few_shot, "compared", lambda *_: dict.fromkeys(("frozen_minus_trained", "low", "high"), 0))
+    flags = ["--work_dir", str(tmp_path), "--results_dir", str(tmp_path), "--weights", "mobilenet_v2=m.pth", "--parts"]
+    parts = ["trained_5way", "trained_15way", "mobilenet_v2", "longer_random_swin_t"]
+    few_shot.main(few_shot.parse_args([*flags, *parts]))
+    assert "--train_episodes" not in asked["simulated_trained_5way"] + asked["simulated_trained_15way"]
+    assert "--fold" not in asked["simulated_trained_5way"] and "--fold 0" in asked["simulated_trained_15way"]
+    assert asked["simulated_mobilenet_v2"].endswith("--fold 0 --train_episodes 30 --num_train_epochs 2")
+    longer = asked["simulated_longer_random_swin_t"]
+    assert "--backbone swin_t " in longer and longer.endswith("--fold 0 --train_episodes 60 --num_train_epochs 10")
+    assert "--mode frozen --backbone swin_t " in asked["simulated_frozen_longer_random_swin_t"]
+    with pytest.raises(SystemExit, match="--parts random_swin_t: unknown"):
+        few_shot.main(few_shot.parse_args([*flags, "random_swin_t"]))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        few_shot.parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "mobilenet_v2 (two epochs of 30 episodes), longer_random_swin_t, longer_random_vggface (ten" in text
 
 
 def test_the_benchmark_compares_two_runs_question_by_question(tmp_path):
