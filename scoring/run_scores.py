@@ -74,7 +74,6 @@ def score(predictions: pd.DataFrame) -> dict:
         **images.attrs,
         "n_classes": n_classes,
         "n_classes_tested": len(np.unique(labels)),
-        "seeds": _seeds_of(predictions),
         "n_replicates": len(probabilities),
         "chance": 1 / n_classes,
         **_chance_of_unseen(images, n_classes),
@@ -86,7 +85,7 @@ def score(predictions: pd.DataFrame) -> dict:
 
 
 def replicates_of(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[np.ndarray]]:
-    """Protocol, recipe and backbone; the test images sorted by image_id; their probabilities (n, C) by each replicate.
+    """Protocol, recipe, backbone and seeds; the test images sorted by image_id; each replicate's probabilities (n, C).
 
     The table's `attrs` hold n_without_subject and joined_subjects, as score returns them. Raises ValueError as score
     does."""
@@ -124,7 +123,8 @@ def replicates_of(predictions: pd.DataFrame) -> tuple[dict, pd.DataFrame, list[n
     images.attrs = {"n_without_subject": n_without} if n_without else {}
     images.attrs |= {"joined_subjects": joined} if joined else {}
     probabilities = [np.stack(rows["probabilities"].tolist()) for rows in replicates]
-    return {column: values[0] for column, values in settings.items()}, images, probabilities
+    of_all = {column: values[0] for column, values in settings.items()}
+    return of_all | {"seeds": sorted(test["seed"].unique().tolist())}, images, probabilities
 
 
 def statistics_of(n_classes: int) -> dict[str, Callable[..., np.ndarray]]:
@@ -310,20 +310,16 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str] | None = None
         "n_test": len(labels),
         "n_subjects": int(subjects.nunique()),
         **images.attrs,
-        "a": _side(of_a, a, probabilities_a),
-        "b": _side(of_b, b, probabilities_b),
+        "a": _side(of_a, probabilities_a),
+        "b": _side(of_b, probabilities_b),
         "metrics": scores,
     }
 
 
-def _seeds_of(predictions: pd.DataFrame) -> list[int]:
-    return sorted(predictions.loc[predictions["split"] == "test", "seed"].unique().tolist())
-
-
-def _side(settings: dict, predictions: pd.DataFrame, probabilities: list[np.ndarray]) -> dict:
+def _side(settings: dict, probabilities: list[np.ndarray]) -> dict:
     """What is said of one of two methods that are compared."""
-    names = {name: settings[name] for name in ("backbone", "recipe")}
-    return names | {"seeds": _seeds_of(checked(predictions, "predictions")), "n_replicates": len(probabilities)}
+    names = {name: settings[name] for name in ("backbone", "recipe", "seeds")}
+    return names | {"n_replicates": len(probabilities)}
 
 
 def confusion_table(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
