@@ -290,10 +290,9 @@ def print_arms(title: str, arms: dict[str, dict]) -> None:
 
 
 class FewPhotographs:
-    """23 conditions with k photographs each, and readers with the other 80."""
+    """23 conditions with k photographs each, and readers with the other 80; features: a function of photographs."""
 
-    def __init__(self, work_dir: Path):
-        features = backbone_features(str(ROOT / "demo_models" / "backbone"), None, work_dir / "pixels")
+    def __init__(self, work_dir: Path, features: Callable):
         names = ("study", "readers", "true_people")
         self.study, self.readers, self.others = (People(build(work_dir, name), features) for name in names)
         codes = [*self.study.codes, *self.readers.codes]
@@ -321,20 +320,27 @@ class FewPhotographs:
         return one_draw(self.study, fold, seed, known, heads, self.others)
 
 
-def few(work_dir: Path, results_dir: Path, ks: Sequence[str]) -> dict:
-    """k -> arm -> figures; parts that are missing are measured."""
+def miniature(work_dir: Path) -> Callable:
+    """The miniature backbone's function of photographs."""
+    return backbone_features(str(ROOT / "demo_models" / "backbone"), None, work_dir / "pixels")
+
+
+def few(work_dir: Path, results_dir: Path, ks: Sequence[str], features: Callable, name: str = "few") -> dict:
+    """k -> arm -> figures; parts that the file of draws of this name lacks are measured.
+
+    features: gives the function of photographs, once it is needed."""
     opened: list[FewPhotographs] = []
 
     def measure(k: str, seed: int) -> list[dict]:
         if not opened:
-            opened.append(FewPhotographs(work_dir))
+            opened.append(FewPhotographs(work_dir, features()))
         return [opened[0].draw(None if k == "all" else int(k), seed)]
 
     results = {}
     for k in ks:
         parts = {f"k{k}_seed{seed}": functools.partial(measure, k, seed) for seed in SEEDS}
-        results[k] = gains(kept_draws(results_dir / "draws_few.json", parts))
-        print_arms(f"SIMULATED, k = {k}", results[k])
+        results[k] = gains(kept_draws(results_dir / f"draws_{name}.json", parts))
+        print_arms(f"SIMULATED, {name}, k = {k}", results[k])
     return results
 
 
@@ -344,8 +350,7 @@ def all_conditions(work_dir: Path, results_dir: Path) -> dict:
 
     def measure(number: int) -> list[dict]:
         if not opened:
-            backbone = str(ROOT / "demo_models" / "backbone")
-            opened.append(People(build(work_dir, "103"), backbone_features(backbone, None, work_dir / "pixels")))
+            opened.append(People(build(work_dir, "103"), miniature(work_dir)))
         (people,) = opened
         own, _ = condition_prior.profiles(people.codes, condition_prior.project_table())
         (fold,) = protocols.folds(people.images, "strict", number)
@@ -374,7 +379,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     if "few" in args.study:
-        results = few(args.work_dir, args.results_dir, args.k)
+        results = few(args.work_dir, args.results_dir, args.k, lambda: miniature(args.work_dir))
         if set(args.k) == set(KS):
             write_json(args.results_dir / "simulated.json", results)
     if "103" in args.study:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_datasets
+import torch
 from accelerate.state import AcceleratorState
 from in_process import exit_status
 from safetensors.torch import load_file
@@ -53,6 +54,7 @@ from benchmarks import (
     incumbent_way,
     interval_coverage,
     killed_demo,
+    knowledge_elsewhere,
     knowledge_gain,
     knowledge_portraits,
     landmark_reports,
@@ -73,6 +75,7 @@ from benchmarks import (
     word_images,
 )
 from classification import synthetic_teachers
+from classification.backbones import load_backbone
 from classification.knowledge_prior import Teachers
 from curation.leak_guard import Guard
 from curation.opening import load_synthetic
@@ -378,7 +381,7 @@ def test_what_knowledge_adds_is_measured_against_the_same_photographs(tmp_path, 
     assert set(draw["choices"]) == arms and {"terms", "terms and readers", "40% of annotations missing"} <= arms
     assert all(len(digits) == len(draw["rows"]) == len(draw["people"]) > 4 for digits in draw["right"].values())
     printed = capsys.readouterr().out
-    assert "SIMULATED, k = 1" in printed and not (tmp_path / "results" / "simulated.json").exists()  # k is missing
+    assert "SIMULATED, few, k = 1" in printed and not (tmp_path / "results" / "simulated.json").exists()  # k is missing
     draw["right"]["terms"] = "1" * len(draw["rows"])
     file.write_text(json.dumps({name: [draw]}))
     run(knowledge_gain, *folders, "--study", "few", "--k", "1")
@@ -387,6 +390,35 @@ def test_what_knowledge_adds_is_measured_against_the_same_photographs(tmp_path, 
     results = json.loads((tmp_path / "results" / "simulated_103.json").read_text())
     assert results["alone"]["gain"] == [0, 0, 0] and results["terms"]["n_images"] == results["alone"]["n_images"] <= 26
     assert list(json.loads((tmp_path / "results" / "draws_103.json").read_text())) == ["fold0"]
+
+
+def test_knowledge_on_the_demos_corpus_and_with_other_networks(tmp_path, capsys, monkeypatch):
+    corpora = {"study": (71, 20), "readers": (72, 12), "true_people": (73, 8)}
+    for name, value in {"FRESH_RANKS": (1, 3, 8, 10), "SEEDS": range(1), "CORPORA": corpora}.items():
+        monkeypatch.setattr(knowledge_gain, name, value)
+    for module in (knowledge_gain, knowledge_elsewhere):
+        monkeypatch.setattr(module, "launch", launch_here)
+    for name, value in {"N_IMAGES": 26, "FURTHER_PEOPLE": 1, "FOLDS": (0, 1), "KS": ("1", "all")}.items():
+        monkeypatch.setattr(knowledge_elsewhere, name, value)
+    monkeypatch.setattr(phenotypes, "NUM_STUDY_CONDITIONS", 12)
+    weights, results = tmp_path / "random.pth", tmp_path / "results"
+    torch.save(load_backbone("torchvision/squeezenet1_1", pretrained=False).network.state_dict(), weights)
+    folders = ["--work_dir", tmp_path, "--results_dir", results]
+    flags = ["--part", "demo", "networks", "--backbone", f"torchvision/squeezenet1_1={weights}"]
+    run(knowledge_elsewhere, *folders, *flags)
+    of_demo, of_network = (
+        json.loads((results / f"simulated_{name}.json").read_text()) for name in ("demo", "squeezenet1_1")
+    )
+    for results_of_k in (*of_demo.values(), *of_network.values()):
+        assert results_of_k["alone"]["gain"] == [0, 0, 0] and {"terms", "true people"} <= set(results_of_k)
+    assert list(of_demo) == list(of_network) == ["1", "all"]
+    draws = json.loads((results / "draws_demo.json").read_text())
+    assert list(draws) == ["k1_fold0", "k1_fold1", "kall_fold0", "kall_fold1"]
+    held_out = [draws[f"k1_fold{number}"][0]["rows"] for number in (0, 1)]
+    assert not set(held_out[0]) & set(held_out[1]) and max(map(max, held_out)) < 26  # further people are not tested
+    assert "SIMULATED, 103 conditions of the demo, k = all" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(knowledge_elsewhere, *folders, "--part", "networks")
 
 
 def test_images_by_words_are_used_as_the_command_uses_them(base, tmp_path, capsys, monkeypatch):
