@@ -26,11 +26,10 @@ from generation.filter_files import FIGURES, PATIENTS_PHOTOGRAPHS, PRIVACY_REPOR
 from harness.commands import RESUMED, Parser, dataset_argument, path_argument, run_command
 from harness.common_options import add_dataset, add_output
 from harness.counts import counted
-from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
 from harness.real_or_simulated import BUILD
-from harness.run_folder import prepare_output, run_record
+from harness.run_folder import finish_output, prepare_output, run_record
 from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def main(args: argparse.Namespace) -> None:
         )
         figures = filter_figures.draw_figures(args.output_dir, inputs, outcome, ranked_by, args.show_real)
         record = run_record(vars(args), PACKAGES, started) | {"ranked_by": ranked_by, **device_record(accelerator)}
-        write_json(args.output_dir / "run.json", record)
+        finish_output(args.output_dir, record)
         filter_results.remove(args.output_dir, ("work",))
         choices = [
             {"knowledge": dataclasses.asdict(one.fitted.choice)} for one in filters.values() if one.fitted.choice

@@ -30,10 +30,9 @@ from harness.commands import RESUMED, Parser, dataset_argument, path_argument, r
 from harness.common_options import add_dataset, add_output
 from harness.counts import counted
 from harness.errors import InputError
-from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
-from harness.run_folder import prepare_output, run_record
+from harness.run_folder import finish_output, prepare_output, run_record
 
 if TYPE_CHECKING:
     import datasets
@@ -472,7 +471,7 @@ def finish(
     record["folds"] = [{name: fold[name] for name in fold if name not in TOO_LONG} for fold in folds]
     if said := use_of_knowledge(folds):
         print(said)
-    write_json(args.output_dir / "run.json", record)
+    finish_output(args.output_dir, record)
     written = [name for name in RESULTS if (args.output_dir / name).is_file()]
     print(f"written: {args.output_dir}: " + ", ".join([*written, *["folds/*/model"] * args.save_models]))
     if args.push_to_hub:

@@ -30,10 +30,9 @@ from generation import generator_choices, prompts
 from harness.commands import RESUMED, Parser, dataset_argument, from_args, path_argument, run_command
 from harness.common_options import add_dataset, add_output
 from harness.counts import counted
-from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
-from harness.run_folder import run_record
+from harness.run_folder import finish_output, run_record
 from imaging.detector_names import FACE_DETECTORS
 
 if TYPE_CHECKING:
@@ -332,7 +331,7 @@ def main(args: argparse.Namespace) -> None:
             "simulated": simulated,
             **device_record(accelerator),
         }
-        write_json(args.output_dir / "run.json", record)
+        finish_output(args.output_dir, record)
         if (args.output_dir / "work").exists():  # not if everything was finished before
             shutil.rmtree(args.output_dir / "work")
         if trains:

@@ -26,7 +26,7 @@ from harness.errors import InputError
 from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
-from harness.run_folder import prepare_output, run_record
+from harness.run_folder import finish_output, prepare_output, run_record
 from imaging.detector_names import FACE_DETECTORS
 
 STOPPED = RESUMED
@@ -201,7 +201,7 @@ def main(args: argparse.Namespace) -> None:
             "mixed_precision": accelerator.mixed_precision,
             **device_record(accelerator),
         }
-        write_json(args.output_dir / "run.json", record)
+        finish_output(args.output_dir, record)
         made = ["generator.safetensors", "snapshots"] + ["synthetic"] * bool(args.num_images)
         print(f"written: {args.output_dir}: run.json; {', '.join(f.name for f in folders)}: {', '.join(made)}")
     accelerator.wait_for_everyone()
@@ -212,7 +212,7 @@ def prepare_folders(args: argparse.Namespace, settings: dict, check_finished: Ca
     """Start the run's folder anew, or, if the run is resumed, check what it is resumed from."""
     resume = bool(args.resume_from_checkpoint)
     parts = ("paper", *(f"fold{number}" for number in range(N_FOLDS)))
-    prepare_output(args.output_dir, settings, parts, (), resume, "train_fastgan.py")
+    prepare_output(args.output_dir, settings, parts, () if resume else RESULTS, resume, "train_fastgan.py")
     if resume:
         check_finished()
     for name in RESULTS:

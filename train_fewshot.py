@@ -41,7 +41,7 @@ from harness.counts import counted
 from harness.files import write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
-from harness.run_folder import prepare_output, run_record
+from harness.run_folder import finish_output, prepare_output, run_record
 
 if TYPE_CHECKING:
     import datasets
@@ -357,7 +357,7 @@ def finish(
     """Join the folds, write and print the results, and write the record of the run."""
     import pandas as pd
 
-    from classification import few_shot_results, few_shot_run, run_results
+    from classification import few_shot_inputs, few_shot_results, few_shot_run, run_results
     from harness.files import read_json
     from harness.launched_processes import device_record
     from scoring.knowledge_use import use_of_knowledge
@@ -376,10 +376,13 @@ def finish(
     write_json(out / "results.json", results)
     print(few_shot_results.table_of(results))
     record = run_record(vars(args), PACKAGES, started) | {"dataset": study.dataset_record(), "backbone_sha256": sha256}
-    record |= {"simulated": study.is_simulated, "warnings": study.warnings}
-    record |= {"mixed_precision": accelerator.mixed_precision, **device_record(accelerator)}
     record["folds"] = [read_json(folder / "fold.json", "delete its folder") for folder in folders]
-    write_json(out / "run.json", record)
+    of_filling = few_shot_inputs.warnings_about_filling(record["folds"])
+    for warning in of_filling:
+        print(f"WARNING: {warning}")
+    record |= {"simulated": study.is_simulated, "warnings": [*study.warnings, *of_filling]}
+    record |= {"mixed_precision": accelerator.mixed_precision, **device_record(accelerator)}
+    finish_output(out, record)
     if said := use_of_knowledge(record["folds"]):
         print(said)
     print(f"written: {out}: {', '.join(RESULTS)}")

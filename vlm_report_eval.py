@@ -31,7 +31,7 @@ from harness.errors import InputError
 from harness.files import default_cache_dir, write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.real_or_simulated import BUILD, is_simulated
-from harness.run_folder import check_apart, prepare_output, run_record
+from harness.run_folder import check_apart, finish_output, prepare_output, run_record
 from imaging.detector_names import FACE_DETECTORS, MODEL_DETECTORS
 from reporting.reporter_names import DEFAULT_REPORTER, LANDMARKS, NORMS, REPORTERS
 
@@ -209,7 +209,7 @@ def generate(args: argparse.Namespace) -> None:
             write_json(args.output_dir / NORMS, reporter.rules.norms.as_dict())
         record = run_record(vars(args), PACKAGES, started) | identity
         record |= {"dataset": {"fingerprint": inputs.images._fingerprint, "config_name": inputs.images.config_name}}
-        write_json(args.output_dir / "run.json", record | device_record(accelerator))
+        finish_output(args.output_dir, record | device_record(accelerator))
         for problem in problems:
             print(f"left out: {problem}")
         print(f"written: {args.output_dir}: config reports ({counted(results['n_reports'], 'report')}, "
@@ -350,7 +350,7 @@ def score(args: argparse.Namespace) -> None:
     page = (scores.pairs, real, synthetic, scores.matrix, scores.condition_names, of_matrix, headline(scores.results))
     write_page(args.output_dir / "pairs.html", *page)
     write_json(args.output_dir / "results.json", {"seed": args.seed} | scores.results)
-    write_json(args.output_dir / "run.json", run_record(vars(args), PACKAGES, started) | settings)
+    finish_output(args.output_dir, run_record(vars(args), PACKAGES, started) | settings)
     simulated = is_simulated(real.columns["source_type"])
     print(f"{'SIMULATED: ' if simulated else ''}{headline(scores.results)}")
     print(f"written: {args.output_dir}: {', '.join(SCORES)}")

@@ -110,7 +110,8 @@ def print_scores(name: str, results: dict) -> None:
         for gallery, sides in galleries.items():
             for side, scores in sides.items():
                 if scores["n"]:
-                    top = " ".join(f"{100 * scores[f'top{k}']['mean']:6.2f}" for k in (1, 5, 10, 30))
+                    means = [scores[f"top{k}"]["mean"] for k in (1, 5, 10, 30)]
+                    top = " ".join(f"{'-':>6}" if mean is None else f"{100 * mean:6.2f}" for mean in means)
                     print(f"{name:34}{method:22}{gallery:9}{side:9}{top}  n {scores['n']}")
 
 

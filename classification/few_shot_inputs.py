@@ -1,7 +1,7 @@
 """What a few-shot study or a retrieval needs before anything is decoded: folds of conditions, and networks."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -73,7 +73,21 @@ def warnings_about_heads(folds: Sequence[protocols.Fold], labels: np.ndarray) ->
     reason = (
         f"no training condition of fold {', '.join(sorted(untaught))} has two images, which would show how faces vary"
     )
-    return [f"{reason}: all heads answer like the nearest class mean; give a smaller --n_way"]
+    return [
+        f"{reason}: the heads' settings are not chosen, and the discriminant answers like centred_mean; "
+        "give a smaller --n_way"
+    ]
+
+
+def warnings_about_filling(folds: Sequence[Mapping[str, object]]) -> list[str]:
+    """A warning, for the screen and run.json, if episodes have synthetic images beside some of their supports only.
+
+    folds: the content of each fold.json."""
+    shares = [fold["unevenly_filled_episodes"] for fold in folds if "unevenly_filled_episodes" in fold]
+    if not any(shares):
+        return []
+    reason = f"in {np.mean(shares):.0%} of the episodes only some conditions have synthetic images beside their support"
+    return [f"{reason}: such conditions attract the questions about all others; make images for every condition"]
 
 
 def open_networks(

@@ -138,7 +138,9 @@ def frozen_episodes(
     filling = None
     if study.sources:
         filling = fill_support(episodes, study.sources, labels, job.fold.train, plan.synthetic_as_prior)
-        notes["filled_supports"] = float((filling.totals > 0).mean())
+        is_filled = filling.totals > 0
+        notes["filled_supports"] = float(is_filled.mean())
+        notes["unevenly_filled_episodes"] = float((is_filled.any(axis=1) & ~is_filled.all(axis=1)).mean())
     if plan.head == TRANSDUCTIVE_HEAD:
         scores = {TRANSDUCTIVE_HEAD: transductive_scores(features, episodes, filling)}
         choices = {TRANSDUCTIVE_HEAD: HeadChoice(None, 1.0)}  # the scores are logs of shares that add up to 1
@@ -256,7 +258,8 @@ def ranked_probes(
         scores, probe, said = scores_of_methods(study, features, unit, of_gallery, of_probes, guard)
         columns = {"query": study.image_columns["image_id"], "label": labels, "subject": groups}
         columns["is_frequent"] = is_frequent
-        of_rows = pd.DataFrame(columns).iloc[of_probes]
+        n_ranked = len(np.unique(labels[of_gallery]))
+        of_rows = pd.DataFrame(columns).iloc[of_probes].assign(n_ranked=n_ranked)
         for method, of_method in scores.items():
             rank, tied = retrieval.ranks(of_method, labels[of_probes])
             tables.append(of_rows.assign(rank=rank, tied=tied, method=method, gallery=name))

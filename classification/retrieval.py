@@ -169,19 +169,27 @@ def frequent_conditions(labels: np.ndarray, groups: np.ndarray, frequent_from: i
     return np.sort(count.index[count >= frequent_from].to_numpy())
 
 
+NOTHING = {"mean": None, "low": None, "high": None}
+
+
 def summary(table: pd.DataFrame) -> dict:
-    """From one row per probe (`rank` and `tied`, see ranks; `label`, `subject`): n, n_conditions and, per top-k, mean,
+    """From one row per probe (`rank` and `tied`, see ranks; `label`, `subject`; `n_ranked`, the number of conditions in
+    the fold's gallery): n, n_conditions of the probes, n_ranked of the largest gallery, chance and, per top-k, mean,
     low and high.
 
     Fractions 0..1, ties counted in expectation as in all other scores (metrics.share_in_top); intervals are for new
-    conditions and subjects (episodes.accuracy_interval); null without probes."""
+    conditions and subjects (episodes.accuracy_interval); null without probes, and for a k that holds every condition of
+    the gallery, which tells nothing."""
+    n_ranked = table["n_ranked"].to_numpy()
     result = {"n": len(table), "n_conditions": int(table["label"].nunique())}
+    result |= {"n_ranked": int(n_ranked.max()), "chance": float((1 / n_ranked).mean())} if len(table) else {}
     tied = table["tied"].to_numpy()
     ahead = table["rank"].to_numpy() - (tied + 1) / 2
     for k in TOP_K:
         right = share_in_top(ahead, tied, k)
         low, high = accuracy_interval(right, table["label"].to_numpy(), table["subject"].tolist())
-        result[f"top{k}"] = {"mean": float(right.mean()) if len(table) else None, "low": low, "high": high}
+        tells = len(table) and k < result["n_ranked"]
+        result[f"top{k}"] = {"mean": float(right.mean()), "low": low, "high": high} if tells else dict(NOTHING)
     return result
 
 

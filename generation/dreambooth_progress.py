@@ -232,7 +232,7 @@ def prepare(
     results: names of the files that are always removed, once nothing was refused; supports: of all images; batches: of
     those whose adapters are trained together."""
     of_folds = ("paper", *(f"fold{number}" for number in range(protocols.N_FOLDS)))
-    prepare_output(output_dir, settings, (*parts, *of_folds), (), resume, "train_dreambooth.py")
+    prepare_output(output_dir, settings, (*parts, *of_folds), () if resume else results, resume, "train_dreambooth.py")
     output_dir.chmod(0o700)
     if resume:
         check(supports, max_train_steps, num_images)

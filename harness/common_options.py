@@ -15,7 +15,7 @@ def add_dataset(add: Callable) -> None:
 
 def add_output(add: Callable, cached: str = "decoded photographs are kept") -> None:
     """--output_dir, --cache_dir and --resume_from_checkpoint; cached: what is kept between runs, with its verb."""
-    text = "folder for the results; those of an earlier run are replaced"
+    text = "folder for the results; those of an earlier run are replaced once the new ones are finished"
     add("--output_dir", type=path_argument, required=True, help=text)
     text = f"folder where {cached} between runs"
     add("--cache_dir", type=path_argument, default=default_cache_dir(), help=text)

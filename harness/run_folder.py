@@ -21,7 +21,10 @@ from filelock import FileLock, Timeout
 from harness.errors import InputError, one_line
 from harness.files import check_writable, read_json, write_json
 
-LOCK_NAME = "run.lock"
+LOCK_NAME, RECORD_NAME = "run.lock", "run.json"
+REPLACED = (
+    "replaced_run"  # the folder of a finished run, within that of the run that replaces it, until that is finished
+)
 _HELD: set[FileLock] = set()  # locks that this process keeps until it ends
 
 
@@ -33,10 +36,11 @@ def prepare_output(
     settings: everything that the results depend on. They are kept in settings.json, which also marks a folder as one
     of this project, and must be equal in order to resume. parts: subfolders and files of finished parts, removed unless
     `resume`. results: names of the files made from the parts, always removed, since numbers of an earlier run must not
-    stand beside new ones. command: whose folder this is, kept in settings.json as well; the folder of another command
-    is never started anew, since its results would lie beside this one's. Nothing is removed unless a new file can be
-    written. Raises InputError if the folder holds other files, belongs to another command or to a run with other
-    settings, is locked by another run, or cannot be written."""
+    stand beside new ones. A finished run, which is one with a run.json, is moved to the subfolder replaced_run instead,
+    until finish_output says that this run has results in its place. command: whose folder this is, kept in
+    settings.json as well; the folder of another command is never started anew, since its results would lie beside this
+    one's. Nothing is removed unless a new file can be written. Raises InputError if the folder holds other files,
+    belongs to another command or to a run with other settings, is locked by another run, or cannot be written."""
     file = folder / "settings.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,10 +72,15 @@ def prepare_output(
                 reason = f"was started with {name} {earlier[name]}, not {settings[name]}"
                 same = "give the same flags and files, or another --output_dir"
                 raise InputError(f"--resume_from_checkpoint: {folder} {reason}; {same}")
-    if not resume and file.is_file() and any((folder / name).exists() for name in results):
-        print(f"{folder}: the finished run that lay here is replaced{_how_it_differed(file, settings)}")
+    parts = [parts] if isinstance(parts, str) else parts
     try:
-        for name in [parts] if isinstance(parts, str) else parts:
+        if not resume and file.is_file() and (folder / RECORD_NAME).is_file():
+            differed = _how_it_differed(file, settings)
+            print(
+                f"{folder}: the finished run that lay here is kept in {REPLACED} until this one is finished{differed}"
+            )
+            _set_aside(folder, [*parts, *results, RECORD_NAME])
+        for name in parts:
             if resume:
                 continue
             if (folder / name).is_file():
@@ -83,6 +92,27 @@ def prepare_output(
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {one_line(error)}; remove it, or name a new folder") from error
     write_json(file, settings | ({"command": command} if command else {}))
+
+
+def _set_aside(folder: Path, names: Sequence[str]) -> None:
+    """Move these files and folders of a finished run, the last of which is its record, and a copy of its settings.
+
+    Once it was interrupted, the next call moves what is left, since the record is still there."""
+    aside = folder / REPLACED
+    if (aside / RECORD_NAME).exists():  # of a run before the one that is moved now
+        shutil.rmtree(aside)
+    aside.mkdir(exist_ok=True)
+    shutil.copyfile(folder / "settings.json", aside / "settings.json")
+    for name in dict.fromkeys(names):
+        if name != RECORD_NAME and (folder / name).exists():
+            (folder / name).rename(aside / name)
+    (folder / RECORD_NAME).rename(aside / RECORD_NAME)
+
+
+def finish_output(folder: Path, record: Mapping[str, object]) -> None:
+    """Write a run's record, run.json, which says that it is finished, and remove the run that it replaces, if any."""
+    write_json(folder / RECORD_NAME, record)
+    shutil.rmtree(folder / REPLACED, ignore_errors=True)
 
 
 def _how_it_differed(file: Path, settings: dict) -> str:

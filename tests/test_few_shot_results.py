@@ -55,6 +55,8 @@ def test_one_replicate_has_no_sd_and_the_table_shows_every_head():
 def test_the_columns_of_a_gallery_stand_apart_with_the_longest_cells():
     score = {"mean": 1.0, "low": 1.0, "high": 1.0}
     tops = {f"top{k}": score for k in (1, 5, 10, 30)}
-    results = {"mode": "gallery", "methods": {"discriminant": {"joined": {"frequent": tops}}}}
-    head, row = table_of(results).splitlines()
-    assert row.count("  100.00 [100.0, 100.0]") == 4 and len(head) == len(row)
+    tops |= {"n": 1234, "n_ranked": 103, "chance": 1 / 103, "top30": {"mean": None, "low": None, "high": None}}
+    results = {"mode": "gallery", "methods": {"discriminant": {"joined": {"frequent": tops, "rare": {"n": 0}}}}}
+    title, head, row, note = table_of(results).splitlines()
+    assert row.count("  100.00 [100.0, 100.0]") == 3 and row.endswith("  -") and len(head) == len(row)
+    assert row.split()[3:6] == ["1234", "103", "1.0"] and "new conditions and people" in title and "narrower" in note

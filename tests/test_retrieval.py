@@ -61,6 +61,7 @@ def test_conditions_that_tie_share_the_first_places_as_in_all_other_scores(n_tie
     scores[:, :n_tied] = 1.0 + 1e-15 * np.arange(n_tied)  # but for rounding
     rank, tied = retrieval.ranks(scores, labels)
     table = pd.DataFrame({"rank": rank, "tied": tied, "label": labels, "subject": [f"s{i}" for i in range(40)]})
+    table["n_ranked"] = 40
     found = [retrieval.summary(table)[f"top{k}"]["mean"] for k in retrieval.TOP_K]
     assert found == pytest.approx([metrics.topk_hits(scores.round(9), labels, k).mean() for k in retrieval.TOP_K])
     assert found == pytest.approx([min(1, k / n_tied) for k in retrieval.TOP_K])
@@ -216,7 +217,7 @@ def test_frequent_conditions_count_patients_and_summaries_say_null_for_nobody():
     labels, groups = np.array([0] * 5 + [1] * 3), np.array(["a", "a", "b", "b", "b", "c", "d", "e"])
     assert retrieval.frequent_conditions(labels, groups, 3).tolist() == [1]
     table = pd.DataFrame({"rank": [1, 2, 40], "label": [0, 1, 2], "subject": ["a", "b", "c"], "is_frequent": False})
-    table = table.assign(tied=1, method="nearest_image", gallery="joined")
+    table = table.assign(tied=1, method="nearest_image", gallery="joined", n_ranked=40)
     found = retrieval.summaries(table)["nearest_image"]["joined"]
     assert [found["rare"][f"top{k}"]["mean"] for k in (1, 5, 10, 30)] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
     assert found["frequent"]["n"] == 0 and found["frequent"]["top1"] == {"mean": None, "low": None, "high": None}
@@ -225,6 +226,15 @@ def test_frequent_conditions_count_patients_and_summaries_say_null_for_nobody():
     found = retrieval.summaries(mixed)["nearest_image"]
     assert {name: side["n"] for name, side in found["joined"].items()} == {"all": 3, "frequent": 1, "rare": 2}
     assert {name: side["n"] for name, side in found["rare"].items()} == {"rare": 3}
+
+
+def test_a_list_that_holds_every_condition_of_the_gallery_tells_nothing():
+    table = pd.DataFrame({"rank": [1, 2, 7], "tied": 1, "label": [0, 1, 2], "subject": ["a", "b", "c"]})
+    found = retrieval.summary(table.assign(n_ranked=[8, 8, 10]))
+    assert found["n_ranked"] == 10 and found["chance"] == pytest.approx((1 / 8 + 1 / 8 + 1 / 10) / 3)
+    assert found["top5"]["mean"] == pytest.approx(2 / 3) and found["top5"]["low"] is not None
+    assert found["top10"] == found["top30"] == {"mean": None, "low": None, "high": None}
+    assert retrieval.summary(table.assign(n_ranked=11))["top10"]["mean"] == 1.0
 
 
 def test_an_inner_product_is_the_mean_cosine_over_networks_and_views():

@@ -127,21 +127,46 @@ def test_damaged_settings_stop_a_run_that_goes_on_and_lose_nothing_and_not_one_t
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}
 
 
-def test_a_finished_run_that_is_replaced_is_named_with_what_differs(tmp_path, capsys):
-    for settings, said in (
-        ({"seed": 1, "dataset": "a"}, ""),
-        ({"seed": 1, "dataset": "b"}, "; it differed in dataset\n"),
-        ({"seed": 1, "dataset": "b"}, "; it had the same settings\n"),
-    ):
-        run_folder.prepare_output(tmp_path, settings, "parts", ("results.json",), False)
-        printed = capsys.readouterr().out
-        assert printed == (f"{tmp_path}: the finished run that lay here is replaced{said}" if said else "")
-        (tmp_path / "results.json").write_text("{}")
-    run_folder.prepare_output(tmp_path, settings, "parts", ("results.json",), True)
-    assert capsys.readouterr().out == ""
-    (tmp_path / "results.json").unlink(missing_ok=True)
-    run_folder.prepare_output(tmp_path, {"seed": 2}, "parts", ("results.json",), False)
-    assert capsys.readouterr().out == "", "nothing was finished there"
+def test_a_finished_run_is_kept_until_the_one_that_replaces_it_is_finished(tmp_path, capsys):
+    def prepare(settings: dict, resume: bool = False) -> str:
+        run_folder.prepare_output(tmp_path, settings, ("parts", "more"), ("results.json",), resume)
+        return capsys.readouterr().out
+
+    def finish(number: int) -> None:
+        (tmp_path / "parts").mkdir(exist_ok=True)
+        (tmp_path / "parts" / "model").write_text(str(number))
+        (tmp_path / "results.json").write_text(str(number))
+        run_folder.finish_output(tmp_path, {"number": number})
+
+    kept, aside = {"parts", "results.json", "run.json", "settings.json"}, tmp_path / "replaced_run"
+    assert prepare({"seed": 1, "dataset": "a"}) == "" and not aside.exists()
+    finish(1)
+    said = f"{tmp_path}: the finished run that lay here is kept in replaced_run until this one is finished; it "
+    assert prepare({"seed": 1, "dataset": "b"}) == f"{said}differed in dataset\n"
+    assert {path.name for path in aside.iterdir()} == kept and (aside / "parts" / "model").read_text() == "1"
+    assert json.loads((aside / "settings.json").read_text()) == {"seed": 1, "dataset": "a"}
+    (tmp_path / "parts").mkdir()  # this run fails, and another one is begun and resumed: the last finished one is kept
+    assert prepare({"seed": 2, "dataset": "b"}) == prepare({"seed": 2, "dataset": "b"}, resume=True) == ""
+    assert not (tmp_path / "parts").exists() and (aside / "results.json").read_text() == "1"
+    finish(2)
+    assert not aside.exists() and json.loads((tmp_path / "run.json").read_text()) == {"number": 2}
+    assert prepare({"seed": 2, "dataset": "b"}, resume=True) == ""  # its own results are no other run's
+    assert not aside.exists() and (tmp_path / "parts" / "model").read_text() == "2"
+    finish(2)
+    assert prepare({"seed": 2, "dataset": "b"}) == f"{said}had the same settings\n"
+
+
+def test_setting_a_finished_run_aside_goes_on_where_it_was_interrupted(tmp_path):
+    prepare = ({"seed": 1}, ("one", "two"), ("results.json",), False)
+    run_folder.prepare_output(tmp_path, *prepare)
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    run_folder.finish_output(tmp_path, {})
+    (tmp_path / "replaced_run").mkdir()  # as if killed when the first file had been moved
+    (tmp_path / "one").rename(tmp_path / "replaced_run" / "one")
+    run_folder.prepare_output(tmp_path, *prepare)
+    names = {path.name for path in (tmp_path / "replaced_run").iterdir()}
+    assert names == {"one", "two", "run.json", "settings.json"} and not (tmp_path / "run.json").exists()
 
 
 def test_a_run_from_before_something_was_recorded_is_not_gone_on_with(tmp_path):

@@ -95,6 +95,8 @@ def test_a_gallery_ranks_every_held_out_photograph_by_every_method(study, tmp_pa
     assert joined["all"]["n"] == results["n_test"] == 64 and joined["frequent"]["n"] == 64
     assert joined["all"]["top1"]["mean"] == pytest.approx(results["metrics"]["top1"]["mean"])
     assert joined["all"]["top1"]["mean"] > 0.5
+    assert joined["all"]["n_ranked"] == 9 and joined["all"]["chance"] == pytest.approx(1 / 9)  # 2 have few photographs
+    assert joined["all"]["top30"]["mean"] is None  # of fewer conditions
     assert (ranked.query("gallery == 'joined' and method == 'nearest_image'")["query"].value_counts() == 1).all()
     assert prediction_files.read_predictions(tmp_path / "g")["split"].eq("test").all()
 
@@ -115,7 +117,8 @@ def test_a_backbone_of_simulated_faces_is_warned_of(study, tiny_backbone, tmp_pa
 
 def test_heads_that_nothing_can_teach_how_faces_vary_are_warned_of(study, tmp_path, capsys):
     reason = "no training condition of fold 0 has two images, which would show how faces vary"
-    warning = f"{reason}: all heads answer like the nearest class mean; give a smaller --n_way"
+    warning = f"{reason}: the heads' settings are not chosen, and the discriminant answers like centred_mean; give a "
+    warning += "smaller --n_way"
     # Of eight conditions that can be asked for, 4-way episodes leave four to train, and 5-way episodes leave none.
     for flags, expected in (
         (("--n_way", 4), []),
@@ -211,7 +214,7 @@ def made_of_single_photographs(folder: Path, n: int = 2) -> Path:
     return saved(folder, made)
 
 
-def test_synthetic_images_stand_beside_the_photograph_that_they_were_made_from(study, tmp_path):
+def test_synthetic_images_stand_beside_the_photograph_that_they_were_made_from(study, tmp_path, capsys):
     of_one = made_of_single_photographs(tmp_path / "of-one")
     flags = (*study, "--synthetic_dataset", of_one, "--synthetic_in", "support")
     assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "without") == 0
@@ -219,13 +222,21 @@ def test_synthetic_images_stand_beside_the_photograph_that_they_were_made_from(s
         assert exit_status(train_fewshot, *flags, "--synthetic_as", use, "--output_dir", tmp_path / use) == 0
         record = json.loads((tmp_path / use / "run.json").read_text())
         episodes = pd.read_parquet(tmp_path / use / "episodes.parquet")
-        first = {row["image_id"] for row in painted_faces(8) if row["image_id"].endswith((".1", ".2"))}
+        first, uneven = {row["image_id"] for row in painted_faces(8) if row["image_id"].endswith((".1", ".2"))}, []
         for number, fold in enumerate(record["folds"]):
             of_fold = episodes[episodes["fold"] == number].drop_duplicates("episode")
             shown = [image_id in first for support in of_fold["support"] for image_id in support]
             assert fold["filled_supports"] == pytest.approx(np.mean(shown)) and 0 < np.mean(shown) < 1
             assert fold["n_train"] == 33  # photographs alone
+            n_shown = np.array([sum(i in first for i in support) for support in of_fold["support"]])
+            n_way = len(of_fold["support"].iloc[0])
+            uneven.append(np.mean((n_shown > 0) & (n_shown < n_way)))
+            assert fold["unevenly_filled_episodes"] == pytest.approx(uneven[-1]) and 0 < uneven[-1] < 1
+        (warning,) = (text for text in record["warnings"] if "beside their support" in text)
+        assert warning.startswith(f"in {np.mean(uneven):.0%} of the episodes only some conditions have")
+        assert f"WARNING: {warning}" in capsys.readouterr().out
         assert f"in support as {use}" in results_of(tmp_path / use)["recipe"]
+    assert not json.loads((tmp_path / "without" / "run.json").read_text())["warnings"]
     tables = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("without", "data", "prior")]
     probabilities = [np.stack(table.sort_values("image_id")["probabilities"].tolist()) for table in tables]
     assert np.abs(probabilities[1] - probabilities[0]).max() > 1e-3
