@@ -95,7 +95,7 @@ def test_a_gallery_ranks_every_held_out_photograph_by_every_method(study, tmp_pa
     assert joined["all"]["n"] == results["n_test"] == 64 and joined["frequent"]["n"] == 64
     assert joined["all"]["top1"]["mean"] == pytest.approx(results["metrics"]["top1"]["mean"])
     assert joined["all"]["top1"]["mean"] > 0.5
-    assert joined["all"]["n_ranked"] == 9 and joined["all"]["chance"] == pytest.approx(1 / 9)  # 2 have few photographs
+    assert joined["all"]["n_ranked"] == 9 and joined["all"]["chance"] == pytest.approx(1 / 9)  # eight and ONE
     assert joined["all"]["top30"]["mean"] is None  # of fewer conditions
     assert (ranked.query("gallery == 'joined' and method == 'nearest_image'")["query"].value_counts() == 1).all()
     assert prediction_files.read_predictions(tmp_path / "g")["split"].eq("test").all()
