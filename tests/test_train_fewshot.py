@@ -11,8 +11,10 @@ from in_process import exit_status
 from test_synthetic_mix import CLASS_NAMES, made_from, saved
 from test_train_classifier import larger_rdface, painted_faces, pixels_dir, save_dataset, tiny_backbone  # noqa: F401
 
+import score_runs
 import train_fewshot
 from benchmarks import few_shot, few_shot_speed
+from classification.episodes import accuracy_interval
 from classification.knowledge_choice import PRIOR_WEIGHTS
 from classification.recipes import PRIOR_WEIGHT
 from classification.synthetic_teachers import mean_images
@@ -57,6 +59,34 @@ def test_frozen_features_answer_and_the_list_run_again_gives_the_same_to_the_las
     assert not pd.read_parquet(tmp_path / "c" / "episodes.parquet")["query"].equals(episodes["query"])
 
 
+def assert_runs_are_compared_question_by_question(
+    home: Path, trained: pd.DataFrame, frozen: pd.DataFrame, capsys: pytest.CaptureFixture
+) -> None:
+    """By score_runs.py compare, which names the run that it cannot compare. home: with the runs t and f."""
+    capsys.readouterr()
+    assert exit_status(score_runs, "compare", home / "t", home / "f", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    gain = (frozen["right_discriminant"] - trained["right_prototypes"]).to_numpy()
+    low, high = accuracy_interval((gain + 1) / 2, trained["label"].to_numpy(), trained["subject"].tolist())
+    assert found["metrics"]["top1"]["difference"] == pytest.approx(gain.mean()) and found["n_questions"] == 120
+    assert (found["metrics"]["top1"]["low"], found["metrics"]["top1"]["high"]) == (2 * low - 1, 2 * high - 1)
+    assert exit_status(score_runs, "compare", home / "t" / "predictions.parquet", home / "f") == 0
+    shown = capsys.readouterr().out
+    assert "protocol strict, 3-way 1-shot episodes: 120 questions on" in shown and f"{100 * gain.mean():+.2f}" in shown
+    other, gallery = (shutil.copytree(home / "f", home / name) for name in ("other", "gallery"))
+    pd.concat([frozen[1:], frozen[:1].assign(query="XXX.1")]).to_parquet(other / "episodes.parquet")
+    (gallery / "results.json").write_text("{}")
+    for command, said in (
+        (("compare", home / "f", other), "were not asked the same questions (119 of 120 are the same); run both with"),
+        (("compare", home / "f", gallery), f"{gallery}: is no run of few-shot episodes, and cannot be compared with one"),
+        (("compare", home / "f", home / "t", "--more_b", home / "t"), "answer the same questions; give runs of one side"),
+        (("score", home / "f"), f"{home / 'f'}: is a run of few-shot episodes, each of which asks among its own"),
+    ):
+        assert exit_status(score_runs, *command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
 def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study, tmp_path, capsys):
     training = (*study, "--mode", "train", "--num_train_epochs", 2, "--train_episodes", 5)
     assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t") == 0
@@ -66,6 +96,7 @@ def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study
     record = json.loads((tmp_path / "t" / "run.json").read_text())
     assert [len(fold["learning_curve"]) for fold in record["folds"]] == [2, 2]
     assert len(record["dataset"]["photographs"]) == 16, "as a classifier's record, so that runs can be compared"
+    assert_runs_are_compared_question_by_question(tmp_path, trained, frozen, capsys)
     before = results_of(tmp_path / "t")
     (tmp_path / "t" / "folds" / "seed0_fold1" / "predictions.parquet").unlink()
     resumed = ("--output_dir", tmp_path / "t", "--resume_from_checkpoint", "latest")
