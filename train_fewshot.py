@@ -177,7 +177,7 @@ def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None, knowledge: o
     what = {"train": TRAINED_HEAD, "frozen": args.head, "gallery": "gallery discriminant"}[args.mode]
     episodes = None if args.mode == "gallery" else f"{args.n_way}-way {args.k_shot}-shot {args.mode}"
     alignment = {None: None, "none": "whole images"}.get(args.align_faces, f"faces aligned by {args.align_faces}")
-    synthetic = f"+ synthetic ({' and '.join(mix.generators)})" if mix else None
+    synthetic = mix.name() if mix else None
     if mix and (args.synthetic_in, args.synthetic_as) != ("training", "data"):
         synthetic += f" in {args.synthetic_in} as {args.synthetic_as}"
     parts = [
@@ -239,7 +239,8 @@ def main(args: argparse.Namespace) -> None:
     from harness.launched_processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 
     accelerator = open_accelerator(args.mixed_precision)
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())])
+    places = (args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())])
+    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
 
     # ---- data, folds and networks: nothing slow happens before everything that can be refused has been
     with accelerator.main_process_first():  # the first process fills the caches

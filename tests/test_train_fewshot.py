@@ -96,7 +96,10 @@ def assert_runs_are_compared_question_by_question(
 
 def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study, tmp_path, capsys):
     training = (*study, "--mode", "train", "--num_train_epochs", 2, "--train_episodes", 5)
-    assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t") == 0
+    resume = ("--resume_from_checkpoint", "latest")
+    assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t", *resume) == 0
+    said = f"{tmp_path / 't'}: no earlier run lies here, so --resume_from_checkpoint latest starts a new one"
+    assert said in capsys.readouterr().out.splitlines()
     assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "f") == 0
     trained, frozen = (pd.read_parquet(tmp_path / name / "episodes.parquet") for name in ("t", "f"))
     assert trained["query"].equals(frozen["query"]) and "right_prototypes" in trained
@@ -106,10 +109,11 @@ def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study
     assert_runs_are_compared_question_by_question(tmp_path, trained, frozen, capsys)
     before = results_of(tmp_path / "t")
     (tmp_path / "t" / "folds" / "seed0_fold1" / "predictions.parquet").unlink()
-    resumed = ("--output_dir", tmp_path / "t", "--resume_from_checkpoint", "latest")
-    assert exit_status(train_fewshot, *training, *resumed) == 0
+    assert "no earlier run lies here" not in capsys.readouterr().out
+    assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t", *resume) == 0
     assert results_of(tmp_path / "t") == before
-    assert "(1 done before)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "(1 done before)" in out and "no earlier run lies here" not in out
 
 
 def test_going_on_with_the_same_weights_and_another_input_is_refused(study, tiny_backbone, tmp_path, capsys):  # noqa: F811
@@ -290,7 +294,7 @@ def test_synthetic_images_stand_beside_the_photograph_that_they_were_made_from(s
             shown = [image_id in first for support in of_fold["support"] for image_id in support]
             assert fold["filled_supports"] == pytest.approx(np.mean(shown)) and 0 < np.mean(shown) < 1
             assert fold["n_train"] == 33  # photographs alone
-        assert f"in support as {use}" in results_of(tmp_path / use)["recipe"]
+        assert f", + 32 synthetic (dreambooth) in support as {use}" in results_of(tmp_path / use)["recipe"]
     tables = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("without", "data", "prior")]
     probabilities = [np.stack(table.sort_values("image_id")["probabilities"].tolist()) for table in tables]
     assert np.abs(probabilities[1] - probabilities[0]).max() > 1e-3
