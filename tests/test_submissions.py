@@ -280,6 +280,21 @@ def test_the_folds_are_those_of_the_dataset(dataset, good):
         assert sorted(good.loc[good["fold"] == fold.number, "image_id"]) == sorted(tested)
 
 
+def test_the_documentation_lists_the_images_that_are_tested(dataset, tmp_path):
+    published = small_datasets.photographs(tmp_path, conditions=dict.fromkeys(("AAR", "NA", "WS", "CSY"), 10))
+    text = (Path(score_runs.__file__).parent / "docs" / "scores.md").read_text(encoding="utf-8")
+    code = next(part for part in text.split("```python\n")[1:] if "strict_fold" in part).partition("```")[0]
+    for folder, protocol in ((dataset, "strict"), (published, "strict"), (published, "paper")):
+        names: dict = {}
+        exec(code.replace("ORG/rdface", str(folder)), names)  # noqa: S102
+        flags = ["submission", "x.csv", "--dataset_name", str(folder), "--protocol", protocol]
+        tested, _ = score_runs.open_tested(score_runs.parse_args(flags))
+        expected = tested.images["image_id"][tested.held_out].tolist()
+        folds = [fold for fold in tested.fold if fold is not None]
+        assert expected and (names["paper"] if protocol == "paper" else [name for name, _ in names["strict"]]) == expected
+        assert protocol == "paper" or [fold for _, fold in names["strict"]] == folds
+
+
 def test_a_csv_submission_with_a_byte_order_mark_is_read(tmp_path, dataset, good, capsys):
     names = load_images(str(dataset)).features["label"].names
     file = as_csv(tmp_path / "a.csv", good, names)
