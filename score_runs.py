@@ -41,7 +41,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     scoring.add_argument(
         "predictions", nargs="+", type=path_argument, help="predictions.parquet of one or more seeds, or folders"
     )
-    comparing = commands.add_parser("compare", help="print the paired differences of two runs on the same test images or episodes")
+    comparing = commands.add_parser(
+        "compare", help="print the paired differences of two runs on the same test images or episodes"
+    )
     comparing.add_argument("a", type=path_argument, help="predictions.parquet, or the folder that holds it")
     comparing.add_argument("b", type=path_argument, help="the same of the other run; differences are b - a")
     for letter in "ab":

@@ -126,7 +126,9 @@ def _side(runs: Sequence[Path]) -> tuple[dict, pd.DataFrame]:
         if any(name not in results for results in found):
             raise InputError(f"{runs[0]}: its results.json has no {name}; {REMEDY}")
         if any(results[name] != found[0][name] for results in found):
-            raise InputError(f"{', '.join(map(str, runs))}: differ in their {name}; runs of one side differ in seeds only")
+            raise InputError(
+                f"{', '.join(map(str, runs))}: differ in their {name}; runs of one side differ in seeds only"
+            )
     table = pd.concat(tables, ignore_index=True)
     if table.duplicated(ASKED).any():
         raise InputError(f"{', '.join(map(str, runs))}: answer the same questions; give runs of one side other seeds")

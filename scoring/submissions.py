@@ -153,7 +153,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _read_rows(table: Table, tested: Tested) -> tuple[list[dict], list[str]]:
-    """The rows that are to be scored, each with its `row` number, and a line for every reason for which a cell is wrong."""
+    """The rows that are to be scored, each with its `row` number, and a line for every reason of a wrong cell."""
     number_of = {image_id: i for i, image_id in enumerate(tested.images["image_id"])}
     labels = tested.images["label"].tolist()
     rows, problems = [], []  # problems: number of a row, and a reason

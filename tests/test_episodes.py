@@ -75,8 +75,16 @@ def test_a_side_of_the_papers_that_is_too_small_is_said_with_its_rule_and_the_la
     sides = [rows_of_fold(fold, labels, labels, "paper") for fold in folds]  # 3 conditions are tested, 2 or 3 validate
     check_paper_sides(sides, labels, 3, {"test": 1})
     for n_way, shots, said in (
-        (5, {"test": 1}, "test conditions: .* only 3 .*tests a fifth of the conditions with two images .*give --n_way 3 at"),
-        (3, {"test": 1, "val": 1}, "val conditions: .* only 2 .*does not test among five folds; give --n_way 2 at most"),
+        (
+            5,
+            {"test": 1},
+            "test conditions: .* only 3 .*tests a fifth of the conditions with two images .*give --n_way 3 at",
+        ),
+        (
+            3,
+            {"test": 1, "val": 1},
+            "val conditions: .* only 2 .*does not test among five folds; give --n_way 2 at most",
+        ),
     ):
         with pytest.raises(ProtocolError, match=said):
             check_paper_sides(sides, labels, n_way, shots)
@@ -103,7 +111,9 @@ def test_too_few_conditions_are_refused_and_few_give_one_fold():
     assert fold.test.tolist() == [0, 1, 2] and fold.train.tolist() == [3]
     with pytest.raises(ProtocolError, match=r"needs 4 conditions .*, and only 3 have them; give --n_way 3 at most$"):
         strict_condition_folds(labels, groups, n_way=4, k_shot=1)
-    with pytest.raises(ProtocolError, match="none has them; add a second photograph, of another person, to at least two"):
+    with pytest.raises(
+        ProtocolError, match="none has them; add a second photograph, of another person, to at least two"
+    ):
         strict_condition_folds([0, 1, 2, 3], groups[:4], n_way=2, k_shot=1)
 
 

@@ -96,7 +96,10 @@ PROBLEMS = {
     ),
     "too many": (lambda t: spoiled(t, 1, "probabilities", [0.2] * 5), ":2: 5 probabilities, but there are 4"),
     "nan": (lambda t: spoiled(t, 4, "probabilities", [np.nan, 0.5, 0.5, 0]), ":5: probabilities must be finite"),
-    "sum": (lambda t: spoiled(t, 4, "probabilities", [0.5, 0.5, 0.5, 0]), ":5: probabilities must add up to 1 .* is 1.5; take the"),
+    "sum": (
+        lambda t: spoiled(t, 4, "probabilities", [0.5, 0.5, 0.5, 0]),
+        ":5: probabilities must add up to 1 .* is 1.5; take the",
+    ),
     "negative": (
         lambda t: spoiled(t, 4, "probabilities", [-0.5, 0.5, 0.5, 0.5]),
         ":5: probabilities must not be negative, and one is -0.5; take the softmax if these are logits",
@@ -165,8 +168,14 @@ def test_sums_that_are_wrong_are_said_with_the_fitting_remedy_and_once_for_all_r
     probabilities = np.full((20, 4), 0.25)
     probabilities[1:8] = [0.334, 0.334, 0.334, 0]
     for change, said in (
-        (1, ":2: probabilities must add up to 1 within 0.001, and the sum is 1.002; if they were rounded, divide each row"),
-        (100, ":1: probabilities must add up to 1 within 0.001, and the sum is 100; these look like percent: divide each"),
+        (
+            1,
+            ":2: probabilities must add up to 1 within 0.001, and the sum is 1.002; if they were rounded, divide each",
+        ),
+        (
+            100,
+            ":1: probabilities must add up to 1 within 0.001, and the sum is 100; these look like percent: divide each",
+        ),
         (-4, ":1: probabilities must not be negative, and one is -1; take the softmax if these are logits"),
     ):
         good.assign(probabilities=list(change * probabilities)).to_parquet(tmp_path / "a.parquet")
@@ -286,12 +295,14 @@ def test_the_documentation_lists_the_images_that_are_tested(dataset, tmp_path):
     code = next(part for part in text.split("```python\n")[1:] if "strict_fold" in part).partition("```")[0]
     for folder, protocol in ((dataset, "strict"), (published, "strict"), (published, "paper")):
         names: dict = {}
-        exec(code.replace("ORG/rdface", str(folder)), names)  # noqa: S102
+        exec(code.replace("ORG/rdface", str(folder)), names)
         flags = ["submission", "x.csv", "--dataset_name", str(folder), "--protocol", protocol]
         tested, _ = score_runs.open_tested(score_runs.parse_args(flags))
         expected = tested.images["image_id"][tested.held_out].tolist()
         folds = [fold for fold in tested.fold if fold is not None]
-        assert expected and (names["paper"] if protocol == "paper" else [name for name, _ in names["strict"]]) == expected
+        assert (
+            expected and (names["paper"] if protocol == "paper" else [name for name, _ in names["strict"]]) == expected
+        )
         assert protocol == "paper" or [fold for _, fold in names["strict"]] == folds
 
 

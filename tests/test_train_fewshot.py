@@ -85,8 +85,14 @@ def assert_runs_are_compared_question_by_question(
     (gallery / "results.json").write_text("{}")
     for command, said in (
         (("compare", home / "f", other), "were not asked the same questions (119 of 120 are the same); run both with"),
-        (("compare", home / "f", gallery), f"{gallery}: is no run of few-shot episodes, and cannot be compared with one"),
-        (("compare", home / "f", home / "t", "--more_b", home / "t"), "answer the same questions; give runs of one side"),
+        (
+            ("compare", home / "f", gallery),
+            f"{gallery}: is no run of few-shot episodes, and cannot be compared with one",
+        ),
+        (
+            ("compare", home / "f", home / "t", "--more_b", home / "t"),
+            "answer the same questions; give runs of one side",
+        ),
         (("score", home / "f"), f"{home / 'f'}: is a run of few-shot episodes, each of which asks among its own"),
     ):
         assert exit_status(score_runs, *command) == 2
@@ -195,7 +201,10 @@ def test_refusals_take_one_line(study, tmp_path, capfd):
         (("--n_way", 9), "9-way 1-shot needs 9 conditions"),
         (("--k_shot", 8), "8-shot needs 3 conditions with 8 photographs"),
         (("--protocol", "paper", "--n_way", 2), "fold 0, test conditions: 2-way 1-shot episodes cannot be drawn"),
-        (("--protocol", "paper", "--n_way", 2), "since --protocol paper tests a fifth of the conditions with two images"),
+        (
+            ("--protocol", "paper", "--n_way", 2),
+            "since --protocol paper tests a fifth of the conditions with two images",
+        ),
         (("--protocol", "paper", "--k_shot", 5), "tests 1-shot"),
         (("--mode", "train", "--views", 2), "--views, --head, --knowledge and --synthetic_as require"),
         (("--mode", "gallery", "--seed", 0, 1), "draws nothing"),
@@ -221,9 +230,18 @@ def test_options_that_a_mode_does_not_use_are_refused_unless_they_are_the_defaul
     train_only = ("--num_train_epochs", 2, "--train_episodes", 5, "--learning_rate", 0.1)
     for flags, said in (
         (("--mode", "gallery", "--n_way", 3, "--k_shot", 2), "--n_way and --k_shot have no effect with --mode gallery"),
-        (("--mode", "gallery", "--test_episodes", 5), "has no effect with --mode gallery; leave it out, or give --mode tr"),
-        (("--mode", "frozen", *train_only), "--num_train_epochs and --train_episodes and --learning_rate have no effect"),
-        (("--mode", "frozen", "--frequent_from", 3), "--frequent_from has no effect with --mode frozen; leave it out, or"),
+        (
+            ("--mode", "gallery", "--test_episodes", 5),
+            "has no effect with --mode gallery; leave it out, or give --mode tr",
+        ),
+        (
+            ("--mode", "frozen", *train_only),
+            "--num_train_epochs and --train_episodes and --learning_rate have no effect",
+        ),
+        (
+            ("--mode", "frozen", "--frequent_from", 3),
+            "--frequent_from has no effect with --mode frozen; leave it out, or",
+        ),
         (("--mode", "train", "--frequent_from", 3), "out, or give --mode gallery"),
     ):
         assert exit_status(train_fewshot, "--dataset_name", "d", "--backbone", "b", "--output_dir", "o", *flags) == 2
