@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from classification.episode_comparison import compare_episodes, format_episodes, of_episodes, refuse_episodes
 from harness.commands import Parser, dataset_argument, path_argument, run_command
 from harness.derived_places import PAGE, RUN, note
 from harness.errors import InputError, one_line
@@ -40,7 +41,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     scoring.add_argument(
         "predictions", nargs="+", type=path_argument, help="predictions.parquet of one or more seeds, or folders"
     )
-    comparing = commands.add_parser("compare", help="print the paired differences of two runs on the same test images")
+    comparing = commands.add_parser(
+        "compare", help="print the paired differences of two runs on the same test images or episodes"
+    )
     comparing.add_argument("a", type=path_argument, help="predictions.parquet, or the folder that holds it")
     comparing.add_argument("b", type=path_argument, help="the same of the other run; differences are b - a")
     for letter in "ab":
@@ -86,17 +89,23 @@ def main(args: argparse.Namespace) -> None:
 
 
 def print_scores(args: argparse.Namespace) -> None:
+    refuse_episodes(args.predictions)
     print(json.dumps(score(read_predictions(args.predictions)), indent=2))
 
 
 def print_comparison(args: argparse.Namespace) -> None:
     sides = {"a": [args.a, *args.more_a], "b": [args.b, *args.more_b]}
     known_to_be_same = same_in_both(*sides.values())
-    comparison = compare(*(read_predictions(runs) for runs in sides.values()))
+    is_of_episodes = any(of_episodes(run) for runs in sides.values() for run in runs)
+    if is_of_episodes:
+        comparison = compare_episodes(*sides.values())
+    else:
+        comparison = compare(*(read_predictions(runs) for runs in sides.values()))
     comparison["same_photographs"] = known_to_be_same
     for side, runs in sides.items():
         comparison[side]["runs"] = [str(run) for run in runs]
-    print(json.dumps(comparison, indent=2) if args.json else format_comparison(comparison))
+    as_text = format_episodes if is_of_episodes else format_comparison
+    print(json.dumps(comparison, indent=2) if args.json else as_text(comparison))
 
 
 # ------------------------------------------------------------------------------------------------------- submissions
@@ -165,6 +174,7 @@ def open_tested(args: argparse.Namespace) -> tuple:
 
 
 def write_differential(args: argparse.Namespace) -> None:
+    refuse_episodes([args.run])
     prior = differential.read_prior(args.prior)
     training_prior = differential.read_prior(args.training_prior) if args.training_prior else None
     predictions = read_predictions(args.run)
@@ -187,6 +197,7 @@ def export(args: argparse.Namespace) -> None:
     """Writes eval.yaml (for the dataset's repository), .eval_results/ (for the model's) and the record.
 
     Refuses a run that tests a part of the dataset, or is a control, as hub_results.check_whole does."""
+    refuse_episodes([args.run])
     _, simulated = leaderboard.data_of(args.run)
     hub_results.check_names(args.dataset_id, args.model_id, simulated)
     predictions = read_predictions(args.run)

@@ -321,7 +321,8 @@ def open_processes(args: argparse.Namespace) -> Accelerator:
         accelerator = open_accelerator(args.mixed_precision, log_with=log_with, project_dir=args.output_dir)
     if log_with and not accelerator.log_with:
         raise InputError(f"--report_to {log_with}: it is not installed; pip install {log_with}, or --report_to none")
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())], args.cache_dir)
+    places = (args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())], args.cache_dir)
+    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
     return accelerator
 
 

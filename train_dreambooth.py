@@ -201,7 +201,8 @@ def main(args: argparse.Namespace) -> None:
     from publishing import model_upload
 
     accelerator = open_accelerator(args.mixed_precision)
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name], args.cache_dir)
+    places = (args.output_dir, [args.dataset_name], args.cache_dir)
+    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
 
     # ---- dataset, folds, pipeline: everything that can be refused is refused before anything slow begins
     with accelerator.main_process_first():  # the main process fills the caches

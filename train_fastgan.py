@@ -123,7 +123,8 @@ def main(args: argparse.Namespace) -> None:
     accelerator = open_accelerator(args.mixed_precision)
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise InputError(f"--mixed_precision {accelerator.mixed_precision}: the losses overflow in it; use bf16 or no")
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name], args.cache_dir)
+    places = (args.output_dir, [args.dataset_name], args.cache_dir)
+    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
 
     # ---- dataset, training sides, loss: everything that can be refused is refused before anything slow begins
     with accelerator.main_process_first():  # the main process fills the caches

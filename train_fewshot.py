@@ -58,6 +58,10 @@ PACKAGES = ("torch", "timm", "datasets", "accelerate", "faiss-cpu", "scikit-lear
 RESULTS = ("episodes.parquet", "predictions.parquet", "results.json", "run.json")
 # What may differ between a run and its continuation, because it changes no prediction.
 FREE_SETTINGS = ("output_dir", "resume_from_checkpoint", "cache_dir", "eval_batch_size", "seed", "fold")
+# Flags that only some modes use.
+USED_BY = dict.fromkeys(("n_way", "k_shot", "test_episodes"), ("train", "frozen"))
+USED_BY |= dict.fromkeys(("num_train_epochs", "train_episodes", "learning_rate"), ("train",))
+USED_BY |= {"frequent_from": ("gallery",)}
 # Settings outside the digest that tells experiments apart: digests of their content are in it.
 OUTSIDE_DIGEST = ("dataset_name", "backbone", "backbone_weights", "synthetic_dataset", "term_table")
 
@@ -84,10 +88,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--mode", choices=MODES, default="frozen", help=text)
     add("--protocol", choices=PROTOCOLS, default="strict", help="which conditions are tested, and how it is drawn")
     add_fold(add)
-    add("--n_way", type=int, default=5, help="conditions per episode")
+    add("--n_way", type=int, default=5, help="conditions per episode, for modes train and frozen")
     text = "support images per condition; under --protocol paper while training, the test is always 1-shot"
     add("--k_shot", type=int, default=1, help=text)
-    add("--test_episodes", type=int, default=PAPER_TEST_EPISODES, help="episodes per fold")
+    add("--test_episodes", type=int, default=PAPER_TEST_EPISODES, help="episodes per fold, likewise")
     text = f"head whose probabilities are kept and whose accuracy comes first; also {KNOWING_HEAD}, and "
     text += f"{TRANSDUCTIVE_HEAD}, which looks at all queries of an episode at once, answers alone and is never ranked "
     text += "beside the others (default: discriminant, with --knowledge discriminant_with_terms)"
@@ -119,7 +123,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with one line if values are out of range or flags do not go together."""
+    """Exit with one line if values are out of range or flags do not go together.
+
+    A flag that a mode does not use is accepted with its default, which commands copied from a run's record hold."""
     for flag in ("k_shot", "test_episodes", "frequent_from", "num_train_epochs", "train_episodes", "eval_batch_size"):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1")
@@ -131,6 +137,9 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--seed: seeds must be different and not negative")
     if len(args.backbone_weights) not in (0, len(args.backbone)):
         parser.error(f"--backbone_weights: {len(args.backbone)} backbones need as many files; write own for none")
+    pairs = list(zip(args.backbone, args.backbone_weights or [None] * len(args.backbone), strict=True))
+    if twice := [name for number, (name, file) in enumerate(pairs) if (name, file) in pairs[:number]]:
+        parser.error(f"--backbone: {twice[0]} is named twice with the same weights, which is no ensemble; name it once")
     if args.mode == "train":
         if len(args.backbone) > 1 or args.backbone[0].endswith(".onnx"):
             parser.error("--mode train trains one backbone, which must not be an .onnx file")
@@ -155,6 +164,12 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"--head {TRANSDUCTIVE_HEAD} uses no terms; leave out --knowledge")
     if args.knowledge == "none" and (args.term_table or args.head == KNOWING_HEAD):
         parser.error(f"--term_table and --head {KNOWING_HEAD} require --knowledge terms")
+    unused = [f for f, modes in USED_BY.items() if args.mode not in modes and getattr(args, f) != parser.get_default(f)]
+    if unused:
+        named, modes = " and ".join(f"--{flag}" for flag in unused), " or ".join(USED_BY[unused[0]])
+        one = len(unused) == 1
+        reason = f"{named} {'has' if one else 'have'} no effect with --mode {args.mode}"
+        parser.error(f"{reason}; leave {'it' if one else 'them'} out, or give --mode {modes}")
 
 
 def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None, knowledge: object | None) -> str:
@@ -162,7 +177,7 @@ def recipe_name(args: argparse.Namespace, mix: SyntheticMix | None, knowledge: o
     what = {"train": TRAINED_HEAD, "frozen": args.head, "gallery": "gallery discriminant"}[args.mode]
     episodes = None if args.mode == "gallery" else f"{args.n_way}-way {args.k_shot}-shot {args.mode}"
     alignment = {None: None, "none": "whole images"}.get(args.align_faces, f"faces aligned by {args.align_faces}")
-    synthetic = f"+ synthetic ({' and '.join(mix.generators)})" if mix else None
+    synthetic = mix.name() if mix else None
     if mix and (args.synthetic_in, args.synthetic_as) != ("training", "data"):
         synthetic += f" in {args.synthetic_in} as {args.synthetic_as}"
     parts = [
@@ -224,7 +239,8 @@ def main(args: argparse.Namespace) -> None:
     from harness.launched_processes import check_output_dir, in_main_process, open_accelerator, wait_for_files
 
     accelerator = open_accelerator(args.mixed_precision)
-    check_output_dir(accelerator, args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())])
+    places = (args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())])
+    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
 
     # ---- data, folds and networks: nothing slow happens before everything that can be refused has been
     with accelerator.main_process_first():  # the first process fills the caches

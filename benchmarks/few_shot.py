@@ -21,7 +21,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from classification.episodes import accuracy_interval
+from classification.episode_comparison import paired_difference
 from harness.commands import Parser
 from harness.files import read_json, write_json
 
@@ -30,7 +30,6 @@ MINIATURE = str(ROOT / "demo_models" / "backbone")
 SEED, RARE_SEED, N_IMAGES = 2801, 2804, 456  # RARE_SEED: people on whom no method of the rare gallery was chosen
 SHORT = ("--train_episodes", 30, "--num_train_epochs", 2)  # of MobileNetV2 at 224 px
 LONGER = ("--train_episodes", 60, "--num_train_epochs", 10)  # of random weights at 64 px
-ASKED = ["seed", "fold", "episode", "query"]  # what a question is known by in episodes.parquet
 KEPT = ("metrics", "heads", "methods", "chance", "n_episodes", "n_test", "n_subjects", "n_classes_tested", "recipe")
 
 
@@ -78,15 +77,14 @@ def compared(args: argparse.Namespace, trained: str, frozen: str) -> dict:
     file = args.results_dir / f"{trained}_difference.json"
     if not file.is_file():
         tables = [pd.read_parquet(args.work_dir / "runs" / name / "episodes.parquet") for name in (trained, frozen)]
-        both = tables[0].merge(tables[1][[*ASKED, "right_discriminant"]], on=ASKED, validate="one_to_one")
-        if len(both) < len(tables[0]):
-            raise SystemExit(f"{trained} and {frozen} were not asked the same questions")
-        gain = (both["right_discriminant"] - both["right_prototypes"]).to_numpy()
-        of_questions = (both["label"].to_numpy(), both["subject"].tolist())
-        bounds = accuracy_interval((gain + 1) / 2, *of_questions)  # from -1..1 to 0..1, and back
-        low, high = (None if bound is None else 2 * bound - 1 for bound in bounds)
-        found = {"frozen_minus_trained": float(gain.mean()), "low": low, "high": high, "n_questions": len(both)}
-        write_json(file, found | {"n_conditions": int(both["label"].nunique())})
+        columns = ("right_prototypes", "right_discriminant")
+        asked = (table.assign(right=table[column]) for table, column in zip(tables, columns, strict=True))
+        try:
+            both, difference = paired_difference(*asked)
+        except ValueError as error:
+            raise SystemExit(f"{trained} and {frozen} {error}") from error
+        found = {"frozen_minus_trained": difference["difference"], "low": difference["low"], "high": difference["high"]}
+        write_json(file, found | {"n_questions": len(both), "n_conditions": int(both["label"].nunique())})
     return read_json(file, "delete it, and it is measured anew")
 
 

@@ -159,7 +159,7 @@ def _torchvision_backbone(name: str, weights: Path | None, pretrained: bool) -> 
 def _timm_backbone(name: str, weights: Path | None, image_size: int | None, pretrained: bool) -> Backbone:
     folder = Path(name) if Path(name).is_dir() else None
     if folder is None and not timm.is_model(name):
-        suggestion = _did_you_mean(name, timm.list_models())
+        suggestion = _folder_alike(Path(name)) or _did_you_mean(name, timm.list_models())
         own = "a backbone of your own is known only to a script that imports its file (docs/extending.md)"
         raise InputError(
             f"backbone {name}: no such folder or timm model{suggestion}; write torchvision/NAME for theirs; {own}"
@@ -207,6 +207,16 @@ def _timm_network(
     if resample:  # after loading the weights, whose position embeddings have the original size
         network.set_input_size(img_size=(image_size, image_size))
     return network
+
+
+def _folder_alike(path: Path) -> str:
+    """A suggestion for a path that is no folder: the one beside it that is spelt nearly so; empty if there is none."""
+    try:
+        folders = [place.name for place in path.parent.iterdir() if place.is_dir()] if path.name != str(path) else []
+    except OSError:
+        folders = []
+    similar = difflib.get_close_matches(path.name, sorted(folders), n=1)
+    return f"; did you mean {path.with_name(similar[0])}?" if similar else ""
 
 
 def _did_you_mean(name: str, model_names: Sequence[str]) -> str:

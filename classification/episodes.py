@@ -18,6 +18,7 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 
 from curation.protocols import N_FOLDS, PAPER_SEED, Fold
+from harness.counts import counted
 from harness.errors import ProtocolError
 from scoring.intervals import bootstrap_interval, numbered, wilson_interval
 from scoring.metrics import equal_but_for_rounding
@@ -67,8 +68,12 @@ def paper_condition_folds(labels: Sequence[int], names: Sequence[str]) -> list[C
     n_test = int(len(several) * TEST_SHARE)
     if n_test < 1 or len(several) - n_test < N_FOLDS:
         needed = N_FOLDS + 1  # a fifth of them, which is one, for the test, and one for each fold
-        reason = f"{len(several)} conditions have two images or more, and the paper's split needs at least {needed}"
-        raise ProtocolError(f"{reason}; use --protocol strict")
+        many = counted(len(several), "condition has", "conditions have")
+        reason = f"{many} two images or more, and the paper's split needs at least {needed}"
+        remedy = "add second photographs"
+        if len(several) > 1:
+            remedy += f", or give --protocol strict --n_way {len(several)} if they show different people"
+        raise ProtocolError(f"{reason}; {remedy}")
     order = torch.randperm(len(several), generator=torch.Generator().manual_seed(PAPER_SEED)).numpy()
     conditions = np.array(several)[order]
     test, others = conditions[:n_test], conditions[n_test:]
@@ -87,15 +92,24 @@ def strict_condition_folds(
     ProtocolError if there are fewer than n_way."""
     testable = np.array([c for c in sorted(set(labels)) if _queries(labels, groups, c, k_shot)], dtype=np.int64)
     if len(testable) < n_way:
-        reason = f"{n_way}-way {k_shot}-shot needs {n_way} conditions with {k_shot} photographs of other subjects than"
-        raise ProtocolError(
-            f"{reason} the one asked about, and {len(testable)} have them; give a smaller --n_way or --k_shot"
-        )
+        photographs = counted(k_shot, "photograph")
+        reason = f"{n_way}-way {k_shot}-shot needs {n_way} conditions with {photographs} of other subjects than the one"
+        many = "none has" if not len(testable) else f"only {counted(len(testable), 'has', 'have')}"
+        raise ProtocolError(f"{reason} asked about, and {many} them; {_more_or_fewer(len(testable), k_shot)}")
     n_folds = min(N_FOLDS, len(testable) // n_way)
     order = testable[np.random.default_rng(STRICT_SEED).permutation(len(testable))]
     classes, nothing = np.unique(labels), np.array([], dtype=np.int64)
     tests = [np.sort(order[k::n_folds]) for k in range(n_folds)]
     return [ConditionFold(k, np.setdiff1d(classes, test), nothing, test) for k, test in enumerate(tests)]
+
+
+def _more_or_fewer(n: int, k_shot: int, of_whom: str = ", of another person") -> str:
+    """The remedy where only n conditions can be asked for with k_shot; of_whom: of a further photograph."""
+    if n > 1:
+        return f"give --n_way {n} at most" + (", or a smaller --k_shot" if k_shot > 1 else "")
+    if k_shot > 1:
+        return "give a smaller --k_shot"
+    return f"add a second photograph{of_whom}, to at least two conditions"
 
 
 def _queries(labels: Sequence[int], groups: Sequence[Hashable], condition: int, k_shot: int) -> list[int]:
@@ -153,9 +167,12 @@ def draw_episodes(
             if episode is not None:
                 break
         else:
-            reason = f"only {len(conditions)} conditions have enough images of different subjects here"
-            what = f"{n_way}-way {k_shot}-shot episodes"
-            raise ProtocolError(f"{what} cannot be drawn: {reason}; give a smaller --n_way or --k_shot")
+            n, images = len(conditions), counted(k_shot + 1, "image") + " of different subjects" * subjects_apart
+            reason = f"only {counted(n, 'condition has', 'conditions have')} {images} here"
+            remedy = _more_or_fewer(n, k_shot, ", of another person" if subjects_apart else "")
+            if n >= n_way:
+                reason, remedy = "conditions share subjects", "give a smaller --n_way or --k_shot"
+            raise ProtocolError(f"{n_way}-way {k_shot}-shot episodes cannot be drawn: {reason}; {remedy}")
         drawn.append(episode)
     shape = (len(drawn), n_way)
     classes, support, query = zip(*drawn, strict=True) if drawn else ((), (), ())

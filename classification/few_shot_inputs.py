@@ -12,6 +12,7 @@ from classification.episodes import draw_episodes, paper_condition_folds, rows_o
 from classification.study_inputs import open_folds, refuse_backbone_that_saw_held_out
 from curation import protocols
 from curation.leak_guard import check_fold
+from harness.counts import counted
 from harness.errors import InputError, ProtocolError
 
 
@@ -45,10 +46,32 @@ def episode_folds(
     if trained_shots is not None:
         shots |= {"val": 1} if protocol == "paper" else {}
         shots |= {"train": trained_shots} if trained_shots else {}
+    if protocol == "paper":
+        check_paper_sides(folds, labels, n_way, shots)
     for fold in folds:
         check_fold(fold, images)
         check_enough(fold, labels, groups, n_way, shots)
     return folds
+
+
+def check_paper_sides(folds: Sequence[protocols.Fold], labels: np.ndarray, n_way: int, shots: dict[str, int]) -> None:
+    """Raise ProtocolError, with the largest n_way that all folds allow, if a side of the paper's has fewer conditions.
+
+    shots: of each side that episodes are drawn from."""
+    found = []
+    for fold in folds:
+        for side, k_shot in shots.items():
+            _, count = np.unique(labels[getattr(fold, side)], return_counts=True)
+            found.append((int((count > k_shot).sum()), k_shot, side, fold.number))
+    most, k_shot, side, number = min(found, key=lambda of_side: of_side[0])
+    if most < n_way:
+        of = {"test": "tests a fifth of the conditions with two images or more"}
+        rule = of.get(side, "divides the conditions that it does not test among five folds")
+        reason = f"fold {number}, {side} conditions: {n_way}-way {k_shot}-shot episodes cannot be drawn: "
+        reason += f"only {counted(most, 'condition has', 'conditions have')} {k_shot + 1} images here, since "
+        reason += f"--protocol paper {rule}"
+        remedy = f"give --n_way {most} at most, or --protocol strict" if most > 1 else "use --protocol strict"
+        raise ProtocolError(f"{reason}; {remedy}")
 
 
 def check_enough(

@@ -22,6 +22,7 @@ from curation import datasheet, schema
 from curation.leak_guard import columns_for_guard, photograph_digests
 from curation.parquet_files import parquet_digest
 from harness import real_or_simulated
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.files import disk_error, sha256_of
 from harness.hub_availability import check_name
@@ -35,7 +36,7 @@ CARD_ERRORS = (
     RecursionError,
 )  # raised over a header that is not ours
 WRITE_REPORTS = "write reports with vlm_report_eval.py generate"
-MOST_NAMED = 5  # of the folders in which a config lies
+MOST_NAMED = 5  # of the folders in which a config, or a dataset, lies
 GENERATE = "make it with a generator's script, such as train_dreambooth.py"
 FINGERPRINT_DIGITS = 16
 ELSEWHERE = re.compile(
@@ -141,15 +142,31 @@ def _load_folder(folder: Path, config_name: str | None) -> datasets.Dataset:
 
     load_dataset alone identifies a local dataset by its folder's name and card: after a corrected label and another
     build it would go on with its copy of the old rows. Raises InputError if the card leads out of the folder."""
-    _check_card(datasheet.card_header(folder))
+    header = datasheet.card_header(folder)
+    _check_card(header)
     builder = datasets.load_dataset_builder(str(folder), config_name)
     files = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
+    if "configs" not in header:  # then load_dataset takes whatever files it finds, however deep
+        _check_is_one_dataset(folder, files)
     for file in files:
         if not Path(os.path.realpath(file)).is_relative_to(folder):
             raise InputError(f"{Path(file).name} leads out of the folder; put the file itself there")
     content = parquet_digest({os.path.relpath(file, folder): sha256_of(Path(file)) for file in sorted(files)})
     cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / f"{folder.name}-{content[:FINGERPRINT_DIGITS]}"
     return datasets.load_dataset(str(folder), builder.config.name, split="train", cache_dir=cache_dir)
+
+
+def _check_is_one_dataset(folder: Path, files: Sequence[str]) -> None:
+    """Raise InputError if files lie in sub-folders that are datasets of their own, each with its card: load_dataset
+    would read them all as if they were one."""
+    above = {place for file in files for place in Path(file).parents if folder in place.parents}
+    within = [place for place in sorted(above) if "configs" in datasheet.card_header(place)]
+    if within:
+        named = " or ".join(str(place) for place in within[:MOST_NAMED])
+        more = f", or one of {len(within) - MOST_NAMED} more" if len(within) > MOST_NAMED else ""
+        many = "each with its own README.md" if len(within) > 1 else "with its own README.md"
+        reason = f"is no dataset, but a folder above {counted(len(within), 'dataset')}, {many}"
+        raise InputError(f"{reason}; give {named}{more}")
 
 
 def _check_card(header: dict) -> None:

@@ -47,10 +47,6 @@ class SyntheticMix:
     def n_photographs(self) -> int:
         return len(self.photographs)
 
-    @property
-    def generators(self) -> list[str]:
-        return sorted(set(self.columns["generator"]))
-
     def candidates(self, fold: protocols.Fold) -> np.ndarray:
         """Numbers (c,) of the images that were made for the fold, increasing. Raises InputError if there are none."""
         number = fold.generator_number

@@ -63,12 +63,15 @@ def read_entry(folder: Path) -> Entry:
     parts = results["recipe"].split(", ")
     seen = [part for part in parts if OF_REGIME.search(part)]
     if "n_way" in results:
-        seen = [f"{results['n_way']}-way {results.get('k_shot', '?')}-shot episodes", *seen]
-    method = ", ".join([results["backbone"], *(part for part in parts if part not in seen)])
+        episodes = f"{results['n_way']}-way {results.get('k_shot', '?')}-shot"
+        seen = [f"{episodes} episodes", *(part.removeprefix(episodes).strip() for part in seen)]
+    record = record_of(file.parent)
+    of_method = [part for part in parts if not OF_REGIME.search(part)]
+    method = ", ".join([results["backbone"], *of_method, *_only_fold(record)])
     entry = Entry(
         file.parent.name,
         results["protocol"],
-        ", ".join(seen) or "all images",
+        ", ".join(part for part in seen if part) or "all images",
         method,
         _data_cell(*data_of(file.parent)),
         results.get("n_test"),
@@ -76,9 +79,16 @@ def read_entry(folder: Path) -> Entry:
         metrics,
     )
     entry.chance = results["chance"] if _is_number(results.get("chance")) else None
-    entry.photographs = photographs_of(record_of(file.parent))
+    entry.photographs = photographs_of(record)
     entry.predictions = _predictions_of(file, entry)
     return entry
+
+
+def _only_fold(record: Mapping) -> list[str]:
+    """The mark of a run that was limited to one fold with --fold, by its run.json; empty for others."""
+    arguments = record.get("arguments")
+    fold = arguments.get("fold") if isinstance(arguments, dict) else None
+    return [f"fold {fold} only"] if isinstance(fold, int) else []
 
 
 def _is_score(values: object) -> bool:
@@ -220,6 +230,8 @@ def format_leaderboard(entries: Sequence[Entry], pairs: Sequence[dict] | None = 
     brackets = "brackets: 95 % interval over subjects, of episodes over conditions with their subjects"
     lines.append(f"Percent; chance: top-1 of a guess; {brackets}; ± : sd over folds, as published.")
     lines.append("Rows of different data or protocols cannot be compared, and published rows with none of the others.")
+    if sum("-way" in entry.regime for entry in entries) > 1:
+        lines.append("Runs of episodes have no differences here; score_runs.py compare gives those of two.")
     pairs = differences(entries) if pairs is None else pairs
     if pairs:
         lines += [

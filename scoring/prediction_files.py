@@ -24,6 +24,7 @@ SUBGROUPS = ["sex", "age_group", "region"]
 SPLITS = {"test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS |= {"train": "train", "training": "train"}
 SUM_TOLERANCE = 1e-3  # of probabilities; half precision differs by up to half of it
+ROUNDED = 0.2  # how far from 1 a sum may be that is taken for one of rounded probabilities, in a message
 
 # ------------------------------------------------------------------------------------------------------------ files
 
@@ -176,11 +177,25 @@ def probabilities_of(value: object) -> np.ndarray:
     with np.errstate(over="ignore"):  # a sum of huge numbers is refused, too
         total = probabilities.sum()
     if not np.isfinite(probabilities).all() or (probabilities < 0).any() or abs(total - 1) > SUM_TOLERANCE:
-        raise ValueError("must be finite, not negative and add up to 1; run again, or take the softmax of logits")
+        raise ValueError(_why_no_probabilities(probabilities, float(total)))
     if len(probabilities) < 2:
         raise ValueError("are of one class only; give those of all classes")
     is_float = isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float64)
     return value if is_float else probabilities
+
+
+def _why_no_probabilities(numbers: np.ndarray, total: float) -> str:
+    """What keeps (C,) numbers whose sum is `total` from being probabilities, and what may make them some."""
+    if not np.isfinite(numbers).all():
+        return "must be finite, and one is infinite or not a number; run again, or correct it"
+    if (numbers < 0).any():
+        return f"must not be negative, and one is {numbers.min():.4g}; take the softmax if these are logits"
+    remedy = "take the softmax if these are logits"
+    if abs(total - 100) <= 100 * ROUNDED:
+        remedy = "these look like percent: divide each row by its sum"
+    elif abs(total - 1) <= ROUNDED:
+        remedy = "if they were rounded, divide each row by its sum"
+    return f"must add up to 1 within {SUM_TOLERANCE:g}, and the sum is {total:.6g}; {remedy}"
 
 
 READERS = {

@@ -9,6 +9,7 @@ check is that each row names an image that its fold holds out.
 
 import dataclasses
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness.counts import counted
 from harness.csv_table import TableError, read_table
 from harness.protocol_names import PROTOCOLS
 from scoring.prediction_files import (
@@ -35,7 +37,8 @@ MOST_NAMED = 5
 
 
 class SubmissionError(ValueError):
-    """A submission that cannot be scored; `problems` has one line per reason, each as "file:row: reason; remedy"."""
+    """A submission that cannot be scored; `problems` has one line per reason, each as "file:row: reason; remedy", and
+    names in it the further rows of the same reason."""
 
     def __init__(self, problems: Sequence[str]):
         super().__init__("; ".join(problems[:1]))
@@ -150,13 +153,13 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _read_rows(table: Table, tested: Tested) -> tuple[list[dict], list[str]]:
-    """The rows that are to be scored, each with its `row` number, and a line for every cell that is wrong."""
+    """The rows that are to be scored, each with its `row` number, and a line for every reason of a wrong cell."""
     number_of = {image_id: i for i, image_id in enumerate(tested.images["image_id"])}
     labels = tested.images["label"].tolist()
-    rows, problems = [], []
+    rows, problems = [], []  # problems: number of a row, and a reason
     for i, row in enumerate(table.row):
         cells = {column: values[i] for column, values in table.columns.items()}
-        where, reasons = f"{table.name}:{row}: ", []
+        reasons = []
 
         def read(column: str, reader: Callable, cells: Mapping = cells, reasons: list = reasons) -> object:
             """The cell as `reader` gives it; None, and a reason, if that raises."""
@@ -184,9 +187,23 @@ def _read_rows(table: Table, tested: Tested) -> tuple[list[dict], list[str]]:
         if number is not None:
             reasons += _fold_reasons(image_id, number, found, tested)
             read("label", lambda value, label=labels[number]: _same_label(value, label, tested.classes))
-        problems += [where + reason for reason in reasons]
+        problems += [(row, reason) for reason in reasons]
         rows.append(found)
-    return rows, problems
+    return rows, _folded(table.name, problems)
+
+
+def _folded(name: str, problems: Sequence[tuple[int, str]]) -> list[str]:
+    """A line for each reason, with its first row, and the other rows for which it is the same but for the number that
+    was found."""
+    alike: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for row, reason in problems:
+        alike[re.sub(r"\b(sum|one) is [^;]+", "", reason)].append((row, reason))
+    lines = []
+    for (first, reason), *others in alike.values():
+        rows = [str(row) for row, _ in others]
+        likewise = f" (likewise {counted(len(rows), 'row')}: {_named(rows)})" if rows else ""
+        lines.append(f"{name}:{first}: {reason}{likewise}")
+    return lines
 
 
 def _or(default: object, reader: Callable) -> Callable:

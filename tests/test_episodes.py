@@ -19,6 +19,7 @@ from classification.episodes import (
     rows_of_fold,
     strict_condition_folds,
 )
+from classification.few_shot_inputs import check_paper_sides
 from harness.errors import ProtocolError
 
 SIZES = [1, 2, 3, 4, 5, 6, 7]
@@ -60,10 +61,33 @@ def test_published_split_equals_the_rule_written_anew():
 
 
 def test_published_split_of_few_conditions_is_refused():
-    with pytest.raises(ProtocolError, match=r"^5 conditions .* at least 6; use --protocol strict"):
+    with pytest.raises(ProtocolError, match=r"^5 conditions .* at least 6; add .* strict --n_way 5 if they"):
         paper_condition_folds([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5], list("ABCDEF"))
+    with pytest.raises(ProtocolError, match=r"^0 conditions have .* at least 6; add second photographs$"):
+        paper_condition_folds([0, 1, 2], list("ABC"))
     folds = paper_condition_folds([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], list("ABCDEF"))
     assert [(len(fold.train), len(fold.val), len(fold.test)) for fold in folds] == [(4, 1, 1)] * 5
+
+
+def test_a_side_of_the_papers_that_is_too_small_is_said_with_its_rule_and_the_largest_n_way():
+    labels = np.repeat(np.arange(15), 2)
+    folds = paper_condition_folds(labels.tolist(), [f"C{number:02}" for number in range(15)])
+    sides = [rows_of_fold(fold, labels, labels, "paper") for fold in folds]  # 3 conditions are tested, 2 or 3 validate
+    check_paper_sides(sides, labels, 3, {"test": 1})
+    for n_way, shots, said in (
+        (
+            5,
+            {"test": 1},
+            "test conditions: .* only 3 .*tests a fifth of the conditions with two images .*give --n_way 3 at",
+        ),
+        (
+            3,
+            {"test": 1, "val": 1},
+            "val conditions: .* only 2 .*does not test among five folds; give --n_way 2 at most",
+        ),
+    ):
+        with pytest.raises(ProtocolError, match=said):
+            check_paper_sides(sides, labels, n_way, shots)
 
 
 def test_strict_folds_test_each_condition_once_and_keep_subjects_apart():
@@ -85,8 +109,12 @@ def test_too_few_conditions_are_refused_and_few_give_one_fold():
     labels, groups = [0, 0, 1, 1, 2, 2, 3], ["a", "b", "c", "d", "e", "f", "g"]
     (fold,) = strict_condition_folds(labels, groups, n_way=3, k_shot=1)
     assert fold.test.tolist() == [0, 1, 2] and fold.train.tolist() == [3]
-    with pytest.raises(ProtocolError, match=r"needs 4 conditions .* and 3 have them"):
+    with pytest.raises(ProtocolError, match=r"needs 4 conditions .*, and only 3 have them; give --n_way 3 at most$"):
         strict_condition_folds(labels, groups, n_way=4, k_shot=1)
+    with pytest.raises(
+        ProtocolError, match="none has them; add a second photograph, of another person, to at least two"
+    ):
+        strict_condition_folds([0, 1, 2, 3], groups[:4], n_way=2, k_shot=1)
 
 
 # ---- draws
@@ -110,7 +138,7 @@ def test_an_episode_shows_each_condition_with_other_subjects_than_it_asks_about(
 
 def test_the_published_draw_may_show_the_same_subject_but_not_the_same_image():
     labels, groups = np.array([0, 0, 1, 1]), np.array(["a", "a", "b", "b"])
-    with pytest.raises(ProtocolError, match="only 0 conditions"):
+    with pytest.raises(ProtocolError, match="only 0 conditions have"):
         draw_episodes(np.arange(4), labels, groups, 2, 1, 1, np.random.default_rng(0))
     episodes = draw_episodes(np.arange(4), labels, groups, 2, 1, 9, np.random.default_rng(0), subjects_apart=False)
     assert (episodes.support[:, :, 0] != episodes.query).all()

@@ -122,8 +122,8 @@ def test_transductive_results_stand_in_a_table_of_their_own(tmp_path):
         (tmp_path / name / "results.json").write_text(json.dumps(results))
     table = leaderboard.format_leaderboard([leaderboard.read_entry(tmp_path / name) for name in ("one", "all")])
     first, second = [part for part in table.split("### ") if part.startswith("strict")]
-    assert first.startswith("strict: 5-way 1-shot episodes, 5-way 1-shot frozen\n") and "| one |" in first
-    assert second.splitlines()[0].endswith("transductive, 5-way 1-shot frozen") and "| all |" in second
+    assert first.startswith("strict: 5-way 1-shot episodes, frozen\n") and "| one |" in first
+    assert second.splitlines()[0].endswith("transductive, frozen") and "| all |" in second
     assert "| all |" not in first and "| one |" not in second
 
 
@@ -205,6 +205,24 @@ def test_the_record_follows_the_schema_of_every_eval_ever_and_names_no_image(tmp
     del record["evaluation_results"][0]["metric_config"]["max_score"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft7Validator(schema).validate(record)
+
+
+def test_a_run_of_one_fold_is_marked(tmp_path, capsys):
+    whole, part = finished(tmp_path / "whole", 0.6), finished(tmp_path / "part", 0.6, arguments={"fold": 1})
+    results = {"protocol": "strict", "backbone": "b", "recipe": "cosine, 5-way 1-shot frozen", "n_way": 5, "k_shot": 1}
+    results["metrics"] = {"top1": {"mean": 0.5, "low": 0.4, "high": 0.6}}
+    for name, fold in (("of_all", None), ("of_one", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+        (tmp_path / name / "run.json").write_text(json.dumps({"arguments": {"fold": fold}}))
+    status, out, _ = printed(capsys, whole, part, tmp_path / "of_all", tmp_path / "of_one")
+    methods = [line.split(" | ")[1] for line in out.splitlines() if line.startswith(("| whole", "| part", "| of_"))]
+    assert status == 0 and sorted(methods) == [
+        *("b, cosine", "b, cosine, fold 0 only"),
+        *("tiny, linear_probe", "tiny, linear_probe, fold 1 only"),
+    ]
+    assert "### strict: 5-way 1-shot episodes, frozen\n" in out
+    assert "Runs of episodes have no differences here; score_runs.py compare gives those of two." in out
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,23 @@ def test_a_card_that_leads_out_of_the_folder_is_refused(place, dataset, tmp_path
         load_images(str(folder))
 
 
+def test_a_folder_above_datasets_is_not_read_as_if_it_were_one(dataset, rows, tmp_path):
+    plain = save_dataset(tmp_path / "plain", rows)  # Parquet files without a card
+    (plain / "real" / "README.md").write_text("Notes of a curator, no card.\n")
+    assert len(load_images(str(plain))) == len(rows)
+    above = tmp_path / "above" / "both"
+    first, second = (shutil.copytree(dataset, above / name) for name in ("d1", "d2"))
+    assert load_images(str(first))._fingerprint == load_images(str(dataset))._fingerprint
+    (above / "README.md").write_text("# My two datasets\n")
+    refused = "is no dataset, but a folder above 2 datasets, each with its own README.md; give"
+    with pytest.raises(InputError) as no:
+        load_images(str(above))
+    assert str(no.value) == f"dataset {above}: {refused} {first} or {second}"
+    shutil.rmtree(second)
+    with pytest.raises(InputError, match=rf"a folder above 1 dataset, with its own README\.md; give {first}$"):
+        load_images(str(above.parent))
+
+
 def test_a_link_that_leads_out_of_the_folder_is_refused(dataset, tmp_path):
     folder = shutil.copytree(dataset, tmp_path / "linked")
     shard = folder / "real" / "train-00000-of-00001.parquet"

@@ -14,7 +14,7 @@ from in_process import exit_status
 import score_runs
 from curation import protocols
 from curation.opening import load_images
-from scoring import submissions
+from scoring import prediction_files, submissions
 
 CONDITIONS = {"AAR": 6, "NA": 8, "WS": 6, "CSY": 1}  # "NA" must not become a missing value; CSY always trains
 
@@ -96,8 +96,14 @@ PROBLEMS = {
     ),
     "too many": (lambda t: spoiled(t, 1, "probabilities", [0.2] * 5), ":2: 5 probabilities, but there are 4"),
     "nan": (lambda t: spoiled(t, 4, "probabilities", [np.nan, 0.5, 0.5, 0]), ":5: probabilities must be finite"),
-    "sum": (lambda t: spoiled(t, 4, "probabilities", [0.5, 0.5, 0.5, 0]), ":5: probabilities must be .* add up to 1"),
-    "negative": (lambda t: spoiled(t, 4, "probabilities", [-0.5, 0.5, 0.5, 0.5]), ":5: .* not negative"),
+    "sum": (
+        lambda t: spoiled(t, 4, "probabilities", [0.5, 0.5, 0.5, 0]),
+        ":5: probabilities must add up to 1 .* is 1.5; take the",
+    ),
+    "negative": (
+        lambda t: spoiled(t, 4, "probabilities", [-0.5, 0.5, 0.5, 0.5]),
+        ":5: probabilities must not be negative, and one is -0.5; take the softmax if these are logits",
+    ),
     "null": (lambda t: spoiled(t, 4, "probabilities", None), ":5: probabilities null are not a flat list"),
     "unknown": (lambda t: spoiled(t, 0, "image_id", "XXX.1"), ":1: image 'XXX.1' is not in the dataset"),
     "file name": (lambda t: spoiled(t, 0, "image_id", "aar.1.JPG"), ":1: .* did you mean AAR.1"),
@@ -152,9 +158,33 @@ def test_every_problem_is_named_at_once(tmp_path, capsys, dataset, good):
     assert status == 2 and len(lines) == 4
     assert [line.rpartition(".parquet:")[2].partition(":")[0] for line in lines[:3]] == ["1", "6", "8"]
     assert "3 problems; nothing was scored" in lines[3]
-    good.assign(seed="x").loc[good.index.repeat(4)].to_parquet(tmp_path / "many.parquet")
+    many = good.loc[good.index.repeat(4)]
+    many.assign(image_id=[f"XXX.{n}" for n in range(len(many))]).to_parquet(tmp_path / "many.parquet")
     _, _, lines = submit(capsys, dataset, tmp_path / "many.parquet")
     assert len(lines) == score_runs.MOST_PROBLEMS + 1 and "of which 50 are shown" in lines[-1]
+
+
+def test_sums_that_are_wrong_are_said_with_the_fitting_remedy_and_once_for_all_rows(tmp_path, capsys, dataset, good):
+    probabilities = np.full((20, 4), 0.25)
+    probabilities[1:8] = [0.334, 0.334, 0.334, 0]
+    for change, said in (
+        (
+            1,
+            ":2: probabilities must add up to 1 within 0.001, and the sum is 1.002; if they were rounded, divide each",
+        ),
+        (
+            100,
+            ":1: probabilities must add up to 1 within 0.001, and the sum is 100; these look like percent: divide each",
+        ),
+        (-4, ":1: probabilities must not be negative, and one is -1; take the softmax if these are logits"),
+    ):
+        good.assign(probabilities=list(change * probabilities)).to_parquet(tmp_path / "a.parquet")
+        status, _, (line,) = submit(capsys, dataset, tmp_path / "a.parquet")
+        assert status == 2 and f"a.parquet{said}" in line
+        likewise = "6 rows: 3, 4, 5, 6, 7 and 1 more" if change == 1 else "19 rows: 2, 3, 4, 5, 6 and 14 more"
+        assert line.endswith(f" (likewise {likewise})")
+    text = (Path(score_runs.__file__).parent / "docs" / "scores.md").read_text(encoding="utf-8")
+    assert f"within {prediction_files.SUM_TOLERANCE:g}" in text
 
 
 @pytest.mark.parametrize(
@@ -257,6 +287,23 @@ def test_the_folds_are_those_of_the_dataset(dataset, good):
     for fold in protocols.folds(images, "strict"):
         tested = [images["image_id"][row] for row in fold.test.tolist()]
         assert sorted(good.loc[good["fold"] == fold.number, "image_id"]) == sorted(tested)
+
+
+def test_the_documentation_lists_the_images_that_are_tested(dataset, tmp_path):
+    published = small_datasets.photographs(tmp_path, conditions=dict.fromkeys(("AAR", "NA", "WS", "CSY"), 10))
+    text = (Path(score_runs.__file__).parent / "docs" / "scores.md").read_text(encoding="utf-8")
+    code = next(part for part in text.split("```python\n")[1:] if "strict_fold" in part).partition("```")[0]
+    for folder, protocol in ((dataset, "strict"), (published, "strict"), (published, "paper")):
+        names: dict = {}
+        exec(code.replace("ORG/rdface", str(folder)), names)
+        flags = ["submission", "x.csv", "--dataset_name", str(folder), "--protocol", protocol]
+        tested, _ = score_runs.open_tested(score_runs.parse_args(flags))
+        expected = tested.images["image_id"][tested.held_out].tolist()
+        folds = [fold for fold in tested.fold if fold is not None]
+        assert (
+            expected and (names["paper"] if protocol == "paper" else [name for name, _ in names["strict"]]) == expected
+        )
+        assert protocol == "paper" or [fold for _, fold in names["strict"]] == folds
 
 
 def test_a_csv_submission_with_a_byte_order_mark_is_read(tmp_path, dataset, good, capsys):

@@ -765,6 +765,10 @@ def test_an_image_that_cannot_be_decoded_is_named(tiny, tmp_path):
         (("--fold", "9"), "there is no fold 9"),
         (("--backbone", "resnett18"), "no such folder or timm model; did you mean resnet18"),
         (("--backbone", "torchvision/resnett18"), "torchvision has no model 'resnett18'; did you mean resnet18"),
+        (
+            ("--backbone", ROOT / "demo_models" / "backbon"),
+            f"did you mean {ROOT / 'demo_models' / 'backbone'}?; write tor",
+        ),
         (("--backbone", "hf"), "a backbone of your own is known only to a script that imports its file (docs/ext"),
         (("--backbone_weights", "none.pth"), "--backbone_weights none.pth: no such file"),
         (("--backbone_weights", ROOT), f"--backbone_weights {ROOT} is a folder; name the file of weights in it, such"),

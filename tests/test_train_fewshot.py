@@ -11,8 +11,10 @@ from in_process import exit_status
 from test_synthetic_mix import CLASS_NAMES, made_from, saved
 from test_train_classifier import larger_rdface, painted_faces, pixels_dir, save_dataset, tiny_backbone  # noqa: F401
 
+import score_runs
 import train_fewshot
 from benchmarks import few_shot, few_shot_speed
+from classification.episodes import accuracy_interval
 from classification.knowledge_choice import PRIOR_WEIGHTS
 from classification.recipes import PRIOR_WEIGHT
 from classification.synthetic_teachers import mean_images
@@ -24,10 +26,17 @@ from scoring import leaderboard, prediction_files, run_scores
 @pytest.fixture(scope="module")
 def study(larger_rdface, tiny_backbone, pixels_dir) -> tuple:  # noqa: F811
     """Flags of a study of eight conditions with eight photographs each, and one with a single photograph."""
-    return (
-        *("--dataset_name", larger_rdface, "--backbone", tiny_backbone, "--cache_dir", pixels_dir),
-        *("--n_way", 3, "--test_episodes", 20),
-    )
+    return (*inputs(larger_rdface, tiny_backbone, pixels_dir), "--n_way", 3, "--test_episodes", 20)
+
+
+@pytest.fixture(scope="module")
+def gallery(larger_rdface, tiny_backbone, pixels_dir) -> tuple:  # noqa: F811
+    """Flags of a retrieval in the same photographs."""
+    return (*inputs(larger_rdface, tiny_backbone, pixels_dir), "--mode", "gallery")
+
+
+def inputs(dataset: Path, backbone: Path, pixels: Path) -> tuple:
+    return ("--dataset_name", dataset, "--backbone", backbone, "--cache_dir", pixels)
 
 
 def results_of(folder: Path) -> dict:
@@ -57,21 +66,60 @@ def test_frozen_features_answer_and_the_list_run_again_gives_the_same_to_the_las
     assert not pd.read_parquet(tmp_path / "c" / "episodes.parquet")["query"].equals(episodes["query"])
 
 
+def assert_runs_are_compared_question_by_question(
+    home: Path, trained: pd.DataFrame, frozen: pd.DataFrame, capsys: pytest.CaptureFixture
+) -> None:
+    """By score_runs.py compare, which names the run that it cannot compare. home: with the runs t and f."""
+    capsys.readouterr()
+    assert exit_status(score_runs, "compare", home / "t", home / "f", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    gain = (frozen["right_discriminant"] - trained["right_prototypes"]).to_numpy()
+    low, high = accuracy_interval((gain + 1) / 2, trained["label"].to_numpy(), trained["subject"].tolist())
+    assert found["metrics"]["top1"]["difference"] == pytest.approx(gain.mean()) and found["n_questions"] == 120
+    assert (found["metrics"]["top1"]["low"], found["metrics"]["top1"]["high"]) == (2 * low - 1, 2 * high - 1)
+    assert exit_status(score_runs, "compare", home / "t" / "predictions.parquet", home / "f") == 0
+    shown = capsys.readouterr().out
+    assert "protocol strict, 3-way 1-shot episodes: 120 questions on" in shown and f"{100 * gain.mean():+.2f}" in shown
+    other, gallery = (shutil.copytree(home / "f", home / name) for name in ("other", "gallery"))
+    pd.concat([frozen[1:], frozen[:1].assign(query="XXX.1")]).to_parquet(other / "episodes.parquet")
+    (gallery / "results.json").write_text("{}")
+    for command, said in (
+        (("compare", home / "f", other), "were not asked the same questions (119 of 120 are the same); run both with"),
+        (
+            ("compare", home / "f", gallery),
+            f"{gallery}: is no run of few-shot episodes, and cannot be compared with one",
+        ),
+        (
+            ("compare", home / "f", home / "t", "--more_b", home / "t"),
+            "answer the same questions; give runs of one side",
+        ),
+        (("score", home / "f"), f"{home / 'f'}: is a run of few-shot episodes, each of which asks among its own"),
+    ):
+        assert exit_status(score_runs, *command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
 def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study, tmp_path, capsys):
     training = (*study, "--mode", "train", "--num_train_epochs", 2, "--train_episodes", 5)
-    assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t") == 0
+    resume = ("--resume_from_checkpoint", "latest")
+    assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t", *resume) == 0
+    said = f"{tmp_path / 't'}: no earlier run lies here, so --resume_from_checkpoint latest starts a new one"
+    assert said in capsys.readouterr().out.splitlines()
     assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "f") == 0
     trained, frozen = (pd.read_parquet(tmp_path / name / "episodes.parquet") for name in ("t", "f"))
     assert trained["query"].equals(frozen["query"]) and "right_prototypes" in trained
     record = json.loads((tmp_path / "t" / "run.json").read_text())
     assert [len(fold["learning_curve"]) for fold in record["folds"]] == [2, 2]
     assert len(record["dataset"]["photographs"]) == 16, "as a classifier's record, so that runs can be compared"
+    assert_runs_are_compared_question_by_question(tmp_path, trained, frozen, capsys)
     before = results_of(tmp_path / "t")
     (tmp_path / "t" / "folds" / "seed0_fold1" / "predictions.parquet").unlink()
-    resumed = ("--output_dir", tmp_path / "t", "--resume_from_checkpoint", "latest")
-    assert exit_status(train_fewshot, *training, *resumed) == 0
+    assert "no earlier run lies here" not in capsys.readouterr().out
+    assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t", *resume) == 0
     assert results_of(tmp_path / "t") == before
-    assert "(1 done before)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "(1 done before)" in out and "no earlier run lies here" not in out
 
 
 def test_going_on_with_the_same_weights_and_another_input_is_refused(study, tiny_backbone, tmp_path, capsys):  # noqa: F811
@@ -84,8 +132,8 @@ def test_going_on_with_the_same_weights_and_another_input_is_refused(study, tiny
     assert "was started with input_face_alignment [None], not ['mtcnn']" in capsys.readouterr().err
 
 
-def test_a_gallery_ranks_every_held_out_photograph_by_every_method(study, tmp_path):
-    flags = (*study, "--mode", "gallery", "--views", 2, "--frequent_from", 7)
+def test_a_gallery_ranks_every_held_out_photograph_by_every_method(gallery, tmp_path):
+    flags = (*gallery, "--views", 2, "--frequent_from", 7)
     assert exit_status(train_fewshot, *flags, "--output_dir", tmp_path / "g") == 0
     results, ranked = results_of(tmp_path / "g"), pd.read_parquet(tmp_path / "g" / "episodes.parquet")
     methods = {"nearest_image", "discriminant", "whitened_cosine", "unseen_discriminant"}
@@ -101,12 +149,12 @@ def test_a_gallery_ranks_every_held_out_photograph_by_every_method(study, tmp_pa
     assert prediction_files.read_predictions(tmp_path / "g")["split"].eq("test").all()
 
 
-def test_a_backbone_of_simulated_faces_is_warned_of(study, tiny_backbone, tmp_path, capsys):  # noqa: F811
+def test_a_backbone_of_simulated_faces_is_warned_of(gallery, tiny_backbone, tmp_path, capsys):  # noqa: F811
     photographs = save_dataset(tmp_path / "own", [row | {"source_type": "clinic"} for row in painted_faces(10)])
     demo = Path(train_fewshot.__file__).parent / "demo_models" / "backbone"
-    flags = ("--mode", "gallery", "--fold", 0, "--backbone", tiny_backbone, demo, "--align_faces", "none")
+    flags = ("--fold", 0, "--backbone", tiny_backbone, demo, "--align_faces", "none")
     for dataset, n_warned in (((), 0), (("--dataset_name", photographs), 1)):
-        assert exit_status(train_fewshot, *study, *flags, *dataset, "--output_dir", tmp_path / str(n_warned)) == 0
+        assert exit_status(train_fewshot, *gallery, *flags, *dataset, "--output_dir", tmp_path / str(n_warned)) == 0
         warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
         assert len(warned) == n_warned and all(
             "backbone was trained on simulated faces alone" in line for line in warned
@@ -132,11 +180,21 @@ def test_heads_that_nothing_can_teach_how_faces_vary_are_warned_of(study, tmp_pa
         assert shown == [f"WARNING: {line}" for line in expected]
 
 
-def test_two_networks_are_an_ensemble_and_the_published_gallery_is_one(study, tiny_backbone, tmp_path):  # noqa: F811
+def test_two_networks_are_an_ensemble_and_the_published_gallery_is_one(
+    study,
+    gallery,
+    tiny_backbone,  # noqa: F811
+    tmp_path,
+    capsys,
+):
     two = ("--backbone", tiny_backbone, "torchvision/shufflenet_v2_x0_5", "--backbone_weights", "own")
     assert exit_status(train_fewshot, *study, *two, "--output_dir", tmp_path / "x") == 2  # one file for two
-    flags = (*study, "--mode", "gallery", "--protocol", "paper", "--output_dir", tmp_path / "p")
-    assert exit_status(train_fewshot, *flags, "--backbone", tiny_backbone, tiny_backbone) == 0
+    capsys.readouterr()
+    flags = (*gallery, "--protocol", "paper", "--output_dir", tmp_path / "p")
+    assert exit_status(train_fewshot, *flags, "--backbone", tiny_backbone, tiny_backbone) == 2
+    assert f"{tiny_backbone} is named twice with the same weights, which is no ensemble" in capsys.readouterr().err
+    other = shutil.copytree(tiny_backbone, tmp_path / "other")
+    assert exit_status(train_fewshot, *flags, "--backbone", tiny_backbone, other) == 0
     assert results_of(tmp_path / "p")["n_test"] == 16
 
 
@@ -146,6 +204,10 @@ def test_refusals_take_one_line(study, tmp_path, capfd):
         (("--n_way", 9), "9-way 1-shot needs 9 conditions"),
         (("--k_shot", 8), "8-shot needs 3 conditions with 8 photographs"),
         (("--protocol", "paper", "--n_way", 2), "fold 0, test conditions: 2-way 1-shot episodes cannot be drawn"),
+        (
+            ("--protocol", "paper", "--n_way", 2),
+            "since --protocol paper tests a fifth of the conditions with two images",
+        ),
         (("--protocol", "paper", "--k_shot", 5), "tests 1-shot"),
         (("--mode", "train", "--views", 2), "--views, --head, --knowledge and --synthetic_as require"),
         (("--mode", "gallery", "--seed", 0, 1), "draws nothing"),
@@ -167,6 +229,31 @@ def test_refusals_take_one_line(study, tmp_path, capfd):
     assert not (tmp_path / "r" / "results.json").exists()
 
 
+def test_options_that_a_mode_does_not_use_are_refused_unless_they_are_the_default(capsys):
+    train_only = ("--num_train_epochs", 2, "--train_episodes", 5, "--learning_rate", 0.1)
+    for flags, said in (
+        (("--mode", "gallery", "--n_way", 3, "--k_shot", 2), "--n_way and --k_shot have no effect with --mode gallery"),
+        (
+            ("--mode", "gallery", "--test_episodes", 5),
+            "has no effect with --mode gallery; leave it out, or give --mode tr",
+        ),
+        (
+            ("--mode", "frozen", *train_only),
+            "--num_train_epochs and --train_episodes and --learning_rate have no effect",
+        ),
+        (
+            ("--mode", "frozen", "--frequent_from", 3),
+            "--frequent_from has no effect with --mode frozen; leave it out, or",
+        ),
+        (("--mode", "train", "--frequent_from", 3), "out, or give --mode gallery"),
+    ):
+        assert exit_status(train_fewshot, "--dataset_name", "d", "--backbone", "b", "--output_dir", "o", *flags) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+    needed = ["--dataset_name", "d", "--backbone", "b", "--output_dir", "o", "--mode", "gallery"]
+    assert train_fewshot.parse_args([*needed, "--n_way", "5"]).n_way == 5, "as commands on pages say it"
+
+
 def test_five_shots_where_the_photographs_allow(study, tmp_path):
     assert exit_status(train_fewshot, *study, "--k_shot", 5, "--output_dir", tmp_path / "k") == 0
     episodes = pd.read_parquet(tmp_path / "k" / "episodes.parquet")
@@ -182,8 +269,8 @@ def test_synthetic_images_fill_up_training_conditions_if_they_saw_no_tested_one(
         side = protocols.Fold(0, np.array(seen), np.array([], int), np.array([], int))
         made += [image for image in made_from([side], rows, 4) if image["label"] == abbreviation]
     of_each = saved(tmp_path / "of-each", made)
-    for mode in ("frozen", "train"):
-        flags = ("--mode", mode, "--num_train_epochs", 1, "--train_episodes", 2, "--synthetic_dataset", of_each)
+    for mode, short in (("frozen", ()), ("train", ("--num_train_epochs", 1, "--train_episodes", 2))):
+        flags = ("--mode", mode, *short, "--synthetic_dataset", of_each)
         assert exit_status(train_fewshot, *study, *flags, "--output_dir", tmp_path / mode) == 0
     record = json.loads((tmp_path / "frozen" / "run.json").read_text())
     assert [fold["n_train"] for fold in record["folds"]] == [4 * 10 + 1] * 2  # four conditions filled up, and ONE
@@ -235,7 +322,7 @@ def test_synthetic_images_stand_beside_the_photograph_that_they_were_made_from(s
         (warning,) = (text for text in record["warnings"] if "beside their support" in text)
         assert warning.startswith(f"in {np.mean(uneven):.0%} of the episodes only some conditions have")
         assert f"WARNING: {warning}" in capsys.readouterr().out
-        assert f"in support as {use}" in results_of(tmp_path / use)["recipe"]
+        assert f", + 32 synthetic (dreambooth) in support as {use}" in results_of(tmp_path / use)["recipe"]
     assert not json.loads((tmp_path / "without" / "run.json").read_text())["warnings"]
     tables = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("without", "data", "prior")]
     probabilities = [np.stack(table.sort_values("image_id")["probabilities"].tolist()) for table in tables]
@@ -259,16 +346,16 @@ def test_an_image_beside_a_support_must_say_truly_what_it_was_made_from(study, t
         assert said in capfd.readouterr().err
 
 
-def test_synthetic_images_as_a_prior_are_no_images_of_a_gallery(study, larger_rdface, tmp_path):  # noqa: F811
+def test_synthetic_images_as_a_prior_are_no_images_of_a_gallery(gallery, larger_rdface, tmp_path):  # noqa: F811
     folds = protocols.folds(load_images(str(larger_rdface)), "strict")
     folder = saved(tmp_path / "of-folds", made_from(folds, painted_faces(8), 3))
     scores = {}
     for use in ("data", "prior"):
-        flags = ("--mode", "gallery", "--synthetic_dataset", folder, "--synthetic_as", use)
-        assert exit_status(train_fewshot, *study, *flags, "--output_dir", tmp_path / use) == 0
+        flags = ("--synthetic_dataset", folder, "--synthetic_as", use)
+        assert exit_status(train_fewshot, *gallery, *flags, "--output_dir", tmp_path / use) == 0
         ranked = pd.read_parquet(tmp_path / use / "episodes.parquet").query("gallery == 'joined'")
         scores[use] = {method: table.set_index("query")["rank"] for method, table in ranked.groupby("method")}
-    assert exit_status(train_fewshot, *study, "--mode", "gallery", "--output_dir", tmp_path / "none") == 0
+    assert exit_status(train_fewshot, *gallery, "--output_dir", tmp_path / "none") == 0
     alone = pd.read_parquet(tmp_path / "none" / "episodes.parquet")
     alone = alone.query("gallery == 'joined' and method == 'nearest_image'").set_index("query")["rank"]
     assert scores["prior"]["nearest_image"].equals(alone)
@@ -298,7 +385,7 @@ def test_the_transductive_head_answers_alone_and_says_what_it_is(study, tmp_path
 
 def test_the_benchmark_keeps_what_its_runs_found(study, larger_rdface, tiny_backbone, tmp_path, monkeypatch, capsys):  # noqa: F811
     def here(script: str, *arguments: object) -> None:
-        assert script == "train_fewshot.py" and exit_status(train_fewshot, *arguments, "--test_episodes", 5) == 0
+        assert script == "train_fewshot.py" and exit_status(train_fewshot, *arguments) == 0
 
     monkeypatch.setattr(few_shot, "run", here)
     monkeypatch.setattr(few_shot, "simulated", lambda *_: larger_rdface)
