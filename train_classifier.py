@@ -258,6 +258,8 @@ def main(args: argparse.Namespace) -> None:
         for seed in args.seed
         for fold in training_sides(folds, images, labels, mix, seed, args.k_shot)
     ]
+    if knowledge:
+        knowledge.refuse_own_photographs([job.fold for job in jobs], images)
     backbone = open_backbone(accelerator, images, jobs, args)
 
     # ---- the study, and what is left to do of it

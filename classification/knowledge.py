@@ -16,7 +16,8 @@ from classification.knowledge_prior import Teachers
 from curation import protocols, value_parsers
 from curation.leak_guard import Guard
 from curation.opening import codes_of_classes, guarded_columns, load_images, photograph_sha256
-from harness.errors import InputError
+from harness.counts import counted
+from harness.errors import InputError, LeakError
 from harness.files import sha256_of
 from imaging import near_duplicates
 from imaging.pixel_cache import Pixels, cached_pixels
@@ -94,6 +95,19 @@ class Knowledge:
             taught = Teachers(features, people.profiles, people.conditions, np.full(len(rows), number))
             self.teachers = taught if self.teachers is None else self.teachers.joined(taught)
 
+    def refuse_own_photographs(self, folds: Sequence[protocols.Fold], images: datasets.Dataset) -> None:
+        """Raise LeakError if readers are photographs of the study's `images` that one of the folds does not train on.
+
+        This is what their digests tell before anything is decoded; refuse_held_out tells the rest."""
+        image_ids, digests = images["image_id"][:], photograph_sha256(images)
+        untrained = {row for fold in folds for row in set(range(len(images))) - set(fold.train.tolist())}
+        image_of = {digests[row]: image_ids[row] for row in sorted(untrained, reverse=True)}
+        for people in self.readers:
+            if shown := [image_of[digest] for digest in photograph_sha256(people.images) if digest in image_of]:
+                reason = f"{counted(len(shown), 'photograph')} of the dataset itself that a fold does not train on"
+                remedy = "name a dataset of other people"
+                raise LeakError(f"--reader_dataset {people.name} holds {reason}, such as {shown[0]}; {remedy}")
+
     def refuse_held_out(
         self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], records: np.ndarray
     ) -> None:
@@ -114,7 +128,8 @@ class Knowledge:
 def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_names: Sequence[str]) -> Knowledge:
     """What is known of the classes of `images`, by ORPHA code; term_table: see condition_prior.read_term_table.
 
-    Raises InputError for a table or dataset that cannot be used, and if no class has annotations."""
+    Raises InputError for a table or dataset that cannot be used, for readers' photographs that are given twice, and if
+    no class has annotations."""
     if term_table:
         table = condition_prior.read_term_table(term_table, value_parsers.exists_in_hpo)
         digest = sha256_of(term_table)
@@ -123,6 +138,7 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
         digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
     names, codes = images.features["label"].names, codes_of_classes(images)
     opened = [(name, load_images(name)) for name in reader_names]
+    refuse_repeated(opened)
     codes_of_readers = [codes_of_classes(people) for _, people in opened]
     all_codes = [*codes, *(code for of_dataset in codes_of_readers for code in of_dataset)]
     profiles, terms = condition_prior.profiles(all_codes, table)
@@ -139,6 +155,24 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
         readers.append(open_readers(name, people, of_classes, terms, start))
         start += len(of_classes)
     return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers)
+
+
+def refuse_repeated(opened: Sequence[tuple[str, datasets.Dataset]]) -> None:
+    """Raise InputError for a photograph that stands twice among the readers, within a dataset or in two of them.
+
+    opened: the name of each dataset, and its photographs."""
+    first: dict[str, str] = {}
+    repeated = []
+    for name, people in opened:
+        for image_id, digest in zip(people["image_id"][:], photograph_sha256(people), strict=True):
+            place = f"{image_id} of {name}"
+            if digest in first:
+                repeated.append((first[digest], place))
+            first.setdefault(digest, place)
+    if repeated:
+        earlier, later = repeated[0]
+        reason = f"{earlier} and {later} are the same photograph ({len(repeated)} such), which would count twice"
+        raise InputError(f"--reader_dataset: {reason}; name each dataset once, and take repeats out of one of them")
 
 
 def open_readers(

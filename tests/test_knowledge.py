@@ -13,11 +13,12 @@ from test_train_classifier import save_backbone
 
 import score_runs
 import train_classifier
-from classification.knowledge import Knowledge, person_profiles
+from classification.knowledge import Knowledge, Readers, person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
 from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
 from classification.linear_probe import fit_linear_probe
 from classification.recipes import PRIOR_WEIGHT
+from classification.study_inputs import Study
 from classification.synthetic_teachers import SyntheticRows, SyntheticUses, mean_images
 from classification.term_directions import term_directions
 from classification.unseen_classes import pull_of_seen
@@ -386,6 +387,7 @@ def command(tmp_path_factory):
         output = folder / name
         return exit_status(train_classifier, *given, "--output_dir", output, *flags), output
 
+    run.dataset = dataset
     run.folder, run.terms = folder, ("--knowledge", "terms", "--term_table", folder / "terms.csv")
     return run
 
@@ -449,7 +451,35 @@ def test_further_people_teach_unless_they_are_held_out(command, capsys):
     assert "6 photographs" in capsys.readouterr().out
     same = small_datasets.photographs(command.folder, "renamed", {"NA": 2})  # photographs of NA.1 and NA.2
     assert command("leak", *command.terms, "--reader_dataset", same)[0] == 1
-    assert "shows the photograph of image NA." in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    reason = "2 photographs of the dataset itself that a fold does not train on, such as NA.1; name a dataset of other"
+    assert f"--reader_dataset {same} holds {reason}" in error
+
+
+def test_readers_are_refused_before_anything_is_decoded(command, capsys, monkeypatch):
+    monkeypatch.setattr(Study, "decode", lambda *_: pytest.fail("photographs were decoded"))
+    others = small_datasets.photographs(command.folder, "others again", {"BBX": 3, "QRS": 3})
+    assert command("twice", *command.terms, "--reader_dataset", others, others)[0] == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    twice = f"BBX.1 of {others} and BBX.1 of {others} are the same photograph (6 such), which would count twice"
+    assert f"--reader_dataset: {twice}; name each dataset once" in error
+    overlapping = small_datasets.photographs(command.folder, "overlapping", {"QRS": 1})
+    assert command("overlap", *command.terms, "--reader_dataset", others, overlapping)[0] == 2
+    assert f"QRS.1 of {others} and QRS.1 of {overlapping} are the same photograph (1 such)" in capsys.readouterr().err
+    assert command("own", *command.terms, "--reader_dataset", command.dataset)[0] == 1
+    assert f"--reader_dataset {command.dataset} holds 11 photographs of the dataset" in capsys.readouterr().err
+
+
+def test_photographs_that_every_fold_trains_on_may_be_readers():
+    columns = {"image_id": ["a", "b", "c"], "sha256": ["d0", "d1", "d2"], "label": [0, 0, 1]}
+    images = Dataset.from_dict(columns)
+    knowledge = Knowledge.of_nothing(2)
+    knowledge.readers = [Readers("readers", images.select([0]), np.zeros((1, 0)), np.array([0]))]
+    folds = [Fold(0, np.array([0, 1]), np.array([], int), np.array([2]))]
+    knowledge.refuse_own_photographs(folds, images)
+    folds.append(Fold(1, np.array([1, 2]), np.array([], int), np.array([0])))
+    with pytest.raises(LeakError, match=r"readers holds 1 photograph of the dataset itself .* such as a; name"):
+        knowledge.refuse_own_photographs(folds, images)
 
 
 @pytest.mark.parametrize(
