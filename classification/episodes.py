@@ -18,6 +18,7 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 
 from curation.protocols import N_FOLDS, PAPER_SEED, Fold
+from harness.counts import counted
 from harness.errors import ProtocolError
 from scoring.intervals import bootstrap_interval, numbered, wilson_interval
 from scoring.metrics import equal_but_for_rounding
@@ -67,7 +68,8 @@ def paper_condition_folds(labels: Sequence[int], names: Sequence[str]) -> list[C
     n_test = int(len(several) * TEST_SHARE)
     if n_test < 1 or len(several) - n_test < N_FOLDS:
         needed = N_FOLDS + 1  # a fifth of them, which is one, for the test, and one for each fold
-        reason = f"{len(several)} conditions have two images or more, and the paper's split needs at least {needed}"
+        several_have = counted(len(several), "condition has", "conditions have")
+        reason = f"{several_have} two images or more, and the paper's split needs at least {needed}"
         raise ProtocolError(f"{reason}; use --protocol strict")
     order = torch.randperm(len(several), generator=torch.Generator().manual_seed(PAPER_SEED)).numpy()
     conditions = np.array(several)[order]
@@ -87,10 +89,9 @@ def strict_condition_folds(
     ProtocolError if there are fewer than n_way."""
     testable = np.array([c for c in sorted(set(labels)) if _queries(labels, groups, c, k_shot)], dtype=np.int64)
     if len(testable) < n_way:
-        reason = f"{n_way}-way {k_shot}-shot needs {n_way} conditions with {k_shot} photographs of other subjects than"
-        raise ProtocolError(
-            f"{reason} the one asked about, and {len(testable)} have them; give a smaller --n_way or --k_shot"
-        )
+        reason = f"{n_way}-way {k_shot}-shot needs {n_way} conditions with {counted(k_shot, 'photograph')} of other"
+        reason += f" subjects than the one asked about, and {len(testable)} have them"
+        raise ProtocolError(f"{reason}; give a smaller --n_way or --k_shot")
     n_folds = min(N_FOLDS, len(testable) // n_way)
     order = testable[np.random.default_rng(STRICT_SEED).permutation(len(testable))]
     classes, nothing = np.unique(labels), np.array([], dtype=np.int64)
@@ -153,7 +154,8 @@ def draw_episodes(
             if episode is not None:
                 break
         else:
-            reason = f"only {len(conditions)} conditions have enough images of different subjects here"
+            those = counted(len(conditions), "condition has", "conditions have")
+            reason = f"only {those} enough images of different subjects here"
             what = f"{n_way}-way {k_shot}-shot episodes"
             raise ProtocolError(f"{what} cannot be drawn: {reason}; give a smaller --n_way or --k_shot")
         drawn.append(episode)

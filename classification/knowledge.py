@@ -47,6 +47,7 @@ class Knowledge:
     readers: list[Readers]
     teachers: Teachers | None = None  # the readers, once their features are extracted
     teaches_photographs: bool = True  # False: terms are looked for in synthetic images only
+    unused_codes: list[str] = dataclasses.field(default_factory=list)  # of a curator's own table, of no condition here
     recorded: np.ndarray | None = None  # (n, T) of the study's photographs, if their recorded terms are used
 
     @staticmethod
@@ -66,21 +67,31 @@ class Knowledge:
     def name(self) -> str:
         """For the name of the recipe."""
         if not self.teaches_photographs:
-            return f"{len(self.terms)} annotated terms looked for in synthetic images"
+            return f"{counted(len(self.terms), 'annotated term')} looked for in synthetic images"
         n = sum(len(people.images) for people in self.readers)
         recorded = " (recorded ones of people who have some)" if self.recorded is not None else ""
-        return f"knowledge of {len(self.terms)} terms{recorded}" + (f" and {n} readers" if n else "")
+        of_readers = f" and {counted(n, 'reader')}" if n else ""
+        return f"knowledge of {counted(len(self.terms), 'term')}{recorded}{of_readers}"
 
-    def summary(self) -> str:
-        """For the screen: how much is known, of which classes nothing is, and whether that is enough to be tested."""
-        known = len(self.profiles) - len(self.unknown)
-        lines = [f"knowledge: {known} of {len(self.profiles)} classes have annotated terms, {len(self.terms)} in all"]
+    def notes(self) -> list[str]:
+        """For the screen: of which classes nothing is known, and what of a --term_table is of no use here."""
+        lines = []
         if self.unknown:
             lines.append(f"without annotations, and so without prior: {', '.join(self.unknown)}")
+        if self.unused_codes:
+            whose = "the dataset" + " or of the readers" * bool(self.readers)
+            lines.append(condition_prior.about_unused(self.unused_codes, whose))
+        return lines
+
+    def summary(self) -> str:
+        """For the screen: how much is known, the notes, and whether that is enough to be tested."""
+        known = len(self.profiles) - len(self.unknown)
+        annotated = f"{known} of {counted(len(self.profiles), 'class has', 'classes have')} annotated terms"
+        lines = [f"knowledge: {annotated}, {len(self.terms)} in all", *self.notes()]
         if known < LEAST_CONDITIONS:
             required = f"{LEAST_CONDITIONS} annotated conditions are required to test whether terms help"
-            lines.append(f"knowledge will not be used: {required}, and there are {known}")
-        lines += [f"readers {people.name}: {len(people.images)} photographs" for people in self.readers]
+            lines.append(f"knowledge will not be used: {required}, and the dataset has {known}")
+        lines += [f"readers {people.name}: {counted(len(people.images), 'photograph')}" for people in self.readers]
         return "\n".join(lines)
 
     def read(self, accelerator: Accelerator, backbone: Backbone, cache_dir: Path, batch_size: int) -> None:
@@ -149,12 +160,13 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
         raise InputError(
             f"{where}: none of the dataset's conditions is annotated there; give a table with --term_table"
         )
+    unused = condition_prior.unused_codes(table, all_codes) if term_table else []
     readers, start = [], len(codes)
     for name, people in opened:
         of_classes = profiles[start : start + people.features["label"].num_classes]
         readers.append(open_readers(name, people, of_classes, terms, start))
         start += len(of_classes)
-    return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers)
+    return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers, unused_codes=unused)
 
 
 def refuse_repeated(opened: Sequence[tuple[str, datasets.Dataset]]) -> None:

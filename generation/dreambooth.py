@@ -22,6 +22,7 @@ from generation.dreambooth_encoding import Encoded
 from generation.dreambooth_progress import RESTART, UNREADABLE
 from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
 from generation.support_sets import Support
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 
@@ -298,7 +299,8 @@ def sample(
         support, rows = of_adapter.support, of_adapter.rows
         if of_adapter.next_index > len(rows):
             n_blank = of_adapter.next_index - len(rows)
-            print(f"{support.folder.name} {support.condition}: {n_blank} blank images dropped, {len(rows)} kept")
+            dropped = f"{counted(n_blank, 'blank image')} dropped, {len(rows)} kept"
+            print(f"{support.folder.name} {support.condition}: {dropped}")
         rows.sort(key=progress.number_of)
         synthetic_images.write_part(support.part, rows, class_names)
 

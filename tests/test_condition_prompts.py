@@ -256,7 +256,7 @@ def test_two_processes_make_the_same_images(by_words, places, tmp_path):
     (first, printed, errors), (second, *_) = start_all([{}, {}], of_two, of_two, script="train_dreambooth.py")
     assert (first, second) == (0, 0), errors
     assert "without annotations, and so without images: C2, C3, C4, C5, C6, C7, ONE (7 conditions)" in printed
-    assert "--term_table: 1 ORPHA codes are of no condition of the dataset, first 5" in printed
+    assert "--term_table: the rows of 1 ORPHA code (5) are of no condition of the dataset" in printed
     assert same_images(rows_of(tmp_path / "two" / "fold0" / "synthetic"), rows_of(by_words))
 
 

@@ -331,8 +331,14 @@ def test_a_patient_of_a_condition_that_is_left_out_trains_no_other_condition():
     assert fold.test.tolist() == [0, 1, 2, 3] and 18 not in fold.train and 19 in fold.train
     dealt = unseen_folds(columns, names, [])
     assert sorted(row for fold in dealt for row in fold.test.tolist()) == list(range(20))
-    with pytest.raises(ProtocolError, match="at least two conditions"):
+    rule = "of the 10 conditions of the dataset, and at least two must be left out and two stay"
+    with pytest.raises(ProtocolError, match=f"--left_out names 1 {rule}; name another number"):
         unseen_folds(columns, names, ["c0"])
+    with pytest.raises(ProtocolError, match=f"--left_out names 9 {rule}"):
+        unseen_folds(columns, names, names[:9])
+    few = {name: values[:18] for name, values in columns.items()}
+    with pytest.raises(ProtocolError, match="makes 5 groups of the 9 conditions of the dataset, and each needs"):
+        unseen_folds(few, names, [])
 
 
 # ---- nobody who is held out teaches
@@ -411,7 +417,9 @@ def test_the_command_says_that_three_conditions_are_too_few_to_test_knowledge(co
     status, output = command("untested", "--knowledge", "terms", "--term_table", command.folder / "three.csv")
     assert status == 0
     printed = capsys.readouterr().out
-    assert "knowledge will not be used: 4 annotated conditions are required" in printed and "there are 3" in printed
+    assert (
+        "knowledge will not be used: 4 annotated conditions are required" in printed and "the dataset has 3" in printed
+    )
     folds = json.loads((output / "run.json").read_text())["folds"]
     assert (
         f"knowledge was not used in {len(folds)} of {len(folds)} folds: its training side has fewer than 4" in printed
@@ -420,6 +428,32 @@ def test_the_command_says_that_three_conditions_are_too_few_to_test_knowledge(co
     assert recipe == "linear_probe, knowledge of 3 terms (not used)"
     assert exit_status(score_runs, "compare", output, output) == 0
     assert "knowledge of 3 terms (not used)" in capsys.readouterr().out
+
+
+def test_codes_of_the_term_table_that_nobody_has_are_named(command, capsys):
+    more = (command.folder / "terms.csv").read_text() + "999999,HP:0000154,0.5\n"
+    (command.folder / "more.csv").write_text(more)
+    flags = ("--knowledge", "terms", "--term_table", command.folder / "more.csv")
+    assert command("unused", *flags)[0] == 0
+    qrs, bbx = sorted((code_of("QRS"), code_of("BBX")))
+    named = f"--term_table: the rows of 3 ORPHA codes ({qrs}, {bbx}, 999999) are of no condition of the dataset\n"
+    assert named in capsys.readouterr().out
+    others = small_datasets.photographs(command.folder, "of other conditions", {"BBX": 1, "QRS": 1})
+    assert command("unused", *flags, "--reader_dataset", others)[0] == 0
+    named = "the rows of 1 ORPHA code (999999) are of no condition of the dataset or of the readers\n"
+    assert named in capsys.readouterr().out
+
+
+def test_one_of_a_thing_is_named_in_the_singular():
+    knowledge = Knowledge(np.ones((1, 1)), ["HP:1"], [], "", [])
+    knowledge.readers = [Readers("others", Dataset.from_dict({"image_id": ["a"]}), np.ones((1, 1)), np.array([1]))]
+    assert knowledge.name() == "knowledge of 1 term and 1 reader"
+    assert "1 of 1 class has annotated terms, 1 in all" in knowledge.summary()
+    assert knowledge.summary().endswith("readers others: 1 photograph")
+    untested = {"knowledge": {"used": False, "left_out_loss": None, "left_out_chance": None}}
+    assert with_use("linear_probe, knowledge of 1 term", [untested]) == "linear_probe, knowledge of 1 term (not used)"
+    words = dataclasses.replace(knowledge, teaches_photographs=False).name()
+    assert with_use(words, [untested]) == "1 annotated term looked for in synthetic images (not used)"
 
 
 def test_a_sentence_says_in_how_many_folds_knowledge_was_not_used_and_why():

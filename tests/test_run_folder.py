@@ -127,6 +127,24 @@ def test_damaged_settings_stop_a_run_that_goes_on_and_lose_nothing_and_not_one_t
     assert json.loads((tmp_path / "settings.json").read_text()) == {"seed": 1}
 
 
+def test_an_output_folder_that_is_a_file_is_refused_in_a_sentence(tmp_path):
+    (file := tmp_path / "README.md").write_text("mine")
+    accelerator = SimpleNamespace(num_processes=1, is_main_process=True)
+    for refuse in (
+        lambda folder: run_folder.prepare_output(folder, {}, (), (), False),
+        lambda folder: launched_processes.check_output_dir(accelerator, folder, []),
+    ):
+        with pytest.raises(errors.InputError) as refusal:
+            refuse(file)
+        assert str(refusal.value) == f"--output_dir {file} is a file; name a new folder"
+        with pytest.raises(errors.InputError) as refusal:
+            refuse(file / "run")
+        assert (
+            str(refusal.value) == f"--output_dir {file / 'run'} would lie in {file}, which is a file; name a new folder"
+        )
+    assert file.read_text() == "mine"
+
+
 def test_a_finished_run_that_is_replaced_is_named_with_what_differs(tmp_path, capsys):
     for settings, said in (
         ({"seed": 1, "dataset": "a"}, ""),
