@@ -13,6 +13,7 @@ from test_train_classifier import save_backbone
 
 import score_runs
 import train_classifier
+import train_fewshot
 from classification.knowledge import Knowledge, Readers, person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
 from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
@@ -393,7 +394,7 @@ def command(tmp_path_factory):
         output = folder / name
         return exit_status(train_classifier, *given, "--output_dir", output, *flags), output
 
-    run.dataset = dataset
+    run.dataset, run.backbone = dataset, backbone
     run.folder, run.terms = folder, ("--knowledge", "terms", "--term_table", folder / "terms.csv")
     return run
 
@@ -442,6 +443,17 @@ def test_codes_of_the_term_table_that_nobody_has_are_named(command, capsys):
     assert command("unused", *flags, "--reader_dataset", others)[0] == 0
     named = "the rows of 1 ORPHA code (999999) are of no condition of the dataset or of the readers\n"
     assert named in capsys.readouterr().out
+
+
+def test_few_shot_episodes_name_the_codes_that_nobody_has_too(command, tmp_path, capsys):
+    (tmp_path / "terms.csv").write_text((command.folder / "terms.csv").read_text() + "999999,HP:0000154,0.5\n")
+    given = ("--dataset_name", command.dataset, "--backbone", command.backbone, "--output_dir", tmp_path / "few")
+    flags = ("--knowledge", "terms", "--term_table", tmp_path / "terms.csv", "--head", "discriminant_with_terms")
+    few = ("--n_way", 2, "--test_episodes", 4, "--cache_dir", command.folder / "pixels")
+    assert exit_status(train_fewshot, *given, *flags, *few) == 0
+    printed = capsys.readouterr().out
+    assert "--term_table: the rows of 3 ORPHA codes (" in printed
+    assert ", 999999) are of no condition of the dataset\n" in printed
 
 
 def test_one_of_a_thing_is_named_in_the_singular():
