@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -201,7 +202,8 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     # ---- the curator's folder: every problem, before anything is made
     earlier = datasheet.card_header(target)  # refused now if it cannot be read, not after the work
     name = args.name or recorded(earlier)
-    examined = building.examine(args.folder, workspace, args.null_values)
+    check = functools.partial(check_simulated, name=args.name, target=target)
+    examined = building.examine(args.folder, workspace, args.null_values, check)
     note_private_subjects(examined)
     withdrawn = withdrawn_list.listed(target)
     building.leave_out_withdrawn(examined, withdrawn)
@@ -214,12 +216,7 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
         return 2
     if not rows:
         raise FolderError(CSV_NAME, "has no usable row", "correct the problems above")
-    simulated = is_simulated(row.values["source_type"] for row in rows)
-    if simulated and args.name:
-        raise InputError(f"--name {args.name}: simulated images are published as RDFace-sim; leave --name out")
-    if simulated and would_shadow(target):
-        remedy = f"name it {SIMULATED}"
-        raise FolderError(target.name, "would shadow the real dataset with simulated images", remedy)
+    simulated = check_simulated(rows, args.name, target)  # again: rows of other images may have been left out
 
     # ---- groups, folds, Parquet files, card
     why_no_paper = building.fill_in_groups_and_folds(rows, examined.pairs)
@@ -262,6 +259,17 @@ def build_dataset(args: argparse.Namespace, target: Path, workspace: Path, start
     for line in lines:
         print(line)
     return 0
+
+
+def check_simulated(rows: Sequence[Row], name: str | None, target: Path) -> bool:
+    """Whether all images are simulated; raises an error if the dataset's name or folder would hide it."""
+    simulated = is_simulated(row.values["source_type"] for row in rows)
+    if simulated and name:
+        raise InputError(f"--name {name}: simulated images are published as RDFace-sim; leave --name out")
+    if simulated and would_shadow(target):
+        remedy = f"name it {SIMULATED}"
+        raise FolderError(target.name, "would shadow the real dataset with simulated images", remedy)
+    return simulated
 
 
 def named_losses(bad: Sequence[Problem]) -> str:

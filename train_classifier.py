@@ -82,7 +82,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--left_out", nargs="+", default=[], metavar="ABBR", help=text)
     text = "folders (or ORG/NAME) of further, synthetic training images, each made from its fold's training side"
     add("--synthetic_dataset", type=dataset_argument, nargs="+", metavar="DIR", help=text)
-    text = "synthetic images per fold: those of highest cosine, or without that column a draw by seed (default: all)"
+    text = "synthetic images per fold: those of highest phenotype_probability, or without it, and under paper, of"
+    text += " highest cosine; if they have no score, a draw by seed (default: all)"
     add("--synthetic_top_n", type=int, metavar="N", help=text)
     text = "for what they count. terms: they teach what the terms in their prompts look like; prior: their "
     text += "mean draws that of their condition; data: each is a photograph (default: terms if made from words, else "
@@ -257,6 +258,8 @@ def main(args: argparse.Namespace) -> None:
         for seed in args.seed
         for fold in training_sides(folds, images, labels, mix, seed, args.k_shot)
     ]
+    if knowledge:
+        knowledge.refuse_own_photographs([job.fold for job in jobs], images)
     backbone = open_backbone(accelerator, images, jobs, args)
 
     # ---- the study, and what is left to do of it
@@ -476,7 +479,10 @@ def finish(
     written = [name for name in RESULTS if (args.output_dir / name).is_file()]
     print(f"written: {args.output_dir}: " + ", ".join([*written, *["folds/*/model"] * args.save_models]))
     if args.push_to_hub:
-        facts = [f"{len(study.images)} images, {study.label.num_classes} conditions", f"recipe {scores['recipe']}"]
+        facts = [
+            f"{counted(len(study.images), 'image')}, {counted(study.label.num_classes, 'condition')}",
+            f"recipe {scores['recipe']}",
+        ]
         card = model_upload.model_card("RDFace classifier", study.names["backbone"], facts, table, study.is_simulated)
         print(f"uploaded: {model_upload.push(args.output_dir, args.hub_model_id, args.hub_token, card)} (private)")
 

@@ -279,6 +279,8 @@ def main(args: argparse.Namespace) -> None:
     finished = in_main_process(accelerator, lambda: [is_finished(study, job) for job in jobs])  # so that all agree
     pending = [job for job, is_done in zip(jobs, finished, strict=True) if not is_done]
     accelerator.print(summary(accelerator, study, jobs, len(jobs) - len(pending), args))
+    for line in knowledge.notes() if knowledge else ():
+        accelerator.print(line)
     for name, network in zip(args.backbone, networks, strict=True):
         shown_name = Path(name).name if Path(name).is_absolute() else name
         study.warnings += warnings_about(network.backbone, shown_name, images) if network.backbone else []

@@ -16,7 +16,8 @@ from classification.knowledge_prior import Teachers
 from curation import protocols, value_parsers
 from curation.leak_guard import Guard
 from curation.opening import codes_of_classes, guarded_columns, load_images, photograph_sha256
-from harness.errors import InputError
+from harness.counts import counted
+from harness.errors import InputError, LeakError
 from harness.files import sha256_of
 from imaging import near_duplicates
 from imaging.pixel_cache import Pixels, cached_pixels
@@ -46,6 +47,7 @@ class Knowledge:
     readers: list[Readers]
     teachers: Teachers | None = None  # the readers, once their features are extracted
     teaches_photographs: bool = True  # False: terms are looked for in synthetic images only
+    unused_codes: list[str] = dataclasses.field(default_factory=list)  # of a curator's own table, of no condition here
     recorded: np.ndarray | None = None  # (n, T) of the study's photographs, if their recorded terms are used
 
     @staticmethod
@@ -65,21 +67,31 @@ class Knowledge:
     def name(self) -> str:
         """For the name of the recipe."""
         if not self.teaches_photographs:
-            return f"{len(self.terms)} annotated terms looked for in synthetic images"
+            return f"{counted(len(self.terms), 'annotated term')} looked for in synthetic images"
         n = sum(len(people.images) for people in self.readers)
         recorded = " (recorded ones of people who have some)" if self.recorded is not None else ""
-        return f"knowledge of {len(self.terms)} terms{recorded}" + (f" and {n} readers" if n else "")
+        of_readers = f" and {counted(n, 'reader')}" if n else ""
+        return f"knowledge of {counted(len(self.terms), 'term')}{recorded}{of_readers}"
 
-    def summary(self) -> str:
-        """For the screen: how much is known, of which classes nothing is, and whether that is enough to be tested."""
-        known = len(self.profiles) - len(self.unknown)
-        lines = [f"knowledge: {known} of {len(self.profiles)} classes have annotated terms, {len(self.terms)} in all"]
+    def notes(self) -> list[str]:
+        """For the screen: of which classes nothing is known, and what of a --term_table is of no use here."""
+        lines = []
         if self.unknown:
             lines.append(f"without annotations, and so without prior: {', '.join(self.unknown)}")
+        if self.unused_codes:
+            whose = "the dataset" + " or of the readers" * bool(self.readers)
+            lines.append(condition_prior.about_unused(self.unused_codes, whose))
+        return lines
+
+    def summary(self) -> str:
+        """For the screen: how much is known, the notes, and whether that is enough to be tested."""
+        known = len(self.profiles) - len(self.unknown)
+        annotated = f"{known} of {counted(len(self.profiles), 'class has', 'classes have')} annotated terms"
+        lines = [f"knowledge: {annotated}, {len(self.terms)} in all", *self.notes()]
         if known < LEAST_CONDITIONS:
             required = f"{LEAST_CONDITIONS} annotated conditions are required to test whether terms help"
-            lines.append(f"knowledge will not be used: {required}, and there are {known}")
-        lines += [f"readers {people.name}: {len(people.images)} photographs" for people in self.readers]
+            lines.append(f"knowledge will not be used: {required}, and the dataset has {known}")
+        lines += [f"readers {people.name}: {counted(len(people.images), 'photograph')}" for people in self.readers]
         return "\n".join(lines)
 
     def read(self, accelerator: Accelerator, backbone: Backbone, cache_dir: Path, batch_size: int) -> None:
@@ -93,6 +105,19 @@ class Knowledge:
                 raise InputError(f"--reader_dataset {people.name}: features are not finite; use --mixed_precision no")
             taught = Teachers(features, people.profiles, people.conditions, np.full(len(rows), number))
             self.teachers = taught if self.teachers is None else self.teachers.joined(taught)
+
+    def refuse_own_photographs(self, folds: Sequence[protocols.Fold], images: datasets.Dataset) -> None:
+        """Raise LeakError if readers are photographs of the study's `images` that one of the folds does not train on.
+
+        This is what their digests tell before anything is decoded; refuse_held_out tells the rest."""
+        image_ids, digests = images["image_id"][:], photograph_sha256(images)
+        untrained = {row for fold in folds for row in set(range(len(images))) - set(fold.train.tolist())}
+        image_of = {digests[row]: image_ids[row] for row in sorted(untrained, reverse=True)}
+        for people in self.readers:
+            if shown := [image_of[digest] for digest in photograph_sha256(people.images) if digest in image_of]:
+                reason = f"{counted(len(shown), 'photograph')} of the dataset itself that a fold does not train on"
+                remedy = "name a dataset of other people"
+                raise LeakError(f"--reader_dataset {people.name} holds {reason}, such as {shown[0]}; {remedy}")
 
     def refuse_held_out(
         self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], records: np.ndarray
@@ -114,7 +139,8 @@ class Knowledge:
 def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_names: Sequence[str]) -> Knowledge:
     """What is known of the classes of `images`, by ORPHA code; term_table: see condition_prior.read_term_table.
 
-    Raises InputError for a table or dataset that cannot be used, and if no class has annotations."""
+    Raises InputError for a table or dataset that cannot be used, for readers' photographs that are given twice, and if
+    no class has annotations."""
     if term_table:
         table = condition_prior.read_term_table(term_table, value_parsers.exists_in_hpo)
         digest = sha256_of(term_table)
@@ -123,6 +149,7 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
         digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
     names, codes = images.features["label"].names, codes_of_classes(images)
     opened = [(name, load_images(name)) for name in reader_names]
+    refuse_repeated(opened)
     codes_of_readers = [codes_of_classes(people) for _, people in opened]
     all_codes = [*codes, *(code for of_dataset in codes_of_readers for code in of_dataset)]
     profiles, terms = condition_prior.profiles(all_codes, table)
@@ -133,12 +160,31 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
         raise InputError(
             f"{where}: none of the dataset's conditions is annotated there; give a table with --term_table"
         )
+    unused = condition_prior.unused_codes(table, all_codes) if term_table else []
     readers, start = [], len(codes)
     for name, people in opened:
         of_classes = profiles[start : start + people.features["label"].num_classes]
         readers.append(open_readers(name, people, of_classes, terms, start))
         start += len(of_classes)
-    return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers)
+    return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers, unused_codes=unused)
+
+
+def refuse_repeated(opened: Sequence[tuple[str, datasets.Dataset]]) -> None:
+    """Raise InputError for a photograph that stands twice among the readers, within a dataset or in two of them.
+
+    opened: the name of each dataset, and its photographs."""
+    first: dict[str, str] = {}
+    repeated = []
+    for name, people in opened:
+        for image_id, digest in zip(people["image_id"][:], photograph_sha256(people), strict=True):
+            place = f"{image_id} of {name}"
+            if digest in first:
+                repeated.append((first[digest], place))
+            first.setdefault(digest, place)
+    if repeated:
+        earlier, later = repeated[0]
+        reason = f"{earlier} and {later} are the same photograph ({len(repeated)} such), which would count twice"
+        raise InputError(f"--reader_dataset: {reason}; name each dataset once, and take repeats out of one of them")
 
 
 def open_readers(

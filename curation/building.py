@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import datasets
@@ -35,14 +35,21 @@ class Examined:
     problems: list[Problem]  # in the order of the CSV
 
 
-def examine(folder: Path, workspace: Path, null_values: Iterable[str] = ()) -> Examined:
+def examine(
+    folder: Path,
+    workspace: Path,
+    null_values: Iterable[str] = (),
+    check: Callable[[list[Row]], None] = lambda rows: None,
+) -> Examined:
     """Read the table and every photograph of the curator's folder, and note all problems.
 
     workspace: a folder for what is written meanwhile; null_values: the curator's own texts for "not known", TEXT or
-    COLUMN=TEXT. Raises FolderError if the folder as a whole cannot be used."""
+    COLUMN=TEXT; check: looks at the table's rows before any photograph is read, and may raise. Raises FolderError if
+    the folder as a whole cannot be used."""
     problems: list[Problem] = []
     reserved = set(schema.real_features([]))
     rows, extra_columns = curated_table.read(folder, problems, reserved, null_values)
+    check(rows)
     answers = pairs_to_look_at.read_answers(folder, rows, problems)
     rows, pairs, different, to_look_at = scan(rows, problems, workspace, answers)
     curated_table.assign_image_ids(rows, problems)

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from harness.counts import counted
 from harness.errors import ProtocolError
 from harness.protocol_names import PROTOCOLS
 from harness.text_normalization import subject_key
@@ -280,10 +281,12 @@ def unseen_folds(columns: Mapping[str, Sequence], class_names: Sequence[str], le
         order = np.random.default_rng(STRICT_SEED).permutation(len(numbers))
         dealt = [[numbers[i] for i in order[k::N_FOLDS]] for k in range(N_FOLDS)]
     if min(len(held) for held in dealt) < 2 or len(numbers) - max(len(held) for held in dealt) < 2:
-        raise ProtocolError(
-            f"--k_shot 0 needs at least two conditions that are left out and two that are not, and {N_FOLDS} groups of "
-            f"two without --left_out; the dataset has {len(numbers)} conditions"
-        )
+        of_dataset = f"of the {counted(len(numbers), 'condition')} of the dataset"
+        if left_out:
+            reason = f"--left_out names {len(left_out)} {of_dataset}, and at least two must be left out and two stay"
+            raise ProtocolError(f"{reason}; name another number of them")
+        reason = f"--k_shot 0 makes {N_FOLDS} groups {of_dataset}, and each needs at least two"
+        raise ProtocolError(f"{reason}; name at least two conditions with --left_out, or add conditions")
     unseen = []
     for k, held in enumerate(dealt):
         test = np.isin(label, held)

@@ -270,7 +270,7 @@ def _note_catch_all(rows: list[Row], problems: list[Problem]) -> None:
         if several or 2 * len(members) > max(len(rows), 7):
             subject = members[0].values["subject_id"]
             under = counted(conditions, "condition")
-            reason = f"subject {subject} has {len(members)} photographs under {under}, of {len(rows)} in all"
+            reason = f"subject {subject} has {counted(len(members), 'photograph')} under {under}, of {len(rows)} in all"
             remedy = (
                 f"kept as one; if it means not known, leave the cells empty or add --null_values subject_id={subject}"
             )

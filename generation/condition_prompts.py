@@ -23,7 +23,7 @@ from generation.synthetic_images import condition_number
 from harness.counts import counted
 from harness.errors import InputError
 from harness.seeds import derived_seed
-from phenotyping import phenotypes
+from phenotyping import condition_prior, phenotypes
 from phenotyping.condition_prior import HPO_ID, TermTable
 from phenotyping.drawn_people import ADULT_YEARS, Attributes, DrawnPerson, draw_person, evidence, pooled_attributes
 
@@ -132,7 +132,7 @@ def annotated(
         where = f"--term_table {term_table}" if term_table else "phenotyping/conditions.csv"
         remedy = "add their ORPHA codes and terms to a table, and name it with --term_table"
         raise InputError(f"{where}: none of {', '.join(code_of)} is annotated there; {remedy}")
-    unused = sorted(set(table) - set(codes), key=int) if term_table else []
+    unused = condition_prior.unused_codes(table, codes) if term_table else []
     return Annotated(known, [name for name in code_of if name not in known], unused)
 
 
@@ -183,15 +183,15 @@ def summary(recorded: dict, limit: int) -> str:
     lines = [
         f"prompts: {counted(recorded['n_prompts'], 'person', 'people')} drawn from annotations; "
         f"the text encoder reads {limit} tokens, so "
-        f"{recorded['n_terms_left_out']} terms were left out of {recorded['n_shortened']} prompts, the least "
-        "informative first"
+        f"{counted(recorded['n_terms_left_out'], 'term was', 'terms were')} left out of "
+        f"{counted(recorded['n_shortened'], 'prompt')}, the least informative first"
     ]
     if without:
         lines.append(
             f"without annotations, and so without images: {', '.join(without)} ({counted(len(without), 'condition')})"
         )
     if unused:
-        lines.append(f"--term_table: {len(unused)} ORPHA codes are of no condition of the dataset, first {unused[0]}")
+        lines.append(condition_prior.about_unused(unused, "the dataset"))
     if recorded["not_recorded"]:
         names = ", ".join(recorded["not_recorded"])
         lines.append(f"not recorded of anybody on a training side, and so in no prompt of it: {names}")

@@ -5,6 +5,7 @@ conditions of a batch, nor a stop, nor the number of processes changes an adapte
 """
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from generation.dreambooth_encoding import Encoded
 from generation.dreambooth_progress import RESTART, UNREADABLE
 from generation.routed_lora import TEXT_LAYERS, UNET_LAYERS, RoutedLoRA, clip_each_adapter
 from generation.support_sets import Support
+from harness.counts import counted
 from harness.errors import InputError, one_line
 from harness.files import write_atomically
 
 WEIGHT_DECAY = 1e-2  # of AdamW, as in the diffusers examples
 MAX_DRAWS = 3  # times num_images: a condition that has more blank pictures than that is left with fewer images
+SAVE_EVERY_S = 60  # between two times that the images of a batch of conditions are written that are not all sampled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +157,7 @@ def train(
 
     Raises InputError if a loss is not finite."""
     for support in supports:
-        support.part.unlink(missing_ok=True)  # its images come from the adapter as it was before
+        progress.remove_images(support)  # they come from the adapter as it was before
     routed = routed_adapters(pipeline, len(supports), training)
     for number, part in enumerate(routed.values()):
         part.start([support.seed(training.seed, 2, number) for support in supports])
@@ -281,26 +284,48 @@ def sample(
         next_index = min(first + sampling.num_images - len(rows), limit)
         drawn.append(Drawn(place, support, words, adapter_sha256, rows, next_index))
         queue += [(drawn[-1], index) for index in range(first, next_index)]
-    bar = tqdm(total=len(queue), desc=f"{supports[0].folder.name} samples", unit="image", leave=False)
+    n_kept = sum(len(of_adapter.rows) for of_adapter in drawn)
+    title = f"{supports[0].folder.name} samples"
+    bar = tqdm(initial=n_kept, total=n_kept + len(queue), desc=title, unit="image", leave=False)
     bar.disable = not accelerator.is_main_process
-    while queue:
-        batch, queue = queue[: sampling.sample_batch_size], queue[sampling.sample_batch_size :]
-        for (of_adapter, _), row in zip(batch, sampled_rows(pipeline, routed, batch, sampling), strict=True):
-            if row is not None:
-                of_adapter.rows.append(row)
-                bar.update()
-            elif of_adapter.next_index < limit:
-                queue.append((of_adapter, of_adapter.next_index))
-                of_adapter.next_index += 1
+    saved_at, n_saved = time.monotonic(), n_kept
+    try:
+        while queue:
+            batch, queue = queue[: sampling.sample_batch_size], queue[sampling.sample_batch_size :]
+            for (of_adapter, _), row in zip(batch, sampled_rows(pipeline, routed, batch, sampling), strict=True):
+                if row is not None:
+                    of_adapter.rows.append(row)
+                    bar.update()
+                elif of_adapter.next_index < limit:
+                    queue.append((of_adapter, of_adapter.next_index))
+                    of_adapter.next_index += 1
+            if queue and time.monotonic() - saved_at > SAVE_EVERY_S:
+                save_begun(drawn, class_names)
+                saved_at, n_saved = time.monotonic(), sum(len(of_adapter.rows) for of_adapter in drawn)
+    except KeyboardInterrupt:  # Ctrl-C or SIGTERM
+        if sum(len(of_adapter.rows) for of_adapter in drawn) > n_saved:
+            save_begun(drawn, class_names)
+        raise
     for part in routed.values():
         part.remove()
     for of_adapter in drawn:
         support, rows = of_adapter.support, of_adapter.rows
         if of_adapter.next_index > len(rows):
             n_blank = of_adapter.next_index - len(rows)
-            print(f"{support.folder.name} {support.condition}: {n_blank} blank images dropped, {len(rows)} kept")
+            dropped = f"{counted(n_blank, 'blank image')} dropped, {len(rows)} kept"
+            print(f"{support.folder.name} {support.condition}: {dropped}")
         rows.sort(key=progress.number_of)
         synthetic_images.write_part(support.part, rows, class_names)
+        support.begun.unlink(missing_ok=True)
+
+
+def save_begun(drawn: Sequence[Drawn], class_names: list[str]) -> None:
+    """Write what has been sampled so far, so that a run that is stopped goes on behind it.
+
+    The numbers of an adapter are sampled one after the other, so those that are missing below the last were blank."""
+    for of_adapter in drawn:
+        if of_adapter.rows:
+            synthetic_images.write_part(of_adapter.support.begun, of_adapter.rows, class_names)
 
 
 def load_adapters(

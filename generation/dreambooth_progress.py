@@ -52,17 +52,21 @@ def check(supports: Sequence[Support], max_train_steps: int, num_images: int) ->
         steps = {support.condition: trained_steps(support, max_train_steps) for support in own}
         trained = {each.condition: digest_of(each) for each in own if steps[each.condition]}
         for support in own:
-            if steps[support.condition] == max_train_steps and support.part.is_file():
-                rows = synthetic_images.checked_rows(
-                    [support.part], lambda _, support=support: support.sources, f"{support.part}", RESAMPLE
-                )
-                foreign = [row for row in rows if row["adapter_sha256"] != trained[support.condition]]
-                if foreign:
-                    image = f"image {foreign[0]['synthetic_id']} is not of the adapter {support.adapter}"
-                    raise InputError(f"{support.part}: {image}; {RESAMPLE}")
-                _check_prompts(support.part, rows, {support.condition: support})
-                _check_number(support.part, len(rows), num_images)
+            for part in (support.part, support.begun) if steps[support.condition] == max_train_steps else ():
+                if part.is_file():
+                    check_part(part, support, trained[support.condition], num_images)
         check_dataset(folder, own, trained, num_images)
+
+
+def check_part(part: Path, support: Support, adapter_sha256: str | None, num_images: int) -> None:
+    """As check, for the images of one support, all of them or those sampled so far."""
+    rows = synthetic_images.checked_rows([part], lambda _: support.sources, f"{part}", RESAMPLE)
+    foreign = [row for row in rows if row["adapter_sha256"] != adapter_sha256]
+    if foreign:
+        image = f"image {foreign[0]['synthetic_id']} is not of the adapter {support.adapter}"
+        raise InputError(f"{part}: {image}; {RESAMPLE}")
+    _check_prompts(part, rows, {support.condition: support})
+    _check_number(part, len(rows), num_images)
 
 
 def check_dataset(folder: Path, supports: Sequence[Support], trained: dict[str, str], num_images: int) -> None:
@@ -163,7 +167,8 @@ def dataset_files(folder: Path) -> list[Path]:
 
 def earlier_rows(support: Support, adapter_sha256: str | None) -> list[dict]:
     """The rows, with their pictures, that were sampled from this adapter before, by increasing number."""
-    files = [support.part] if support.part.is_file() else dataset_files(support.folder)
+    of_this_run = [part for part in (support.part, support.begun) if part.is_file()]
+    files = of_this_run[:1] or dataset_files(support.folder)
     column, start = pc.field("adapter_sha256"), f"{support.condition}_"
     wanted = column.is_null() if adapter_sha256 is None else column == adapter_sha256
     wanted &= pc.starts_with(pc.field("synthetic_id"), start)
@@ -261,7 +266,13 @@ def remove_parts(supports: Sequence[Support], folder: Path) -> None:
     """Remove the finished parts of a fold's folder, whose images come from an adapter that is about to change."""
     for support in supports:
         if support.folder == folder:
-            support.part.unlink(missing_ok=True)
+            remove_images(support)
+
+
+def remove_images(support: Support) -> None:
+    """Remove the images of a support that were sampled in this run, all of them or some."""
+    support.part.unlink(missing_ok=True)
+    support.begun.unlink(missing_ok=True)
 
 
 def keep_checkpoints(batches: Sequence[Sequence[Support]]) -> None:

@@ -21,6 +21,7 @@ from curation import protocols
 from curation.made_from import ADAPTER
 from generation import fastgan, fastgan_training, synthetic_images
 from generation.fastgan_training import snapshot_file
+from harness.counts import counted
 from harness.errors import InputError
 from harness.files import sha256_of, write_json
 
@@ -138,7 +139,9 @@ def check_images(folder: Path, sources: synthetic_images.Sources) -> None:
     rows = synthetic_images.checked_rows(files, lambda _: sources, what, RESAMPLE)
     sampled = sampled_with(folder)
     if sampled and len(rows) != sampled.get("num_images"):
-        raise InputError(f"{what}: holds {len(rows)} images, and {sampled.get('num_images')} were made; {RESAMPLE}")
+        raise InputError(
+            f"{what}: holds {counted(len(rows), 'image')}, and {sampled.get('num_images')} were made; {RESAMPLE}"
+        )
     for row in rows:
         if sampled and row["adapter_sha256"] not in sampled.get("adapter_sha256", {}).values():
             raise InputError(f"{what}: image {row['synthetic_id']} is not of this fold's snapshots; {RESAMPLE}")

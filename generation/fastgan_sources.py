@@ -11,6 +11,7 @@ from curation import protocols
 from curation.leak_guard import check_fold
 from generation import synthetic_images, training_provenance
 from generation.training_provenance import TrainedOn
+from harness.counts import counted
 from harness.errors import InputError
 
 LARGEST_ENLARGEMENT = 4  # times the median of the photographs' longer sides; more would be interpolation alone
@@ -29,9 +30,8 @@ def open_sides(
     for side in sides:
         check_fold(side, images)
         if len(side.train) < 2:
-            raise InputError(
-                f"{synthetic_images.folder_of(side)} has {len(side.train)} training images; FastGAN needs at least 2"
-            )
+            there = counted(len(side.train), "training image")
+            raise InputError(f"{synthetic_images.folder_of(side)} has {there}; FastGAN needs at least 2")
     return sides
 
 

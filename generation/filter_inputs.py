@@ -14,6 +14,7 @@ from curation.opening import is_simulated, load_images, load_synthetic, photogra
 from generation import foreign_images
 from generation.synthetic_images import folder_of
 from generation.synthetic_mix import LIGHT_COLUMNS, class_numbers
+from harness.counts import counted
 from harness.errors import InputError
 
 ROWS_AT_ONCE = 1000  # of synthetic images whose sources are checked
@@ -108,7 +109,7 @@ def open_inputs(
         raise InputError(f"--synthetic_dataset: no image there was made for {where}; name the fold it was made for")
     n_elsewhere = sum(map(len, parts)) - sum(len(rows) for side in sides for rows in side.rows)
     if n_elsewhere:
-        problems.append(f"{n_elsewhere} images were made for other folds or another protocol, and were left out")
+        problems.append(f"left out, since made for other folds or another protocol: {counted(n_elsewhere, 'image')}")
     inputs = Inputs(
         images, photograph_sha256(images), parts, labels, [part._fingerprint for part in parts], sides, problems
     )

@@ -291,7 +291,10 @@ def summary(folder: Path, outcome: Outcome) -> str:
     lines = [f"kept {int(outcome.scores['kept'].sum())} of {counted(len(outcome.scores), 'image')}"]
     lines += [f"  {n:6d} {reason}" for reason, n in reasons.most_common()]
     report = read_json(folder / PRIVACY_REPORT, "filter again")
-    why = f"; {PRIVACY_REPORT} holds the reasons, and publish_dataset.py refuses the images" * bool(report["reasons"])
+    first, *others = report["reasons"] or [None]
+    why = f"; {first}" if first else ""
+    why += f" ({PRIVACY_REPORT} holds {counted(len(others), 'further reason')})" if others else ""
+    why += "; publish_dataset.py refuses the images" if first else ""
     lines.append(f"privacy report: {report['verdict']}{why}")
     lines.append(
         f"written: {folder}: synthetic, results.json, {PRIVACY_REPORT}, {score_provenance.RECORD_NAME}, run.json"

@@ -58,6 +58,12 @@ class Support:
         return self.work / f"{self.condition}.parquet"
 
     @property
+    def begun(self) -> Path:
+        """The images that are sampled so far, as long as they are not all: a part under another name, so that no
+        process takes it for the finished one."""
+        return self.work / "begun" / f"{self.condition}.parquet"
+
+    @property
     def sources(self) -> synthetic_images.Sources:
         return synthetic_images.Sources(self.trained_on, self.image_ids)
 

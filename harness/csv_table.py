@@ -8,14 +8,16 @@ from pathlib import Path
 
 from harness.errors import InputError, one_line
 
+MOST_SHOWN = 5  # of the problems of a table
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
 
 class TableError(InputError):
-    """A table that cannot be used; `problems` has one line per reason, and the message is the first of them."""
+    """A table that cannot be used; `problems` has one line per reason, and the message is the first lines of them."""
 
     def __init__(self, problems: Sequence[str]):
-        super().__init__(problems[0])
+        more = [f"{len(problems)} problems, of which {MOST_SHOWN} are shown"] if len(problems) > MOST_SHOWN else []
+        super().__init__("\n".join([*problems[:MOST_SHOWN], *more]))
         self.problems = list(problems)
 
 

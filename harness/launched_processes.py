@@ -15,7 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gath
 
 from harness import derived_places
 from harness.errors import InputError, LeakError, ProtocolError, one_line
-from harness.run_folder import check_apart
+from harness.run_folder import check_apart, check_is_no_file
 
 LATE_S = 4.0  # a network file system may hide a new file from other machines for so long
 VERY_LATE_S = 90.0  # and for so long if the other machine has looked into the folder before
@@ -124,11 +124,12 @@ def check_output_dir(
     cache_dir: Path | None = None,
     resume: str | None = None,
 ) -> None:
-    """Raise InputError if --output_dir lies in a dataset's folder, or is not one folder for all processes.
+    """Raise InputError if --output_dir is a file, lies in a dataset's folder, or is not one folder for all processes.
 
     datasets: folders, or names on the Hub, in which nothing can lie; they are told what is made from them, and where
     their pixels are kept. resume: --resume_from_checkpoint; a line says so if no run lies there. Called at the start of
     a run."""
+    check_is_no_file(output_dir)
     check_apart(output_dir, datasets)
     check_shared(accelerator, output_dir, "--output_dir")
     if accelerator.is_main_process:

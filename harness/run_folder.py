@@ -42,6 +42,7 @@ def prepare_output(
     one's. Nothing is removed unless a new file can be written. Raises InputError if the folder holds other files,
     belongs to another command or to a run with other settings, is locked by another run, or cannot be written."""
     file = folder / "settings.json"
+    check_is_no_file(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = set(os.listdir(folder))  # read once, since another run may be starting here at this moment
@@ -135,6 +136,14 @@ def _check_command(file: Path, command: str) -> None:
     if earlier != command:
         reason = f"holds results of {earlier}, which {command} does not replace"
         raise InputError(f"--output_dir {file.parent} {reason}; name a new or empty folder")
+
+
+def check_is_no_file(folder: Path) -> None:
+    """Raise InputError if --output_dir, or a folder in which it would lie, is a file."""
+    for path in (folder, *folder.parents):
+        if os.path.exists(path) and not os.path.isdir(path):
+            what = "is a file" if path == folder else f"would lie in {path}, which is a file"
+            raise InputError(f"--output_dir {folder} {what}; name a new folder")
 
 
 def check_apart(output_dir: Path, datasets: Sequence[str]) -> None:

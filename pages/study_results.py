@@ -17,7 +17,7 @@ from scoring.knowledge_use import NOT_USED, OF_KNOWLEDGE, use_of_knowledge
 from scoring.leaderboard import Entry
 
 # Parts of a recipe that were given besides photographs; recipes of older runs say `of synthetic images`.
-ADDED = re.compile(r"^\+ |^as |^knowledge of |terms (of|looked for in) synthetic images$")
+ADDED = re.compile(r"^\+ |^as |^knowledge of |terms? (of|looked for in) synthetic images$")
 SHOTS = re.compile(r"^(\d+)-shot$")
 SHUFFLED = "shuffled labels"
 ALL_PAIRS_OF = 6  # runs of one family; of more, planned_comparisons alone, since a comparison takes a third of a second

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.csv_table import read_table
+from harness.counts import counted
+from harness.csv_table import TableError, read_table
 from harness.errors import InputError
 from phenotyping import phenotypes
 
@@ -18,6 +19,8 @@ COLUMNS = ("orphanet_code", "hpo_id", "frequency")
 HPO_ID = re.compile(r"HP:\d{7}")
 OWN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*:\S+")  # of another vocabulary
 LIKE_HPO = re.compile(r"\W*HPO?\W*\d*\W*", re.IGNORECASE)  # meant for an HPO id, whatever it lacks
+
+MOST_NAMED = 5  # of the codes that a table has in vain
 
 TermTable = dict[str, dict[str, float]]  # ORPHA code -> term -> share of the people with the condition who have it
 
@@ -30,24 +33,43 @@ def project_table() -> TermTable:
 def read_term_table(file: Path, exists_in_hpo: Callable[[str], bool]) -> TermTable:
     """The table of a CSV file.
 
-    exists_in_hpo: whether an HPO id is a current term. Raises InputError, which names file and row, for a missing
-    column, an empty table, a code that is not a number, an id that looks like HPO's and is none, a frequency outside
-    0..1, a term that is annotated twice, and as read_table."""
+    exists_in_hpo: whether an HPO id is a current term. Raises InputError for a missing column and an empty table, and
+    as read_table does; and with a line for each of the first rows that are wrong, for a code that is not a number, an
+    id that looks like HPO's and is none, a frequency outside 0..1, and a term that is annotated twice."""
     header, rows = read_table(file)
     if missing := [name for name in COLUMNS if name not in header]:
-        raise InputError(f"{file}: column {', '.join(missing)} is missing; the table needs {', '.join(COLUMNS)}")
+        are_missing = f"column {missing[0]} is" if len(missing) == 1 else f"columns {', '.join(missing)} are"
+        raise InputError(f"{file}: {are_missing} missing; the table needs {', '.join(COLUMNS)}")
     table: TermTable = {}
+    problems = []
     for line, row in rows:
         where = f"{file}, row {line}"
-        code = _code(row["orphanet_code"], where)
-        term = _term(row["hpo_id"], where, exists_in_hpo)
-        terms = table.setdefault(code, {})
-        if term in terms:
-            raise InputError(f"{where}: {term} is annotated twice for ORPHA code {code}; keep one of the rows")
-        terms[term] = _frequency(row["frequency"], where)
+        try:
+            code = _code(row["orphanet_code"], where)
+            term = _term(row["hpo_id"], where, exists_in_hpo)
+            frequency = _frequency(row["frequency"], where)
+            if term in table.get(code, {}):
+                raise InputError(f"{where}: {term} is annotated twice for ORPHA code {code}; keep one of the rows")
+            table.setdefault(code, {})[term] = frequency
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise TableError(problems)
     if not table:
         raise InputError(f"{file}: holds no annotation; add rows below the header")
     return table
+
+
+def unused_codes(table: TermTable, codes: Sequence[str | None]) -> list[str]:
+    """The codes of a table that are none of `codes`, by number."""
+    return sorted(set(table) - set(codes), key=int)
+
+
+def about_unused(unused: Sequence[str], whose: str) -> str:
+    """A line for the screen about the codes that a --term_table has in vain, of which there is at least one; whose: of
+    whom no condition has them."""
+    named = ", ".join(unused[:MOST_NAMED]) + ", ..." * (len(unused) > MOST_NAMED)
+    return f"--term_table: the rows of {counted(len(unused), 'ORPHA code')} ({named}) are of no condition of {whose}"
 
 
 def _code(cell: str, where: str) -> str:

@@ -12,7 +12,7 @@ LEAST_CONDITIONS = 4  # on a training side: two groups of two, which are left ou
 STANDARD_ERRORS = 1.5  # of the mean difference, by which terms must tell left-out conditions apart better than a guess
 NOT_USED = " (not used)"
 OF_KNOWLEDGE = re.compile(
-    r"((?:^|, )(?:knowledge of \d+ terms|\d+ (?:annotated )?terms (?:looked for in|of) synthetic images)[^,]*)"
+    r"((?:^|, )(?:knowledge of \d+ terms?|\d+ (?:annotated )?terms? (?:looked for in|of) synthetic images)[^,]*)"
 )
 
 

@@ -41,11 +41,41 @@ def test_a_mistake_is_named_with_its_row(tmp_path, row, reason):
     assert reason in str(refusal.value) and "terms.csv" in str(refusal.value)
 
 
+def test_the_first_five_rows_that_are_wrong_are_named_each_in_a_line(tmp_path):
+    good, bad = "905,HP:0000431,0.5", [f"904,HP:{n},0.5" for n in range(7)]
+    header = "orphanet_code,hpo_id,frequency"
+    with pytest.raises(InputError) as refusal:
+        table(tmp_path, "\n".join([header, bad[0], good, bad[1], "905,HP:0000154,often"]))
+    assert [line.partition(", ")[2].partition(":")[0] for line in str(refusal.value).splitlines()] == [
+        "row 2",
+        "row 4",
+        "row 5",
+    ]
+    with pytest.raises(InputError) as refusal:
+        table(tmp_path, "\n".join([header, *bad]))
+    assert len(lines := str(refusal.value).splitlines()) == 6
+    assert lines[4].startswith(f"{tmp_path / 'terms.csv'}, row 6: ") and lines[5] == "7 problems, of which 5 are shown"
+    with pytest.raises(InputError) as refusal:
+        table(tmp_path, f"{header}\n904,MARK:x,0,9\n{good}\n904,MARK:y,0,9\n")
+    assert [line.partition(": ")[0][-5:] for line in str(refusal.value).splitlines()] == ["csv:2", "csv:4"]
+
+
+def test_codes_that_no_condition_has_are_named_in_a_short_line():
+    annotated = {str(code): {"MARK:a": 1.0} for code in (904, 20, 3, 1000, 5, 6, 7)}
+    unused = condition_prior.unused_codes(annotated, ["904", None, "8"])
+    assert unused == ["3", "5", "6", "7", "20", "1000"]
+    line = condition_prior.about_unused(unused, "the dataset")
+    assert line == "--term_table: the rows of 6 ORPHA codes (3, 5, 6, 7, 20, ...) are of no condition of the dataset"
+    assert "of 1 ORPHA code (3) are" in condition_prior.about_unused(["3"], "the dataset")
+
+
 def test_a_table_without_rows_or_columns_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no annotation"):
         table(tmp_path, "orphanet_code,hpo_id,frequency\n")
     with pytest.raises(InputError, match="column hpo_id is missing"):
         table(tmp_path, "orphanet_code,frequency\n904,1\n")
+    with pytest.raises(InputError, match="columns hpo_id, frequency are missing; the table needs orphanet_code"):
+        table(tmp_path, "disease_abbr,orphanet_code,features\nWIL,904,x\n")
     with pytest.raises(InputError, match="column frequency occurs twice"):
         table(tmp_path, "orphanet_code,hpo_id,frequency,frequency\n904,MARK:x,0.9,0.1\n")
     with pytest.raises(InputError, match="is no CSV file in UTF-8"):

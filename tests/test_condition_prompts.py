@@ -256,7 +256,7 @@ def test_two_processes_make_the_same_images(by_words, places, tmp_path):
     (first, printed, errors), (second, *_) = start_all([{}, {}], of_two, of_two, script="train_dreambooth.py")
     assert (first, second) == (0, 0), errors
     assert "without annotations, and so without images: C2, C3, C4, C5, C6, C7, ONE (7 conditions)" in printed
-    assert "--term_table: 1 ORPHA codes are of no condition of the dataset, first 5" in printed
+    assert "--term_table: the rows of 1 ORPHA code (5) are of no condition of the dataset" in printed
     assert same_images(rows_of(tmp_path / "two" / "fold0" / "synthetic"), rows_of(by_words))
 
 
@@ -282,6 +282,59 @@ def test_a_stopped_run_goes_on_and_a_changed_table_is_refused(by_words, places, 
     places = places | {"table": tmp_path / "terms.csv"}
     places["table"].write_text(TABLE.replace("0.9,904", "0.8,904"))
     with pytest.raises(InputError, match="was started with term_table_sha256"):
+        run_here(places, tmp_path / "run", *more, "--resume_from_checkpoint", "latest")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_images_of_an_unfinished_batch_are_not_made_again(places, tmp_path, monkeypatch, stop):
+    """KeyboardInterrupt is what SIGTERM raises; after a kill there is what was written from time to time."""
+    whole, calls = dreambooth.sampled_rows, []
+
+    def with_a_blank(pipeline, routed, batch, sampling) -> list:
+        calls.append([f"{drawn.support.condition}_{number}" for drawn, number in batch])
+        rows = whole(pipeline, routed, batch, sampling)
+        return [None if name == "C0_1" else row for name, row in zip(calls[-1], rows, strict=True)]
+
+    def stopped(*arguments: object) -> list:
+        if len(calls) == 2:
+            raise stop
+        return with_a_blank(*arguments)
+
+    monkeypatch.setattr(dreambooth, "sampled_rows", with_a_blank)
+    more = ("--adapters_per_batch", 2, "--sample_batch_size", 2)
+    unbroken = rows_of(run_here(places, tmp_path / "unbroken", *more))
+    assert [row["synthetic_id"] for row in unbroken] == ["C0_0", "C0_2", "C0_3", "C1_0", "C1_1", "C1_2"]
+    calls.clear()
+    monkeypatch.setattr(dreambooth, "sampled_rows", stopped)
+    if stop is RuntimeError:
+        monkeypatch.setattr(dreambooth, "SAVE_EVERY_S", 0)
+    with pytest.raises(stop):
+        run_here(places, tmp_path / "run", *more)
+    assert calls == [["C0_0", "C0_1"], ["C0_2", "C1_0"]]
+    calls.clear()
+    monkeypatch.setattr(dreambooth, "sampled_rows", with_a_blank)
+    resumed = run_here(places, tmp_path / "run", *more, "--resume_from_checkpoint", "latest")
+    assert sorted(name for batch in calls for name in batch) == ["C0_3", "C1_1", "C1_2"]
+    assert same_images(rows_of(resumed), unbroken) and not (tmp_path / "run" / "work").exists()
+
+
+def test_images_of_an_unfinished_batch_are_checked_before_a_run_goes_on(places, tmp_path, monkeypatch):
+    whole = dreambooth.sampled_rows
+
+    def stopped(pipeline, routed, batch, sampling) -> list:
+        if batch[0][1]:
+            raise KeyboardInterrupt
+        return whole(pipeline, routed, batch, sampling)
+
+    monkeypatch.setattr(dreambooth, "sampled_rows", stopped)
+    more = ("--conditions", "C0", "--sample_batch_size", 1)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(places, tmp_path / "run", *more)
+    file = tmp_path / "run" / "work" / "fold0" / "begun" / "C0.parquet"
+    table = pq.read_table(file)
+    at = table.schema.get_field_index("prompt")
+    pq.write_table(table.set_column(at, table.schema.field(at), [["photo of somebody else"]]), file)
+    with pytest.raises(InputError, match=r"begun/C0.parquet: image C0_0 was made from another prompt than here"):
         run_here(places, tmp_path / "run", *more, "--resume_from_checkpoint", "latest")
 
 

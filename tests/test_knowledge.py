@@ -13,11 +13,13 @@ from test_train_classifier import save_backbone
 
 import score_runs
 import train_classifier
-from classification.knowledge import Knowledge, person_profiles
+import train_fewshot
+from classification.knowledge import Knowledge, Readers, person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
 from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
 from classification.linear_probe import fit_linear_probe
 from classification.recipes import PRIOR_WEIGHT
+from classification.study_inputs import Study
 from classification.synthetic_teachers import SyntheticRows, SyntheticUses, mean_images
 from classification.term_directions import term_directions
 from classification.unseen_classes import pull_of_seen
@@ -330,8 +332,14 @@ def test_a_patient_of_a_condition_that_is_left_out_trains_no_other_condition():
     assert fold.test.tolist() == [0, 1, 2, 3] and 18 not in fold.train and 19 in fold.train
     dealt = unseen_folds(columns, names, [])
     assert sorted(row for fold in dealt for row in fold.test.tolist()) == list(range(20))
-    with pytest.raises(ProtocolError, match="at least two conditions"):
+    rule = "of the 10 conditions of the dataset, and at least two must be left out and two stay"
+    with pytest.raises(ProtocolError, match=f"--left_out names 1 {rule}; name another number"):
         unseen_folds(columns, names, ["c0"])
+    with pytest.raises(ProtocolError, match=f"--left_out names 9 {rule}"):
+        unseen_folds(columns, names, names[:9])
+    few = {name: values[:18] for name, values in columns.items()}
+    with pytest.raises(ProtocolError, match="makes 5 groups of the 9 conditions of the dataset, and each needs"):
+        unseen_folds(few, names, [])
 
 
 # ---- nobody who is held out teaches
@@ -386,6 +394,7 @@ def command(tmp_path_factory):
         output = folder / name
         return exit_status(train_classifier, *given, "--output_dir", output, *flags), output
 
+    run.dataset, run.backbone = dataset, backbone
     run.folder, run.terms = folder, ("--knowledge", "terms", "--term_table", folder / "terms.csv")
     return run
 
@@ -409,7 +418,9 @@ def test_the_command_says_that_three_conditions_are_too_few_to_test_knowledge(co
     status, output = command("untested", "--knowledge", "terms", "--term_table", command.folder / "three.csv")
     assert status == 0
     printed = capsys.readouterr().out
-    assert "knowledge will not be used: 4 annotated conditions are required" in printed and "there are 3" in printed
+    assert (
+        "knowledge will not be used: 4 annotated conditions are required" in printed and "the dataset has 3" in printed
+    )
     folds = json.loads((output / "run.json").read_text())["folds"]
     assert (
         f"knowledge was not used in {len(folds)} of {len(folds)} folds: its training side has fewer than 4" in printed
@@ -418,6 +429,43 @@ def test_the_command_says_that_three_conditions_are_too_few_to_test_knowledge(co
     assert recipe == "linear_probe, knowledge of 3 terms (not used)"
     assert exit_status(score_runs, "compare", output, output) == 0
     assert "knowledge of 3 terms (not used)" in capsys.readouterr().out
+
+
+def test_codes_of_the_term_table_that_nobody_has_are_named(command, capsys):
+    more = (command.folder / "terms.csv").read_text() + "999999,HP:0000154,0.5\n"
+    (command.folder / "more.csv").write_text(more)
+    flags = ("--knowledge", "terms", "--term_table", command.folder / "more.csv")
+    assert command("unused", *flags)[0] == 0
+    qrs, bbx = sorted((code_of("QRS"), code_of("BBX")))
+    named = f"--term_table: the rows of 3 ORPHA codes ({qrs}, {bbx}, 999999) are of no condition of the dataset\n"
+    assert named in capsys.readouterr().out
+    others = small_datasets.photographs(command.folder, "of other conditions", {"BBX": 1, "QRS": 1})
+    assert command("unused", *flags, "--reader_dataset", others)[0] == 0
+    named = "the rows of 1 ORPHA code (999999) are of no condition of the dataset or of the readers\n"
+    assert named in capsys.readouterr().out
+
+
+def test_few_shot_episodes_name_the_codes_that_nobody_has_too(command, tmp_path, capsys):
+    (tmp_path / "terms.csv").write_text((command.folder / "terms.csv").read_text() + "999999,HP:0000154,0.5\n")
+    given = ("--dataset_name", command.dataset, "--backbone", command.backbone, "--output_dir", tmp_path / "few")
+    flags = ("--knowledge", "terms", "--term_table", tmp_path / "terms.csv", "--head", "discriminant_with_terms")
+    few = ("--n_way", 2, "--test_episodes", 4, "--cache_dir", command.folder / "pixels")
+    assert exit_status(train_fewshot, *given, *flags, *few) == 0
+    printed = capsys.readouterr().out
+    assert "--term_table: the rows of 3 ORPHA codes (" in printed
+    assert ", 999999) are of no condition of the dataset\n" in printed
+
+
+def test_one_of_a_thing_is_named_in_the_singular():
+    knowledge = Knowledge(np.ones((1, 1)), ["HP:1"], [], "", [])
+    knowledge.readers = [Readers("others", Dataset.from_dict({"image_id": ["a"]}), np.ones((1, 1)), np.array([1]))]
+    assert knowledge.name() == "knowledge of 1 term and 1 reader"
+    assert "1 of 1 class has annotated terms, 1 in all" in knowledge.summary()
+    assert knowledge.summary().endswith("readers others: 1 photograph")
+    untested = {"knowledge": {"used": False, "left_out_loss": None, "left_out_chance": None}}
+    assert with_use("linear_probe, knowledge of 1 term", [untested]) == "linear_probe, knowledge of 1 term (not used)"
+    words = dataclasses.replace(knowledge, teaches_photographs=False).name()
+    assert with_use(words, [untested]) == "1 annotated term looked for in synthetic images (not used)"
 
 
 def test_a_sentence_says_in_how_many_folds_knowledge_was_not_used_and_why():
@@ -449,7 +497,35 @@ def test_further_people_teach_unless_they_are_held_out(command, capsys):
     assert "6 photographs" in capsys.readouterr().out
     same = small_datasets.photographs(command.folder, "renamed", {"NA": 2})  # photographs of NA.1 and NA.2
     assert command("leak", *command.terms, "--reader_dataset", same)[0] == 1
-    assert "shows the photograph of image NA." in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    reason = "2 photographs of the dataset itself that a fold does not train on, such as NA.1; name a dataset of other"
+    assert f"--reader_dataset {same} holds {reason}" in error
+
+
+def test_readers_are_refused_before_anything_is_decoded(command, capsys, monkeypatch):
+    monkeypatch.setattr(Study, "decode", lambda *_: pytest.fail("photographs were decoded"))
+    others = small_datasets.photographs(command.folder, "others again", {"BBX": 3, "QRS": 3})
+    assert command("twice", *command.terms, "--reader_dataset", others, others)[0] == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    twice = f"BBX.1 of {others} and BBX.1 of {others} are the same photograph (6 such), which would count twice"
+    assert f"--reader_dataset: {twice}; name each dataset once" in error
+    overlapping = small_datasets.photographs(command.folder, "overlapping", {"QRS": 1})
+    assert command("overlap", *command.terms, "--reader_dataset", others, overlapping)[0] == 2
+    assert f"QRS.1 of {others} and QRS.1 of {overlapping} are the same photograph (1 such)" in capsys.readouterr().err
+    assert command("own", *command.terms, "--reader_dataset", command.dataset)[0] == 1
+    assert f"--reader_dataset {command.dataset} holds 11 photographs of the dataset" in capsys.readouterr().err
+
+
+def test_photographs_that_every_fold_trains_on_may_be_readers():
+    columns = {"image_id": ["a", "b", "c"], "sha256": ["d0", "d1", "d2"], "label": [0, 0, 1]}
+    images = Dataset.from_dict(columns)
+    knowledge = Knowledge.of_nothing(2)
+    knowledge.readers = [Readers("readers", images.select([0]), np.zeros((1, 0)), np.array([0]))]
+    folds = [Fold(0, np.array([0, 1]), np.array([], int), np.array([2]))]
+    knowledge.refuse_own_photographs(folds, images)
+    folds.append(Fold(1, np.array([1, 2]), np.array([], int), np.array([0])))
+    with pytest.raises(LeakError, match=r"readers holds 1 photograph of the dataset itself .* such as a; name"):
+        knowledge.refuse_own_photographs(folds, images)
 
 
 @pytest.mark.parametrize(

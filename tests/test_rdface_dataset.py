@@ -1244,10 +1244,12 @@ def test_a_name_that_no_card_can_have_is_refused_in_one_line(curator, tmp_path, 
     assert reason in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_simulated_images_keep_their_name(curator, tmp_path, capsys):
+def test_simulated_images_keep_their_name(curator, tmp_path, capsys, monkeypatch):
     for row in curator.rows:
         row["source_type"] = "simulated"
-    assert run("build", curator.save(), "--output_dir", tmp_path / "out", "--name", "Clinic faces") == 2
+    with monkeypatch.context() as patched:
+        patched.setattr("curation.building.scan", lambda *_: pytest.fail("photographs were read"))
+        assert run("build", curator.save(), "--output_dir", tmp_path / "out", "--name", "Clinic faces") == 2
     assert "simulated images are published as RDFace-sim; leave --name out" in capsys.readouterr().err
     assert run("build", curator.folder, "--output_dir", tmp_path / "out") == 0
     assert "--name" not in capsys.readouterr().err

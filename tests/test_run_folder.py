@@ -169,6 +169,24 @@ def test_setting_a_finished_run_aside_goes_on_where_it_was_interrupted(tmp_path)
     assert names == {"one", "two", "run.json", "settings.json"} and not (tmp_path / "run.json").exists()
 
 
+def test_an_output_folder_that_is_a_file_is_refused_in_a_sentence(tmp_path):
+    (file := tmp_path / "README.md").write_text("mine")
+    accelerator = SimpleNamespace(num_processes=1, is_main_process=True)
+    for refuse in (
+        lambda folder: run_folder.prepare_output(folder, {}, (), (), False),
+        lambda folder: launched_processes.check_output_dir(accelerator, folder, []),
+    ):
+        with pytest.raises(errors.InputError) as refusal:
+            refuse(file)
+        assert str(refusal.value) == f"--output_dir {file} is a file; name a new folder"
+        with pytest.raises(errors.InputError) as refusal:
+            refuse(file / "run")
+        assert (
+            str(refusal.value) == f"--output_dir {file / 'run'} would lie in {file}, which is a file; name a new folder"
+        )
+    assert file.read_text() == "mine"
+
+
 def test_a_run_from_before_something_was_recorded_is_not_gone_on_with(tmp_path):
     run_folder.prepare_output(tmp_path, {"seed": 1}, "folds", (), False)
     said = r"does not say with which input_std it was started, which is 0\.5 now; leave out --resume_from_checkpoint"
