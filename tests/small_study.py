@@ -91,7 +91,7 @@ def retrieval() -> dict:
     rng, n = np.random.default_rng(0), 40
     ranks = [
         {"method": method, "gallery": "joined", "is_frequent": i % 2 == 0, "rank": int(rng.integers(1, 7)),
-         "tied": 1, "label": i % N_CONDITIONS, "subject": f"P{i}"}
+         "tied": 1, "n_ranked": N_CONDITIONS, "label": i % N_CONDITIONS, "subject": f"P{i}"}
         for method in ("nearest_image", "discriminant") for i in range(n)
     ]  # fmt: skip
     predictions = predictions_of("gallery discriminant", 0.3, 9)
