@@ -91,7 +91,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--n_way", type=int, default=5, help="conditions per episode, for modes train and frozen")
     text = "support images per condition; under --protocol paper while training, the test is always 1-shot"
     add("--k_shot", type=int, default=1, help=text)
-    add("--test_episodes", type=int, default=PAPER_TEST_EPISODES, help="episodes per fold, likewise")
+    add("--test_episodes", type=int, default=PAPER_TEST_EPISODES, help="episodes per fold, for the same modes")
     text = f"head whose probabilities are kept and whose accuracy comes first; also {KNOWING_HEAD}, and "
     text += f"{TRANSDUCTIVE_HEAD}, which looks at all queries of an episode at once, answers alone and is never ranked "
     text += "beside the others (default: discriminant, with --knowledge discriminant_with_terms)"
