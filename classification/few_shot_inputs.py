@@ -65,8 +65,9 @@ def check_paper_sides(folds: Sequence[protocols.Fold], labels: np.ndarray, n_way
             found.append((int((count > k_shot).sum()), k_shot, side, fold.number))
     most, k_shot, side, number = min(found, key=lambda of_side: of_side[0])
     if most < n_way:
-        of = {"test": "tests a fifth of the conditions with two images or more"}
-        rule = of.get(side, "divides the conditions that it does not test among five folds")
+        rule = "divides the conditions that it does not test among five folds"
+        if side == "test":
+            rule = "tests a fifth of the conditions with two images or more"
         reason = f"fold {number}, {side} conditions: {n_way}-way {k_shot}-shot episodes cannot be drawn: "
         reason += f"only {counted(most, 'condition has', 'conditions have')} {k_shot + 1} images here, since "
         reason += f"--protocol paper {rule}"

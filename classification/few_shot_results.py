@@ -5,7 +5,6 @@ import pandas as pd
 from classification import retrieval
 from classification.episodes import accuracy_interval
 from classification.few_shot_names import TRANSDUCTIVE_HEAD
-from classification.retrieval import TOP_K
 from harness.counts import counted
 from scoring import run_scores
 
@@ -73,13 +72,13 @@ def table_of(results: dict) -> str:
     if results["mode"] == "gallery":
         title = "galleries: % [95 % interval for new conditions and people]; -: the list holds every condition"
         head = f"{'':22}{'gallery':10}{'probes':9}{'n':>6}{'ranked':>8}{'chance':>8}"
-        lines = [title, head + "".join(f"{f'top-{k}':>{GALLERY_WIDTH}}" for k in TOP_K)]
+        lines = [title, head + "".join(f"{f'top-{k}':>{GALLERY_WIDTH}}" for k in retrieval.TOP_K)]
         for method, by_gallery in results["methods"].items():
             for gallery, by_side in by_gallery.items():
                 for side, scores in by_side.items():
                     if scores["n"]:
                         of_gallery = f"{scores['n']:6}{scores['n_ranked']:8}{100 * scores['chance']:8.1f}"
-                        cells = "".join(f"{cell(scores[f'top{k}']):>{GALLERY_WIDTH}}" for k in TOP_K)
+                        cells = "".join(f"{cell(scores[f'top{k}']):>{GALLERY_WIDTH}}" for k in retrieval.TOP_K)
                         lines.append(f"{method:22}{gallery:10}{side:9}{of_gallery}{cells}")
         lines.append("a leaderboard has intervals for new people with the same conditions, which are narrower")
         return "\n".join(lines)

@@ -169,9 +169,6 @@ def frequent_conditions(labels: np.ndarray, groups: np.ndarray, frequent_from: i
     return np.sort(count.index[count >= frequent_from].to_numpy())
 
 
-NOTHING = {"mean": None, "low": None, "high": None}
-
-
 def summary(table: pd.DataFrame) -> dict:
     """From one row per probe (`rank` and `tied`, see ranks; `label`, `subject`; `n_ranked`, the number of conditions in
     the fold's gallery): n, n_conditions of the probes, n_ranked of the largest gallery, chance and, per top-k, mean,
@@ -186,10 +183,11 @@ def summary(table: pd.DataFrame) -> dict:
     tied = table["tied"].to_numpy()
     ahead = table["rank"].to_numpy() - (tied + 1) / 2
     for k in TOP_K:
-        right = share_in_top(ahead, tied, k)
-        low, high = accuracy_interval(right, table["label"].to_numpy(), table["subject"].tolist())
-        tells = len(table) and k < result["n_ranked"]
-        result[f"top{k}"] = {"mean": float(right.mean()), "low": low, "high": high} if tells else dict(NOTHING)
+        result[f"top{k}"] = {"mean": None, "low": None, "high": None}
+        if len(table) and k < result["n_ranked"]:
+            right = share_in_top(ahead, tied, k)
+            low, high = accuracy_interval(right, table["label"].to_numpy(), table["subject"].tolist())
+            result[f"top{k}"] = {"mean": float(right.mean()), "low": low, "high": high}
     return result
 
 

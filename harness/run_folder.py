@@ -22,9 +22,7 @@ from harness.errors import InputError, one_line
 from harness.files import check_writable, read_json, write_json
 
 LOCK_NAME, RECORD_NAME = "run.lock", "run.json"
-REPLACED = (
-    "replaced_run"  # the folder of a finished run, within that of the run that replaces it, until that is finished
-)
+REPLACED = "replaced_run"  # the folder of a finished run, within that of the one that replaces it, until that is too
 _HELD: set[FileLock] = set()  # locks that this process keeps until it ends
 
 
@@ -80,7 +78,7 @@ def prepare_output(
             print(
                 f"{folder}: the finished run that lay here is kept in {REPLACED} until this one is finished{differed}"
             )
-            _set_aside(folder, [*parts, *results, RECORD_NAME])
+            _set_aside(folder, [*parts, *results])
         for name in parts:
             if resume:
                 continue
@@ -96,7 +94,7 @@ def prepare_output(
 
 
 def _set_aside(folder: Path, names: Sequence[str]) -> None:
-    """Move these files and folders of a finished run, the last of which is its record, and a copy of its settings.
+    """Move these files and folders of a finished run, a copy of its settings, and last its record.
 
     Once it was interrupted, the next call moves what is left, since the record is still there."""
     aside = folder / REPLACED
