@@ -139,7 +139,7 @@ def main(args: argparse.Namespace) -> None:
     # ---- photographs, folds, synthetic images, networks: refused before anything slow begins
     accelerator = open_accelerator(None)
     places = (args.output_dir, [args.dataset_name, *args.synthetic_dataset], args.cache_dir)
-    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
+    check_output_dir(accelerator, *places)
     sides = (args.protocol, args.fold, args.k_shot, args.seed)
     inputs = open_inputs(accelerator, args.dataset_name, args.dataset_config_name, args.synthetic_dataset, *sides)
     knowledge = open_terms(accelerator, inputs, args.term_table) if args.knowledge == "terms" else None

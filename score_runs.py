@@ -24,6 +24,7 @@ from harness.files import read_json, write_atomically, write_json
 from harness.hub_availability import check_name, work_offline_if_unreachable
 from harness.protocol_names import PROTOCOLS
 from harness.real_or_simulated import BUILD
+from harness.run_folder import folder_of
 from scoring import differential, hub_results, leaderboard, submissions
 from scoring.prediction_files import read_predictions
 from scoring.run_scores import compare, score
@@ -180,7 +181,7 @@ def write_differential(args: argparse.Namespace) -> None:
     predictions = read_predictions(args.run)
     names = differential.class_names(args.run, len(predictions["probabilities"].iloc[0]))
     table = differential.differential_list(predictions, names, prior, training_prior, args.length)
-    note([args.run if args.run.is_dir() else args.run.parent], args.output_file, PAGE)
+    note([folder_of(args.run)], args.output_file, PAGE)
     write_table(args.output_file, table)
 
 

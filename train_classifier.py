@@ -325,7 +325,7 @@ def open_processes(args: argparse.Namespace) -> Accelerator:
     if log_with and not accelerator.log_with:
         raise InputError(f"--report_to {log_with}: it is not installed; pip install {log_with}, or --report_to none")
     places = (args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())], args.cache_dir)
-    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
+    check_output_dir(accelerator, *places)
     return accelerator
 
 

@@ -202,7 +202,7 @@ def main(args: argparse.Namespace) -> None:
 
     accelerator = open_accelerator(args.mixed_precision)
     places = (args.output_dir, [args.dataset_name], args.cache_dir)
-    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
+    check_output_dir(accelerator, *places)
 
     # ---- dataset, folds, pipeline: everything that can be refused is refused before anything slow begins
     with accelerator.main_process_first():  # the main process fills the caches

@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise InputError(f"--mixed_precision {accelerator.mixed_precision}: the losses overflow in it; use bf16 or no")
     places = (args.output_dir, [args.dataset_name], args.cache_dir)
-    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
+    check_output_dir(accelerator, *places)
 
     # ---- dataset, training sides, loss: everything that can be refused is refused before anything slow begins
     with accelerator.main_process_first():  # the main process fills the caches

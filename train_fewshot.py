@@ -240,7 +240,7 @@ def main(args: argparse.Namespace) -> None:
 
     accelerator = open_accelerator(args.mixed_precision)
     places = (args.output_dir, [args.dataset_name, *(args.synthetic_dataset or ())])
-    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
+    check_output_dir(accelerator, *places)
 
     # ---- data, folds and networks: nothing slow happens before everything that can be refused has been
     with accelerator.main_process_first():  # the first process fills the caches

@@ -178,7 +178,7 @@ def generate(args: argparse.Namespace) -> None:
     # ---- pictures, reporter, output folder: whatever can be refused is refused before anything slow begins
     accelerator = open_accelerator(None)
     places = (args.output_dir, [args.dataset_name], args.cache_dir)
-    check_output_dir(accelerator, *places, resume=args.resume_from_checkpoint)
+    check_output_dir(accelerator, *places)
     with accelerator.main_process_first():
         inputs = open_inputs(args.dataset_name, args.dataset_config_name, args.per_class, RANKED_BY)
         inputs.detector = open_detector(args.align_faces, None, args.cache_dir, accelerator.device)

@@ -10,6 +10,7 @@ from classification.episodes import accuracy_interval
 from harness.counts import counted
 from harness.errors import InputError
 from harness.files import read_json
+from harness.run_folder import folder_of
 from scoring.prediction_files import read_parquet
 from scoring.score_tables import method_of, shown, shown_interval
 
@@ -20,7 +21,7 @@ REMEDY = "run train_fewshot.py again"
 
 def of_episodes(run: Path) -> bool:
     """Whether a run's results.json is that of few-shot episodes. run: its folder, or a file in it."""
-    file = _beside(run, "results.json")
+    file = folder_of(run) / "results.json"
     return file.is_file() and "n_way" in read_json(file, REMEDY)
 
 
@@ -110,9 +111,9 @@ def _side(runs: Sequence[Path]) -> tuple[dict, pd.DataFrame]:
         if not of_episodes(run):
             reason = "is no run of few-shot episodes, and cannot be compared with one"
             raise InputError(f"{run}: {reason}; name two runs of train_fewshot.py --mode frozen or train")
-        results = read_json(_beside(run, "results.json"), REMEDY)
+        results = read_json(folder_of(run) / "results.json", REMEDY)
         try:
-            table = read_parquet(_beside(run, "episodes.parquet"))
+            table = read_parquet(folder_of(run) / "episodes.parquet")
         except (FileNotFoundError, ValueError) as error:
             raise InputError(f"{run}: has no episodes.parquet that can be read; {REMEDY}") from error
         right = "right_" + str(results.get("recipe")).partition(", ")[0]
@@ -150,7 +151,3 @@ def _equal(one: pd.Series, other: pd.Series) -> bool:
         return None if not isinstance(value, list) and pd.isna(value) else value
 
     return [plain(value) for value in one] == [plain(value) for value in other]
-
-
-def _beside(run: Path, name: str) -> Path:
-    return (run if run.is_dir() else run.parent) / name

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from accelerate import Accelerator
 
 from classification import retrieval, run_results
@@ -88,11 +89,13 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
 
 
 def is_finished(study: Study, job: Job) -> bool:
-    """Whether the folder of a job holds what this job would leave there; the files of another job are done again."""
+    """Whether the folder of a job holds what this job would leave there; the files of another job are done again, and
+    rankings that do not say among how many conditions."""
     if not (job.folder / "predictions.parquet").is_file():
         return False
     notes, identity = read_json(job.folder / "fold.json", "delete its folder"), study.identity(job.fold, job.seed)
-    return {name: notes.get(name) for name in identity} == identity
+    columns = pq.read_schema(job.folder / EPISODES).names
+    return {name: notes.get(name) for name in identity} == identity and ("rank" in columns) == ("n_ranked" in columns)
 
 
 # ------------------------------------------------------------------------------------------------------------ episodes

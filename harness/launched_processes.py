@@ -122,19 +122,15 @@ def check_output_dir(
     output_dir: Path,
     datasets: Sequence[str],
     cache_dir: Path | None = None,
-    resume: str | None = None,
 ) -> None:
     """Raise InputError if --output_dir is a file, lies in a dataset's folder, or is not one folder for all processes.
 
     datasets: folders, or names on the Hub, in which nothing can lie; they are told what is made from them, and where
-    their pixels are kept. resume: --resume_from_checkpoint; a line says so if no run lies there. Called at the start of
-    a run."""
+    their pixels are kept. Called at the start of a run."""
     check_is_no_file(output_dir)
     check_apart(output_dir, datasets)
     check_shared(accelerator, output_dir, "--output_dir")
     if accelerator.is_main_process:
-        if resume and not (output_dir / "settings.json").is_file():
-            print(f"{output_dir}: no earlier run lies here, so --resume_from_checkpoint {resume} starts a new one")
         derived_places.note(datasets, output_dir, derived_places.RUN)
         if cache_dir is not None:
             derived_places.note(datasets, cache_dir, derived_places.CACHE)

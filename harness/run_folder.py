@@ -37,8 +37,9 @@ def prepare_output(
     stand beside new ones. A finished run, which is one with a run.json, is moved to the subfolder replaced_run instead,
     until finish_output says that this run has results in its place. command: whose folder this is, kept in
     settings.json as well; the folder of another command is never started anew, since its results would lie beside this
-    one's. Nothing is removed unless a new file can be written. Raises InputError if the folder holds other files,
-    belongs to another command or to a run with other settings, is locked by another run, or cannot be written."""
+    one's. A line says so if a command is to resume and no run lies there. Nothing is removed unless a new file can be
+    written. Raises InputError if the folder holds other files, belongs to another command or to a run with other
+    settings, is locked by another run, or cannot be written."""
     file = folder / "settings.json"
     check_is_no_file(folder)
     try:
@@ -59,6 +60,8 @@ def prepare_output(
         raise InputError(f"--output_dir {folder}: another run is writing into it; wait for it to end") from None
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {one_line(error)}; name a new folder") from error
+    if resume and command and not file.is_file():
+        print(f"{folder}: no earlier run lies here, so --resume_from_checkpoint starts a new one")
     resume = resume and file.is_file()
     if resume:
         remedy = "leave out --resume_from_checkpoint to start anew, or give another --output_dir"
@@ -134,6 +137,11 @@ def _check_command(file: Path, command: str) -> None:
     if earlier != command:
         reason = f"holds results of {earlier}, which {command} does not replace"
         raise InputError(f"--output_dir {file.parent} {reason}; name a new or empty folder")
+
+
+def folder_of(run: Path) -> Path:
+    """The folder of a run that is named by its folder, or by a file in it."""
+    return run if run.is_dir() else run.parent
 
 
 def check_is_no_file(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.errors import InputError
 from harness.files import read_json
+from harness.run_folder import RECORD_NAME, folder_of
 
 REMEDY = "delete it, or run again"
 
@@ -34,7 +35,7 @@ def photographs_of(record: Mapping) -> Photographs:
 def record_of(run: Path) -> dict:
     """The run.json beside a run's files; {} if there is none. run: its folder, or a file in it. Raises InputError for
     one that is damaged."""
-    file = (run if run.is_dir() else run.parent) / "run.json"
+    file = folder_of(run) / RECORD_NAME
     return read_json(file, REMEDY) if file.is_file() else {}
 
 

@@ -104,7 +104,7 @@ def test_training_answers_the_same_episodes_as_frozen_features_and_resumes(study
     training = (*study, "--mode", "train", "--num_train_epochs", 2, "--train_episodes", 5)
     resume = ("--resume_from_checkpoint", "latest")
     assert exit_status(train_fewshot, *training, "--output_dir", tmp_path / "t", *resume) == 0
-    said = f"{tmp_path / 't'}: no earlier run lies here, so --resume_from_checkpoint latest starts a new one"
+    said = f"{tmp_path / 't'}: no earlier run lies here, so --resume_from_checkpoint starts a new one"
     assert said in capsys.readouterr().out.splitlines()
     assert exit_status(train_fewshot, *study, "--output_dir", tmp_path / "f") == 0
     trained, frozen = (pd.read_parquet(tmp_path / name / "episodes.parquet") for name in ("t", "f"))
@@ -147,6 +147,10 @@ def test_a_gallery_ranks_every_held_out_photograph_by_every_method(gallery, tmp_
     assert joined["all"]["top30"]["mean"] is None  # of fewer conditions
     assert (ranked.query("gallery == 'joined' and method == 'nearest_image'")["query"].value_counts() == 1).all()
     assert prediction_files.read_predictions(tmp_path / "g")["split"].eq("test").all()
+    table = tmp_path / "g" / "folds" / "seed0_fold0" / "episodes.parquet"
+    pd.read_parquet(table).drop(columns="n_ranked").to_parquet(table)  # of a version that did not record it
+    assert exit_status(train_fewshot, *flags, "--output_dir", tmp_path / "g", "--resume_from_checkpoint", "latest") == 0
+    assert results_of(tmp_path / "g") == results and "n_ranked" in pd.read_parquet(table)
 
 
 def test_a_backbone_of_simulated_faces_is_warned_of(gallery, tiny_backbone, tmp_path, capsys):  # noqa: F811
