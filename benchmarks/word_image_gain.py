@@ -39,7 +39,7 @@ from benchmarks.knowledge_gain import (
     support_set,
     thinned,
 )
-from classification import synthetic_teachers
+from classification import synthetic_teachers, variance_shares
 from classification.fold_run import fit_probe
 from classification.knowledge import Knowledge
 from classification.knowledge_prior import Teachers
@@ -64,7 +64,8 @@ PEOPLE = {"others": (80, 309), "study": (81, 600), "tuning": (83, 300)}  # corpu
 IMAGES, FEWER, OF_OTHERS = 12, (4,), 6  # per condition
 MISSING = 0.4  # share of annotations
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # candidates for PRIOR_WEIGHT
-PARTS = ("words", "missing", "others", "faces", "tuning", "dreambooth")
+LIMITS, LIMIT_SEEDS = (0.55, 1.0, 1.5, 3.0), (0, 1, 2, 3)  # candidates for MAX_SCALE
+PARTS = ("words", "missing", "others", "scale", "faces", "tuning", "dreambooth")
 BORDERS = (0.0, 0.5)  # the filter's, and the paper's
 ADAPTER_FOLD, ADAPTER_IMAGES, ADAPTER_STEPS, ADAPTER_KS = 0, 4, 200, ("1", "2")
 
@@ -195,14 +196,23 @@ def measured(people: People, fold: protocols.Fold, seed: int, arms: dict[str, Ar
     return {"seed": seed} | rows | {"right": right, "choices": choices}
 
 
-class WordStudy:
-    """23 conditions with k photographs each, their images by words, and readers with the other 80.
+def joined(draws: Sequence[dict]) -> dict:
+    """The arms of several measurements of one support set."""
+    return draws[0] | {
+        name: {arm: of for draw in draws for arm, of in draw[name].items()} for name in ("right", "choices")
+    }
 
-    part: words for arms 1 to 3 and 6 of the plan, others for arm 4, missing for arm 5."""
+
+class WordStudy:
+    """Conditions with k photographs each, their images by words, and readers with the others of the 103.
+
+    part: words for arms 1 to 3 and 6 of the plan, others for arm 4, missing for arm 5, each of 23 conditions; scale for
+    the choice of MAX_SCALE on 20 others."""
 
     def __init__(self, work_dir: Path, part: str):
         features = backbone_features(str(ROOT / "demo_models" / "backbone"), None, work_dir / "pixels")
-        self.people, others = (People(build(work_dir, name), features) for name in ("study", "others"))
+        of_study, painted = ("tuning", "tuning_words") if part == "scale" else ("study", "fresh")
+        self.people, others = (People(build(work_dir, name), features) for name in (of_study, "others"))
         names, n = self.people.names, len(self.people.names)
         profiles, terms = condition_prior.profiles([*self.people.codes, *others.codes], condition_prior.project_table())
         self.own, self.part = profiles[:n], part
@@ -212,7 +222,7 @@ class WordStudy:
             table = write_table(work_dir / "missing.csv", self.people.codes, self.thinned, terms)
             sets = [(paint(work_dir, "missing", names, IMAGES, table), IMAGES)]
         else:
-            sets = [(paint(work_dir, "fresh", names, IMAGES), IMAGES)]
+            sets = [(paint(work_dir, painted, names, IMAGES), IMAGES)]
             sets += [(paint(work_dir, "others", rest, OF_OTHERS), OF_OTHERS)] if part == "others" else []
         opened = [(open_images(folder, names, terms, features), n_images) for folder, n_images in sets]
         self.images = functools.reduce(Images.joined, (each.only(each.numbers < n_images) for each, n_images in opened))
@@ -256,6 +266,26 @@ class WordStudy:
         fold = support_set(self.people, self.allowed, None if k == "all" else int(k), seed)
         return measured(self.people, fold, seed, self.arms(seed))
 
+    def limits(self, k: str, seed: int) -> dict:
+        """What images teach of terms, by each limit of how far they are believed, and images dealt at random."""
+        fold = support_set(self.people, self.allowed, None if k == "all" else int(k), seed)
+        order = dealt_at_random(np.arange(len(self.own))[:, None], seed)[:, 0]
+        dealt, profiles = self.images.dealt(order), self.own[order]
+        draws, kept = [], variance_shares.MAX_SCALE
+        try:
+            for limit in LIMITS:
+                variance_shares.MAX_SCALE = limit
+                arms = {"images as terms": Arm(self.images, "terms", self.own)}
+                arms["terms, images as terms"] = Arm(self.images, "terms", self.own, True)
+                arms["terms, readers, images as terms"] = Arm(self.images, "terms", self.own, True, self.readers)
+                arms["dealt at random: images as terms"] = Arm(dealt, "terms", profiles)
+                arms["dealt at random: terms, images as terms"] = Arm(dealt, "terms", profiles, True)
+                arms = {f"limit {limit:g}: {name}": arm for name, arm in arms.items()}
+                draws.append(measured(self.people, fold, seed, arms))
+        finally:
+            variance_shares.MAX_SCALE = kept
+        return joined(draws)
+
 
 def of_painting(draws: Sequence[dict]) -> dict[str, dict]:
     """What images add to knowledge: each arm with images and knowledge against the same knowledge alone."""
@@ -277,11 +307,12 @@ def of_words(work_dir: Path, results_dir: Path, part: str, ks: Sequence[str]) ->
     def draw(k: str, seed: int) -> list[dict]:
         if not opened:
             opened.append(WordStudy(work_dir, part))
-        return [opened[0].draw(k, seed)]
+        return [opened[0].limits(k, seed) if part == "scale" else opened[0].draw(k, seed)]
 
     results = {}
     for k in ks:
-        parts = {f"k{k}_seed{seed}": functools.partial(draw, k, seed) for seed in SEEDS}
+        seeds = LIMIT_SEEDS if part == "scale" else SEEDS
+        parts = {f"k{k}_seed{seed}": functools.partial(draw, k, seed) for seed in seeds}
         draws = kept_draws(results_dir / f"draws_{part}.json", parts)
         results[k] = {"gains": gains(draws), "images added to knowledge": of_painting(draws)}
         print_arms(f"SIMULATED, {part}, k = {k}", results[k]["gains"])
@@ -330,9 +361,7 @@ class AdapterStudy:
                 draws.append(measured(self.people, fold, seed, {f"weight {weight}": Arm(images, "prior")}))
         finally:
             synthetic_teachers.PRIOR_WEIGHT = kept
-        right = {name: digits for draw in draws for name, digits in draw["right"].items()}
-        choices = {name: choice for draw in draws for name, choice in draw["choices"].items()}
-        return draws[0] | {"right": right, "choices": choices}
+        return joined(draws)
 
 
 def of_adapters(work_dir: Path, results_dir: Path, part: str, ks: Sequence[str], seeds: Sequence[int]) -> None:

@@ -69,7 +69,7 @@ class Teachers:
 @dataclasses.dataclass(frozen=True)
 class Shares:
     """The mean variance of class means that terms explain, and that they do not explain, per variance within a class,
-    and how far the terms' directions in synthetic images are believed (0: not at all)."""
+    and how far photographs follow the terms' directions in synthetic images (0: not at all, 1: as far as images)."""
 
     term_share: float
     rest_share: float
@@ -80,10 +80,10 @@ class Shares:
 class Likeness:
     """What classes and teachers have in common, before the shares are known.
 
-    terms (n, T), class_terms (C, T): profiles less the average class, scaled to a mean square of 1 per class, and 0 if
-    nothing is known. The covariance of the means of people like two teachers is term_share * by_terms + rest_share *
-    by_condition, (n, n) each; between the C classes and the teachers it is made of classes_by_terms and
-    classes_by_condition, (C, n) each."""
+    terms (n, T), class_terms (C, T): profiles less the average class, and 0 if nothing is known. The covariance of the
+    means of people like two teachers is term_share * by_terms + rest_share * by_condition, (n, n) each; between the C
+    classes and the teachers it is made of classes_by_terms and classes_by_condition, (C, n) each. What two have in
+    common by terms is the inner product of their profiles, scaled to a mean of 1 for a class with itself."""
 
     terms: np.ndarray
     class_terms: np.ndarray
@@ -102,16 +102,17 @@ def likeness(teachers: Teachers, profiles: np.ndarray) -> Likeness:
     average = profiles[known].mean(axis=0)
     class_terms = np.where(known[:, None], profiles - average, 0.0)
     size = np.sqrt((class_terms[known] ** 2).sum(axis=1).mean()) or 1.0
-    class_terms, terms = class_terms / size, np.nan_to_num(teachers.profiles - average, nan=0.0) / size
+    terms = np.nan_to_num(teachers.profiles - average, nan=0.0)
+    scaled, class_scaled = terms / size, class_terms / size
     same = teachers.conditions[:, None] == teachers.conditions
     classes_same = np.arange(len(profiles))[:, None] == teachers.conditions
     unknown = np.isin(teachers.conditions, np.flatnonzero(~known))
     return Likeness(
         terms,
         class_terms,
-        terms @ terms.T + same * unknown,
+        scaled @ scaled.T + same * unknown,
         same.astype(float),
-        class_terms @ terms.T + classes_same * unknown,
+        class_scaled @ scaled.T + classes_same * unknown,
         classes_same.astype(float),
     )
 

@@ -16,7 +16,7 @@ import train_classifier
 import train_fewshot
 from classification.knowledge import Knowledge, Readers, person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
-from classification.knowledge_prior import Shares, Teachers, likeness, predict_means
+from classification.knowledge_prior import Shares, Teachers, informed_means, likeness, predict_means
 from classification.linear_probe import fit_linear_probe
 from classification.recipes import PRIOR_WEIGHT
 from classification.study_inputs import Study
@@ -255,10 +255,23 @@ def test_directions_of_terms_are_learnt_from_images_that_say_them_and_scaled_by_
     profiles = (rng.random((40, 6)) < 0.5).astype(float)
     features = 0.5 * profiles @ np.vstack([effects[:5], np.zeros((1, 40))]) + rng.normal(size=(40, 40))
     teachers = Teachers(features, profiles, np.arange(40), np.zeros(40, int))
-    like = likeness(teachers, profiles)
-    size = np.sqrt(((profiles - profiles.mean(axis=0)) ** 2).sum(axis=1).mean())
-    shares, _ = likeliest_shares(teachers, like, directions * size, use_terms=False)
+    shares, _ = likeliest_shares(teachers, likeness(teachers, profiles), directions, use_terms=False)
     assert shares.term_share == 0 and shares.scale == pytest.approx(0.5, abs=0.1)
+
+
+def test_photographs_follow_images_as_far_whatever_the_vocabulary_and_classes_are_predicted_as_far():
+    rng = np.random.default_rng(11)
+    effects = rng.normal(size=(30, 60))
+    profiles = (rng.random((40, 30)) < 0.5).astype(float)
+    features = 1.2 * profiles @ effects + rng.normal(size=(40, 60))
+    teachers = Teachers(features, profiles, np.arange(40), np.zeros(40, int))
+    shares, _ = likeliest_shares(teachers, likeness(teachers, profiles), effects, use_terms=False)
+    assert shares.scale == pytest.approx(1.2, abs=0.02)
+    unseen = np.vstack([profiles, (rng.random((5, 30)) < 0.5).astype(float)])
+    means = informed_means(teachers, unseen, Shares(0.0, 0.01, 1.2), effects).means
+    predicted = 1.2 * (unseen[40:] - unseen.mean(axis=0)) @ effects
+    offset = means[40:] - predicted
+    assert np.abs(offset - offset.mean(axis=0)).max() < 1e-9  # differences between unseen classes are those of images
 
 
 def test_images_of_a_condition_count_as_one_subject_whose_domain_is_its_own():
