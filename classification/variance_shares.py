@@ -6,16 +6,18 @@ photographs with like terms are. The likelihood is restricted to what the means 
 Thompson, Recovery of inter-block information, Biometrika 1971). Features are correlated, so d of them count as
 tr(K)^2 / tr(K^2) independent ones, with K the Gram matrix of the teachers; this decides only how a likelihood weighs
 against the prior below. Nothing here looks at how well a photograph is classified.
+
+With one photograph per condition, what terms do not explain cannot be told from the person: only the ratio of the term
+share to the sum of the other two is known, and the prior decides. The steps of the term share are so small that no
+likelihood is won by a wrong rest share which brings the ratio nearer to the data than the next step would.
 """
 
-import itertools
-
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky, solve_triangular
 
 from classification.knowledge_prior import Likeness, Shares, Teachers
 
-TERM_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+TERM_SHARES = tuple(10.0 ** np.linspace(-2, 0.5, 26))  # fine steps: see below
 REST_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 EXPECTED = Shares(0.1, 0.03)  # if photographs do not tell; one power of ten from it costs half a unit of log-likelihood
 MAX_SCALE = 1.5  # of the terms' directions in synthetic images
@@ -37,22 +39,28 @@ def likeliest_shares(
     by_terms, by_condition, noise = (
         contrasts.T @ matrix @ contrasts for matrix in (like.by_terms, like.by_condition, np.diag(teachers.noises))
     )
-    gram = features @ features.T
-    weight = np.trace(gram) ** 2 / (gram**2).sum() or 1.0  # how many independent features there are
-    expected = None if directions is None else contrasts.T @ (like.terms @ directions)
+    weight = np.trace(gram := features @ features.T) ** 2 / (gram**2).sum() or 1.0  # so many independent features
+    term_shares = np.array(TERM_SHARES if use_terms else (0.0,))
     best, greatest = None, -np.inf
-    for term_share, rest_share in itertools.product(TERM_SHARES if use_terms else (0.0,), REST_SHARES):
-        factor = cho_factor(term_share * by_terms + rest_share * by_condition + noise)
-        log_determinant = 2 * np.log(np.diag(factor[0])).sum()
-        scale, left = 0.0, float(np.trace(cho_solve(factor, gram)))
-        if expected is not None:
-            solved = cho_solve(factor, expected)
-            along, square = float((solved * features).sum()), float((solved * expected).sum())
-            scale = float(np.clip(along / square, 0, MAX_SCALE)) if square > 0 else 0.0
-            left += scale * (scale * square - 2 * along)
-        likelihood = -0.5 * weight * (log_determinant + len(gram) * np.log(max(left, 1e-300)))
-        likelihood -= 0.5 * np.log10(rest_share / EXPECTED.rest_share) ** 2
-        likelihood -= 0.5 * np.log10(term_share / EXPECTED.term_share) ** 2 if term_share else 0.0
-        if likelihood > greatest:
-            best, greatest = Shares(term_share, rest_share, scale), likelihood
+    for rest_share in REST_SHARES:
+        # In these coordinates what terms do not explain has the covariance 1, and what they explain a diagonal one.
+        root = cholesky(rest_share * by_condition + noise, lower=True)
+        of_terms = solve_triangular(root, solve_triangular(root, by_terms, lower=True).T, lower=True)
+        explained, axes = np.linalg.eigh(of_terms)
+        seen = axes.T @ solve_triangular(root, features, lower=True)
+        variances = 1 + term_shares[:, None] * explained.clip(min=0)  # (s, n - m)
+        log_determinants = 2 * np.log(np.diag(root)).sum() + np.log(variances).sum(axis=1)
+        left, scales = (1 / variances) @ (seen**2).sum(axis=1), np.zeros(len(term_shares))
+        if directions is not None:
+            expected = axes.T @ solve_triangular(root, contrasts.T @ (like.terms @ directions), lower=True)
+            along, square = ((1 / variances) @ (expected * other).sum(axis=1) for other in (seen, expected))
+            scales = np.clip(np.divide(along, square, out=scales, where=square > 0), 0, MAX_SCALE)
+            left = left + scales * (scales * square - 2 * along)
+        likelihoods = -0.5 * weight * (log_determinants + len(gram) * np.log(left.clip(min=1e-300)))
+        likelihoods -= 0.5 * np.log10(rest_share / EXPECTED.rest_share) ** 2
+        if use_terms:
+            likelihoods -= 0.5 * np.log10(term_shares / EXPECTED.term_share) ** 2
+        if likelihoods.max() > greatest:
+            i = likelihoods.argmax()
+            best, greatest = Shares(float(term_shares[i]), rest_share, float(scales[i])), float(likelihoods[i])
     return best, greatest
