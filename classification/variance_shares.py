@@ -17,10 +17,10 @@ from scipy.linalg import cholesky, solve_triangular
 
 from classification.knowledge_prior import Likeness, Shares, Teachers
 
-TERM_SHARES = tuple(10.0 ** np.linspace(-2, 0.5, 26))  # fine steps: see below
+TERM_SHARES = tuple(10.0 ** np.linspace(-2, 0.5, 126))  # steps of 5 %: see above
 REST_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 EXPECTED = Shares(0.1, 0.03)  # if photographs do not tell; one power of ten from it costs half a unit of log-likelihood
-MAX_SCALE = 1.5  # of the terms' directions in synthetic images
+MAX_SCALE = 1.0  # of the terms' directions in synthetic images
 
 
 def likeliest_shares(

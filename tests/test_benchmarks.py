@@ -74,7 +74,7 @@ from benchmarks import (
     word_image_gain,
     word_images,
 )
-from classification import synthetic_teachers
+from classification import synthetic_teachers, variance_shares
 from classification.backbones import load_backbone
 from classification.knowledge_prior import Teachers
 from curation.leak_guard import Guard
@@ -393,9 +393,10 @@ def test_what_knowledge_adds_is_measured_against_the_same_photographs(tmp_path, 
 
 
 def test_knowledge_on_the_demos_corpus_and_with_other_networks(tmp_path, capsys, monkeypatch):
-    corpora = {"study": (71, 20), "readers": (72, 12), "true_people": (73, 8)}
+    corpora = {"study": (71, 20), "readers": (72, 12), "true_people": (73, 8), "103": (75, 26)}
     for name, value in {"FRESH_RANKS": (1, 3, 8, 10), "SEEDS": range(1), "CORPORA": corpora}.items():
         monkeypatch.setattr(knowledge_gain, name, value)
+    monkeypatch.setattr(knowledge_elsewhere, "FEW", ("1",))
     for module in (knowledge_gain, knowledge_elsewhere):
         monkeypatch.setattr(module, "launch", launch_here)
     for name, value in {"N_IMAGES": 26, "FURTHER_PEOPLE": 1, "FOLDS": (0, 1), "KS": ("1", "all")}.items():
@@ -404,19 +405,19 @@ def test_knowledge_on_the_demos_corpus_and_with_other_networks(tmp_path, capsys,
     weights, results = tmp_path / "random.pth", tmp_path / "results"
     torch.save(load_backbone("torchvision/squeezenet1_1", pretrained=False).network.state_dict(), weights)
     folders = ["--work_dir", tmp_path, "--results_dir", results]
-    flags = ["--part", "demo", "networks", "--backbone", f"torchvision/squeezenet1_1={weights}"]
+    flags = ["--part", "demo", "unseen", "networks", "--backbone", f"torchvision/squeezenet1_1={weights}"]
     run(knowledge_elsewhere, *folders, *flags)
-    of_demo, of_network = (
-        json.loads((results / f"simulated_{name}.json").read_text()) for name in ("demo", "squeezenet1_1")
+    of_demo, of_unseen, of_network = (
+        json.loads((results / f"simulated_{name}.json").read_text()) for name in ("demo", "unseen", "squeezenet1_1")
     )
-    for results_of_k in (*of_demo.values(), *of_network.values()):
+    for results_of_k in (*of_demo.values(), *of_unseen.values(), *of_network.values()):
         assert results_of_k["alone"]["gain"] == [0, 0, 0] and {"terms", "true people"} <= set(results_of_k)
-    assert list(of_demo) == list(of_network) == ["1", "all"]
+    assert list(of_demo) == list(of_network) == ["1", "all"] and list(of_unseen) == ["1"]
     draws = json.loads((results / "draws_demo.json").read_text())
     assert list(draws) == ["k1_fold0", "k1_fold1", "kall_fold0", "kall_fold1"]
     held_out = [draws[f"k1_fold{number}"][0]["rows"] for number in (0, 1)]
     assert not set(held_out[0]) & set(held_out[1]) and max(map(max, held_out)) < 26  # further people are not tested
-    assert "SIMULATED, 103 conditions of the demo, k = all" in capsys.readouterr().out
+    assert "SIMULATED, 103 conditions, demo, k = all" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run(knowledge_elsewhere, *folders, "--part", "networks")
 
@@ -461,6 +462,10 @@ def test_images_by_words_are_used_as_the_command_uses_them(base, tmp_path, capsy
         probe = knowledge_gain.fit_linear_probe(*data, groups, fold.train, more, synthetic)
         expected = knowledge_gain.is_right(probe, people, fold.test)
         assert right[arm] == "".join("1" if value else "0" for value in expected)
+    # The candidates for the limit of how far terms of images are believed are used, and the constant is as before.
+    usual, limited = variance_shares.MAX_SCALE, study.limits("1", 0)
+    assert usual == variance_shares.MAX_SCALE and len(limited["right"]) == 1 + 5 * len(word_image_gain.LIMITS)
+    assert limited["right"]["limit 1: images as terms"] == right["2 images as terms"]
     # Images dealt at random go to the class that got their condition's terms.
     order = np.array([2, 0, 3, 1])
     assert (order[words.dealt(order).labels] == words.labels).all()
