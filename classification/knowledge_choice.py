@@ -7,6 +7,7 @@ Knowledge that does this no better than a guess is not used, and the probe is th
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from classification.variance_shares import likeliest_shares
 from curation.leak_guard import Guard
 from scoring.knowledge_use import LEAST_CONDITIONS, STANDARD_ERRORS
 
-SHRINKAGE = FALLBACK_SHRINKAGE  # unless another one tells left-out conditions apart much better
+SHRINKAGE = FALLBACK_SHRINKAGE  # unless another one tells left-out conditions apart much better, and seen ones too
 PRIOR_WEIGHTS = (0.5, 2.0, 8.0)  # subjects that all images of a condition made by words count as
 GROUPS_SEED = 20261
 
@@ -168,10 +169,13 @@ def choose(
             choice = dataclasses.replace(again, shrinkage=choice.shrinkage)
     # at the usual shrinkage: knowledge that does not fit seems to at the best of several
     used = is_lower(losses[:, SHRINKAGES.index(SHRINKAGE)], chance, STANDARD_ERRORS)
-    losses = losses[:, SHRINKAGES.index(choice.shrinkage)]
-    temperature = inner_temperature(weighted, profiles, labels, groups, choice, directions) if used else None
+    shrinkage, temperature = choice.shrinkage, None
+    if used:
+        among = dict.fromkeys([SHRINKAGE, choice.shrinkage])
+        shrinkage, temperature = inner_choice(weighted, profiles, labels, groups, choice.shares, [*among], directions)
+    losses = losses[:, SHRINKAGES.index(shrinkage)]
     of_terms = {"left_out_loss": float(losses.mean()), "left_out_chance": float(chance.mean())}
-    return dataclasses.replace(choice, used=used, temperature=temperature, **of_terms)
+    return dataclasses.replace(choice, used=used, shrinkage=shrinkage, temperature=temperature, **of_terms)
 
 
 def read_shares(
@@ -226,15 +230,17 @@ def left_out_losses(
     return np.take_along_axis(losses, best[None, :, None], axis=2)[:, :, 0], chance
 
 
-def inner_temperature(
+def inner_choice(
     teachers: Teachers,
     profiles: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
-    choice: Choice,
+    shares: Shares,
+    shrinkages: Sequence[float],
     directions: np.ndarray | None,
-) -> float | None:
-    """The temperature of least log loss on inner folds of the first r teachers; None if there can be no such folds.
+) -> tuple[float, float | None]:
+    """The shrinkage of these and the temperature of least log loss on inner folds of the first r teachers, where all
+    conditions are seen; the last of the shrinkages and None if there can be no such folds.
 
     labels (r,), groups (r,): of these photographs."""
     fold = inner_folds(labels, groups)
@@ -243,11 +249,14 @@ def inner_temperature(
         held_out = np.flatnonzero(fold == k)
         learns = np.ones(len(teachers), bool)
         learns[: len(labels)] = ~np.isin(groups, groups[held_out])
-        asked = (choice.shares, [choice.shrinkage], directions)
-        (probe,) = informed_discriminants(teachers.only(learns), profiles, *asked)
-        among = np.unique(labels[learns[: len(labels)]])
-        losses.append(log_losses(probe, teachers.features[held_out], labels[held_out], among))
-    return TEMPERATURES[int(np.concatenate(losses).mean(axis=0).argmin())] if losses else None
+        probes = informed_discriminants(teachers.only(learns), profiles, shares, shrinkages, directions)
+        asked = (teachers.features[held_out], labels[held_out], np.unique(labels[learns[: len(labels)]]))
+        losses.append(np.stack([log_losses(probe, *asked) for probe in probes], axis=1))  # (held out, shrinkages, ...)
+    if not losses:
+        return shrinkages[-1], None
+    loss = np.concatenate(losses).mean(axis=0)
+    i, j = np.unravel_index(loss.argmin(), loss.shape)
+    return shrinkages[i], TEMPERATURES[j]
 
 
 def log_losses(probe: LinearProbe, features: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
