@@ -14,10 +14,11 @@ from test_train_classifier import save_backbone
 import score_runs
 import train_classifier
 import train_fewshot
+from classification import knowledge_choice
 from classification.knowledge import Knowledge, Readers, person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
 from classification.knowledge_prior import Shares, Teachers, informed_means, likeness, predict_means
-from classification.linear_probe import fit_linear_probe
+from classification.linear_probe import SHRINKAGES, fit_linear_probe
 from classification.recipes import PRIOR_WEIGHT
 from classification.study_inputs import Study
 from classification.synthetic_teachers import SyntheticRows, SyntheticUses, mean_images
@@ -226,6 +227,21 @@ def test_readers_of_other_conditions_teach_what_terms_look_like():
     probe, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"], readers)
     assert choice.used
     assert accuracy(probe, few) > accuracy(without, few) + 0.05
+
+
+@pytest.mark.parametrize(("k", "chosen"), [(4, knowledge_choice.SHRINKAGE), (1, 1.0)])
+def test_a_shrinkage_that_suits_left_out_conditions_must_suit_seen_ones_where_that_can_be_asked(k, chosen, monkeypatch):
+    """Three directions vary much more than the others, which a spherical covariance (1.0) does not see; of one
+    photograph per condition there are no inner folds that could tell."""
+
+    def sphere_is_best(*asked):
+        losses, chance = left_out_losses(*asked)
+        return losses - np.where(np.array(SHRINKAGES) == 1.0, 9.0, 0.0), chance
+
+    few = study(k)
+    monkeypatch.setattr(knowledge_choice, "left_out_losses", sphere_is_best)
+    _, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"])
+    assert choice.used and choice.shrinkage == chosen
 
 
 # ---- shares, synthetic images, conditions without photographs
