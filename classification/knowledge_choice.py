@@ -32,6 +32,7 @@ from scoring.knowledge_use import LEAST_CONDITIONS, STANDARD_ERRORS
 SHRINKAGE = FALLBACK_SHRINKAGE  # unless another one tells left-out conditions apart much better, and seen ones too
 PRIOR_WEIGHTS = (0.5, 2.0, 8.0)  # subjects that all images of a condition made by words count as
 GROUPS_SEED = 20261
+ROUNDING = 1e-6  # nats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,9 +199,10 @@ def _domain_of_means(teachers: Teachers) -> int | None:
 
 
 def is_lower(losses: np.ndarray, others: np.ndarray, standard_errors: float) -> bool:
-    """Whether losses (c,) lie below others (c,) by more than so many standard errors of the mean difference."""
+    """Whether losses (c,) lie below others (c,) by more than so many standard errors of the mean difference, and by
+    more than the rounding of two losses that are the same."""
     gain = others - losses
-    return bool(gain.mean() > standard_errors * gain.std(ddof=1) / np.sqrt(len(gain)))
+    return bool(gain.mean() > max(standard_errors * gain.std(ddof=1) / np.sqrt(len(gain)), ROUNDING))
 
 
 def left_out_losses(

@@ -102,6 +102,13 @@ def study(k: int, n_classes: int = 24, n_terms: int = 6, width: int = 30) -> dic
     }
 
 
+def class_means(study: dict) -> np.ndarray:
+    """Of all photographs (C, d), less their mean."""
+    features, labels, _ = study["data"]
+    means = np.stack([features[labels == label].mean(axis=0) for label in np.unique(labels)])
+    return means - means.mean(axis=0)
+
+
 def accuracy(probe, study: dict) -> float:
     features, labels, _ = study["data"]
     test = study["fold"].test
@@ -242,6 +249,29 @@ def test_a_shrinkage_that_suits_left_out_conditions_must_suit_seen_ones_where_th
     monkeypatch.setattr(knowledge_choice, "left_out_losses", sphere_is_best)
     _, choice = fit_informed_probe(*few["data"], few["fold"].train, few["guard"], few["profiles"])
     assert choice.used and choice.shrinkage == chosen
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_images_whose_terms_photographs_do_not_follow_at_all_are_not_used(k):
+    """All unseen conditions are predicted alike then, and only rounding tells them apart: at random."""
+    few = study(k)
+    features, labels, groups = few["data"]
+    n, rng = len(features), np.random.default_rng(13)
+    said = rng.random((300, 6)) < 0.5
+    effects = np.linalg.lstsq(few["profiles"] - few["profiles"].mean(axis=0), class_means(few), rcond=None)[0]
+    features = np.vstack([features, -(said @ effects)])  # what each term does, turned round
+    labels, names = np.concatenate([labels, np.zeros(300, int)]), [f"s{number}" for number in range(300)]
+    groups, of_terms = np.concatenate([groups, names]), n + np.arange(300)
+    fold = Fold(0, np.concatenate([few["fold"].train, of_terms]), few["fold"].val, few["fold"].test)
+    guard = Guard(fold, {"image_id": groups.tolist(), "group_id": groups.tolist()})
+    nothing = np.array([], int)
+    synthetic = SyntheticRows(nothing, nothing, nothing.astype(bool), of_terms, said)
+    asked = (features, labels, groups, few["fold"].train, guard, few["profiles"], None, synthetic)
+    _, choice = fit_informed_probe(*asked, use_terms=False)
+    assert choice.left_out_loss == pytest.approx(choice.left_out_chance, abs=1e-9)
+    assert not choice.used
+    rounded = choice.left_out_chance - 1e-13 * np.linspace(1, 2, 8)
+    assert not knowledge_choice.is_lower(rounded, np.full(8, choice.left_out_chance), 1.5)
 
 
 # ---- shares, synthetic images, conditions without photographs
