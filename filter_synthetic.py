@@ -237,7 +237,7 @@ def settings_of(args: argparse.Namespace, inputs: Inputs, examiner: Examiner, kn
     settings |= {name: sha256_of(file) for name, file in files.items() if file and file.is_file()}
     settings |= {"fingerprint": inputs.images._fingerprint, "synthetic": inputs.fingerprints}
     del settings["term_table"]  # its digest counts, not its place
-    settings["term_table_sha256"] = knowledge.table_sha256 if knowledge else None
+    settings |= knowledge.identity() if knowledge else {"term_table_sha256": None}
     settings["backbone_sha256"] = weights_sha256(examiner.backbone.network)
     settings |= input_settings([network_input(examiner.backbone)])
     settings["photographs"] = hashlib.sha256("".join(inputs.digests).encode()).hexdigest()

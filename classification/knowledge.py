@@ -24,6 +24,8 @@ from imaging.pixel_cache import Pixels, cached_pixels
 from phenotyping import condition_prior
 from scoring.knowledge_use import LEAST_CONDITIONS
 
+RULE = 2  # counts the changes of what knowledge does to predictions: no run goes on with folds of another rule
+
 
 @dataclasses.dataclass
 class Readers:
@@ -56,9 +58,10 @@ class Knowledge:
         return Knowledge(np.zeros((n_classes, 0)), [], [], "", [], teaches_photographs=False)
 
     def identity(self) -> dict:
-        """Digests of all that predictions depend on."""
+        """All that predictions depend on: digests, and the version of how knowledge counts."""
         fingerprints = sorted(people.images._fingerprint for people in self.readers)
-        return {"term_table_sha256": self.table_sha256, "reader_fingerprints": fingerprints}
+        digests = {"term_table_sha256": self.table_sha256, "reader_fingerprints": fingerprints}
+        return digests | {"knowledge_rule": RULE}
 
     def photographs(self) -> set[str]:
         """Digests of the readers' photographs."""

@@ -484,6 +484,12 @@ def test_the_command_uses_terms_and_says_so(command, capsys):
     assert "knowledge of 5 terms (recorded ones of people who have some)" in recipe
     used = [fold["knowledge"]["used"] for fold in record["folds"]]
     assert ("knowledge was not used in" in printed) == (not all(used))
+    settings = json.loads((output / "settings.json").read_text())
+    del settings["knowledge_rule"]  # as if begun by a version in which knowledge counted otherwise
+    (output / "settings.json").write_text(json.dumps(settings))
+    resumed = ("--recorded_terms", "--resume_from_checkpoint", "latest")
+    assert command("informed", *command.terms, *resumed)[0] == 2
+    assert "does not say with which knowledge_rule it was started" in capsys.readouterr().err
 
 
 def test_the_command_says_that_three_conditions_are_too_few_to_test_knowledge(command, capsys):
