@@ -51,7 +51,6 @@ def pull_of_seen(
         held_out = unseen | (fold == k % INNER_FOLDS)
         learns = ~unseen & ~np.isin(groups, groups[held_out])
         rest = teachers.only(np.concatenate([learns, np.ones(len(teachers) - len(labels), bool)]))
-        rest = rest.without_photographs_of(left_out)
         (probe,) = informed_discriminants(rest, profiles, shares, [shrinkage], directions)
         classes = np.union1d(left_out, labels[learns])
         rows = np.flatnonzero(held_out & np.isin(labels, classes))
