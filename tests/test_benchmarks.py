@@ -500,6 +500,18 @@ def test_images_of_adapters_count_as_much_as_was_best_on_tuning_people():
     assert max(means, key=means.get) == synthetic_teachers.PRIOR_WEIGHT
 
 
+def test_terms_of_images_are_believed_as_far_as_was_best_on_tuning_people():
+    chosen_on = json.loads((word_image_gain.RESULTS / "scale.json").read_text())
+    arms = ("images as terms", "terms, images as terms", "terms, readers, images as terms")
+    means = {
+        limit: np.mean(
+            [of_k["gains"][f"limit {limit:g}: {arm}"]["top1"] for of_k in chosen_on.values() for arm in arms]
+        )
+        for limit in word_image_gain.LIMITS
+    }
+    assert min(limit for limit, mean in means.items() if mean > max(means.values()) - 0.5) == variance_shares.MAX_SCALE
+
+
 def test_what_images_add_to_knowledge_is_measured_against_the_same_knowledge():
     right = {"alone": "0000", "terms": "1000", "terms, 2 images as data": "1100", "terms, readers": "1110"}
     right["terms, readers, 2 images as prior"] = "0111"
