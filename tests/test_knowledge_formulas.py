@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy.linalg import null_space
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from classification import knowledge_choice
@@ -268,6 +269,9 @@ def test_the_pull_of_seen_classes_balances_the_losses_of_both_kinds(seed, n_clas
     best = min(loss(step * one, one) for one in TEMPERATURES for step in steps)
     assert temperature in TEMPERATURES and loss(pull, temperature) <= best + 1e-4
     assert loss(pull, temperature) < loss(0.0, temperature) and abs(pull) > 1e-3
+    bounds = (-20 * temperature, 20 * temperature)
+    by_hand = minimize_scalar(loss, bounds=bounds, args=(temperature,), method="bounded", options={"xatol": 1e-6})
+    assert pull == pytest.approx(by_hand.x, rel=1e-3, abs=1e-3 * temperature)
 
 
 def test_scores_of_classes_with_photographs_are_lowered_by_the_pull(monkeypatch):
