@@ -7,15 +7,19 @@ import json
 import numpy as np
 import pytest
 import small_datasets
+from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, Features, Value
 from in_process import exit_status
+from test_rdface_dataset import Curator, encoded
 from test_train_classifier import save_backbone
 
+import rdface_dataset
 import score_runs
 import train_classifier
 import train_fewshot
 from classification import knowledge_choice
-from classification.knowledge import Knowledge, Readers, person_profiles
+from classification.backbones import load_backbone
+from classification.knowledge import Knowledge, Readers, open_knowledge, person_profiles
 from classification.knowledge_choice import fit_informed_probe, left_out_losses
 from classification.knowledge_prior import Shares, Teachers, informed_means, likeness, predict_means
 from classification.linear_probe import SHRINKAGES, fit_linear_probe
@@ -26,8 +30,10 @@ from classification.term_directions import term_directions
 from classification.unseen_classes import pull_of_seen
 from classification.variance_shares import EXPECTED, likeliest_shares
 from curation.leak_guard import Guard
+from curation.opening import guarded_columns, load_images
 from curation.protocols import Fold, unseen_folds
 from harness.errors import LeakError, ProtocolError
+from imaging.pixel_cache import cached_pixels
 from scoring import prediction_files
 from scoring.knowledge_use import use_of_knowledge, with_use
 
@@ -580,6 +586,50 @@ def test_further_people_teach_unless_they_are_held_out(command, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     reason = "2 photographs of the dataset itself that a fold does not train on, such as NA.1; name a dataset of other"
     assert f"--reader_dataset {same} holds {reason}" in error
+
+
+def test_two_datasets_of_readers_keep_their_own_terms_conditions_and_domains(command, tmp_path):
+    one = small_datasets.photographs(tmp_path, "one", {"BBX": 2})
+    two = small_datasets.photographs(tmp_path, "two", {"QRS": 2})
+    images = load_images(str(command.dataset))
+    knowledge = open_knowledge(images, command.folder / "terms.csv", [str(one), str(two)])
+    number_of = {term: i for i, term in enumerate(knowledge.terms)}
+    for people, abbr in zip(knowledge.readers, ("BBX", "QRS"), strict=True):
+        annotated = np.zeros(len(knowledge.terms))
+        annotated[number_of[f"MARK:{abbr}"]] = 0.5
+        np.testing.assert_allclose(people.profiles, [annotated, annotated])
+    n_classes = images.features["label"].num_classes
+    assert [people.conditions.tolist() for people in knowledge.readers] == [[n_classes] * 2, [n_classes + 1] * 2]
+    backbone = load_backbone(str(command.backbone))
+    knowledge.read(Accelerator(cpu=True), backbone, tmp_path / "pixels", 4)
+    assert knowledge.teachers.domains.tolist() == [1, 1, 2, 2], "each dataset has an offset of its own"
+    fewer = open_knowledge(images, command.folder / "terms.csv", [str(one)])
+    assert knowledge.identity() != fewer.identity(), "a run with other readers is another run"
+
+
+def test_a_reader_who_is_a_copy_of_a_held_out_photograph_is_refused(command, tmp_path):
+    """Coded anew under another name and subject: no digest tells, only the pictures themselves."""
+    images = load_images(str(small_datasets.of_faces()))
+    curator = Curator(tmp_path / "copied-input", ["subject_id"])
+    curator.add("BBX.1.jpg", encoded(small_datasets.face(99)), "BBX", subject_id="somebody")
+    curator.add("BBX.2.jpg", encoded(images["image"][3].convert("RGB"), quality=60), "BBX", subject_id="another")
+    copied = tmp_path / "copied"
+    assert exit_status(rdface_dataset, "build", curator.save(), "--output_dir", copied) == 0
+    knowledge = Knowledge.of_nothing(3)
+    knowledge.readers = [Readers("copied", load_images(str(copied)), np.zeros((2, 0)), np.array([3, 3]))]
+    accelerator, backbone = Accelerator(cpu=True), load_backbone(str(command.backbone))
+    knowledge.read(accelerator, backbone, tmp_path / "pixels", 4)
+    decoding = (backbone.image_size, backbone.face_alignment, tmp_path / "pixels")
+    decoded = cached_pixels(accelerator, images, *decoding, records=True)
+    columns, rows = guarded_columns(images, decoded.uint8), np.arange(12)
+    for held_out in ([3], [4]):
+        fold = Fold(0, np.setdiff1d(rows, held_out), np.array([], int), np.array(held_out))
+        asked = ([fold], columns, decoded.records)
+        if held_out == [4]:
+            knowledge.refuse_held_out(*asked)
+        else:
+            with pytest.raises(LeakError, match=r"BBX\.2 of copied shows the photograph of image .*, which is not on"):
+                knowledge.refuse_held_out(*asked)
 
 
 def test_readers_are_refused_before_anything_is_decoded(command, capsys, monkeypatch):

@@ -12,7 +12,8 @@ from classification import knowledge_choice
 from classification.knowledge_choice import Choice, fit_informed_probe, inner_choice, left_out_losses, read_shares
 from classification.knowledge_prior import Shares, Teachers, informed_discriminants, likeness
 from classification.linear_probe import SHRINKAGES, TEMPERATURES, inner_folds
-from classification.synthetic_teachers import SyntheticRows
+from classification.synthetic_teachers import SyntheticRows, reweighted
+from classification.term_directions import term_directions
 from classification.unseen_classes import GROUPS_SEED, groups_to_leave_out, pull_of_seen
 from classification.variance_shares import likeliest_shares
 from curation.leak_guard import Guard
@@ -159,6 +160,30 @@ def test_images_of_the_true_means_weigh_more_than_images_of_nothing(truth, weigh
     conditions = np.concatenate([labels, np.arange(30)])
     teachers = Teachers(features, profiles[conditions], conditions, domains, None, domains == 0)
     assert read_shares(teachers, profiles, use_terms=False).prior_weight == weight
+
+
+@pytest.mark.parametrize(("noise", "n_images"), [(0.01, 60), (1.0, 60), (4.0, 60), (4.0, 14), (30.0, 60)])
+def test_directions_are_those_of_the_ridge_of_least_generalised_cross_validation(noise, n_images):
+    rng = np.random.default_rng(14)
+    said = rng.random((n_images, 8)) < 0.4
+    features = said @ rng.normal(size=(8, 20)) + noise * rng.normal(size=(n_images, 20))
+    terms, centred = said - said.mean(axis=0), features - features.mean(axis=0)
+    found = []
+    for ridge in (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0):
+        solution = np.linalg.solve(terms.T @ terms + ridge * np.eye(8), terms.T)
+        smoother = terms @ solution + 1 / n_images
+        error = np.sum((features - smoother @ features) ** 2) / (1 - np.trace(smoother) / n_images) ** 2
+        found.append((error, ridge, solution @ centred))
+    _, _, expected = min(found, key=lambda each: each[0])
+    np.testing.assert_allclose(term_directions(features, said), expected, atol=1e-9)
+
+
+def test_a_weight_is_given_to_means_of_images_of_one_domain_alone():
+    teachers, _, _ = people(15)
+    teachers = dataclasses.replace(teachers, domains=np.where(np.arange(len(teachers)) == 36, 3, teachers.domains))
+    assert not teachers.are_photographs[35:].any() and teachers.domains[35:].tolist() == [2, 3]
+    weighted = reweighted(teachers, 8.0, 2)
+    assert weighted.noises[35:].tolist() == [1 / 8, 0.5] and (weighted.noises[:35] == 1).all()
 
 
 # ---- whether they are believed at all
