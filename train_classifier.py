@@ -159,6 +159,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--reader_dataset requires --knowledge terms")
     if args.recorded_terms and args.knowledge == "none":
         parser.error("--recorded_terms requires --knowledge terms")
+    if args.recorded_terms and args.shuffle_labels:
+        parser.error(
+            "--recorded_terms cannot be used with --shuffle_labels, as the recorded terms of a face tell its condition"
+        )
     if args.term_table and args.knowledge == "none" and not args.synthetic_dataset:
         parser.error("--term_table requires --knowledge terms, or images made from words with --synthetic_dataset")
     if args.synthetic_as and not args.synthetic_dataset:
@@ -253,6 +257,7 @@ def main(args: argparse.Namespace) -> None:
     args.synthetic_as = " and ".join(name for name in USES if name in use) if mix else None
     needs_terms = args.knowledge == "terms" or (mix is not None and "terms" in use)
     knowledge = open_terms(accelerator, images, args) if needs_terms else None
+    uses = uses_of_images(mix, use, knowledge.terms if knowledge else []) if mix else None
     jobs = [
         Job(seed, fold, args.output_dir / "folds" / f"seed{seed}_fold{fold.number}")
         for seed in args.seed
@@ -260,6 +265,7 @@ def main(args: argparse.Namespace) -> None:
     ]
     if knowledge:
         knowledge.refuse_own_photographs([job.fold for job in jobs], images)
+        knowledge.refuse_left_out([job.fold for job in jobs], images)
     backbone = open_backbone(accelerator, images, jobs, args)
 
     # ---- the study, and what is left to do of it
@@ -274,12 +280,12 @@ def main(args: argparse.Namespace) -> None:
     study = open_study(images, labels, backbone, names, settings_digest(settings, args.k_shot))
     if mix:
         study.append_synthetic(mix.as_predicted(), mix.as_guarded())
-        study.uses = uses_of_images(mix, use, knowledge.terms if knowledge else [])
+        study.uses = uses
     study.knowledge = knowledge
     finished = in_main_process(accelerator, lambda: [study.is_finished(job) for job in jobs])  # so that all agree
     pending = [job for job, is_finished in zip(jobs, finished, strict=True) if not is_finished]
     accelerator.print(summary(accelerator, study, folds, len(jobs) - len(pending), args))
-    study.warnings = warnings_about(backbone, names["backbone"], images)
+    study.warnings = warnings_about(backbone, names["backbone"], images) + (uses.warnings() if uses else [])
     for warning in study.warnings:
         accelerator.print(f"WARNING: {warning}")
     if mix:

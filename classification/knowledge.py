@@ -122,6 +122,27 @@ class Knowledge:
                 remedy = "name a dataset of other people"
                 raise LeakError(f"--reader_dataset {people.name} holds {reason}, such as {shown[0]}; {remedy}")
 
+    def refuse_left_out(self, folds: Sequence[protocols.Fold], images: datasets.Dataset) -> None:
+        """Raise LeakError if somebody with a condition that --k_shot 0 leaves out is among those who teach.
+
+        images: of the study. Conditions are told apart by ORPHA code here, whatever they are called."""
+        labels, names, codes = np.array(images["label"][:]), images.features["label"].names, codes_of_classes(images)
+        for fold in folds:
+            left_out = {codes[label]: names[label] for label in np.unique(labels[fold.test]) if codes[label]}
+            for label in np.unique(labels[fold.train]) if fold.unseen else ():
+                if codes[label] in left_out:
+                    reason = f"{left_out[codes[label]]} is left out and {names[label]} is not, and both are ORPHA code"
+                    remedy = "name both with --left_out, or build the dataset with one abbreviation"
+                    raise LeakError(f"--k_shot 0: {reason} {codes[label]}; {remedy}")
+            for people in self.readers if fold.unseen else ():
+                theirs = codes_of_classes(people.images)
+                if shown := [code for code in theirs if code in left_out]:
+                    reason = (
+                        f"holds people with {left_out[shown[0]]} (ORPHA code {shown[0]}), which --k_shot 0 leaves out"
+                    )
+                    remedy = "take out those with left-out conditions, or leave out others with --left_out"
+                    raise LeakError(f"--reader_dataset {people.name} {reason}; {remedy}")
+
     def refuse_held_out(
         self, folds: Sequence[protocols.Fold], columns: Mapping[str, Sequence], records: np.ndarray
     ) -> None:

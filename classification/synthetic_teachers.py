@@ -54,6 +54,13 @@ class SyntheticUses:
             of["data"], of["prior"], self.by_words[of["prior"] - n], of["terms"], self.said[of["terms"] - n]
         )
 
+    def warnings(self) -> list[str]:
+        """What the user should know of these uses."""
+        if not ((self.use == "terms") & ~self.by_words).any():
+            return []
+        reason = "their generator saw the photographs on which the test of terms is made, so it passes too easily"
+        return [f"images that were not made from words alone are used for their terms: {reason}"]
+
     def names(self) -> list[str]:
         """The uses that there are."""
         return [name for name in USES if (self.use == name).any()]

@@ -8,6 +8,7 @@ from classification.synthetic_teachers import SyntheticUses
 from curation.leak_guard import DRAWS_NEW_PEOPLE
 from curation.made_from import WORDS
 from generation.synthetic_mix import SyntheticMix
+from harness.counts import counted
 from harness.errors import InputError
 
 
@@ -37,11 +38,18 @@ def default_use(generator: str, made_from: str | None, said: Sequence[str] | Non
 
 
 def uses_of_images(mix: SyntheticMix, use: np.ndarray, terms: Sequence[str]) -> SyntheticUses:
-    """use (m,): as use_of_images returns it; terms (T,): those of the conditions, the only ones that are looked for."""
+    """use (m,): as use_of_images returns it; terms (T,): those of the conditions, the only ones that are looked for.
+
+    Raises InputError for images that are to teach terms and say none of these."""
     number_of = {term: i for i, term in enumerate(terms)}
     said = np.zeros((len(use), len(terms)), bool)
     for row, of_image in enumerate(column(mix, "hpo_said")):
         said[row, [number_of[term] for term in of_image or () if term in number_of]] = True
+    teaches = np.asarray(use) == "terms"
+    if teaches.any() and not said[teaches].any():
+        reason = f"the {counted(int(teaches.sum()), 'image')} for terms say no term that is annotated here"
+        remedy = "give the --term_table with which they were made, or use them as prior"
+        raise InputError(f"--synthetic_dataset: {reason}; {remedy}")
     by_words = np.array([made_from == WORDS for made_from in column(mix, "made_from")], bool)
     return SyntheticUses(use, by_words, said)
 

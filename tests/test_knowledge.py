@@ -3,6 +3,7 @@ chosen if knowledge fits and if it does not, and that nobody who is held out tea
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ from classification.variance_shares import EXPECTED, likeliest_shares
 from curation.leak_guard import Guard
 from curation.opening import guarded_columns, load_images
 from curation.protocols import Fold, unseen_folds
-from harness.errors import LeakError, ProtocolError
+from generation.synthetic_uses import uses_of_images
+from harness.errors import InputError, LeakError, ProtocolError
 from imaging.pixel_cache import cached_pixels
 from scoring import prediction_files
 from scoring.knowledge_use import use_of_knowledge, with_use
@@ -646,6 +648,45 @@ def test_readers_are_refused_before_anything_is_decoded(command, capsys, monkeyp
     assert f"--reader_dataset {command.dataset} holds 11 photographs of the dataset" in capsys.readouterr().err
 
 
+def test_a_copy_of_a_photograph_on_neither_side_is_refused_too():
+    columns = {"image_id": ["a", "b", "c"], "group_id": ["a", "b", "c"], "sha256": ["d0", "d1", "d2"]}
+    nothing = np.array([], int)
+    guard = Guard(Fold(0, np.array([0, 1]), nothing, nothing), columns | {"pixels": ["pix0", "pix1", "pix2"]})
+    with pytest.raises(LeakError, match="r1 of readers shows the photograph of image c, which is not on"):
+        guard.admit_readers(READERS | {"copies": [[], [2]]}, "readers")
+
+
+def test_nobody_with_a_left_out_condition_teaches_whatever_it_is_called(command, capsys):
+    names = list(small_datasets.CONDITIONS)
+    flags = (*command.terms, "--k_shot", 0, "--left_out", *names[:2])
+    others = small_datasets.photographs(command.folder, "no left-out condition", {"BBX": 2})
+    assert command("apart", *flags, "--reader_dataset", others)[0] == 0
+    capsys.readouterr()
+    curator = Curator(command.folder / "same-condition-input", ["subject_id"])
+    curator.add("OTHER.1.jpg", encoded(small_datasets.face(98)), names[1], subject_id="somebody")
+    same = command.folder / "same-condition"
+    assert exit_status(rdface_dataset, "build", curator.save(), "--output_dir", same) == 0
+    assert command("same", *flags, "--reader_dataset", same)[0] == 1
+    said = f"{same} holds people with {names[1]} (ORPHA code {code_of(names[1])}), which --k_shot 0 leaves out"
+    assert said in capsys.readouterr().err
+    images = load_images(str(command.dataset))
+    twin = images.map(lambda _: {"orphanet_code": "7"})  # all conditions under one code
+    (fold,) = unseen_folds(images, images.features["label"].names, names[:2])
+    with pytest.raises(LeakError, match=r"is left out and .* is not, and both are ORPHA code 7"):
+        Knowledge.of_nothing(4).refuse_left_out([fold], twin)
+
+
+def test_images_for_terms_that_say_none_of_them_are_refused_and_those_of_adapters_draw_a_warning():
+    images = Dataset.from_dict({"hpo_said": [["MARK:bab"], ["HP:1"]], "made_from": ["words", "adapter and words"]})
+    mix, use = SimpleNamespace(parts=[images]), np.array(["terms", "terms"], object)
+    uses = uses_of_images(mix, use, ["HP:1", "HP:2"])
+    assert uses.said.tolist() == [[False, False], [True, False]]
+    assert len(uses.warnings()) == 1 and "it passes too easily" in uses.warnings()[0]
+    assert uses_of_images(SimpleNamespace(parts=[images.select([0])]), use[:1], ["MARK:bab"]).warnings() == []
+    with pytest.raises(InputError, match="the 2 images for terms say no term that is annotated here; give the --term"):
+        uses_of_images(mix, use, ["HP:3"])
+
+
 def test_photographs_that_every_fold_trains_on_may_be_readers():
     columns = {"image_id": ["a", "b", "c"], "sha256": ["d0", "d1", "d2"], "label": [0, 0, 1]}
     images = Dataset.from_dict(columns)
@@ -672,6 +713,7 @@ def test_photographs_that_every_fold_trains_on_may_be_readers():
         (["--k_shot", "0", "--knowledge", "terms", "--synthetic_dataset", "x"], "--k_shot 0 excludes"),
         (["--k_shot", "0", "--knowledge", "terms", "--shuffle_labels"], "--k_shot 0 excludes --shuffle_labels"),
         (["--left_out", "NA"], "--left_out requires --k_shot 0"),
+        (["--knowledge", "terms", "--recorded_terms", "--shuffle_labels"], "--recorded_terms cannot be used with"),
         (["--synthetic_as", "prior"], "--synthetic_as requires --synthetic_dataset"),
         (["--knowledge", "terms", "--recipe", "finetune"], "--knowledge terms requires --recipe linear_probe"),
         (["--knowledge", "terms", "--term_table", "nowhere.csv"], "nowhere.csv: cannot be read"),
