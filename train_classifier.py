@@ -369,6 +369,8 @@ def open_terms(accelerator: Accelerator, images: datasets.Dataset, args: argpars
         knowledge = open_knowledge(images, args.term_table, args.reader_dataset)
     knowledge.teaches_photographs = args.knowledge == "terms"
     if args.recorded_terms:
+        if not any(images["hpo_ids"][:] if "hpo_ids" in images.column_names else ()):
+            knowledge.remarks.append("WARNING: no photograph has recorded terms (hpo_ids): --recorded_terms is in vain")
         knowledge.recorded = person_profiles(images, knowledge.profiles, knowledge.terms)
     return knowledge
 

@@ -51,6 +51,7 @@ class Knowledge:
     teaches_photographs: bool = True  # False: terms are looked for in synthetic images only
     unused_codes: list[str] = dataclasses.field(default_factory=list)  # of a curator's own table, of no condition here
     recorded: np.ndarray | None = None  # (n, T) of the study's photographs, if their recorded terms are used
+    remarks: list[str] = dataclasses.field(default_factory=list)  # further lines for the screen
 
     @staticmethod
     def of_nothing(n_classes: int) -> "Knowledge":
@@ -84,7 +85,7 @@ class Knowledge:
         if self.unused_codes:
             whose = "the dataset" + " or of the readers" * bool(self.readers)
             lines.append(condition_prior.about_unused(self.unused_codes, whose))
-        return lines
+        return lines + self.remarks
 
     def summary(self) -> str:
         """For the screen: how much is known, the notes, and whether that is enough to be tested."""
@@ -190,7 +191,22 @@ def open_knowledge(images: datasets.Dataset, term_table: Path | None, reader_nam
         of_classes = profiles[start : start + people.features["label"].num_classes]
         readers.append(open_readers(name, people, of_classes, terms, start))
         start += len(of_classes)
-    return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers, unused_codes=unused)
+    renamed = about_renamed(images, readers)
+    return Knowledge(profiles[: len(codes)], terms, unknown, digest, readers, unused_codes=unused, remarks=renamed)
+
+
+def about_renamed(images: datasets.Dataset, readers: Sequence[Readers]) -> list[str]:
+    """A line for each dataset of readers that calls conditions otherwise than the study's `images`, by ORPHA code."""
+    names, lines = dict(zip(codes_of_classes(images), images.features["label"].names, strict=True)), []
+    for people in readers:
+        theirs = zip(codes_of_classes(people.images), people.images.features["label"].names, strict=True)
+        others = [
+            f"{code} is {names[code]} and {name}" for code, name in theirs if code and names.get(code, name) != name
+        ]
+        if others:
+            reason = f"{counted(len(others), 'ORPHA code')} called otherwise in the dataset and in --reader_dataset"
+            lines.append(f"WARNING: {reason} {people.name}, such as {others[0]}; are the codes right?")
+    return lines
 
 
 def refuse_repeated(opened: Sequence[tuple[str, datasets.Dataset]]) -> None:

@@ -170,7 +170,7 @@ def choose(
             choice = dataclasses.replace(again, shrinkage=choice.shrinkage)
     # at the usual shrinkage: knowledge that does not fit seems to at the best of several
     used = is_lower(losses[:, SHRINKAGES.index(SHRINKAGE)], chance, STANDARD_ERRORS)
-    shrinkage, temperature = choice.shrinkage, None
+    shrinkage, temperature = SHRINKAGE, None
     if used:
         among = dict.fromkeys([SHRINKAGE, choice.shrinkage])
         shrinkage, temperature = inner_choice(weighted, profiles, labels, groups, choice.shares, [*among], directions)

@@ -35,18 +35,22 @@ def read_term_table(file: Path, exists_in_hpo: Callable[[str], bool]) -> TermTab
 
     exists_in_hpo: whether an HPO id is a current term. Raises InputError for a missing column and an empty table, and
     as read_table does; and with a line for each of the first rows that are wrong, for a code that is not a number, an
-    id that looks like HPO's and is none, a frequency outside 0..1, and a term that is annotated twice."""
+    id that looks like HPO's and is none, a frequency outside 0..1, a term that is annotated twice, and one that is
+    written in two ways."""
     header, rows = read_table(file)
     if missing := [name for name in COLUMNS if name not in header]:
         are_missing = f"column {missing[0]} is" if len(missing) == 1 else f"columns {', '.join(missing)} are"
         raise InputError(f"{file}: {are_missing} missing; the table needs {', '.join(COLUMNS)}")
     table: TermTable = {}
-    problems = []
+    problems, spelling = [], {}  # normalised -> as first written
     for line, row in rows:
         where = f"{file}, row {line}"
         try:
             code = _code(row["orphanet_code"], where)
             term = _term(row["hpo_id"], where, exists_in_hpo)
+            first = spelling.setdefault("".join(term.casefold().split()), term)
+            if term != first:
+                raise InputError(f"{where}: {term} is written {first} in an earlier row; write it in one way")
             frequency = _frequency(row["frequency"], where)
             if term in table.get(code, {}):
                 raise InputError(f"{where}: {term} is annotated twice for ORPHA code {code}; keep one of the rows")

@@ -32,6 +32,7 @@ def test_columns_stand_in_any_order_and_other_vocabularies_are_taken(tmp_path):
         ("904,glasses,0.5", "row 3: hpo_id 'glasses' is no HPO id"),
         ("904,HP:9999999,0.5", "row 3: HP:9999999 is not in the Human Phenotype Ontology"),
         ("905,HP:0000431,0.5", "row 3: HP:0000431 is annotated twice for ORPHA code 905"),
+        ("904,hp:0000431,0.5", "row 3: hpo_id 'hp:0000431' is no HPO id"),
         ("904,MARK:x,0,9", "terms.csv:3: has 4 cells, but the header has 3; give one per column"),
     ],
 )
@@ -105,3 +106,17 @@ def test_profiles_hold_the_annotated_frequencies_and_nothing_of_a_condition_with
 def test_the_projects_table_is_that_of_its_conditions():
     williams = next(condition for condition in phenotypes.conditions() if condition.orphanet_code == "904")
     assert condition_prior.project_table()["904"] == williams.penetrance
+
+
+def test_a_term_of_an_own_vocabulary_is_written_in_one_way(tmp_path):
+    (tmp_path / "marks.csv").write_text("orphanet_code,hpo_id,frequency\n904,MARK:glasses,1\n905,MARK:Glasses,1\n")
+    with pytest.raises(InputError, match="row 3: MARK:Glasses is written MARK:glasses in an earlier row; write it in"):
+        condition_prior.read_term_table(tmp_path / "marks.csv", lambda _: True)
+
+
+def test_a_frequency_of_zero_is_an_annotation_and_a_condition_with_none_is_unknown(tmp_path):
+    (tmp_path / "marks.csv").write_text("orphanet_code,hpo_id,frequency\n904,MARK:x,0\n")
+    table = condition_prior.read_term_table(tmp_path / "marks.csv", lambda _: True)
+    assert table == {"904": {"MARK:x": 0.0}}
+    profiles, _ = condition_prior.profiles(["904", "5"], table | {"5": {}})
+    assert profiles[0].tolist() == [0.0] and np.isnan(profiles[1]).all()

@@ -486,6 +486,7 @@ def test_the_command_uses_terms_and_says_so(command, capsys):
     assert status == 0
     printed = capsys.readouterr().out
     assert "knowledge: 4 of 4 classes have annotated terms, 5 in all" in printed
+    assert "WARNING: no photograph has recorded terms (hpo_ids): --recorded_terms is in vain" in printed
     record = json.loads((output / "run.json").read_text())
     assert all({"term_share", "left_out_loss"} <= set(fold["knowledge"]) for fold in record["folds"])
     recipe = json.loads((output / "results.json").read_text())["recipe"]
@@ -685,6 +686,17 @@ def test_images_for_terms_that_say_none_of_them_are_refused_and_those_of_adapter
     assert uses_of_images(SimpleNamespace(parts=[images.select([0])]), use[:1], ["MARK:bab"]).warnings() == []
     with pytest.raises(InputError, match="the 2 images for terms say no term that is annotated here; give the --term"):
         uses_of_images(mix, use, ["HP:3"])
+
+
+def test_readers_of_whom_the_same_code_is_another_condition_are_told(command, capsys):
+    names = list(small_datasets.CONDITIONS)
+    curator = Curator(command.folder / "renamed-condition-input", ["subject_id"])
+    code = str(code_of(names[1]))
+    curator.add("ZZZ.1.jpg", encoded(small_datasets.face(97)), "ZZZ", subject_id="somebody", orphanet_code=code)
+    renamed = command.folder / "renamed-condition"
+    assert exit_status(rdface_dataset, "build", curator.save(), "--output_dir", renamed) == 0
+    assert command("renamed codes", *command.terms, "--reader_dataset", renamed)[0] == 0
+    assert f"{renamed}, such as {code} is {names[1]} and ZZZ; are the codes right?" in capsys.readouterr().out
 
 
 def test_photographs_that_every_fold_trains_on_may_be_readers():

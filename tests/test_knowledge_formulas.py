@@ -255,6 +255,13 @@ def test_inner_folds_choose_among_shrinkages_and_temperatures_by_log_loss():
     assert inner_choice(*asked) == (0.03, None)
 
 
+def test_the_loss_that_is_told_of_knowledge_that_is_not_used_is_the_one_that_was_tested(monkeypatch):
+    losses = np.full((N_CLASSES, len(SHRINKAGES)), 2.0)
+    losses[:, SHRINKAGES.index(0.01)] = 0.5  # much better, but not where knowledge is tested
+    choice = chosen_with(losses, monkeypatch)
+    assert not choice.used and choice.left_out_loss == choice.left_out_chance == 2.0
+
+
 # ---- classes without photographs
 
 
@@ -335,3 +342,64 @@ def test_the_weight_that_was_chosen_for_images_is_the_one_that_they_get(monkeypa
         assert choice.used and choice.prior_weight == weight
         weights.append(probe.weights)
     assert np.abs(weights[0] - weights[1]).max() > 0.01 * np.abs(weights[0]).max()
+
+
+# ---- what has no part in a choice
+
+
+def with_images(seed: int) -> tuple:
+    """Arguments of fit_informed_probe for 36 photographs of twelve classes, its profiles, and rows of 24 images."""
+    rng = np.random.default_rng(seed)
+    profiles, labels = (rng.random((12, 5)) < 0.5).astype(float), np.repeat(np.arange(12), 3)
+    shown = rng.integers(0, 12, 24)
+    photographs = (profiles @ rng.normal(size=(5, 10)))[labels] + rng.normal(size=(36, 10))
+    features = np.vstack([photographs, rng.normal(size=(24, 10)) + 2 * rng.normal(size=(12, 10))[shown]])
+    ids = np.array([f"i{row}" for row in range(60)])
+    fold = Fold(0, np.arange(60), np.array([], int), np.array([], int))
+    guard = Guard(fold, {"image_id": ids.tolist(), "group_id": ids.tolist()})
+    return (features, np.concatenate([labels, shown]), ids, np.arange(36), guard, profiles), np.arange(36, 60)
+
+
+def test_images_that_count_as_photographs_have_no_part_in_the_choice():
+    asked, images = with_images(2)
+    nothing = SyntheticRows.none(5)
+    _, alone = fit_informed_probe(*asked, None, nothing)
+    _, beside = fit_informed_probe(*asked, None, dataclasses.replace(nothing, data=images))
+    assert alone.used
+    for name in ("term_share", "rest_share", "shrinkage", "temperature", "left_out_loss"):
+        assert getattr(beside, name) == pytest.approx(getattr(alone, name)), name
+
+
+def test_images_by_words_have_an_offset_of_their_own_beside_readers():
+    (features, *asked), images = with_images(3)
+    rng = np.random.default_rng(7)
+    readers = Teachers(rng.normal(size=(20, 10)), rng.random((20, 5)), 12 + np.arange(20), np.ones(20, int))
+    by_words = dataclasses.replace(SyntheticRows.none(5), prior=images, by_words=np.ones(len(images), bool))
+    shifted = features.copy()
+    shifted[images] += 50.0
+    found = [fit_informed_probe(each, *asked, readers, by_words) for each in (features, shifted)]
+    assert found[0][1].used and found[0][1].prior_weight == found[1][1].prior_weight
+    np.testing.assert_allclose(found[0][0].weights, found[1][0].weights, atol=1e-6)
+
+
+def test_each_left_out_condition_counts_once_and_one_without_terms_is_not_left_out(monkeypatch):
+    teachers, profiles, _ = people(9, with_images=False)
+    labels = np.repeat(np.arange(N_CLASSES), 3)
+    of_some = np.concatenate([np.arange(3), np.arange(3, 30, 3), np.arange(30, 35)])  # three of class 0, one of others
+    with monkeypatch.context() as patched:
+        patched.setattr(knowledge_choice, "log_losses", lambda probe, rows, *_: np.ones((len(rows), len(TEMPERATURES))))
+        asked = (teachers.only(of_some), profiles, labels[of_some[:12]], np.arange(N_CLASSES), Shares(1.0, 0.03))
+        losses, _ = left_out_losses(*asked)
+    np.testing.assert_allclose(losses, 1.0)
+    unknown, tested = profiles.copy(), []
+    unknown[3] = np.nan
+    monkeypatch.setattr(
+        knowledge_choice,
+        "left_out_losses",
+        lambda *asked: (tested.append(asked[3].tolist()), left_out_losses(*asked))[1],
+    )
+    of_unknown = dataclasses.replace(
+        teachers, profiles=np.where(teachers.conditions[:, None] == 3, np.nan, teachers.profiles)
+    )
+    knowledge_choice.choose(of_unknown, unknown, labels, np.array([f"p{i}" for i in range(30)]))
+    assert tested and all(conditions == [0, 1, 2, 4, 5, 6, 7, 8, 9] for conditions in tested)
